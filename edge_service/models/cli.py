@@ -1,0 +1,78 @@
+"""The commands `models fetch` and `models list`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_service.models.manifest import load_manifest
+from edge_service.models.store import MEND, models_dir, prepare, verify
+from shared.errors import SetupError
+
+app = typer.Typer(help="Fetch, convert and check the face models.", no_args_is_help=True, add_completion=False)
+
+Folder = Annotated[
+    Path | None,
+    typer.Option(envvar="PATRONUS_MODELS", help="Folder of ready models. [default: .models]", show_default=False),
+]
+ManifestFile = Annotated[
+    Path | None,
+    typer.Option(envvar="PATRONUS_MODEL_MANIFEST", help="Manifest. [default: deploy/models.json]", show_default=False),
+]
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tell a set-up error as one sentence and end with status 1."""
+    try:
+        yield
+    except SetupError as problem:
+        typer.echo(problem.detail, err=True)
+        raise typer.Exit(1) from problem
+
+
+@app.command()
+def fetch(
+    folder: Folder = None,
+    manifest: ManifestFile = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option("--from", envvar="PATRONUS_MODEL_SOURCES", help="Folder that holds source files."),
+    ] = None,
+    upstream_base: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PATRONUS_MODEL_UPSTREAM",
+            help="Address below which the upstream project's files lie (files, not Git LFS pointers).",
+        ),
+    ] = None,
+    keep_source: Annotated[bool, typer.Option("--keep-source", help="Keep the files as published, too.")] = False,
+) -> None:
+    """Get every model that is not ready yet, check it and make it ready to run."""
+    with _told():
+        prepare(
+            load_manifest(manifest),
+            folder or models_dir(),
+            sources,
+            upstream_base,
+            typer.echo,
+            keep_source=keep_source,
+        )
+
+
+@app.command("list")
+def list_models(folder: Folder = None, manifest: ManifestFile = None) -> None:
+    """Show the state of every model; status 1 if one is not ready."""
+    with _told():
+        states = verify(load_manifest(manifest), folder or models_dir())
+        for state in states:
+            entry = state.entry
+            digest = (state.found or "-")[:12]
+            typer.echo(f"{state.state:8} {entry.role:14} {state.path.name:22} {digest:12} {entry.licence}")
+        bad = [state.path.name for state in states if state.state != "ready"]
+        if bad:
+            raise SetupError(f"Not ready: {', '.join(bad)}; {MEND}.", reason="model-missing")

@@ -1,0 +1,146 @@
+"""Files that are either whole or absent: digests, atomic writes and the lock between two set-ups."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from shared.errors import SetupError
+
+# A first set-up downloads 10 MB and converts for seconds; a lock held longer than this belongs to a stuck process.
+LOCK_PATIENCE_S = 900.0
+LOCK_POLL_S = 0.1
+READ_ONLY_FOR_OTHERS = 0o644
+
+
+def sha256_of(data: bytes) -> str:
+    """The hex SHA-256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str | None:
+    """The hex SHA-256 of a file, or None where there is no file.
+
+    Raises:
+        SetupError: the file is there but cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+    except OSError as problem:
+        raise SetupError(
+            f"The file {path.name} cannot be read ({problem.strerror}); give this account the right to read it.",
+            reason="file-unreadable",
+        ) from problem
+
+
+def check_digest(what: str, data: bytes, expected: str, mend: str) -> None:
+    """Compare the digest of some bytes with the one that the manifest pins.
+
+    Args:
+        what: names the bytes, as the start of a sentence.
+        data: the bytes.
+        expected: hex SHA-256.
+        mend: what to do about it, as the end of a sentence without its full stop.
+
+    Raises:
+        SetupError: they differ; `extra` holds both digests in full.
+    """
+    found = sha256_of(data)
+    if found != expected:
+        raise SetupError(
+            f"{what} has SHA-256 {found[:12]}… where the manifest has {expected[:12]}…; {mend}.",
+            reason="digest-mismatch",
+            expected=expected,
+            found=found,
+        )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old file or the new one and nothing between.
+
+    Raises:
+        SetupError: the folder cannot be written, or is full.
+    """
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # The temporary file is private; a service under another account must be able to read the model.
+        temporary.chmod(READ_ONLY_FOR_OTHERS)
+        temporary.replace(path)
+    except OSError as problem:
+        raise _unwritable(path.name, problem) from problem
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable. Some network file systems refuse this; the rename itself has happened."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _unwritable(what: str, problem: OSError) -> SetupError:
+    return SetupError(
+        f"The models folder cannot hold {what} ({problem.strerror}); "
+        "make room and give this account the right to write there, or set PATRONUS_MODELS to another folder.",
+        reason="folder-unwritable",
+    )
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, on_wait: Callable[[], None], patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
+    """Hold the folder's lock, so that of two set-ups at once the second waits and then finds the work done.
+
+    The operating system frees the lock when its holder ends, however it ends, so the lock file may stay behind.
+
+    Raises:
+        SetupError: the folder cannot be written, or another process holds the lock for longer than `patience_s`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, READ_ONLY_FOR_OTHERS)
+    except OSError as problem:
+        raise _unwritable("its lock file", problem) from problem
+    try:
+        deadline = time.monotonic() + patience_s
+        told = False
+        while not _try_lock(handle):
+            if not told:
+                on_wait()
+                told = True
+            if time.monotonic() >= deadline:
+                raise SetupError(
+                    "Another set-up has held the models folder for too long; end that process and try again.",
+                    reason="folder-locked",
+                )
+            time.sleep(LOCK_POLL_S)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

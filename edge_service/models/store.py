@@ -1,0 +1,186 @@
+"""The folder of models that are ready to run: fills it, reports on it, and hands out only files whose digest is right."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edge_service.models import convert, fetch
+from edge_service.models.files import check_digest, folder_lock, sha256_of, sha256_of_file, write_whole
+from edge_service.models.manifest import CHECKOUT, Manifest, ModelEntry, load_manifest
+from shared.errors import SetupError
+
+MEND = "run `patronus models fetch`"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """A model file whose digest was right when this was made."""
+
+    path: Path
+    sha256: str
+    entry: ModelEntry
+
+    def read(self) -> bytes:
+        """The file's bytes, checked once more: the bytes that a session is built from are then the bytes checked.
+
+        Raises:
+            SetupError: the file changed, or is gone, since this was made.
+        """
+        try:
+            data = self.path.read_bytes()
+        except OSError as problem:
+            raise SetupError(
+                f"The model file {self.path.name} cannot be read ({problem.strerror}); {MEND}.", reason="model-missing"
+            ) from problem
+        check_digest(f"The model file {self.path.name}", data, self.sha256, MEND)
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What `verify` found out about one converted file; `found` is its digest, `made_by` is from its receipt."""
+
+    entry: ModelEntry
+    path: Path
+    state: Literal["ready", "missing", "damaged"]
+    found: str | None
+    made_by: str | None
+
+
+def models_dir() -> Path:
+    """The folder of ready models: PATRONUS_MODELS, else .models in the checkout."""
+    return Path(os.environ.get("PATRONUS_MODELS") or CHECKOUT / ".models")
+
+
+def sources_dir() -> Path | None:
+    """The folder that the operator keeps source files in: PATRONUS_MODEL_SOURCES, else none."""
+    folder = os.environ.get("PATRONUS_MODEL_SOURCES")
+    return Path(folder) if folder else None
+
+
+def upstream_base() -> str | None:
+    """The address below which the upstream project's files lie: PATRONUS_MODEL_UPSTREAM, else none."""
+    return os.environ.get("PATRONUS_MODEL_UPSTREAM") or None
+
+
+def prepare(
+    manifest: Manifest,
+    folder: Path,
+    sources: Path | None = None,
+    upstream_base: str | None = None,
+    on_event: Callable[[str], None] | None = None,
+    *,
+    keep_source: bool = False,
+) -> list[PreparedModel]:
+    """See to it that every model of the manifest is in the folder, converted and with the right digest.
+
+    Where that is so already, nothing but the files' digests is looked at: no network, no pip, no onnx, no writing.
+
+    Args:
+        manifest: the models.
+        folder: where they belong; made if need be.
+        sources: a folder that may hold source files.
+        upstream_base: the address below which the upstream project's files lie.
+        on_event: told one line a step.
+        keep_source: also write the source file, as published, into the folder when a model is made.
+
+    Raises:
+        SetupError: a model cannot be had, converted or written. Models that were ready stay as they were.
+    """
+    tell = on_event or (lambda _: None)
+    ready = [_ready(entry, folder) for entry in manifest.models]
+    if None in ready:
+        with folder_lock(folder, lambda: tell("waiting for another set-up of the same folder")):
+            # Looked at again under the lock: a set-up that ran meanwhile may have done the work.
+            for at, entry in enumerate(manifest.models):
+                ready[at] = _ready(entry, folder) or _make(entry, folder, sources, upstream_base, tell, keep_source)
+    prepared = [model for model in ready if model is not None]
+    for model in prepared:
+        tell(f"{model.path.name}: ready")
+    return prepared
+
+
+def locate(role: str, folder: Path | None = None, manifest: Manifest | None = None) -> PreparedModel:
+    """The ready model of a role, its digest checked just now.
+
+    Raises:
+        SetupError: there is no such role, or its file is missing or not the one that the manifest pins.
+    """
+    entry = (manifest or load_manifest()).for_role(role)
+    state = _state(entry, folder or models_dir())
+    if state.state == "missing":
+        raise SetupError(f"The model file {state.path.name} is missing; {MEND}.", reason="model-missing")
+    if state.state == "damaged":
+        raise SetupError(
+            f"The model file {state.path.name} has SHA-256 {str(state.found)[:12]}… "
+            f"where the manifest has {entry.converted.sha256[:12]}…; {MEND}.",
+            reason="digest-mismatch",
+        )
+    return PreparedModel(state.path, entry.converted.sha256, entry)
+
+
+def verify(manifest: Manifest | None = None, folder: Path | None = None) -> list[FileState]:
+    """The state of every converted file, in the manifest's order.
+
+    Raises:
+        SetupError: the manifest is not valid, or a file cannot be read.
+    """
+    return [_state(entry, folder or models_dir()) for entry in (manifest or load_manifest()).models]
+
+
+def _state(entry: ModelEntry, folder: Path) -> FileState:
+    path = folder / entry.converted.file
+    found = sha256_of_file(path)
+    made_by = _made_by(folder / entry.receipt)
+    if found is None:
+        return FileState(entry, path, "missing", None, made_by)
+    return FileState(entry, path, "ready" if found == entry.converted.sha256 else "damaged", found, made_by)
+
+
+def _ready(entry: ModelEntry, folder: Path) -> PreparedModel | None:
+    state = _state(entry, folder)
+    return PreparedModel(state.path, entry.converted.sha256, entry) if state.state == "ready" else None
+
+
+def _made_by(receipt: Path) -> str | None:
+    """The converter that a receipt names. A receipt tells people something; nothing is decided by it."""
+    try:
+        return str(json.loads(receipt.read_bytes())["converter"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _make(
+    entry: ModelEntry,
+    folder: Path,
+    sources: Path | None,
+    upstream_base: str | None,
+    tell: Callable[[str], None],
+    keep_source: bool,
+) -> PreparedModel:
+    source = fetch.fetch_source(entry, sources=sources, upstream_base=upstream_base, on_event=tell)
+    tell(f"{entry.converted.file}: converting")
+    converted = convert.to_runnable(source, entry.converted)
+    check_digest(
+        f"The converted model {entry.converted.file}",
+        converted,
+        entry.converted.sha256,
+        "install the onnx version that this release names, and report it to the project if that is what you have",
+    )
+    if keep_source:
+        write_whole(folder / entry.source.file, source)
+    receipt = {
+        "source_file": entry.source.file,
+        "source_sha256": sha256_of(source),
+        "converted_sha256": sha256_of(converted),
+        "converter": convert.converter_version(),
+    }
+    # The model last: what a service looks for appears only once everything else is there.
+    write_whole(folder / entry.receipt, json.dumps(receipt, indent=2).encode() + b"\n")
+    write_whole(folder / entry.converted.file, converted)
+    return PreparedModel(folder / entry.converted.file, entry.converted.sha256, entry)

@@ -1,0 +1,38 @@
+"""The ``patronus`` command: put together from what each part registers, so that no part imports another."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+
+import click
+import typer
+
+from shared.errors import PatronusError
+
+
+def build() -> typer.Typer:
+    """The command with every registered group; the group named ``client`` lends its commands to the top level."""
+    app = typer.Typer(
+        name="patronus",
+        help="Face recognition in which the cloud never holds anything a face can be rebuilt from.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for found in sorted(entry_points(group="patronus.commands"), key=lambda entry: entry.name):
+        part: typer.Typer = found.load()
+        if found.name == "client":
+            app.add_typer(part)
+        else:
+            app.add_typer(part, name=found.name)
+    return app
+
+
+def main() -> None:
+    """Runs the command. Exit status: 0 done, 1 refused or failed, 2 wrong usage."""
+    try:
+        build()()
+    except PatronusError as error:
+        click.echo(error.detail, err=True)
+        sys.exit(1)

@@ -1,0 +1,68 @@
+"""The contract: what two templates must have in common before a score between them means anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.names import HexDigest
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+MAX_DIM = 4096
+Epoch = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+class EmbedderPin(BaseModel):
+    """The network that made the embedding, by the digest of the file that ran."""
+
+    model_config = _STRICT
+
+    name: str = Field(min_length=1, max_length=64)
+    sha256: HexDigest
+    preprocessing: str = Field(min_length=1, max_length=64, description="alignment template, size, channels and range")
+
+
+class ProfilePin(BaseModel):
+    """The protection profile, by the digest over all of its files (erase basis and perturbation network included)."""
+
+    model_config = _STRICT
+
+    name: str = Field(min_length=1, max_length=64)
+    version: int = Field(ge=1)
+    sha256: HexDigest
+
+
+class SealPin(BaseModel):
+    """Which secret key sealed the templates, named without telling anything about it."""
+
+    model_config = _STRICT
+
+    key_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(
+        description="a fingerprint of the key under a one-way function; edges with the same key agree on it"
+    )
+    epoch: Epoch = Field(description="names one key of the gallery; rotating the key is a new epoch")
+
+
+class Contract(BaseModel):
+    """Everything that decides whether two templates may be compared.
+
+    A gallery is pinned to one contract. A template with another contract is refused, never compared.
+    """
+
+    model_config = _STRICT
+
+    version: Literal[1] = 1
+    dim: int = Field(ge=2, le=MAX_DIM)
+    metric: Literal["cosine"] = "cosine"
+    embedder: EmbedderPin
+    profile: ProfilePin
+    seal: SealPin | None = Field(description="absent when the profile does not seal")
+
+    def digest(self) -> str:
+        """SHA-256 over the contract as JSON with sorted keys and no white space, as 64 hexadecimal digits."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -1,0 +1,87 @@
+"""The template envelope: the one thing about a face that ever leaves the edge."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.contract import MAX_DIM
+from shared.errors import InvalidTemplate
+from shared.names import HexDigest
+
+# A float32 unit vector of 4,096 values is off by less than 1e-5; what is further off was never normalised.
+UNIT_TOLERANCE = 1e-4
+_FLOAT32_BYTES = 4
+
+
+class TemplateEnvelope(BaseModel):
+    """A protected template on the wire.
+
+    ``data`` is base64 (standard alphabet, padded) of ``dim`` little-endian float32 values of a unit vector.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: Literal[1] = 1
+    contract: HexDigest = Field(description="digest of the contract under which the template was made")
+    dim: int = Field(ge=2, le=MAX_DIM)
+    dtype: Literal["float32"] = "float32"
+    data: Annotated[str, Field(max_length=4 * ((MAX_DIM * _FLOAT32_BYTES + 2) // 3), repr=False)]
+
+    @classmethod
+    def seal_in(cls, template: NDArray[np.float32], contract_digest: str) -> TemplateEnvelope:
+        """Packs a protected template.
+
+        Args:
+            template: (d,) float32, a unit vector.
+            contract_digest: the digest of the contract it was made under.
+
+        Raises:
+            InvalidTemplate: not one finite float32 unit vector.
+        """
+        check_template(template)
+        data = base64.b64encode(np.ascontiguousarray(template, dtype="<f4").tobytes()).decode("ascii")
+        try:
+            return cls(contract=contract_digest, dim=int(template.shape[0]), data=data)
+        except ValidationError:
+            raise InvalidTemplate(
+                "The template's length or contract digest is not one an envelope can carry."
+            ) from None
+
+    def open(self) -> NDArray[np.float32]:
+        """The template inside: (dim,) float32, a unit vector.
+
+        Raises:
+            InvalidTemplate: not base64, of another length than ``dim`` says, not finite, or not a unit vector.
+        """
+        try:
+            raw = base64.b64decode(self.data, validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidTemplate("The template's data is not base64.") from None
+        if len(raw) != self.dim * _FLOAT32_BYTES:
+            raise InvalidTemplate(
+                f"The template's data holds {len(raw)} bytes; {self.dim} float32 values are {self.dim * _FLOAT32_BYTES}."
+            )
+        template = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+        check_template(template)
+        return template
+
+
+def check_template(template: NDArray[np.float32]) -> None:
+    """Refuses what is not one finite float32 unit vector.
+
+    Raises:
+        InvalidTemplate: says which of these it is not, never the values.
+    """
+    if template.ndim != 1 or template.dtype != np.float32:
+        raise InvalidTemplate("A template is one row of float32 values.")
+    if not np.isfinite(template).all():
+        raise InvalidTemplate("The template holds a value that is not finite.")
+    norm = float(np.linalg.norm(template.astype(np.float64)))
+    if abs(norm - 1) > UNIT_TOLERANCE:
+        raise InvalidTemplate("The template is not a unit vector; normalise it before it is sent.")

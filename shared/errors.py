@@ -1,0 +1,197 @@
+"""One tree of errors, answered by both services as problem+json (RFC 9457).
+
+::
+
+    PatronusError                 500  unexpected-error (never shown with its text)
+    ├── BadRequest                400  the request cannot be understood
+    ├── Unauthenticated           401  no key, or a key that is not known
+    ├── Forbidden                 403  the key is known but lacks the scope
+    ├── NotFound                  404  gallery, subject or template that is not there
+    ├── RequestTimedOut           408  the body took longer than allowed
+    ├── Conflict                  409  exists already with other properties
+    │   └── ContractMismatch      409  a template made under another contract
+    ├── TooLarge                  413  body, picture or pixel count over the limit
+    ├── UnsupportedPicture        415  not a JPEG, PNG or WebP picture
+    ├── Unprocessable             422  well-formed but not usable
+    │   ├── UnreadablePicture     422  damaged, animated or empty
+    │   ├── FaceRefused           422  no face, several faces, or one too poor to use
+    │   └── InvalidTemplate       422  wrong length, not finite, not a unit vector
+    ├── Overloaded                429  more work than the service carries; Retry-After is set
+    ├── ProtectionFailed          500  a privacy step failed; nothing was sent
+    ├── UpstreamFailed            502  the cloud answered something the edge does not understand
+    ├── UpstreamUnavailable       503  the cloud cannot be reached
+    └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
+
+``detail`` is one sentence that tells a person how to mend it. It is shown to clients, so it never holds a biometric
+value, a path, a key or the text of another exception.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class PatronusError(Exception):
+    """Base of every error that Patronus raises on purpose.
+
+    Args:
+        detail: one sentence for the caller: what is wrong and how to mend it.
+        reason: a stable word for programs, such as ``too_small``; defaults to the class's own.
+        extra: further members of the problem document; plain JSON values, never biometric.
+    """
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "unexpected-error"
+    title: ClassVar[str] = "Unexpected error"
+
+    def __init__(self, detail: str, *, reason: str | None = None, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.reason = reason
+        self.extra = extra
+
+
+class BadRequest(PatronusError):
+    """The request cannot be understood."""
+
+    status = 400
+    kind = "bad-request"
+    title = "Bad request"
+
+
+class Unauthenticated(PatronusError):
+    """No API key was given, or one that is not known."""
+
+    status = 401
+    kind = "unauthenticated"
+    title = "API key required"
+
+
+class Forbidden(PatronusError):
+    """The key is known, but its scope does not allow this."""
+
+    status = 403
+    kind = "forbidden"
+    title = "Not allowed"
+
+
+class NotFound(PatronusError):
+    """A gallery, subject or template that does not exist (or that this key may not know of)."""
+
+    status = 404
+    kind = "not-found"
+    title = "Not found"
+
+
+class RequestTimedOut(PatronusError):
+    """The body of the request took longer than allowed to arrive."""
+
+    status = 408
+    kind = "request-timed-out"
+    title = "Request timed out"
+
+
+class Conflict(PatronusError):
+    """The thing exists already, with other properties."""
+
+    status = 409
+    kind = "conflict"
+    title = "Conflict"
+
+
+class ContractMismatch(Conflict):
+    """A template made under another contract than the gallery's; it is refused, never compared."""
+
+    kind = "contract-mismatch"
+    title = "Contract mismatch"
+
+
+class TooLarge(PatronusError):
+    """A body, picture or pixel count over the limit."""
+
+    status = 413
+    kind = "too-large"
+    title = "Too large"
+
+
+class UnsupportedPicture(PatronusError):
+    """The bytes are not a picture of an allowed format."""
+
+    status = 415
+    kind = "unsupported-picture"
+    title = "Unsupported picture"
+
+
+class Unprocessable(PatronusError):
+    """Well-formed, but not usable."""
+
+    status = 422
+    kind = "unprocessable"
+    title = "Cannot be processed"
+
+
+class UnreadablePicture(Unprocessable):
+    """An allowed format, but damaged, empty or animated."""
+
+    kind = "unreadable-picture"
+    title = "Unreadable picture"
+
+
+class FaceRefused(Unprocessable):
+    """No face, several faces, or a face of too poor quality; ``reason`` says which."""
+
+    kind = "face-refused"
+    title = "Face refused"
+
+
+class InvalidTemplate(Unprocessable):
+    """A template of wrong length, not finite, or not a unit vector."""
+
+    kind = "invalid-template"
+    title = "Invalid template"
+
+
+class Overloaded(PatronusError):
+    """More work than the service carries at once; try again after ``retry_after_s``."""
+
+    status = 429
+    kind = "overloaded"
+    title = "Overloaded"
+
+    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class ProtectionFailed(PatronusError):
+    """A privacy step failed or gave something that is not a template. Nothing was sent."""
+
+    kind = "protection-failed"
+    title = "Protection failed"
+
+
+class UpstreamFailed(PatronusError):
+    """The cloud answered something the edge does not understand."""
+
+    status = 502
+    kind = "cloud-failed"
+    title = "Cloud failed"
+
+
+class UpstreamUnavailable(PatronusError):
+    """The cloud cannot be reached, or does not answer in time."""
+
+    status = 503
+    kind = "cloud-unavailable"
+    title = "Cloud unavailable"
+
+    def __init__(self, detail: str, *, retry_after_s: int = 2) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class SetupError(PatronusError):
+    """A setting, key or model file is missing or wrong. Stops a start, with one sentence."""
+
+    kind = "setup-error"
+    title = "Set-up error"

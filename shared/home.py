@@ -1,0 +1,21 @@
+"""Where keys and data are kept: ``PATRONUS_HOME``, or ``.patronus`` in the user's home."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def patronus_home() -> Path:
+    """The folder for keys and data; it need not exist yet."""
+    named = os.environ.get("PATRONUS_HOME")
+    return Path(named).expanduser() if named else Path.home() / ".patronus"
+
+
+def patronus_version() -> str:
+    """The installed version, or ``0+checkout`` when the packages are run without being installed."""
+    try:
+        return version("patronus")
+    except PackageNotFoundError:
+        return "0+checkout"

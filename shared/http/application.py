@@ -1,0 +1,48 @@
+"""Puts an application together the way both services are: limits, ids and problems around the routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import FastAPI
+
+from shared.home import patronus_version
+from shared.http.middleware import BodyLimits, RequestContext
+from shared.http.problems import install_problems
+from shared.metrics import Metrics
+
+
+def make_application(
+    *,
+    title: str,
+    description: str,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    metrics: Metrics,
+    limit_for: Callable[[str], int],
+    body_seconds: float,
+) -> FastAPI:
+    """An application without routes.
+
+    Swagger's and ReDoc's pages are off: they load scripts from elsewhere. ``/openapi.json`` is there.
+
+    Args:
+        title: of the OpenAPI document.
+        description: of the OpenAPI document.
+        lifespan: opens and closes what the service holds.
+        metrics: of the service.
+        limit_for: the most bytes that a path takes as a body.
+        body_seconds: the longest that a body may take to arrive.
+    """
+    app = FastAPI(
+        title=title,
+        description=description,
+        version=patronus_version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    install_problems(app, metrics)
+    app.add_middleware(BodyLimits, limit_for=limit_for, seconds=body_seconds)
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app

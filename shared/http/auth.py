@@ -1,0 +1,55 @@
+"""API keys at the door: ``Authorization: Bearer patronus_…``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from shared.credentials import ApiKeyRecord, Scope
+from shared.errors import Forbidden, NotFound, Unauthenticated
+from shared.key_ring import KeyRing
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer patronus_…`")
+
+
+def caller(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> ApiKeyRecord:
+    """Who calls.
+
+    Raises:
+        Unauthenticated: no key, or one that is not known or was revoked.
+    """
+    if credentials is None:
+        raise Unauthenticated("Send an API key in the header `Authorization: Bearer KEY`.")
+    ring: KeyRing = request.app.state.key_ring
+    record = ring.check(credentials.credentials)
+    if record is None:
+        raise Unauthenticated("This API key is not known here, or it was revoked; ask the operator for a new one.")
+    gallery = request.path_params.get("gallery")
+    if gallery is not None and not record.may_use(gallery):
+        # The same answer as for a gallery that is not there: a key learns nothing of the others.
+        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+    return record
+
+
+Caller = Annotated[ApiKeyRecord, Depends(caller)]
+
+
+def require(*scopes: Scope) -> Callable[[ApiKeyRecord], ApiKeyRecord]:
+    """A dependency that lets a caller in who has one of the scopes.
+
+    Raises:
+        Forbidden: (the dependency) the key has none of them.
+    """
+
+    def check(record: Caller) -> ApiKeyRecord:
+        if record.scopes.isdisjoint(scopes):
+            wanted = " or ".join(sorted(scope.value for scope in scopes))
+            raise Forbidden(f"This API key lacks the scope for this; use one with the scope {wanted}.")
+        return record
+
+    return check

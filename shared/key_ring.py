@@ -1,0 +1,120 @@
+"""The file in which a service keeps the records of its API keys, and the first key made at a first start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.credentials import ApiKeyRecord, Scope, authenticate, mint
+from shared.errors import Conflict, NotFound, SetupError
+from shared.secret_files import locked, read_secret, write_secret
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = 1
+    keys: list[ApiKeyRecord]
+
+
+class KeyRing:
+    """The API keys of one service, in a private file that may change under a running service.
+
+    Args:
+        path: the file of digests, such as ``PATRONUS_HOME/edge/api_keys.json``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._records: list[ApiKeyRecord] = []
+
+    def check(self, key: str) -> ApiKeyRecord | None:
+        """The record of a valid key, else None. Reads the file again when it has changed: a revocation holds at once.
+
+        Raises:
+            SetupError: the file is missing, damaged, or readable by others.
+        """
+        self._refresh()
+        return authenticate(key, self._records)
+
+    def records(self) -> list[ApiKeyRecord]:
+        """All records, revoked ones too.
+
+        Raises:
+            SetupError: the file is missing, damaged, or readable by others.
+        """
+        self._refresh()
+        return list(self._records)
+
+    def ensure_first_key(self, shown_in: Path, label: str = "made at the first start") -> bool:
+        """Makes the first key, with every scope, if the service has none yet, and leaves it in a private file.
+
+        Returns:
+            Whether a key was made.
+        """
+        with locked(self.path):
+            if self.path.exists():
+                return False
+            key, record = mint(label, list(Scope))
+            # The key before its digest: a crash between the two leaves a useless key, never a locked-out owner.
+            write_secret(shown_in, f"{key}\n".encode("ascii"), replace=True)
+            self._write([record])
+        return True
+
+    def add(self, label: str, scopes: list[Scope], galleries: list[str] | None) -> tuple[str, ApiKeyRecord]:
+        """Makes a further key; returns it, to be shown once, and its record."""
+        key, record = mint(label, scopes, galleries)
+
+        def with_it(records: list[ApiKeyRecord]) -> list[ApiKeyRecord]:
+            if any(known.id == record.id for known in records):
+                raise Conflict("A key with this id exists already; try again.")
+            return [*records, record]
+
+        self._change(with_it)
+        return key, record
+
+    def revoke(self, key_id: str) -> None:
+        """Revokes a key, at once and for good.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+
+        def without_it(records: list[ApiKeyRecord]) -> list[ApiKeyRecord]:
+            if not any(record.id == key_id for record in records):
+                raise NotFound("There is no API key with this id.")
+            now = datetime.now(UTC)
+            return [
+                record.model_copy(update={"revoked_at": record.revoked_at or now}) if record.id == key_id else record
+                for record in records
+            ]
+
+        self._change(without_it)
+
+    def _change(self, change: Callable[[list[ApiKeyRecord]], list[ApiKeyRecord]]) -> None:
+        with locked(self.path):
+            self._refresh()
+            self._write(change(self._records))
+
+    def _write(self, records: list[ApiKeyRecord]) -> None:
+        write_secret(self.path, _File(keys=records).model_dump_json(indent=1).encode(), replace=True)
+
+    def _refresh(self) -> None:
+        try:
+            status = os.stat(self.path)  # noqa: PTH116 - a hot path: one system call a request
+            seen = (status.st_mtime_ns, status.st_ino, status.st_size)
+            if seen == self._seen:
+                return
+            self._records = _File.model_validate_json(read_secret(self.path)).keys
+            self._seen = seen
+        except FileNotFoundError:
+            raise SetupError(
+                f"The file of API keys {self.path} is missing; start the service once to make it."
+            ) from None
+        except ValidationError:
+            raise SetupError(f"The file of API keys {self.path} is damaged; remove it to make new keys.") from None

@@ -1,0 +1,134 @@
+"""Answers of the edge, which takes pictures as multipart parts named ``image``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shared.contract import EmbedderPin, ProfilePin
+from shared.names import SubjectName, TemplateId
+from shared.wire.common import Candidate, Cosine, Rate, Threshold, VerifyAnswer, Wire
+
+QualityFilter = Literal["none", "auto", "low", "medium", "high"]
+RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "turned_away", "too_dark"]
+
+
+class Box(Wire):
+    """A rectangle in pixels of the upright picture; the origin is its upper left corner."""
+
+    x: float
+    y: float
+    width: Annotated[float, Field(gt=0)]
+    height: Annotated[float, Field(gt=0)]
+
+
+class Point(Wire):
+    """A place in pixels of the upright picture."""
+
+    x: float
+    y: float
+
+
+class Quality(Wire):
+    """What was measured about a face, and whether it is good enough."""
+
+    face_pixels: float = Field(description="shorter side of the face box, in pixels")
+    sharpness: float = Field(description="variance of the Laplacian of the aligned face, in grey levels squared")
+    brightness: float = Field(description="mean grey level of the aligned face, 0 to 255")
+    turn: float = Field(description="how far the nose stands from between the eyes, 0 frontal to 1 and over: profile")
+    detector_score: Rate
+    reasons: list[RefusalReason] = Field(description="what the chosen filter objects to; empty: accepted")
+
+
+class Landmarks(Wire):
+    """The five points that the alignment uses; left and right are the subject's own."""
+
+    right_eye: Point
+    left_eye: Point
+    nose: Point
+    right_mouth: Point
+    left_mouth: Point
+
+
+class DetectedFace(Wire):
+    """A face found in a picture."""
+
+    box: Box
+    landmarks: Landmarks
+    quality: Quality
+
+
+class DetectAnswer(Wire):
+    """All faces of a picture, largest first."""
+
+    width: int
+    height: int
+    faces: list[DetectedFace]
+
+
+class EnrolledFace(Wire):
+    """A picture that was enrolled."""
+
+    id: TemplateId
+    picture: int = Field(ge=0, description="position of the picture in the request, from 0")
+    quality: Quality
+
+
+class EnrollFacesAnswer(Wire):
+    """What was stored; every picture of the request, or none."""
+
+    subject: SubjectName
+    faces: list[EnrolledFace]
+
+
+class IdentifiedFace(Wire):
+    """A face of the picture and who it matched."""
+
+    box: Box
+    quality: Quality
+    decision: Literal["match", "unknown"]
+    candidates: list[Candidate]
+
+
+class IdentifyFacesAnswer(Wire):
+    """One entry a face, largest face first."""
+
+    faces: list[IdentifiedFace]
+    threshold: Cosine
+    fmr_at_threshold: Rate
+
+
+class VerifyFaceAnswer(VerifyAnswer):
+    """The answer of a 1:1 comparison, with the quality of the probe."""
+
+    quality: Quality
+
+
+class CompareAnswer(VerifyAnswer):
+    """The answer of comparing two pictures at the edge; nothing was sent to the cloud."""
+
+    qualities: Annotated[list[Quality], Field(min_length=2, max_length=2)]
+
+
+class CreateGallery(Wire):
+    """How a gallery is to decide; what is absent is the embedder's own."""
+
+    threshold: Threshold | None = None
+
+
+class EdgeInfo(Wire):
+    """What this edge runs, what it accepts, and under which contract it makes templates."""
+
+    service: Literal["patronus-edge"] = "patronus-edge"
+    version: str
+    embedder: EmbedderPin
+    profile: ProfilePin
+    sealed: bool
+    dim: int
+    default_threshold: Threshold
+    max_picture_bytes: int
+    max_pixels: int
+    max_pictures_a_request: int
+    formats: list[str]
+    galleries: str = Field(default="/v1/galleries", description="where to begin")
