@@ -65,7 +65,7 @@ class TemplateEnvelope(BaseModel):
             raise InvalidTemplate("The template's data is not base64.") from None
         if len(raw) != self.dim * _FLOAT32_BYTES:
             raise InvalidTemplate(
-                f"The template's data holds {len(raw)} bytes; {self.dim} float32 values are {self.dim * _FLOAT32_BYTES}."
+                f"The template holds {len(raw)} bytes; {self.dim} float32 values are {self.dim * _FLOAT32_BYTES}."
             )
         template = np.frombuffer(raw, dtype="<f4").astype(np.float32)
         check_template(template)

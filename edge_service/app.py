@@ -1,0 +1,97 @@
+"""The edge's application: takes pictures, sends protected templates."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from fastapi import FastAPI
+
+from edge_service.cloud import CloudClient
+from edge_service.galleries import GalleryBook
+from edge_service.privacy.keys import KeyStore
+from edge_service.privacy.profiles import load_profile
+from edge_service.privacy.protect import Protector
+from edge_service.recognition import Recognition
+from edge_service.routes import galleries, info, matching, pictures, subjects
+from edge_service.settings import EdgeSettings, PictureLimits
+from edge_service.vision.reader import open_reader
+from edge_service.workers import Workers
+from shared.http.application import make_application
+from shared.http.system import system_routes
+from shared.key_ring import KeyRing
+from shared.logs import get_logger
+from shared.metrics import Metrics
+
+_log = get_logger(__name__)
+# The multipart form's own lines around a picture.
+_FORM_BYTES = 64 * 1024
+
+
+def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | None = None) -> FastAPI:
+    """The edge, ready to be served.
+
+    Args:
+        settings: all of its knobs.
+        transport: how the cloud is reached, instead of the network, in tests.
+    """
+    metrics = Metrics("edge")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        ring = KeyRing(settings.home / "api_keys.json")
+        if ring.ensure_first_key(settings.home / "api_key"):
+            _log.info("first_api_key_made", file=str(settings.home / "api_key"))
+        reader = open_reader(settings, metrics)
+        profile = load_profile(settings.profile, reader.spec.name)
+        keys = KeyStore(settings.home)
+        cloud = CloudClient(settings.cloud, metrics, transport)
+        workers = Workers(settings.work)
+        book = GalleryBook(
+            cloud=cloud,
+            keys=keys,
+            profile=profile,
+            embedder=reader.pin,
+            dim=reader.spec.dim,
+            cache_s=settings.cloud.gallery_cache_s,
+        )
+        app.state.settings, app.state.key_ring, app.state.profile = settings, ring, profile
+        app.state.reader, app.state.cloud, app.state.galleries = reader, cloud, book
+        app.state.recognition = Recognition(
+            reader=reader,
+            protector=Protector(profile),
+            galleries=book,
+            cloud=cloud,
+            workers=workers,
+            metrics=metrics,
+        )
+        _log.info("edge_ready", profile=profile.pin.name, embedder=reader.pin.name)
+        try:
+            yield
+        finally:
+            workers.close()
+            await cloud.close()
+
+    async def checks() -> dict[str, bool]:
+        return {"models": True, "cloud": await app.state.cloud.alive()}
+
+    app = make_application(
+        title="Patronus edge",
+        description="Takes pictures of faces, and sends protected templates, and only those, to the cloud.",
+        lifespan=lifespan,
+        metrics=metrics,
+        limit_for=lambda path: _body_limit(path, settings.pictures),
+        body_seconds=settings.pictures.body_timeout_s,
+    )
+    app.include_router(system_routes(metrics, checks))
+    for router in (info.router, pictures.router, galleries.router, subjects.router, matching.router):
+        app.include_router(router)
+    return app
+
+
+def _body_limit(path: str, limits: PictureLimits) -> int:
+    """The most bytes that a path takes: several pictures where it takes several, else one."""
+    if path.endswith("/faces"):
+        return limits.max_request_bytes
+    return limits.max_bytes * (2 if path.endswith("/compare") else 1) + _FORM_BYTES

@@ -1,0 +1,218 @@
+"""The only place that talks to the cloud. What it can send are the wire models of ``shared.wire.cloud``."""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import httpx
+import stamina
+from pydantic import BaseModel, ValidationError
+
+from edge_service.settings import CloudSettings
+from shared.errors import (
+    Conflict,
+    ContractMismatch,
+    NotFound,
+    Overloaded,
+    PatronusError,
+    SetupError,
+    TooLarge,
+    Unprocessable,
+    UpstreamFailed,
+    UpstreamUnavailable,
+)
+from shared.logs import get_logger
+from shared.metrics import Metrics
+from shared.request_context import REQUEST_ID_HEADER, current_request_id
+from shared.secret_files import read_secret
+from shared.wire.cloud import (
+    EnrollAnswer,
+    EnrollRequest,
+    GallerySpec,
+    IdentifyAnswer,
+    IdentifyRequest,
+    VerifyRequest,
+)
+from shared.wire.common import Erased, GalleryInfo, Page, SubjectDetail, SubjectInfo, VerifyAnswer
+
+_log = get_logger(__name__)
+Answer = TypeVar("Answer", bound=BaseModel)
+
+# The cloud's refusals that a caller of the edge can mend, by the word of the problem's type.
+_PASSED_ON: Final[dict[str, type[PatronusError]]] = {
+    known.kind: known for known in (NotFound, Conflict, ContractMismatch, Unprocessable, TooLarge)
+}
+_AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it stays so."
+
+
+class _Retry(Exception):
+    """A failure that another attempt may mend."""
+
+    def __init__(self, error: PatronusError) -> None:
+        super().__init__(error.kind)
+        self.error = error
+
+
+class CloudClient:
+    """The cloud's REST interface, with time limits, bounded repetition, and errors in this edge's words.
+
+    Args:
+        settings: where the cloud is and how patient to be.
+        metrics: where calls are timed.
+        transport: instead of the network, in tests.
+
+    Raises:
+        SetupError: the API key's file is missing or readable by others.
+    """
+
+    def __init__(
+        self, settings: CloudSettings, metrics: Metrics, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._attempts = settings.attempts
+        self._metrics = metrics
+        self._http = httpx.AsyncClient(
+            base_url=settings.url,
+            headers={"Authorization": f"Bearer {_api_key(settings)}"},
+            timeout=httpx.Timeout(settings.answer_timeout_s, connect=settings.connect_timeout_s),
+            limits=httpx.Limits(max_connections=settings.connections, keepalive_expiry=30),
+            transport=transport,
+            trust_env=False,  # a proxy named in the environment must not come to see templates
+            follow_redirects=False,
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def alive(self) -> bool:
+        """Whether the cloud answers and says that it is ready."""
+        try:
+            return (await self._http.get("/readyz")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    async def put_gallery(self, gallery: str, spec: GallerySpec) -> tuple[GalleryInfo, bool]:
+        """Makes a gallery, or finds it made; says whether it was made now."""
+        response = await self._call("PUT", f"/v1/galleries/{gallery}", spec)
+        return _read(response, GalleryInfo), response.status_code == httpx.codes.CREATED
+
+    async def gallery(self, gallery: str) -> GalleryInfo:
+        """A gallery's contract and threshold."""
+        return _read(await self._call("GET", f"/v1/galleries/{gallery}"), GalleryInfo)
+
+    async def galleries(self, limit: int, after: str | None) -> Page[GalleryInfo]:
+        """A page of galleries."""
+        return _read(await self._call("GET", "/v1/galleries", params=_page(limit, after)), Page[GalleryInfo])
+
+    async def subjects(self, gallery: str, limit: int, after: str | None) -> Page[SubjectInfo]:
+        """A page of a gallery's subjects."""
+        path = f"/v1/galleries/{gallery}/subjects"
+        return _read(await self._call("GET", path, params=_page(limit, after)), Page[SubjectInfo])
+
+    async def subject(self, gallery: str, subject: str) -> SubjectDetail:
+        """A subject and its templates, without vectors."""
+        return _read(await self._call("GET", f"/v1/galleries/{gallery}/subjects/{subject}"), SubjectDetail)
+
+    async def enroll(self, gallery: str, subject: str, request: EnrollRequest) -> EnrollAnswer:
+        """Stores templates; safe to repeat, since the request names their ids."""
+        path = f"/v1/galleries/{gallery}/subjects/{subject}/templates"
+        return _read(await self._call("POST", path, request), EnrollAnswer)
+
+    async def verify(self, gallery: str, subject: str, request: VerifyRequest) -> VerifyAnswer:
+        """Compares a probe with a subject."""
+        path = f"/v1/galleries/{gallery}/subjects/{subject}/verify"
+        return _read(await self._call("POST", path, request), VerifyAnswer)
+
+    async def identify(self, gallery: str, request: IdentifyRequest) -> IdentifyAnswer:
+        """Looks for probes in a gallery."""
+        return _read(await self._call("POST", f"/v1/galleries/{gallery}/identify", request), IdentifyAnswer)
+
+    async def erase(self, gallery: str, subject: str | None = None, template: str | None = None) -> Erased:
+        """Erases a gallery, a subject or a template."""
+        path = f"/v1/galleries/{gallery}"
+        if subject is not None:
+            path += f"/subjects/{subject}"
+        if template is not None:
+            path += f"/templates/{template}"
+        return _read(await self._call("DELETE", path), Erased)
+
+    async def _call(
+        self, method: str, path: str, body: BaseModel | None = None, params: dict[str, str] | None = None
+    ) -> httpx.Response:
+        content = None if body is None else body.model_dump_json().encode()
+        headers = {REQUEST_ID_HEADER: current_request_id()}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        with self._metrics.step("cloud"):
+            try:
+                async for attempt in stamina.retry_context(
+                    on=_Retry, attempts=self._attempts, timeout=None, wait_initial=0.05, wait_max=0.5
+                ):
+                    with attempt:
+                        return await self._once(method, path, content, headers, params)
+            except _Retry as failure:
+                _log.warning("cloud_call_failed", method=method, problem=failure.error.kind)
+                raise failure.error from None
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _once(
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str], params: dict[str, str] | None
+    ) -> httpx.Response:
+        try:
+            response = await self._http.request(method, path, content=content, headers=headers, params=params)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
+            raise _Retry(UpstreamUnavailable(_AWAY)) from None  # nothing was sent
+        except httpx.HTTPError:
+            error = UpstreamUnavailable(_AWAY)
+            if method == "DELETE":  # it may be done: repeating it would report that nothing was there
+                raise error from None
+            raise _Retry(error) from None
+        if response.is_success:
+            return response
+        raise _translate(response)
+
+
+def _translate(response: httpx.Response) -> Exception:
+    """An answer that is not a success, as an error of this edge."""
+    status = response.status_code
+    try:
+        problem = response.json()
+        kind = str(problem["type"]).rsplit(":", 1)[-1]
+        detail = str(problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        problem, kind, detail = {}, "", ""
+    if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        return UpstreamFailed("The cloud does not accept this edge's API key; its operator must give it a valid one.")
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        return Overloaded("The cloud is working at its limit; try again in a moment.")
+    if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
+        return _Retry(UpstreamUnavailable(_AWAY))
+    known = _PASSED_ON.get(kind)
+    if known is not None:
+        return known(detail, reason=problem.get("reason"))
+    _log.error("cloud_answer_not_understood", status=status, problem=kind)
+    return UpstreamFailed("The cloud answered in a way that this edge does not understand; compare their versions.")
+
+
+def _read(response: httpx.Response, model: type[Answer]) -> Answer:
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError:
+        _log.error("cloud_answer_not_understood", status=response.status_code, problem="invalid answer")
+        raise UpstreamFailed(
+            "The cloud answered in a way that this edge does not understand; compare their versions."
+        ) from None
+
+
+def _page(limit: int, after: str | None) -> dict[str, str]:
+    return {"limit": str(limit), **({"after": after} if after is not None else {})}
+
+
+def _api_key(settings: CloudSettings) -> str:
+    try:
+        return read_secret(settings.api_key_file).decode("ascii").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise SetupError(
+            f"The cloud's API key is not at {settings.api_key_file}; start the cloud once, or name the file with "
+            "PATRONUS_EDGE__CLOUD__API_KEY_FILE."
+        ) from None

@@ -1,0 +1,80 @@
+"""What handlers are given. They build nothing themselves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+
+from edge_service.cloud import CloudClient
+from edge_service.galleries import GalleryBook
+from edge_service.recognition import Recognition
+from edge_service.settings import EdgeSettings
+from edge_service.uploads import PART
+from edge_service.vision.reader import FaceReader
+from shared.credentials import Scope
+from shared.http.auth import require
+from shared.names import GalleryName, SubjectName, TemplateId
+from shared.wire.cloud import MAX_TOP_K
+from shared.wire.edge import QualityFilter
+
+MAX_FACES = 32
+
+
+def _settings(request: Request) -> EdgeSettings:
+    found: EdgeSettings = request.app.state.settings
+    return found
+
+
+def _recognition(request: Request) -> Recognition:
+    found: Recognition = request.app.state.recognition
+    return found
+
+
+def _galleries(request: Request) -> GalleryBook:
+    found: GalleryBook = request.app.state.galleries
+    return found
+
+
+def _cloud(request: Request) -> CloudClient:
+    found: CloudClient = request.app.state.cloud
+    return found
+
+
+def _reader(request: Request) -> FaceReader:
+    found: FaceReader = request.app.state.reader
+    return found
+
+
+SettingsDep = Annotated[EdgeSettings, Depends(_settings)]
+RecognitionDep = Annotated[Recognition, Depends(_recognition)]
+GalleriesDep = Annotated[GalleryBook, Depends(_galleries)]
+CloudDep = Annotated[CloudClient, Depends(_cloud)]
+ReaderDep = Annotated[FaceReader, Depends(_reader)]
+
+MayEnroll = Depends(require(Scope.ENROLL))
+MayMatch = Depends(require(Scope.MATCH))
+MayManage = Depends(require(Scope.MANAGE))
+MayErase = Depends(require(Scope.ENROLL, Scope.MANAGE))
+MayAsk = Depends(require(*Scope))
+
+GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
+SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]
+FacePath = Annotated[TemplateId, Path(description="id that enrolling the picture answered")]
+LimitQuery = Annotated[int, Query(ge=1, le=500, description="items a page")]
+AfterQuery = Annotated[str | None, Query(max_length=128, description="the last page's `next`")]
+TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="candidates a face, at most")]
+MaxFacesQuery = Annotated[int, Query(ge=1, le=MAX_FACES, description="faces to look for, largest first")]
+QualityQuery = Annotated[
+    QualityFilter | None, Query(description="what a face must be good enough for; absent: as the edge is set")
+]
+
+
+def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, object]:
+    """The OpenAPI description of a body that is read while it streams in."""
+    parts: dict[str, object] = {"type": "string", "format": "binary", "description": "a JPEG, PNG or WebP file"}
+    field: dict[str, object] = (
+        parts if at_most == 1 else {"type": "array", "items": parts, "minItems": at_least, "maxItems": at_most}
+    )
+    schema = {"type": "object", "required": [PART], "properties": {PART: field}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}

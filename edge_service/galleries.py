@@ -1,0 +1,123 @@
+"""What this edge knows of galleries: under which contract and key it makes templates for each."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from edge_service.cloud import CloudClient
+from edge_service.privacy.keys import KeyStore, new_epoch
+from edge_service.privacy.profiles import Profile
+from edge_service.privacy.protect import ProtectionContext
+from shared.contract import Contract, EmbedderPin, SealPin
+from shared.errors import ContractMismatch, NotFound
+from shared.wire.cloud import GallerySpec
+from shared.wire.common import GalleryInfo, Threshold
+
+_MEND_KEY = "import the gallery's key from the edge that made it: patronus keys export, then patronus keys import"
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    context: ProtectionContext
+    until: float
+
+
+class GalleryBook:
+    """Makes galleries, and knows the protection context of each.
+
+    Args:
+        cloud: where galleries are.
+        keys: this edge's.
+        profile: how this edge protects.
+        embedder: what makes its embeddings.
+        dim: their length.
+        cache_s: how long a gallery's contract is taken as known.
+    """
+
+    def __init__(
+        self, *, cloud: CloudClient, keys: KeyStore, profile: Profile, embedder: EmbedderPin, dim: int, cache_s: float
+    ) -> None:
+        self._cloud = cloud
+        self._keys = keys
+        self._profile = profile
+        self._embedder = embedder
+        self._dim = dim
+        self._cache_s = cache_s
+        self._known: dict[str, _Known] = {}
+
+    async def create(self, gallery: str, threshold: Threshold) -> tuple[GalleryInfo, bool]:
+        """Makes a gallery under this edge's contract, or finds it made.
+
+        Raises:
+            ContractMismatch: it exists under a contract that this edge cannot make templates for.
+            Conflict: it exists with another threshold.
+        """
+        epoch = await self._epoch_of(gallery) or new_epoch()
+        try:
+            info, made = await self._put(gallery, epoch, threshold)
+        except ContractMismatch:
+            # Another edge made it a moment ago, in an epoch of its own choice.
+            info, made = await self._put(gallery, await self._epoch_of(gallery) or epoch, threshold)
+        self._remember(gallery, info)
+        return info, made
+
+    async def context(self, gallery: str) -> ProtectionContext:
+        """Under what to protect templates for a gallery.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: it was made under another contract than this edge's.
+        """
+        known = self._known.get(gallery)
+        if known is None or known.until < time.monotonic():
+            return self._remember(gallery, await self._cloud.gallery(gallery))
+        return known.context
+
+    async def _put(self, gallery: str, epoch: str, threshold: Threshold) -> tuple[GalleryInfo, bool]:
+        spec = GallerySpec(contract=self._contract(gallery, epoch), threshold=threshold)
+        return await self._cloud.put_gallery(gallery, spec)
+
+    async def _epoch_of(self, gallery: str) -> str | None:
+        """The epoch of a gallery that exists and is this edge's to use; None if there is none yet."""
+        try:
+            found = await self._cloud.gallery(gallery)
+        except NotFound:
+            return None
+        self._check(gallery, found)
+        return found.contract.seal.epoch if found.contract.seal else None
+
+    def forget(self, gallery: str) -> None:
+        """Asks the cloud again next time."""
+        self._known.pop(gallery, None)
+
+    def _remember(self, gallery: str, info: GalleryInfo) -> ProtectionContext:
+        self._check(gallery, info)
+        seal = info.contract.seal
+        key = self._keys.gallery(gallery).epoch(seal.epoch) if seal else None
+        context = ProtectionContext(key, info.contract.digest())
+        self._known[gallery] = _Known(context, time.monotonic() + self._cache_s)
+        return context
+
+    def _check(self, gallery: str, info: GalleryInfo) -> None:
+        """Compares the whole contract with the one that this edge would make: the cloud is not believed in parts."""
+        theirs = info.contract
+        ours = self._contract(gallery, theirs.seal.epoch if theirs.seal else new_epoch())
+        if ours == theirs:
+            return
+        self.forget(gallery)
+        differing = [name for name in type(ours).model_fields if getattr(ours, name) != getattr(theirs, name)]
+        if differing == ["seal"] and ours.seal and theirs.seal:
+            mend = _MEND_KEY
+        else:
+            mend = "run an edge with the same models and profile, or use another gallery"
+        raise ContractMismatch(
+            f"The gallery was made under another contract than this edge's (in: {', '.join(differing)}); {mend}.",
+            differing=differing,
+        )
+
+    def _contract(self, gallery: str, epoch: str) -> Contract:
+        seal = None
+        if self._profile.seals:
+            seal = SealPin(key_id=self._keys.gallery(gallery).epoch(epoch).key_id(), epoch=epoch)
+        return Contract(dim=self._dim, embedder=self._embedder, profile=self._profile.pin, seal=seal)

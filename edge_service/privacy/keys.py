@@ -1,0 +1,151 @@
+"""Secret keys of the edge. They never leave it, but for a gallery's key that a person exports under a passphrase.
+
+::
+
+    master key -- HKDF(gallery) --> gallery key -- HKDF(epoch) --> epoch key -- HKDF(purpose) --> seal stream, key id
+
+One way only: who holds a gallery's key learns nothing of the master key or of another gallery; who holds an epoch's
+key, nothing of another epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from shared.errors import Conflict, SetupError
+from shared.secret_files import read_secret, write_secret
+
+KEY_BYTES: Final = 32
+_NONCE_BYTES: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryKey:
+    """The secret of one gallery, from which each epoch's key follows."""
+
+    gallery: str
+    secret: bytes = field(repr=False)
+
+    def epoch(self, epoch: str) -> EpochKey:
+        """The key of one epoch."""
+        return EpochKey(self.gallery, epoch, derive(self.secret, "epoch", epoch))
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits by which two people can see that they hold the same key; tells nothing about it."""
+        return derive(self.secret, "gallery fingerprint", length=16).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class EpochKey:
+    """The secret under which a gallery's templates are sealed until the next rotation."""
+
+    gallery: str
+    epoch: str
+    secret: bytes = field(repr=False)
+
+    def stream_key(self, purpose: str) -> bytes:
+        """A key of its own for each purpose: 32 bytes."""
+        return derive(self.secret, "purpose", purpose)
+
+    def key_id(self) -> str:
+        """32 hexadecimal digits that name the key in the gallery's contract and tell nothing about it."""
+        return derive(self.secret, "key id", length=16).hex()
+
+
+def new_epoch() -> str:
+    """A name for a new epoch: 16 hexadecimal digits at random.
+
+    At random, not counted: a gallery that is erased and made again under its old name gets a key of its own.
+    """
+    return secrets.token_hex(8)
+
+
+def derive(secret: bytes, *labels: str, length: int = KEY_BYTES) -> bytes:
+    """HKDF-SHA256 (RFC 5869), the labels being its info, each behind its length so that no two lists read alike."""
+    info = b"patronus v1" + b"".join(len(part).to_bytes(4, "big") + part for part in (s.encode() for s in labels))
+    return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
+
+
+class KeyStore:
+    """The edge's keys on disk: the master key, and the keys of galleries that were imported from another edge.
+
+    Args:
+        folder: private; made at the first start.
+
+    Raises:
+        SetupError: the master key is damaged, or others than its owner can read it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._master = _load_or_make(folder / "master.key")
+
+    def gallery(self, name: str) -> GalleryKey:
+        """The key of a gallery: the imported one where there is one, else the master key's own.
+
+        Raises:
+            SetupError: the imported key's file is damaged, foreign, or readable by others.
+        """
+        return self._imported(name) or GalleryKey(name, derive(self._master, "gallery", name))
+
+    def put(self, key: GalleryKey, *, replace: bool = False) -> None:
+        """Keeps a gallery's key that another edge made, encrypted under this edge's master key.
+
+        Raises:
+            Conflict: another imported key is there already and is not to be replaced.
+            SetupError: the folder cannot be written.
+        """
+        known = self._imported(key.gallery)
+        if known is not None and known != key and not replace:
+            raise Conflict("Another key was imported for this gallery before; say so if it is to be replaced.")
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        sealed = AESGCM(self._wrapping_key()).encrypt(nonce, key.secret, key.gallery.encode())
+        write_secret(self._path(key.gallery), nonce + sealed, replace=True)
+
+    def _imported(self, name: str) -> GalleryKey | None:
+        try:
+            content = read_secret(self._path(name))
+        except FileNotFoundError:
+            return None
+        nonce, sealed = content[:_NONCE_BYTES], content[_NONCE_BYTES:]
+        try:
+            return GalleryKey(name, AESGCM(self._wrapping_key()).decrypt(nonce, sealed, name.encode()))
+        except (InvalidTag, ValueError):
+            raise SetupError(
+                f"The imported key of gallery {name} does not open under this edge's master key; import it again."
+            ) from None
+
+    def _path(self, name: str) -> Path:
+        return self._folder / "gallery_keys" / f"{name}.key"
+
+    def _wrapping_key(self) -> bytes:
+        return derive(self._master, "wrap imported keys")
+
+
+def _load_or_make(path: Path) -> bytes:
+    try:
+        content = read_secret(path)
+    except FileNotFoundError:
+        # If another process had its first start at the same moment, its key is the key.
+        with contextlib.suppress(FileExistsError):
+            write_secret(path, secrets.token_bytes(KEY_BYTES).hex().encode() + b"\n", replace=False)
+        content = read_secret(path)
+    try:
+        key = bytes.fromhex(content.decode("ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise SetupError(
+            f"The master key {path} is damaged: it must hold 64 hexadecimal digits. Put its backup back; "
+            "a new key cannot open what the old one sealed."
+        )
+    return key

@@ -1,0 +1,71 @@
+"""The seal: a secret rotation of the whole embedding space.
+
+A template is T = R x with R orthogonal, so every cosine within a gallery is what it was, and without R a template is
+a point on a sphere turned at random. R is Haar-distributed (uniform over all orthogonal matrices), derived from the
+epoch's key, and never stored. Known weakness: about d known pairs (x, T) under one key recover R by Procrustes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from numpy.typing import NDArray
+
+from edge_service.privacy.keys import EpochKey
+
+_CACHED_MATRICES: Final = 256  # of 64 KiB each at 128 dimensions
+
+
+def haar_orthogonal(stream_key: bytes, dim: int) -> NDArray[np.float64]:
+    """An orthogonal matrix, Haar-distributed over keys.
+
+    QR of a Gaussian matrix with the signs of R's diagonal moved into Q (Mezzadri, Notices of the AMS 54, 2007): without
+    that step the distribution depends on the QR routine and is not Haar.
+
+    Args:
+        stream_key: 32 bytes; the same key gives the same matrix.
+        dim: rows and columns.
+
+    Returns:
+        (dim, dim) float64 with R R^T = 1 to rounding.
+    """
+    q, r = np.linalg.qr(_gaussians(stream_key, dim * dim).reshape(dim, dim))
+    return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
+
+
+@lru_cache(maxsize=_CACHED_MATRICES)
+def seal_matrix(key: EpochKey, dim: int) -> NDArray[np.float32]:
+    """The seal of one epoch of one gallery: (dim, dim) float32, read-only."""
+    matrix = haar_orthogonal(key.stream_key(f"seal {dim}"), dim).astype(np.float32)
+    matrix.flags.writeable = False
+    return matrix
+
+
+def seal(rows: NDArray[np.float32], key: EpochKey) -> NDArray[np.float32]:
+    """Turns embeddings by the secret rotation of this epoch.
+
+    One matrix product in numpy: 4 microseconds for one face at 128 dimensions, less than calling any runtime.
+
+    Args:
+        rows: (n, d) float32, unit rows.
+        key: of the gallery and epoch.
+
+    Returns:
+        (n, d) float32, unit rows.
+    """
+    return rows @ seal_matrix(key, rows.shape[1]).T
+
+
+def _gaussians(stream_key: bytes, count: int) -> NDArray[np.float64]:
+    """Independent standard normal numbers from a ChaCha20 stream, by Box and Muller's transform."""
+    pairs = -(-count // 2)
+    stream = Cipher(ChaCha20(stream_key, bytes(16)), mode=None).encryptor().update(bytes(16 * pairs))
+    # 53 random bits each, in (0, 1]: the logarithm below never sees a zero.
+    uniform = ((np.frombuffer(stream, dtype="<u8") >> np.uint64(11)).astype(np.float64) + 1) * 2.0**-53
+    radius = np.sqrt(-2 * np.log(uniform[:pairs]))
+    angle = 2 * np.pi * uniform[pairs:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

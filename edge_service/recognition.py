@@ -1,0 +1,165 @@
+"""Enroll, verify, identify: from pictures to an answer of the cloud, by way of protection."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from edge_service.cloud import CloudClient
+from edge_service.galleries import GalleryBook
+from edge_service.privacy.protect import Protector
+from edge_service.vision.embed import Embeddings
+from edge_service.vision.quality import ADVICE, objections
+from edge_service.vision.reader import FaceReader, FoundFace, ReadPicture, level_for, refuse_poor, the_one_face
+from edge_service.workers import Workers
+from shared.envelope import TemplateEnvelope
+from shared.errors import ContractMismatch, FaceRefused, PatronusError
+from shared.metrics import Metrics
+from shared.scores import CosineSimilarity, CosineThreshold
+from shared.wire.cloud import EnrollRequest, IdentifyRequest, NewTemplate, ProbeResult, VerifyRequest
+from shared.wire.common import TemplateInfo, Threshold, VerifyAnswer
+from shared.wire.edge import QualityFilter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """The faces that were looked for, what each matched, and at which threshold."""
+
+    faces: list[FoundFace]
+    results: list[ProbeResult]
+    threshold: float
+    fmr_at_threshold: float
+
+
+class Recognition:
+    """What the edge does with pictures.
+
+    Args:
+        reader: pictures to embeddings.
+        protector: embeddings to templates; the only source of what is sent.
+        galleries: under what to protect.
+        cloud: where templates go.
+        workers: where heavy work runs.
+        metrics: where protection is timed.
+    """
+
+    def __init__(
+        self,
+        *,
+        reader: FaceReader,
+        protector: Protector,
+        galleries: GalleryBook,
+        cloud: CloudClient,
+        workers: Workers,
+        metrics: Metrics,
+    ) -> None:
+        self._reader = reader
+        self._protector = protector
+        self._galleries = galleries
+        self._cloud = cloud
+        self._workers = workers
+        self._metrics = metrics
+
+    async def detect(self, picture: bytes) -> ReadPicture:
+        """All faces of a picture; nothing is sent."""
+        return await self._workers.run(self._reader.read, picture, every_face=True)
+
+    async def compare(
+        self, pictures: list[bytes], threshold: Threshold, quality: QualityFilter
+    ) -> tuple[VerifyAnswer, list[FoundFace]]:
+        """Compares two pictures here; nothing is sent."""
+        faces, embeddings = await self._workers.run(self._single_faces, pictures, level_for(quality, "probe"))
+        score = CosineSimilarity(float(np.dot(embeddings.unit[0].astype(np.float64), embeddings.unit[1])))
+        answer = VerifyAnswer(
+            decision="match" if CosineThreshold.of(threshold.cosine).accepts(score) else "no_match",
+            similarity=score.value,
+            threshold=threshold.cosine,
+            fmr_at_threshold=threshold.fmr,
+        )
+        return answer, faces
+
+    async def enroll(
+        self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter
+    ) -> list[tuple[TemplateInfo, FoundFace]]:
+        """Enrolls one person from several pictures: all of them, or none."""
+        await self._galleries.context(gallery)  # an unknown gallery is told before the work is done
+        faces, embeddings = await self._workers.run(self._single_faces, pictures, level_for(quality, "enroll"))
+        ids = [uuid.uuid4().hex for _ in faces]
+
+        async def send(templates: list[TemplateEnvelope]) -> list[TemplateInfo]:
+            new = [NewTemplate(id=uid, template=template) for uid, template in zip(ids, templates, strict=True)]
+            return (await self._cloud.enroll(gallery, subject, EnrollRequest(templates=new))).templates
+
+        stored = {info.id: info for info in await self._protected(gallery, embeddings, send)}
+        return [(stored[uid], face) for uid, face in zip(ids, faces, strict=True)]
+
+    async def verify(
+        self, gallery: str, subject: str, picture: bytes, quality: QualityFilter
+    ) -> tuple[VerifyAnswer, FoundFace]:
+        """Compares a picture with a subject."""
+        await self._galleries.context(gallery)
+        faces, embeddings = await self._workers.run(self._single_faces, [picture], level_for(quality, "probe"))
+
+        async def send(templates: list[TemplateEnvelope]) -> VerifyAnswer:
+            return await self._cloud.verify(gallery, subject, VerifyRequest(probe=templates[0]))
+
+        return await self._protected(gallery, embeddings, send), faces[0]
+
+    async def identify(
+        self, gallery: str, picture: bytes, *, top_k: int, max_faces: int, quality: QualityFilter
+    ) -> Identified:
+        """Looks for the faces of a picture in a gallery, largest faces first."""
+        await self._galleries.context(gallery)
+        level = level_for(quality, "probe")
+        faces, embeddings = await self._workers.run(self._several_faces, picture, level, max_faces)
+
+        async def send(templates: list[TemplateEnvelope]) -> Identified:
+            answer = await self._cloud.identify(gallery, IdentifyRequest(probes=templates, top_k=top_k))
+            return Identified(faces, answer.results, answer.threshold, answer.fmr_at_threshold)
+
+        return await self._protected(gallery, embeddings, send)
+
+    async def _protected(
+        self, gallery: str, embeddings: Embeddings, send: Callable[[list[TemplateEnvelope]], Awaitable[T]]
+    ) -> T:
+        """Protects embeddings and sends what came out; once more if the gallery's key was rotated meanwhile."""
+        context = await self._galleries.context(gallery)
+        try:
+            with self._metrics.step("protect"):
+                templates = self._protector.protect(embeddings.unit, context)
+            return await send(templates)
+        except ContractMismatch:
+            self._galleries.forget(gallery)
+            renewed = await self._galleries.context(gallery)
+            if renewed.contract_digest == context.contract_digest:
+                raise
+            with self._metrics.step("protect"):
+                templates = self._protector.protect(embeddings.unit, renewed)
+            return await send(templates)
+
+    def _single_faces(self, pictures: list[bytes], level: QualityFilter) -> tuple[list[FoundFace], Embeddings]:
+        faces = []
+        for position, picture in enumerate(pictures):
+            try:
+                faces.append(the_one_face(self._reader.read(picture), level))
+            except PatronusError as error:
+                error.extra["picture"] = position
+                raise
+        return faces, self._reader.embed(faces)
+
+    def _several_faces(
+        self, picture: bytes, level: QualityFilter, max_faces: int
+    ) -> tuple[list[FoundFace], Embeddings]:
+        read = self._reader.read(picture, every_face=max_faces > 1)
+        good = [found for found in read.faces if not objections(found.quality, level)][:max_faces]
+        if not read.faces:
+            raise FaceRefused(ADVICE["no_face"], reason="no_face")
+        if not good:
+            refuse_poor(read.faces[0], level)
+        return good, self._reader.embed(good)

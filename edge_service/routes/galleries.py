@@ -1,0 +1,66 @@
+"""Galleries."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from starlette.status import HTTP_200_OK, HTTP_201_CREATED
+
+from edge_service.deps import (
+    AfterQuery,
+    CloudDep,
+    GalleriesDep,
+    GalleryPath,
+    LimitQuery,
+    MayAsk,
+    MayManage,
+    ReaderDep,
+)
+from shared.http.auth import Caller
+from shared.http.problems import RESPONSES
+from shared.wire.common import Erased, GalleryInfo, Page
+from shared.wire.edge import CreateGallery
+
+router = APIRouter(prefix="/v1/galleries", tags=["galleries"], responses=RESPONSES)
+
+
+@router.put(
+    "/{gallery}",
+    dependencies=[MayManage],
+    status_code=HTTP_201_CREATED,
+    responses={HTTP_200_OK: {"model": GalleryInfo, "description": "It was there already, just so."}},
+)
+async def create(
+    gallery: GalleryPath,
+    galleries: GalleriesDep,
+    reader: ReaderDep,
+    response: Response,
+    wanted: CreateGallery | None = None,
+) -> GalleryInfo:
+    """Makes a gallery in the cloud, pinned to this edge's contract. Making it again changes nothing."""
+    threshold = (wanted.threshold if wanted else None) or reader.spec.threshold
+    info, made = await galleries.create(gallery, threshold)
+    response.status_code = HTTP_201_CREATED if made else HTTP_200_OK
+    return info
+
+
+@router.get("", dependencies=[MayManage])
+async def listing(
+    cloud: CloudDep, caller: Caller, limit: LimitQuery = 100, after: AfterQuery = None
+) -> Page[GalleryInfo]:
+    """The galleries that the API key is for, by name."""
+    page = await cloud.galleries(limit, after)
+    return page.model_copy(update={"items": [info for info in page.items if caller.may_use(info.gallery)]})
+
+
+@router.get("/{gallery}", dependencies=[MayAsk])
+async def info(gallery: GalleryPath, cloud: CloudDep) -> GalleryInfo:
+    """A gallery: contract, threshold, and how much is in it."""
+    return await cloud.gallery(gallery)
+
+
+@router.delete("/{gallery}", dependencies=[MayManage])
+async def erase(gallery: GalleryPath, cloud: CloudDep, galleries: GalleriesDep) -> Erased:
+    """Erases a gallery with everybody in it. Its name can be used again, under a new key."""
+    erased = await cloud.erase(gallery)
+    galleries.forget(gallery)
+    return erased

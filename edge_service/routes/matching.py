@@ -1,0 +1,66 @@
+"""Verify (1:1) and identify (1:N)."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from edge_service.deps import (
+    GalleryPath,
+    MaxFacesQuery,
+    MayMatch,
+    QualityQuery,
+    RecognitionDep,
+    SettingsDep,
+    SubjectPath,
+    TopKQuery,
+    picture_body,
+)
+from edge_service.routes.views import box_of, quality_of
+from edge_service.uploads import read_pictures
+from shared.http.problems import RESPONSES
+from shared.wire.edge import IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
+
+router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["matching"], responses=RESPONSES)
+
+
+@router.post("/subjects/{subject}/verify", dependencies=[MayMatch], openapi_extra=picture_body())
+async def verify(
+    request: Request,
+    gallery: GalleryPath,
+    subject: SubjectPath,
+    recognition: RecognitionDep,
+    settings: SettingsDep,
+    quality_filter: QualityQuery = None,
+) -> VerifyFaceAnswer:
+    """Whether the picture shows this subject."""
+    [picture] = await read_pictures(request, settings.pictures, at_most=1)
+    answer, face = await recognition.verify(gallery, subject, picture, quality_filter or settings.quality_filter)
+    return VerifyFaceAnswer(**answer.model_dump(), quality=quality_of(face))
+
+
+@router.post("/identify", dependencies=[MayMatch], openapi_extra=picture_body())
+async def identify(
+    request: Request,
+    gallery: GalleryPath,
+    recognition: RecognitionDep,
+    settings: SettingsDep,
+    top_k: TopKQuery = 5,
+    max_faces: MaxFacesQuery = 1,
+    quality_filter: QualityQuery = None,
+) -> IdentifyFacesAnswer:
+    """Who of the gallery the picture shows. Only subjects that reach the threshold are named."""
+    [picture] = await read_pictures(request, settings.pictures, at_most=1)
+    found = await recognition.identify(
+        gallery,
+        picture,
+        top_k=top_k,
+        max_faces=max_faces,
+        quality=quality_filter or settings.quality_filter,
+    )
+    faces = [
+        IdentifiedFace(
+            box=box_of(face), quality=quality_of(face), decision=result.decision, candidates=result.candidates
+        )
+        for face, result in zip(found.faces, found.results, strict=True)
+    ]
+    return IdentifyFacesAnswer(faces=faces, threshold=found.threshold, fmr_at_threshold=found.fmr_at_threshold)

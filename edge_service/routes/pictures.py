@@ -1,0 +1,41 @@
+"""Pictures that are looked at here, of which nothing is sent."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from edge_service.deps import MayMatch, QualityQuery, ReaderDep, RecognitionDep, SettingsDep, picture_body
+from edge_service.routes.views import face_of, quality_of
+from edge_service.uploads import read_pictures
+from edge_service.vision.reader import level_for
+from shared.http.problems import RESPONSES
+from shared.wire.edge import CompareAnswer, DetectAnswer
+
+router = APIRouter(prefix="/v1", tags=["pictures"], responses=RESPONSES)
+
+
+@router.post("/detect", dependencies=[MayMatch], openapi_extra=picture_body())
+async def detect(
+    request: Request, recognition: RecognitionDep, settings: SettingsDep, quality_filter: QualityQuery = None
+) -> DetectAnswer:
+    """The faces of a picture: boxes, landmarks, and what the quality filter objects to."""
+    [picture] = await read_pictures(request, settings.pictures, at_most=1)
+    found = await recognition.detect(picture)
+    level = level_for(quality_filter or settings.quality_filter, "enroll")
+    return DetectAnswer(width=found.width, height=found.height, faces=[face_of(face, level) for face in found.faces])
+
+
+@router.post("/compare", dependencies=[MayMatch], openapi_extra=picture_body(2, 2))
+async def compare(
+    request: Request,
+    recognition: RecognitionDep,
+    settings: SettingsDep,
+    reader: ReaderDep,
+    quality_filter: QualityQuery = None,
+) -> CompareAnswer:
+    """Compares the faces of two pictures, sent as two `image` parts."""
+    pictures = await read_pictures(request, settings.pictures, at_most=2, exactly=True)
+    answer, faces = await recognition.compare(
+        pictures, reader.spec.threshold, quality_filter or settings.quality_filter
+    )
+    return CompareAnswer(**answer.model_dump(), qualities=[quality_of(face) for face in faces])

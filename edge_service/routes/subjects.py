@@ -1,0 +1,80 @@
+"""Subjects of a gallery, and their enrolled faces."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.status import HTTP_201_CREATED
+
+from edge_service.deps import (
+    AfterQuery,
+    CloudDep,
+    FacePath,
+    GalleryPath,
+    LimitQuery,
+    MayEnroll,
+    MayErase,
+    MayManage,
+    QualityQuery,
+    RecognitionDep,
+    SettingsDep,
+    SubjectPath,
+    picture_body,
+)
+from edge_service.routes.views import quality_of
+from edge_service.settings import PictureLimits
+from edge_service.uploads import read_pictures
+from shared.http.problems import RESPONSES
+from shared.wire.common import Erased, Page, SubjectDetail, SubjectInfo
+from shared.wire.edge import EnrolledFace, EnrollFacesAnswer
+
+router = APIRouter(prefix="/v1/galleries/{gallery}/subjects", tags=["subjects"], responses=RESPONSES)
+
+
+@router.post(
+    "/{subject}/faces",
+    dependencies=[MayEnroll],
+    status_code=HTTP_201_CREATED,
+    openapi_extra=picture_body(1, PictureLimits().max_pictures),
+)
+async def enroll(
+    request: Request,
+    gallery: GalleryPath,
+    subject: SubjectPath,
+    recognition: RecognitionDep,
+    settings: SettingsDep,
+    quality_filter: QualityQuery = None,
+) -> EnrollFacesAnswer:
+    """Enrolls one person from one or several pictures: all of them are stored, or none."""
+    pictures = await read_pictures(request, settings.pictures, at_most=settings.pictures.max_pictures)
+    stored = await recognition.enroll(gallery, subject, pictures, quality_filter or settings.quality_filter)
+    faces = [
+        EnrolledFace(id=info.id, picture=position, quality=quality_of(face))
+        for position, (info, face) in enumerate(stored)
+    ]
+    return EnrollFacesAnswer(subject=subject, faces=faces)
+
+
+@router.get("", dependencies=[MayManage])
+async def listing(
+    gallery: GalleryPath, cloud: CloudDep, limit: LimitQuery = 100, after: AfterQuery = None
+) -> Page[SubjectInfo]:
+    """The subjects of a gallery, by name."""
+    return await cloud.subjects(gallery, limit, after)
+
+
+@router.get("/{subject}", dependencies=[MayErase])
+async def info(gallery: GalleryPath, subject: SubjectPath, cloud: CloudDep) -> SubjectDetail:
+    """A subject and the ids of its faces."""
+    return await cloud.subject(gallery, subject)
+
+
+@router.delete("/{subject}", dependencies=[MayErase])
+async def erase(gallery: GalleryPath, subject: SubjectPath, cloud: CloudDep) -> Erased:
+    """Erases a subject with all of its faces."""
+    return await cloud.erase(gallery, subject)
+
+
+@router.delete("/{subject}/faces/{face}", dependencies=[MayErase])
+async def erase_face(gallery: GalleryPath, subject: SubjectPath, face: FacePath, cloud: CloudDep) -> Erased:
+    """Erases one enrolled face; with its last face a subject is gone."""
+    return await cloud.erase(gallery, subject, face)

@@ -1,0 +1,107 @@
+"""Every knob of the edge, with its reason. Environment: ``PATRONUS_EDGE__`` and ``__`` between levels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.home import patronus_home
+from shared.logs import LogLevel
+from shared.wire.edge import QualityFilter
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class CloudSettings(BaseModel):
+    """How the edge reaches the cloud."""
+
+    model_config = _FROZEN
+
+    url: str = "http://127.0.0.1:8001"
+    # The key that this edge shows to the cloud. On one machine, the one that the cloud made at its first start.
+    api_key_file: Path = Field(default_factory=lambda: patronus_home() / "cloud" / "api_key")
+    connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    # A search in a large gallery takes some 0.1 s; what takes longer than this is not coming.
+    answer_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
+    # Every call is safe to repeat (templates carry ids chosen here), so a dropped connection costs one repetition.
+    attempts: Annotated[int, Field(ge=1, le=5)] = 3
+    connections: Annotated[int, Field(ge=1, le=1000)] = 32
+    # How long a gallery's contract is taken as known; a template under an outdated one is refused by the cloud.
+    gallery_cache_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+
+
+class InferenceSettings(BaseModel):
+    """How ONNX Runtime runs the models."""
+
+    model_config = _FROZEN
+
+    # The first available of these runs; CPU must be among them as the last resort.
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    # 0: as many as there are cores this process may use. More threads than cores only wait for each other.
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    # Spinning threads burn the core that the next model needs: end to end 80 ms with, 43 ms without, on two cores.
+    spinning: bool = False
+    # The arena keeps the largest detection pass's memory for good. Without it memory goes back after each run.
+    arena: bool = False
+
+
+class PictureLimits(BaseModel):
+    """What is taken as a picture."""
+
+    model_config = _FROZEN
+
+    max_bytes: Annotated[int, Field(ge=1024)] = 15 * 1024 * 1024
+    # 40 megapixels cover phones' main cameras and are 120 MB decoded; more is a decompression bomb or a mistake.
+    max_pixels: Annotated[int, Field(ge=1024)] = 40_000_000
+    # Several pictures of one person in one enrollment.
+    max_pictures: Annotated[int, Field(ge=1, le=50)] = 10
+    max_request_bytes: Annotated[int, Field(ge=1024)] = 48 * 1024 * 1024
+    body_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+
+
+class DetectionSettings(BaseModel):
+    """How faces are looked for."""
+
+    model_config = _FROZEN
+
+    score_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    nms_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    # Longest side of the first pass, in pixels: 13 ms, and finds faces down to 2 % of the picture's side.
+    first_pass_side: Annotated[int, Field(ge=160, le=2048)] = 640
+    # Longest side of the second pass, for small faces in large pictures: when the first found none, or all are wanted.
+    second_pass_side: Annotated[int, Field(ge=160, le=4096)] = 1920
+
+
+class WorkSettings(BaseModel):
+    """How much is done at once."""
+
+    model_config = _FROZEN
+
+    # Requests that are decoded and inferred at the same time; 0: one a core. Each holds one decoded picture in memory.
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
+    # Requests that may wait for a worker; one more is answered 429 instead of waiting without end.
+    waiting: Annotated[int, Field(ge=0, le=1000)] = 32
+
+
+class EdgeSettings(BaseSettings):
+    """All settings of the edge."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PATRONUS_EDGE__", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    home: Path = Field(default_factory=lambda: patronus_home() / "edge")
+    log_level: LogLevel = "info"
+    # The protection profile: a folder of edge_service/privacy/profiles.
+    profile: str = "seal"
+    quality_filter: QualityFilter = "auto"
+    cloud: CloudSettings = CloudSettings()
+    inference: InferenceSettings = InferenceSettings()
+    pictures: PictureLimits = PictureLimits()
+    detection: DetectionSettings = DetectionSettings()
+    work: WorkSettings = WorkSettings()

@@ -1,0 +1,98 @@
+"""SFace: an aligned face to a raw embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_service.vision.align import SIDE
+from edge_service.vision.decode import Pixels
+from edge_service.vision.sessions import Session
+from shared.wire.common import Threshold
+
+# A batch larger than this gains nothing on CPUs and holds more memory.
+_MAX_BATCH: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderSpec:
+    """What must be known of an embedder to compare its embeddings.
+
+    Attributes:
+        name: as in the model manifest.
+        dim: length of the embedding.
+        preprocessing: names alignment template, size, channels and range; part of every contract.
+        threshold: tau where an operator names none, and its measured false match rate.
+    """
+
+    name: str
+    dim: int
+    preprocessing: str
+    threshold: Threshold
+
+
+# tau: the value published with SFace (L2 1.128). FMR there: `make accuracy`, all impostor pairs of LFW.
+SFACE: Final = EmbedderSpec(
+    name="sface_2021dec",
+    dim=128,
+    preprocessing="arcface-5-points-112/rgb/0-255",
+    threshold=Threshold(cosine=0.363, fmr=0.0017),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """Raw embeddings of some faces. They never leave the edge.
+
+    Attributes:
+        unit: (n, d) float32, unit rows.
+        norms: (n,) float32, the lengths before normalisation, which tell of the faces' quality.
+    """
+
+    unit: NDArray[np.float32]
+    norms: NDArray[np.float32]
+
+    def __repr__(self) -> str:
+        return f"Embeddings(n={len(self.norms)})"  # never the values
+
+
+class Embedder:
+    """Embeds aligned faces, many at once.
+
+    Args:
+        session: SFace with a dynamic batch; takes RGB 0 to 255, normalises inside.
+        spec: what the session is.
+    """
+
+    def __init__(self, session: Session, spec: EmbedderSpec = SFACE) -> None:
+        self._session = session
+        self._input = session.input_names[0]
+        self.spec = spec
+
+    def embed(self, aligned: NDArray[np.uint8] | list[Pixels]) -> Embeddings:
+        """Embeds faces.
+
+        Args:
+            aligned: n faces of (112, 112, 3) uint8 RGB.
+
+        Raises:
+            ValueError: not such faces, or the network gave something that is not an embedding.
+        """
+        faces = np.asarray(aligned)
+        if faces.ndim != 4 or faces.shape[1:] != (SIDE, SIDE, 3) or faces.dtype != np.uint8:
+            raise ValueError("aligned faces are (n, 112, 112, 3) uint8")
+        raw = [self._infer(faces[start : start + _MAX_BATCH]) for start in range(0, len(faces), _MAX_BATCH)]
+        vectors = np.concatenate(raw) if raw else np.empty((0, self.spec.dim), np.float32)
+        if vectors.shape != (len(faces), self.spec.dim) or not np.isfinite(vectors).all():
+            raise ValueError("the embedder gave something that is not an embedding")
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        if (norms < np.finfo(np.float32).tiny).any():
+            raise ValueError("the embedder gave a zero vector")
+        return Embeddings((vectors / norms[:, None]).astype(np.float32), norms.astype(np.float32))
+
+    def _infer(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        blob = np.ascontiguousarray(faces.transpose(0, 3, 1, 2), dtype=np.float32)
+        return self._session.run({self._input: blob})[0]

@@ -1,0 +1,107 @@
+"""Whether a face is good enough, and if not, why, in words a person can act on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_service.vision.decode import Pixels
+from edge_service.vision.faces import Face
+from shared.wire.edge import QualityFilter, RefusalReason
+
+ADVICE: Final[dict[RefusalReason, str]] = {
+    "no_face": "No face was found; send a picture in which one face is seen whole, upright and well lit.",
+    "several_faces": "More than one face was found; send a picture of one person, or crop it.",
+    "too_small": "The face has too few pixels; come closer or send the picture at its full size.",
+    "blurred": "The face is blurred; hold still, wipe the lens, or focus on the face.",
+    "turned_away": "The face is turned away; look toward the camera.",
+    "too_dark": "The face is too dark; turn toward the light.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FaceQuality:
+    """What is measured about a face.
+
+    Attributes:
+        face_pixels: the shorter side of the face box, in pixels.
+        sharpness: variance of the Laplacian of the aligned grey face, in grey levels squared.
+        brightness: mean grey level of the inner face, 0 to 255.
+        turn: distance of the nose from the middle of eyes and mouth, along the line of the eyes, over half the
+            distance between the eyes: 0 frontal, 1 and over a profile.
+        detector_score: 0 to 1.
+    """
+
+    face_pixels: float
+    sharpness: float
+    brightness: float
+    turn: float
+    detector_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    face_pixels: float
+    sharpness: float
+    brightness: float
+    turn: float
+
+
+# What each level demands. Derived by degrading LFW pictures until matching suffers: docs/quality.md.
+_LEVELS: Final[dict[QualityFilter, _Limits]] = {
+    "low": _Limits(face_pixels=32, sharpness=15, brightness=20, turn=0.95),
+    "medium": _Limits(face_pixels=48, sharpness=40, brightness=35, turn=0.75),
+    "high": _Limits(face_pixels=80, sharpness=100, brightness=50, turn=0.5),
+}
+# Enrolling is done once and with care, so a poor picture is worth another try; a probe at a door is what it is.
+AUTO_FOR_ENROLLMENT: Final[QualityFilter] = "medium"
+AUTO_FOR_PROBES: Final[QualityFilter] = "low"
+
+
+def measure(face: Face, aligned: Pixels) -> FaceQuality:
+    """Measures a face.
+
+    Args:
+        face: where it was found.
+        aligned: (112, 112, 3) uint8 RGB.
+    """
+    grey = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
+    inner = grey[24:104, 24:88]  # brow to chin, cheek to cheek: without hair and background
+    return FaceQuality(
+        face_pixels=float(min(face.box[2], face.box[3])),
+        sharpness=float(cv2.Laplacian(inner, cv2.CV_64F).var()),
+        brightness=float(inner.mean()),
+        turn=_turn(face.landmarks),
+        detector_score=min(1.0, max(0.0, face.score)),
+    )
+
+
+def objections(quality: FaceQuality, level: QualityFilter) -> list[RefusalReason]:
+    """What a level objects to in a face; empty when it is good enough. ``auto`` is resolved by the caller."""
+    if level == "none":
+        return []
+    limits = _LEVELS[level]
+    found: list[RefusalReason] = []
+    if quality.face_pixels < limits.face_pixels:
+        found.append("too_small")
+    if quality.brightness < limits.brightness:
+        found.append("too_dark")
+    if quality.turn > limits.turn:
+        found.append("turned_away")
+    if quality.sharpness < limits.sharpness:
+        found.append("blurred")
+    return found
+
+
+def _turn(landmarks: NDArray[np.float32]) -> float:
+    right_eye, left_eye, nose, right_mouth, left_mouth = landmarks.astype(np.float64)
+    across = left_eye - right_eye
+    half = float(np.linalg.norm(across)) / 2
+    if half == 0:
+        return 1.0
+    middle = (right_eye + left_eye + right_mouth + left_mouth) / 4
+    return abs(float(np.dot(nose - middle, across))) / (2 * half * half)

@@ -1,0 +1,144 @@
+"""From the bytes of a picture to faces that can be embedded, with every step timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edge_service.models import locate
+from edge_service.settings import EdgeSettings, PictureLimits
+from edge_service.vision.align import align
+from edge_service.vision.decode import Pixels, decode
+from edge_service.vision.detect import FaceDetector
+from edge_service.vision.embed import Embedder, Embeddings
+from edge_service.vision.faces import Face
+from edge_service.vision.quality import (
+    ADVICE,
+    AUTO_FOR_ENROLLMENT,
+    AUTO_FOR_PROBES,
+    FaceQuality,
+    measure,
+    objections,
+)
+from edge_service.vision.sessions import OrtSession
+from shared.contract import EmbedderPin
+from shared.errors import FaceRefused
+from shared.metrics import Metrics
+from shared.wire.edge import QualityFilter
+
+# A second face this large beside the first may as well be the person who is meant; a smaller one is background.
+_SECOND_FACE_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundFace:
+    """A face, aligned: (112, 112, 3) uint8 RGB."""
+
+    face: Face
+    aligned: Pixels
+    quality: FaceQuality
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPicture:
+    """The faces of a picture, largest first; the picture itself is not kept."""
+
+    width: int
+    height: int
+    faces: list[FoundFace]
+
+
+class FaceReader:
+    """Decode, detect, align, measure; and embed.
+
+    Args:
+        detector: finds faces.
+        embedder: embeds them.
+        pin: the embedder for the contract.
+        limits: on pictures.
+        metrics: where steps are timed.
+    """
+
+    def __init__(
+        self, *, detector: FaceDetector, embedder: Embedder, pin: EmbedderPin, limits: PictureLimits, metrics: Metrics
+    ) -> None:
+        self._detector = detector
+        self._embedder = embedder
+        self._limits = limits
+        self._metrics = metrics
+        self.pin = pin
+        self.spec = embedder.spec
+
+    def read(self, data: bytes, *, every_face: bool = False) -> ReadPicture:
+        """The faces of a picture.
+
+        Raises:
+            PatronusError: the picture is refused; see ``decode``.
+        """
+        with self._metrics.step("decode"):
+            pixels = decode(data, self._limits)
+        with self._metrics.step("detect"):
+            faces = self._detector.detect(pixels, every_face=every_face)
+        with self._metrics.step("align"):
+            found = []
+            for face in faces:
+                aligned = align(pixels, face.landmarks)
+                found.append(FoundFace(face, aligned, measure(face, aligned)))
+        return ReadPicture(width=pixels.shape[1], height=pixels.shape[0], faces=found)
+
+    def embed(self, faces: list[FoundFace]) -> Embeddings:
+        """Raw embeddings of faces, in one batch."""
+        with self._metrics.step("embed"):
+            return self._embedder.embed(np.stack([found.aligned for found in faces]))
+
+
+def level_for(chosen: QualityFilter, use: Literal["enroll", "probe"]) -> QualityFilter:
+    """What ``auto`` means for this use."""
+    if chosen != "auto":
+        return chosen
+    return AUTO_FOR_ENROLLMENT if use == "enroll" else AUTO_FOR_PROBES
+
+
+def the_one_face(picture: ReadPicture, level: QualityFilter) -> FoundFace:
+    """The face of a picture that is meant to show one person.
+
+    Raises:
+        FaceRefused: no face, several faces, or a face that the level objects to; ``reason`` says which.
+    """
+    if not picture.faces:
+        raise FaceRefused(ADVICE["no_face"], reason="no_face")
+    first, *others = picture.faces
+    if level != "none" and others and others[0].face.area >= _SECOND_FACE_SHARE * first.face.area:
+        raise FaceRefused(ADVICE["several_faces"], reason="several_faces", faces=len(picture.faces))
+    refuse_poor(first, level)
+    return first
+
+
+def refuse_poor(found: FoundFace, level: QualityFilter) -> None:
+    """Refuses a face that the level objects to.
+
+    Raises:
+        FaceRefused: ``reason`` says why, ``reasons`` all of it.
+    """
+    reasons = objections(found.quality, level)
+    if reasons:
+        raise FaceRefused(ADVICE[reasons[0]], reason=reasons[0], reasons=reasons)
+
+
+def open_reader(settings: EdgeSettings, metrics: Metrics) -> FaceReader:
+    """Loads the models and makes a reader of them.
+
+    Raises:
+        SetupError: a model is missing or not what the manifest says.
+    """
+    detector, embedder = locate("face-detector"), locate("face-embedder")
+    made = Embedder(OrtSession(embedder, settings.inference))
+    return FaceReader(
+        detector=FaceDetector(OrtSession(detector, settings.inference), settings.detection),
+        embedder=made,
+        pin=EmbedderPin(name=made.spec.name, sha256=embedder.sha256, preprocessing=made.spec.preprocessing),
+        limits=settings.pictures,
+        metrics=metrics,
+    )

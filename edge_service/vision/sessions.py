@@ -1,0 +1,104 @@
+"""ONNX Runtime behind a small protocol; the only module that imports it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_service.models import PreparedModel
+from edge_service.settings import InferenceSettings
+from shared.errors import SetupError
+
+# ONNX Runtime's wheels since 1.29 write a device id and a database into the user's cache and upload events. Its own
+# `disable_telemetry_events()` comes too late, after both were made; this variable, before the import, stops it all.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort
+
+Floats = NDArray[np.float32]
+
+
+class Session(Protocol):
+    """A model that is ready to run."""
+
+    @property
+    def input_names(self) -> Sequence[str]:
+        """The names of the inputs."""
+        ...
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """The names of the outputs, in the order of ``run``'s answer."""
+        ...
+
+    def run(self, inputs: Mapping[str, Floats]) -> list[Floats]:
+        """Runs the model once; may be called from several threads."""
+        ...
+
+
+class OrtSession:
+    """A model in ONNX Runtime.
+
+    Args:
+        model: the file, whose digest is checked once more on the bytes that are loaded.
+        settings: how to run it.
+
+    Raises:
+        SetupError: the file is not there or changed, no provider is available, or the runtime refuses the model.
+    """
+
+    def __init__(self, model: PreparedModel, settings: InferenceSettings) -> None:
+        available = ort.get_available_providers()
+        providers = [name for name in settings.providers if name in available]
+        if not providers:
+            raise SetupError(
+                f"None of the execution providers {', '.join(settings.providers)} is available here; "
+                f"this onnxruntime has {', '.join(available)}."
+            )
+        data = model.read()
+        try:
+            self._session: Any = ort.InferenceSession(data, sess_options=_options(settings), providers=providers)
+        except Exception as error:
+            raise SetupError(
+                f"ONNX Runtime refuses the model {model.entry.name}; run: patronus models fetch"
+            ) from error
+        self._inputs = tuple(found.name for found in self._session.get_inputs())
+        self._outputs = tuple(found.name for found in self._session.get_outputs())
+
+    @property
+    def input_names(self) -> Sequence[str]:
+        """The names of the inputs."""
+        return self._inputs
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """The names of the outputs, in the order of ``run``'s answer."""
+        return self._outputs
+
+    def run(self, inputs: Mapping[str, Floats]) -> list[Floats]:
+        """Runs the model once; may be called from several threads."""
+        outputs: list[Floats] = self._session.run(None, dict(inputs))
+        return outputs
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _options(settings: InferenceSettings) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = settings.threads or usable_cores()
+    # These networks are chains: there is nothing to run side by side inside one of them.
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.enable_cpu_mem_arena = settings.arena
+    options.enable_mem_pattern = settings.arena
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
+    options.log_severity_level = 3  # errors; warnings tell of the graph, not of the work
+    return options
