@@ -40,9 +40,9 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        ring = KeyRing(settings.home / "api_keys.json")
-        if ring.ensure_first_key(settings.home / "api_key"):
-            _log.info("first_api_key_made", file=str(settings.home / "api_key"))
+        ring = KeyRing(settings.keys_file)
+        if ring.ensure_first_key(settings.first_key_file):
+            _log.info("first_api_key_made", file=str(settings.first_key_file))
         reader = open_reader(settings, metrics)
         profile = load_profile(settings.profile, reader.spec.name)
         keys = KeyStore(settings.home)

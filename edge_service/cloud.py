@@ -74,7 +74,7 @@ class CloudClient:
             base_url=settings.url,
             headers={"Authorization": f"Bearer {_api_key(settings)}"},
             timeout=httpx.Timeout(settings.answer_timeout_s, connect=settings.connect_timeout_s),
-            limits=httpx.Limits(max_connections=settings.connections, keepalive_expiry=30),
+            limits=httpx.Limits(max_connections=settings.connections, keepalive_expiry=20),
             transport=transport,
             trust_env=False,  # a proxy named in the environment must not come to see templates
             follow_redirects=False,

@@ -93,6 +93,7 @@ class EdgeSettings(BaseSettings):
         env_prefix="PATRONUS_EDGE__", env_nested_delimiter="__", frozen=True, extra="forbid"
     )
 
+    # Loopback: to be reached from elsewhere is decided by a person, behind TLS.
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
@@ -105,3 +106,13 @@ class EdgeSettings(BaseSettings):
     pictures: PictureLimits = PictureLimits()
     detection: DetectionSettings = DetectionSettings()
     work: WorkSettings = WorkSettings()
+
+    @property
+    def keys_file(self) -> Path:
+        """The file of the API keys' digests."""
+        return self.home / "api_keys.json"
+
+    @property
+    def first_key_file(self) -> Path:
+        """The private file that the first API key is left in."""
+        return self.home / "api_key"

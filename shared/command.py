@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.metadata import entry_points
 
@@ -30,9 +31,17 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Runs the command. Exit status: 0 done, 1 refused or failed, 2 wrong usage."""
+    """Runs ``patronus``."""
+    run(build())
+
+
+def run(app: typer.Typer) -> None:
+    """Runs a command. Exit status: 0 done, 1 refused or failed, 2 wrong usage."""
     try:
-        build()()
+        app()
     except PatronusError as error:
+        if "--json" in sys.argv:
+            problem = getattr(error, "problem", {"detail": error.detail, "reason": error.reason})
+            click.echo(json.dumps(problem, ensure_ascii=False))
         click.echo(error.detail, err=True)
         sys.exit(1)

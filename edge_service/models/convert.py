@@ -60,7 +60,7 @@ def to_runnable(source: bytes, contract: ConvertedFile) -> bytes:
             "install the onnx version that this release names.",
             reason="conversion-failed",
         ) from problem
-    return result.SerializeToString(deterministic=True)
+    return bytes(result.SerializeToString(deterministic=True))
 
 
 def converter_version() -> str:
@@ -75,12 +75,12 @@ def _rebuild(model: onnx.ModelProto, contract: ConvertedFile) -> onnx.ModelProto
 
     graph = model.graph
     arrays: Arrays = {tensor.name: _to_array(tensor) for tensor in graph.initializer}
-    # A weight listed among the inputs is a default that a caller may replace; here a weight is a weight.
-    _expect_names("input", [value.name for value in graph.input if value.name not in arrays], [contract.input.name])
-    _expect_names("output", [value.name for value in graph.output], [value.name for value in contract.outputs])
-
     nodes = [_bare(node) for node in graph.node if not _fold(node, arrays)]
     used = dict.fromkeys(name for node in nodes for name in node.input)
+    # Quantising left the old weights behind as inputs: some hold an initializer now, some are read by no node at all.
+    inputs = [value.name for value in graph.input if value.name in used and value.name not in arrays]
+    _expect_names("input", inputs, [contract.input.name])
+    _expect_names("output", [value.name for value in graph.output], [value.name for value in contract.outputs])
     result = helper.make_graph(
         nodes,
         contract.file.removesuffix(".onnx"),
@@ -88,7 +88,7 @@ def _rebuild(model: onnx.ModelProto, contract: ConvertedFile) -> onnx.ModelProto
         [_value(output.name, output.shape) for output in contract.outputs],
         [_to_tensor(name, arrays[name]) for name in used if name in arrays],
     )
-    if any(tensor.data_type == TensorProto.INT8 for tensor in result.initializer):
+    if any(tensor.data_type in (TensorProto.INT8, TensorProto.UINT8) for tensor in result.initializer):
         raise SetupError(
             f"The model for {contract.file} keeps quantised weights that this conversion does not understand.",
             reason="conversion-failed",
@@ -163,7 +163,8 @@ def dequantize(
 
     # The difference of two 8-bit numbers is exact in int16 and in float32, so the product is the one rounding.
     exact = data.astype(np.int16) - spread(zero).astype(np.int16)
-    return (exact.astype(np.float32) * spread(scale)).astype(np.float32)
+    product: NDArray[np.float32] = np.multiply(exact, spread(scale), dtype=np.float32)
+    return product
 
 
 def _bare(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -1,4 +1,4 @@
-"""The folder of models that are ready to run: fills it, reports on it, and hands out only files whose digest is right."""
+"""The folder of ready models: fills it, reports on it, and hands out only files whose digest is right."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def prepare(
         with folder_lock(folder, lambda: tell("waiting for another set-up of the same folder")):
             # Looked at again under the lock: a set-up that ran meanwhile may have done the work.
             for at, entry in enumerate(manifest.models):
-                ready[at] = _ready(entry, folder) or _make(entry, folder, sources, upstream_base, tell, keep_source)
+                ready[at] = _ready(entry, folder) or _make(
+                    entry, folder, sources=sources, upstream_base=upstream_base, tell=tell, keep_source=keep_source
+                )
     prepared = [model for model in ready if model is not None]
     for model in prepared:
         tell(f"{model.path.name}: ready")
@@ -158,6 +160,7 @@ def _made_by(receipt: Path) -> str | None:
 def _make(
     entry: ModelEntry,
     folder: Path,
+    *,
     sources: Path | None,
     upstream_base: str | None,
     tell: Callable[[str], None],

@@ -22,6 +22,8 @@ _log = get_logger("patronus.request")
 # A refused upload is read on for a moment, so that the sender gets to see the answer instead of a broken pipe.
 _DRAIN_SECONDS = 1.0
 _DRAIN_BYTES = 64 * 1024 * 1024
+# Asked every few seconds by whatever watches the service.
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class RequestContext:
@@ -66,10 +68,20 @@ class RequestContext:
             await unexpected(error)(scope, receive, send_marked)
         finally:
             seconds = time.perf_counter() - start
-            # The route's pattern, not the path: a path holds the names of subjects.
-            route = getattr(scope.get("route"), "path", "(no route)")
+            route = _route_of(scope)
             self.metrics.requests.labels(scope["method"], route, status).observe(seconds)
-            _log.info("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2))
+            tell = _log.debug if route in _QUIET else _log.info
+            tell("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2))
+
+
+def _route_of(scope: Scope) -> str:
+    """The route's pattern, not the path: a path holds the names of subjects.
+
+    Where FastAPI includes routers lazily (0.165 does), the route in the scope lacks the prefixes of the routers around
+    it; what FastAPI leaves beside it has them.
+    """
+    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+    return getattr(route, "path", None) or "(no route)"
 
 
 @dataclass

@@ -1,0 +1,64 @@
+# The habits of the project. Each target does its own set-up; a second run takes seconds.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PACKAGES := pyproject.toml constraints.txt
+
+.PHONY: help run demo test lint format bench accuracy models compose-test lock clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+run: $(VENV)/.run models  ## Run edge and cloud here, in the foreground, until Ctrl-C
+	@exec $(BIN)/python deploy/run_pair.py
+
+demo: $(VENV)/.run models  ## Enroll, verify and identify the sample pictures, in a folder of its own
+	@exec $(BIN)/python deploy/demo.py
+
+test: $(VENV)/.test models  ## Run every test, with coverage
+	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+lint: $(VENV)/.test  ## Check style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(VENV)/.test  ## Put the code into its form
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: $(VENV)/.test models  ## Time one verify and where it goes
+	@$(BIN)/python -m lab.bench $(ARGS)
+
+accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LFW=FOLDER
+	@$(BIN)/python -m lab.accuracy $(if $(LFW),--lfw $(LFW)) $(ARGS)
+
+models: $(VENV)/.run  ## Fetch, check and convert the face models
+	@$(BIN)/python -m edge_service.models fetch
+
+compose-test: $(VENV)/.test  ## Build the containers and try them: up, enroll, down, up, verify
+	@deploy/compose-test
+
+lock: $(VENV)/.test  ## Renew constraints.txt from what is installed
+	@{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new && mv constraints.new constraints.txt
+
+clean:  ## Remove the virtual environment and converted models
+	rm -rf $(VENV) .models
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Patronus needs Python 3.11 or newer; name one: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(PACKAGES) | $(VENV)/bin/python
+	@echo "Installing packages into $(VENV) (once) ..."
+	@$(PIP) --editable '.[edge,cloud,models]'
+	@touch $@
+
+$(VENV)/.test: $(PACKAGES) | $(VENV)/bin/python
+	@echo "Installing packages for tests into $(VENV) (once) ..."
+	@$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.run

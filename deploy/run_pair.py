@@ -1,0 +1,135 @@
+"""Runs an edge and a cloud on this machine, in the foreground, until Ctrl-C. What ``make run`` starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from cloud_service.settings import Settings as CloudSettings
+from edge_service.settings import EdgeSettings
+from shared.errors import PatronusError, SetupError
+from shared.service_settings import load_settings
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 15.0
+
+
+class Pair:
+    """The two services as processes of their own, as they would run on two machines."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, module: str, url: str, path: str, environment: dict[str, str]) -> None:
+        """Starts a service and waits until it answers.
+
+        Raises:
+            SetupError: it ended, or did not answer in time; its own words are on standard error.
+        """
+        with httpx.Client(trust_env=False, timeout=2) as client:
+            if _answers(client, url + "/healthz"):
+                raise SetupError(f"Something answers at {url} already; stop it, or choose another port.")
+            # A session of its own: Ctrl-C reaches this process alone, which then stops the two in order.
+            process = subprocess.Popen(  # noqa: S603 - our own modules, by this interpreter
+                [sys.executable, "-m", module, "serve"], env={**os.environ, **environment}, start_new_session=True
+            )
+            self._running[name] = process
+            deadline = time.monotonic() + _START_SECONDS
+            while not _answers(client, url + path):
+                if process.poll() is not None:
+                    raise SetupError(f"The {name} did not start; its reason stands above.")
+                if time.monotonic() > deadline:
+                    raise SetupError(f"The {name} did not answer at {url} within {_START_SECONDS:g} seconds.")
+                time.sleep(0.05)
+
+    def wait(self) -> None:
+        """Returns when a service ends by itself.
+
+        Raises:
+            SetupError: says which.
+        """
+        while True:
+            for name, process in self._running.items():
+                if process.poll() is not None:
+                    raise SetupError(f"The {name} ended by itself; its reason stands above.")
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Stops both, the edge first, so that it never sees the cloud go."""
+        for process in reversed(self._running.values()):
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(_STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _answers(client: httpx.Client, url: str) -> bool:
+    try:
+        return client.get(url).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def main() -> int:
+    """Runs the pair; the exit status is 0 after Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    pair = Pair()
+    try:
+        cloud = load_settings(CloudSettings)
+        edge = load_settings(EdgeSettings)
+        cloud_url = f"http://{cloud.host}:{cloud.port}"
+        pair.start("cloud", "cloud_service", cloud_url, "/readyz", {})
+        environment = {
+            "PATRONUS_EDGE__CLOUD__URL": cloud_url,
+            "PATRONUS_EDGE__CLOUD__API_KEY_FILE": str(cloud.first_key_file),
+        }
+        edge_url = f"http://{edge.host}:{edge.port}"
+        pair.start("edge", "edge_service", edge_url, "/readyz", environment)
+        print(_welcome(edge_url, edge.first_key_file), flush=True)  # noqa: T201
+        pair.wait()
+    except PatronusError as error:
+        print(error.detail, file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        pair.stop()
+    return 1
+
+
+def _welcome(edge_url: str, key_file: Path) -> str:
+    patronus = Path(sys.executable).with_name("patronus")
+    with contextlib.suppress(ValueError):
+        patronus = patronus.relative_to(Path.cwd())
+    pictures = "tests/pictures"
+    return f"""
+Patronus is running. The edge is at {edge_url}; Ctrl-C stops both services.
+
+A first call, in another terminal, in this folder:
+
+  {patronus} gallery create staff
+  {patronus} enroll staff obama {pictures}/obama/portrait.jpg
+  {patronus} verify staff obama {pictures}/obama/speech.jpg
+  {patronus} identify staff {pictures}/obama/speech.jpg
+
+The same with curl:
+
+  KEY=$(cat {key_file})
+  curl -X PUT  {edge_url}/v1/galleries/staff -H "Authorization: Bearer $KEY"
+  curl -F image=@{pictures}/obama/portrait.jpg -H "Authorization: Bearer $KEY" {edge_url}/v1/galleries/staff/subjects/obama/faces
+  curl -F image=@{pictures}/obama/speech.jpg -H "Authorization: Bearer $KEY" {edge_url}/v1/galleries/staff/subjects/obama/verify
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""The client verbs: gallery, subject, enroll, verify, identify.
+
+Against the pair that ``make run`` started on this machine they need no flags.
+Exit status: 0 done (a no_match too), 1 refused or failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared.errors import PatronusError
+
+if TYPE_CHECKING:
+    from edge_service.cli.edge_client import EdgeClient
+    from edge_service.cli.output import Output
+
+app = typer.Typer()
+gallery = typer.Typer(help="Galleries: create, list, show, erase.", no_args_is_help=True)
+subject = typer.Typer(help="Subjects of a gallery: list, show, erase.", no_args_is_help=True)
+app.add_typer(gallery, name="gallery")
+app.add_typer(subject, name="subject")
+
+Edge = Annotated[
+    str | None, typer.Option(envvar="PATRONUS_EDGE_URL", help="The edge. [default: the one on this machine]")
+]
+KeyFile = Annotated[Path | None, typer.Option(help="File with an API key. [default: the edge's own on this machine]")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Gallery = Annotated[str, typer.Argument(help="The gallery.")]
+Subject = Annotated[str, typer.Argument(help="The subject.")]
+Picture = Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.")]
+Quality = Annotated[
+    str | None, typer.Option("--quality", help="none, auto, low, medium or high. [default: as the edge is set]")
+]
+
+
+@gallery.command("create")
+def create_gallery(
+    name: Gallery,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0001, max=0.9999, help="Cosine to accept at. [default: the embedder's]")
+    ] = None,
+    fmr: Annotated[
+        float | None, typer.Option(min=0, max=1, help="False match rate that you measured at this threshold.")
+    ] = None,
+    edge: Edge = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Make a gallery. Making it again changes nothing."""
+    if (threshold is None) != (fmr is None):
+        raise typer.BadParameter("--threshold and --fmr go together: a threshold means nothing without its rate")
+    wanted = {"threshold": None if threshold is None else {"cosine": threshold, "fmr": fmr}}
+    client, out = _open(edge, key_file, json)
+    answer = client.call("PUT", _gallery(name), json=wanted)
+    at = answer["threshold"]
+    out.result(answer, f"Gallery {name} is there; it accepts from cosine {at['cosine']:g} (FMR {at['fmr']:g}).")
+
+
+@gallery.command("list")
+def list_galleries(edge: Edge = None, key_file: KeyFile = None, json: Json = False) -> None:
+    """Show all galleries."""
+    client, out = _open(edge, key_file, json)
+    found = _pages(client, "/v1/galleries")
+    for info in found if json else []:
+        out.result(info, "")
+    rows = [[info["gallery"], str(info["subjects"]), str(info["templates"])] for info in found]
+    out.table("Galleries", ["gallery", "subjects", "templates"], rows)
+    if not found and not json:
+        out.people.print("There is no gallery yet; make one: patronus gallery create NAME")
+
+
+@gallery.command("show")
+def show_gallery(name: Gallery, edge: Edge = None, key_file: KeyFile = None, json: Json = False) -> None:
+    """Show a gallery: how much is in it, threshold, contract."""
+    client, out = _open(edge, key_file, json)
+    answer = client.call("GET", _gallery(name))
+    contract = answer["contract"]
+    out.result(
+        answer,
+        f"{answer['subjects']} subjects, {answer['templates']} templates; accepts from cosine "
+        f"{answer['threshold']['cosine']:g}; embedder {contract['embedder']['name']}, "
+        f"profile {contract['profile']['name']}, {'sealed' if contract['seal'] else 'not sealed'}.",
+    )
+
+
+@gallery.command("delete")
+def delete_gallery(
+    name: Gallery,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    edge: Edge = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Erase a gallery with everybody in it."""
+    if not yes:
+        typer.confirm(f"Erase the gallery {name} with everybody in it, for good?", abort=True, err=True)
+    client, out = _open(edge, key_file, json)
+    answer = client.call("DELETE", _gallery(name))
+    out.result(answer, f"Erased {answer['subjects']} subjects with {answer['templates']} templates.")
+
+
+@subject.command("list")
+def list_subjects(name: Gallery, edge: Edge = None, key_file: KeyFile = None, json: Json = False) -> None:
+    """Show the subjects of a gallery."""
+    client, out = _open(edge, key_file, json)
+    found = _pages(client, f"{_gallery(name)}/subjects")
+    for info in found if json else []:
+        out.result(info, "")
+    out.table(f"Subjects of {name}", ["subject", "templates"], [[i["subject"], str(i["templates"])] for i in found])
+
+
+@subject.command("show")
+def show_subject(name: Gallery, who: Subject, edge: Edge = None, key_file: KeyFile = None, json: Json = False) -> None:
+    """Show the ids of a subject's faces."""
+    client, out = _open(edge, key_file, json)
+    answer = client.call("GET", _subject(name, who))
+    out.result(answer, "\n".join(f"{face['id']}  {face['created_at']}" for face in answer["templates"]))
+
+
+@subject.command("delete")
+def delete_subject(
+    name: Gallery,
+    who: Subject,
+    face: Annotated[str | None, typer.Option(help="Only this face, by its id.")] = None,
+    edge: Edge = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Erase a subject with all faces, or one face."""
+    client, out = _open(edge, key_file, json)
+    answer = client.call("DELETE", _subject(name, who) + (f"/faces/{_quoted(face)}" if face else ""))
+    out.result(answer, f"Erased {answer['templates']} templates.")
+
+
+@app.command()
+def enroll(
+    name: Gallery,
+    who: Annotated[str | None, typer.Argument(metavar="[SUBJECT]", help="The subject; absent with --from.")] = None,
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PICTURE]...", help="Pictures, or folders of them.")
+    ] = None,
+    people: Annotated[
+        Path | None, typer.Option("--from", help="Folder with a folder, or a picture, of each subject.")
+    ] = None,
+    quality: Quality = None,
+    edge: Edge = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Enroll pictures: each by itself, so that a poor one stops none of the others."""
+    from edge_service.cli.enrollment import enroll_all
+    from edge_service.cli.pictures import people_in, pictures_of
+
+    if people is not None and who is None:
+        found = people_in(people)
+    elif people is None and who is not None and pictures:
+        found = pictures_of(who, pictures)
+    else:
+        raise typer.BadParameter("give SUBJECT and PICTURE..., or --from FOLDER and neither")
+    client, out = _open(edge, key_file, json)
+    if not enroll_all(client, out, name, found, quality):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    name: Gallery,
+    who: Subject,
+    picture: Picture,
+    quality: Quality = None,
+    edge: Edge = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Tell whether a picture shows a subject (1:1)."""
+    client, out = _open(edge, key_file, json)
+    answer = client.send_picture(f"{_subject(name, who)}/verify", picture, quality_filter=quality)
+    out.result(
+        answer, f"{answer['decision']}: cosine {answer['similarity']:.3f}, accepted from {answer['threshold']:g}"
+    )
+
+
+@app.command()
+def identify(
+    name: Gallery,
+    picture: Picture,
+    top_k: Annotated[int, typer.Option(min=1, max=100, help="Candidates a face, at most.")] = 5,
+    max_faces: Annotated[int, typer.Option(min=1, max=32, help="Faces to look for, largest first.")] = 1,
+    quality: Quality = None,
+    edge: Edge = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Tell who of a gallery a picture shows (1:N)."""
+    client, out = _open(edge, key_file, json)
+    answer = client.send_picture(
+        f"{_gallery(name)}/identify", picture, top_k=top_k, max_faces=max_faces, quality_filter=quality
+    )
+    lines = []
+    for number, face in enumerate(answer["faces"], start=1):
+        who = ", ".join(f"{one['subject']} ({one['similarity']:.3f})" for one in face["candidates"]) or "unknown"
+        lines.append(f"face {number}: {who}")
+    out.result(answer, "\n".join(lines))
+
+
+def _open(edge: str | None, key_file: Path | None, as_json: bool) -> tuple[EdgeClient, Output]:
+    from edge_service.cli.edge_client import connect
+    from edge_service.cli.output import Output
+
+    return connect(edge, key_file), Output(as_json=as_json)
+
+
+def _pages(client: EdgeClient, path: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = client.call("GET", path, params={"limit": 500} | ({"after": after} if after else {}))
+        found += page["items"]
+        after = page["next"]
+        if after is None:
+            return found
+
+
+def _quoted(part: str) -> str:
+    from urllib.parse import quote
+
+    # A lone dot or two would be taken for a step in the path before it is sent.
+    if not part.strip("."):
+        raise PatronusError(f"{part!r} is not a name; use letters and digits.")
+    return quote(part, safe="")
+
+
+def _gallery(name: str) -> str:
+    return f"/v1/galleries/{_quoted(name)}"
+
+
+def _subject(name: str, who: str) -> str:
+    return f"{_gallery(name)}/subjects/{_quoted(who)}"

@@ -1,0 +1,96 @@
+"""A small client of the edge's REST interface, for the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from shared.errors import BadRequest, PatronusError, SetupError
+from shared.home import patronus_home
+from shared.request_context import REQUEST_ID_HEADER
+from shared.secret_files import read_secret
+
+DEFAULT_EDGE = "http://127.0.0.1:8000"
+# A picture over a slow uplink, and the edge's own patience with the cloud.
+_SECONDS = 60.0
+
+
+class Refused(PatronusError):
+    """The edge refused, or failed; ``detail`` is what it said."""
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        super().__init__(str(problem.get("detail", "")), reason=problem.get("reason"))
+        self.problem = problem
+
+
+class EdgeClient:
+    """Calls one edge.
+
+    Args:
+        url: of the edge.
+        key: an API key of it.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        self._http = httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_SECONDS, trust_env=False
+        )
+
+    def call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        """The edge's answer.
+
+        Raises:
+            Refused: it answered with a problem.
+            SetupError: it cannot be reached, or what answers there is not an edge.
+        """
+        try:
+            response = self._http.request(method, path, **request)
+            answer = response.json()
+        except httpx.HTTPError:
+            raise SetupError(
+                f"No edge answers at {self._http.base_url}; start one with `make run`, or name it with --edge."
+            ) from None
+        except ValueError:
+            raise SetupError(f"What answers at {self._http.base_url} is not an edge.") from None
+        if not isinstance(answer, dict):
+            raise SetupError(f"What answers at {self._http.base_url} is not an edge.")
+        if response.is_error:
+            raise Refused({REQUEST_ID_HEADER: response.headers.get(REQUEST_ID_HEADER), **answer})
+        return answer
+
+    def send_picture(self, path: str, picture: Path, **params: Any) -> dict[str, Any]:
+        """Sends one picture.
+
+        Raises:
+            BadRequest: the file cannot be read.
+            Refused: the edge refused it.
+            SetupError: no edge answers.
+        """
+        try:
+            content = picture.read_bytes()
+        except OSError as error:
+            raise BadRequest(f"{picture}: cannot be read ({error.strerror}).") from None
+        files = {"image": (picture.name, content, "application/octet-stream")}
+        return self.call("POST", path, files=files, params={k: v for k, v in params.items() if v is not None})
+
+
+def connect(url: str | None, key_file: Path | None) -> EdgeClient:
+    """A client of the edge that is named, else of the one that ``make run`` started on this machine.
+
+    Raises:
+        SetupError: there is no API key where it is looked for.
+    """
+    key = os.environ.get("PATRONUS_API_KEY")
+    if key is None or key_file is not None:
+        path = key_file or patronus_home() / "edge" / "api_key"
+        try:
+            key = read_secret(path).decode("ascii").strip()
+        except (FileNotFoundError, UnicodeDecodeError):
+            raise SetupError(
+                f"There is no API key in {path}; start an edge here, or name the key's file with --key-file or the key "
+                "itself in PATRONUS_API_KEY."
+            ) from None
+    return EdgeClient(url or DEFAULT_EDGE, key)

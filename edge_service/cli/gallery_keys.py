@@ -1,0 +1,92 @@
+"""``patronus keys``: take a gallery's secret key to another edge, so that several edges can serve one gallery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_service.privacy.keys import KeyStore
+
+app = typer.Typer(help="Secret keys of galleries: move one to another edge.", no_args_is_help=True)
+
+Gallery = Annotated[str, typer.Argument(help="The gallery.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option(help="Private file that holds the passphrase. Absent: it is asked for.")
+]
+
+
+@app.command("export")
+def export_key(
+    gallery: Gallery,
+    out: Annotated[Path, typer.Argument(help="New file for the wrapped key.")],
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Write a gallery's key to a file, wrapped under a passphrase."""
+    from edge_service.privacy.key_transfer import wrap
+    from shared.errors import Conflict
+    from shared.secret_files import write_secret
+
+    key = _store().gallery(_checked(gallery))
+    wrapped = wrap(key, _passphrase(passphrase_file, confirm=True))
+    try:
+        write_secret(out, wrapped.encode(), replace=False)
+    except FileExistsError:
+        raise Conflict(f"The file {out} is there already; name another.") from None
+    typer.echo(f"The key of gallery {gallery} is in {out}. Fingerprint: {key.fingerprint()}")
+
+
+@app.command("import")
+def import_key(
+    file: Annotated[Path, typer.Argument(help="A file that `patronus keys export` wrote.", exists=True)],
+    passphrase_file: PassphraseFile = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace another key of the same gallery.")] = False,
+) -> None:
+    """Keep the key of a gallery that another edge made."""
+    from edge_service.privacy.key_transfer import unwrap
+
+    key = unwrap(file.read_bytes(), _passphrase(passphrase_file, confirm=False))
+    _store().put(key, replace=replace)
+    typer.echo(f"This edge now has the key of gallery {key.gallery}. Fingerprint: {key.fingerprint()}")
+    typer.echo("Compare the fingerprint with the one that the export showed. A running edge must be started again.")
+
+
+@app.command()
+def fingerprint(gallery: Gallery) -> None:
+    """Show the fingerprint of a gallery's key, which tells nothing about it."""
+    typer.echo(_store().gallery(_checked(gallery)).fingerprint())
+
+
+def _store() -> KeyStore:
+    from edge_service.privacy.keys import KeyStore
+    from edge_service.settings import EdgeSettings
+    from shared.service_settings import load_settings
+
+    return KeyStore(load_settings(EdgeSettings).home)
+
+
+def _checked(gallery: str) -> str:
+    from pydantic import TypeAdapter, ValidationError
+
+    from shared.names import GalleryName
+
+    try:
+        name: str = TypeAdapter(GalleryName).validate_python(gallery)
+    except ValidationError:
+        raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens") from None
+    return name
+
+
+def _passphrase(file: Path | None, *, confirm: bool) -> str:
+    from shared.errors import BadRequest
+    from shared.secret_files import read_secret
+
+    if file is None:
+        entered: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm)
+        return entered
+    try:
+        return read_secret(file).decode().rstrip("\r\n")
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise BadRequest(f"The passphrase file {file} cannot be read as text.") from None

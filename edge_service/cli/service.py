@@ -1,0 +1,39 @@
+"""``patronus edge``: run the service, make its keys, and manage its API keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.keys_command import keys_command
+
+if TYPE_CHECKING:
+    from shared.key_ring import KeyRing
+
+
+def _ring() -> KeyRing:
+    from edge_service.settings import EdgeSettings
+    from shared.key_ring import KeyRing
+    from shared.service_settings import load_settings
+
+    return KeyRing(load_settings(EdgeSettings).keys_file)
+
+
+app = typer.Typer(help="The edge: takes pictures, sends protected templates.", no_args_is_help=True)
+app.add_typer(keys_command(_ring, "edge"), name="keys")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")] = None,
+) -> None:
+    """Run the service in the foreground."""
+    from edge_service.app import create_app
+    from edge_service.settings import EdgeSettings
+    from shared.http.serving import serve as run
+    from shared.service_settings import load_settings
+
+    settings = load_settings(EdgeSettings, host=host, port=port)
+    run(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)

@@ -1,0 +1,48 @@
+"""Serves an application until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import uvicorn
+from fastapi import FastAPI
+
+from shared.logs import LogLevel, configure_logging
+
+# Longer than the edge's pool keeps an idle connection (20 s), so that the caller, not this side, ends it.
+_KEEP_ALIVE_SECONDS = 30
+# Less than the 30 s after which Kubernetes kills, and the 10 s after which Compose does.
+_GRACEFUL_SECONDS = 8
+# Connections, idle ones too; one more is answered 503 at once instead of holding memory.
+_CONNECTIONS = 1000
+
+
+def serve(app: FastAPI, *, host: str, port: int, log_level: LogLevel) -> None:
+    """Runs the application in the foreground; returns after SIGINT or SIGTERM.
+
+    Raises:
+        SetupError: something the application needs at its start is missing, in use or damaged.
+    """
+    configure_logging(log_level)
+    asyncio.run(_serve(app, host, port))
+
+
+async def _serve(app: FastAPI, host: str, port: int) -> None:
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        lifespan="off",  # opened below: what stops a start is then told in one sentence, not as a traceback
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACEFUL_SECONDS,
+    )
+    async with app.router.lifespan_context(app):
+        # uvicorn raises the signal that stopped it once more when it is done; what is open is still to be closed then.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        await uvicorn.Server(config).serve()

@@ -1,0 +1,57 @@
+"""``keys list|create|revoke`` for the API keys of a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.credentials import Scope
+from shared.errors import SetupError
+from shared.key_ring import KeyRing
+from shared.secret_files import write_secret
+
+
+def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
+    """The commands for one service.
+
+    Args:
+        ring: opens the service's keys.
+        service: how the help calls it.
+    """
+    app = typer.Typer(help=f"API keys of the {service}.", no_args_is_help=True)
+
+    @app.command("list")
+    def show() -> None:
+        """Show all API keys: id, state, scopes, galleries, label."""
+        for record in ring().records():
+            state = "revoked" if record.revoked_at else "valid"
+            galleries = "all" if record.galleries is None else ",".join(sorted(record.galleries))
+            typer.echo(f"{record.id}  {state:7}  {','.join(sorted(record.scopes)):19}  {galleries}  {record.label}")
+
+    @app.command()
+    def create(
+        label: Annotated[str, typer.Option(help="What the key is for.")],
+        scope: Annotated[list[Scope], typer.Option(help="What it may do; repeat for several.")],
+        gallery: Annotated[list[str] | None, typer.Option(help="A gallery it is for; repeat. Absent: all.")] = None,
+        out: Annotated[Path | None, typer.Option(help="Leave it in this new private file, unshown.")] = None,
+    ) -> None:
+        """Make an API key. It is shown once and cannot be shown again."""
+        if out is not None and out.exists():
+            raise SetupError(f"The file {out} is there already; name another.")
+        key, record = ring().add(label, scope, gallery or None)
+        if out is None:
+            typer.echo(key)
+            return
+        write_secret(out, f"{key}\n".encode("ascii"), replace=False)
+        typer.echo(f"The key {record.id} is in {out}.")
+
+    @app.command()
+    def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as listed.")]) -> None:
+        """Revoke an API key at once and for good, also under a running service."""
+        ring().revoke(key_id)
+        typer.echo(f"The key {key_id} is revoked.")
+
+    return app
