@@ -1,0 +1,17 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def models_folder() -> Path:
+    """The real face models, ready to run: fetched and converted once, then only checked."""
+    from edge_service.models import load_manifest, models_dir, prepare, sources_dir, upstream_base
+
+    folder = models_dir()
+    prepare(load_manifest(), folder, sources_dir(), upstream_base())
+    return folder
