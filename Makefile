@@ -17,10 +17,10 @@ help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 run: $(VENV)/.run models  ## Run edge and cloud here, in the foreground, until Ctrl-C
-	@exec $(BIN)/python deploy/run_pair.py
+	@exec $(BIN)/python -m deploy.run_pair
 
 demo: $(VENV)/.run models  ## Enroll, verify and identify the sample pictures, in a folder of its own
-	@exec $(BIN)/python deploy/demo.py
+	@exec $(BIN)/python -m lab.demo
 
 test: $(VENV)/.test models  ## Run every test, with coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)

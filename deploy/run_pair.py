@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -27,8 +29,8 @@ class Pair:
     def __init__(self) -> None:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, module: str, url: str, path: str, environment: dict[str, str]) -> None:
-        """Starts a service and waits until it answers.
+    def start(self, name: str, module: str, url: str, environment: dict[str, str]) -> None:
+        """Starts a service and waits until it is ready.
 
         Raises:
             SetupError: it ended, or did not answer in time; its own words are on standard error.
@@ -42,7 +44,7 @@ class Pair:
             )
             self._running[name] = process
             deadline = time.monotonic() + _START_SECONDS
-            while not _answers(client, url + path):
+            while not _answers(client, url + "/readyz"):
                 if process.poll() is not None:
                     raise SetupError(f"The {name} did not start; its reason stands above.")
                 if time.monotonic() > deadline:
@@ -63,14 +65,19 @@ class Pair:
 
     def stop(self) -> None:
         """Stops both, the edge first, so that it never sees the cloud go."""
-        for process in reversed(self._running.values()):
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(_STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        for name in reversed(list(self._running)):
+            self.stop_one(name)
+
+    def stop_one(self, name: str) -> None:
+        """Stops one service: asks it to end, and ends it if it does not."""
+        process = self._running.pop(name)
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _answers(client: httpx.Client, url: str) -> bool:
@@ -78,6 +85,44 @@ def _answers(client: httpx.Client, url: str) -> bool:
         return client.get(url).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
+
+
+def free_port() -> int:
+    """A port of the loopback interface that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running_pair(home: Path) -> Iterator[tuple[str, Path]]:
+    """A pair with keys and data of its own, on free ports, for a measurement or a demonstration.
+
+    Args:
+        home: for keys and data.
+
+    Yields:
+        The edge's address, and the file of its API key.
+
+    Raises:
+        SetupError: a service did not start.
+    """
+    cloud, edge = free_port(), free_port()
+    environment = {
+        "PATRONUS_HOME": str(home),
+        "PATRONUS_EDGE__LOG_LEVEL": "error",
+        "PATRONUS_CLOUD__LOG_LEVEL": "error",
+    }
+    ports = {"PATRONUS_CLOUD__PORT": str(cloud), "PATRONUS_EDGE__PORT": str(edge)}
+    at_cloud = {"PATRONUS_EDGE__CLOUD__URL": f"http://127.0.0.1:{cloud}"}
+    pair = Pair()
+    try:
+        pair.start("cloud", "cloud_service", f"http://127.0.0.1:{cloud}", environment | ports)
+        pair.start("edge", "edge_service", f"http://127.0.0.1:{edge}", environment | ports | at_cloud)
+        yield f"http://127.0.0.1:{edge}", home / "edge" / "api_key"
+    finally:
+        pair.stop()
 
 
 def main() -> int:
@@ -88,13 +133,13 @@ def main() -> int:
         cloud = load_settings(CloudSettings)
         edge = load_settings(EdgeSettings)
         cloud_url = f"http://{cloud.host}:{cloud.port}"
-        pair.start("cloud", "cloud_service", cloud_url, "/readyz", {})
+        pair.start("cloud", "cloud_service", cloud_url, {})
         environment = {
             "PATRONUS_EDGE__CLOUD__URL": cloud_url,
             "PATRONUS_EDGE__CLOUD__API_KEY_FILE": str(cloud.first_key_file),
         }
         edge_url = f"http://{edge.host}:{edge.port}"
-        pair.start("edge", "edge_service", edge_url, "/readyz", environment)
+        pair.start("edge", "edge_service", edge_url, environment)
         print(_welcome(edge_url, edge.first_key_file), flush=True)  # noqa: T201
         pair.wait()
     except PatronusError as error:
@@ -125,9 +170,10 @@ A first call, in another terminal, in this folder:
 The same with curl:
 
   KEY=$(cat {key_file})
-  curl -X PUT  {edge_url}/v1/galleries/staff -H "Authorization: Bearer $KEY"
-  curl -F image=@{pictures}/obama/portrait.jpg -H "Authorization: Bearer $KEY" {edge_url}/v1/galleries/staff/subjects/obama/faces
-  curl -F image=@{pictures}/obama/speech.jpg -H "Authorization: Bearer $KEY" {edge_url}/v1/galleries/staff/subjects/obama/verify
+  GALLERY={edge_url}/v1/galleries/staff
+  curl -H "Authorization: Bearer $KEY" -X PUT $GALLERY
+  curl -H "Authorization: Bearer $KEY" -F image=@{pictures}/obama/portrait.jpg $GALLERY/subjects/obama/faces
+  curl -H "Authorization: Bearer $KEY" -F image=@{pictures}/obama/speech.jpg $GALLERY/subjects/obama/verify
 """
 
 

@@ -27,14 +27,14 @@ class Output:
         if self.as_json:
             sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
         else:
-            self.people.print(sentence, markup=False)
+            self.people.print(sentence, markup=False, soft_wrap=True)
 
     def refused(self, problem: dict[str, Any], sentence: str) -> None:
         """One refusal: an object among the others for programs, a sentence on standard error for people."""
         if self.as_json:
             sys.stdout.write(json.dumps(problem, ensure_ascii=False) + "\n")
         else:
-            self.errors.print(sentence, markup=False)
+            self.errors.print(sentence, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """A table, for people only."""

@@ -1,0 +1,1 @@
+"""How the pair is run: on one machine, in containers; and which models it runs on."""

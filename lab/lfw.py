@@ -1,0 +1,91 @@
+"""Labeled Faces in the Wild, aligned to 112 x 112, read in place from a tar: ``lfw112/NAME/NAME_0001.jpg``."""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_service.settings import PictureLimits
+from edge_service.vision.decode import Pixels, decode
+from shared.errors import SetupError
+
+TAR, PAIRS = "lfw112.tar", "lfw_pairs.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A pair of LFW's standard protocol, view 2; pictures are ``NAME/NAME_0001``."""
+
+    first: str
+    second: str
+    genuine: bool
+    fold: int
+
+
+class Lfw:
+    """The data set in a folder.
+
+    Args:
+        folder: holds ``lfw112.tar`` and ``lfw_pairs.txt``.
+
+    Raises:
+        SetupError: one of them is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._tar, self._pairs = folder / TAR, folder / PAIRS
+        for path in (self._tar, self._pairs):
+            if not path.is_file():
+                raise SetupError(f"{path} is missing; name the folder that holds {TAR} and {PAIRS}.")
+
+    def names(self) -> list[str]:
+        """All pictures, ``NAME/NAME_0001``, in order."""
+        with tarfile.open(self._tar) as tar:
+            return sorted(_name(member) for member in tar.getmembers() if member.isfile())
+
+    def faces(self, names: list[str]) -> NDArray[np.uint8]:
+        """Aligned faces: (n, 112, 112, 3) uint8 RGB, in the order of the names."""
+        wanted = set(names)
+        found: dict[str, Pixels] = {}
+        limits = PictureLimits()
+        with tarfile.open(self._tar) as tar:
+            for member in tar:
+                if member.isfile() and _name(member) in wanted:
+                    file = tar.extractfile(member)
+                    if file is not None:
+                        found[_name(member)] = decode(file.read(), limits)
+        return np.stack([found[name] for name in names])
+
+    def pairs(self) -> list[Pair]:
+        """The 6,000 pairs of view 2, in ten folds of 300 genuine and 300 impostor pairs."""
+        lines = [line.split() for line in self._pairs.read_text().splitlines()]
+        folds, each = int(lines[0][0]), int(lines[0][1])
+        pairs = []
+        for position, parts in enumerate(lines[1:]):
+            fold = position // (2 * each)
+            if len(parts) == 3:
+                name, first, second = parts
+                pairs.append(Pair(_picture(name, first), _picture(name, second), True, fold))
+            else:
+                name, first, other, second = parts
+                pairs.append(Pair(_picture(name, first), _picture(other, second), False, fold))
+        if len(pairs) != folds * each * 2:
+            raise SetupError(f"{self._pairs} is cut off: it holds {len(pairs)} pairs of {folds * each * 2}.")
+        return pairs
+
+
+def person(name: str) -> str:
+    """Who is on the picture ``NAME/NAME_0001``."""
+    return name.split("/", maxsplit=1)[0]
+
+
+def _name(member: tarfile.TarInfo) -> str:
+    return "/".join(Path(member.name).with_suffix("").parts[-2:])
+
+
+def _picture(name: str, number: str) -> str:
+    return f"{name}/{name}_{int(number):04d}"
