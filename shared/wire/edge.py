@@ -34,7 +34,7 @@ class Quality(Wire):
     """What was measured about a face, and whether it is good enough."""
 
     face_pixels: float = Field(description="shorter side of the face box, in pixels")
-    sharpness: float = Field(description="variance of the Laplacian of the aligned face, in grey levels squared")
+    sharpness: float = Field(description="variance of the Laplacian over that of the grey levels, of the aligned face")
     brightness: float = Field(description="mean grey level of the aligned face, 0 to 255")
     turn: float = Field(description="how far the nose stands from between the eyes, 0 frontal to 1 and over: profile")
     detector_score: Rate
