@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from shared.contract import Contract
 from shared.envelope import TemplateEnvelope
@@ -51,6 +51,8 @@ class VerifyRequest(Wire):
 
 class IdentifyRequest(Wire):
     """Probes to look for in the whole gallery."""
+
+    model_config = ConfigDict(strict=True)
 
     probes: Annotated[list[TemplateEnvelope], Field(min_length=1, max_length=MAX_PROBES_A_REQUEST)]
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 5

@@ -25,6 +25,8 @@ class Wire(BaseModel):
 class Threshold(Wire):
     """The matcher's tau and what it was measured to let through."""
 
+    model_config = ConfigDict(strict=True)
+
     cosine: Annotated[float, Field(gt=0, lt=1, description="accept when the cosine is at least this")]
     fmr: Rate = Field(description="false match rate of one comparison at this threshold, as measured for the embedder")
 

@@ -1,0 +1,57 @@
+"""The cloud service as an application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+from cloud_service.admission import Admission
+from cloud_service.gallery.assembly import open_store
+from cloud_service.gallery.listing import Listing
+from cloud_service.gallery.matcher import Matcher
+from cloud_service.readiness import readiness_of
+from cloud_service.routes import router
+from cloud_service.settings import Settings
+from shared.http.application import make_application
+from shared.http.system import system_routes
+from shared.key_ring import KeyRing
+from shared.metrics import Metrics
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; its lifespan opens the store and closes it.
+
+    Raises:
+        SetupError: (the lifespan) a key file or the record is missing, in use or damaged.
+    """
+    metrics = Metrics("cloud")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await to_thread.run_sync(app.state.key_ring.ensure_first_key, settings.first_key_file)
+        store = await to_thread.run_sync(open_store, settings, metrics)
+        app.state.store = store
+        app.state.matcher = Matcher(store, metrics)
+        app.state.listing = Listing(store.record.database)
+        app.state.admission = Admission(settings.work.at_once, settings.work.waiting, settings.work.patience_seconds)
+        try:
+            yield
+        finally:
+            await to_thread.run_sync(store.close)
+
+    app = make_application(
+        title="Patronus cloud",
+        description="Stores protected templates of faces and matches them. Takes no picture, returns no template.",
+        lifespan=lifespan,
+        metrics=metrics,
+        limit_for=lambda _path: settings.body.max_bytes,
+        body_seconds=settings.body.seconds,
+    )
+    app.state.settings = settings
+    app.state.key_ring = KeyRing(settings.keys_file)
+    app.include_router(system_routes(metrics, readiness_of(app)))
+    app.include_router(router)
+    return app

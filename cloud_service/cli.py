@@ -1,0 +1,49 @@
+"""The commands ``patronus cloud …``. What they do is loaded when one is run, not to show help."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared.key_ring import KeyRing
+from shared.keys_command import keys_command
+
+
+def _operate() -> Any:
+    return import_module("cloud_service.operate")
+
+
+def _ring() -> KeyRing:
+    return KeyRing(import_module("cloud_service.settings").load_settings().keys_file)
+
+
+app = typer.Typer(
+    help="The cloud: stores protected templates and matches them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(keys_command(_ring, "cloud"), name="keys")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8001")] = None,
+) -> None:
+    """Run the service in the foreground."""
+    _operate().serve(host, port)
+
+
+@app.command()
+def init(
+    api_key_out: Annotated[
+        Path | None, typer.Option(help="Also leave the first API key in this private file, for the edge.")
+    ] = None,
+) -> None:
+    """Make the home folder and the first API key; harmless when repeated."""
+    typer.echo(_operate().init(api_key_out))

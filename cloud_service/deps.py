@@ -1,0 +1,66 @@
+"""What handlers ask for, by name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+
+from cloud_service.admission import Admission
+from cloud_service.gallery.listing import Listing
+from cloud_service.gallery.matcher import Matcher
+from cloud_service.gallery.store import Store
+from cloud_service.settings import Settings
+from shared.credentials import Scope
+from shared.http.auth import Caller, require
+from shared.names import GalleryName, SubjectName, TemplateId
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+def _matcher(request: Request) -> Matcher:
+    matcher: Matcher = request.app.state.matcher
+    return matcher
+
+
+def _listing(request: Request) -> Listing:
+    listing: Listing = request.app.state.listing
+    return listing
+
+
+async def _place(request: Request, _caller: Caller) -> AsyncIterator[None]:
+    # After the caller is known: a stranger takes no place.
+    admission: Admission = request.app.state.admission
+    async with admission.place():
+        yield
+
+
+SettingsDep = Annotated[Settings, Depends(_settings)]
+StoreDep = Annotated[Store, Depends(_store)]
+MatcherDep = Annotated[Matcher, Depends(_matcher)]
+ListingDep = Annotated[Listing, Depends(_listing)]
+
+# For a route's `dependencies`, before the place: what the key must be allowed.
+MAY_MANAGE = Depends(require(Scope.MANAGE))
+MAY_ENROLL = Depends(require(Scope.ENROLL))
+MAY_MATCH = Depends(require(Scope.MATCH))
+MAY_ENROLL_OR_MANAGE = Depends(require(Scope.ENROLL, Scope.MANAGE))
+MAY_ANYTHING = Depends(require(*Scope))
+# Given back when the handler is done, not when a slow caller has read the answer.
+PLACE = Depends(_place, scope="function")
+
+GalleryInPath = Annotated[GalleryName, Path(alias="gallery")]
+SubjectInPath = Annotated[SubjectName, Path(alias="subject")]
+TemplateInPath = Annotated[TemplateId, Path(alias="template")]
+Limit = Annotated[int, Query(ge=1, le=500, description="the most items on one page")]
+AfterGallery = Annotated[GalleryName | None, Query(description="`next` of the page before")]
+AfterSubject = Annotated[SubjectName | None, Query(description="`next` of the page before")]

@@ -1,0 +1,127 @@
+"""Pages of what the record holds, for those who manage it. Never a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Row, Select, func, select
+
+from cloud_service.gallery.database import Database
+from cloud_service.gallery.record import find_subject
+from cloud_service.gallery.tables import gallery, subject, template
+from shared.contract import Contract
+from shared.errors import NotFound
+from shared.wire.common import GalleryInfo, Page, SubjectDetail, SubjectInfo, TemplateInfo, Threshold
+
+Item = TypeVar("Item")
+
+_subjects = select(func.count()).where(subject.c.gallery_id == gallery.c.id).scalar_subquery()
+_templates = select(func.count()).where(template.c.gallery_id == gallery.c.id).scalar_subquery()
+_galleries = select(gallery, _subjects.label("subjects"), _templates.label("templates"))
+
+
+class Listing:
+    """Reads the record in the order of names.
+
+    Args:
+        database: where the record is.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def gallery(self, name: str) -> GalleryInfo:
+        """One gallery.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        with self._database.read() as connection:
+            row = connection.execute(_galleries.where(gallery.c.name == name)).first()
+        if row is None:
+            raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+        return _gallery_info(row)
+
+    def galleries(self, only: Collection[str] | None, after: str | None, limit: int) -> Page[GalleryInfo]:
+        """A page of galleries.
+
+        Args:
+            only: the names that the caller may know of; None: all.
+            after: the name that the page begins behind; None: the first page.
+            limit: the most on one page.
+        """
+        query = _galleries if only is None else _galleries.where(gallery.c.name.in_(sorted(only)))
+        return self._page(query, gallery.c.name, after, limit, _gallery_info)
+
+    def subjects(self, gallery_name: str, after: str | None, limit: int) -> Page[SubjectInfo]:
+        """A page of a gallery's subjects.
+
+        Raises:
+            NotFound: there is no such gallery.
+        """
+        counted = select(func.count()).where(template.c.subject_id == subject.c.id).scalar_subquery()
+        query = select(subject.c.name, subject.c.created_at, counted.label("templates")).where(
+            subject.c.gallery_id == self._gallery_id(gallery_name)
+        )
+        return self._page(query, subject.c.name, after, limit, _subject_info)
+
+    def subject(self, gallery_name: str, name: str) -> SubjectDetail:
+        """A subject with its templates, oldest first.
+
+        Raises:
+            NotFound: there is no such gallery or subject.
+        """
+        gallery_id = self._gallery_id(gallery_name)
+        with self._database.read() as connection:
+            subject_id = find_subject(connection, gallery_id, name)
+            created_at = connection.scalars(select(subject.c.created_at).where(subject.c.id == subject_id)).one()
+            rows = connection.execute(
+                select(template.c.uid, template.c.created_at)
+                .where(template.c.subject_id == subject_id)
+                .order_by(template.c.id)
+            ).all()
+        return SubjectDetail(
+            subject=name,
+            created_at=created_at,
+            templates=[TemplateInfo(id=row.uid, created_at=row.created_at) for row in rows],
+        )
+
+    def _gallery_id(self, name: str) -> int:
+        with self._database.read() as connection:
+            found = connection.scalar(select(gallery.c.id).where(gallery.c.name == name))
+        if found is None:
+            raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+        return int(found)
+
+    def _page(
+        self,
+        query: Select[Any],
+        name: ColumnElement[str],
+        after: str | None,
+        limit: int,
+        to_item: Callable[[Row[Any]], Item],
+    ) -> Page[Item]:
+        if after is not None:
+            query = query.where(name > after)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(name).limit(limit + 1)).all()
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return Page(items=[to_item(row) for row in rows], next=rows[-1].name if more else None)
+
+
+def _gallery_info(row: Row[Any]) -> GalleryInfo:
+    return GalleryInfo(
+        gallery=row.name,
+        contract=Contract.model_validate(row.contract),
+        contract_digest=row.contract_digest,
+        threshold=Threshold(cosine=row.threshold_cosine, fmr=row.threshold_fmr),
+        subjects=row.subjects,
+        templates=row.templates,
+        created_at=row.created_at,
+    )
+
+
+def _subject_info(row: Row[Any]) -> SubjectInfo:
+    return SubjectInfo(subject=row.name, templates=row.templates, created_at=row.created_at)

@@ -1,0 +1,162 @@
+"""The matcher: verification (1:1) and identification (1:N) against the gallery's unchanged threshold tau."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_service.gallery.envelopes import open_for
+from cloud_service.gallery.index import Hits
+from cloud_service.gallery.record import PinnedGallery, Stored
+from cloud_service.gallery.store import Store
+from shared.envelope import TemplateEnvelope
+from shared.metrics import Metrics
+from shared.scores import CosineSimilarity
+from shared.wire.cloud import IdentifyAnswer, ProbeResult
+from shared.wire.common import Candidate, VerifyAnswer
+
+# The first look asks for this many templates per subject wanted, and each further look for as many times more:
+# subjects with a few templates each are settled at once, and n templates in log(n) looks.
+_WIDENING = 4
+_LEAST_WIDTH = 32
+
+
+def exact_scores(vectors: NDArray[np.float32], probe: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosines of unit vectors in float64, clipped to [-1, 1].
+
+    A sum row by row, not a matrix product: equal rows get equal scores, wherever they stand.
+
+    Args:
+        vectors: (n, d) float32, unit rows.
+        probe: (d,) float32, a unit vector.
+
+    Returns:
+        (n,) float64.
+    """
+    products = vectors.astype(np.float64) * probe.astype(np.float64)
+    scores: NDArray[np.float64] = np.clip(products.sum(axis=1), -1.0, 1.0)
+    return scores
+
+
+class Matcher:
+    """Compares probes with what is stored. The index proposes, the record confirms, exact scores decide.
+
+    Args:
+        store: record and index.
+        metrics: where steps are timed.
+    """
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._record = store.record
+        self._metrics = metrics
+
+    def verify(self, gallery_name: str, subject: str, envelope: TemplateEnvelope) -> VerifyAnswer:
+        """Compares a probe with the templates of one subject; the best one counts.
+
+        Raises:
+            NotFound: there is no such gallery or subject.
+            ContractMismatch: the probe was made under another contract.
+            InvalidTemplate: the probe is not a unit vector of the gallery's length.
+        """
+        with self._metrics.step("record"):
+            gallery = self._record.gallery(gallery_name)
+            (probe,) = open_for(gallery, [envelope])
+            vectors = self._record.subject_vectors(gallery, subject)
+        with self._metrics.step("score"):
+            best = CosineSimilarity(float(exact_scores(vectors, probe).max()))
+        return VerifyAnswer(
+            decision="match" if gallery.threshold.accepts(best) else "no_match",
+            similarity=best.value,
+            threshold=gallery.threshold.cosine.value,
+            fmr_at_threshold=gallery.fmr,
+        )
+
+    def identify(self, gallery_name: str, envelopes: Sequence[TemplateEnvelope], top_k: int) -> IdentifyAnswer:
+        """Looks for each probe in the whole gallery: the ``top_k`` best subjects that reach tau.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: a probe was made under another contract.
+            InvalidTemplate: a probe is not a unit vector of the gallery's length.
+        """
+        with self._metrics.step("record"):
+            gallery = self._record.gallery(gallery_name)
+        looks = [_Look(gallery, probe, top_k) for probe in open_for(gallery, envelopes)]
+        self._look(gallery, looks, max(_LEAST_WIDTH, _WIDENING * top_k))
+        return IdentifyAnswer(
+            results=[look.result() for look in looks],
+            threshold=gallery.threshold.cosine.value,
+            fmr_at_threshold=gallery.fmr,
+        )
+
+    def _look(self, gallery: PinnedGallery, looks: Sequence[_Look], width: int) -> None:
+        index = self._store.index_of(gallery)
+        pending = list(looks)
+        while pending:
+            with self._metrics.step("index"):
+                hits = index.search(np.stack([look.probe for look in pending]), width)
+            for row, look in enumerate(pending):
+                look.propose(hits, row, index.score_error)
+            self._confirm(gallery, pending)
+            pending = [look for look in pending if not look.settled(hits.ids.shape[1] < width)]
+            width *= _WIDENING
+
+    def _confirm(self, gallery: PinnedGallery, looks: Sequence[_Look]) -> None:
+        wanted = np.unique(np.concatenate([look.proposed for look in looks]))
+        batches = self._record.stored(gallery, wanted)
+        while True:
+            with self._metrics.step("record"):
+                stored = next(batches, None)
+            if stored is None:
+                return
+            with self._metrics.step("score"):
+                for look in looks:
+                    look.confirm(stored)
+
+
+class _Look:
+    """One probe's way through the gallery: what the index proposed so far, and the best score of each subject."""
+
+    def __init__(self, gallery: PinnedGallery, probe: NDArray[np.float32], top_k: int) -> None:
+        self.probe = probe
+        self.proposed: NDArray[np.int64] = np.empty(0, np.int64)
+        self._threshold = gallery.threshold
+        self._top_k = top_k
+        self._seen: NDArray[np.int64] = np.empty(0, np.int64)
+        self._best: dict[str, float] = {}
+        self._unseen_at_most = 1.0
+
+    def propose(self, hits: Hits, row: int, score_error: float) -> None:
+        """Takes the index's proposals; those that may reach tau and are new are ``proposed``."""
+        scores = hits.scores[row].astype(np.float64)
+        near = hits.ids[row][scores >= self._threshold.cosine.value - score_error]
+        self.proposed = np.setdiff1d(near, self._seen)
+        self._seen = np.union1d(self._seen, near)
+        if len(scores):
+            self._unseen_at_most = float(scores[-1]) + score_error
+
+    def confirm(self, stored: Stored) -> None:
+        """Scores those of the proposed templates that the record still has."""
+        mine = np.flatnonzero(np.isin(stored.ids, self.proposed))
+        for at, score in zip(mine, exact_scores(stored.vectors[mine], self.probe), strict=True):
+            name = stored.subjects[at]
+            if self._threshold.accepts(CosineSimilarity(float(score))):
+                self._best[name] = max(float(score), self._best.get(name, -1.0))
+
+    def settled(self, seen_everything: bool) -> bool:
+        """Whether no template that the index has not shown yet can change the result."""
+        if seen_everything or self._unseen_at_most < self._threshold.cosine.value:
+            return True
+        ranked = self._ranked()
+        return len(ranked) == self._top_k and ranked[-1][1] > self._unseen_at_most
+
+    def result(self) -> ProbeResult:
+        """The best subjects, equal scores in the order of names; unknown when none reached tau."""
+        candidates = [Candidate(subject=name, similarity=score) for name, score in self._ranked()]
+        return ProbeResult(decision="match" if candidates else "unknown", candidates=candidates)
+
+    def _ranked(self) -> list[tuple[str, float]]:
+        return sorted(self._best.items(), key=lambda found: (-found[1], found[0]))[: self._top_k]

@@ -1,0 +1,351 @@
+"""The record: which galleries, subjects and templates there are. The truth; the index is derived from it.
+
+Only the store calls what writes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
+
+from cloud_service.gallery.database import Database
+from cloud_service.gallery.tables import gallery, subject, template
+from shared.errors import Conflict, ContractMismatch, NotFound
+from shared.scores import CosineThreshold
+from shared.wire.cloud import GallerySpec
+from shared.wire.common import Erased, TemplateInfo
+
+# How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
+_IDS_A_QUERY = 500
+# How many bytes of vectors are read at a time when an index is rebuilt.
+_BATCH_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedGallery:
+    """What every comparison in a gallery needs to know of it."""
+
+    id: int
+    name: str
+    contract_digest: str
+    dim: int
+    threshold: CosineThreshold
+    fmr: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A template to store: its id on the wire and its vector, (dim,) float32, a unit vector."""
+
+    uid: str
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an enrollment left: an answer for every template of it, and those that the index does not know yet.
+
+    ``ids`` is (n,) int64 and ``vectors`` (n, dim) float32; a repeated enrollment has n = 0.
+    """
+
+    answers: list[TemplateInfo]
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What an erasure removed, and the (n,) int64 ids that the index has to forget."""
+
+    erased: Erased
+    ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Templates as they are in the record now: (n,) int64 ids, their subjects, and (n, dim) float32 vectors."""
+
+    ids: NDArray[np.int64]
+    subjects: list[str]
+    vectors: NDArray[np.float32]
+
+
+class Record:
+    """Galleries, subjects and templates in SQL.
+
+    Args:
+        database: where they are.
+        max_templates_a_subject: the most that one subject may have.
+    """
+
+    def __init__(self, database: Database, max_templates_a_subject: int) -> None:
+        self.database = database
+        self._max_templates_a_subject = max_templates_a_subject
+
+    def gallery(self, name: str) -> PinnedGallery:
+        """The gallery of this name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self.database.read() as connection:
+            return _pinned(connection, gallery.c.name == name)
+
+    def require(self, pinned: PinnedGallery) -> None:
+        """Checks that a gallery is still there.
+
+        Raises:
+            NotFound: it was erased meanwhile, whatever may bear its name now.
+        """
+        with self.database.read() as connection:
+            _pinned(connection, gallery.c.id == pinned.id)
+
+    def galleries(self) -> list[PinnedGallery]:
+        """All galleries, in the order of their ids."""
+        with self.database.read() as connection:
+            return [_pinned_from(row) for row in connection.execute(select(gallery).order_by(gallery.c.id))]
+
+    def put_gallery(self, name: str, spec: GallerySpec) -> tuple[PinnedGallery, bool]:
+        """Makes a gallery, or finds it made alike; says which: true when it is new.
+
+        Raises:
+            ContractMismatch: it exists with another contract.
+            Conflict: it exists with another threshold.
+        """
+        digest = spec.contract.digest()
+        with self.database.write() as connection:
+            found = connection.execute(select(gallery).where(gallery.c.name == name)).first()
+            if found is None:
+                connection.execute(
+                    insert(gallery).values(
+                        name=name,
+                        contract=spec.contract.model_dump(mode="json"),
+                        contract_digest=digest,
+                        dim=spec.contract.dim,
+                        threshold_cosine=spec.threshold.cosine,
+                        threshold_fmr=spec.threshold.fmr,
+                        created_at=datetime.now(UTC),
+                    )
+                )
+            pinned = _pinned(connection, gallery.c.name == name)
+        if pinned.contract_digest != digest:
+            raise ContractMismatch(
+                "The gallery exists with another contract; use another name, or the edge it was made by.",
+                expected=pinned.contract_digest,
+                given=digest,
+            )
+        if (pinned.threshold.cosine.value, pinned.fmr) != (spec.threshold.cosine, spec.threshold.fmr):
+            raise Conflict(
+                "The gallery exists with another threshold; send the one it has, or use another name.",
+                reason="threshold_differs",
+            )
+        return pinned, found is None
+
+    def add_templates(self, pinned: PinnedGallery, name: str, rows: Sequence[NewRow], room: int) -> Added:
+        """Stores templates of one subject, all or none. Those stored before, alike, are answered as they were.
+
+        Args:
+            pinned: the gallery.
+            name: of the subject; it is made with its first template.
+            rows: the templates, with distinct ids.
+            room: how many more the gallery may hold.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+            Conflict: an id is taken by another template, or the gallery or the subject is full.
+        """
+        with self.database.write() as connection:
+            _pinned(connection, gallery.c.id == pinned.id)
+            known = _known(connection, pinned.id, name, rows)
+            new = [row for row in rows if row.uid not in known]
+            now = datetime.now(UTC)
+            ids: list[int] = []
+            if new:
+                self._refuse_when_full(connection, pinned.id, name, len(new), room)
+                subject_id = _subject_id(connection, pinned.id, name, now)
+                shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
+                added = connection.scalars(
+                    insert(template).returning(template.c.id, sort_by_parameter_order=True),
+                    [{**shared, "uid": row.uid, "vector": _to_bytes(row.vector)} for row in new],
+                )
+                ids = list(added)
+        return Added(
+            answers=[TemplateInfo(id=row.uid, created_at=known.get(row.uid, now)) for row in rows],
+            ids=np.array(ids, dtype=np.int64),
+            vectors=np.array([row.vector for row in new], dtype=np.float32).reshape(len(new), pinned.dim),
+        )
+
+    def erase_gallery(self, name: str) -> tuple[PinnedGallery, Erased]:
+        """Removes a gallery and all in it.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self.database.write() as connection:
+            pinned = _pinned(connection, gallery.c.name == name)
+            subjects = _count(connection, subject.c.gallery_id == pinned.id)
+            templates = _count(connection, template.c.gallery_id == pinned.id)
+            connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
+            connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
+            connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
+        return pinned, Erased(subjects=subjects, templates=templates)
+
+    def erase_subject(self, pinned: PinnedGallery, name: str) -> Removed:
+        """Removes a subject and all of its templates.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self.database.write() as connection:
+            subject_id = find_subject(connection, pinned.id, name)
+            return _remove(connection, subject_id, template.c.subject_id == subject_id)
+
+    def erase_template(self, pinned: PinnedGallery, name: str, uid: str) -> Removed:
+        """Removes a template, and its subject with the last one.
+
+        Raises:
+            NotFound: there is no such subject, or it has no such template.
+        """
+        with self.database.write() as connection:
+            subject_id = find_subject(connection, pinned.id, name)
+            removed = _remove(connection, subject_id, (template.c.subject_id == subject_id) & (template.c.uid == uid))
+            if not removed.erased.templates:
+                raise NotFound("The subject has no template with this id.", reason="unknown_template")
+            return removed
+
+    def subject_vectors(self, pinned: PinnedGallery, name: str) -> NDArray[np.float32]:
+        """All templates of a subject: (n, dim) float32, n at least 1.
+
+        Raises:
+            NotFound: there is no such subject.
+        """
+        with self.database.read() as connection:
+            subject_id = find_subject(connection, pinned.id, name)
+            found = connection.scalars(select(template.c.vector).where(template.c.subject_id == subject_id))
+            return _to_rows(list(found), pinned.dim)
+
+    def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64]) -> Iterator[Stored]:
+        """Those of the templates that are in the record now, some hundred at a time."""
+        query = select(template.c.id, subject.c.name, template.c.vector).join(
+            subject, subject.c.id == template.c.subject_id
+        )
+        for start in range(0, len(ids), _IDS_A_QUERY):
+            asked = [int(found) for found in ids[start : start + _IDS_A_QUERY]]
+            with self.database.read() as connection:
+                rows = connection.execute(
+                    query.where(template.c.gallery_id == pinned.id, template.c.id.in_(asked))
+                ).all()
+            yield Stored(
+                ids=np.array([row.id for row in rows], dtype=np.int64),
+                subjects=[row.name for row in rows],
+                vectors=_to_rows([row.vector for row in rows], pinned.dim),
+            )
+
+    def batches(self, pinned: PinnedGallery) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """All templates of a gallery in the order of ids, as (n,) int64 and (n, dim) float32, a few MB at a time."""
+        rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
+        last = 0
+        while True:
+            with self.database.read() as connection:
+                rows = connection.execute(
+                    select(template.c.id, template.c.vector)
+                    .where(template.c.gallery_id == pinned.id, template.c.id > last)
+                    .order_by(template.c.id)
+                    .limit(rows_a_batch)
+                ).all()
+            if not rows:
+                return
+            last = rows[-1].id
+            yield np.array([row.id for row in rows], dtype=np.int64), _to_rows([row.vector for row in rows], pinned.dim)
+
+    def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, room: int) -> None:
+        if new > room:
+            raise Conflict("The gallery is full; erase templates, or use another gallery.", reason="gallery_full")
+        held = connection.scalar(
+            select(func.count())
+            .select_from(template.join(subject, subject.c.id == template.c.subject_id))
+            .where(subject.c.gallery_id == gallery_id, subject.c.name == name)
+        )
+        if (held or 0) + new > self._max_templates_a_subject:
+            raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
+
+
+def _pinned(connection: Connection, which: ColumnElement[bool]) -> PinnedGallery:
+    row = connection.execute(select(gallery).where(which)).first()
+    if row is None:
+        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+    return _pinned_from(row)
+
+
+def _pinned_from(row: Any) -> PinnedGallery:
+    return PinnedGallery(
+        id=row.id,
+        name=row.name,
+        contract_digest=row.contract_digest,
+        dim=row.dim,
+        threshold=CosineThreshold.of(row.threshold_cosine),
+        fmr=row.threshold_fmr,
+    )
+
+
+def find_subject(connection: Connection, gallery_id: int, name: str) -> int:
+    """The id of a subject.
+
+    Raises:
+        NotFound: the gallery has no such subject.
+    """
+    query = select(subject.c.id).where(subject.c.gallery_id == gallery_id, subject.c.name == name)
+    found = connection.scalar(query)
+    if found is None:
+        raise NotFound("The gallery has no subject of this name.", reason="unknown_subject")
+    return int(found)
+
+
+def _subject_id(connection: Connection, gallery_id: int, name: str, now: datetime) -> int:
+    try:
+        return find_subject(connection, gallery_id, name)
+    except NotFound:
+        made = insert(subject).values(gallery_id=gallery_id, name=name, created_at=now).returning(subject.c.id)
+        return int(connection.scalars(made).one())
+
+
+def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[NewRow]) -> dict[str, datetime]:
+    """When those of the templates that are stored already were stored, by their ids on the wire."""
+    sent = {row.uid: _to_bytes(row.vector) for row in rows}
+    found = connection.execute(
+        select(template.c.uid, template.c.vector, template.c.created_at, subject.c.name)
+        .join(subject, subject.c.id == template.c.subject_id)
+        .where(template.c.gallery_id == gallery_id, template.c.uid.in_(list(sent)))
+    ).all()
+    if any(row.name != name or row.vector != sent[row.uid] for row in found):
+        raise Conflict(
+            "A template id of the request belongs to another template already; choose a new id.",
+            reason="template_id_taken",
+        )
+    return {row.uid: row.created_at for row in found}
+
+
+def _remove(connection: Connection, subject_id: int, which: ColumnElement[bool]) -> Removed:
+    ids = list(connection.scalars(delete(template).where(which).returning(template.c.id)))
+    gone = not _count(connection, template.c.subject_id == subject_id)
+    if gone:
+        connection.execute(delete(subject).where(subject.c.id == subject_id))
+    return Removed(Erased(subjects=int(gone), templates=len(ids)), np.array(ids, dtype=np.int64))
+
+
+def _count(connection: Connection, which: ColumnElement[bool]) -> int:
+    return int(connection.scalar(select(func.count()).where(which)) or 0)
+
+
+def _to_bytes(vector: NDArray[np.float32]) -> bytes:
+    return vector.astype("<f4").tobytes()
+
+
+def _to_rows(blobs: Sequence[bytes], dim: int) -> NDArray[np.float32]:
+    return np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(len(blobs), dim)

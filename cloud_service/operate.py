@@ -1,0 +1,53 @@
+"""What the commands do, apart from the command line, so that ``patronus --help`` need not load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cloud_service.app import create_app
+from cloud_service.settings import load_settings
+from shared.errors import SetupError
+from shared.http.serving import serve as serve_app
+from shared.key_ring import KeyRing
+from shared.secret_files import read_secret, write_secret
+
+
+def serve(host: str | None, port: int | None) -> None:
+    """Runs the service until it is told to stop.
+
+    Raises:
+        SetupError: a setting, key file or the record is missing, in use or damaged.
+    """
+    settings = load_settings(host=host, port=port)
+    serve_app(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)
+
+
+def init(api_key_out: Path | None) -> str:
+    """Makes the home folder and the first API key, and leaves a copy of that where it is wanted; says what was done.
+
+    Raises:
+        SetupError: the folder cannot be written, or a copy is wanted of a key that is not there any more.
+    """
+    settings = load_settings()
+    ring = KeyRing(settings.keys_file)
+    made = ring.ensure_first_key(settings.first_key_file)
+    if api_key_out is not None and _key_in(api_key_out, ring) is None:
+        key = _key_in(settings.first_key_file, ring)
+        if key is None:
+            raise SetupError(
+                f"The first API key is not in {settings.first_key_file} any more, or was revoked; "
+                "make another: patronus cloud keys create --out FILE."
+            )
+        write_secret(api_key_out, f"{key}\n".encode("ascii"), replace=True)
+    if made:
+        return f"The first API key is in {settings.first_key_file}."
+    return "The cloud has API keys already."
+
+
+def _key_in(path: Path, ring: KeyRing) -> str | None:
+    """The API key in a private file if it is valid here, else None."""
+    try:
+        key = read_secret(path).decode("ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    return key if ring.check(key) else None

@@ -1,0 +1,31 @@
+"""Templates: enrolled and erased, never returned."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, status
+
+from cloud_service.deps import (
+    MAY_ENROLL,
+    MAY_ENROLL_OR_MANAGE,
+    PLACE,
+    GalleryInPath,
+    StoreDep,
+    SubjectInPath,
+    TemplateInPath,
+)
+from shared.wire.cloud import EnrollAnswer, EnrollRequest
+from shared.wire.common import Erased
+
+router = APIRouter(prefix="/galleries/{gallery}/subjects/{subject}/templates", tags=["templates"])
+
+
+@router.post("", response_model=EnrollAnswer, status_code=status.HTTP_201_CREATED, dependencies=[MAY_ENROLL, PLACE])
+def enroll(gallery: GalleryInPath, subject: SubjectInPath, request: EnrollRequest, store: StoreDep) -> EnrollAnswer:
+    """Stores templates of a subject, all or none; harmless when repeated."""
+    return store.enroll(gallery, subject, request.templates)
+
+
+@router.delete("/{template}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE])
+def erase_template(gallery: GalleryInPath, subject: SubjectInPath, template: TemplateInPath, store: StoreDep) -> Erased:
+    """Erases a template, and its subject with the last one."""
+    return store.erase_template(gallery, subject, template)

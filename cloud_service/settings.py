@@ -1,0 +1,109 @@
+"""Every knob of the cloud, with its reason.
+
+Read from the environment: the prefix ``PATRONUS_CLOUD__``, and ``__`` between levels, so that ``work.at_once`` is
+``PATRONUS_CLOUD__WORK__AT_ONCE``. Settings do not change while the service runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import SetupError
+from shared.home import patronus_home
+from shared.logs import LogLevel
+
+_PREFIX = "PATRONUS_CLOUD__"
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class BodySettings(BaseModel):
+    """What a request may carry."""
+
+    model_config = _FROZEN
+
+    max_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    """100 templates of 4,096 float32 values are 2.2 MB in base64; the rest is room for the JSON around them."""
+    seconds: Annotated[float, Field(gt=0)] = 30.0
+    """8 MiB over a slow uplink of 2.5 Mbit/s; a sender that drips bytes is cut off here."""
+
+
+class RecordSettings(BaseModel):
+    """Where the truth is kept, and how much of it."""
+
+    model_config = _FROZEN
+
+    url: Annotated[str | None, Field(repr=False)] = None
+    """SQLAlchemy's URL of the database; absent: the file ``record.db`` in the home folder. May hold a password."""
+    busy_seconds: Annotated[float, Field(ge=0, le=60)] = 5.0
+    """How long to wait for an operator's own reader or a backup to let go of the file."""
+    max_templates_a_gallery: Annotated[int, Field(ge=1)] = 1_000_000
+    """The index holds all of them in memory: a million of 512 float32 values are 2 GB."""
+    max_templates_a_subject: Annotated[int, Field(ge=1)] = 1_000
+    """Bounds the work of one verification, and how far one subject can crowd an identification."""
+
+
+class WorkSettings(BaseModel):
+    """How much is done at once. What exceeds it is refused with 429, never queued without end."""
+
+    model_config = _FROZEN
+
+    at_once: Annotated[int, Field(ge=1, le=32)] = 8
+    """Requests at work in threads; under the 40 threads that the API keys' checks share with them."""
+    waiting: Annotated[int, Field(ge=0)] = 64
+    """Requests that may wait for their turn: eight rounds of the above."""
+    patience_seconds: Annotated[float, Field(gt=0)] = 2.0
+    """A door does not wait longer; the caller is told to come again."""
+    search_threads: Annotated[int, Field(ge=1)] = 1
+    """Threads of one search. One serves most when several searches run; more shorten a lone search."""
+
+
+class Settings(BaseSettings):
+    """The cloud's settings."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    home: Path = Field(default_factory=lambda: patronus_home() / "cloud")
+    """The folder of the record and of the API keys; nobody else may look into it."""
+    host: str = "127.0.0.1"
+    """Loopback: to be reached from elsewhere is decided by a person, behind TLS."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8001
+    """0 takes a free one."""
+    log_level: LogLevel = "info"
+    body: BodySettings = BodySettings()
+    record: RecordSettings = RecordSettings()
+    work: WorkSettings = WorkSettings()
+
+    @property
+    def record_url(self) -> str:
+        """The database's URL."""
+        return self.record.url or f"sqlite:///{self.home.expanduser().resolve() / 'record.db'}"
+
+    @property
+    def keys_file(self) -> Path:
+        """The file of the API keys' digests."""
+        return self.home / "api_keys.json"
+
+    @property
+    def first_key_file(self) -> Path:
+        """The private file that the first API key is left in."""
+        return self.home / "api_key"
+
+
+def load_settings(**chosen: Any) -> Settings:
+    """The settings of the environment, with those chosen on the command line before them (None: not chosen).
+
+    Raises:
+        SetupError: one of them is wrong; names it, never its value.
+    """
+    try:
+        return Settings(**{name: value for name, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{_PREFIX}{'__'.join(str(part) for part in found['loc']).upper()}: {found['msg']}"
+            for found in error.errors(include_input=False)
+        )
+        raise SetupError(f"A setting is wrong: {wrong}.") from None

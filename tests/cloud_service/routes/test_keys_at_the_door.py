@@ -1,0 +1,105 @@
+"""No key works out of the box; each operation wants the scope that the interface names, and nothing less."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
+
+from shared.credentials import Scope
+
+VECTOR = random_units(3, 1)[0]
+SPEC = {"contract": contract_of().model_dump(mode="json"), "threshold": {"cosine": 0.5, "fmr": 0.001}}
+GALLERY = "/v1/galleries/door"
+SUBJECT = f"{GALLERY}/subjects/anna"
+ID = "0" * 32
+
+ENROLL, MATCH, MANAGE = Scope.ENROLL, Scope.MATCH, Scope.MANAGE
+OPERATIONS: list[tuple[str, str, Any, set[Scope]]] = [
+    ("GET", "/v1/info", None, {ENROLL, MATCH, MANAGE}),
+    ("PUT", GALLERY, SPEC, {MANAGE}),
+    ("GET", "/v1/galleries", None, {MANAGE}),
+    ("GET", GALLERY, None, {ENROLL, MATCH, MANAGE}),
+    ("GET", f"{GALLERY}/subjects", None, {MANAGE}),
+    ("GET", SUBJECT, None, {ENROLL, MANAGE}),
+    ("POST", f"{SUBJECT}/templates", {"templates": [{"id": ID, "template": enveloped(VECTOR)}]}, {ENROLL}),
+    ("POST", f"{SUBJECT}/verify", {"probe": enveloped(VECTOR)}, {MATCH}),
+    ("POST", f"{GALLERY}/identify", {"probes": [enveloped(VECTOR)]}, {MATCH}),
+    ("DELETE", f"{SUBJECT}/templates/{ID}", None, {ENROLL, MANAGE}),
+    ("DELETE", SUBJECT, None, {ENROLL, MANAGE}),
+    ("DELETE", GALLERY, None, {MANAGE}),
+]
+NAMES = [f"{method} {path}" for method, path, _body, _scopes in OPERATIONS]
+
+
+def test_the_table_below_names_every_operation(cloud: Cloud) -> None:
+    document = cloud.http.get("/openapi.json").json()
+    offered = {
+        (method.upper(), path) for path, methods in document["paths"].items() for method in methods if "/v1" in path
+    }
+    named = {
+        (method, path.replace("door", "{gallery}").replace("anna", "{subject}").replace(ID, "{template}"))
+        for method, path, _body, _scopes in OPERATIONS
+    }
+    assert offered == named
+
+
+@pytest.mark.parametrize(("method", "path", "body", "scopes"), OPERATIONS, ids=NAMES)
+@pytest.mark.parametrize("scope", list(Scope))
+def test_a_key_does_what_its_scope_allows_and_no_more(
+    door: Cloud, method: str, path: str, body: Any, scopes: set[Scope], scope: Scope
+) -> None:
+    door.enroll("anna", [VECTOR], ids=[ID])
+    before = door.held()
+    answer = door.http.request(method, path, json=body, headers=door.key(scope))
+    if scope in scopes:
+        assert answer.status_code in {200, 201}, answer.text
+    else:
+        problem = assert_problem(answer, 403, "forbidden")
+        assert all(allowed.value in problem["detail"] for allowed in scopes)
+        assert door.held() == before
+
+
+@pytest.mark.parametrize(("method", "path", "body", "scopes"), OPERATIONS, ids=NAMES)
+@pytest.mark.parametrize(
+    "authorization", ["", "Bearer ", "Bearer nonsense", "Basic YTpi", f"Bearer patronus_{'0' * 12}_{'a' * 43}"]
+)
+def test_nothing_is_done_without_a_known_key(
+    door: Cloud, method: str, path: str, body: Any, scopes: set[Scope], authorization: str
+) -> None:
+    before = door.held()
+    answer = door.http.request(method, path, json=body, headers={"Authorization": authorization})
+    assert_problem(answer, 401, "unauthenticated")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert door.held() == before
+
+
+def test_a_revoked_key_stops_working_at_once(door: Cloud) -> None:
+    key = door.key(Scope.MATCH)
+    assert door.http.get(GALLERY, headers=key).status_code == 200
+    door.app.state.key_ring.revoke(key["Authorization"].split("_")[1])
+    assert_problem(door.http.get(GALLERY, headers=key), 401, "unauthenticated")
+
+
+def test_alive_ready_and_metrics_need_no_key_and_name_nobody(door: Cloud) -> None:
+    door.enroll("anna", [VECTOR])
+    door.identify(VECTOR)
+    stranger = {"Authorization": ""}
+    assert door.http.get("/healthz", headers=stranger).json() == {"status": "ok"}
+    assert door.http.get("/readyz", headers=stranger).json() == {
+        "status": "ready",
+        "checks": {"record": True, "index": True},
+    }
+    metrics = door.http.get("/metrics", headers=stranger).text
+    assert 'route="/v1/galleries/{gallery}/identify"' in metrics
+    for step in ("record", "index", "score"):
+        assert f'step="{step}"' in metrics
+    assert "anna" not in metrics
+    assert "door" not in metrics
+
+
+def test_info_tells_the_limits(cloud: Cloud) -> None:
+    info = cloud.http.get("/v1/info").json()
+    assert info["service"] == "patronus-cloud"
+    assert info["max_body_bytes"] == cloud.settings.body.max_bytes

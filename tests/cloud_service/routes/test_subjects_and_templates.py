@@ -1,0 +1,124 @@
+"""Enrollment stores all or nothing, once; erasure takes away exactly what was named."""
+
+from __future__ import annotations
+
+import pytest
+from cloud_client import TAU, Cloud, assert_problem, contract_of, enveloped, random_units
+
+from cloud_service.settings import RecordSettings, Settings
+
+IDS = [f"{number:032x}" for number in range(1, 20)]
+VECTORS = random_units(7, 6)
+PATH = "/v1/galleries/door/subjects/anna/templates"
+
+
+def test_an_enrolled_subject_is_listed_and_found_without_its_vectors(door: Cloud) -> None:
+    answer = door.enroll("anna", VECTORS[:2], ids=IDS[:2])
+    assert answer.status_code == 201
+    assert [item["id"] for item in answer.json()["templates"]] == IDS[:2]
+    detail = door.http.get("/v1/galleries/door/subjects/anna").json()
+    assert detail["templates"] == answer.json()["templates"]
+    listed = door.http.get("/v1/galleries/door/subjects").json()
+    assert [(item["subject"], item["templates"]) for item in listed["items"]] == [("anna", 2)]
+    assert door.found(VECTORS[1]) == ["anna"]
+    assert door.held() == (1, 2)
+
+
+def test_subjects_are_listed_in_pages(door: Cloud) -> None:
+    for name in ("c", "a", "b"):
+        door.enroll(name, VECTORS[:1])
+    first = door.http.get("/v1/galleries/door/subjects?limit=2").json()
+    second = door.http.get("/v1/galleries/door/subjects", params={"limit": 2, "after": first["next"]}).json()
+    assert [item["subject"] for item in first["items"] + second["items"]] == ["a", "b", "c"]
+    assert second["next"] is None
+
+
+def test_enrolling_again_alike_stores_nothing_and_answers_the_same(door: Cloud) -> None:
+    first = door.enroll("anna", VECTORS[:2], ids=IDS[:2])
+    again = door.enroll("anna", VECTORS[:2], ids=IDS[:2])
+    assert again.status_code == 201
+    assert again.json() == first.json()
+    more = door.enroll("anna", VECTORS[:3], ids=IDS[:3])
+    assert more.json()["templates"][:2] == first.json()["templates"]
+    assert door.held() == (1, 3)
+
+
+def test_a_template_id_belongs_to_one_template_of_a_gallery(door: Cloud) -> None:
+    door.enroll("anna", VECTORS[:1], ids=IDS[:1])
+    assert_problem(door.enroll("anna", VECTORS[1:3], ids=IDS[:2]), 409, "conflict", "template_id_taken")
+    assert_problem(door.enroll("ben", VECTORS[:1], ids=IDS[:1]), 409, "conflict", "template_id_taken")
+    assert door.held() == (1, 1)
+    door.put_gallery("other")
+    assert door.enroll("ben", VECTORS[1:2], gallery="other", ids=IDS[:1]).status_code == 201
+
+
+def test_an_id_twice_in_a_request_is_refused(door: Cloud) -> None:
+    assert_problem(door.enroll("anna", VECTORS[:2], ids=[IDS[0]] * 2), 422, "unprocessable", "duplicate_id")
+    assert door.held() == (0, 0)
+
+
+def test_one_bad_template_spoils_the_whole_request(door: Cloud) -> None:
+    for bad, status, kind in (
+        (enveloped(VECTORS[1] * 2), 422, "invalid-template"),
+        (enveloped(VECTORS[1], contract_of(profile="b" * 64)), 409, "contract-mismatch"),
+    ):
+        templates = [{"id": IDS[0], "template": enveloped(VECTORS[0])}, {"id": IDS[1], "template": bad}]
+        assert_problem(door.http.post(PATH, json={"templates": templates}), status, kind)
+        assert door.held() == (0, 0)
+        assert door.found(VECTORS[0]) == []
+
+
+def test_a_gallery_and_a_subject_take_no_more_than_they_may(settings: Settings) -> None:
+    limits = RecordSettings(max_templates_a_gallery=4, max_templates_a_subject=2)
+    with Cloud(settings.model_copy(update={"record": limits})) as cloud:
+        cloud.put_gallery()
+        assert cloud.enroll("anna", VECTORS[:2], ids=IDS[:2]).status_code == 201
+        assert_problem(cloud.enroll("anna", VECTORS[2:3]), 409, "conflict", "subject_full")
+        assert_problem(cloud.enroll("ben", VECTORS[:3]), 409, "conflict", "gallery_full")
+        assert cloud.enroll("ben", VECTORS[2:4]).status_code == 201
+        assert_problem(cloud.enroll("carl", VECTORS[4:5]), 409, "conflict", "gallery_full")
+        assert cloud.held() == (2, 4)
+        assert cloud.enroll("anna", VECTORS[:2], ids=IDS[:2]).status_code == 201, "repeating is harmless when full"
+
+
+def test_an_erased_template_is_not_found_and_the_last_one_takes_the_subject_along(door: Cloud) -> None:
+    door.enroll("anna", VECTORS[:2], ids=IDS[:2])
+    assert door.http.delete(f"{PATH}/{IDS[0]}").json() == {"subjects": 0, "templates": 1}
+    assert_problem(door.http.delete(f"{PATH}/{IDS[0]}"), 404, "not-found", "unknown_template")
+    assert door.verify("anna", VECTORS[0]).json()["similarity"] < 0.999
+    assert door.http.delete(f"{PATH}/{IDS[1]}").json() == {"subjects": 1, "templates": 1}
+    assert_problem(door.http.get("/v1/galleries/door/subjects/anna"), 404, "not-found", "unknown_subject")
+    assert door.held() == (0, 0)
+
+
+def test_a_template_is_erased_only_under_its_own_subject(door: Cloud) -> None:
+    door.enroll("anna", VECTORS[:1], ids=IDS[:1])
+    door.enroll("ben", VECTORS[1:2], ids=IDS[1:2])
+    path = f"/v1/galleries/door/subjects/ben/templates/{IDS[0]}"
+    assert_problem(door.http.delete(path), 404, "not-found", "unknown_template")
+    assert door.held() == (2, 2)
+
+
+def test_an_erased_subject_is_not_found_and_others_stay(door: Cloud) -> None:
+    door.enroll("anna", VECTORS[:2])
+    door.enroll("ben", [VECTORS[0]])
+    assert door.http.delete("/v1/galleries/door/subjects/anna").json() == {"subjects": 1, "templates": 2}
+    assert door.found(VECTORS[0]) == ["ben"]
+    assert_problem(door.http.delete("/v1/galleries/door/subjects/anna"), 404, "not-found", "unknown_subject")
+
+
+def test_a_restart_keeps_everything(settings: Settings) -> None:
+    with Cloud(settings) as cloud:
+        cloud.put_gallery()
+        cloud.put_gallery("other", contract_of(16), tau=0.7)
+        cloud.enroll("anna", VECTORS[:2], ids=IDS[:2])
+        cloud.enroll("ben", VECTORS[2:3], ids=IDS[2:3])
+        cloud.http.delete("/v1/galleries/door/subjects/ben")
+        before = [cloud.http.get(path).json() for path in ("/v1/galleries", "/v1/galleries/door/subjects/anna")]
+    with Cloud(settings) as cloud:
+        after = [cloud.http.get(path).json() for path in ("/v1/galleries", "/v1/galleries/door/subjects/anna")]
+        assert after == before
+        assert cloud.found(VECTORS[0])[0] == "anna"
+        assert "ben" not in cloud.found(VECTORS[2])
+        assert cloud.verify("anna", VECTORS[1]).json()["similarity"] == pytest.approx(1, abs=1e-6)
+        assert cloud.verify("anna", VECTORS[1]).json()["threshold"] == TAU

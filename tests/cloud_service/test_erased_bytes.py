@@ -1,0 +1,118 @@
+"""After an erasure has been answered, no file under the data folder holds any part of the vector."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cloud_client import Cloud, assert_problem, contract_of, random_units
+
+from cloud_service.settings import RecordSettings, Settings
+
+DIMS = [8, 128, 512, 1500]  # within a page of SQLite, and spilling over to others
+ID = "1" * 32
+
+
+def _places(folder: Path, vector: np.ndarray) -> int:
+    """How many parts of the vector (whole, halves, sixteen-byte pieces) the files hold."""
+    raw = vector.astype("<f4").tobytes()
+    half = len(raw) // 2
+    parts = {raw, raw[:half], raw[half:], *(raw[at : at + 16] for at in range(0, len(raw) - 15, 16))}
+    files = [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
+    return sum(part in content for part in parts for content in files)
+
+
+def _prepare(cloud: Cloud, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    cloud.put_gallery(contract=contract_of(dim))
+    erased, *kept = random_units(dim, 30, dim)
+    cloud.enroll("ben", kept[:15])
+    cloud.enroll("anna", [erased], ids=[ID])
+    cloud.enroll("carl", kept[15:])
+    assert _places(cloud.settings.home, erased) > 0
+    return erased, kept[0]
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("path", ["/subjects/anna/templates/" + ID, "/subjects/anna", ""])
+def test_an_erased_vector_is_nowhere_on_the_disk(cloud: Cloud, dim: int, path: str) -> None:
+    erased, kept = _prepare(cloud, dim)
+    assert cloud.http.delete(f"/v1/galleries/door{path}").status_code == 200
+    assert _places(cloud.settings.home, erased) == 0
+    assert (_places(cloud.settings.home, kept) > 0) is bool(path)
+
+
+def test_many_erasures_in_any_order_leave_nothing(door: Cloud) -> None:
+    vectors = random_units(5, 200)
+    for number, vector in enumerate(vectors):
+        door.enroll(f"s{number:03}", [vector])
+    order = np.random.default_rng(6).permutation(len(vectors))
+    for number in order[:100]:
+        assert door.http.delete(f"/v1/galleries/door/subjects/s{number:03}").status_code == 200
+    assert all(_places(door.settings.home, vectors[number]) == 0 for number in order[:100])
+    assert all(_places(door.settings.home, vectors[number]) > 0 for number in order[100:])
+
+
+@contextmanager
+def _long_read(folder: Path) -> Iterator[None]:
+    """Somebody else, such as a backup, who reads the record and does not end."""
+    reader = sqlite3.connect(folder / "record.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM template").fetchone()
+    try:
+        yield
+    finally:
+        reader.close()
+
+
+@pytest.fixture
+def impatient(settings: Settings) -> Settings:
+    return settings.model_copy(update={"record": RecordSettings(busy_seconds=0.05)})
+
+
+def test_an_erasure_whose_bytes_cannot_be_overwritten_yet_is_not_acknowledged(impatient: Settings) -> None:
+    path = "/v1/galleries/door/subjects/anna"
+    with Cloud(impatient) as cloud:
+        erased, _kept = _prepare(cloud, 128)
+        with _long_read(impatient.home):
+            answer = cloud.http.delete(path)
+            assert_problem(answer, 429, "overloaded")
+            assert int(answer.headers["Retry-After"]) > 0
+            assert cloud.found(erased) == [], "erased all the same"
+            assert_problem(cloud.http.delete(path), 429, "overloaded")
+        assert_problem(cloud.http.delete(path), 404, "not-found", "unknown_subject")
+        assert _places(impatient.home, erased) == 0
+
+
+def test_a_service_that_ends_before_it_could_overwrite_leaves_that_to_its_next_start(impatient: Settings) -> None:
+    with ExitStack() as read:
+        with Cloud(impatient) as cloud:
+            erased, _kept = _prepare(cloud, 128)
+            read.enter_context(_long_read(impatient.home))
+            assert_problem(cloud.http.delete("/v1/galleries/door/subjects/anna"), 429, "overloaded")
+    with Cloud(impatient):
+        assert _places(impatient.home, erased) == 0
+
+
+def test_the_next_start_empties_the_log_that_a_crash_left(settings: Settings) -> None:
+    with Cloud(settings) as cloud:
+        erased, _kept = _prepare(cloud, 128)
+        record = cloud.app.state.store.record
+        record.erase_subject(record.gallery("door"), "anna")  # committed, and killed before the log is emptied
+        left = {file.name: file.read_bytes() for file in settings.home.iterdir()}
+    for name, content in left.items():
+        (settings.home / name).write_bytes(content)
+    assert _places(settings.home, erased) > 0
+    with Cloud(settings):
+        assert _places(settings.home, erased) == 0
+
+
+def test_only_the_owner_may_read_the_data(door: Cloud) -> None:
+    door.enroll("anna", random_units(1, 1))
+    assert door.settings.home.stat().st_mode & 0o777 == 0o700
+    files = {file.name: file.stat().st_mode & 0o777 for file in door.settings.home.iterdir()}
+    assert {"record.db", "record.db-wal", "record.db-shm", "api_key", "api_keys.json"} <= set(files)
+    assert set(files.values()) == {0o600}
