@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,12 +11,11 @@ from shared.key_ring import KeyRing
 from shared.keys_command import keys_command
 
 
-def _operate() -> Any:
-    return import_module("cloud_service.operate")
-
-
 def _ring() -> KeyRing:
-    return KeyRing(import_module("cloud_service.settings").load_settings().keys_file)
+    from cloud_service.settings import Settings
+    from shared.service_settings import load_settings
+
+    return KeyRing(load_settings(Settings).keys_file)
 
 
 app = typer.Typer(
@@ -36,7 +34,13 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8001")] = None,
 ) -> None:
     """Run the service in the foreground."""
-    _operate().serve(host, port)
+    from cloud_service.app import create_app
+    from cloud_service.settings import Settings
+    from shared.http.serving import serve as run
+    from shared.service_settings import load_settings
+
+    settings = load_settings(Settings, host=host, port=port)
+    run(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)
 
 
 @app.command()
@@ -46,4 +50,6 @@ def init(
     ] = None,
 ) -> None:
     """Make the home folder and the first API key; harmless when repeated."""
-    typer.echo(_operate().init(api_key_out))
+    from cloud_service.first_key import make_first_key
+
+    typer.echo(make_first_key(api_key_out))

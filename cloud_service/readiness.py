@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_service.gallery.store import Store
 from shared.http.system import Checks
-from shared.logs import get_logger
+from shared.logs import get_logger, place_of
 
 _log = get_logger(__name__)
 

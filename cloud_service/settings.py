@@ -7,16 +7,14 @@ Read from the environment: the prefix ``PATRONUS_CLOUD__``, and ``__`` between l
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.errors import SetupError
 from shared.home import patronus_home
 from shared.logs import LogLevel
 
-_PREFIX = "PATRONUS_CLOUD__"
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -64,7 +62,9 @@ class WorkSettings(BaseModel):
 class Settings(BaseSettings):
     """The cloud's settings."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="PATRONUS_CLOUD__", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
 
     home: Path = Field(default_factory=lambda: patronus_home() / "cloud")
     """The folder of the record and of the API keys; nobody else may look into it."""
@@ -91,19 +91,3 @@ class Settings(BaseSettings):
     def first_key_file(self) -> Path:
         """The private file that the first API key is left in."""
         return self.home / "api_key"
-
-
-def load_settings(**chosen: Any) -> Settings:
-    """The settings of the environment, with those chosen on the command line before them (None: not chosen).
-
-    Raises:
-        SetupError: one of them is wrong; names it, never its value.
-    """
-    try:
-        return Settings(**{name: value for name, value in chosen.items() if value is not None})
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{_PREFIX}{'__'.join(str(part) for part in found['loc']).upper()}: {found['msg']}"
-            for found in error.errors(include_input=False)
-        )
-        raise SetupError(f"A setting is wrong: {wrong}.") from None

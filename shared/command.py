@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 
 import click
 import typer
@@ -22,6 +23,8 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     for found in sorted(entry_points(group="patronus.commands"), key=lambda entry: entry.name):
+        if find_spec(found.module.split(".", maxsplit=1)[0]) is None:
+            continue  # an image of one service holds no code of the other
         part: typer.Typer = found.load()
         if found.name == "client":
             app.add_typer(part)

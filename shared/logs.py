@@ -74,13 +74,19 @@ def drop_exception_text(_logger: Any, _method: str, event: EventDict) -> EventDi
     if info is True:
         info = sys.exc_info()
     error = info[1] if isinstance(info, tuple) else info
-    if isinstance(error, BaseException):
-        places = []
-        trace = error.__traceback__
-        while trace is not None:
-            code = trace.tb_frame.f_code
-            places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
-            trace = trace.tb_next
-        event["exception"] = type(error).__name__
-        event["at"] = " < ".join(reversed(places[-8:]))
-    return event
+    return {**event, **place_of(error)} if isinstance(error, BaseException) else event
+
+
+def place_of(error: BaseException) -> dict[str, str]:
+    """The kind of an exception and where it was raised, for a log: ``log.error("word", **place_of(error))``.
+
+    Our own code logs so, and never with ``exc_info``: a program that embeds a service may have set structlog up
+    otherwise, and its default prints the values of local variables.
+    """
+    places = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return {"exception": type(error).__name__, "at": " < ".join(reversed(places[-8:]))}

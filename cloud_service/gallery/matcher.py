@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cloud_service.gallery.envelopes import open_for
 from cloud_service.gallery.index import Hits
-from cloud_service.gallery.record import PinnedGallery, Stored
+from cloud_service.gallery.rows import PinnedGallery, Stored
 from cloud_service.gallery.store import Store
 from shared.envelope import TemplateEnvelope
 from shared.metrics import Metrics

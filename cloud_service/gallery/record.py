@@ -6,7 +6,6 @@ Only the store calls what writes here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 
 from cloud_service.gallery.database import Database
+from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, Stored, to_bytes, to_rows
 from cloud_service.gallery.tables import gallery, subject, template
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.scores import CosineThreshold
@@ -25,55 +25,6 @@ from shared.wire.common import Erased, TemplateInfo
 _IDS_A_QUERY = 500
 # How many bytes of vectors are read at a time when an index is rebuilt.
 _BATCH_BYTES = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class PinnedGallery:
-    """What every comparison in a gallery needs to know of it."""
-
-    id: int
-    name: str
-    contract_digest: str
-    dim: int
-    threshold: CosineThreshold
-    fmr: float
-
-
-@dataclass(frozen=True, slots=True)
-class NewRow:
-    """A template to store: its id on the wire and its vector, (dim,) float32, a unit vector."""
-
-    uid: str
-    vector: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What an enrollment left: an answer for every template of it, and those that the index does not know yet.
-
-    ``ids`` is (n,) int64 and ``vectors`` (n, dim) float32; a repeated enrollment has n = 0.
-    """
-
-    answers: list[TemplateInfo]
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What an erasure removed, and the (n,) int64 ids that the index has to forget."""
-
-    erased: Erased
-    ids: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Templates as they are in the record now: (n,) int64 ids, their subjects, and (n, dim) float32 vectors."""
-
-    ids: NDArray[np.int64]
-    subjects: list[str]
-    vectors: NDArray[np.float32]
 
 
 class Record:
@@ -172,7 +123,7 @@ class Record:
                 shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
                 added = connection.scalars(
                     insert(template).returning(template.c.id, sort_by_parameter_order=True),
-                    [{**shared, "uid": row.uid, "vector": _to_bytes(row.vector)} for row in new],
+                    [{**shared, "uid": row.uid, "vector": to_bytes(row.vector)} for row in new],
                 )
                 ids = list(added)
         return Added(
@@ -228,7 +179,7 @@ class Record:
         with self.database.read() as connection:
             subject_id = find_subject(connection, pinned.id, name)
             found = connection.scalars(select(template.c.vector).where(template.c.subject_id == subject_id))
-            return _to_rows(list(found), pinned.dim)
+            return to_rows(list(found), pinned.dim)
 
     def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64]) -> Iterator[Stored]:
         """Those of the templates that are in the record now, some hundred at a time."""
@@ -244,7 +195,7 @@ class Record:
             yield Stored(
                 ids=np.array([row.id for row in rows], dtype=np.int64),
                 subjects=[row.name for row in rows],
-                vectors=_to_rows([row.vector for row in rows], pinned.dim),
+                vectors=to_rows([row.vector for row in rows], pinned.dim),
             )
 
     def batches(self, pinned: PinnedGallery) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
@@ -262,7 +213,7 @@ class Record:
             if not rows:
                 return
             last = rows[-1].id
-            yield np.array([row.id for row in rows], dtype=np.int64), _to_rows([row.vector for row in rows], pinned.dim)
+            yield np.array([row.id for row in rows], dtype=np.int64), to_rows([row.vector for row in rows], pinned.dim)
 
     def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, room: int) -> None:
         if new > room:
@@ -317,7 +268,7 @@ def _subject_id(connection: Connection, gallery_id: int, name: str, now: datetim
 
 def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[NewRow]) -> dict[str, datetime]:
     """When those of the templates that are stored already were stored, by their ids on the wire."""
-    sent = {row.uid: _to_bytes(row.vector) for row in rows}
+    sent = {row.uid: to_bytes(row.vector) for row in rows}
     found = connection.execute(
         select(template.c.uid, template.c.vector, template.c.created_at, subject.c.name)
         .join(subject, subject.c.id == template.c.subject_id)
@@ -341,11 +292,3 @@ def _remove(connection: Connection, subject_id: int, which: ColumnElement[bool])
 
 def _count(connection: Connection, which: ColumnElement[bool]) -> int:
     return int(connection.scalar(select(func.count()).where(which)) or 0)
-
-
-def _to_bytes(vector: NDArray[np.float32]) -> bytes:
-    return vector.astype("<f4").tobytes()
-
-
-def _to_rows(blobs: Sequence[bytes], dim: int) -> NDArray[np.float32]:
-    return np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(len(blobs), dim)

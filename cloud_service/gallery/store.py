@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from cloud_service.gallery.envelopes import open_for
 from cloud_service.gallery.index import VectorIndex
-from cloud_service.gallery.record import Added, NewRow, PinnedGallery, Record, Removed
+from cloud_service.gallery.record import Record
+from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed
 from shared.errors import Overloaded, Unprocessable
-from shared.logs import get_logger
+from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.wire.cloud import EnrollAnswer, GallerySpec, NewTemplate
 from shared.wire.common import Erased
@@ -178,9 +179,9 @@ class Store:
         try:
             with self._metrics.step("index"):
                 index.remove(ids)
-        except Exception:
+        except Exception as error:
             # Erased all the same: no hit is returned without the record. The rebuild frees the vectors' memory.
-            _log.exception("index_removal_failed")
+            _log.error("index_removal_failed", **place_of(error))
             self._mend(gallery)
 
     def _mend(self, gallery: PinnedGallery) -> None:
@@ -189,8 +190,8 @@ class Store:
         self._galleries_to_mend.add(gallery.id)
         try:
             self._rebuild(gallery)
-        except Exception:
-            _log.exception("index_rebuild_failed")
+        except Exception as error:
+            _log.error("index_rebuild_failed", **place_of(error))
 
     def _sound_index(self, gallery: PinnedGallery) -> VectorIndex:
         index = self._indexes.get(gallery.id)

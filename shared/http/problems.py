@@ -18,7 +18,7 @@ from shared.errors import (
     Unprocessable,
     UpstreamUnavailable,
 )
-from shared.logs import get_logger
+from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.request_context import REQUEST_ID_HEADER, current_request_id
 from shared.wire.common import Problem
@@ -107,7 +107,7 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
 
 def unexpected(error: BaseException) -> JSONResponse:
     """The answer for an exception nobody foresaw: its text stays here, its place goes to the log."""
-    _log.error("unexpected_error", exc_info=error)
+    _log.error("unexpected_error", **place_of(error))
     body = {
         "type": f"urn:patronus:problem:{PatronusError.kind}",
         "title": PatronusError.title,

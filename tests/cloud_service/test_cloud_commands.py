@@ -11,10 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cloud_service.cli import app
-from cloud_service.settings import Settings, load_settings
+from cloud_service.settings import Settings
 from shared.credentials import Scope
 from shared.errors import NotFound, SetupError
 from shared.key_ring import KeyRing
+from shared.service_settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,13 +132,17 @@ def test_settings_come_from_the_environment_and_the_command_line_goes_first(
     monkeypatch.setenv("PATRONUS_CLOUD__PORT", "9001")
     monkeypatch.setenv("PATRONUS_CLOUD__WORK__AT_ONCE", "3")
     monkeypatch.setenv("PATRONUS_CLOUD__RECORD__URL", "sqlite:////elsewhere/r.db")
-    assert (load_settings().port, load_settings(port=9002).port, load_settings(port=None).port) == (9001, 9002, 9001)
-    assert load_settings().work.at_once == 3
-    assert load_settings().record_url == "sqlite:////elsewhere/r.db"
-    assert "elsewhere" not in repr(load_settings())
+    assert (
+        load_settings(Settings).port,
+        load_settings(Settings, port=9002).port,
+        load_settings(Settings, port=None).port,
+    ) == (9001, 9002, 9001)
+    assert load_settings(Settings).work.at_once == 3
+    assert load_settings(Settings).record_url == "sqlite:////elsewhere/r.db"
+    assert "elsewhere" not in repr(load_settings(Settings))
 
 
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATRONUS_CLOUD__WORK__AT_ONCE", "0")
     with pytest.raises(SetupError, match="PATRONUS_CLOUD__WORK__AT_ONCE"):
-        load_settings()
+        load_settings(Settings)

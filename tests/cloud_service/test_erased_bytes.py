@@ -88,11 +88,10 @@ def test_an_erasure_whose_bytes_cannot_be_overwritten_yet_is_not_acknowledged(im
 
 
 def test_a_service_that_ends_before_it_could_overwrite_leaves_that_to_its_next_start(impatient: Settings) -> None:
-    with ExitStack() as read:
-        with Cloud(impatient) as cloud:
-            erased, _kept = _prepare(cloud, 128)
-            read.enter_context(_long_read(impatient.home))
-            assert_problem(cloud.http.delete("/v1/galleries/door/subjects/anna"), 429, "overloaded")
+    with ExitStack() as read, Cloud(impatient) as cloud:
+        erased, _kept = _prepare(cloud, 128)
+        read.enter_context(_long_read(impatient.home))
+        assert_problem(cloud.http.delete("/v1/galleries/door/subjects/anna"), 429, "overloaded")
     with Cloud(impatient):
         assert _places(impatient.home, erased) == 0
 

@@ -1,34 +1,23 @@
-"""What the commands do, apart from the command line, so that ``patronus --help`` need not load it."""
+"""What ``patronus cloud init`` does."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cloud_service.app import create_app
-from cloud_service.settings import load_settings
+from cloud_service.settings import Settings
 from shared.errors import SetupError
-from shared.http.serving import serve as serve_app
 from shared.key_ring import KeyRing
 from shared.secret_files import read_secret, write_secret
+from shared.service_settings import load_settings
 
 
-def serve(host: str | None, port: int | None) -> None:
-    """Runs the service until it is told to stop.
-
-    Raises:
-        SetupError: a setting, key file or the record is missing, in use or damaged.
-    """
-    settings = load_settings(host=host, port=port)
-    serve_app(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)
-
-
-def init(api_key_out: Path | None) -> str:
+def make_first_key(api_key_out: Path | None) -> str:
     """Makes the home folder and the first API key, and leaves a copy of that where it is wanted; says what was done.
 
     Raises:
         SetupError: the folder cannot be written, or a copy is wanted of a key that is not there any more.
     """
-    settings = load_settings()
+    settings = load_settings(Settings)
     ring = KeyRing(settings.keys_file)
     made = ring.ensure_first_key(settings.first_key_file)
     if api_key_out is not None and _key_in(api_key_out, ring) is None:

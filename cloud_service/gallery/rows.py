@@ -1,0 +1,71 @@
+"""What the record takes and gives: values, without the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.scores import CosineThreshold
+from shared.wire.common import Erased, TemplateInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedGallery:
+    """What every comparison in a gallery needs to know of it."""
+
+    id: int
+    name: str
+    contract_digest: str
+    dim: int
+    threshold: CosineThreshold
+    fmr: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A template to store: its id on the wire and its vector, (dim,) float32, a unit vector."""
+
+    uid: str
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an enrollment left: an answer for every template of it, and those that the index does not know yet.
+
+    ``ids`` is (n,) int64 and ``vectors`` (n, dim) float32; a repeated enrollment has n = 0.
+    """
+
+    answers: list[TemplateInfo]
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What an erasure removed, and the (n,) int64 ids that the index has to forget."""
+
+    erased: Erased
+    ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Templates as they are in the record now: (n,) int64 ids, their subjects, and (n, dim) float32 vectors."""
+
+    ids: NDArray[np.int64]
+    subjects: list[str]
+    vectors: NDArray[np.float32]
+
+
+def to_bytes(vector: NDArray[np.float32]) -> bytes:
+    """The bytes of (d,) float32 as they are stored: little-endian, the very bytes that were received."""
+    return vector.astype("<f4").tobytes()
+
+
+def to_rows(blobs: Sequence[bytes], dim: int) -> NDArray[np.float32]:
+    """Stored vectors as (n, dim) float32."""
+    return np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(len(blobs), dim)
