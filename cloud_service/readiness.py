@@ -26,7 +26,7 @@ def readiness_of(app: FastAPI) -> Checks:
 def _answers(store: Store) -> bool:
     try:
         store.record.database.ping()
-    except SQLAlchemyError:
-        _log.exception("record_unreachable")
+    except SQLAlchemyError as error:
+        _log.error("record_unreachable", **place_of(error))
         return False
     return True
