@@ -127,7 +127,8 @@ def running_pair(home: Path) -> Iterator[tuple[str, Path]]:
 
 def main() -> int:
     """Runs the pair; the exit status is 0 after Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     pair = Pair()
     try:
         cloud = load_settings(CloudSettings)
@@ -140,8 +141,13 @@ def main() -> int:
         }
         edge_url = f"http://{edge.host}:{edge.port}"
         pair.start("edge", "edge_service", edge_url, environment)
+        # Where the command line looks, so that it needs no flag here.
+        edge.address_file.write_text(f"{edge_url}\n")
         print(_welcome(edge_url, edge.first_key_file), flush=True)  # noqa: T201
-        pair.wait()
+        try:
+            pair.wait()
+        finally:
+            edge.address_file.unlink(missing_ok=True)
     except PatronusError as error:
         print(error.detail, file=sys.stderr)  # noqa: T201
         return 1

@@ -116,3 +116,8 @@ class EdgeSettings(BaseSettings):
     def first_key_file(self) -> Path:
         """The private file that the first API key is left in."""
         return self.home / "api_key"
+
+    @property
+    def address_file(self) -> Path:
+        """Where the edge that runs on this machine is reached, for the command line."""
+        return self.home / "address"

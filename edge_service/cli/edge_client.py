@@ -93,4 +93,12 @@ def connect(url: str | None, key_file: Path | None) -> EdgeClient:
                 f"There is no API key in {path}; start an edge here, or name the key's file with --key-file or the key "
                 "itself in PATRONUS_API_KEY."
             ) from None
-    return EdgeClient(url or DEFAULT_EDGE, key)
+    return EdgeClient(url or _running_here() or DEFAULT_EDGE, key)
+
+
+def _running_here() -> str | None:
+    """The address that ``make run`` left while it runs."""
+    try:
+        return (patronus_home() / "edge" / "address").read_text().strip() or None
+    except OSError:
+        return None
