@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from edge_service.settings import PictureLimits
 from shared.errors import BadRequest, TooLarge, Unprocessable
 
 PART = "image"
+
+
+class _WholeForm(MultiPartParser):
+    """A form up to its last boundary: one that was cut off on its way must not pass for one with fewer pictures."""
+
+    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], *, max_files: int) -> None:
+        super().__init__(headers, self._to_the_end(stream), max_files=max_files, max_fields=1)
+        self._ended = False
+
+    def on_end(self) -> None:
+        """The last boundary was read."""
+        self._ended = True
+
+    async def _to_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self._ended:
+            raise MultiPartException("The form ends before its last boundary.")
 
 
 async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int, exactly: bool = False) -> list[bytes]:
@@ -31,13 +52,18 @@ async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int
             f"Send the picture as multipart/form-data with a file part named `{PART}`; with curl: -F image=@FILE",
             reason="not_multipart",
         )
-    parser = MultiPartParser(request.headers, request.stream(), max_files=at_most + 1, max_fields=1)
+    parser = _WholeForm(request.headers, request.stream(), max_files=at_most + 1)
     # Starlette moves what is larger than this into a temporary file on disk. Nothing is larger than the body's limit.
     parser.spool_max_size = limits.max_request_bytes + limits.max_bytes
     try:
         form = await parser.parse()
     except MultiPartException:
-        raise BadRequest("The multipart form is broken or has too many parts.", reason="broken_multipart") from None
+        raise BadRequest(
+            "The multipart form is broken, was cut off, or has too many parts; send it again as a whole.",
+            reason="broken_multipart",
+        ) from None
+    except ClientDisconnect:
+        raise BadRequest("The connection ended before the pictures had arrived whole.", reason="cut_off") from None
     try:
         return [await _read(part, name, limits) for name, part in _counted(form.multi_items(), at_most, exactly)]
     finally:

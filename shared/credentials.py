@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.names import HexDigest
 
-_KEY = re.compile(r"^patronus_([0-9a-f]{12})_([A-Za-z0-9_-]{43})$")
+_KEY = re.compile(r"patronus_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _NOBODY = hashlib.sha256(b"no such key").hexdigest()
 
 
@@ -73,7 +73,7 @@ def authenticate(key: str, records: Iterable[ApiKeyRecord]) -> ApiKeyRecord | No
 
     A key with an unknown id is compared with a digest too, so that the time taken does not tell which ids exist.
     """
-    parts = _KEY.match(key)
+    parts = _KEY.fullmatch(key)
     if parts is None:
         return None
     found = next((record for record in records if record.id == parts[1]), None)

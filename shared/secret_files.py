@@ -27,20 +27,24 @@ def read_secret(path: Path) -> bytes:
         SetupError: it is not a plain file, or its owner is somebody else, or others may read or change it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Without O_NONBLOCK, a named pipe in the file's place would hold the start up for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
     except OSError:
         raise SetupError(f"The key file {path} cannot be opened as a plain file by this user.") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SetupError(f"The key file {path} is not a plain file.")
         if status.st_uid != os.geteuid():
             raise SetupError(f"The key file {path} belongs to another user; give it to the user that runs the service.")
         if status.st_mode & _OTHERS:
             raise SetupError(f"The key file {path} can be read by others; run: chmod 600 {path}")
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def write_secret(path: Path, content: bytes, *, replace: bool) -> None:
@@ -59,7 +63,7 @@ def write_secret(path: Path, content: bytes, *, replace: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp: mode 0600
     except OSError:
-        raise SetupError(f"The folder {path.parent} cannot be written; name another with PATRONUS_HOME.") from None
+        raise _not_writable(path.parent) from None
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -78,14 +82,25 @@ def write_secret(path: Path, content: bytes, *, replace: bool) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock beside ``path`` while it is read, changed and written back, across processes."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Holds a lock beside ``path`` while it is read, changed and written back, across processes.
+
+    Raises:
+        SetupError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        raise _not_writable(path.parent) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+def _not_writable(folder: Path) -> SetupError:
+    return SetupError(f"The folder {folder} cannot be written; name another with PATRONUS_HOME.")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
 from shared.errors import PatronusError
@@ -28,9 +29,9 @@ Edge = Annotated[
 ]
 KeyFile = Annotated[Path | None, typer.Option(help="File with an API key. [default: the edge's own on this machine]")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-Gallery = Annotated[str, typer.Argument(help="The gallery.")]
-Subject = Annotated[str, typer.Argument(help="The subject.")]
-Picture = Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.")]
+Gallery = Annotated[str, typer.Argument(metavar="GALLERY", help="The gallery.")]
+Subject = Annotated[str, typer.Argument(metavar="SUBJECT", help="The subject.")]
+Picture = Annotated[Path, typer.Argument(metavar="PICTURE", help="A JPEG, PNG or WebP file.")]
 Quality = Annotated[
     str | None, typer.Option("--quality", help="none, auto, low, medium or high. [default: as the edge is set]")
 ]
@@ -210,7 +211,9 @@ def _open(edge: str | None, key_file: Path | None, as_json: bool) -> tuple[EdgeC
     from edge_service.cli.edge_client import connect
     from edge_service.cli.output import Output
 
-    return connect(edge, key_file), Output(as_json=as_json)
+    client = connect(edge, key_file)
+    click.get_current_context().call_on_close(client.close)
+    return client, Output(as_json=as_json)
 
 
 def _pages(client: EdgeClient, path: str) -> list[dict[str, Any]]:

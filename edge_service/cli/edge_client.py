@@ -39,6 +39,10 @@ class EdgeClient:
             base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_SECONDS, trust_env=False
         )
 
+    def close(self) -> None:
+        """Closes the connection."""
+        self._http.close()
+
     def call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """The edge's answer.
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Secret keys of galleries: move one to another edge.", no_args_is_help=True)
 
-Gallery = Annotated[str, typer.Argument(help="The gallery.")]
+Gallery = Annotated[str, typer.Argument(metavar="GALLERY", help="The gallery.")]
 PassphraseFile = Annotated[
     Path | None, typer.Option(help="Private file that holds the passphrase. Absent: it is asked for.")
 ]
