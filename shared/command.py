@@ -7,7 +7,6 @@ import sys
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
-import click
 import typer
 
 from shared.errors import PatronusError
@@ -45,6 +44,6 @@ def run(app: typer.Typer) -> None:
     except PatronusError as error:
         if "--json" in sys.argv:
             problem = getattr(error, "problem", {"detail": error.detail, "reason": error.reason})
-            click.echo(json.dumps(problem, ensure_ascii=False))
-        click.echo(error.detail, err=True)
+            typer.echo(json.dumps(problem, ensure_ascii=False))
+        typer.echo(error.detail, err=True)
         sys.exit(1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from shared.errors import PatronusError
@@ -211,9 +210,7 @@ def _open(edge: str | None, key_file: Path | None, as_json: bool) -> tuple[EdgeC
     from edge_service.cli.edge_client import connect
     from edge_service.cli.output import Output
 
-    client = connect(edge, key_file)
-    click.get_current_context().call_on_close(client.close)
-    return client, Output(as_json=as_json)
+    return connect(edge, key_file), Output(as_json=as_json)
 
 
 def _pages(client: EdgeClient, path: str) -> list[dict[str, Any]]:

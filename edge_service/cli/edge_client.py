@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,7 @@ class EdgeClient:
         self._http = httpx.Client(
             base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_SECONDS, trust_env=False
         )
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._http.close()
+        weakref.finalize(self, self._http.close)  # with the last use of this client, its connection
 
     def call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """The edge's answer.

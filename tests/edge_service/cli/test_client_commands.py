@@ -1,0 +1,158 @@
+"""The client verbs as a person and as a program use them: words, objects and exit statuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edge_house import PICTURES, encoded
+from patronus_command import Command
+
+OBAMA = str(PICTURES / "obama" / "portrait.jpg")
+SPEECH = str(PICTURES / "obama" / "speech.jpg")
+BIDEN = str(PICTURES / "biden" / "standing.jpg")
+
+
+@pytest.fixture(scope="session")
+def staff(command: Command) -> str:
+    """A gallery in which Obama is enrolled."""
+    assert command.quick("gallery", "create", "staff")[0] == 0
+    status, [face] = command.quick("enroll", "staff", "obama", OBAMA)
+    assert (status, face["enrolled"], face["subject"]) == (0, True, "obama")
+    return "staff"
+
+
+def test_a_person_needs_no_flags(command: Command, staff: str) -> None:
+    ended = command.run("verify", staff, "obama", SPEECH)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("match: cosine 0.")
+    ended = command.run("identify", staff, SPEECH)
+    assert (ended.returncode, ended.stdout.startswith("face 1: obama (0.")) == (0, True)
+
+
+def test_no_match_is_an_answer_and_no_failure(command: Command, staff: str) -> None:
+    assert command.quick("verify", staff, "obama", BIDEN)[1][0]["decision"] == "no_match"
+    assert command.quick("verify", staff, "obama", BIDEN)[0] == 0
+    status, [answer] = command.quick("identify", staff, BIDEN)
+    assert (status, answer["faces"][0]["decision"]) == (0, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["verify", "nowhere", "obama", OBAMA], "gallery"),
+        (["verify", "staff", "nobody", OBAMA], "subject"),
+        (["verify", "staff", "obama", "/nonexistent.jpg"], "cannot be read"),
+        (["verify", "staff", "obama", __file__], "not a JPEG, PNG or WebP"),
+        (["gallery", "show", "nowhere"], "gallery"),
+        (["gallery", "create", ".."], "name"),
+        (["gallery", "create", "a/b"], ""),
+        (["subject", "delete", "staff", "nobody"], ""),
+        (["gallery", "list", "--key-file", "/nonexistent"], "no API key in"),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_status_1(command: Command, staff: str, arguments: list[str], says: str) -> None:
+    ended = command.run(*arguments)
+    assert ended.returncode == 1
+    assert says in ended.stderr
+    assert ended.stdout == ""
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    as_json = command.run(*arguments, "--json")
+    [problem] = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert (as_json.returncode, problem["detail"]) == (1, ended.stderr.strip())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["verify"],
+        ["fly"],
+        ["enroll", "staff"],
+        ["enroll", "staff", "obama"],
+        ["enroll", "staff", "obama", OBAMA, "--from", "/tmp"],
+        ["gallery", "create", "g", "--threshold", "0.4"],
+        ["gallery", "create", "g", "--threshold", "2", "--fmr", "0.1"],
+        ["identify", "staff", OBAMA, "--top-k", "0"],
+    ],
+)
+def test_wrong_usage_is_status_2(command: Command, arguments: list[str]) -> None:
+    ended = command.run(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Usage" in ended.stderr
+
+
+def test_an_edge_that_is_away_or_none_at_all_is_told(command: Command, tmp_path: Path) -> None:
+    away = command.run("gallery", "list", edge="http://127.0.0.1:9")
+    assert (away.returncode, away.stdout) == (1, "")
+    assert "No edge answers at http://127.0.0.1:9" in away.stderr
+    keyless = command.run("gallery", "list", home=tmp_path)
+    assert keyless.returncode == 1
+    assert "no API key" in keyless.stderr
+
+
+def test_a_folder_is_enrolled_and_what_was_refused_is_summed_up(command: Command, tmp_path: Path) -> None:
+    people = tmp_path / "people"
+    for subject in ("obama", "biden"):
+        shutil.copytree(PICTURES / subject, people / subject)
+    (people / "Jane Doe.png").write_bytes(encoded(np.full((300, 300, 3), 90, np.uint8)))
+    (people / "biden" / "broken.jpg").write_bytes(Path(BIDEN).read_bytes()[:5000])
+    (people / "notes.txt").write_text("not a picture")
+    assert command.quick("gallery", "create", "folder")[0] == 0
+    status, lines = command.quick("enroll", "folder", "--from", str(people))
+    assert status == 1
+    assert sorted((line["subject"], line["enrolled"]) for line in lines) == [
+        ("Jane-Doe", False),
+        ("biden", False),
+        ("biden", True),
+        ("obama", True),
+        ("obama", True),
+        ("obama", True),
+    ]
+    assert {line["reason"] for line in lines if not line["enrolled"]} == {"no_face", "damaged"}
+    status, subjects = command.quick("subject", "list", "folder")
+    assert [(one["subject"], one["templates"]) for one in subjects] == [("biden", 1), ("obama", 3)]
+    ended = command.run("enroll", "folder", "--from", str(people))
+    assert ended.returncode == 1
+    assert "Enrolled 4 of 6 pictures of 2 subjects." in ended.stdout
+    assert "no_face" in ended.stdout
+    assert "Traceback" not in ended.stderr
+
+
+def test_enrolling_stops_at_once_when_all_would_be_refused_alike(command: Command) -> None:
+    ended = command.run("enroll", "nowhere", "obama", str(PICTURES / "obama"))
+    assert ended.returncode == 1
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_one_face_a_subject_and_a_gallery_are_erased(command: Command) -> None:
+    command.quick("gallery", "create", "gone")
+    _, [face] = command.quick("enroll", "gone", "obama", OBAMA)
+    command.quick("enroll", "gone", "obama", SPEECH)
+    assert command.quick("subject", "delete", "gone", "obama", "--face", face["id"])[1] == [
+        {"subjects": 0, "templates": 1}
+    ]
+    assert command.quick("subject", "delete", "gone", "obama")[1] == [{"subjects": 1, "templates": 1}]
+    unasked = command.run("gallery", "delete", "gone")
+    assert unasked.returncode == 1, "nobody said yes"
+    assert command.quick("gallery", "show", "gone")[0] == 0
+    assert command.quick("gallery", "delete", "gone", "--yes")[0] == 0
+    assert command.run("gallery", "show", "gone").returncode == 1
+
+
+def test_api_keys_are_made_and_revoked_under_a_running_edge(command: Command, staff: str, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    made = command.run("edge", "keys", "create", "--label", "door", "--scope", "match", "--out", str(file))
+    assert made.returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text().strip() not in made.stdout
+    verify = ["verify", staff, "obama", SPEECH, "--key-file", str(file)]
+    assert command.run(*verify).returncode == 0
+    enroll = command.run("enroll", staff, "obama", OBAMA, "--key-file", str(file))
+    assert (enroll.returncode, "scope enroll" in enroll.stderr) == (1, True)
+    [line] = [line for line in command.run("edge", "keys", "list").stdout.splitlines() if line.endswith("door")]
+    assert command.run("edge", "keys", "revoke", line.split()[0]).returncode == 0
+    refused = command.run(*verify)
+    assert (refused.returncode, "revoked" in refused.stderr) == (1, True)

@@ -1,0 +1,63 @@
+"""``patronus keys``: a gallery's key goes to another edge in a file that is useless without its passphrase."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from shared.command import build
+from shared.errors import PatronusError
+
+
+@pytest.fixture
+def passphrase(tmp_path: Path) -> Path:
+    file = tmp_path / "passphrase"
+    file.write_text("correct horse battery\n")
+    file.chmod(0o600)
+    return file
+
+
+def keys(home: Path, *arguments: object, entered: str | None = None) -> Result:
+    environment = {"PATRONUS_HOME": str(home), "PATRONUS_EDGE__HOME": None}
+    return CliRunner().invoke(build(), ["keys", *map(str, arguments)], env=environment, input=entered)
+
+
+def test_both_edges_show_one_fingerprint_after_the_transfer(tmp_path: Path, passphrase: Path) -> None:
+    first, second, carried = tmp_path / "first", tmp_path / "second", tmp_path / "door.json"
+    shown = keys(first, "fingerprint", "door").stdout.strip()
+    assert keys(second, "fingerprint", "door").stdout.strip() != shown
+    assert shown in keys(first, "export", "door", carried, "--passphrase-file", passphrase).stdout
+    assert carried.stat().st_mode & 0o777 == 0o600
+    assert shown in keys(second, "import", carried, "--passphrase-file", passphrase).stdout
+    assert keys(second, "fingerprint", "door").stdout.strip() == shown
+    assert keys(second, "fingerprint", "roof").stdout != keys(first, "fingerprint", "roof").stdout
+
+
+def test_a_passphrase_is_asked_for_twice_and_not_shown(tmp_path: Path) -> None:
+    carried = tmp_path / "door.json"
+    ended = keys(tmp_path, "export", "door", carried, entered="a long passphrase\na long passphrase\n")
+    assert ended.exit_code == 0
+    assert "a long passphrase" not in ended.output
+    assert keys(tmp_path, "import", carried, entered="a long passphrase\n").exit_code == 0
+
+
+def test_a_file_is_not_written_over(tmp_path: Path, passphrase: Path) -> None:
+    carried = tmp_path / "door.json"
+    carried.write_text("mine")
+    ended = keys(tmp_path, "export", "door", carried, "--passphrase-file", passphrase)
+    assert isinstance(ended.exception, PatronusError)
+    assert carried.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a b", "a" * 65])
+def test_a_strange_gallery_is_wrong_usage(tmp_path: Path, passphrase: Path, name: str) -> None:
+    assert keys(tmp_path, "fingerprint", name).exit_code == 2
+
+
+def test_a_passphrase_that_others_can_read_is_refused(tmp_path: Path, passphrase: Path) -> None:
+    passphrase.chmod(0o644)
+    ended = keys(tmp_path, "export", "door", tmp_path / "out", "--passphrase-file", passphrase)
+    assert isinstance(ended.exception, PatronusError)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,287 @@
+"""From pictures to decisions, by way of a cloud that sees only sealed templates."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from edge_house import Edge, House, assert_problem, encoded, pasted, pixels, sample
+
+OBAMA = [sample(f"obama/{name}.jpg") for name in ("portrait", "speech", "standing")]
+BIDEN, COLLINS = sample("biden/standing.jpg"), sample("collins/portrait.png")
+
+
+def both() -> bytes:
+    """Collins on the left, Obama, larger, on the right."""
+    left, right = pixels("collins/portrait.png")[:300, 60:360], pixels("obama/portrait.jpg")[100:700, 200:800]
+    canvas = pasted(left, 1000, 620, (10, 10))
+    canvas[10:610, 390:990] = right
+    return encoded(canvas, "JPEG", quality=95)
+
+
+def test_a_gallery_is_made_once(edge: Edge) -> None:
+    first, second = (edge.call("PUT", "/v1/galleries/door") for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json() == second.json()
+    contract = first.json()["contract"]
+    assert (contract["dim"], contract["profile"]["name"], contract["metric"]) == (128, "seal", "cosine")
+    assert re.fullmatch("[0-9a-f]{32}", contract["seal"]["key_id"])
+
+
+def test_a_gallery_keeps_the_threshold_that_it_was_made_with(edge: Edge) -> None:
+    chosen = {"threshold": {"cosine": 0.9, "fmr": 0.00001}}
+    assert edge.call("PUT", "/v1/galleries/strict", json=chosen).json()["threshold"] == chosen["threshold"]
+    assert_problem(edge.call("PUT", "/v1/galleries/strict"), 409, "conflict")
+    edge.enroll("strict", "obama", OBAMA[0])
+    assert edge.verify("strict", "obama", OBAMA[1]).json()["decision"] == "no_match"
+
+
+def test_the_same_person_matches_and_another_does_not(edge: Edge) -> None:
+    edge.make("door")
+    answer = edge.enroll("door", "obama", OBAMA[0], OBAMA[1])
+    assert answer.status_code == 201
+    faces = answer.json()["faces"]
+    assert [face["picture"] for face in faces] == [0, 1]
+    assert len({face["id"] for face in faces}) == 2
+    assert edge.held("door") == (1, 2)
+    same, other = edge.verify("door", "obama", OBAMA[2]).json(), edge.verify("door", "obama", BIDEN).json()
+    assert (same["decision"], other["decision"]) == ("match", "no_match")
+    assert same["similarity"] > same["threshold"] > other["similarity"]
+    assert same["fmr_at_threshold"] > 0
+
+
+def test_every_face_of_a_picture_is_identified_or_unknown(edge: Edge) -> None:
+    edge.make("door")
+    for subject, picture in (("obama", OBAMA[1]), ("biden", BIDEN)):
+        assert edge.enroll("door", subject, picture).status_code == 201
+    faces = edge.identify("door", both(), max_faces=5).json()["faces"]
+    assert [[one["subject"] for one in face["candidates"]] for face in faces] == [["obama"], []]
+    assert [face["decision"] for face in faces] == ["match", "unknown"]
+    assert faces[0]["box"]["width"] > faces[1]["box"]["width"]
+    assert len(edge.identify("door", both()).json()["faces"]) == 1
+
+
+def test_the_cloud_sees_sealed_templates_and_nothing_else(house: House, edge: Edge) -> None:
+    edge.make("door")
+    edge.enroll("door", "obama", OBAMA[0])
+    edge.verify("door", "obama", OBAMA[1])
+    edge.identify("door", OBAMA[2])
+    bodies = [json.loads(sent.content) for sent in edge.line.crossed if sent.method == "POST"]
+    assert len(bodies) == 3
+    assert set(bodies[0]) == {"templates"}
+    assert set(bodies[0]["templates"][0]) == {"id", "template"}
+    assert set(bodies[1]) == {"probe"}
+    assert set(bodies[2]) == {"probes", "top_k"}
+    raw = edge.app.state.reader
+    for picture, envelope in zip(
+        OBAMA, (bodies[0]["templates"][0]["template"], bodies[1]["probe"], bodies[2]["probes"][0]), strict=True
+    ):
+        assert set(envelope) == {"version", "contract", "dim", "dtype", "data"}
+        from shared.envelope import TemplateEnvelope
+
+        template = TemplateEnvelope.model_validate_json(json.dumps(envelope)).open()
+        embedding = raw.embed(raw.read(picture).faces[:1]).unit[0]
+        assert abs(float(template @ embedding)) < 8 / np.sqrt(128)
+
+
+def test_scores_of_sealed_templates_are_those_of_the_faces(edge: Edge) -> None:
+    edge.make("door")
+    edge.enroll("door", "obama", OBAMA[0])
+    far = edge.verify("door", "obama", OBAMA[1]).json()["similarity"]
+    near = edge.send("/v1/compare", OBAMA[0], OBAMA[1]).json()["similarity"]
+    assert abs(far - near) < 1e-5
+
+
+def test_what_is_erased_is_gone(edge: Edge) -> None:
+    edge.make("door")
+    faces = edge.enroll("door", "obama", *OBAMA[:2]).json()["faces"]
+    edge.enroll("door", "biden", BIDEN)
+    base = "/v1/galleries/door"
+    assert edge.call("DELETE", f"{base}/subjects/obama/faces/{faces[0]['id']}").json() == {
+        "subjects": 0,
+        "templates": 1,
+    }
+    assert [face["id"] for face in edge.call("GET", f"{base}/subjects/obama").json()["templates"]] == [faces[1]["id"]]
+    assert edge.call("DELETE", f"{base}/subjects/obama").json() == {"subjects": 1, "templates": 1}
+    assert_problem(edge.verify("door", "obama", OBAMA[0]), 404, "not-found")
+    assert edge.identify("door", OBAMA[0]).json()["faces"][0]["decision"] == "unknown"
+    assert edge.call("DELETE", base).json() == {"subjects": 1, "templates": 1}
+    assert_problem(edge.identify("door", BIDEN), 404, "not-found")
+    assert_problem(edge.call("DELETE", base), 404, "not-found")
+
+
+def test_a_gallery_made_again_under_its_name_has_a_key_of_its_own(edge: Edge) -> None:
+    first = edge.make("door")["contract"]["seal"]
+    edge.enroll("door", "obama", OBAMA[0])
+    edge.call("DELETE", "/v1/galleries/door")
+    second = edge.make("door")["contract"]["seal"]
+    assert first["epoch"] != second["epoch"]
+    assert first["key_id"] != second["key_id"]
+    assert edge.held("door") == (0, 0)
+
+
+def test_a_gallery_that_another_edge_erased_and_made_again_is_used_under_its_new_key(house: House) -> None:
+    import shutil
+
+    first = house.edge("first")
+    first.make("door")
+    first.enroll("door", "obama", OBAMA[0])
+    (house.folder / "second").mkdir(mode=0o700)
+    shutil.copy2(house.folder / "first" / "master.key", house.folder / "second" / "master.key")
+    second = house.edge("second")
+    second.call("DELETE", "/v1/galleries/door")
+    second.make("door")
+    assert first.enroll("door", "biden", BIDEN).status_code == 201
+    assert second.verify("door", "biden", BIDEN).json()["decision"] == "match"
+
+
+def test_listings_go_page_by_page(edge: Edge) -> None:
+    edge.make("door")
+    for number in range(3):
+        edge.enroll("door", f"s{number}", COLLINS)
+    seen, after = [], None
+    while True:
+        query = {"limit": 2} | ({"after": after} if after else {})
+        page = edge.call("GET", "/v1/galleries/door/subjects", params=query).json()
+        assert len(page["items"]) <= 2
+        seen += [(info["subject"], info["templates"]) for info in page["items"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert seen == [("s0", 1), ("s1", 1), ("s2", 1)]
+
+
+def test_detect_and_compare_send_nothing(shared_edge: Edge) -> None:
+    crossed = len(shared_edge.line.crossed)
+    found = shared_edge.send("/v1/detect", both()).json()
+    assert (found["width"], found["height"], len(found["faces"])) == (1000, 620, 2)
+    eyes = found["faces"][0]["landmarks"]
+    assert eyes["right_eye"]["x"] < eyes["left_eye"]["x"]
+    same, other = (shared_edge.send("/v1/compare", OBAMA[0], two).json() for two in (OBAMA[1], BIDEN))
+    assert (same["decision"], other["decision"]) == ("match", "no_match")
+    assert len(same["qualities"]) == 2
+    assert len(shared_edge.line.crossed) == crossed
+
+
+def test_nobody_in_a_picture_is_no_error_for_detect(shared_edge: Edge) -> None:
+    answer = shared_edge.send("/v1/detect", encoded(np.full((300, 300, 3), 99, np.uint8)))
+    assert answer.json()["faces"] == []
+
+
+def test_an_answer_tells_its_request_and_its_times(edge: Edge) -> None:
+    edge.make("door")
+    answer = edge.enroll("door", "obama", OBAMA[0])
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
+    named = dict(part.split(";dur=") for part in answer.headers["Server-Timing"].split(", "))
+    assert set(named) >= {"decode", "detect", "align", "embed", "protect", "cloud"}
+    assert all(float(milliseconds) >= 0 for milliseconds in named.values())
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_a_callers_request_id_travels_to_the_cloud(edge: Edge) -> None:
+    edge.make("door")
+    path = "/v1/galleries/door/subjects/obama/verify"
+    answer = edge.send(path, OBAMA[0], headers={"X-Request-ID": "call-42"})
+    assert answer.headers["X-Request-ID"] == "call-42"
+    assert edge.line.crossed[-1].headers["X-Request-ID"] == "call-42"
+    hostile = edge.send("/v1/detect", OBAMA[0], headers={"X-Request-ID": 'a" b'})
+    assert re.fullmatch("[0-9a-f]{32}", hostile.headers["X-Request-ID"])
+
+
+def test_the_edge_tells_what_it_is(shared_edge: Edge) -> None:
+    info = shared_edge.call("GET", "/v1/info").json()
+    assert (info["service"], info["dim"], info["sealed"]) == ("patronus-edge", 128, True)
+    assert info["formats"] == ["JPEG", "PNG", "WEBP"]
+
+
+@contextmanager
+def opened_for_writing() -> Iterator[list[str]]:
+    """Files that are opened for writing meanwhile, by whatever Python code."""
+    found: list[str] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event in {"tempfile.mkstemp", "tempfile.mkdtemp"}:
+            found.append(str(arguments[0]))
+        elif watching and event == "open":
+            path, mode, flags = arguments
+            written = any(letter in str(mode) for letter in "wax+") if mode else int(str(flags)) & 0o3
+            if written:
+                found.append(str(path))
+
+    sys.addaudithook(watch)
+    try:
+        yield found
+    finally:
+        watching = False
+
+
+def test_a_picture_is_never_written_to_disk(shared_edge: Edge) -> None:
+    large = encoded(np.random.default_rng(0).integers(0, 256, (1400, 1400, 3), np.uint8))
+    assert len(large) > 5 * 1024 * 1024
+    shared_edge.make_known("door")
+    with opened_for_writing() as found:
+        shared_edge.send("/v1/compare", large, large)
+        shared_edge.send("/v1/detect", large)
+        shared_edge.send("/v1/galleries/door/identify", large)
+    assert found == []
+
+
+def test_more_work_than_the_edge_carries_is_refused_and_told_to_come_again(house: House) -> None:
+    edge = house.edge(work={"workers": 1, "waiting": 1})
+    files = [("image", ("x", OBAMA[2], "image/jpeg"))]
+    answers = edge.together("POST", "/v1/detect", 6, files=files)
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429, 429]
+    for answer in answers:
+        if answer.status_code == 429:
+            assert_problem(answer, 429, "overloaded")
+            assert int(answer.headers["Retry-After"]) >= 1
+    assert edge.send("/v1/detect", COLLINS).status_code == 200
+
+
+def test_readiness_tells_of_the_cloud(edge: Edge) -> None:
+    from edge_house import CloudLine
+    from httpx import ConnectError, Request, Response
+
+    assert edge.call("GET", "/readyz").json()["checks"] == {"models": True, "cloud": True}
+
+    async def away(_line: CloudLine, request: Request) -> Response:
+        raise ConnectError("no route", request=request)
+
+    edge.line.always = away
+    answer = edge.call("GET", "/readyz")
+    assert (answer.status_code, answer.json()["checks"]["cloud"]) == (503, False)
+    assert edge.call("GET", "/healthz").status_code == 200
+
+
+def test_keys_travel_between_edges_under_a_passphrase(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from shared.command import build
+
+    first, second = house.edge("first"), house.edge("second")
+    first.make("door")
+    first.enroll("door", "obama", OBAMA[0])
+    for refused in (second.call("PUT", "/v1/galleries/door"), second.verify("door", "obama", OBAMA[1])):
+        body = assert_problem(refused, 409, "contract-mismatch")
+        assert "patronus keys import" in body["detail"]
+        assert body["differing"] == ["seal"]
+    assert [sent.url.path for sent in second.line.crossed if sent.method in {"POST", "PUT"}] == []
+
+    passphrase, carried = house.folder / "passphrase", house.folder / "door.json"
+    passphrase.write_text("correct horse battery\n")
+    passphrase.chmod(0o600)
+    for home, arguments in (
+        ("first", ["export", "door", str(carried)]),
+        ("second", ["import", str(carried)]),
+    ):
+        monkeypatch.setenv("PATRONUS_EDGE__HOME", str(house.folder / home))
+        ended = CliRunner().invoke(build(), ["keys", *arguments, "--passphrase-file", str(passphrase)])
+        assert ended.exit_code == 0, ended.output
+    again = house.edge("second")
+    assert again.verify("door", "obama", OBAMA[1]).json()["decision"] == "match"
