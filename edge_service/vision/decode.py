@@ -27,6 +27,9 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# A progressive JPEG may name as many scans as it likes, each of them a pass over all pixels; cameras write about ten.
+_MAX_SCANS: Final = 100
+_START_OF_SCAN: Final = b"\xff\xda"
 _WIDE_GREY: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 # The limit is checked below, on the header, as an error of ours; Pillow's own is a process-wide warning.
@@ -55,6 +58,10 @@ def decode(data: bytes, limits: PictureLimits) -> Pixels:
             f"The picture is over the limit of {limits.max_bytes} bytes; send a smaller one.",
             reason="too_many_bytes",
             limit_bytes=limits.max_bytes,
+        )
+    if data.startswith(b"\xff\xd8") and data.count(_START_OF_SCAN) > _MAX_SCANS:
+        raise UnreadablePicture(
+            "The JPEG has too many scans; save it anew as an ordinary JPEG.", reason="too_many_scans"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which is not used

@@ -17,6 +17,11 @@ _STRIDES: Final = (8, 16, 32)
 _SIDE_MULTIPLE: Final = 32
 _MAX_CANDIDATES: Final = 5000
 
+# No lying or upside-down face scored as high: of 1,018 pictures of LFW turned in all ways the highest had 0.892.
+_PLAINLY_UPRIGHT: Final = 0.915
+_UPRIGHT_MARGIN: Final = 0.01
+_CUT_OUT_SIDE: Final = 192
+
 Rows = NDArray[np.float32]  # (n, 15): box, five landmarks, score
 
 
@@ -52,6 +57,23 @@ class FaceDetector:
             rows = self._merge([rows, self._look(picture, second)])
         faces = [Face(row[:4].copy(), row[4:14].reshape(5, 2).copy(), float(row[14])) for row in rows]
         return sorted(faces, key=lambda face: face.area, reverse=True)
+
+    def is_upright(self, picture: Pixels, face: Face) -> bool:
+        """Whether the face is the right way up.
+
+        YuNet also finds faces that lie or stand on their head, with landmarks that are not theirs, and its score alone
+        does not tell them. So where that is not a plain yes, the face is cut out and looked at in all four ways; the
+        right way up has the highest score. Some 5 ms, for the few faces that need it.
+
+        Args:
+            picture: (h, w, 3) uint8 RGB.
+            face: found in it.
+        """
+        if face.score >= _PLAINLY_UPRIGHT:
+            return True
+        cut = _cut_out(picture, face)
+        scores = [max((float(row[14]) for row in self._infer(_turned(cut, turns))), default=0.0) for turns in range(4)]
+        return scores[0] + _UPRIGHT_MARGIN >= max(scores[1:])
 
     def _look(self, picture: Pixels, side: int) -> Rows:
         """One pass at no more than this side; rows in pixels of the picture."""
@@ -107,3 +129,20 @@ class FaceDetector:
             top_k=_MAX_CANDIDATES,
         )
         return rows[np.asarray(kept, dtype=np.int64).reshape(-1)]
+
+
+def _cut_out(picture: Pixels, face: Face) -> Pixels:
+    """A square around the face, twice as wide, at no more than 192 pixels."""
+    left, top, width, height = (float(value) for value in face.box)
+    half = max(width, height)
+    x, y = left + width / 2, top + height / 2
+    rows = slice(max(0, int(y - half)), max(1, int(y + half)))
+    columns = slice(max(0, int(x - half)), max(1, int(x + half)))
+    cut = picture[rows, columns]
+    scale = min(1.0, _CUT_OUT_SIDE / max(cut.shape[:2]))
+    size = (max(1, round(cut.shape[1] * scale)), max(1, round(cut.shape[0] * scale)))
+    return np.asarray(cv2.resize(cut, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _turned(picture: Pixels, quarter_turns: int) -> Pixels:
+    return np.ascontiguousarray(np.rot90(picture, quarter_turns))

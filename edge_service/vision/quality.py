@@ -18,7 +18,7 @@ ADVICE: Final[dict[RefusalReason, str]] = {
     "several_faces": "More than one face was found; send a picture of one person, or crop it.",
     "too_small": "The face has too few pixels; come closer or send the picture at its full size.",
     "blurred": "The face is blurred; hold still, wipe the lens, or focus on the face.",
-    "turned_away": "The face is turned away; look toward the camera.",
+    "turned_away": "The face is turned away or tilted; look toward the camera, and send the picture upright.",
     "too_dark": "The face is too dark; turn toward the light.",
 }
 
@@ -35,6 +35,7 @@ class FaceQuality:
         turn: distance of the nose from the middle of eyes and mouth, along the line of the eyes, over half the
             distance between the eyes: 0 frontal, 1 and over a profile.
         detector_score: 0 to 1.
+        upright: whether the face is the right way up; if not, its landmarks and its embedding are worth nothing.
     """
 
     face_pixels: float
@@ -42,6 +43,7 @@ class FaceQuality:
     brightness: float
     turn: float
     detector_score: float
+    upright: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,13 @@ AUTO_FOR_ENROLLMENT: Final[QualityFilter] = "medium"
 AUTO_FOR_PROBES: Final[QualityFilter] = "low"
 
 
-def measure(face: Face, aligned: Pixels) -> FaceQuality:
+def measure(face: Face, aligned: Pixels, *, upright: bool = True) -> FaceQuality:
     """Measures a face.
 
     Args:
         face: where it was found.
         aligned: (112, 112, 3) uint8 RGB.
+        upright: what ``FaceDetector.is_upright`` says of it.
     """
     grey = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
     inner = grey[24:104, 24:88]  # brow to chin, cheek to cheek: without hair and background
@@ -79,6 +82,7 @@ def measure(face: Face, aligned: Pixels) -> FaceQuality:
         brightness=float(inner.mean()),
         turn=_turn(face.landmarks),
         detector_score=min(1.0, max(0.0, face.score)),
+        upright=upright,
     )
 
 
@@ -92,7 +96,7 @@ def objections(quality: FaceQuality, level: QualityFilter) -> list[RefusalReason
         found.append("too_small")
     if quality.brightness < limits.brightness:
         found.append("too_dark")
-    if quality.turn > limits.turn:
+    if quality.turn > limits.turn or not quality.upright:
         found.append("turned_away")
     if quality.sharpness < limits.sharpness:
         found.append("blurred")

@@ -85,7 +85,8 @@ class FaceReader:
             found = []
             for face in faces:
                 aligned = align(pixels, face.landmarks)
-                found.append(FoundFace(face, aligned, measure(face, aligned)))
+                upright = self._detector.is_upright(pixels, face)
+                found.append(FoundFace(face, aligned, measure(face, aligned, upright=upright)))
         return ReadPicture(width=pixels.shape[1], height=pixels.shape[0], faces=found)
 
     def embed(self, faces: list[FoundFace]) -> Embeddings:

@@ -38,6 +38,7 @@ class Quality(Wire):
     brightness: float = Field(description="mean grey level of the aligned face, 0 to 255")
     turn: float = Field(description="how far the nose stands from between the eyes, 0 frontal to 1 and over: profile")
     detector_score: Rate
+    upright: bool = Field(description="whether the face is the right way up")
     reasons: list[RefusalReason] = Field(description="what the chosen filter objects to; empty: accepted")
 
 

@@ -257,6 +257,15 @@ def test_damaged_metadata_do_not_spoil_a_picture(exif: bytes) -> None:
     assert (decode(marked, LIMITS) == decode(plain, LIMITS)).all()
 
 
+def test_a_progressive_jpeg_is_read_but_not_one_of_endless_scans() -> None:
+    progressive = small("JPEG", progressive=True)
+    assert decode(progressive, LIMITS).ndim == 3
+    last_scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    with pytest.raises(UnreadablePicture) as refused:
+        decode(progressive[:-2] + last_scan * 200 + progressive[-2:], LIMITS)
+    assert refused.value.reason == "too_many_scans"
+
+
 FILES = [small("JPEG"), small("PNG"), small("WEBP"), sample("collins/portrait.png")[:20_000]]
 hurried = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -85,12 +85,12 @@ def test_alignment_and_embedding_are_those_of_opencv(
     row = np.concatenate([face.box, face.landmarks.ravel(), [face.score]]).astype(np.float32)[None]
     theirs = opencv_recognizer.alignCrop(np.ascontiguousarray(rgb[:, :, ::-1]), row)
     difference = np.abs(ours[:, :, ::-1].astype(int) - theirs)
-    assert difference.mean() < 0.5
+    assert difference.mean() < 0.01
     unit = reader._embedder.embed([np.ascontiguousarray(theirs[:, :, ::-1])]).unit[0].astype(np.float64)
     feature = opencv_recognizer.feature(theirs)[0].astype(np.float64)
     assert unit @ feature / np.linalg.norm(feature) >= 0.99999
     own = reader._embedder.embed([ours]).unit[0].astype(np.float64)
-    assert own @ feature / np.linalg.norm(feature) >= 0.9995
+    assert own @ feature / np.linalg.norm(feature) >= 0.99999
 
 
 def test_a_batch_gives_what_each_face_gives_alone(reader: FaceReader) -> None:
