@@ -118,6 +118,7 @@ def test_what_a_lower_level_refuses_the_higher_refuse_too() -> None:
             brightness=float(measures.uniform(0, 120)),
             turn=float(measures.uniform(0, 1.5)),
             detector_score=0.9,
+            upright=bool(measures.integers(0, 10)),
         )
         low, medium, high = (set(objections(quality, level)) for level in LEVELS)  # type: ignore[arg-type]
         assert low <= medium <= high
