@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
 from shared.logs import LogLevel
+from shared.service_settings import ServiceSettings
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,12 +60,10 @@ class WorkSettings(BaseModel):
     """Threads of one search. One serves most when several searches run; more shorten a lone search."""
 
 
-class Settings(BaseSettings):
+class Settings(ServiceSettings):
     """The cloud's settings."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="PATRONUS_CLOUD__", env_nested_delimiter="__", frozen=True, extra="forbid"
-    )
+    model_config = SettingsConfigDict(env_prefix="PATRONUS_CLOUD__")
 
     home: Path = Field(default_factory=lambda: patronus_home() / "cloud")
     """The folder of the record and of the API keys; nobody else may look into it."""
@@ -81,13 +80,3 @@ class Settings(BaseSettings):
     def record_url(self) -> str:
         """The database's URL."""
         return self.record.url or f"sqlite:///{self.home.expanduser().resolve() / 'record.db'}"
-
-    @property
-    def keys_file(self) -> Path:
-        """The file of the API keys' digests."""
-        return self.home / "api_keys.json"
-
-    @property
-    def first_key_file(self) -> Path:
-        """The private file that the first API key is left in."""
-        return self.home / "api_key"

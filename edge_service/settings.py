@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
 from shared.logs import LogLevel
+from shared.service_settings import ServiceSettings
 from shared.wire.edge import QualityFilter
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -86,12 +87,10 @@ class WorkSettings(BaseModel):
     waiting: Annotated[int, Field(ge=0, le=1000)] = 32
 
 
-class EdgeSettings(BaseSettings):
+class EdgeSettings(ServiceSettings):
     """All settings of the edge."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="PATRONUS_EDGE__", env_nested_delimiter="__", frozen=True, extra="forbid"
-    )
+    model_config = SettingsConfigDict(env_prefix="PATRONUS_EDGE__")
 
     # Loopback: to be reached from elsewhere is decided by a person, behind TLS.
     host: str = "127.0.0.1"
@@ -106,16 +105,6 @@ class EdgeSettings(BaseSettings):
     pictures: PictureLimits = PictureLimits()
     detection: DetectionSettings = DetectionSettings()
     work: WorkSettings = WorkSettings()
-
-    @property
-    def keys_file(self) -> Path:
-        """The file of the API keys' digests."""
-        return self.home / "api_keys.json"
-
-    @property
-    def first_key_file(self) -> Path:
-        """The private file that the first API key is left in."""
-        return self.home / "api_key"
 
     @property
     def address_file(self) -> Path:

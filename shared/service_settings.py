@@ -1,15 +1,34 @@
-"""Reads a service's settings from the environment, and says in one sentence which of them is wrong."""
+"""What the settings of both services have in common, and how they are read from the environment."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import SetupError
 
-S = TypeVar("S", bound=BaseSettings)
+S = TypeVar("S", bound="ServiceSettings")
+
+
+class ServiceSettings(BaseSettings):
+    """Settings of a service that keeps its API keys in a folder of its own; they do not change while it runs."""
+
+    model_config = SettingsConfigDict(env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    home: Path
+
+    @property
+    def keys_file(self) -> Path:
+        """The file of the API keys' digests."""
+        return self.home / "api_keys.json"
+
+    @property
+    def first_key_file(self) -> Path:
+        """The private file that the first API key is left in."""
+        return self.home / "api_key"
 
 
 def load_settings(settings: type[S], **chosen: Any) -> S:

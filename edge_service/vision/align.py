@@ -58,5 +58,5 @@ def align(picture: Pixels, landmarks: NDArray[np.float32]) -> Pixels:
     Raises:
         ValueError: the landmarks are all at one place.
     """
-    warped: Pixels = cv2.warpAffine(picture, similarity_transform(landmarks), (SIDE, SIDE), flags=cv2.INTER_LINEAR)  # type: ignore[assignment]
-    return warped
+    warped = cv2.warpAffine(picture, similarity_transform(landmarks), (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+    return np.asarray(warped, dtype=np.uint8)

@@ -82,7 +82,7 @@ class FaceDetector:
         seen = picture
         if scale < 1:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            seen = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            seen = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
         rows = self._infer(seen)
         # By the real ratio of each side: rounding to whole pixels makes them differ a little.
         ratio = np.array([width / seen.shape[1], height / seen.shape[0]], dtype=np.float32)
