@@ -35,6 +35,7 @@ bench: $(VENV)/.test models  ## Time one verify and where it goes
 	@$(BIN)/python -m lab.bench $(ARGS)
 
 accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LFW=FOLDER
+	@test -n "$(LFW)$$PATRONUS_FACE_DATA" || { echo "Name the folder with lfw112.tar and lfw_pairs.txt: make accuracy LFW=FOLDER (docs/accuracy.md)" >&2; exit 2; }
 	@$(BIN)/python -m lab.accuracy $(if $(LFW),--lfw $(LFW)) $(ARGS)
 
 models: $(VENV)/.run  ## Fetch, check and convert the face models

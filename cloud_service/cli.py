@@ -40,7 +40,7 @@ def serve(
     from shared.service_settings import load_settings
 
     settings = load_settings(Settings, host=host, port=port)
-    run(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)
+    run("cloud", create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)
 
 
 @app.command()

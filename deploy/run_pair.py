@@ -37,7 +37,10 @@ class Pair:
         """
         with httpx.Client(trust_env=False, timeout=2) as client:
             if _answers(client, url + "/healthz"):
-                raise SetupError(f"Something answers at {url} already; stop it, or choose another port.")
+                raise SetupError(
+                    f"Something answers at {url} already; stop it, or choose other ports with "
+                    "PATRONUS_CLOUD__PORT and PATRONUS_EDGE__PORT."
+                )
             # A session of its own: Ctrl-C reaches this process alone, which then stops the two in order.
             process = subprocess.Popen(  # noqa: S603 - our own modules, by this interpreter
                 [sys.executable, "-m", module, "serve"], env={**os.environ, **environment}, start_new_session=True
@@ -141,13 +144,8 @@ def main() -> int:
         }
         edge_url = f"http://{edge.host}:{edge.port}"
         pair.start("edge", "edge_service", edge_url, environment)
-        # Where the command line looks, so that it needs no flag here.
-        edge.address_file.write_text(f"{edge_url}\n")
         print(_welcome(edge_url, edge.first_key_file), flush=True)  # noqa: T201
-        try:
-            pair.wait()
-        finally:
-            edge.address_file.unlink(missing_ok=True)
+        pair.wait()
     except PatronusError as error:
         print(error.detail, file=sys.stderr)  # noqa: T201
         return 1

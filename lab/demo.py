@@ -23,7 +23,7 @@ _SESSION = (
     f"identify presidents {_PICTURES}/obama/speech.jpg",
     f"identify presidents {_PICTURES}/collins/portrait.png",
     "gallery show presidents",
-    "subject delete presidents obama",
+    "subject delete presidents obama --yes",
     f"identify presidents {_PICTURES}/obama/speech.jpg",
 )
 app = typer.Typer()

@@ -6,21 +6,31 @@ import json
 import sys
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from typing import Annotated
 
 import typer
 
 from shared.errors import PatronusError
+from shared.home import patronus_version
 
 
 def build() -> typer.Typer:
     """The command with every registered group; the group named ``client`` lends its commands to the top level."""
     app = typer.Typer(
         name="patronus",
-        help="Face recognition in which the cloud never holds anything a face can be rebuilt from.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+
+    @app.callback()
+    def options(
+        _version: Annotated[
+            bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and end.")
+        ] = False,
+    ) -> None:
+        """Face recognition in which the cloud sees sealed templates, and never a face."""
+
     for found in sorted(entry_points(group="patronus.commands"), key=lambda entry: entry.name):
         if find_spec(found.module.split(".", maxsplit=1)[0]) is None:
             continue  # an image of one service holds no code of the other
@@ -30,6 +40,12 @@ def build() -> typer.Typer:
         else:
             app.add_typer(part, name=found.name)
     return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(patronus_version())
+        raise typer.Exit
 
 
 def main() -> None:

@@ -16,9 +16,14 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def configure_logging(level: LogLevel = "info") -> None:
-    """Sends the log of this process, uvicorn's included, through one formatter."""
+def configure_logging(level: LogLevel = "info", service: str = "patronus") -> None:
+    """Sends the log of this process, uvicorn's included, through one formatter; each line names the service."""
+
+    def name_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        return {"service": service, **event}
+
     before: list[Processor] = [
+        name_service,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         add_request_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ def load_settings(settings: type[S], **chosen: Any) -> S:
     Raises:
         SetupError: one of them is wrong; names it, never its value.
     """
+    _refuse_unknown(settings)
     try:
         return settings(**{name: value for name, value in chosen.items() if value is not None})
     except ValidationError as error:
@@ -46,3 +48,15 @@ def load_settings(settings: type[S], **chosen: Any) -> S:
             for found in error.errors(include_input=False)
         )
         raise SetupError(f"A setting is wrong: {wrong}.") from None
+
+
+def _refuse_unknown(settings: type[ServiceSettings]) -> None:
+    """Pydantic passes over variables that it does not know; a misspelt limit must not be taken for one that is set."""
+    prefix = str(settings.model_config.get("env_prefix", ""))
+    for name in os.environ:
+        if name.upper().startswith(prefix):
+            field = name.upper().removeprefix(prefix).split("__", maxsplit=1)[0].lower()
+            if field not in settings.model_fields:
+                raise SetupError(
+                    f"There is no setting {name}; there are {prefix} and {', '.join(settings.model_fields)}."
+                )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared.errors import PatronusError
+from shared.wire.edge import QualityFilter
 
 if TYPE_CHECKING:
     from edge_service.cli.edge_client import EdgeClient
@@ -32,8 +33,10 @@ Gallery = Annotated[str, typer.Argument(metavar="GALLERY", help="The gallery.")]
 Subject = Annotated[str, typer.Argument(metavar="SUBJECT", help="The subject.")]
 Picture = Annotated[Path, typer.Argument(metavar="PICTURE", help="A JPEG, PNG or WebP file.")]
 Quality = Annotated[
-    str | None, typer.Option("--quality", help="none, auto, low, medium or high. [default: as the edge is set]")
+    QualityFilter | None,
+    typer.Option("--quality", help="What a face must be good enough for. [default: as the edge is set]"),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @gallery.command("create")
@@ -89,7 +92,7 @@ def show_gallery(name: Gallery, edge: Edge = None, key_file: KeyFile = None, jso
 @gallery.command("delete")
 def delete_gallery(
     name: Gallery,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     edge: Edge = None,
     key_file: KeyFile = None,
     json: Json = False,
@@ -117,7 +120,7 @@ def show_subject(name: Gallery, who: Subject, edge: Edge = None, key_file: KeyFi
     """Show the ids of a subject's faces."""
     client, out = _open(edge, key_file, json)
     answer = client.call("GET", _subject(name, who))
-    out.result(answer, "\n".join(f"{face['id']}  {face['created_at']}" for face in answer["templates"]))
+    out.result(answer, "\n".join(f"{face['id']}  {face['created_at']}" for face in answer["faces"]))
 
 
 @subject.command("delete")
@@ -125,11 +128,14 @@ def delete_subject(
     name: Gallery,
     who: Subject,
     face: Annotated[str | None, typer.Option(help="Only this face, by its id.")] = None,
+    yes: Yes = False,
     edge: Edge = None,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """Erase a subject with all faces, or one face."""
+    if not yes:
+        typer.confirm(f"Erase {f'this face of {who}' if face else who}, for good?", abort=True, err=True)
     client, out = _open(edge, key_file, json)
     answer = client.call("DELETE", _subject(name, who) + (f"/faces/{_quoted(face)}" if face else ""))
     out.result(answer, f"Erased {answer['templates']} templates.")

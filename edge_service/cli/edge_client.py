@@ -23,7 +23,11 @@ class Refused(PatronusError):
     """The edge refused, or failed; ``detail`` is what it said."""
 
     def __init__(self, problem: dict[str, Any]) -> None:
-        super().__init__(str(problem.get("detail", "")), reason=problem.get("reason"))
+        detail = str(problem.get("detail", ""))
+        errors = problem.get("errors")
+        if isinstance(errors, list):
+            detail = "; ".join(f"{found['at']}: {found['problem']}" for found in errors)
+        super().__init__(detail, reason=problem.get("reason"))
         self.problem = problem
 
 

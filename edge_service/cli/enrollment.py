@@ -12,6 +12,7 @@ from edge_service.cli.output import Output
 from edge_service.cli.pictures import Picture
 from shared.errors import BadRequest
 
+_BAD_NAME = "A subject cannot have this name; rename it to letters, digits or ._@- (at most 128, no such sign first)."
 _STOPS = frozenset({401, 403, 404, 409, 502, 503})
 
 
@@ -33,9 +34,13 @@ def enroll_all(client: EdgeClient, out: Output, gallery: str, pictures: list[Pic
             path = f"/v1/galleries/{quote(gallery, safe='')}/subjects/{quote(picture.subject, safe='')}/faces"
             label = {"subject": picture.subject, "path": str(picture.path)}
             try:
+                if not picture.is_named_well:
+                    raise BadRequest(_BAD_NAME, reason="bad_name")
                 answer = client.send_picture(path, picture.path, quality_filter=quality)
             except (Refused, BadRequest) as error:
-                problem = error.problem if isinstance(error, Refused) else {"detail": error.detail}
+                problem = (
+                    error.problem if isinstance(error, Refused) else {"detail": error.detail, "reason": error.reason}
+                )
                 if problem.get("status") in _STOPS:
                     raise
                 refused.append((picture, error.reason or "refused", error.detail))
@@ -46,8 +51,13 @@ def enroll_all(client: EdgeClient, out: Output, gallery: str, pictures: list[Pic
             out.result({**label, "enrolled": True, **face}, f"{picture.path}: enrolled as {picture.subject}")
     if len(pictures) > 1:
         out.people.print(
-            f"Enrolled {taken.total()} of {len(pictures)} pictures of {len(taken)} subjects.", markup=False
+            f"Enrolled {taken.total()} of {len(pictures)} pictures, of {len(taken)} {_subjects(len(taken))}.",
+            markup=False,
         )
         rows = [[str(picture.path), reason, detail] for picture, reason, detail in refused]
         out.table("Refused", ["picture", "reason", "how to mend it"], rows)
     return not refused
+
+
+def _subjects(count: int) -> str:
+    return "subject" if count == 1 else "subjects"

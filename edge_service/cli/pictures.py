@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import BadRequest
+from shared.names import SUBJECT_PATTERN
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._@-]+")
+_NAME = re.compile(SUBJECT_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,11 @@ class Picture:
 
     subject: str
     path: Path
+
+    @property
+    def is_named_well(self) -> bool:
+        """Whether a subject may have this name. None is made up from it: two people could end as one."""
+        return _NAME.fullmatch(self.subject) is not None
 
 
 def pictures_of(subject: str, paths: list[Path]) -> list[Picture]:
@@ -40,16 +46,14 @@ def pictures_of(subject: str, paths: list[Path]) -> list[Picture]:
 def people_in(folder: Path) -> list[Picture]:
     """The pictures of many subjects: ``FOLDER/SUBJECT/*.jpg``, or ``FOLDER/SUBJECT.jpg``.
 
-    Characters that a subject's name may not have become hyphens.
-
     Raises:
-        BadRequest: not a folder, nothing in it, or a name with no usable character.
+        BadRequest: not a folder, or nothing in it.
     """
     if not folder.is_dir():
         raise BadRequest(f"{folder}: is not a folder.")
-    found = [Picture(_subject(path.stem), path) for path in _in_folder(folder, deep=False)]
+    found = [Picture(path.stem, path) for path in _in_folder(folder, deep=False)]
     for inside in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found += [Picture(_subject(inside.name), path) for path in _in_folder(inside)]
+        found += [Picture(inside.name, path) for path in _in_folder(inside)]
     if not found:
         raise BadRequest(f"{folder}: holds neither pictures nor folders of pictures.")
     return found
@@ -58,10 +62,3 @@ def people_in(folder: Path) -> list[Picture]:
 def _in_folder(folder: Path, *, deep: bool = True) -> list[Path]:
     paths = folder.rglob("*") if deep else folder.iterdir()
     return sorted(path for path in paths if path.is_file() and path.suffix.lower() in _SUFFIXES)
-
-
-def _subject(name: str) -> str:
-    made = _NOT_IN_A_NAME.sub("-", name).lstrip("._@-")[:128]
-    if not made:
-        raise BadRequest(f"{name}: no subject's name can be made of this; use letters, digits or ._@-")
-    return made

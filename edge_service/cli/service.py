@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +11,7 @@ import typer
 from shared.keys_command import keys_command
 
 if TYPE_CHECKING:
+    from edge_service.settings import EdgeSettings
     from shared.key_ring import KeyRing
 
 
@@ -36,4 +39,18 @@ def serve(
     from shared.service_settings import load_settings
 
     settings = load_settings(EdgeSettings, host=host, port=port)
-    run(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)
+    app = create_app(settings)
+    with _address_left(settings):
+        run("edge", app, host=settings.host, port=settings.port, log_level=settings.log_level)
+
+
+@contextlib.contextmanager
+def _address_left(settings: EdgeSettings) -> Iterator[None]:
+    """Leaves the address where the command line on this machine looks, so that it needs no flag."""
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.address_file.write_text(f"http://{host}:{settings.port}\n")
+    try:
+        yield
+    finally:
+        settings.address_file.unlink(missing_ok=True)

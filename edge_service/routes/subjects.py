@@ -24,8 +24,8 @@ from edge_service.routes.views import quality_of
 from edge_service.settings import PictureLimits
 from edge_service.uploads import read_pictures
 from shared.http.problems import RESPONSES
-from shared.wire.common import Erased, Page, SubjectDetail, SubjectInfo
-from shared.wire.edge import EnrolledFace, EnrollFacesAnswer
+from shared.wire.common import Erased, Page, SubjectInfo
+from shared.wire.edge import EnrolledFace, EnrollFacesAnswer, FaceInfo, SubjectFaces
 
 router = APIRouter(prefix="/v1/galleries/{gallery}/subjects", tags=["subjects"], responses=RESPONSES)
 
@@ -63,9 +63,11 @@ async def listing(
 
 
 @router.get("/{subject}", dependencies=[MayErase])
-async def info(gallery: GalleryPath, subject: SubjectPath, cloud: CloudDep) -> SubjectDetail:
+async def info(gallery: GalleryPath, subject: SubjectPath, cloud: CloudDep) -> SubjectFaces:
     """A subject and the ids of its faces."""
-    return await cloud.subject(gallery, subject)
+    found = await cloud.subject(gallery, subject)
+    faces = [FaceInfo(id=template.id, created_at=template.created_at) for template in found.templates]
+    return SubjectFaces(subject=found.subject, created_at=found.created_at, faces=faces)
 
 
 @router.delete("/{subject}", dependencies=[MayErase])

@@ -31,6 +31,8 @@ def caller(
         raise Unauthenticated("This API key is not known here, or it was revoked; ask the operator for a new one.")
     gallery = request.path_params.get("gallery")
     if gallery is not None and not record.may_use(gallery):
+        if request.method == "PUT":  # which tells nothing of whether it exists
+            raise Forbidden("This API key is not for a gallery of this name; use one that is for it, or for all.")
         # The same answer as for a gallery that is not there: a key learns nothing of the others.
         raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
     return record

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 
 import uvicorn
 from fastapi import FastAPI
 
+from shared.errors import SetupError
 from shared.logs import LogLevel, configure_logging
 
 # Longer than the edge's pool keeps an idle connection (20 s), so that the caller, not this side, ends it.
@@ -18,17 +20,17 @@ _GRACEFUL_SECONDS = 8
 _CONNECTIONS = 1000
 
 
-def serve(app: FastAPI, *, host: str, port: int, log_level: LogLevel) -> None:
+def serve(service: str, app: FastAPI, *, host: str, port: int, log_level: LogLevel) -> None:
     """Runs the application in the foreground; returns after SIGINT or SIGTERM.
 
     Raises:
         SetupError: something the application needs at its start is missing, in use or damaged.
     """
-    configure_logging(log_level)
-    asyncio.run(_serve(app, host, port))
+    configure_logging(log_level, service)
+    asyncio.run(_serve(service, app, host, port))
 
 
-async def _serve(app: FastAPI, host: str, port: int) -> None:
+async def _serve(service: str, app: FastAPI, host: str, port: int) -> None:
     config = uvicorn.Config(
         app,
         host=host,
@@ -41,8 +43,24 @@ async def _serve(app: FastAPI, host: str, port: int) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
     )
+    listener = _listen(service, host, port)
     async with app.router.lifespan_context(app):
         # uvicorn raises the signal that stopped it once more when it is done; what is open is still to be closed then.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
-        await uvicorn.Server(config).serve()
+        await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def _listen(service: str, host: str, port: int) -> socket.socket:
+    """The socket, bound before anything is opened: a port that is taken is told in one sentence."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise SetupError(
+            f"The {service} cannot listen at {host}:{port}: the port is taken, or the address is not this machine's; "
+            f"choose others with PATRONUS_{service.upper()}__HOST and PATRONUS_{service.upper()}__PORT."
+        ) from None
+    return listener

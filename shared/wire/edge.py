@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -81,6 +82,21 @@ class EnrollFacesAnswer(Wire):
 
     subject: SubjectName
     faces: list[EnrolledFace]
+
+
+class FaceInfo(Wire):
+    """An enrolled face, by its id."""
+
+    id: TemplateId
+    created_at: datetime
+
+
+class SubjectFaces(Wire):
+    """A subject and its enrolled faces."""
+
+    subject: SubjectName
+    created_at: datetime
+    faces: list[FaceInfo]
 
 
 class IdentifiedFace(Wire):

@@ -50,7 +50,7 @@ def test_no_match_is_an_answer_and_no_failure(command: Command, staff: str) -> N
         (["gallery", "show", "nowhere"], "gallery"),
         (["gallery", "create", ".."], "name"),
         (["gallery", "create", "a/b"], ""),
-        (["subject", "delete", "staff", "nobody"], ""),
+        (["subject", "delete", "staff", "nobody", "--yes"], ""),
         (["gallery", "list", "--key-file", "/nonexistent"], "no API key in"),
     ],
 )
@@ -104,20 +104,20 @@ def test_a_folder_is_enrolled_and_what_was_refused_is_summed_up(command: Command
     status, lines = command.quick("enroll", "folder", "--from", str(people))
     assert status == 1
     assert sorted((line["subject"], line["enrolled"]) for line in lines) == [
-        ("Jane-Doe", False),
+        ("Jane Doe", False),
         ("biden", False),
         ("biden", True),
         ("obama", True),
         ("obama", True),
         ("obama", True),
     ]
-    assert {line["reason"] for line in lines if not line["enrolled"]} == {"no_face", "damaged"}
+    assert {line["reason"] for line in lines if not line["enrolled"]} == {"bad_name", "damaged"}
     status, subjects = command.quick("subject", "list", "folder")
     assert [(one["subject"], one["templates"]) for one in subjects] == [("biden", 1), ("obama", 3)]
     ended = command.run("enroll", "folder", "--from", str(people))
     assert ended.returncode == 1
-    assert "Enrolled 4 of 6 pictures of 2 subjects." in ended.stdout
-    assert "no_face" in ended.stdout
+    assert "Enrolled 4 of 6 pictures, of 2 subjects." in ended.stdout
+    assert "bad_name" in ended.stdout
     assert "Traceback" not in ended.stderr
 
 
@@ -131,10 +131,11 @@ def test_one_face_a_subject_and_a_gallery_are_erased(command: Command) -> None:
     command.quick("gallery", "create", "gone")
     _, [face] = command.quick("enroll", "gone", "obama", OBAMA)
     command.quick("enroll", "gone", "obama", SPEECH)
-    assert command.quick("subject", "delete", "gone", "obama", "--face", face["id"])[1] == [
+    assert command.quick("subject", "delete", "gone", "obama", "--face", face["id"], "--yes")[1] == [
         {"subjects": 0, "templates": 1}
     ]
-    assert command.quick("subject", "delete", "gone", "obama")[1] == [{"subjects": 1, "templates": 1}]
+    assert command.run("subject", "delete", "gone", "obama").returncode == 1, "nobody said yes"
+    assert command.quick("subject", "delete", "gone", "obama", "--yes")[1] == [{"subjects": 1, "templates": 1}]
     unasked = command.run("gallery", "delete", "gone")
     assert unasked.returncode == 1, "nobody said yes"
     assert command.quick("gallery", "show", "gone")[0] == 0

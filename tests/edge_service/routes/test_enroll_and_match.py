@@ -106,7 +106,7 @@ def test_what_is_erased_is_gone(edge: Edge) -> None:
         "subjects": 0,
         "templates": 1,
     }
-    assert [face["id"] for face in edge.call("GET", f"{base}/subjects/obama").json()["templates"]] == [faces[1]["id"]]
+    assert [face["id"] for face in edge.call("GET", f"{base}/subjects/obama").json()["faces"]] == [faces[1]["id"]]
     assert edge.call("DELETE", f"{base}/subjects/obama").json() == {"subjects": 1, "templates": 1}
     assert_problem(edge.verify("door", "obama", OBAMA[0]), 404, "not-found")
     assert edge.identify("door", OBAMA[0]).json()["faces"][0]["decision"] == "unknown"
