@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edge_service.privacy.keys import KeyStore
+    from edge_service.privacy.keys import GalleryKey, KeyStore
 
 app = typer.Typer(help="Secret keys of galleries: move one to another edge.", no_args_is_help=True)
 
@@ -30,6 +30,7 @@ def export_key(
     from shared.secret_files import write_secret
 
     key = _store().gallery(_checked(gallery))
+    _check_with_cloud(key)
     wrapped = wrap(key, _passphrase(passphrase_file, confirm=True))
     try:
         write_secret(out, wrapped.encode(), replace=False)
@@ -57,6 +58,42 @@ def import_key(
 def fingerprint(gallery: Gallery) -> None:
     """Show the fingerprint of a gallery's key, which tells nothing about it."""
     typer.echo(_store().gallery(_checked(gallery)).fingerprint())
+
+
+def _check_with_cloud(key: GalleryKey) -> None:
+    """Makes sure that this is the key the gallery was made with: a wrong name would give a key of no use.
+
+    Raises:
+        NotFound: there is no such gallery.
+        Conflict: another edge made it, and this edge does not have its key.
+    """
+    import asyncio
+
+    from edge_service.cloud import CloudClient
+    from edge_service.settings import EdgeSettings
+    from shared.errors import Conflict, NotFound, PatronusError
+    from shared.metrics import Metrics
+    from shared.service_settings import load_settings
+    from shared.wire.common import GalleryInfo
+
+    async def ask() -> GalleryInfo:
+        client = CloudClient(load_settings(EdgeSettings).cloud, Metrics("edge"))
+        try:
+            return await client.gallery(key.gallery)
+        finally:
+            await client.close()
+
+    try:
+        seal = asyncio.run(ask()).contract.seal
+    except NotFound:
+        raise
+    except PatronusError:
+        typer.echo(
+            "The cloud could not be asked whether this is the gallery's key; compare the fingerprints.", err=True
+        )
+        return
+    if seal is None or key.epoch(seal.epoch).key_id() != seal.key_id:
+        raise Conflict("This edge does not have the key of this gallery; export it at the edge that made the gallery.")
 
 
 def _store() -> KeyStore:
