@@ -43,9 +43,9 @@ class InferenceSettings(BaseModel):
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     # 0: as many as there are cores this process may use. More threads than cores only wait for each other.
     threads: Annotated[int, Field(ge=0, le=256)] = 0
-    # Spinning threads burn the core that the next model needs: end to end 80 ms with, 43 ms without, on two cores.
+    # Spinning threads burn the core that the next model needs: 1.2 to 1.6 times as long with it (docs/speed.md).
     spinning: bool = False
-    # The arena keeps the largest detection pass's memory for good. Without it memory goes back after each run.
+    # The arena keeps the largest detection pass's memory for good, and was no faster beyond the noise (docs/speed.md).
     arena: bool = False
 
 

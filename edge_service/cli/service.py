@@ -34,11 +34,13 @@ def serve(
 ) -> None:
     """Run the service in the foreground."""
     from edge_service.app import create_app
+    from edge_service.memory import give_back_large_blocks
     from edge_service.settings import EdgeSettings
     from shared.http.serving import serve as run
     from shared.service_settings import load_settings
 
     settings = load_settings(EdgeSettings, host=host, port=port)
+    give_back_large_blocks()
     app = create_app(settings)
     with _address_left(settings):
         run("edge", app, host=settings.host, port=settings.port, log_level=settings.log_level)
