@@ -53,8 +53,8 @@ async def _serve(service: str, app: FastAPI, host: str, port: int) -> None:
 
 def _listen(service: str, host: str, port: int) -> socket.socket:
     """The socket, bound before anything is opened: a port that is taken is told in one sentence."""
-    # TCP by name: asyncio turns Nagle's algorithm off for such sockets only. With it an answer, which goes out as head and
-    # body, waits 40 ms for the caller's delayed acknowledgement (measured: a verification of 108 ms instead of 81).
+    # TCP by name: asyncio turns Nagle's algorithm off for such sockets only. With it an answer, which goes out as head
+    # and body, waits 40 ms for the caller's delayed acknowledgement (docs/speed.md).
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

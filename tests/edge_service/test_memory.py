@@ -22,7 +22,7 @@ def block(size):
     return at
 library.free(block(30 << 20))
 large = [block(16 << 20) for _ in range(8)]
-top = block(1 << 10)
+top = block(1 << 20)
 for at in large:
     library.free(at)
 print(int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20)
