@@ -8,9 +8,9 @@ from typing import Final
 
 # glibc's mallopt(3).
 _M_MMAP_THRESHOLD: Final = -3
-# Blocks from here on are mapped, and unmapped when freed. By itself glibc raises this limit to 32 MiB with use and keeps
-# freed blocks in its heaps: after pictures of 40 megapixels the process stayed at 600 MB, with this at 330. At 1 MiB it
-# stayed at 215, but each inference then maps its buffers anew and takes 1.4 times as long; at 8 MiB no longer.
+# Blocks from here on are mapped, and unmapped when freed. By itself glibc raises this limit to 32 MiB with use and
+# keeps freed blocks in its heaps: after pictures of 40 megapixels the process stayed at 600 MB, with this at 330. At
+# 1 MiB it stayed at 215, but each inference then maps its buffers anew and takes 1.4 times as long; at 8 MiB no longer.
 _BYTES: Final = 8 * 1024 * 1024
 
 
