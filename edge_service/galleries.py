@@ -46,19 +46,23 @@ class GalleryBook:
         self._cache_s = cache_s
         self._known: dict[str, _Known] = {}
 
-    async def create(self, gallery: str, threshold: Threshold) -> tuple[GalleryInfo, bool]:
+    async def create(self, gallery: str, threshold: Threshold | None, default: Threshold) -> tuple[GalleryInfo, bool]:
         """Makes a gallery under this edge's contract, or finds it made.
+
+        Args:
+            gallery: its name.
+            threshold: wanted; None takes the one of a gallery that exists, else the default.
+            default: the embedder's.
 
         Raises:
             ContractMismatch: it exists under a contract that this edge cannot make templates for.
-            Conflict: it exists with another threshold.
+            Conflict: it exists with another threshold than the one wanted.
         """
-        epoch = await self._epoch_of(gallery) or new_epoch()
         try:
-            info, made = await self._put(gallery, epoch, threshold)
+            info, made = await self._put(gallery, threshold, default)
         except ContractMismatch:
-            # Another edge made it a moment ago, in an epoch of its own choice.
-            info, made = await self._put(gallery, await self._epoch_of(gallery) or epoch, threshold)
+            # Perhaps another edge made it a moment ago, in an epoch of its own choice; if not, this fails again.
+            info, made = await self._put(gallery, threshold, default)
         self._remember(gallery, info)
         return info, made
 
@@ -74,18 +78,23 @@ class GalleryBook:
             return self._remember(gallery, await self._cloud.gallery(gallery))
         return known.context
 
-    async def _put(self, gallery: str, epoch: str, threshold: Threshold) -> tuple[GalleryInfo, bool]:
-        spec = GallerySpec(contract=self._contract(gallery, epoch), threshold=threshold)
-        return await self._cloud.put_gallery(gallery, spec)
+    async def _put(self, gallery: str, threshold: Threshold | None, default: Threshold) -> tuple[GalleryInfo, bool]:
+        found = await self._found(gallery)
+        # The epoch in which it was made, if it was: a new one would be another contract.
+        epoch = found.contract.seal.epoch if found and found.contract.seal else new_epoch()
+        wanted = threshold or (found.threshold if found else default)
+        return await self._cloud.put_gallery(
+            gallery, GallerySpec(contract=self._contract(gallery, epoch), threshold=wanted)
+        )
 
-    async def _epoch_of(self, gallery: str) -> str | None:
-        """The epoch of a gallery that exists and is this edge's to use; None if there is none yet."""
+    async def _found(self, gallery: str) -> GalleryInfo | None:
+        """A gallery that exists and is this edge's to use; None if there is none yet."""
         try:
             found = await self._cloud.gallery(gallery)
         except NotFound:
             return None
         self._check(gallery, found)
-        return found.contract.seal.epoch if found.contract.seal else None
+        return found
 
     def forget(self, gallery: str) -> None:
         """Asks the cloud again next time."""

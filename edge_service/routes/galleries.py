@@ -37,8 +37,7 @@ async def create(
     wanted: CreateGallery | None = None,
 ) -> GalleryInfo:
     """Makes a gallery in the cloud, pinned to this edge's contract. Making it again changes nothing."""
-    threshold = (wanted.threshold if wanted else None) or reader.spec.threshold
-    info, made = await galleries.create(gallery, threshold)
+    info, made = await galleries.create(gallery, wanted.threshold if wanted else None, reader.spec.threshold)
     response.status_code = HTTP_201_CREATED if made else HTTP_200_OK
     return info
 

@@ -97,6 +97,16 @@ def test_scores_of_sealed_templates_are_those_of_the_faces(edge: Edge) -> None:
     assert abs(far - near) < 1e-5
 
 
+def test_making_a_gallery_again_changes_nothing_whatever_its_threshold(edge: Edge) -> None:
+    path, own = "/v1/galleries/strict", {"threshold": {"cosine": 0.45, "fmr": 0.0001}}
+    assert edge.call("PUT", path, json=own).status_code == 201
+    again = edge.call("PUT", path)
+    assert (again.status_code, again.json()["threshold"]["cosine"]) == (200, 0.45)
+    assert edge.call("PUT", path, json=own).status_code == 200
+    other = edge.call("PUT", path, json={"threshold": {"cosine": 0.5, "fmr": 0.0001}})
+    assert_problem(other, 409, "conflict")
+
+
 def test_what_is_erased_is_gone(edge: Edge) -> None:
     edge.make("door")
     faces = edge.enroll("door", "obama", *OBAMA[:2]).json()["faces"]
