@@ -107,7 +107,8 @@ class KeyRing:
     def _refresh(self) -> None:
         try:
             status = os.stat(self.path)  # noqa: PTH116 - a hot path: one system call a request
-            seen = (status.st_mtime_ns, status.st_ino, status.st_size)
+            # The change time also moves when somebody makes the file readable for others.
+            seen = (status.st_ctime_ns, status.st_ino, status.st_size)
             if seen == self._seen:
                 return
             self._records = _File.model_validate_json(read_secret(self.path)).keys
