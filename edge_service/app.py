@@ -40,12 +40,12 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        keys = KeyStore(settings.home, may_make=not settings.keys_file.exists())
         ring = KeyRing(settings.keys_file)
         if ring.ensure_first_key(settings.first_key_file):
             _log.info("first_api_key_made", file=str(settings.first_key_file))
         reader = open_reader(settings, metrics)
         profile = load_profile(settings.profile, reader.spec.name)
-        keys = KeyStore(settings.home)
         cloud = CloudClient(settings.cloud, metrics, transport)
         workers = Workers(settings.work)
         book = GalleryBook(
@@ -94,4 +94,6 @@ def _body_limit(path: str, limits: PictureLimits) -> int:
     """The most bytes that a path takes: several pictures where it takes several, else one."""
     if path.endswith("/faces"):
         return limits.max_request_bytes
+    if not path.endswith(("/detect", "/compare", "/verify", "/identify")):
+        return _FORM_BYTES
     return limits.max_bytes * (2 if path.endswith("/compare") else 1) + _FORM_BYTES

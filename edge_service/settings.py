@@ -21,7 +21,9 @@ class CloudSettings(BaseModel):
 
     model_config = _FROZEN
 
-    url: str = "http://127.0.0.1:8001"
+    url: Annotated[str, Field(pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[!-~]*)?$")] = (
+        "http://127.0.0.1:8001"
+    )
     # The key that this edge shows to the cloud. On one machine, the one that the cloud made at its first start.
     api_key_file: Path = Field(default_factory=lambda: patronus_home() / "cloud" / "api_key")
     connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0

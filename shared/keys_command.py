@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,10 @@ import typer
 from shared.credentials import Scope
 from shared.errors import SetupError
 from shared.key_ring import KeyRing
+from shared.names import GALLERY_PATTERN
 from shared.secret_files import write_secret
+
+_MOST_LABEL = 100
 
 
 def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
@@ -39,6 +43,10 @@ def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
         out: Annotated[Path | None, typer.Option(help="Leave it in this new private file, unshown.")] = None,
     ) -> None:
         """Make an API key. It is shown once and cannot be shown again."""
+        if not label.isprintable() or len(label) > _MOST_LABEL:
+            raise typer.BadParameter(f"a label is at most {_MOST_LABEL} printable characters")
+        if any(re.fullmatch(GALLERY_PATTERN, name) is None for name in gallery or []):
+            raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens")
         if out is not None and out.exists():
             raise SetupError(f"The file {out} is there already; name another.")
         key, record = ring().add(label, scope, gallery or None)

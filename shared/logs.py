@@ -44,6 +44,8 @@ def configure_logging(level: LogLevel = "info", service: str = "patronus") -> No
     root.setLevel(level.upper())
     for name in ("httpx", "httpcore", "uvicorn.access", "alembic", "PIL"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # The form parser's warnings quote bytes of the upload.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.errors import SetupError
 
@@ -41,6 +41,8 @@ def load_settings(settings: type[S], **chosen: Any) -> S:
     _refuse_unknown(settings)
     try:
         return settings(**{name: value for name, value in chosen.items() if value is not None})
+    except SettingsError as error:
+        raise SetupError(f"A setting is not the JSON it should be: {error}.") from None
     except ValidationError as error:
         prefix = settings.model_config.get("env_prefix", "")
         wrong = "; ".join(

@@ -6,12 +6,14 @@ Exit status: 0 done (a no_match too), 1 refused or failed, 2 wrong usage.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared.errors import PatronusError
+from shared.errors import BadRequest
+from shared.names import GALLERY_PATTERN, SUBJECT_PATTERN, TEMPLATE_ID_PATTERN
 from shared.wire.edge import QualityFilter
 
 if TYPE_CHECKING:
@@ -137,7 +139,9 @@ def delete_subject(
     if not yes:
         typer.confirm(f"Erase {f'this face of {who}' if face else who}, for good?", abort=True, err=True)
     client, out = _open(edge, key_file, json)
-    answer = client.call("DELETE", _subject(name, who) + (f"/faces/{_quoted(face)}" if face else ""))
+    answer = client.call(
+        "DELETE", _subject(name, who) + (f"/faces/{_named(face, TEMPLATE_ID_PATTERN, 'face')}" if face else "")
+    )
     out.result(answer, f"Erased {answer['templates']} templates.")
 
 
@@ -230,18 +234,16 @@ def _pages(client: EdgeClient, path: str) -> list[dict[str, Any]]:
             return found
 
 
-def _quoted(part: str) -> str:
-    from urllib.parse import quote
-
-    # A lone dot or two would be taken for a step in the path before it is sent.
-    if not part.strip("."):
-        raise PatronusError(f"{part!r} is not a name; use letters and digits.")
-    return quote(part, safe="")
+def _named(name: str, pattern: str, what: str) -> str:
+    """A name that may stand in a path: a slash or a dot in it would lead to another resource."""
+    if re.fullmatch(pattern, name) is None:
+        raise BadRequest(f"{name!r} is not a name that a {what} can have; see docs/api.md.")
+    return name
 
 
 def _gallery(name: str) -> str:
-    return f"/v1/galleries/{_quoted(name)}"
+    return f"/v1/galleries/{_named(name, GALLERY_PATTERN, 'gallery')}"
 
 
 def _subject(name: str, who: str) -> str:
-    return f"{_gallery(name)}/subjects/{_quoted(who)}"
+    return f"{_gallery(name)}/subjects/{_named(who, SUBJECT_PATTERN, 'subject')}"

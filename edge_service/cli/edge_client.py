@@ -17,6 +17,8 @@ from shared.secret_files import read_secret
 DEFAULT_EDGE = "http://127.0.0.1:8000"
 # A picture over a slow uplink, and the edge's own patience with the cloud.
 _SECONDS = 60.0
+# No edge takes more in one request; without a limit a mistaken path would be read into memory whole.
+_MOST_BYTES = 64 * 1024 * 1024
 
 
 class Refused(PatronusError):
@@ -40,9 +42,12 @@ class EdgeClient:
     """
 
     def __init__(self, url: str, key: str) -> None:
-        self._http = httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_SECONDS, trust_env=False
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_SECONDS, trust_env=False
+            )
+        except (httpx.InvalidURL, ValueError):
+            raise SetupError("The edge's address is not one; it looks like http://127.0.0.1:8000") from None
         weakref.finalize(self, self._http.close)  # with the last use of this client, its connection
 
     def call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
@@ -76,6 +81,10 @@ class EdgeClient:
             SetupError: no edge answers.
         """
         try:
+            if picture.exists() and not picture.is_file():
+                raise BadRequest(f"{picture}: is not a plain file.")
+            if picture.stat().st_size > _MOST_BYTES:
+                raise BadRequest(f"{picture}: is too large to be a picture.")
             content = picture.read_bytes()
         except OSError as error:
             raise BadRequest(f"{picture}: cannot be read ({error.strerror}).") from None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from urllib.parse import quote
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -11,6 +11,7 @@ from edge_service.cli.edge_client import EdgeClient, Refused
 from edge_service.cli.output import Output
 from edge_service.cli.pictures import Picture
 from shared.errors import BadRequest
+from shared.names import GALLERY_PATTERN
 
 _BAD_NAME = "A subject cannot have this name; rename it to letters, digits or ._@- (at most 128, no such sign first)."
 _STOPS = frozenset({401, 403, 404, 409, 502, 503})
@@ -26,12 +27,14 @@ def enroll_all(client: EdgeClient, out: Output, gallery: str, pictures: list[Pic
         Refused: the edge refuses all alike: the gallery is not there, the key does not allow it, the cloud is away.
         SetupError: no edge answers.
     """
+    if re.fullmatch(GALLERY_PATTERN, gallery) is None:
+        raise BadRequest(f"{gallery!r} is not a name that a gallery can have; see docs/api.md.")
     refused: list[tuple[Picture, str, str]] = []
     taken: Counter[str] = Counter()
     columns = (TextColumn("enrolling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out.errors, transient=True, disable=len(pictures) < 2) as progress:
         for picture in progress.track(pictures):
-            path = f"/v1/galleries/{quote(gallery, safe='')}/subjects/{quote(picture.subject, safe='')}/faces"
+            path = f"/v1/galleries/{gallery}/subjects/{picture.subject}/faces"
             label = {"subject": picture.subject, "path": str(picture.path)}
             try:
                 if not picture.is_named_well:

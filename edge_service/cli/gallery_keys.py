@@ -41,7 +41,9 @@ def export_key(
 
 @app.command("import")
 def import_key(
-    file: Annotated[Path, typer.Argument(help="A file that `patronus keys export` wrote.", exists=True)],
+    file: Annotated[
+        Path, typer.Argument(help="A file that `patronus keys export` wrote.", exists=True, dir_okay=False)
+    ],
     passphrase_file: PassphraseFile = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace another key of the same gallery.")] = False,
 ) -> None:
@@ -101,7 +103,8 @@ def _store() -> KeyStore:
     from edge_service.settings import EdgeSettings
     from shared.service_settings import load_settings
 
-    return KeyStore(load_settings(EdgeSettings).home)
+    settings = load_settings(EdgeSettings)
+    return KeyStore(settings.home, may_make=not settings.keys_file.exists())
 
 
 def _checked(gallery: str) -> str:

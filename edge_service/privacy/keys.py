@@ -80,14 +80,15 @@ class KeyStore:
 
     Args:
         folder: private; made at the first start.
+        may_make: whether a master key may be made where there is none.
 
     Raises:
-        SetupError: the master key is damaged, or others than its owner can read it.
+        SetupError: the master key is damaged or missing, or others than its owner can read it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, may_make: bool = True) -> None:
         self._folder = folder
-        self._master = _load_or_make(folder / "master.key")
+        self._master = _load_or_make(folder / "master.key", may_make=may_make)
 
     def gallery(self, name: str) -> GalleryKey:
         """The key of a gallery: the imported one where there is one, else the master key's own.
@@ -131,10 +132,15 @@ class KeyStore:
         return derive(self._master, "wrap imported keys")
 
 
-def _load_or_make(path: Path) -> bytes:
+def _load_or_make(path: Path, *, may_make: bool) -> bytes:
     try:
         content = read_secret(path)
     except FileNotFoundError:
+        if not may_make:
+            raise SetupError(
+                f"The master key {path} is missing, though this edge was started before: put its backup back. If "
+                "nothing that it sealed is needed any more, remove api_keys.json beside it, and a new one is made."
+            ) from None
         # If another process had its first start at the same moment, its key is the key.
         with contextlib.suppress(FileExistsError):
             write_secret(path, secrets.token_bytes(KEY_BYTES).hex().encode() + b"\n", replace=False)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from edge_service.settings import PictureLimits
+from edge_service.vision.structure import check_scans, count_scans
 from shared.errors import TooLarge, UnreadablePicture, UnsupportedPicture
 
 Pixels = NDArray[np.uint8]
@@ -27,9 +28,6 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# A progressive JPEG may name as many scans as it likes, each of them a pass over all pixels; cameras write about ten.
-_MAX_SCANS: Final = 100
-_START_OF_SCAN: Final = b"\xff\xda"
 _WIDE_GREY: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 # The limit is checked below, on the header, as an error of ours; Pillow's own is a process-wide warning.
@@ -59,14 +57,12 @@ def decode(data: bytes, limits: PictureLimits) -> Pixels:
             reason="too_many_bytes",
             limit_bytes=limits.max_bytes,
         )
-    if data.startswith(b"\xff\xd8") and data.count(_START_OF_SCAN) > _MAX_SCANS:
-        raise UnreadablePicture(
-            "The JPEG has too many scans; save it anew as an ordinary JPEG.", reason="too_many_scans"
-        )
+    scans = count_scans(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which is not used
         with _open(data) as image:
             _check(image, limits)
+            check_scans(scans, image.width * image.height)
             return _pixels(image)
 
 

@@ -8,9 +8,13 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import FastAPI
 
 from shared.home import patronus_version
-from shared.http.middleware import BodyLimits, RequestContext
+from shared.http.auth import require_key
+from shared.http.middleware import BodyLimits, Gate, RequestContext
 from shared.http.problems import install_problems
 from shared.metrics import Metrics
+
+# Bytes of all bodies that are being received or worked on. A few large pictures for each of a few workers.
+_BODIES_AT_ONCE = 256 * 1024 * 1024
 
 
 def make_application(
@@ -43,6 +47,8 @@ def make_application(
         redoc_url=None,
     )
     install_problems(app, metrics)
-    app.add_middleware(BodyLimits, limit_for=limit_for, seconds=body_seconds)
+    app.router.redirect_slashes = False  # a redirect would be built from the caller's own Host header
+    app.add_middleware(BodyLimits, limit_for=limit_for, seconds=body_seconds, budget=_BODIES_AT_ONCE)
+    app.add_middleware(Gate, knows=require_key)
     app.add_middleware(RequestContext, metrics=metrics)
     return app

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -15,6 +15,25 @@ from shared.key_ring import KeyRing
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer patronus_…`")
 
 
+def require_key(scope: Mapping[str, Any], header: str | None) -> None:
+    """Makes sure, before anything of a request is read, that it comes with a key that is known.
+
+    Raises:
+        Unauthenticated: no key, or one that is not known or was revoked.
+    """
+    kind, _, key = (header or "").partition(" ")
+    _known(scope["app"].state.key_ring, key.strip() if kind.lower() == "bearer" else None)
+
+
+def _known(ring: KeyRing, key: str | None) -> ApiKeyRecord:
+    if not key:
+        raise Unauthenticated("Send an API key in the header `Authorization: Bearer KEY`.")
+    record = ring.check(key)
+    if record is None:
+        raise Unauthenticated("This API key is not known here, or it was revoked; ask the operator for a new one.")
+    return record
+
+
 def caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> ApiKeyRecord:
@@ -22,13 +41,9 @@ def caller(
 
     Raises:
         Unauthenticated: no key, or one that is not known or was revoked.
+        NotFound: the key is not for the gallery of the path; Forbidden where that is to be made.
     """
-    if credentials is None:
-        raise Unauthenticated("Send an API key in the header `Authorization: Bearer KEY`.")
-    ring: KeyRing = request.app.state.key_ring
-    record = ring.check(credentials.credentials)
-    if record is None:
-        raise Unauthenticated("This API key is not known here, or it was revoked; ask the operator for a new one.")
+    record = _known(request.app.state.key_ring, credentials.credentials if credentials else None)
     gallery = request.path_params.get("gallery")
     if gallery is not None and not record.may_use(gallery):
         if request.method == "PUT":  # which tells nothing of whether it exists

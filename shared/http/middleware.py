@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.errors import PatronusError, RequestTimedOut, TooLarge
+from shared.errors import NotFound, Overloaded, PatronusError, RequestTimedOut, TooLarge
 from shared.http.problems import problem_response, unexpected
 from shared.logs import get_logger
 from shared.metrics import Metrics, collect_steps, server_timing
@@ -84,6 +84,34 @@ def _route_of(scope: Scope) -> str:
     return getattr(route, "path", None) or "(no route)"
 
 
+class Gate:
+    """Lets nobody in without an API key, before a byte of the body is read. Scopes are checked later, by the routes.
+
+    Args:
+        app: the application inside.
+        knows: makes sure that the header ``Authorization`` holds a key that is known; raises otherwise.
+    """
+
+    def __init__(self, app: ASGIApp, knows: Callable[[Scope, str | None], None]) -> None:
+        self.app = app
+        self.knows = knows
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] == "http" and scope["path"].startswith("/v1"):
+            try:
+                self.knows(scope, Headers(scope=scope).get("Authorization"))
+                if b"%2f" in scope.get("raw_path", b"").lower():
+                    # It would be read as a step in the path: a name of somebody's making would reach another resource.
+                    raise NotFound("A name cannot hold a slash.")
+            except PatronusError as error:
+                response = problem_response(error)
+                response.headers["Connection"] = "close"
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
 @dataclass
 class _Body:
     limit: int
@@ -100,12 +128,15 @@ class BodyLimits:
         app: the application inside.
         limit_for: the most bytes that a path takes.
         seconds: the longest that a body may take to arrive.
+        budget: the most bytes of all bodies together; what exceeds it is told to come again.
     """
 
-    def __init__(self, app: ASGIApp, limit_for: Callable[[str], int], seconds: float) -> None:
+    def __init__(self, app: ASGIApp, limit_for: Callable[[str], int], seconds: float, budget: int) -> None:
         self.app = app
         self.limit_for = limit_for
         self.seconds = seconds
+        self.budget = budget
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -128,10 +159,15 @@ class BodyLimits:
                 )
                 raise body.refused from None
             if message["type"] == "http.request":
-                body.received += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                body.received += size
+                self._held += size
                 body.done = not message.get("more_body", False)
                 if body.received > body.limit:
                     body.refused = _too_large(body.limit)
+                elif self._held > self.budget:
+                    body.refused = Overloaded("The service holds as much as it can at once; try again in a moment.")
+                if body.refused is not None:
                     raise body.refused
             return message
 
@@ -149,6 +185,8 @@ class BodyLimits:
             except PatronusError:
                 if body.refused is None:
                     raise
+            finally:
+                self._held -= body.received
         if body.refused is not None and not started:
             if isinstance(body.refused, TooLarge):
                 await _drain(receive)

@@ -8,12 +8,15 @@ import socket
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from shared.errors import SetupError
 from shared.logs import LogLevel, configure_logging
 
 # Longer than the edge's pool keeps an idle connection (20 s), so that the caller, not this side, ends it.
 _KEEP_ALIVE_SECONDS = 30
+# A head is some hundred bytes; who takes longer is not calling but waiting.
+_HEAD_SECONDS = 10
 # Less than the 30 s after which Kubernetes kills, and the 10 s after which Compose does.
 _GRACEFUL_SECONDS = 8
 # Connections, idle ones too; one more is answered 503 at once instead of holding memory.
@@ -30,11 +33,31 @@ def serve(service: str, app: FastAPI, *, host: str, port: int, log_level: LogLev
     asyncio.run(_serve(service, app, host, port))
 
 
+class _HurriedProtocol(H11Protocol):
+    """Closes a connection on which no request begins: else a thousand silent ones lock everybody out.
+
+    A request has begun when its head has arrived; the time that its body may take is limited elsewhere.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(_HEAD_SECONDS, self._close_unless_begun, None)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.loop.call_later(_KEEP_ALIVE_SECONDS, self._close_unless_begun, self.cycle)
+
+    def _close_unless_begun(self, before: RequestResponseCycle | None) -> None:
+        if self.cycle is before and not self.transport.is_closing():
+            self.transport.close()
+
+
 async def _serve(service: str, app: FastAPI, host: str, port: int) -> None:
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
+        http=_HurriedProtocol,
         lifespan="off",  # opened below: what stops a start is then told in one sentence, not as a traceback
         log_config=None,
         access_log=False,

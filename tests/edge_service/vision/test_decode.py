@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from edge_service.settings import PictureLimits
 from edge_service.vision.decode import decode
+from edge_service.vision.structure import check_scans
 from shared.errors import TooLarge, UnreadablePicture, UnsupportedPicture
 
 LIMITS = PictureLimits()
@@ -264,6 +266,38 @@ def test_a_progressive_jpeg_is_read_but_not_one_of_endless_scans() -> None:
     with pytest.raises(UnreadablePicture) as refused:
         decode(progressive[:-2] + last_scan * 200 + progressive[-2:], LIMITS)
     assert refused.value.reason == "too_many_scans"
+
+
+def test_what_a_phone_adds_after_the_picture_is_not_read_as_scans() -> None:
+    random = np.random.default_rng(3).integers(0, 256, 7 << 20, dtype=np.uint8).tobytes()
+    assert random.count(b"\xff\xda") > 100
+    assert decode(sample("obama/speech.jpg") + random, PictureLimits()).shape == (1200, 626, 3)
+    plain = small("JPEG")
+    comment = b"\xff\xfe" + struct.pack(">H", 602) + b"\xff\xda" * 300
+    assert (decode(plain[:2] + comment + plain[2:], LIMITS) == decode(plain, LIMITS)).all()
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        b"\xff\xd8" + b"\xff" * 14_900_000 + small("JPEG")[2:],
+        b"\xff\xd8" + b"\xff\xfe\x00\x02" * 3_600_000 + small("JPEG")[2:],
+        small("PNG")[:33] + chunk(b"aaAa", b"") * 1_200_000 + small("PNG")[33:],
+    ],
+    ids=["fill bytes", "segments", "chunks"],
+)
+def test_a_file_of_endless_markers_is_refused_before_it_costs_time(slow: bytes) -> None:
+    began = time.process_time()
+    with pytest.raises(UnreadablePicture):
+        decode(slow, PictureLimits())
+    assert time.process_time() - began < 0.5
+
+
+def test_many_scans_of_many_pixels_are_refused_though_few_pixels_may_have_them() -> None:
+    check_scans(90, 1_000_000)
+    with pytest.raises(UnreadablePicture):
+        check_scans(90, 40_000_000)
+    check_scans(12, 40_000_000)
 
 
 FILES = [small("JPEG"), small("PNG"), small("WEBP"), sample("collins/portrait.png")[:20_000]]
