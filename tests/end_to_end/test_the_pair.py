@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 
 import numpy as np
@@ -110,3 +111,13 @@ def test_an_erased_subject_is_not_found_again(pair: RunningPair, picture: Pictur
 
     assert _identify(pair, picture["collins/portrait"])["decision"] == "unknown"
     assert pair.edge.delete(f"{STAFF}/subjects/leaving").status_code == 404
+
+
+def test_a_connection_on_which_nothing_is_asked_is_closed(pair: RunningPair) -> None:
+    address = (pair.edge.base_url.host, pair.edge.base_url.port)
+    with socket.create_connection(address) as silent, socket.create_connection(address) as slow:
+        slow.sendall(b"GET /healthz HTT")
+        for line in (silent, slow):
+            line.settimeout(20)
+            assert line.recv(100) == b""
+    assert pair.edge.get("/healthz").status_code == 200

@@ -220,3 +220,11 @@ def test_wrapping_twice_shares_nothing(wrapped: str) -> None:
     first, second = json.loads(wrapped), json.loads(wrap(GalleryKey("door", bytes(range(32))), PASSPHRASE))
     assert all(first[member] != second[member] for member in ("salt", "nonce", "sealed"))
     assert all(a != b for a, b in itertools.combinations([first["salt"], first["nonce"], first["sealed"]], 2))
+
+
+def test_a_lost_master_key_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    KeyStore(tmp_path)
+    (tmp_path / "master.key").unlink()
+    with pytest.raises(SetupError, match="put its backup back"):
+        KeyStore(tmp_path, may_make=False)
+    assert not (tmp_path / "master.key").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import chain
 
 import pytest
@@ -138,3 +138,33 @@ def test_there_is_no_page_that_loads_scripts_from_elsewhere(shared_edge: Edge) -
 def test_making_the_application_opens_nothing(tmp_path: object) -> None:
     create_app(EdgeSettings(home=tmp_path / "unused"))  # type: ignore[operator]
     assert list(tmp_path.iterdir()) == []  # type: ignore[attr-defined]
+
+
+def test_no_byte_of_a_body_is_read_for_a_caller_without_a_key(shared_edge: Edge) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was asked for")
+        yield b""
+
+    for method, path in (("PUT", "/v1/galleries/door"), ("POST", "/v1/detect"), ("POST", "/v1/nothing")):
+        answer = shared_edge.call(method, path, headers={"Authorization": "Bearer unknown"}, content=never())
+        assert_problem(answer, 401, "unauthenticated")
+
+
+def test_pages_of_a_limited_key_tell_nothing_of_other_galleries(edge: Edge) -> None:
+    for gallery in ("alpha", "back", "secret", "yard"):
+        edge.make(gallery)
+    headers = edge.key(Scope.MANAGE, galleries=["back", "yard", "absent"])
+    seen, after = [], None
+    for _ in range(4):
+        page = edge.call("GET", "/v1/galleries?limit=1" + (f"&after={after}" if after else ""), headers=headers).json()
+        seen += [info["gallery"] for info in page["items"]]
+        after = page["next"]
+        assert after in {None, "absent", "back", "yard"}
+        if after is None:
+            break
+    assert seen == ["back", "yard"]
+
+
+def test_a_slash_within_a_name_leads_nowhere_else(edge: Edge) -> None:
+    edge.make("door")
+    assert_problem(edge.call("GET", "/v1/galleries/door%2Fsubjects"), 404, "not-found")
