@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from cloud_service.gallery.database import Database
+from sqlalchemy.exc import DBAPIError
+
+from cloud_service.gallery.database import Database, unusable
 from cloud_service.gallery.index import FaissIndex
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.store import Store
@@ -30,6 +32,9 @@ def open_store(settings: Settings, metrics: Metrics) -> Store:
             metrics,
         )
         store.load()
+    except DBAPIError as error:
+        database.close()
+        raise unusable(database.engine.url.database or "", error.orig) from None
     except BaseException:
         database.close()
         raise

@@ -20,6 +20,9 @@ from shared.errors import Overloaded, SetupError
 
 _WRITES = "patronus_writes"
 
+# Primary result codes of SQLite that speak of the disk and not of the file.
+_NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+
 
 class Database:
     """One SQLite file that this process alone may open.
@@ -42,9 +45,9 @@ class Database:
         try:
             _make_private(path)
             self.scrub()
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
             self.close()
-            raise SetupError(f"The record {path} is not a sound SQLite file; restore it from a backup.") from None
+            raise unusable(str(path), error) from None
         except BaseException:
             self.close()
             raise
@@ -153,3 +156,13 @@ def _told_as_busy() -> Iterator[None]:
         if code & 0xFF != sqlite3.SQLITE_BUSY:
             raise
         raise Overloaded("Somebody else is writing to the record; try again.") from None
+
+
+def unusable(record: str, error: BaseException | None) -> SetupError:
+    """Why a record cannot be used, as a start tells it: a full disk is not a damaged file, and needs no backup."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_ROOM:
+        return SetupError(
+            f"The record {record} cannot be written: make room on its disk, and see that this user may write there. "
+            "Nothing in it is lost."
+        )
+    return SetupError(f"The record {record} is not a sound SQLite file; restore it from a backup.")

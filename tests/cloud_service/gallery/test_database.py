@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -14,7 +15,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import OperationalError
 
 from cloud_service.gallery.assembly import open_store
-from cloud_service.gallery.database import Database
+from cloud_service.gallery.database import Database, unusable
 from cloud_service.gallery.tables import metadata
 from cloud_service.migrations import upgrade
 from cloud_service.settings import RecordSettings, Settings
@@ -141,3 +142,24 @@ def test_a_record_that_does_not_answer_makes_the_service_not_ready(door: Cloud) 
     answer = door.http.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["checks"] == {"record": False, "index": True}
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_file() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("PRAGMA max_page_count = 2")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        connection.execute("CREATE TABLE a (b)").execute("INSERT INTO a VALUES (zeroblob(100000))")
+    connection.close()
+    assert "make room" in unusable("record.db", full.value).detail
+    assert "backup" in unusable("record.db", sqlite3.DatabaseError()).detail
+
+
+def test_damage_within_the_file_stops_the_start_with_one_sentence(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    open_store(settings, Metrics("cloud")).close()
+    path = tmp_path / "record.db"
+    content = bytearray(path.read_bytes())
+    content[5000:] = np.random.default_rng(0).bytes(len(content) - 5000)
+    path.write_bytes(content)
+    with pytest.raises(SetupError, match="restore it from a backup"):
+        open_store(settings, Metrics("cloud"))
