@@ -76,7 +76,7 @@ def test_after_a_dropped_connection_a_face_is_stored_exactly_once(edge: Edge, dr
     assert len(sent) == 3
     assert len(set(sent)) == 1, "the repetition names the same template"
     assert edge.held("door") == (1, 1)
-    stored = edge.call("GET", "/v1/galleries/door/subjects/someone").json()["templates"]
+    stored = edge.call("GET", "/v1/galleries/door/subjects/someone").json()["faces"]
     assert [info["id"] for info in stored] == [answer.json()["faces"][0]["id"]]
 
 
