@@ -72,7 +72,7 @@ class DetectionSettings(BaseModel):
 
     score_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.8
     nms_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    # Longest side of the first pass, in pixels: 13 ms, and finds faces down to 2 % of the picture's side.
+    # Longest side of the first pass, in pixels: 11 to 14 ms on two cores (docs/speed.md).
     first_pass_side: Annotated[int, Field(ge=160, le=2048)] = 640
     # Longest side of the second pass, for small faces in large pictures: when the first found none, or all are wanted.
     second_pass_side: Annotated[int, Field(ge=160, le=4096)] = 1920

