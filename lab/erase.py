@@ -1,0 +1,95 @@
+"""The erase step: which directions of an embedding tell more of the picture than of the person.
+
+With S_w the scatter within people and S_b the scatter between them, the directions to give up are those of the largest
+ratio v^T S_w v / v^T S_b v: the generalised eigenvectors of (S_w, S_b), as in Fisher's discriminant analysis, read from
+the other end. Their span is removed by an orthogonal projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lab.matching import TooFewPeople
+
+Floats = NDArray[np.float64]
+
+# A person on many pictures tells no more about people than one on a few.
+MOST_OF_ONE: Final = 20
+_RIDGE: Final = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Covariances (d, d) float64 of unit embeddings: within people, and of people's means.
+
+    Attributes:
+        within: mean over people with two pictures or more of the unbiased covariance of their pictures.
+        between: covariance of people's means.
+        people: how many had two pictures or more.
+    """
+
+    within: Floats
+    between: Floats
+    people: int
+
+
+def scatter(unit: NDArray[np.float32], people: NDArray[np.int64]) -> Scatter:
+    """Scatter of labelled embeddings.
+
+    Args:
+        unit: (n, d) float32, unit rows.
+        people: (n,) who is on each.
+
+    Raises:
+        TooFewPeople: fewer people with two pictures than dimensions: the smallest directions would be guesses.
+    """
+    rows = unit.astype(np.float64)
+    dim = rows.shape[1]
+    within, means, several = np.zeros((dim, dim)), [], 0
+    order = np.argsort(people, kind="stable")
+    for chosen in np.split(order, np.flatnonzero(np.diff(people[order])) + 1):
+        own = rows[chosen[:MOST_OF_ONE]]
+        means.append(own.mean(axis=0))
+        if len(own) > 1:
+            away = own - own.mean(axis=0)
+            within += away.T @ away / (len(own) - 1)
+            several += 1
+    if several < dim:
+        raise TooFewPeople(
+            f"The erase step needs {dim} people with two pictures or more; there are {several}.", needed=dim
+        )
+    return Scatter(within / several, np.cov(np.array(means).T, bias=True), several)
+
+
+def erase_basis(found: Scatter, directions: int) -> Floats:
+    """The directions to give up: (d, directions) float64, orthonormal columns; the worst first, in this sense:
+
+    the first j columns span the j generalised eigenvectors of the largest ratio of within to between.
+    """
+    dim = len(found.within)
+    root = _inverse_root(found.between + _RIDGE * np.trace(found.between) / dim * np.eye(dim))
+    _, vectors = np.linalg.eigh(root @ found.within @ root)
+    basis, _ = np.linalg.qr((root @ vectors)[:, ::-1][:, :directions])
+    return np.asarray(basis)
+
+
+def erased(unit: NDArray[np.float32], basis: Floats, keep: float = 0.0) -> NDArray[np.float32]:
+    """Embeddings without what the basis spans: (n, d) float32, unit rows.
+
+    Args:
+        unit: (n, d) float32, unit rows.
+        basis: (d, k) orthonormal columns.
+        keep: share of each direction that stays: 0 projects, between 0 and 1 shrinks.
+    """
+    rows = unit.astype(np.float64)
+    rows = rows - (1 - keep) * (rows @ basis) @ basis.T
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+def _inverse_root(matrix: Floats) -> Floats:
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors / np.sqrt(values)) @ vectors.T)

@@ -1,0 +1,184 @@
+"""A training that can be killed: seeded, checkpointed, resumed where it stopped, with rate and remaining time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from shared.errors import SetupError
+
+FORMAT = 1
+CHECKPOINT_EVERY_S = 60.0
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """Where a training keeps its state.
+
+    Attributes:
+        path: of the file; None keeps none.
+        fingerprint: of everything the training depends on; a checkpoint made under another one is not resumed.
+    """
+
+    path: Path | None
+    fingerprint: str = ""
+
+    def load(self) -> dict[str, Any] | None:
+        """The state last saved, or None.
+
+        Raises:
+            SetupError: the file is damaged, or belongs to another training.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            fits = state["format"] == FORMAT and state["fingerprint"] == self.fingerprint
+        except Exception:
+            raise SetupError(f"The checkpoint {self.path} is damaged; remove it to train anew.") from None
+        if not fits:
+            raise SetupError(
+                f"The checkpoint {self.path} belongs to a training on other data or with other options; "
+                "remove it, or name another folder."
+            )
+        return dict(state["state"])
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes the state, whole or not at all."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save({"format": FORMAT, "fingerprint": self.fingerprint, "state": state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(self.path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                Path(temporary).unlink()
+            raise
+
+
+def train(
+    name: str,
+    parts: dict[str, Any],
+    step: Callable[[int, np.random.Generator], dict[str, float]],
+    steps: int,
+    *,
+    seed: int,
+    checkpoint: Checkpoint,
+    console: Console | None = None,
+) -> list[dict[str, float]]:
+    """Runs a training to its end, from the start or from its checkpoint.
+
+    Every step draws from a generator of its own (seed, step): a resumed training sees what an unbroken one would have.
+
+    Args:
+        name: shown in the progress.
+        parts: what has ``state_dict`` and ``load_state_dict``: networks, optimizers, schedules.
+        step: one step: takes its number and its random numbers, gives figures to show.
+        steps: how many.
+        seed: of the draws.
+        checkpoint: where the state is kept; the last state stays there.
+        console: for the progress; standard error by default.
+
+    Returns:
+        the means of the figures over each twentieth of the training.
+    """
+    state = checkpoint.load()
+    done = 0
+    history: list[dict[str, float]] = []
+    if state is not None:
+        done, history = int(state["done"]), list(state["history"])
+        for key, part in parts.items():
+            part.load_state_dict(state["parts"][key])
+    every = max(1, steps // 20)
+    sums: dict[str, float] = {}
+    counted = 0
+    began = saved = time.monotonic()
+
+    def keep(done: int) -> None:
+        checkpoint.save(
+            {"done": done, "history": history, "parts": {key: part.state_dict() for key, part in parts.items()}}
+        )
+
+    with _bar(console) as progress:
+        task = progress.add_task(name, total=steps, completed=done, figures="")
+        for number in range(done, steps):
+            torch.manual_seed(seed * 1_000_003 + number)
+            figures = step(number, np.random.default_rng([seed, number]))
+            counted += 1
+            for key, value in figures.items():
+                sums[key] = sums.get(key, 0.0) + value
+            if (number + 1) % every == 0 or number + 1 == steps:
+                history.append({"step": number + 1, **{key: value / counted for key, value in sums.items()}})
+                sums, counted = {}, 0
+                if not progress.console.is_terminal:
+                    _say(progress.console, name, number + 1 - done, steps - done, began, history[-1])
+            shown = " ".join(f"{key} {value:.3f}" for key, value in figures.items())
+            progress.update(task, advance=1, figures=shown)
+            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                keep(number + 1)
+                saved = time.monotonic()
+    if done < steps:
+        keep(steps)
+    return history
+
+
+def _say(console: Console, name: str, ran: int, of: int, began: float, figures: dict[str, float]) -> None:
+    """One line of a log, where nobody looks at a bar."""
+    rate = ran / max(time.monotonic() - began, 1e-9)
+    shown = " ".join(f"{key} {value:.4g}" for key, value in figures.items())
+    console.print(f"{name}: {rate:.2f} steps/s, {(of - ran) / rate / 60:.1f} min to go: {shown}", soft_wrap=True)
+
+
+class _Rate(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2f}/s")
+
+
+@contextlib.contextmanager
+def _bar(console: Console | None) -> Iterator[Progress]:
+    console = console or Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console, refresh_per_second=2) as progress:
+        yield progress
