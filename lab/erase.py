@@ -2,7 +2,9 @@
 
 With S_w the scatter within people and S_b the scatter between them, the directions to give up are those of the largest
 ratio v^T S_w v / v^T S_b v: the generalised eigenvectors of (S_w, S_b), as in Fisher's discriminant analysis, read from
-the other end. Their span is removed by an orthogonal projection.
+the other end. Their span is removed by an orthogonal projection: what it held is gone, whoever trains on the rest. What is kept is
+shrunk as a Wiener filter does, by S_b (S_b + w S_w)^-1, which changes no more than the spread: it brings two pictures of
+one person closer together, and so earns budget for the perturbation.
 """
 
 from __future__ import annotations
@@ -77,16 +79,23 @@ def erase_basis(found: Scatter, directions: int) -> Floats:
     return np.asarray(basis)
 
 
-def erased(unit: NDArray[np.float32], basis: Floats, keep: float = 0.0) -> NDArray[np.float32]:
-    """Embeddings without what the basis spans: (n, d) float32, unit rows.
+def erase_matrix(found: Scatter, directions: int, wiener: float) -> Floats:
+    """The erase step as one matrix E: (d, d) float64, of rank d - directions; e = normalise(E x).
 
     Args:
-        unit: (n, d) float32, unit rows.
-        basis: (d, k) orthonormal columns.
-        keep: share of each direction that stays: 0 projects, between 0 and 1 shrinks.
+        found: the scatter.
+        directions: how many to remove.
+        wiener: w, how much of the within scatter the rest is shrunk against; 0 for none.
     """
-    rows = unit.astype(np.float64)
-    rows = rows - (1 - keep) * (rows @ basis) @ basis.T
+    dim = len(found.within)
+    basis = erase_basis(found, directions)
+    filtered = found.between @ np.linalg.inv(found.between + wiener * found.within) if wiener else np.eye(dim)
+    return np.asarray((np.eye(dim) - basis @ basis.T) @ filtered)
+
+
+def erased(unit: NDArray[np.float32], matrix: Floats) -> NDArray[np.float32]:
+    """(n, d) float32 to (n, d) float32, unit rows, through an erase matrix."""
+    rows = unit.astype(np.float64) @ matrix.T
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 

@@ -55,10 +55,8 @@ def to_onnx(network: PatronusNetwork) -> bytes:
     }
 
     erased = g.unit("x")
-    if size.erased:
-        inside = g.node("MatMul", erased, g.constant(value["basis"], "erase_basis"))
-        away = g.constant((value["basis"] * (1 - value["keep"])).T, "erase_back")
-        erased = g.unit(g.node("Sub", erased, g.node("MatMul", inside, away)))
+    if size.erases:
+        erased = g.unit(g.node("MatMul", erased, g.constant(value["eraser"].T, "eraser")))
 
     nearest = g.node("MatMul", erased, g.constant(value["cohort"].T, "cohort"))
     nearest = g.node("ReduceMax", nearest, axes=[1], keepdims=1)
@@ -77,12 +75,13 @@ def to_onnx(network: PatronusNetwork) -> bytes:
         inner = _linear(g, g.node("LayerNormalization", hidden, scale, bias, axis=-1), value, f"{name}.first")
         inner = g.node("Mul", inner, g.node("Sigmoid", inner))
         hidden = g.node("Add", hidden, _linear(g, inner, value, f"{name}.second"))
-    # The last layer and the shaping of directions are one matrix.
+    # The last layers and the spread of directions are one matrix each.
     shaped = {
         "leave.weight": value["shape"].T @ value["leave.weight"],
         "leave.bias": value["leave.bias"] @ value["shape"],
     }
-    raw = _linear(g, hidden, shaped, "leave")
+    coherent = g.constant(value["coherent.weight"].T @ value["shape"], "coherent.weight")
+    raw = g.node("Add", g.node("MatMul", scaled, coherent), _linear(g, hidden, shaped, "leave"))
     along = g.node("ReduceSum", g.node("Mul", raw, erased), g.constant(np.array([1], dtype=np.int64)), keepdims=1)
     turn = g.unit(g.node("Sub", raw, g.node("Mul", along, erased)))
     angle = g.node("Mul", limit, g.node("Sigmoid", _linear(g, hidden, value, "depth")))

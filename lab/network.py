@@ -2,10 +2,11 @@
 
 With x the raw embedding (any length), z the seed, R the seal:
 
-* erase: e = normalise(x - B diag(1 - g) B^T x), B the erase basis (d, k) and g the share of each direction that stays;
+* erase: e = normalise(E x), E the erase matrix, which removes some directions and shrinks others;
 * limit: phi(e) = clip(slope * (arccos max_j <e, c_j> - arccos tau), 0, phi_max), c_j a fixed cohort, and never more than
   the caller's own limit;
-* turn: t = cos(a) e + sin(a) u with a = depth(e, z) * phi(e), and u the unit tangent at e that the generator names;
+* turn: t = cos(a) e + sin(a) u with a = depth(e, z) * phi(e), and u the unit tangent at e that the generator names, the
+  sum of a linear map of e (turned alike, faces stay as far apart as they were) and of a residual network of e and z;
 * seal: T = R t.
 """
 
@@ -28,7 +29,7 @@ class NetworkShape:
         seed_dim: length of the seed.
         width: of the hidden layers.
         blocks: residual blocks.
-        erased: k, directions in the erase basis; 0 for none.
+        erases: whether there is an erase step.
         cohort: rows of the cohort.
     """
 
@@ -36,8 +37,8 @@ class NetworkShape:
     seed_dim: int = 16
     width: int = 256
     blocks: int = 2
-    erased: int = 0
-    cohort: int = 256
+    erases: bool = True
+    cohort: int = 32
 
 
 @dataclass(slots=True)
@@ -79,13 +80,11 @@ class Block(nn.Module):
 class PatronusNetwork(nn.Module):
     """Erase, limit, turn and seal, as one differentiable function.
 
-    Buffers (set by fitting, frozen in training): ``basis`` (d, k) orthonormal columns, ``keep`` (k,) in 0..1, ``cohort``
-    (m, d) unit rows in the erased space, ``shape`` (d, d) which shapes directions like real faces, ``tau`` cosine,
-    ``slope``, ``phi_max`` radians.
+    Buffers (set by fitting, frozen in training): ``eraser`` (d, d), ``cohort`` (m, d) unit rows in the erased space,
+    ``shape`` (d, d) which spreads directions as real faces are spread, ``tau`` cosine, ``slope``, ``phi_max`` radians.
     """
 
-    basis: Tensor
-    keep: Tensor
+    eraser: Tensor
     cohort: Tensor
     shape: Tensor
     tau: Tensor
@@ -96,8 +95,7 @@ class PatronusNetwork(nn.Module):
         super().__init__()
         self.size = shape
         d = shape.dim
-        self.register_buffer("basis", torch.zeros(d, shape.erased))
-        self.register_buffer("keep", torch.zeros(shape.erased))
+        self.register_buffer("eraser", torch.eye(d))
         self.register_buffer("cohort", torch.nn.functional.normalize(torch.ones(shape.cohort, d), dim=1))
         self.register_buffer("shape", torch.eye(d))
         self.register_buffer("tau", torch.tensor(0.0))
@@ -106,6 +104,8 @@ class PatronusNetwork(nn.Module):
         self.enter = nn.Linear(d + shape.seed_dim, shape.width)
         self.middle = nn.ModuleList(Block(shape.width) for _ in range(shape.blocks))
         self.leave = nn.Linear(shape.width, d)
+        self.coherent = nn.Linear(d, d, bias=False)
+        nn.init.zeros_(self.coherent.weight)
         self.depth = nn.Linear(shape.width, 1)
         nn.init.zeros_(self.depth.weight)
         nn.init.constant_(self.depth.bias, 3.0)  # at first nearly all of phi(x) is used
@@ -113,9 +113,8 @@ class PatronusNetwork(nn.Module):
     def erase(self, x: Tensor) -> Tensor:
         """(n, d) of any length to (n, d) unit rows without the erased directions."""
         unit = nn.functional.normalize(x, dim=1, eps=TINY)
-        if self.size.erased:
-            unit = unit - ((unit @ self.basis) * (1 - self.keep)) @ self.basis.T
-            unit = nn.functional.normalize(unit, dim=1, eps=TINY)
+        if self.size.erases:
+            unit = nn.functional.normalize(unit @ self.eraser.T, dim=1, eps=TINY)
         return unit
 
     def limits(self, erased: Tensor, caller: Tensor) -> Tensor:
@@ -139,7 +138,7 @@ class PatronusNetwork(nn.Module):
         hidden = self.enter(torch.cat([erased * self.size.dim**0.5, seed], dim=1))
         for block in self.middle:
             hidden = block(hidden)
-        raw = self.leave(hidden) @ self.shape
+        raw = (self.coherent(erased * self.size.dim**0.5) + self.leave(hidden)) @ self.shape
         raw = raw - (raw * erased).sum(dim=1, keepdim=True) * erased
         turn = nn.functional.normalize(raw, dim=1, eps=TINY)
         angle = limit * torch.sigmoid(self.depth(hidden)).squeeze(1)
