@@ -1,7 +1,7 @@
 """Attackers that rebuild a face from a template: four families of decoders.
 
-Each takes templates (n, d) float32 and gives pictures (n, 3, side, side) float32 RGB in 0..1, of the whole aligned crop.
-Three work at 64 pixels, one at 112. None sees anything but the template.
+Each takes templates (n, d) float32 and gives pictures (n, 3, side, side) float32 RGB in 0..1, of the whole aligned
+crop. Three work at 64 pixels, one at 112. None sees anything but the template.
 """
 
 from __future__ import annotations

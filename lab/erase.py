@@ -2,9 +2,9 @@
 
 With S_w the scatter within people and S_b the scatter between them, the directions to give up are those of the largest
 ratio v^T S_w v / v^T S_b v: the generalised eigenvectors of (S_w, S_b), as in Fisher's discriminant analysis, read from
-the other end. Their span is removed by an orthogonal projection: what it held is gone, whoever trains on the rest. What is kept is
-shrunk as a Wiener filter does, by S_b (S_b + w S_w)^-1, which changes no more than the spread: it brings two pictures of
-one person closer together, and so earns budget for the perturbation.
+the other end. Their span is removed by an orthogonal projection: what it held is gone, whoever trains on the rest.
+What is kept is shrunk as a Wiener filter does, by S_b (S_b + w S_w)^-1, which brings two pictures of one person closer
+together, and so earns budget for the perturbation.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -28,7 +30,7 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def node(self, kind: str, *inputs: str, out: str | None = None, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
         """A node with one output, whose name is returned."""
         self._names += 1
         out = out or f"v{self._names}"

@@ -3,8 +3,8 @@
 With x the raw embedding (any length), z the seed, R the seal:
 
 * erase: e = normalise(E x), E the erase matrix, which removes some directions and shrinks others;
-* limit: phi(e) = clip(slope * (arccos max_j <e, c_j> - arccos tau), 0, phi_max), c_j a fixed cohort, and never more than
-  the caller's own limit;
+* limit: phi(e) = clip(slope * (arccos max_j <e, c_j> - arccos tau), 0, phi_max), c_j a fixed cohort, and never more
+  than the caller's own limit;
 * turn: t = cos(a) e + sin(a) u with a = depth(e, z) * phi(e), and u the unit tangent at e that the generator names, the
   sum of a linear map of e (turned alike, faces stay as far apart as they were) and of a residual network of e and z;
 * seal: T = R t.

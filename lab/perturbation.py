@@ -21,7 +21,6 @@ from typing import Final, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,8 +38,9 @@ class PerturbationOptions:
     """How the network is trained.
 
     Attributes:
-        steps: of AdamW.
-        rate: its largest step.
+        steps: of AdamW, against attackers.
+        warm_up: steps before, which look at embeddings alone and cost next to nothing.
+        rate: the largest step.
         sides: which sides of a comparison the profile protects.
         anchors: embeddings a step.
         rebuilt: of these, how many are rebuilt to pixels by one of the attackers.
@@ -59,19 +59,20 @@ class PerturbationOptions:
         seed: of weights and draws.
     """
 
-    steps: int = 1500
+    steps: int = 600
+    warm_up: int = 600
     rate: float = 1e-3
     sides: Literal["both", "probe"] = "both"
-    anchors: int = 512
+    anchors: int = 384
     rebuilt: int = 16
-    score: float = 20.0
-    flip: float = 10.0
+    score: float = 120.0
+    flip: float = 200.0
     away: float = 1.0
-    identity: float = 2.0
-    pixels: float = 1.0
+    identity: float = 3.0
+    pixels: float = 0.5
     stranger: float = 0.05
     floor: float = 0.3
-    spread: float = 0.8
+    spread: float = 0.85
     diversity: float = 1.0
     scale: float = 1.0
     seed: int = 0
@@ -111,34 +112,39 @@ def train_perturbation(
         material: people that nothing is measured on.
         attackers: none leaves out the terms that need them.
         options: how.
-        checkpoint: file of the state; None keeps none.
+        checkpoint: folder for the state; None keeps none.
         fingerprint: names data and attackers.
         twin: a differentiable embedder, to follow identity down to rebuilt faces; None leaves that term out.
         console: for the progress.
     """
     network.train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=options.rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.rate, total_steps=options.steps + 1)
-    loss_of = _loss(network, material, attackers, options, twin)
 
-    def step(number: int, random: np.random.Generator) -> dict[str, float]:
-        loss, figures = loss_of(number, random)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        return figures
+    def stage(name: str, steps: int, rate: float, against: Sequence[nn.Module]) -> list[dict[str, float]]:
+        optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1)
+        loss_of = _loss(network, material, against, options, twin)
 
-    history = train(
-        "perturbation",
-        {"network": network, "optimizer": optimizer, "schedule": schedule},
-        step,
-        options.steps,
-        seed=options.seed,
-        checkpoint=Checkpoint(checkpoint, f"{options} {fingerprint}"),
-        console=console,
-    )
+        def step(number: int, random: np.random.Generator) -> dict[str, float]:
+            loss, figures = loss_of(number, random)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            return figures
+
+        return train(
+            f"perturbation, {name}",
+            {"network": network, "optimizer": optimizer, "schedule": schedule},
+            step,
+            steps,
+            seed=options.seed,
+            checkpoint=Checkpoint(checkpoint and checkpoint / f"perturbation-{name}.pt", f"{options} {fingerprint}"),
+            console=console,
+        )
+
+    history = stage("warm-up", options.warm_up, 2 * options.rate, ()) if options.warm_up else []
+    history += stage("against attackers", options.steps, options.rate, attackers)
     network.eval()
     return history
 
@@ -194,7 +200,7 @@ def _loss(
         }
         if attackers:
             attacked = protected[: len(clean)]
-            if options.rebuilt and options.pixels:
+            if options.rebuilt:
                 attacker = attackers[number % len(attackers)]
                 few = rows[: options.rebuilt]
                 truth = to_float(material.pictures[few])
@@ -226,7 +232,7 @@ def _preserved(before: Tensor, after: Tensor, tau: float) -> tuple[Tensor, Tenso
     same = torch.eye(len(before), dtype=torch.bool)
     # Every diagonal entry is a genuine pair; they are as many as a thousandth of the others, and count as much.
     moved = weight * (after - before) ** 2
-    score = moved[same].mean() + moved[~same].mean() * 4
+    score = moved[same].mean() + moved[~same].mean() * 10
     accepted = before >= tau
     wrong = torch.where(
         accepted,

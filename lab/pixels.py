@@ -24,7 +24,7 @@ def resized(pixels: Tensor, side: int) -> Tensor:
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Structural similarity with a uniform window of 7 pixels, as scikit-image's default: (n,) for (n, 3, h, w) in 0..1.
+    """Structural similarity with a window of 7 pixels, scikit-image's default: (n,) for (n, 3, h, w) in 0..1.
 
     Differs from scikit-image by the n - 1 in its variances alone.
     """

@@ -101,7 +101,7 @@ def judged(
     truth = shrunk(pixels, faces.shape[-1]).numpy().astype(np.float32) / 255
     alike = np.array(
         [
-            structural_similarity(made, true, channel_axis=0, data_range=1.0)
+            structural_similarity(made, true, channel_axis=0, data_range=1.0)  # type: ignore[no-untyped-call]
             for made, true in zip(faces, truth, strict=True)
         ]
     )

@@ -1,0 +1,144 @@
+"""The faces of a training, and who may be used for what: nobody is in two parts.
+
+Attackers and perturbation learn on the pictures. Of labelled people, the first part fits the erase step and teaches
+score preservation, the second calibrates, the third tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lab.embedders import Encoder, embed_images, unit
+from lab.images import FaceImages, read_images, read_lfw, split_people
+from lab.lfw import PAIRS, Pair
+from lab.matching import TooFewPeople, genuine_pairs
+
+FIT, CALIBRATE, TEST = 0, 1, 2
+_FRACTIONS: Final = (0.5, 0.2, 0.3)
+# Of LFW's ten folds, which share no person. People outside all folds help to fit.
+_FOLDS: Final = {0: FIT, 1: FIT, 2: CALIBRATE, 3: CALIBRATE}
+_FEWEST_PICTURES: Final = 1000
+_FEWEST_PEOPLE: Final = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Labelled faces.
+
+    Attributes:
+        images: the faces.
+        raw: (n, d) float32 embeddings as the embedder gave them.
+        unit: (n, d) float32, unit rows.
+        people: (n,) int64, who is on each.
+        part: (n,) int64, FIT, CALIBRATE or TEST.
+        pairs: (g, 2) int64, genuine pairs: the protocol's where there is one.
+        protocol: LFW's pairs, where the faces are LFW's.
+    """
+
+    images: FaceImages
+    raw: NDArray[np.float32]
+    unit: NDArray[np.float32]
+    people: NDArray[np.int64]
+    part: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    protocol: list[Pair] | None
+
+    def rows(self, part: int) -> NDArray[np.int64]:
+        """The rows of a part."""
+        return np.flatnonzero(self.part == part)
+
+    def pairs_of(self, part: int) -> NDArray[np.int64]:
+        """Genuine pairs of a part: (g, 2), rows of the whole set."""
+        chosen = self.part[self.pairs] == part
+        return np.asarray(self.pairs[chosen.all(axis=1)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """Everything a training needs.
+
+    Attributes:
+        encoder: the embedder.
+        pictures: faces that attackers learn on.
+        learned: (n, d) float32, unit rows, of these.
+        labelled: labelled people.
+    """
+
+    encoder: Encoder
+    pictures: FaceImages
+    learned: NDArray[np.float32]
+    labelled: Labelled
+
+
+def gather(images: Path, people: Path, encoder: Encoder, cache: Path) -> Material:
+    """Reads and embeds all faces.
+
+    Args:
+        images: folder or tar for attackers; where it is the same as ``people``, its fitting part is used.
+        people: folder or tar with sub-folders a person, or a folder with LFW and its pairs.
+        encoder: the embedder.
+        cache: for faces and embeddings.
+
+    Raises:
+        SetupError: a source is missing, or has too few faces.
+        TooFewPeople: too few people for one of the parts.
+    """
+    labelled = _labelled(people, encoder, cache)
+    if images == people:
+        rows = labelled.rows(FIT)
+        pictures, learned = labelled.images.subset(rows), labelled.unit[rows]
+        if len(rows) < _FEWEST_PICTURES:
+            raise TooFewPeople(
+                f"Attackers need {_FEWEST_PICTURES} pictures to learn on, half of the people's; there are {len(rows)}.",
+                needed=_FEWEST_PICTURES,
+            )
+    else:
+        pictures = read_images(images, cache=cache, at_least=_FEWEST_PICTURES)
+        learned = unit(embed_images(pictures, encoder, cache=cache))
+    return Material(encoder, pictures, learned, labelled)
+
+
+def _labelled(source: Path, encoder: Encoder, cache: Path) -> Labelled:
+    protocol = None
+    if (source / PAIRS).is_file():
+        images, protocol = read_lfw(source, cache=cache)
+    else:
+        images = read_images(source, cache=cache)
+        known = np.array([person is not None for person in images.people])
+        if not known.all():
+            images = images.subset(known)
+    _, people = np.unique(images.people.astype(str), return_inverse=True)
+    if protocol is None:
+        part = split_people(images.people, _FRACTIONS, 0)
+        pairs = genuine_pairs(people)
+    else:
+        part, pairs = _by_fold(images, protocol)
+    raw = np.asarray(embed_images(images, encoder, cache=cache))
+    labelled = Labelled(images, raw, unit(raw), people.astype(np.int64), part, pairs, protocol)
+    needed = {FIT: raw.shape[1], CALIBRATE: _FEWEST_PEOPLE, TEST: _FEWEST_PEOPLE}
+    for number, name in ((FIT, "fit the erase step"), (CALIBRATE, "calibrate"), (TEST, "test")):
+        found = len(np.unique(people[labelled.pairs_of(number)[:, 0]]))
+        if found < needed[number]:
+            share = 1.0 if protocol else _FRACTIONS[number]
+            whole = int(np.ceil(needed[number] / share))
+            raise TooFewPeople(
+                f"To {name}, {needed[number]} people with two pictures or more are needed, and {source} has {found} in "
+                f"that part; about {whole} such people in all will do.",
+                needed=whole,
+            )
+    return labelled
+
+
+def _by_fold(images: FaceImages, protocol: list[Pair]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    row = {name: at for at, name in enumerate(images.names)}
+    part = {}
+    for pair in protocol:
+        for name in (pair.first, pair.second):
+            part[images.people[row[name]]] = _FOLDS.get(pair.fold, TEST)
+    genuine = [(row[pair.first], row[pair.second]) for pair in protocol if pair.genuine]
+    return np.array([part.get(person, FIT) for person in images.people]), np.array(genuine, dtype=np.int64)

@@ -1,0 +1,248 @@
+"""A training from pictures to profile, in a folder of its own; every part resumes where it stopped.
+
+::
+
+    recipe.json        what was asked for
+    fit.npz            what was fitted and not trained
+    attackers/         decoders trained on clean embeddings, and their checkpoints
+    network.pt         the perturbation
+    calibration.json   budgets
+    evaluation.json    figures
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from edge_service.models.files import write_whole
+from lab.calibration import Calibration, calibrate
+from lab.decoders import build
+from lab.embedders import Encoder, open_encoder
+from lab.fitting import Choice, Fitted, fit, network_of
+from lab.image_store import written_whole
+from lab.inversion import InversionOptions, rebuilt, shrunk, train_decoder
+from lab.network import PatronusNetwork
+from lab.parts import FIT, Labelled, Material, gather
+from lab.perturbation import Material as Seen
+from lab.perturbation import train_perturbation
+from lab.protecting import protect
+from lab.recipe import Recipe, read_recipe
+from lab.twin import load_twin
+from shared.errors import SetupError
+
+__all__ = ["Run", "rebuilt"]
+COHORT: Final = 32
+# Without a cohort's limit the slope is so steep that any margin gives phi_max.
+NO_SLOPE: Final = 1e4
+_LOOP_SIDE: Final = 64
+_MOST_PAIRS: Final = 8
+
+
+@dataclass(slots=True)
+class Run:
+    """A training under way or done.
+
+    Attributes:
+        folder: of the training.
+        cache: for faces and embeddings, shared by all trainings.
+        recipe: what was asked for.
+    """
+
+    folder: Path
+    cache: Path
+    recipe: Recipe
+
+    @classmethod
+    def open(cls, folder: Path, cache: Path) -> Run:
+        """A training that was begun.
+
+        Raises:
+            SetupError: there is none in this folder.
+        """
+        return cls(folder, cache, read_recipe(folder))
+
+    def encoder(self) -> Encoder:
+        """The recipe's embedder."""
+        return open_encoder(self.recipe.embedder)
+
+    def material(self) -> Material:
+        """All faces, embedded."""
+        return gather(Path(self.recipe.images), Path(self.recipe.people), self.encoder(), self.cache)
+
+    def fitted(self, material: Material) -> Fitted:
+        """What is fitted and not trained; from the folder where it is."""
+        path = self.folder / "fit.npz"
+        if not path.exists():
+            found = fit(material, self.recipe.tau, erases=self.recipe.sides == "both", cohort=COHORT, seed=0)
+            _save_fit(path, found)
+        return _load_fit(path)
+
+    def train(self) -> None:
+        """Everything up to the network; what is there already is not made again."""
+        material = self.material()
+        fitted = self.fitted(material)
+        twin = load_twin(material.encoder.path)
+        attackers = [self.attacker(family, material, twin) for family in self.recipe.families]
+        if not (self.folder / "network.pt").exists():
+            self._train_network(material, fitted, attackers, twin)
+        self.attacker(self.recipe.held_out, material, twin)
+
+    def _train_network(self, material: Material, fitted: Fitted, attackers: list[nn.Module], twin: nn.Module) -> None:
+        recipe = self.recipe
+        network = network_of(fitted, recipe.tau, np.deg2rad(recipe.phi_max), NO_SLOPE, recipe.seed)
+        seen = Seen(
+            unit=torch.from_numpy(np.array(material.learned)),
+            pictures=shrunk(material.pictures.pixels, _LOOP_SIDE),
+            pairs=torch.from_numpy(_pairs(material.labelled, recipe.seed)),
+            within=torch.from_numpy(fitted.within),
+        )
+        options = dataclasses.replace(recipe.perturbation, sides=recipe.sides, scale=fitted.scale, seed=recipe.seed)
+        for number in range(recipe.rounds + 1):
+            name = f"round {number}"
+            train_perturbation(
+                network, seen, attackers, options, self.folder / "checkpoints" / name, self._print(name), twin
+            )
+            if number < recipe.rounds:
+                attackers.append(self._retrained(number, network, material, twin))
+        with written_whole(self.folder / "network.pt") as file:
+            torch.save(network.state_dict(), file)
+
+    def attacker(self, family: str, material: Material, twin: nn.Module) -> nn.Module:
+        """A decoder trained on clean embeddings; from the folder where it is."""
+        path = self.folder / "attackers" / f"{family}.pt"
+        dim = material.learned.shape[1]
+        if not path.exists():
+            options = dataclasses.replace(self.recipe.attackers, seed=self.recipe.seed)
+            checkpoints = self.folder / "checkpoints"
+            trained = train_decoder(
+                family,
+                material.learned,
+                material.pictures.pixels,
+                material.learned,
+                twin,
+                options,
+                checkpoints,
+                self._print(material.pictures.digest),
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as file:
+                torch.save(trained.decoder.state_dict(), file)
+        decoder = build(family, dim)
+        decoder.load_state_dict(torch.load(path, weights_only=True))
+        return decoder.eval().requires_grad_(False)
+
+    def _retrained(self, number: int, network: PatronusNetwork, material: Material, twin: nn.Module) -> nn.Module:
+        """One of the attackers, gone on learning from what the network emits now."""
+        family = self.recipe.families[number % len(self.recipe.families)]
+        emitted = protect(network, material.learned, seed=number).templates
+        options = dataclasses.replace(self.recipe.attackers, epochs=0, seed=self.recipe.seed + number + 1)
+        trained = train_decoder(
+            family,
+            emitted,
+            material.pictures.pixels,
+            material.learned,
+            twin,
+            options,
+            self.folder / "checkpoints" / f"retrained {number}",
+            self._print(f"retrained {number}"),
+            start=self.attacker(family, material, twin).requires_grad_(True),
+        )
+        return trained.decoder
+
+    def network(self, fitted: Fitted) -> PatronusNetwork:
+        """The trained network, with the budget of the calibration where there is one.
+
+        Raises:
+            SetupError: it was not trained yet.
+        """
+        path = self.folder / "network.pt"
+        if not path.exists():
+            raise SetupError(f"{self.folder} holds no trained network yet; run patronus lab train --out {self.folder}.")
+        recipe = self.recipe
+        network = network_of(fitted, recipe.tau, np.deg2rad(recipe.phi_max), NO_SLOPE, recipe.seed)
+        network.load_state_dict(torch.load(path, weights_only=True))
+        calibration = self.read("calibration.json")
+        if calibration is not None:
+            network.phi_max.fill_(np.deg2rad(calibration["phi_max"]))
+        return network.eval().requires_grad_(False)
+
+    def calibrate(self) -> Calibration:
+        """Finds the budgets and keeps them."""
+        material = self.material()
+        (self.folder / "calibration.json").unlink(missing_ok=True)
+        network = self.network(self.fitted(material))
+        found = calibrate(network, material.labelled, self.recipe)
+        self.write("calibration.json", dataclasses.asdict(found))
+        return found
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A result, or None where it is not there yet."""
+        path = self.folder / name
+        return dict(json.loads(path.read_bytes())) if path.exists() else None
+
+    def write(self, name: str, value: dict[str, Any]) -> None:
+        """Keeps a result, whole or not at all."""
+        write_whole(self.folder / name, (json.dumps(value, indent=1) + "\n").encode())
+
+    def _print(self, *parts: str) -> str:
+        return hashlib.sha256("\0".join([self.recipe.model_dump_json(), *parts]).encode()).hexdigest()
+
+
+def attacker_options(quick: bool) -> InversionOptions:
+    """How attackers are trained; quick ones only show that everything runs."""
+    return InversionOptions(epochs=0.2, identity_steps=10) if quick else InversionOptions()
+
+
+def _pairs(labelled: Labelled, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Genuine pairs of those who fit: (m, 2, d) float32."""
+    random = np.random.default_rng(seed)
+    found = []
+    rows = labelled.rows(FIT)
+    for one in np.unique(labelled.people[rows]):
+        own = rows[labelled.people[rows] == one]
+        if len(own) > 1:
+            for _ in range(min(_MOST_PAIRS, len(own) * (len(own) - 1) // 2)):
+                found.append(random.choice(own, 2, replace=False))
+    return np.asarray(labelled.unit[np.array(found)])
+
+
+def _save_fit(path: Path, found: Fitted) -> None:
+    about = {
+        "chosen": found.chosen and dataclasses.asdict(found.chosen),
+        "tried": [dataclasses.asdict(choice) for choice in found.tried],
+    }
+    dim = found.shape.shape[0]
+    with written_whole(path) as file:
+        np.savez(
+            file,
+            eraser=np.empty((0, dim)) if found.eraser is None else found.eraser,
+            cohort=found.cohort,
+            shape=found.shape,
+            within=found.within,
+            scale=np.array(found.scale),
+            about=np.array(json.dumps(about)),
+        )
+
+
+def _load_fit(path: Path) -> Fitted:
+    with np.load(path, allow_pickle=False) as kept:
+        about = json.loads(str(kept["about"]))
+        eraser = kept["eraser"] if len(kept["eraser"]) else None
+        return Fitted(
+            eraser,
+            kept["cohort"],
+            kept["shape"],
+            kept["within"],
+            float(kept["scale"]),
+            about["chosen"] and Choice(**about["chosen"]),
+            [Choice(**choice) for choice in about["tried"]],
+        )
