@@ -35,14 +35,14 @@ class InversionOptions:
         seed: of weights and draws.
     """
 
-    epochs: float = 4
+    epochs: float = 2
     batch: int = 64
     rate: float = 2e-3
     ssim: float = 0.25
-    identity_steps: int = 1000
+    identity_steps: int = 700
     identity_batch: int = 16
-    identity_rate: float = 5e-4
-    identity: float = 0.5
+    identity_rate: float = 1e-3
+    identity: float = 0.7
     seed: int = 0
 
 

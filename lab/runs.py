@@ -29,17 +29,16 @@ from lab.decoders import build
 from lab.embedders import Encoder, open_encoder
 from lab.fitting import Choice, Fitted, fit, network_of
 from lab.image_store import written_whole
-from lab.inversion import InversionOptions, rebuilt, shrunk, train_decoder
+from lab.inversion import InversionOptions, shrunk, train_decoder
 from lab.network import PatronusNetwork
 from lab.parts import FIT, Labelled, Material, gather
 from lab.perturbation import Material as Seen
-from lab.perturbation import train_perturbation
+from lab.perturbation import PerturbationOptions, train_perturbation
 from lab.protecting import protect
 from lab.recipe import Recipe, read_recipe
 from lab.twin import load_twin
 from shared.errors import SetupError
 
-__all__ = ["Run", "rebuilt"]
 COHORT: Final = 32
 # Without a cohort's limit the slope is so steep that any margin gives phi_max.
 NO_SLOPE: Final = 1e4
@@ -197,9 +196,14 @@ class Run:
         return hashlib.sha256("\0".join([self.recipe.model_dump_json(), *parts]).encode()).hexdigest()
 
 
-def attacker_options(quick: bool) -> InversionOptions:
+def attacker_options(*, quick: bool) -> InversionOptions:
     """How attackers are trained; quick ones only show that everything runs."""
     return InversionOptions(epochs=0.2, identity_steps=10) if quick else InversionOptions()
+
+
+def perturbation_options(*, quick: bool) -> PerturbationOptions:
+    """How the network is trained; a quick one only shows that everything runs."""
+    return PerturbationOptions(steps=5, warm_up=50) if quick else PerturbationOptions()
 
 
 def _pairs(labelled: Labelled, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:

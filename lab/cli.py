@@ -1,0 +1,134 @@
+"""``patronus lab``: from one's own pictures to a protection profile, and what it is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def needs() -> None:
+    """Train, calibrate, evaluate and export protection profiles."""
+    from importlib.util import find_spec
+
+    from shared.errors import SetupError
+
+    missing = [name for name in ("torch", "skimage") if find_spec(name) is None]
+    if missing:
+        raise SetupError(f"The lab needs {' and '.join(missing)}, which are not installed; run: pip install '.[lab]'")
+
+
+_Out = Annotated[Path, typer.Option("--out", help="Folder of the training; a second call goes on where it stopped.")]
+_Cache = Annotated[Path, typer.Option(help="Folder for decoded faces and embeddings, shared by all trainings.")]
+_RUN, _CACHE = Path("lab-run"), Path(".lab")
+
+
+@app.command()
+def train(
+    images: Annotated[Path, typer.Option(help="Faces for attackers to learn on: a folder of pictures, or a tar.")],
+    people: Annotated[
+        Path | None,
+        typer.Option(help="Labelled faces, a sub-folder a person; LFW with its pairs. Default: the images' own."),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Name of the profile.")] = "own",
+    embedder: Annotated[str, typer.Option(help="An embedder of the edge, or the path of an .onnx file.")] = "",
+    tau: Annotated[float | None, typer.Option(help="Cosine threshold of your system. Default: the embedder's.")] = None,
+    plugin: Annotated[
+        bool, typer.Option("--plugin", help="Perturb probes alone, for a gallery that stays unprotected.")
+    ] = False,
+    phi_max: Annotated[float | None, typer.Option(help="Largest angle to train for, degrees.")] = None,
+    rounds: Annotated[int, typer.Option(min=0, max=5, help="Times that attackers are retrained.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of hours; protects badly.")] = False,
+    out: _Out = _RUN,
+    cache: _Cache = _CACHE,
+) -> None:
+    """Train attackers, and the network that spoils their work."""
+    from edge_service.vision.embed import SFACE
+    from lab.embedders import open_encoder
+    from lab.recipe import Recipe
+    from lab.runs import Run, attacker_options, perturbation_options
+    from shared.errors import SetupError
+
+    embedder = embedder or SFACE.name
+    encoder = open_encoder(embedder)
+    threshold = encoder.tau if tau is None else tau
+    if threshold is None:
+        raise SetupError(f"The threshold of {embedder} is not known; give your system's cosine threshold with --tau.")
+    what = "Perturbs probes, for a gallery that stays as it is" if plugin else "Erases, perturbs and seals"
+    recipe = Recipe(
+        name=profile,
+        summary=f"{what}; trained with patronus lab.",
+        embedder=embedder,
+        tau=threshold,
+        sides="probe" if plugin else "both",
+        seal=not plugin,
+        images=str(images),
+        people=str(people or images),
+        phi_max=phi_max if phi_max is not None else (20.0 if plugin else 60.0),
+        rounds=rounds,
+        attackers=attacker_options(quick=quick),
+        perturbation=perturbation_options(quick=quick),
+        seed=seed,
+    )
+    run = Run(out, cache, recipe)
+    # The faces first: where they are too few, no folder is begun.
+    run.material()
+    recipe.write(out)
+    run.train()
+    typer.echo(f"Trained. Next: patronus lab calibrate --out {out}")
+
+
+@app.command()
+def calibrate(out: _Out = _RUN, cache: _Cache = _CACHE) -> None:
+    """Find how far the trained network may turn at the unchanged threshold."""
+    from lab.runs import Run
+
+    found = Run.open(out, cache).calibrate()
+    certified = "none: too few people" if found.certified is None else f"{found.certified:.2f} degrees"
+    typer.echo(f"statistical budget  {found.phi_max:.1f} degrees a side, on {found.people} people")
+    typer.echo(f"certified budget    {certified} (at most {found.alpha:.0%} of decisions, whoever chooses the turns)")
+    typer.echo(f"no margin (phi = 0) {found.no_margin:.2%} of faces")
+    typer.echo(f"Next: patronus lab evaluate --out {out}")
+
+
+@app.command()
+def evaluate(
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(help="Another embedder that judges rebuilt faces, as NAME_OR_PATH=TAU; may be given again."),
+    ] = None,
+    most: Annotated[int | None, typer.Option(min=20, help="People to attack at most. Default: all.")] = None,
+    out: _Out = _RUN,
+    cache: _Cache = _CACHE,
+) -> None:
+    """Measure accuracy at the threshold, and what attackers rebuild, on people who took no part."""
+    from lab.measuring import evaluate_run, table
+    from lab.runs import Run
+
+    run = Run.open(out, cache)
+    found = evaluate_run(run, judge or [], most)
+    run.write("evaluation.json", found)
+    typer.echo(table(found))
+    typer.echo(f"Next: patronus lab export --out {out}")
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option(help="Folder of profiles; the edge reads it as PATRONUS_EDGE__PROFILES.")] = Path(
+        "profiles"
+    ),
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a profile of this name.")] = False,
+    out: _Out = _RUN,
+    cache: _Cache = _CACHE,
+) -> None:
+    """Write the profile: ONNX, document and model card."""
+    from lab.publish import publish
+    from lab.runs import Run
+
+    profile = publish(Run.open(out, cache), to, replace=replace)
+    typer.echo(f"Wrote {to / profile.document.name} (SHA-256 {profile.pin.sha256[:12]}…).")

@@ -1,0 +1,181 @@
+"""``patronus lab evaluate``: all figures of one trained profile, on people that no trained part has seen."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from lab.embedders import embed_images, open_encoder, unit
+from lab.evaluation import Accuracy, Cases, accuracy, as_json, cases, floors, judge, reconstruction
+from lab.matching import Comparison
+from lab.network import PatronusNetwork
+from lab.parts import TEST, Labelled
+from lab.protecting import gaussian, protect
+from lab.reconstruction import Judge, Outcome, judged
+from lab.runs import Run
+from lab.twin import load_twin
+from shared.errors import SetupError
+
+Rows = NDArray[np.float32]
+TARGET: Final = "target"
+_SHARES: Final = (0.25, 0.5, 0.75, 1.0)
+
+
+def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any]:
+    """Measures a calibrated training.
+
+    Args:
+        run: the training.
+        judges: further embedders, ``NAME_OR_PATH=TAU``.
+        most: people to attack at most.
+
+    Returns:
+        figures, ready for JSON.
+    """
+    console = Console(stderr=True)
+    material = run.material()
+    labelled = material.labelled
+    recipe = run.recipe
+    fitted = run.fitted(material)
+    network = run.network(fitted)
+    chosen = cases(labelled, most, seed=recipe.seed)
+    panel = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, chosen)}
+    for said in judges:
+        name, made = _judge(run, labelled, chosen, said)
+        panel[name] = made
+    protected = protect(network, labelled.unit)
+    erased = protect(network, labelled.unit, 0.0).templates
+    whole = np.arccos(np.sum(labelled.unit.astype(np.float64) * protected.templates, axis=1).clip(-1, 1))
+    variants = {
+        "clean": labelled.unit,
+        "erase alone": erased,
+        "gaussian, same angle": gaussian(labelled.unit, whole, seed=recipe.seed),
+        "protected": protected.templates,
+    }
+    if not network.size.erases:
+        del variants["erase alone"]
+    console.print("accuracy ...")
+    found: dict[str, Any] = {
+        "people": len(np.unique(labelled.people[labelled.rows(TEST)])),
+        "attacked": len(chosen.attacked),
+        "angle_degrees": _histogram(protected.angles[labelled.rows(TEST)]),
+        "no_margin": float(np.mean(protected.limits <= 0)),
+        "accuracy": {name: as_json(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
+    }
+    found["curve"] = _curve(network, labelled, recipe.tau, run)
+    twin = load_twin(material.encoder.path)
+    attacks: dict[str, Any] = {}
+    for family in dict.fromkeys([*recipe.families, recipe.held_out]):
+        decoder = run.attacker(family, material, twin)
+        console.print(f"attacker {family} ...")
+        results: dict[str, Any] = {
+            name: as_json(reconstruction(decoder, labelled, rows, chosen, panel)) for name, rows in variants.items()
+        }
+        results["another person"] = as_json(floors(decoder, labelled, labelled.unit, chosen, panel))
+        attacks[family + (" (held out)" if family == recipe.held_out else "")] = results
+    attacks["average face"] = {"clean": as_json(_average(run, labelled, chosen, panel))}
+    found["attacks"] = attacks
+    return found
+
+
+def _accuracies(labelled: Labelled, variants: dict[str, Rows], tau: float, run: Run) -> dict[str, Accuracy]:
+    rows = labelled.rows(TEST)
+    whole = np.arange(len(labelled.unit))
+    clean = labelled.unit
+    found = {"clean": accuracy(labelled, clean, clean, rows, tau)}
+    protected = variants["protected"]
+    gallery = protected if run.recipe.sides == "both" else clean
+    found["protected"] = accuracy(labelled, protected, gallery, rows, tau)
+    if run.recipe.sides == "both":
+        found["erase alone"] = accuracy(labelled, variants["erase alone"], variants["erase alone"], rows, tau)
+        found["protected probe, clean gallery"] = accuracy(labelled, protected, clean, rows, tau)
+    noise = variants["gaussian, same angle"]
+    found["gaussian, same angle"] = accuracy(labelled, noise, noise if run.recipe.sides == "both" else clean, rows, tau)
+    found["clean, everyone"] = accuracy(labelled, clean, clean, whole, tau)
+    found["protected, everyone"] = accuracy(labelled, protected, gallery, whole, tau)
+    return found
+
+
+def _curve(network: PatronusNetwork, labelled: Labelled, tau: float, run: Run) -> list[dict[str, float]]:
+    """Accuracy over the angle: what calibration chose from, on people who test."""
+    rows = labelled.rows(TEST)
+    unit_rows, people = np.ascontiguousarray(labelled.unit[rows]), labelled.people[rows]
+    comparison = Comparison(unit_rows, people, tau, sides=run.recipe.sides)
+    largest = float(network.phi_max)
+    found = []
+    for share in (0.0, *_SHARES):
+        made = protect(network, unit_rows, share * largest)
+        noise = gaussian(unit_rows, made.angles, seed=run.recipe.seed)
+        change, blind = comparison.against(made.templates), comparison.against(noise)
+        found.append(
+            {
+                "phi_degrees": float(np.rad2deg(share * largest)),
+                "cosine_to_clean": float(np.sum(made.templates * unit_rows, axis=1).mean()),
+                "fnmr": change.fnmr.protected,
+                "fnmr_rise_upper": change.fnmr.upper,
+                "fmr": change.fmr.protected,
+                "fmr_rise_upper": change.fmr.upper,
+                "gaussian_fnmr": blind.fnmr.protected,
+                "gaussian_fmr": blind.fmr.protected,
+            }
+        )
+    return found
+
+
+def _judge(run: Run, labelled: Labelled, chosen: Cases, said: str) -> tuple[str, Judge]:
+    name, _, tau = said.rpartition("=")
+    try:
+        threshold = float(tau)
+    except ValueError:
+        threshold = float("nan")
+    if not name or not -1 < threshold < 1:
+        raise SetupError(f"A judge is given as NAME_OR_PATH=TAU, with TAU a cosine; this is {said}.")
+    encoder = open_encoder(name)
+    clean = unit(embed_images(labelled.images, encoder, cache=run.cache))
+    return encoder.name, judge(encoder, threshold, clean, chosen)
+
+
+def _average(run: Run, labelled: Labelled, chosen: Cases, panel: dict[str, Judge]) -> Outcome:
+    """The average of all faces that test, in place of any rebuilt one."""
+    rows = chosen.attacked
+    pixels = labelled.images.pixels[rows]
+    mean = pixels.astype(np.float32).mean(axis=0) / 255
+    faces = np.broadcast_to(mean.transpose(2, 0, 1), (len(rows), 3, *mean.shape[:2]))
+    return judged(np.ascontiguousarray(faces), pixels, labelled.people[rows], panel)
+
+
+def _histogram(angles: Rows) -> dict[str, Any]:
+    degrees = np.rad2deg(angles.astype(np.float64))
+    counts, edges = np.histogram(degrees, bins=30)
+    return {
+        "mean": float(degrees.mean()),
+        "least": float(degrees.min()),
+        "most": float(degrees.max()),
+        "counts": counts.tolist(),
+        "edges": edges.tolist(),
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures for people to read, as Markdown."""
+    lines = ["", "| at the unchanged threshold | TAR % | FMR e-3 | 10 folds % |", "| --- | --- | --- | --- |"]
+    for name, value in found["accuracy"].items():
+        tar = value["tar"]
+        folds = "" if value["ten_fold"] is None else f"{100 * value['ten_fold']:.2f}"
+        shown = f"{100 * tar['value']:.2f} ({100 * tar['low']:.2f} to {100 * tar['high']:.2f})"
+        lines.append(f"| {name} | {shown} | {1e3 * value['fmr']:.2f} | {folds} |")
+    for family, results in found["attacks"].items():
+        names = list(next(iter(results.values()))["type_1"])
+        head = "".join(f" {name}: type I % | type II % |" for name in names)
+        lines += ["", f"| attacker: {family} | SSIM |{head}", "| --- | --- |" + " --- | --- |" * len(names)]
+        for variant, value in results.items():
+            shown = "".join(f" {_percent(value['type_1'][n])} | {_percent(value['type_2'][n])} |" for n in names)
+            lines.append(f"| {variant} | {value['ssim']['value']:.3f} |{shown}")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(share: dict[str, float]) -> str:
+    return f"{100 * share['value']:.1f} ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
