@@ -42,12 +42,14 @@ def train(
     ] = False,
     phi_max: Annotated[float | None, typer.Option(help="Largest angle to train for, degrees.")] = None,
     rounds: Annotated[int, typer.Option(min=0, max=5, help="Times that attackers are retrained.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of hours; protects badly.")] = False,
     out: _Out = _RUN,
     cache: _Cache = _CACHE,
 ) -> None:
     """Train attackers, and the network that spoils their work."""
+    from pydantic import ValidationError
+
     from edge_service.vision.embed import SFACE
     from lab.embedders import open_encoder
     from lab.recipe import Recipe
@@ -60,22 +62,28 @@ def train(
     if threshold is None:
         raise SetupError(f"The threshold of {embedder} is not known; give your system's cosine threshold with --tau.")
     what = "Perturbs probes, for a gallery that stays as it is" if plugin else "Erases, perturbs and seals"
-    recipe = Recipe(
-        name=profile,
-        summary=f"{what}; trained with patronus lab.",
-        embedder=embedder,
-        tau=threshold,
-        sides="probe" if plugin else "both",
-        seal=not plugin,
-        images=str(images),
-        people=str(people or images),
-        phi_max=phi_max if phi_max is not None else (20.0 if plugin else 60.0),
-        rounds=rounds,
-        attackers=attacker_options(quick=quick),
-        perturbation=perturbation_options(quick=quick),
-        seed=seed,
-    )
+    try:
+        recipe = Recipe(
+            name=profile,
+            summary=f"{what}; trained with patronus lab.",
+            embedder=embedder,
+            tau=threshold,
+            sides="probe" if plugin else "both",
+            seal=not plugin,
+            images=str(images),
+            people=str(people or images),
+            phi_max=phi_max if phi_max is not None else (20.0 if plugin else 60.0),
+            rounds=rounds,
+            attackers=attacker_options(quick=quick),
+            perturbation=perturbation_options(quick=quick),
+            seed=seed,
+        )
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_input=False)[0]
+        option = {"name": "--profile", "phi_max": "--phi-max"}.get(str(first["loc"][0]), f"--{first['loc'][0]}")
+        raise typer.BadParameter(first["msg"], param_hint=option) from None
     run = Run(out, cache, recipe)
+    recipe.check(out)
     # The faces first: where they are too few, no folder is begun.
     run.material()
     recipe.write(out)
@@ -132,3 +140,18 @@ def export(
 
     profile = publish(Run.open(out, cache), to, replace=replace)
     typer.echo(f"Wrote {to / profile.document.name} (SHA-256 {profile.pin.sha256[:12]}…).")
+
+
+@app.command()
+def figures(
+    portraits: Annotated[Path, typer.Option(help="Pictures whose publication nobody minds; their faces are shown.")],
+    to: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("figures"),
+    out: _Out = _RUN,
+    cache: _Cache = _CACHE,
+) -> None:
+    """Draw what a breach gives back, the angles, and accuracy over the angle."""
+    from lab.figures import draw
+    from lab.runs import Run
+
+    for path in draw(Run.open(out, cache), portraits, to):
+        typer.echo(path)

@@ -8,9 +8,11 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from lab.cohort import covariance_root, synthetic_cohort
-from lab.erase import Scatter, erase_matrix, erased, scatter
+from lab.erase import erase_matrix, erased, scatter
 from lab.network import NetworkShape, PatronusNetwork
 from lab.parts import CALIBRATE, FIT, Labelled, Material
 from lab.verification import ImpostorScores, all_impostors
@@ -31,12 +33,14 @@ class Choice:
     Attributes:
         directions: removed.
         wiener: strength of the shrinking of the rest.
+        keeps_mean: whether the direction of the mean face is left as it is.
         tar: share of genuine pairs accepted where FMR is the clean system's at tau.
         tau: the threshold where that is.
     """
 
     directions: int
     wiener: float
+    keeps_mean: bool
     tar: float
     tau: float
 
@@ -89,26 +93,27 @@ def fit(material: Material, tau: float, *, erases: bool, cohort: int, seed: int)
     fmr = _impostors(labelled, labelled.unit, FIT).fmr(tau)
     tried = []
     dim = material.learned.shape[1]
-    for wiener in _WIENER:
-        for directions in (k for k in _TRIED if k <= dim * _MOST):
-            matrix = balanced(found, directions, wiener, mean, labelled, tau, fmr)
-            tried.append(_judged(labelled, matrix, directions, wiener, tau))
-    clean = next(choice for choice in tried if choice.directions == 0 and choice.wiener == 0)
+    ways = [(k, wiener, keeps) for keeps in (False, True) for wiener in _WIENER for k in _TRIED if k <= dim * _MOST]
+    matrices: dict[tuple[int, float, bool], Floats] = {}
+    for directions, wiener, keeps in track(ways, "erase step", console=Console(stderr=True)):
+        matrix = erase_matrix(found, directions, wiener)
+        matrix = _balanced(matrix, mean, labelled, tau, fmr) if keeps else matrix
+        matrices[directions, wiener, keeps] = matrix
+        tried.append(_judged(labelled, matrix, (directions, wiener, keeps), tau))
+    clean = next(choice for choice in tried if choice.directions == 0 and choice.wiener == 0)  # E is the identity
     good = [choice for choice in tried if choice.tar >= clean.tar + _EARNED]
     if good:
         chosen = max(good, key=lambda choice: (choice.directions, choice.tar))
     else:
         chosen = max(tried, key=lambda choice: (choice.tar, choice.directions))
-    matrix = balanced(found, chosen.directions, chosen.wiener, mean, labelled, tau, fmr)
+    matrix = matrices[chosen.directions, chosen.wiener, chosen.keeps_mean]
     seen = erased(material.learned, matrix)
     after = _impostors(labelled, erased(labelled.unit, matrix), FIT).threshold_at(fmr)
     scale = float(min(1.0, tau / after)) if after > 0 else 1.0
     return Fitted(matrix, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, scale, chosen, tried)
 
 
-def balanced(
-    found: Scatter, directions: int, wiener: float, mean: Floats, labelled: Labelled, tau: float, fmr: float
-) -> Floats:
+def _balanced(matrix: Floats, mean: Floats, labelled: Labelled, tau: float, fmr: float) -> Floats:
     """An erase matrix that leaves the mean of all faces alone, and FMR at tau where it was as far as it can.
 
     Some embedders give all faces a large common part (dlib's have cosine 0.8 between strangers): erasing in what is
@@ -117,7 +122,7 @@ def balanced(
     axis = mean / np.linalg.norm(mean)
     common = np.outer(axis, axis)
     rest = np.eye(len(mean)) - common
-    matrix = rest @ erase_matrix(found, directions, wiener) @ rest
+    matrix = rest @ matrix @ rest
     low, high = 0.5, 2.0
     for _ in range(8):
         gain = float(np.sqrt(low * high))
@@ -126,13 +131,13 @@ def balanced(
     return np.asarray(common + high * matrix)
 
 
-def _judged(labelled: Labelled, matrix: Floats, directions: int, wiener: float, tau: float) -> Choice:
+def _judged(labelled: Labelled, matrix: Floats, way: tuple[int, float, bool], tau: float) -> Choice:
     clean = _impostors(labelled, labelled.unit, CALIBRATE).fmr(tau)
     rows = erased(labelled.unit, matrix)
     at = _impostors(labelled, rows, CALIBRATE).threshold_at(clean)
     pairs = labelled.pairs_of(CALIBRATE)
     scores = np.sum(rows[pairs[:, 0]].astype(np.float64) * rows[pairs[:, 1]], axis=1)
-    return Choice(directions, wiener, float(np.mean(scores >= at)), at)
+    return Choice(*way, float(np.mean(scores >= at)), at)
 
 
 def _impostors(labelled: Labelled, rows: NDArray[np.float32], part: int) -> ImpostorScores:

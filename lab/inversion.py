@@ -90,6 +90,8 @@ def train_decoder(
     where = device()
     decoder = build(family, embeddings.shape[1]).to(where) if start is None else start.to(where)
     decoder.train()
+    if twin is not None:
+        twin.to(where)
     side = side_of(family)
     pictures = shrunk(pixels, side)
     true = torch.from_numpy(embeddings)
@@ -97,7 +99,9 @@ def train_decoder(
 
     def stage(name: str, steps: int, batch: int, rate: float, identity: nn.Module | None) -> list[dict[str, float]]:
         optimizer = torch.optim.AdamW(decoder.parameters(), lr=rate, weight_decay=1e-3, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.05)
+        # Two steps at least: a rise of one step only, as of 19, torch divides by zero in.
+        rise = max(0.05, 2 / (steps + 1))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=rise)
         order = _Order(len(pixels), batch, options.seed)
 
         def step(number: int, _: np.random.Generator) -> dict[str, float]:
@@ -138,7 +142,10 @@ def train_decoder(
         history += stage("pixels", steps, options.batch, options.rate, None)
     if twin is not None and options.identity_steps:
         history += stage("identity", options.identity_steps, options.identity_batch, options.identity_rate, twin)
-    return Trained(decoder.eval().requires_grad_(False), family, history)
+    if twin is not None:
+        twin.cpu()
+    # What follows takes templates on the CPU.
+    return Trained(decoder.cpu().eval().requires_grad_(False), family, history)
 
 
 def shrunk(pixels: NDArray[np.uint8], side: int) -> Tensor:

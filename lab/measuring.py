@@ -34,8 +34,15 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
 
     Returns:
         figures, ready for JSON.
+
+    Raises:
+        SetupError: it was not trained, or not calibrated, or a judge is none.
     """
     console = Console(stderr=True)
+    run.check_trained()
+    if run.read("calibration.json") is None:
+        raise SetupError(f"{run.folder} is not calibrated; run patronus lab calibrate --out {run.folder}.")
+    others = [_said(said) for said in judges]
     material = run.material()
     labelled = material.labelled
     recipe = run.recipe
@@ -43,9 +50,12 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     network = run.network(fitted)
     chosen = cases(labelled, most, seed=recipe.seed)
     panel = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, chosen)}
-    for said in judges:
-        name, made = _judge(run, labelled, chosen, said)
-        panel[name] = made
+    for name, threshold in others:
+        encoder = open_encoder(name)
+        if encoder.name in panel:
+            raise SetupError(f"Two judges are called {encoder.name}; give the file of one of them another name.")
+        clean = unit(embed_images(labelled.images, encoder, cache=run.cache))
+        panel[encoder.name] = judge(encoder, threshold, clean, chosen)
     protected = protect(network, labelled.unit)
     erased = protect(network, labelled.unit, 0.0).templates
     whole = np.arccos(np.sum(labelled.unit.astype(np.float64) * protected.templates, axis=1).clip(-1, 1))
@@ -66,7 +76,7 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
         "accuracy": {name: as_json(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
     }
     found["curve"] = _curve(network, labelled, recipe.tau, run)
-    twin = load_twin(material.encoder.path)
+    twin = load_twin(material.encoder.path, cache=run.cache)
     attacks: dict[str, Any] = {}
     for family in dict.fromkeys([*recipe.families, recipe.held_out]):
         decoder = run.attacker(family, material, twin)
@@ -125,7 +135,7 @@ def _curve(network: PatronusNetwork, labelled: Labelled, tau: float, run: Run) -
     return found
 
 
-def _judge(run: Run, labelled: Labelled, chosen: Cases, said: str) -> tuple[str, Judge]:
+def _said(said: str) -> tuple[str, float]:
     name, _, tau = said.rpartition("=")
     try:
         threshold = float(tau)
@@ -133,9 +143,7 @@ def _judge(run: Run, labelled: Labelled, chosen: Cases, said: str) -> tuple[str,
         threshold = float("nan")
     if not name or not -1 < threshold < 1:
         raise SetupError(f"A judge is given as NAME_OR_PATH=TAU, with TAU a cosine; this is {said}.")
-    encoder = open_encoder(name)
-    clean = unit(embed_images(labelled.images, encoder, cache=run.cache))
-    return encoder.name, judge(encoder, threshold, clean, chosen)
+    return name, threshold
 
 
 def _average(run: Run, labelled: Labelled, chosen: Cases, panel: dict[str, Judge]) -> Outcome:

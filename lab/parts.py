@@ -89,7 +89,7 @@ def gather(images: Path, people: Path, encoder: Encoder, cache: Path) -> Materia
         TooFewPeople: too few people for one of the parts.
     """
     labelled = _labelled(people, encoder, cache)
-    if images == people:
+    if images.resolve() == people.resolve():
         rows = labelled.rows(FIT)
         pictures, learned = labelled.images.subset(rows), labelled.unit[rows]
         if len(rows) < _FEWEST_PICTURES:
@@ -118,20 +118,30 @@ def _labelled(source: Path, encoder: Encoder, cache: Path) -> Labelled:
         pairs = genuine_pairs(people)
     else:
         part, pairs = _by_fold(images, protocol)
+    if not len(images):
+        raise TooFewPeople(
+            f"Nobody is known in {source}; put the pictures of each person into a sub-folder of its own, of "
+            f"{_enough(CALIBRATE, _FEWEST_PEOPLE)} people or more with two pictures each.",
+            needed=_enough(CALIBRATE, _FEWEST_PEOPLE),
+        )
     raw = np.asarray(embed_images(images, encoder, cache=cache))
     labelled = Labelled(images, raw, unit(raw), people.astype(np.int64), part, pairs, protocol)
     needed = {FIT: raw.shape[1], CALIBRATE: _FEWEST_PEOPLE, TEST: _FEWEST_PEOPLE}
     for number, name in ((FIT, "fit the erase step"), (CALIBRATE, "calibrate"), (TEST, "test")):
         found = len(np.unique(people[labelled.pairs_of(number)[:, 0]]))
         if found < needed[number]:
-            share = 1.0 if protocol else _FRACTIONS[number]
-            whole = int(np.ceil(needed[number] / share))
+            whole = needed[number] if protocol else _enough(number, needed[number])
             raise TooFewPeople(
                 f"To {name}, {needed[number]} people with two pictures or more are needed, and {source} has {found} in "
                 f"that part; about {whole} such people in all will do.",
                 needed=whole,
             )
     return labelled
+
+
+def _enough(part: int, needed: int) -> int:
+    """How many people there must be in all, for so many of them in a part."""
+    return int(np.ceil(needed / _FRACTIONS[part]))
 
 
 def _by_fold(images: FaceImages, protocol: list[Pair]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

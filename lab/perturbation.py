@@ -59,16 +59,16 @@ class PerturbationOptions:
         seed: of weights and draws.
     """
 
-    steps: int = 600
-    warm_up: int = 600
+    steps: int = 500
+    warm_up: int = 1500
     rate: float = 1e-3
     sides: Literal["both", "probe"] = "both"
     anchors: int = 384
     rebuilt: int = 16
-    score: float = 120.0
-    flip: float = 200.0
+    score: float = 400.0
+    flip: float = 800.0
     away: float = 1.0
-    identity: float = 3.0
+    identity: float = 1.5
     pixels: float = 0.5
     stranger: float = 0.05
     floor: float = 0.3

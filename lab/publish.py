@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,13 +17,19 @@ from lab.cohort import digest
 from lab.export import to_onnx
 from lab.network import PatronusNetwork
 from lab.parts import TEST, Labelled
+from lab.protecting import protect
 from lab.recipe import Recipe
 from lab.runs import Run
+from lab.verification import all_impostors
 from shared.errors import SetupError
 from shared.wire.common import Threshold
 
 # Largest difference of any coordinate between torch and ONNX Runtime.
 PARITY: Final = 1e-5
+# A slope over this is there to give all of phi_max to whoever has any margin.
+_STEEP: Final = 10.0
+# Of the rule of three, as in calibration.
+_CONFIDENCE: Final = 0.95
 # Raw lengths outside this multiple of the shortest and longest that were seen are another embedder's.
 _LENGTHS: Final = (0.5, 2.0)
 
@@ -45,8 +51,8 @@ def publish(run: Run, folder: Path, *, replace: bool) -> Profile:
         raise SetupError(f"{run.folder} is not calibrated; run patronus lab calibrate --out {run.folder}.")
     if calibration["phi_max"] <= 0:
         raise SetupError(
-            f"Calibration of {run.folder} allowed no perturbation at all: a profile of it would protect nothing. "
-            "Train with a smaller phi_max, or allow larger rises."
+            f"Calibration of {run.folder} allowed no perturbation at all, so a profile of it would protect nothing; "
+            f"{_advice(run.recipe, calibration['people'])}."
         )
     material = run.material()
     fitted = run.fitted(material)
@@ -68,11 +74,11 @@ def publish(run: Run, folder: Path, *, replace: bool) -> Profile:
                 seed_dim=network.size.seed_dim,
                 layers=["erase", "perturb"] if network.size.erases else ["perturb"],
                 input_norm=[float(lengths.min() * _LENGTHS[0]), float(lengths.max() * _LENGTHS[1])],
-                phi_max=float(network.phi_max) + 1e-6,
+                phi_max=min(float(network.phi_max) + 1e-6, np.pi / 2),
             ),
             *([SealStep()] if recipe.seal else []),
         ],
-        threshold=Threshold(cosine=recipe.tau, fmr=_fmr(evaluation)),
+        threshold=Threshold(cosine=recipe.tau, fmr=_fmr(network, material.labelled, recipe)),
         budgets={key: value for key, value in calibration.items() if key != "curve"},
         cohort_sha256=digest(fitted.cohort),
         figures=evaluation,
@@ -100,19 +106,37 @@ def check_parity(network: PatronusNetwork, graph: bytes, labelled: Labelled) -> 
     found = dict(zip(session.output_names, session.run(inputs), strict=True))
     with torch.no_grad():
         turned = network(*(torch.from_numpy(value) for value in inputs.values()))
-    differences = (
-        np.abs(found["template"] - turned.template.numpy()).max(),
-        np.abs(found["angle"] - turned.angle.numpy()).max(),
-    )
-    worst = float(max(differences))
+    # A steep limit magnifies the rounding of arccos: where it is neither 0 nor phi_max, two right answers differ.
+    limit = turned.limit.numpy()
+    compared = (limit <= 0) | (limit >= float(network.phi_max)) | (float(network.slope) <= _STEEP)
+    differences = [
+        np.abs(found["template"] - turned.template.numpy()).max(axis=1)[compared],
+        np.abs(found["angle"] - turned.angle.numpy())[compared],
+    ]
+    worst = float(np.max(differences)) if compared.any() else np.inf
     if not worst <= PARITY:
         raise SetupError(f"The exported network differs from the trained one by {worst:.1e}; it is not published.")
     return worst
 
 
-def _fmr(evaluation: dict[str, Any]) -> float:
-    found = evaluation.get("accuracy", {}).get("protected", {}).get("fmr")
-    return float(found) if found else 1e-3
+def _advice(recipe: Recipe, people: int) -> str:
+    """What may help where calibration allowed nothing."""
+    needed = int(np.ceil(-np.log(1 - _CONFIDENCE) / recipe.fnmr_rise))
+    if people < needed:
+        return (
+            f"{people} people calibrated it, and it takes about {needed} to show that FNMR rises by at most "
+            f"{recipe.fnmr_rise:.1%}: add people, and train again"
+        )
+    return "train again in another folder, longer or with a smaller --phi-max"
+
+
+def _fmr(network: PatronusNetwork, labelled: Labelled, recipe: Recipe) -> float:
+    """FMR at tau of protected templates of people who test; where nobody was mistaken, its upper bound."""
+    rows = labelled.rows(TEST)
+    protected = np.ascontiguousarray(protect(network, labelled.unit).templates[rows])
+    gallery = None if recipe.sides == "both" else np.ascontiguousarray(labelled.unit[rows])
+    found = all_impostors(protected, labelled.people[rows], gallery)
+    return max(found.fmr(recipe.tau), -float(np.log(1 - _CONFIDENCE)) / found.pairs)
 
 
 def card(recipe: Recipe, run: Run, document: ProfileDocument) -> bytes:

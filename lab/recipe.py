@@ -50,7 +50,7 @@ class Recipe(BaseModel):
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
     summary: str
     embedder: str
-    tau: float = Field(gt=-1, lt=1)
+    tau: float = Field(gt=0, lt=1)
     sides: Literal["both", "probe"] = "both"
     seal: bool = True
     images: str
@@ -71,14 +71,28 @@ class Recipe(BaseModel):
 
         Raises:
             Conflict: the folder holds another recipe.
+            SetupError: the folder cannot be made, or its recipe is damaged.
         """
-        path = run / FILE
-        if path.exists() and read_recipe(run) != self:
+        self.check(run)
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise SetupError(f"{run} cannot be a folder ({problem.strerror}); name another one with --out.") from None
+        write_whole(run / FILE, (self.model_dump_json(indent=2) + "\n").encode())
+
+    def check(self, run: Path) -> None:
+        """Whether a folder has no recipe, or this one.
+
+        Raises:
+            Conflict: it holds another one.
+            SetupError: it is no folder, or its recipe is damaged.
+        """
+        if run.exists() and not run.is_dir():
+            raise SetupError(f"{run} is not a folder; name another one with --out.")
+        if (run / FILE).exists() and read_recipe(run) != self:
             raise Conflict(
                 f"{run} holds a training with other options or data; name another folder with --out, or remove it."
             )
-        run.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (self.model_dump_json(indent=2) + "\n").encode())
 
 
 def read_recipe(run: Path) -> Recipe:
@@ -89,7 +103,7 @@ def read_recipe(run: Path) -> Recipe:
     """
     try:
         return Recipe.model_validate_json((run / FILE).read_bytes())
-    except FileNotFoundError:
+    except OSError:
         raise SetupError(f"{run} holds no training; start one with patronus lab train --out {run}.") from None
     except ValidationError:
         raise SetupError(f"{run / FILE} is damaged, or was written by another version.") from None

@@ -18,6 +18,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ class Run:
         """Everything up to the network; what is there already is not made again."""
         material = self.material()
         fitted = self.fitted(material)
-        twin = load_twin(material.encoder.path)
+        twin = load_twin(material.encoder.path, cache=self.cache)
         attackers = [self.attacker(family, material, twin) for family in self.recipe.families]
         if not (self.folder / "network.pt").exists():
             self._train_network(material, fitted, attackers, twin)
@@ -136,7 +137,7 @@ class Run:
             with written_whole(path) as file:
                 torch.save(trained.decoder.state_dict(), file)
         decoder = build(family, dim)
-        decoder.load_state_dict(torch.load(path, weights_only=True))
+        _load_into(decoder, path)
         return decoder.eval().requires_grad_(False)
 
     def _retrained(self, number: int, network: PatronusNetwork, material: Material, twin: nn.Module) -> nn.Module:
@@ -163,21 +164,31 @@ class Run:
         Raises:
             SetupError: it was not trained yet.
         """
-        path = self.folder / "network.pt"
-        if not path.exists():
-            raise SetupError(f"{self.folder} holds no trained network yet; run patronus lab train --out {self.folder}.")
+        self.check_trained()
         recipe = self.recipe
         network = network_of(fitted, recipe.tau, np.deg2rad(recipe.phi_max), NO_SLOPE, recipe.seed)
-        network.load_state_dict(torch.load(path, weights_only=True))
+        _load_into(network, self.folder / "network.pt")
         calibration = self.read("calibration.json")
         if calibration is not None:
             network.phi_max.fill_(np.deg2rad(calibration["phi_max"]))
         return network.eval().requires_grad_(False)
 
+    def check_trained(self) -> None:
+        """Before work that needs the network.
+
+        Raises:
+            SetupError: it was not trained yet.
+        """
+        if not (self.folder / "network.pt").exists():
+            raise SetupError(f"{self.folder} holds no trained network yet; run patronus lab train --out {self.folder}.")
+
     def calibrate(self) -> Calibration:
         """Finds the budgets and keeps them."""
+        self.check_trained()
         material = self.material()
-        (self.folder / "calibration.json").unlink(missing_ok=True)
+        # Figures of an earlier budget are no figures of this one.
+        for stale in ("calibration.json", "evaluation.json"):
+            (self.folder / stale).unlink(missing_ok=True)
         network = self.network(self.fitted(material))
         found = calibrate(network, material.labelled, self.recipe)
         self.write("calibration.json", dataclasses.asdict(found))
@@ -186,7 +197,10 @@ class Run:
     def read(self, name: str) -> dict[str, Any] | None:
         """A result, or None where it is not there yet."""
         path = self.folder / name
-        return dict(json.loads(path.read_bytes())) if path.exists() else None
+        try:
+            return dict(json.loads(path.read_bytes())) if path.exists() else None
+        except (ValueError, TypeError):
+            raise _damaged(path) from None
 
     def write(self, name: str, value: dict[str, Any]) -> None:
         """Keeps a result, whole or not at all."""
@@ -238,15 +252,29 @@ def _save_fit(path: Path, found: Fitted) -> None:
 
 
 def _load_fit(path: Path) -> Fitted:
-    with np.load(path, allow_pickle=False) as kept:
-        about = json.loads(str(kept["about"]))
-        eraser = kept["eraser"] if len(kept["eraser"]) else None
-        return Fitted(
-            eraser,
-            kept["cohort"],
-            kept["shape"],
-            kept["within"],
-            float(kept["scale"]),
-            about["chosen"] and Choice(**about["chosen"]),
-            [Choice(**choice) for choice in about["tried"]],
-        )
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            about = json.loads(str(kept["about"]))
+            eraser = kept["eraser"] if len(kept["eraser"]) else None
+            return Fitted(
+                eraser,
+                kept["cohort"],
+                kept["shape"],
+                kept["within"],
+                float(kept["scale"]),
+                about["chosen"] and Choice(**about["chosen"]),
+                [Choice(**choice) for choice in about["tried"]],
+            )
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        raise _damaged(path) from None
+
+
+def _load_into(module: nn.Module, path: Path) -> None:
+    try:
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception:  # torch's errors on a damaged file share no base class
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> SetupError:
+    return SetupError(f"{path} is damaged, or was written by another version; remove it, and it is made again.")

@@ -58,16 +58,21 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            fits = state["format"] == FORMAT and state["fingerprint"] == self.fingerprint
+            kept = torch.load(self.path, map_location="cpu", weights_only=True)
+            fits = kept["format"] == FORMAT and kept["fingerprint"] == self.fingerprint
+            state = dict(kept["state"])
         except Exception:
             raise SetupError(f"The checkpoint {self.path} is damaged; remove it to train anew.") from None
         if not fits:
-            raise SetupError(
-                f"The checkpoint {self.path} belongs to a training on other data or with other options; "
-                "remove it, or name another folder."
-            )
-        return dict(state["state"])
+            raise self.foreign()
+        return state
+
+    def foreign(self) -> SetupError:
+        """The error for a checkpoint of another training."""
+        return SetupError(
+            f"The checkpoint {self.path} belongs to a training on other data or with other options; "
+            "remove it, or name another folder."
+        )
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes the state, whole or not at all."""
@@ -114,21 +119,23 @@ def train(
         the means of the figures over each twentieth of the training.
     """
     state = checkpoint.load()
-    done = 0
+    done = counted = 0
     history: list[dict[str, float]] = []
-    if state is not None:
-        done, history = int(state["done"]), list(state["history"])
-        for key, part in parts.items():
-            part.load_state_dict(state["parts"][key])
-    every = max(1, steps // 20)
     sums: dict[str, float] = {}
-    counted = 0
+    if state is not None:
+        try:
+            done, history = int(state["done"]), list(state["history"])
+            counted, sums = int(state.get("counted", 0)), dict(state.get("sums", {}))
+            for key, part in parts.items():
+                part.load_state_dict(state["parts"][key])
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            raise checkpoint.foreign() from None
+    every = max(1, steps // 20)
     began = saved = time.monotonic()
 
     def keep(done: int) -> None:
-        checkpoint.save(
-            {"done": done, "history": history, "parts": {key: part.state_dict() for key, part in parts.items()}}
-        )
+        states = {key: part.state_dict() for key, part in parts.items()}
+        checkpoint.save({"done": done, "history": history, "counted": counted, "sums": sums, "parts": states})
 
     with _bar(console) as progress:
         task = progress.add_task(name, total=steps, completed=done, figures="")
