@@ -99,7 +99,7 @@ def _angles(found: dict[str, Any]) -> Any:
 def _curve(found: dict[str, Any], both: bool) -> Any:
     curve = found["curve"]
     angle = [point["phi_degrees"] for point in curve]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
+    figure, (left, right, last) = plt.subplots(1, 3, figsize=(11, 3))
     label = "erase + perturb" if both else "perturb"
     left.plot(angle, [100 * (1 - point["fnmr"]) for point in curve], "o-", label=label)
     left.plot(angle, [100 * (1 - point["gaussian_fnmr"]) for point in curve], "s--", label="Gaussian, same angle")
@@ -109,7 +109,10 @@ def _curve(found: dict[str, Any], both: bool) -> Any:
     right.plot(angle, [1e3 * point["gaussian_fmr"] for point in curve], "s--", label="Gaussian, same angle")
     right.axhline(1e3 * found["accuracy"]["clean"]["fmr"], color="grey", lw=0.8, label="clean")
     right.set_ylabel("FMR, thousandths")
-    for axis in (left, right):
+    for key, style, what in (("type_1", "o-", label), ("gaussian_type_1", "s--", "Gaussian, same angle")):
+        last.plot(angle, [100 * point[key] for point in curve], style, label=what)
+    last.set_ylabel("rebuilt faces accepted (type I), %")
+    for axis in (left, right, last):
         axis.set_xlabel("phi, degrees")
         axis.legend(fontsize=7)
     figure.tight_layout()

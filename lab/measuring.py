@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from shared.errors import SetupError
 
 Rows = NDArray[np.float32]
 TARGET: Final = "target"
+_CURVE_CASES: Final = 200
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -75,8 +77,16 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
         "no_margin": float(np.mean(protected.limits <= 0)),
         "accuracy": {name: as_json(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
     }
-    found["curve"] = _curve(network, labelled, recipe.tau, run)
     twin = load_twin(material.encoder.path, cache=run.cache)
+    few = Cases(chosen.attacked[:_CURVE_CASES], chosen.other[:_CURVE_CASES])
+    target = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, few)}
+    tester = run.attacker(recipe.held_out, material, twin)
+
+    def tested(rows: Rows) -> Outcome:
+        return reconstruction(tester, labelled, rows, few, target)
+
+    console.print("curve ...")
+    found["curve"] = _curve(network, labelled, run, tested)
     attacks: dict[str, Any] = {}
     for family in dict.fromkeys([*recipe.families, recipe.held_out]):
         decoder = run.attacker(family, material, twin)
@@ -109,21 +119,28 @@ def _accuracies(labelled: Labelled, variants: dict[str, Rows], tau: float, run: 
     return found
 
 
-def _curve(network: PatronusNetwork, labelled: Labelled, tau: float, run: Run) -> list[dict[str, float]]:
-    """Accuracy over the angle: what calibration chose from, on people who test."""
+def _curve(
+    network: PatronusNetwork, labelled: Labelled, run: Run, tested: Callable[[Rows], Outcome]
+) -> list[dict[str, float]]:
+    """Accuracy and privacy over the angle, on people who test: what the attacker held out rebuilds."""
     rows = labelled.rows(TEST)
     unit_rows, people = np.ascontiguousarray(labelled.unit[rows]), labelled.people[rows]
-    comparison = Comparison(unit_rows, people, tau, sides=run.recipe.sides)
+    comparison = Comparison(unit_rows, people, run.recipe.tau, sides=run.recipe.sides)
     largest = float(network.phi_max)
     found = []
     for share in (0.0, *_SHARES):
-        made = protect(network, unit_rows, share * largest)
-        noise = gaussian(unit_rows, made.angles, seed=run.recipe.seed)
-        change, blind = comparison.against(made.templates), comparison.against(noise)
+        everyone = protect(network, labelled.unit, share * largest)
+        noise = gaussian(labelled.unit, everyone.angles, seed=run.recipe.seed)
+        change, blind = (comparison.against(np.ascontiguousarray(made[rows])) for made in (everyone.templates, noise))
+        attacked, attacked_blind = tested(everyone.templates), tested(noise)
         found.append(
             {
                 "phi_degrees": float(np.rad2deg(share * largest)),
-                "cosine_to_clean": float(np.sum(made.templates * unit_rows, axis=1).mean()),
+                "cosine_to_clean": float(np.sum(everyone.templates[rows] * unit_rows, axis=1).mean()),
+                "type_1": attacked.type_1[TARGET].value,
+                "type_2": attacked.type_2[TARGET].value,
+                "gaussian_type_1": attacked_blind.type_1[TARGET].value,
+                "gaussian_type_2": attacked_blind.type_2[TARGET].value,
                 "fnmr": change.fnmr.protected,
                 "fnmr_rise_upper": change.fnmr.upper,
                 "fmr": change.fmr.protected,
