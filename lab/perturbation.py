@@ -186,7 +186,7 @@ def _loss(
             other = other_before = second
             before = first
         score, flips = _preserved(before @ other_before.T * options.scale, protected @ other.T, tau)
-        away = (protected[: len(clean)] * clean).sum(dim=1).mean()
+        away = (protected * first).sum(dim=1).mean()
         again, _, _ = protect(clean, draws)
         alike = _turns(before[: len(clean)], protected[: len(clean)], again)
         total = options.score * score + options.flip * flips + options.away * away

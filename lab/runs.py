@@ -99,9 +99,16 @@ class Run:
     def _train_network(self, material: Material, fitted: Fitted, attackers: list[nn.Module], twin: nn.Module) -> None:
         recipe = self.recipe
         network = network_of(fitted, recipe.tau, np.deg2rad(recipe.phi_max), NO_SLOPE, recipe.seed)
+        unit, pixels = material.learned, material.pictures.pixels
+        if recipe.images != recipe.people:
+            # Those who teach score preservation are protected too: else the network would learn to tell the two sources
+            # apart, to turn the one and spare the other.
+            rows = material.labelled.rows(FIT)
+            unit = np.concatenate([unit, material.labelled.unit[rows]])
+            pixels = np.concatenate([pixels, material.labelled.images.pixels[rows]])
         seen = Seen(
-            unit=torch.from_numpy(np.array(material.learned)),
-            pictures=shrunk(material.pictures.pixels, _LOOP_SIDE),
+            unit=torch.from_numpy(np.array(unit)),
+            pictures=shrunk(pixels, _LOOP_SIDE),
             pairs=torch.from_numpy(_pairs(material.labelled, recipe.seed)),
             within=torch.from_numpy(fitted.within),
         )
