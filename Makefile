@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PACKAGES := pyproject.toml constraints.txt
 
-.PHONY: help run demo test lint format bench accuracy models compose-test lock clean
+.PHONY: help run demo test lint format bench accuracy models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -22,7 +22,7 @@ run: $(VENV)/.run models  ## Run edge and cloud here, in the foreground, until C
 demo: $(VENV)/.run models  ## Enroll, verify and identify the sample pictures, in a folder of its own
 	@exec $(BIN)/python -m lab.demo
 
-test: $(VENV)/.test models  ## Run every test, with coverage
+test: $(VENV)/.test models optional-models  ## Run every test, with coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/.test  ## Check style and types
@@ -40,6 +40,9 @@ accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LF
 
 models: $(VENV)/.run  ## Fetch, check and convert the face models
 	@$(BIN)/python -m edge_service.models fetch
+
+optional-models: $(VENV)/.run  ## Fetch the other embedder, too: once, 100 MB
+	@$(BIN)/python -m edge_service.models fetch --embedder dlib_resnet29 || echo "Without it, the tests that need it are skipped." >&2
 
 compose-test:  ## Build the containers and try them: up, enroll, down, up, verify
 	@deploy/compose-test

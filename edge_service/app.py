@@ -10,12 +10,14 @@ from fastapi import FastAPI
 
 from edge_service.cloud import CloudClient
 from edge_service.galleries import GalleryBook
+from edge_service.plugin import Plugin
 from edge_service.privacy.keys import KeyStore
 from edge_service.privacy.profiles import load_profile
 from edge_service.privacy.protect import Protector
 from edge_service.recognition import Recognition
-from edge_service.routes import galleries, info, matching, pictures, subjects
+from edge_service.routes import embeddings, galleries, info, matching, pictures, subjects
 from edge_service.settings import EdgeSettings, PictureLimits
+from edge_service.tally import ProtectionTally
 from edge_service.vision.reader import open_reader
 from edge_service.workers import Workers
 from shared.http.application import make_application
@@ -23,6 +25,7 @@ from shared.http.system import system_routes
 from shared.key_ring import KeyRing
 from shared.logs import get_logger
 from shared.metrics import Metrics
+from shared.wire.edge import MAX_EMBEDDINGS_BYTES
 
 _log = get_logger(__name__)
 # The multipart form's own lines around a picture.
@@ -37,6 +40,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         transport: how the cloud is reached, instead of the network, in tests.
     """
     metrics = Metrics("edge")
+    tally = ProtectionTally(metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -45,7 +49,8 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         if ring.ensure_first_key(settings.first_key_file):
             _log.info("first_api_key_made", file=str(settings.first_key_file))
         reader = open_reader(settings, metrics)
-        profile = load_profile(settings.profile, reader.spec.name)
+        profile = load_profile(settings.profile, reader.pin, reader.spec.dim, settings.profiles)
+        protector = Protector(profile, tell=tally)
         cloud = CloudClient(settings.cloud, metrics, transport)
         workers = Workers(settings.work)
         book = GalleryBook(
@@ -58,13 +63,17 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         )
         app.state.settings, app.state.key_ring, app.state.profile = settings, ring, profile
         app.state.reader, app.state.cloud, app.state.galleries = reader, cloud, book
-        app.state.recognition = Recognition(
-            reader=reader,
-            protector=Protector(profile),
+        recognition = Recognition(
+            reader=reader, protector=protector, galleries=book, cloud=cloud, workers=workers, metrics=metrics
+        )
+        app.state.recognition = recognition
+        app.state.plugin = Plugin(
+            recognition=recognition,
+            protector=protector,
             galleries=book,
-            cloud=cloud,
+            keys=keys,
             workers=workers,
-            metrics=metrics,
+            dim=reader.spec.dim,
         )
         _log.info("edge_ready", profile=profile.pin.name, embedder=reader.pin.name)
         try:
@@ -85,13 +94,16 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         body_seconds=settings.pictures.body_timeout_s,
     )
     app.include_router(system_routes(metrics, checks))
-    for router in (info.router, pictures.router, galleries.router, subjects.router, matching.router):
+    parts = (info, pictures, galleries, subjects, matching, embeddings)
+    for router in (part.router for part in parts):
         app.include_router(router)
     return app
 
 
 def _body_limit(path: str, limits: PictureLimits) -> int:
     """The most bytes that a path takes: several pictures where it takes several, else one."""
+    if path.endswith(("/protect", "/embeddings")):
+        return max(MAX_EMBEDDINGS_BYTES, limits.max_bytes + _FORM_BYTES)
     if path.endswith("/faces"):
         return limits.max_request_bytes
     if not path.endswith(("/detect", "/compare", "/verify", "/identify")):

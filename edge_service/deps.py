@@ -8,10 +8,12 @@ from fastapi import Depends, Path, Query, Request
 
 from edge_service.cloud import CloudClient
 from edge_service.galleries import GalleryBook
+from edge_service.plugin import Plugin
 from edge_service.recognition import Recognition
 from edge_service.settings import EdgeSettings
 from edge_service.uploads import PART
 from edge_service.vision.reader import FaceReader
+from shared.contract import MAX_DIM
 from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
@@ -41,6 +43,11 @@ def _cloud(request: Request) -> CloudClient:
     return found
 
 
+def _plugin(request: Request) -> Plugin:
+    found: Plugin = request.app.state.plugin
+    return found
+
+
 def _reader(request: Request) -> FaceReader:
     found: FaceReader = request.app.state.reader
     return found
@@ -50,6 +57,7 @@ SettingsDep = Annotated[EdgeSettings, Depends(_settings)]
 RecognitionDep = Annotated[Recognition, Depends(_recognition)]
 GalleriesDep = Annotated[GalleryBook, Depends(_galleries)]
 CloudDep = Annotated[CloudClient, Depends(_cloud)]
+PluginDep = Annotated[Plugin, Depends(_plugin)]
 ReaderDep = Annotated[FaceReader, Depends(_reader)]
 
 MayEnroll = Depends(require(Scope.ENROLL))
@@ -68,6 +76,8 @@ MaxFacesQuery = Annotated[int, Query(ge=1, le=MAX_FACES, description="faces to l
 QualityQuery = Annotated[
     QualityFilter | None, Query(description="what a face must be good enough for; absent: as the edge is set")
 ]
+GalleryQuery = Annotated[GalleryName | None, Query(description="whose key seeds and seals; needed where one seals")]
+DimQuery = Annotated[int | None, Query(ge=2, le=MAX_DIM, description="values an embedding, for a body of float32")]
 
 
 def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, object]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_service.cloud import CloudClient
-from edge_service.privacy.keys import KeyStore, new_epoch
+from edge_service.privacy.keys import NO_EPOCH, KeyStore, new_epoch
 from edge_service.privacy.profiles import Profile
 from edge_service.privacy.protect import ProtectionContext
 from shared.contract import Contract, EmbedderPin, SealPin
@@ -96,6 +99,18 @@ class GalleryBook:
         self._check(gallery, found)
         return found
 
+    def face_id(self, gallery: str, subject: str, name: str | None, unit: NDArray[np.float32]) -> str:
+        """The id of a template whose embedding came from elsewhere: the same again gives the same.
+
+        Args:
+            gallery: under whose key.
+            subject: whose.
+            name: that the sender has for it; None: it goes by the embedding itself.
+            unit: (d,) float32, the embedding.
+        """
+        content = name.encode() if name is not None else np.ascontiguousarray(unit, dtype="<f4").tobytes()
+        return self._keys.gallery(gallery).face_id(subject, b"name" if name is not None else b"values", content)
+
     def forget(self, gallery: str) -> None:
         """Asks the cloud again next time."""
         self._known.pop(gallery, None)
@@ -103,7 +118,8 @@ class GalleryBook:
     def _remember(self, gallery: str, info: GalleryInfo) -> ProtectionContext:
         self._check(gallery, info)
         seal = info.contract.seal
-        key = self._keys.gallery(gallery).epoch(seal.epoch) if seal else None
+        # A profile that does not seal still seeds from the gallery's key.
+        key = self._keys.gallery(gallery).epoch(seal.epoch if seal else NO_EPOCH)
         context = ProtectionContext(key, info.contract.digest())
         self._known[gallery] = _Known(context, time.monotonic() + self._cache_s)
         return context

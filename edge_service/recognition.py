@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_service.cloud import CloudClient
 from edge_service.galleries import GalleryBook
-from edge_service.privacy.protect import Protector
+from edge_service.privacy.protect import Outgoing, ProtectionContext, Protector
 from edge_service.vision.embed import Embeddings
 from edge_service.vision.quality import ADVICE, objections
 from edge_service.vision.reader import FaceReader, FoundFace, ReadPicture, level_for, refuse_poor, the_one_face
 from edge_service.workers import Workers
-from shared.envelope import TemplateEnvelope
 from shared.errors import ContractMismatch, FaceRefused, PatronusError
 from shared.metrics import Metrics
 from shared.scores import CosineSimilarity, CosineThreshold
@@ -25,6 +25,8 @@ from shared.wire.common import TemplateInfo, Threshold, VerifyAnswer
 from shared.wire.edge import QualityFilter
 
 T = TypeVar("T")
+# More than this, and a network keeps the event loop busy for longer than a worker takes to wake.
+_AT_ONCE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,14 @@ class Identified:
     results: list[ProbeResult]
     threshold: float
     fmr_at_threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What was stored of each picture, and how many templates a network left unperturbed."""
+
+    faces: list[tuple[TemplateInfo, FoundFace]]
+    unturned: int
 
 
 class Recognition:
@@ -84,20 +94,37 @@ class Recognition:
         )
         return answer, faces
 
-    async def enroll(
-        self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter
-    ) -> list[tuple[TemplateInfo, FoundFace]]:
+    async def enroll(self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter) -> Enrolled:
         """Enrolls one person from several pictures: all of them, or none."""
         await self._galleries.context(gallery)  # an unknown gallery is told before the work is done
         faces, embeddings = await self._workers.run(self._single_faces, pictures, level_for(quality, "enroll"))
         ids = [uuid.uuid4().hex for _ in faces]
 
-        async def send(templates: list[TemplateEnvelope]) -> list[TemplateInfo]:
-            new = [NewTemplate(id=uid, template=template) for uid, template in zip(ids, templates, strict=True)]
-            return (await self._cloud.enroll(gallery, subject, EnrollRequest(templates=new))).templates
+        stored, unturned = await self.store(gallery, subject, ids, embeddings.unit)
+        return Enrolled(list(zip(stored, faces, strict=True)), unturned)
 
-        stored = {info.id: info for info in await self._protected(gallery, embeddings, send)}
-        return [(stored[uid], face) for uid, face in zip(ids, faces, strict=True)]
+    async def store(
+        self, gallery: str, subject: str, ids: list[str], unit: NDArray[np.float32]
+    ) -> tuple[list[TemplateInfo], int]:
+        """Protects embeddings of one subject and stores them.
+
+        Args:
+            gallery: where.
+            subject: whose.
+            ids: n, of the templates; storing the same embedding under the same id twice stores it once.
+            unit: (n, d) float32, unit rows.
+
+        Returns:
+            What was stored, in the order of the rows, and how many a network left unperturbed.
+        """
+
+        async def send(made: Outgoing) -> tuple[list[TemplateInfo], int]:
+            new = [NewTemplate(id=uid, template=template) for uid, template in zip(ids, made.envelopes, strict=True)]
+            answer = await self._cloud.enroll(gallery, subject, EnrollRequest(templates=new))
+            stored = {info.id: info for info in answer.templates}
+            return [stored[uid] for uid in ids], made.unturned
+
+        return await self._protected(gallery, unit, send)
 
     async def verify(
         self, gallery: str, subject: str, picture: bytes, quality: QualityFilter
@@ -106,10 +133,10 @@ class Recognition:
         await self._galleries.context(gallery)
         faces, embeddings = await self._workers.run(self._single_faces, [picture], level_for(quality, "probe"))
 
-        async def send(templates: list[TemplateEnvelope]) -> VerifyAnswer:
-            return await self._cloud.verify(gallery, subject, VerifyRequest(probe=templates[0]))
+        async def send(made: Outgoing) -> VerifyAnswer:
+            return await self._cloud.verify(gallery, subject, VerifyRequest(probe=made.envelopes[0]))
 
-        return await self._protected(gallery, embeddings, send), faces[0]
+        return await self._protected(gallery, embeddings.unit, send), faces[0]
 
     async def identify(
         self, gallery: str, picture: bytes, *, top_k: int, max_faces: int, quality: QualityFilter
@@ -119,29 +146,33 @@ class Recognition:
         level = level_for(quality, "probe")
         faces, embeddings = await self._workers.run(self._several_faces, picture, level, max_faces)
 
-        async def send(templates: list[TemplateEnvelope]) -> Identified:
-            answer = await self._cloud.identify(gallery, IdentifyRequest(probes=templates, top_k=top_k))
+        async def send(made: Outgoing) -> Identified:
+            answer = await self._cloud.identify(gallery, IdentifyRequest(probes=made.envelopes, top_k=top_k))
             return Identified(faces, answer.results, answer.threshold, answer.fmr_at_threshold)
 
-        return await self._protected(gallery, embeddings, send)
+        return await self._protected(gallery, embeddings.unit, send)
 
-    async def _protected(
-        self, gallery: str, embeddings: Embeddings, send: Callable[[list[TemplateEnvelope]], Awaitable[T]]
-    ) -> T:
+    async def one_face(self, picture: bytes, quality: QualityFilter) -> Embeddings:
+        """The raw embedding of a picture's one face; nothing is sent."""
+        return (await self._workers.run(self._single_faces, [picture], level_for(quality, "enroll")))[1]
+
+    async def _protected(self, gallery: str, unit: NDArray[np.float32], send: Callable[[Outgoing], Awaitable[T]]) -> T:
         """Protects embeddings and sends what came out; once more if the gallery's key was rotated meanwhile."""
         context = await self._galleries.context(gallery)
         try:
-            with self._metrics.step("protect"):
-                templates = self._protector.protect(embeddings.unit, context)
-            return await send(templates)
+            return await send(await self._made(unit, context))
         except ContractMismatch:
             self._galleries.forget(gallery)
             renewed = await self._galleries.context(gallery)
             if renewed.contract_digest == context.contract_digest:
                 raise
-            with self._metrics.step("protect"):
-                templates = self._protector.protect(embeddings.unit, renewed)
-            return await send(templates)
+            return await send(await self._made(unit, renewed))
+
+    async def _made(self, unit: NDArray[np.float32], context: ProtectionContext) -> Outgoing:
+        with self._metrics.step("protect"):
+            if len(unit) <= _AT_ONCE:
+                return self._protector.protect(unit, context)
+            return await self._workers.run(self._protector.protect, unit, context)
 
     def _single_faces(self, pictures: list[bytes], level: QualityFilter) -> tuple[list[FoundFace], Embeddings]:
         faces = []

@@ -99,8 +99,12 @@ class EdgeSettings(ServiceSettings):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
     log_level: LogLevel = "info"
-    # The protection profile: a folder of edge_service/privacy/profiles.
+    # The protection profile: a folder of edge_service/privacy/profiles, or of `profiles`.
     profile: str = "seal"
+    # The operator's own profiles, each a folder with a profile.json.
+    profiles: Path | None = None
+    # As in the model manifest: sface_2021dec, or dlib_resnet29 once it is fetched. A gallery stays with its embedder.
+    embedder: str = "sface_2021dec"
     quality_filter: QualityFilter = "auto"
     cloud: CloudSettings = CloudSettings()
     inference: InferenceSettings = InferenceSettings()

@@ -49,7 +49,7 @@ def calibrate(network: PatronusNetwork, labelled: Labelled, recipe: Recipe) -> C
     comparison = Comparison(unit, people, recipe.tau, sides=recipe.sides)
     tolerance = Tolerance(fnmr=recipe.fnmr_rise, fmr=recipe.fmr_rise)
     largest = float(network.phi_max)
-    found = statistical_budget(at_most(network), comparison, tolerance, phi_max=largest, steps=16)
+    found = statistical_budget(at_most(network), comparison, tolerance, phi_max=largest, steps=16, checks=1)
     network.phi_max.fill_(found.phi)
     limits = protect(network, unit).limits
     return Calibration(

@@ -47,6 +47,8 @@ class PerturbationOptions:
         score: weight of score preservation.
         flip: weight of decisions that would flip.
         away: weight of the cosine between protected and clean embedding.
+        depth: weight of the share of phi(x) that is used: else a network that finds it hard to keep scores spares what
+            it should protect.
         identity: weight of the identity that attackers regain.
         pixels: weight of the likeness of pixels.
         stranger: cosine to the true person under which regained identity is no longer pushed: about a stranger's.
@@ -56,6 +58,7 @@ class PerturbationOptions:
         diversity: weight of that.
         scale: cosines between protected embeddings are to be those between erased ones times this: where erase raised
             them, as much as brings false matches back to where they were.
+        partial: share of steps in which nothing is turned by more than a random part of phi_max.
         seed: of weights and draws.
     """
 
@@ -68,6 +71,7 @@ class PerturbationOptions:
     score: float = 400.0
     flip: float = 800.0
     away: float = 1.0
+    depth: float = 0.3
     identity: float = 1.5
     pixels: float = 0.5
     stranger: float = 0.05
@@ -75,6 +79,7 @@ class PerturbationOptions:
     spread: float = 0.85
     diversity: float = 1.0
     scale: float = 1.0
+    partial: float = 0.2
     seed: int = 0
 
 
@@ -161,11 +166,11 @@ def _loss(
 ) -> _Loss:
     dim = network.size.dim
     tau = float(network.tau)
-    no_limit, no_seal = torch.full((1,), torch.pi), torch.eye(dim)
+    no_seal = torch.eye(dim)
 
-    def protect(rows: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def protect(rows: Tensor, random: torch.Generator, limit: float = torch.pi) -> tuple[Tensor, Tensor, Tensor]:
         seed = torch.randn(len(rows), network.size.seed_dim, generator=random)
-        turned = network(rows, seed, no_limit.expand(len(rows)), no_seal)
+        turned = network(rows, seed, torch.full((len(rows),), limit), no_seal)
         return turned.plain, turned.erased, turned.angle
 
     def loss(number: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -179,17 +184,21 @@ def _loss(
         pairs = material.pairs[chosen]
         first = torch.cat([clean, pairs[:, 0]])
         second = torch.cat([made_up, pairs[:, 1]])
-        protected, before, angle = protect(first, draws)
+        # Now and then by less than phi_max: calibration or a caller may allow no more, and scores are to hold there.
+        partial = random.random() < options.partial
+        limit = float(network.phi_max) * random.random() if partial else torch.pi
+        protected, before, angle = protect(first, draws, limit)
         if options.sides == "both":
-            other, other_before, _ = protect(second, draws)
+            other, other_before, _ = protect(second, draws, limit)
         else:
             other = other_before = second
             before = first
         score, flips = _preserved(before @ other_before.T * options.scale, protected @ other.T, tau)
         away = (protected * first).sum(dim=1).mean()
-        again, _, _ = protect(clean, draws)
+        again, _, _ = protect(clean, draws, limit)
         alike = _turns(before[: len(clean)], protected[: len(clean)], again)
-        total = options.score * score + options.flip * flips + options.away * away
+        total = options.score * score + options.flip * flips + (0 if partial else options.away) * away
+        total = total - options.depth * (angle / min(limit, float(network.phi_max))).mean()
         total = total + options.diversity * functional.relu(alike - options.spread)
         figures = {
             "score": score.item(),
@@ -198,7 +207,7 @@ def _loss(
             "away": away.item(),
             "alike": alike.item(),
         }
-        if attackers:
+        if attackers and not partial:
             attacked = protected[: len(clean)]
             if options.rebuilt:
                 attacker = attackers[number % len(attackers)]

@@ -59,7 +59,7 @@ def create_gallery(
         raise typer.BadParameter("--threshold and --fmr go together: a threshold means nothing without its rate")
     wanted = {"threshold": None if threshold is None else {"cosine": threshold, "fmr": fmr}}
     client, out = _open(edge, key_file, json)
-    answer = client.call("PUT", _gallery(name), json=wanted)
+    answer = client.call("PUT", gallery_path(name), json=wanted)
     at = answer["threshold"]
     out.result(answer, f"Gallery {name} is there; it accepts from cosine {at['cosine']:g} (FMR {at['fmr']:g}).")
 
@@ -81,7 +81,7 @@ def list_galleries(edge: Edge = None, key_file: KeyFile = None, json: Json = Fal
 def show_gallery(name: Gallery, edge: Edge = None, key_file: KeyFile = None, json: Json = False) -> None:
     """Show a gallery: how much is in it, threshold, contract."""
     client, out = _open(edge, key_file, json)
-    answer = client.call("GET", _gallery(name))
+    answer = client.call("GET", gallery_path(name))
     contract = answer["contract"]
     out.result(
         answer,
@@ -103,7 +103,7 @@ def delete_gallery(
     if not yes:
         typer.confirm(f"Erase the gallery {name} with everybody in it, for good?", abort=True, err=True)
     client, out = _open(edge, key_file, json)
-    answer = client.call("DELETE", _gallery(name))
+    answer = client.call("DELETE", gallery_path(name))
     out.result(answer, f"Erased {answer['subjects']} subjects with {answer['templates']} templates.")
 
 
@@ -111,7 +111,7 @@ def delete_gallery(
 def list_subjects(name: Gallery, edge: Edge = None, key_file: KeyFile = None, json: Json = False) -> None:
     """Show the subjects of a gallery."""
     client, out = _open(edge, key_file, json)
-    found = _pages(client, f"{_gallery(name)}/subjects")
+    found = _pages(client, f"{gallery_path(name)}/subjects")
     for info in found if json else []:
         out.result(info, "")
     out.table(f"Subjects of {name}", ["subject", "templates"], [[i["subject"], str(i["templates"])] for i in found])
@@ -207,7 +207,7 @@ def identify(
     """Tell who of a gallery a picture shows (1:N)."""
     client, out = _open(edge, key_file, json)
     answer = client.send_picture(
-        f"{_gallery(name)}/identify", picture, top_k=top_k, max_faces=max_faces, quality_filter=quality
+        f"{gallery_path(name)}/identify", picture, top_k=top_k, max_faces=max_faces, quality_filter=quality
     )
     lines = []
     for number, face in enumerate(answer["faces"], start=1):
@@ -241,9 +241,14 @@ def _named(name: str, pattern: str, what: str) -> str:
     return name
 
 
-def _gallery(name: str) -> str:
+def gallery_path(name: str) -> str:
+    """Where a gallery is.
+
+    Raises:
+        BadRequest: none can have this name.
+    """
     return f"/v1/galleries/{_named(name, GALLERY_PATTERN, 'gallery')}"
 
 
 def _subject(name: str, who: str) -> str:
-    return f"{_gallery(name)}/subjects/{_named(who, SUBJECT_PATTERN, 'subject')}"
+    return f"{gallery_path(name)}/subjects/{_named(who, SUBJECT_PATTERN, 'subject')}"

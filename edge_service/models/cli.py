@@ -50,9 +50,17 @@ def fetch(
             help="Address below which the upstream project's files lie (files, not Git LFS pointers).",
         ),
     ] = None,
+    embedder: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="PATRONUS_EDGE__EMBEDDER",
+            help="Embedder to get; may be repeated. [default: the one that an edge runs unless it is told otherwise]",
+            show_default=False,
+        ),
+    ] = None,
     keep_source: Annotated[bool, typer.Option("--keep-source", help="Keep the files as published, too.")] = False,
 ) -> None:
-    """Get every model that is not ready yet, check it and make it ready to run."""
+    """Get the models that are not ready yet, check them and make them ready to run."""
     with _told():
         prepare(
             load_manifest(manifest),
@@ -60,19 +68,23 @@ def fetch(
             sources,
             upstream_base,
             typer.echo,
+            embedders=embedder or (),
             keep_source=keep_source,
         )
 
 
 @app.command("list")
 def list_models(folder: Folder = None, manifest: ManifestFile = None) -> None:
-    """Show the state of every model; status 1 if one is not ready."""
+    """Show the state of every model; status 1 if one is not ready, unless it is optional and was never fetched."""
     with _told():
-        states = verify(load_manifest(manifest), folder or models_dir())
-        for state in states:
+        bad = []
+        for state in verify(load_manifest(manifest), folder or models_dir()):
             entry = state.entry
             digest = (state.found or "-")[:12]
-            typer.echo(f"{state.state:8} {entry.role:14} {state.path.name:22} {digest:12} {entry.licence}")
-        bad = [state.path.name for state in states if state.state != "ready"]
+            absent = entry.optional and state.state == "missing"
+            told = "optional" if absent else state.state
+            typer.echo(f"{told:8} {entry.role:14} {state.path.name:22} {digest:12} {entry.licence}")
+            if state.state != "ready" and not absent:
+                bad.append(state.path.name)
         if bad:
             raise SetupError(f"Not ready: {', '.join(bad)}; {MEND}.", reason="model-missing")

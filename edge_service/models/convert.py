@@ -1,4 +1,6 @@
-"""Makes a published, block-quantised model into one that ONNX Runtime runs: plain float32 weights, free sizes.
+"""Makes a published model into one that ONNX Runtime runs: plain float32 weights, free sizes.
+
+Published are block-quantised ONNX files, and dlib's own format.
 
 Only `onnx` is needed for this, and only at set-up, so nothing but `to_runnable` imports it.
 
@@ -15,25 +17,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.models.manifest import ConvertedFile, Dimension
+from edge_service.models import dlib_graph
+from edge_service.models.dlib_file import NotDlib, read_network
+from edge_service.models.manifest import ConvertedFile, SourceFormat
+from edge_service.models.onnx_parts import Arrays, make_model
 from shared.errors import SetupError
 
 if TYPE_CHECKING:
     import onnx
 
 CONVERTER = "patronus-fold/1"
-# The first IR version that goes with operator set 21, which both source files use; newer ones shut out old runtimes.
-IR_VERSION = 10
-
-Arrays = dict[str, NDArray[Any]]
 
 
-def to_runnable(source: bytes, contract: ConvertedFile) -> bytes:
+def to_runnable(source: bytes, contract: ConvertedFile, form: SourceFormat = "onnx") -> bytes:
     """Fold constants into float32 weights, drop what nothing uses, and give input and outputs the contract's shapes.
 
     Args:
-        source: a serialized ONNX model.
+        source: a serialized ONNX model, or a network in dlib's own format.
         contract: the names and shapes that the result must have.
+        form: which of the two the source is.
 
     Returns:
         A serialized ONNX model that passes ONNX's full check; equal arguments give equal bytes.
@@ -49,11 +51,18 @@ def to_runnable(source: bytes, contract: ConvertedFile) -> bytes:
             reason="onnx-missing",
         ) from problem
     try:
-        graph = onnx.load_model_from_string(source)
-        result = _rebuild(graph, contract)
+        if form == "dlib":
+            result = dlib_graph.build(read_network(source), contract)
+        else:
+            result = _rebuild(onnx.load_model_from_string(source), contract)
         onnx.checker.check_model(result, full_check=True)
     except SetupError:
         raise
+    except NotDlib as problem:
+        raise SetupError(
+            f"The model for {contract.file} is not a dlib network that this conversion understands: {problem}.",
+            reason="conversion-failed",
+        ) from problem
     except Exception as problem:  # onnx and protobuf share no base class, and each version adds to their errors
         raise SetupError(
             f"The model for {contract.file} cannot be converted ({type(problem).__name__}); "
@@ -81,20 +90,14 @@ def _rebuild(model: onnx.ModelProto, contract: ConvertedFile) -> onnx.ModelProto
     inputs = [value.name for value in graph.input if value.name in used and value.name not in arrays]
     _expect_names("input", inputs, [contract.input.name])
     _expect_names("output", [value.name for value in graph.output], [value.name for value in contract.outputs])
-    result = helper.make_graph(
-        nodes,
-        contract.file.removesuffix(".onnx"),
-        [_value(contract.input.name, contract.input.shape)],
-        [_value(output.name, output.shape) for output in contract.outputs],
-        [_to_tensor(name, arrays[name]) for name in used if name in arrays],
-    )
-    if any(tensor.data_type in (TensorProto.INT8, TensorProto.UINT8) for tensor in result.initializer):
+    opsets = [helper.make_opsetid(opset.domain, opset.version) for opset in model.opset_import]
+    result = make_model(contract, nodes, {name: arrays[name] for name in used if name in arrays}, opsets)
+    if any(tensor.data_type in (TensorProto.INT8, TensorProto.UINT8) for tensor in result.graph.initializer):
         raise SetupError(
             f"The model for {contract.file} keeps quantised weights that this conversion does not understand.",
             reason="conversion-failed",
         )
-    opsets = [helper.make_opsetid(opset.domain, opset.version) for opset in model.opset_import]
-    return helper.make_model(result, ir_version=IR_VERSION, opset_imports=opsets)
+    return result
 
 
 def _expect_names(what: str, found: list[str], expected: list[str]) -> None:
@@ -183,17 +186,3 @@ def _to_array(tensor: onnx.TensorProto) -> NDArray[Any]:
     from onnx import numpy_helper  # noqa: PLC0415
 
     return np.asarray(numpy_helper.to_array(tensor))
-
-
-def _to_tensor(name: str, array: NDArray[Any]) -> onnx.TensorProto:
-    from onnx import TensorProto, helper  # noqa: PLC0415
-
-    little_endian = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
-    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    return TensorProto(name=name, data_type=kind, dims=array.shape, raw_data=little_endian.tobytes())
-
-
-def _value(name: str, shape: tuple[Dimension, ...]) -> onnx.ValueInfoProto:
-    from onnx import TensorProto, helper  # noqa: PLC0415
-
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

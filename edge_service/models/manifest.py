@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -13,6 +14,8 @@ from shared.errors import SetupError
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 Role = Literal["face-detector", "face-embedder"]
+SourceFormat = Literal["onnx", "dlib"]
+_EMBEDDER: Final = "face-embedder"
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A bare file name: a manifest can never make a fetch write outside the models folder.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -63,6 +66,7 @@ class SourceFile(_Part):
     file: FileName
     sha256: Digest
     size: Annotated[int, Field(gt=0)]
+    format: SourceFormat = "onnx"
     # More than one, in the order tried: a single package or project that vanishes must not stop a set-up.
     sources: Annotated[tuple[Source, ...], Field(min_length=2)]
 
@@ -107,6 +111,8 @@ class ModelEntry(_Part):
 
     name: FileName
     role: Role
+    # Fetched only where it is named; of each role one model at most is not optional.
+    optional: bool = False
     licence: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.+-]+$")]
     upstream: Upstream
     source: SourceFile
@@ -119,14 +125,14 @@ class ModelEntry(_Part):
 
 
 class Manifest(_Part):
-    """Every model, one a role."""
+    """Every model: one a role that is always fetched, and others that are fetched where they are named."""
 
     version: Literal[1]
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Manifest:
-        roles = [model.role for model in self.models]
+        roles = [model.role for model in self.models if not model.optional]
         if len(set(roles)) != len(roles):
             raise ValueError("two models have the same role")
         files = [name for model in self.models for name in (model.receipt, model.source.file, model.converted.file)]
@@ -134,17 +140,35 @@ class Manifest(_Part):
             raise ValueError("two files have the same name")
         return self
 
-    def for_role(self, role: str) -> ModelEntry:
-        """The model of a role.
+    def for_role(self, role: str, name: str | None = None) -> ModelEntry:
+        """The model of a role: the one of this name, else the one that is not optional.
 
         Raises:
-            SetupError: the manifest has no model of this role.
+            SetupError: the manifest has no such model.
         """
         for model in self.models:
-            if model.role == role:
+            if model.role == role and (model.name == name if name else not model.optional):
                 return model
-        known = ", ".join(model.role for model in self.models)
+        if name:
+            known = ", ".join(model.name for model in self.models if model.role == role)
+            raise SetupError(
+                f"The model manifest has no {role} of the name {name}; it has {known}.", reason="unknown-model"
+            )
+        known = ", ".join(dict.fromkeys(model.role for model in self.models))
         raise SetupError(f"The model manifest has no model of the role {role}; it has {known}.", reason="unknown-role")
+
+    def wanted(self, embedders: Collection[str] = ()) -> tuple[ModelEntry, ...]:
+        """The models that a set-up needs: none that is optional, unless embedders are named; then just those of them.
+
+        Raises:
+            SetupError: the manifest has no embedder of a name.
+        """
+        named = {self.for_role(_EMBEDDER, name).name for name in embedders}
+        return tuple(
+            model
+            for model in self.models
+            if (model.name in named if named and model.role == _EMBEDDER else not model.optional)
+        )
 
 
 def load_manifest(path: Path | None = None) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -75,9 +75,10 @@ def prepare(
     upstream_base: str | None = None,
     on_event: Callable[[str], None] | None = None,
     *,
+    embedders: Collection[str] = (),
     keep_source: bool = False,
 ) -> list[PreparedModel]:
-    """See to it that every model of the manifest is in the folder, converted and with the right digest.
+    """See to it that the models of the manifest are in the folder, converted and with the right digest.
 
     Where that is so already, nothing but the files' digests is looked at: no network, no pip, no onnx, no writing.
 
@@ -87,17 +88,19 @@ def prepare(
         sources: a folder that may hold source files.
         upstream_base: the address below which the upstream project's files lie.
         on_event: told one line a step.
+        embedders: the embedders that are wanted, by name; none: the manifest's own, and nothing optional.
         keep_source: also write the source file, as published, into the folder when a model is made.
 
     Raises:
         SetupError: a model cannot be had, converted or written. Models that were ready stay as they were.
     """
     tell = on_event or (lambda _: None)
-    ready = [_ready(entry, folder) for entry in manifest.models]
+    entries = manifest.wanted(embedders)
+    ready = [_ready(entry, folder) for entry in entries]
     if None in ready:
         with folder_lock(folder, lambda: tell("waiting for another set-up of the same folder")):
             # Looked at again under the lock: a set-up that ran meanwhile may have done the work.
-            for at, entry in enumerate(manifest.models):
+            for at, entry in enumerate(entries):
                 ready[at] = _ready(entry, folder) or _make(
                     entry, folder, sources=sources, upstream_base=upstream_base, tell=tell, keep_source=keep_source
                 )
@@ -107,20 +110,29 @@ def prepare(
     return prepared
 
 
-def locate(role: str, folder: Path | None = None, manifest: Manifest | None = None) -> PreparedModel:
+def locate(
+    role: str, folder: Path | None = None, manifest: Manifest | None = None, *, name: str | None = None
+) -> PreparedModel:
     """The ready model of a role, its digest checked just now.
 
+    Args:
+        role: what it is for.
+        folder: of ready models; none: ``models_dir``.
+        manifest: the models; none: ``load_manifest``.
+        name: which of the role's models; none: the one that is not optional.
+
     Raises:
-        SetupError: there is no such role, or its file is missing or not the one that the manifest pins.
+        SetupError: there is no such model, or its file is missing or not the one that the manifest pins.
     """
-    entry = (manifest or load_manifest()).for_role(role)
+    entry = (manifest or load_manifest()).for_role(role, name)
     state = _state(entry, folder or models_dir())
+    mend = MEND.replace("fetch", f"fetch --embedder {entry.name}") if entry.optional else MEND
     if state.state == "missing":
-        raise SetupError(f"The model file {state.path.name} is missing; {MEND}.", reason="model-missing")
+        raise SetupError(f"The model file {state.path.name} is missing; {mend}.", reason="model-missing")
     if state.state == "damaged":
         raise SetupError(
             f"The model file {state.path.name} has SHA-256 {str(state.found)[:12]}… "
-            f"where the manifest has {entry.converted.sha256[:12]}…; {MEND}.",
+            f"where the manifest has {entry.converted.sha256[:12]}…; {mend}.",
             reason="digest-mismatch",
         )
     return PreparedModel(state.path, entry.converted.sha256, entry)
@@ -168,7 +180,7 @@ def _make(
 ) -> PreparedModel:
     source = fetch.fetch_source(entry, sources=sources, upstream_base=upstream_base, on_event=tell)
     tell(f"{entry.converted.file}: converting")
-    converted = convert.to_runnable(source, entry.converted)
+    converted = convert.to_runnable(source, entry.converted, entry.source.format)
     check_digest(
         f"The converted model {entry.converted.file}",
         converted,

@@ -2,7 +2,7 @@
 
 ::
 
-    master key -- HKDF(gallery) --> gallery key -- HKDF(epoch) --> epoch key -- HKDF(purpose) --> seal stream, key id
+    master key -- HKDF(gallery) --> gallery key -- HKDF(epoch) --> epoch key -- HKDF(purpose) --> seal, seeds, key id
 
 One way only: who holds a gallery's key learns nothing of the master key or of another gallery; who holds an epoch's
 key, nothing of another epoch.
@@ -11,6 +11,7 @@ key, nothing of another epoch.
 from __future__ import annotations
 
 import contextlib
+import hmac
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from shared.errors import Conflict, SetupError
 from shared.secret_files import read_secret, write_secret
 
 KEY_BYTES: Final = 32
+# The epoch of a gallery whose profile does not seal: its contract names none.
+NO_EPOCH: Final = "0" * 16
 _NONCE_BYTES: Final = 12
 
 
@@ -38,6 +41,11 @@ class GalleryKey:
     def epoch(self, epoch: str) -> EpochKey:
         """The key of one epoch."""
         return EpochKey(self.gallery, epoch, derive(self.secret, "epoch", epoch))
+
+    def face_id(self, subject: str, kind: bytes, content: bytes) -> str:
+        """32 hexadecimal digits that name a face of a subject, and by which nobody else can tell a guess of it."""
+        key = derive(self.secret, "face id", subject)
+        return hmac.digest(key, kind + b" " + content, "sha256")[:16].hex()
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits by which two people can see that they hold the same key; tells nothing about it."""
@@ -59,6 +67,10 @@ class EpochKey:
     def key_id(self) -> str:
         """32 hexadecimal digits that name the key in the gallery's contract and tell nothing about it."""
         return derive(self.secret, "key id", length=16).hex()
+
+
+PUBLIC_KEY: Final = EpochKey("", NO_EPOCH, b"patronus: seeds that are public.")
+"""No secret: for templates without a seal whose seeds anybody may draw again, as in measurements."""
 
 
 def new_epoch() -> str:
@@ -97,6 +109,10 @@ class KeyStore:
             SetupError: the imported key's file is damaged, foreign, or readable by others.
         """
         return self._imported(name) or GalleryKey(name, derive(self._master, "gallery", name))
+
+    def no_gallery(self) -> EpochKey:
+        """The key of templates that are for no gallery of ours. It seeds; nothing is ever sealed with it."""
+        return GalleryKey("", derive(self._master, "no gallery")).epoch(NO_EPOCH)
 
     def put(self, key: GalleryKey, *, replace: bool = False) -> None:
         """Keeps a gallery's key that another edge made, encrypted under this edge's master key.

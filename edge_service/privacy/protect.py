@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_service.privacy.gaussians import seeds
 from edge_service.privacy.keys import EpochKey
+from edge_service.privacy.patronus import ANY_ANGLE, NO_ANGLE, PatronusGraph
 from edge_service.privacy.profiles import Profile
-from edge_service.privacy.seal import seal
+from edge_service.privacy.seal import seal, seal_matrix
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
-from shared.errors import ProtectionFailed
+from shared.errors import ProtectionFailed, SetupError
 
 Rows = NDArray[np.float32]
 
 # The cosine of an embedding to its sealed self is that of two random directions: a standard deviation of 1/sqrt(d). At
 # 8 of them (a chance of 1e-15 a template) no seal was applied, whatever the code says.
 _SEAL_SIGMAS: Final = 8.0
+_SEED_PURPOSE: Final = "perturb seed"
+_CACHED_KEYS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class ProtectionContext:
     """For whom templates are made.
 
     Attributes:
-        key: of the gallery and epoch; None for a profile that does not seal.
+        key: of the gallery and epoch; without one there is no template.
         contract_digest: what the templates will say they were made under.
     """
 
@@ -35,30 +40,76 @@ class ProtectionContext:
     contract_digest: str
 
 
-class Step(Protocol):
-    """One layer of protection."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Protected:
+    """What the steps of a profile made of n embeddings.
 
-    def __call__(self, rows: Rows, context: ProtectionContext) -> Rows:
-        """(n, d) float32 unit rows to (n, d) float32 unit rows."""
+    Attributes:
+        templates: (n, d) float32, unit rows.
+        angles: (n,) float32 radians, by which each was perturbed; zeros where no step perturbs.
+        done: the kinds of the steps that were taken, in their order.
+    """
+
+    templates: Rows = field(repr=False)
+    angles: Rows = field(repr=False)
+    done: tuple[str, ...]
+
+    @property
+    def unturned(self) -> int:
+        """How many a network left unperturbed, for want of a margin; 0 where the profile has no network."""
+        return int((self.angles < NO_ANGLE).sum()) if "patronus" in self.done else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """Templates as they are sent.
+
+    Attributes:
+        envelopes: one an embedding.
+        unturned: how many of them a network left unperturbed, for want of a margin.
+    """
+
+    envelopes: list[TemplateEnvelope] = field(repr=False)
+    unturned: int
+
+
+class Engine(Protocol):
+    """Takes embeddings through all steps of a profile, or all but the seal."""
+
+    def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
+        """(n, d) float32 unit rows, with (n,) float32 radians that each may be perturbed by at most."""
         ...
 
 
-def seal_step(rows: Rows, context: ProtectionContext) -> Rows:
-    """Seals under the context's key, and makes sure that it did.
+class SealEngine:
+    """The seal alone: a matrix product."""
 
-    Raises:
-        ProtectionFailed: there is no key, or the result is still close to what went in.
+    def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
+        """Seals."""
+        nothing = np.zeros(len(limits), np.float32)
+        return Protected(seal(rows, key), nothing, ("seal",)) if sealed else Protected(rows, nothing, ())
+
+
+class PatronusEngine:
+    """A network that erases and perturbs, and applies the seal in the same run.
+
+    Args:
+        graph: the network.
+        seals: whether the profile does.
     """
-    if context.key is None:
-        raise ProtectionFailed("The profile seals, but the gallery has no key; make the gallery again.")
-    sealed = seal(rows, context.key)
-    kept = np.abs(np.einsum("nd,nd->n", rows, sealed))
-    if (kept > _SEAL_SIGMAS / np.sqrt(rows.shape[1])).any() and rows.shape[1] > _SEAL_SIGMAS**2:
-        raise ProtectionFailed("The seal was not applied; nothing was sent.")
-    return sealed
 
+    def __init__(self, graph: PatronusGraph, *, seals: bool) -> None:
+        self._graph = graph
+        self._seals = seals
 
-STEPS: Final[Mapping[str, Step]] = {"seal": seal_step}
+    def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
+        """Runs the network, with a seed for each embedding that follows from it and the key."""
+        seal_now = sealed and self._seals
+        dim = rows.shape[1]
+        matrix = seal_matrix(key, dim) if seal_now else _no_seal(dim)
+        drawn = seeds(rows, _seed_key(key), self._graph.step.seed_dim)
+        templates, angles = self._graph.run(rows, drawn, limits, matrix)
+        return Protected(templates, angles, ("patronus", "seal") if seal_now else ("patronus",))
 
 
 class Protector:
@@ -66,14 +117,22 @@ class Protector:
 
     Args:
         profile: which steps.
-        steps: the code of each kind of step.
+        engine: instead of the profile's own, in tests.
+        tell: is told of everything that was protected, to count it.
+
+    Raises:
+        SetupError: the profile's network is not what the profile says.
     """
 
-    def __init__(self, profile: Profile, steps: Mapping[str, Step] = STEPS) -> None:
+    def __init__(
+        self, profile: Profile, engine: Engine | None = None, tell: Callable[[Protected], None] | None = None
+    ) -> None:
         self.profile = profile
-        self._steps: Sequence[Step] = [steps[step.kind] for step in profile.document.steps]
+        self._engine = engine or _engine_of(profile)
+        self._kinds = profile.document.kinds
+        self._tell = tell
 
-    def protect(self, embeddings: Rows, context: ProtectionContext) -> list[TemplateEnvelope]:
+    def protect(self, embeddings: Rows, context: ProtectionContext) -> Outgoing:
         """Protects embeddings and packs them.
 
         Args:
@@ -86,22 +145,87 @@ class Protector:
         Raises:
             ProtectionFailed: any step failed, or gave something that is not n unit rows. Nothing may be sent then.
         """
-        rows = _checked(embeddings, embeddings.shape)
+        protected = self.templates(embeddings, context.key)
         try:
-            for step in self._steps:
-                rows = _checked(step(rows, context), embeddings.shape)
-            return [TemplateEnvelope.seal_in(row, context.contract_digest) for row in rows]
+            packed = [TemplateEnvelope.seal_in(row, context.contract_digest) for row in protected.templates]
+        except Exception:
+            raise ProtectionFailed("A template could not be packed; nothing was sent.") from None
+        return Outgoing(packed, protected.unturned)
+
+    def templates(
+        self, embeddings: Rows, key: EpochKey | None, limits: Rows | None = None, *, sealed: bool = True
+    ) -> Protected:
+        """Protects embeddings.
+
+        Args:
+            embeddings: (n, d) float32, unit rows; n over 0.
+            key: of a gallery and epoch.
+            limits: (n,) float32 radians, at least 0: by how much each may be perturbed at most. None: as the profile.
+            sealed: false leaves the seal out, for measurements and for galleries that are not sealed.
+
+        Raises:
+            ProtectionFailed: any step failed, was left out, or gave something that is not n unit rows.
+        """
+        rows = _checked(embeddings, embeddings.shape)
+        if key is None:
+            raise ProtectionFailed("The profile needs a key, and the gallery has none; make the gallery again.")
+        wanted = self._kinds if sealed else tuple(kind for kind in self._kinds if kind != "seal")
+        if not wanted:
+            raise ProtectionFailed("Without its seal this profile protects nothing; nothing was made.")
+        if "seal" in wanted and not key.gallery:
+            raise ProtectionFailed("The profile seals, and the key is of no gallery; nothing was made.")
+        if limits is None:
+            limits = np.full(len(rows), ANY_ANGLE, np.float32)
+        if limits.shape != (len(rows),) or limits.dtype != np.float32 or not (limits >= 0).all():
+            raise ProtectionFailed("A limit of an angle is not one; nothing was made.")
+        try:
+            made = self._engine(rows, key, limits, sealed=sealed)
+            _checked(made.templates, rows.shape)
+            if made.done != wanted or made.angles.shape != limits.shape or not np.isfinite(made.angles).all():
+                raise ProtectionFailed("A step of the protection was not taken; nothing was sent.")
+            if "seal" in wanted:
+                _refuse_unsealed(rows, made.templates)
         except ProtectionFailed:
             raise
         except Exception:
             # Without the cause: its text or its frames may hold the embedding.
             raise ProtectionFailed("A step of the protection failed; nothing was sent.") from None
+        if self._tell is not None:
+            self._tell(made)
+        return made
+
+
+@lru_cache(maxsize=_CACHED_KEYS)
+def _seed_key(key: EpochKey) -> bytes:
+    return key.stream_key(_SEED_PURPOSE)
+
+
+@lru_cache(maxsize=8)
+def _no_seal(dim: int) -> Rows:
+    matrix = np.eye(dim, dtype=np.float32)
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _engine_of(profile: Profile) -> Engine:
+    step = profile.document.patronus
+    if step is None:
+        return SealEngine()
+    if profile.graph is None:
+        raise SetupError(f"The protection profile {profile.pin.name!r} lacks its file {step.file}; put it back.")
+    return PatronusEngine(PatronusGraph(step, profile.graph, profile.pin.name), seals=profile.seals)
+
+
+def _refuse_unsealed(rows: Rows, templates: Rows) -> None:
+    kept = np.abs(np.vecdot(rows, templates))
+    if rows.shape[1] > _SEAL_SIGMAS**2 and (kept > _SEAL_SIGMAS / np.sqrt(rows.shape[1])).any():
+        raise ProtectionFailed("The seal was not applied; nothing was sent.")
 
 
 def _checked(rows: Rows, shape: tuple[int, ...]) -> Rows:
-    if len(shape) != 2 or rows.shape != shape or rows.dtype != np.float32 or not np.isfinite(rows).all():
+    if len(shape) != 2 or not shape[0] or rows.shape != shape or rows.dtype != np.float32:
         raise ProtectionFailed("A step of the protection gave something that is not an embedding; nothing was sent.")
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-    if (np.abs(norms - 1) > UNIT_TOLERANCE).any():
+    # A value that is not finite makes a length that is not well either. Squared, a deviation counts twice.
+    if not (np.abs(np.vecdot(rows, rows) - 1) <= 2 * UNIT_TOLERANCE).all():
         raise ProtectionFailed("A step of the protection gave a vector of the wrong length; nothing was sent.")
     return rows

@@ -11,10 +11,9 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
+from edge_service.privacy.gaussians import gaussians
 from edge_service.privacy.keys import EpochKey
 
 _CACHED_MATRICES: Final = 256  # of 64 KiB each at 128 dimensions
@@ -33,7 +32,7 @@ def haar_orthogonal(stream_key: bytes, dim: int) -> NDArray[np.float64]:
     Returns:
         (dim, dim) float64 with R R^T = 1 to rounding.
     """
-    q, r = np.linalg.qr(_gaussians(stream_key, dim * dim).reshape(dim, dim))
+    q, r = np.linalg.qr(gaussians(stream_key, dim * dim).reshape(dim, dim))
     return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
 
 
@@ -58,14 +57,3 @@ def seal(rows: NDArray[np.float32], key: EpochKey) -> NDArray[np.float32]:
         (n, d) float32, unit rows.
     """
     return rows @ seal_matrix(key, rows.shape[1]).T
-
-
-def _gaussians(stream_key: bytes, count: int) -> NDArray[np.float64]:
-    """Independent standard normal numbers from a ChaCha20 stream, by Box and Muller's transform."""
-    pairs = -(-count // 2)
-    stream = Cipher(ChaCha20(stream_key, bytes(16)), mode=None).encryptor().update(bytes(16 * pairs))
-    # 53 random bits each, in (0, 1]: the logarithm below never sees a zero.
-    uniform = ((np.frombuffer(stream, dtype="<u8") >> np.uint64(11)).astype(np.float64) + 1) * 2.0**-53
-    radius = np.sqrt(-2 * np.log(uniform[:pairs]))
-    angle = 2 * np.pi * uniform[pairs:]
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

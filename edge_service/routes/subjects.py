@@ -46,12 +46,12 @@ async def enroll(
 ) -> EnrollFacesAnswer:
     """Enrolls one person from one or several pictures: all of them are stored, or none."""
     pictures = await read_pictures(request, settings.pictures, at_most=settings.pictures.max_pictures)
-    stored = await recognition.enroll(gallery, subject, pictures, quality_filter or settings.quality_filter)
+    enrolled = await recognition.enroll(gallery, subject, pictures, quality_filter or settings.quality_filter)
     faces = [
         EnrolledFace(id=info.id, picture=position, quality=quality_of(face))
-        for position, (info, face) in enumerate(stored)
+        for position, (info, face) in enumerate(enrolled.faces)
     ]
-    return EnrollFacesAnswer(subject=subject, faces=faces)
+    return EnrollFacesAnswer(subject=subject, faces=faces, unturned=enrolled.unturned)
 
 
 @router.get("", dependencies=[MayManage])

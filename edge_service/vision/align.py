@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import cv2
@@ -18,7 +19,25 @@ TEMPLATE: Final[NDArray[np.float64]] = np.array(
 )
 
 
-def similarity_transform(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Alignment:
+    """Where an embedder wants a face to be.
+
+    Attributes:
+        name: as contracts have it.
+        side: height and width of the aligned face in pixels.
+        points: (5, 2) float64 pixels, where the landmarks belong.
+    """
+
+    name: str
+    side: int
+    points: NDArray[np.float64]
+
+
+ARCFACE: Final = Alignment("arcface-5-points-112", SIDE, TEMPLATE)
+
+
+def similarity_transform(landmarks: NDArray[np.float32], points: NDArray[np.float64] = TEMPLATE) -> NDArray[np.float64]:
     """The turn, scale and shift that bring the landmarks closest to the template, in least squares.
 
     With points as complex numbers, w = a z + b has the solution a = sum(conj(z') w') / sum(|z'|^2) over centred points;
@@ -26,6 +45,7 @@ def similarity_transform(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
 
     Args:
         landmarks: (5, 2) pixels.
+        points: (5, 2) pixels, the template.
 
     Returns:
         (2, 3) float64, for ``cv2.warpAffine``.
@@ -35,7 +55,7 @@ def similarity_transform(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
     """
     source = landmarks.astype(np.float64)
     z = source[:, 0] + 1j * source[:, 1]
-    w = TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]
+    w = points[:, 0] + 1j * points[:, 1]
     centred = z - z.mean()
     spread = float(np.sum(np.abs(centred) ** 2))
     if not spread > 0:
@@ -45,18 +65,37 @@ def similarity_transform(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def align(picture: Pixels, landmarks: NDArray[np.float32]) -> Pixels:
-    """The face, upright at 112 x 112.
+def align(picture: Pixels, landmarks: NDArray[np.float32], alignment: Alignment = ARCFACE) -> Pixels:
+    """The face, upright.
 
     Args:
         picture: (h, w, 3) uint8 RGB.
         landmarks: (5, 2) pixels.
+        alignment: onto which template.
 
     Returns:
-        (112, 112, 3) uint8 RGB; black where the face reaches over the picture's edge.
+        (side, side, 3) uint8 RGB; black where the face reaches over the picture's edge.
 
     Raises:
         ValueError: the landmarks are all at one place.
     """
-    warped = cv2.warpAffine(picture, similarity_transform(landmarks), (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+    matrix = similarity_transform(landmarks, alignment.points)
+    warped = cv2.warpAffine(picture, matrix, (alignment.side, alignment.side), flags=cv2.INTER_LINEAR)
+    return np.asarray(warped, dtype=np.uint8)
+
+
+def realign(crop: Pixels, alignment: Alignment) -> Pixels:
+    """A face that is aligned to ArcFace's template, aligned to another one: for pictures that come as such crops.
+
+    Args:
+        crop: (112, 112, 3) uint8 RGB.
+        alignment: onto which template.
+
+    Returns:
+        (side, side, 3) uint8 RGB; black where the face reaches over the crop's edge.
+    """
+    if alignment is ARCFACE:
+        return crop
+    matrix = similarity_transform(TEMPLATE.astype(np.float32), alignment.points)
+    warped = cv2.warpAffine(crop, matrix, (alignment.side, alignment.side), flags=cv2.INTER_LINEAR)
     return np.asarray(warped, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""SFace: an aligned face to a raw embedding."""
+"""The embedders that an edge may run, and how an aligned face becomes a raw embedding."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.vision.align import SIDE
+from edge_service.vision.align import ARCFACE, Alignment
 from edge_service.vision.decode import Pixels
+from edge_service.vision.dlib_chip import DLIB_CHIP
 from edge_service.vision.sessions import Session
+from shared.errors import SetupError
 from shared.wire.common import Threshold
 
 # Measured on two cores: 34 ms a face alone, 27 in batches of 16, 29 in batches of 32, which hold twice the memory.
@@ -24,23 +26,53 @@ class EmbedderSpec:
     Attributes:
         name: as in the model manifest.
         dim: length of the embedding.
-        preprocessing: names alignment template, size, channels and range; part of every contract.
+        alignment: where it wants the face.
         threshold: tau where an operator names none, and its measured false match rate.
     """
 
     name: str
     dim: int
-    preprocessing: str
+    alignment: Alignment
     threshold: Threshold
+
+    @property
+    def preprocessing(self) -> str:
+        """Names alignment template, size, channels and range; part of every contract."""
+        return f"{self.alignment.name}/rgb/0-255"
 
 
 # tau: the value published with SFace (L2 1.128). FMR there: all 87 million impostor pairs of LFW, docs/accuracy.md.
 SFACE: Final = EmbedderSpec(
     name="sface_2021dec",
     dim=128,
-    preprocessing="arcface-5-points-112/rgb/0-255",
+    alignment=ARCFACE,
     threshold=Threshold(cosine=0.363, fmr=0.00201),
 )
+
+# dlib compares by distance (0.6); the cosine of the same embeddings tells people apart as well. tau: where FMR is 1e-3.
+DLIB: Final = EmbedderSpec(
+    name="dlib_resnet29",
+    dim=128,
+    alignment=DLIB_CHIP,
+    threshold=Threshold(cosine=0.93, fmr=0.001),
+)
+
+EMBEDDERS: Final = {spec.name: spec for spec in (SFACE, DLIB)}
+
+
+def spec_named(name: str) -> EmbedderSpec:
+    """The embedder of a name.
+
+    Raises:
+        SetupError: there is none.
+    """
+    try:
+        return EMBEDDERS[name]
+    except KeyError:
+        known = ", ".join(EMBEDDERS)
+        raise SetupError(
+            f"There is no embedder {name}; set PATRONUS_EDGE__EMBEDDER to one of: {known}.", reason="unknown-embedder"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +95,7 @@ class Embedder:
     """Embeds aligned faces, many at once.
 
     Args:
-        session: SFace with a dynamic batch; takes RGB 0 to 255, normalises inside.
+        session: takes any number of faces, RGB 0 to 255, and normalises inside.
         spec: what the session is.
     """
 
@@ -76,14 +108,14 @@ class Embedder:
         """Embeds faces.
 
         Args:
-            aligned: n faces of (112, 112, 3) uint8 RGB.
+            aligned: n faces of (side, side, 3) uint8 RGB, aligned as the embedder wants them.
 
         Raises:
             ValueError: not such faces, or the network gave something that is not an embedding.
         """
-        faces = np.asarray(aligned)
-        if faces.ndim != 4 or faces.shape[1:] != (SIDE, SIDE, 3) or faces.dtype != np.uint8:
-            raise ValueError("aligned faces are (n, 112, 112, 3) uint8")
+        faces, side = np.asarray(aligned), self.spec.alignment.side
+        if faces.ndim != 4 or faces.shape[1:] != (side, side, 3) or faces.dtype != np.uint8:
+            raise ValueError(f"aligned faces are (n, {side}, {side}, 3) uint8")
         raw = [self._infer(faces[start : start + _MAX_BATCH]) for start in range(0, len(faces), _MAX_BATCH)]
         vectors = np.concatenate(raw) if raw else np.empty((0, self.spec.dim), np.float32)
         if vectors.shape != (len(faces), self.spec.dim) or not np.isfinite(vectors).all():

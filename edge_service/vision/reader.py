@@ -9,10 +9,10 @@ import numpy as np
 
 from edge_service.models import locate
 from edge_service.settings import EdgeSettings, PictureLimits
-from edge_service.vision.align import align
+from edge_service.vision.align import ARCFACE, align
 from edge_service.vision.decode import Pixels, decode
 from edge_service.vision.detect import FaceDetector
-from edge_service.vision.embed import Embedder, Embeddings
+from edge_service.vision.embed import Embedder, Embeddings, spec_named
 from edge_service.vision.faces import Face
 from edge_service.vision.quality import (
     ADVICE,
@@ -34,7 +34,7 @@ _SECOND_FACE_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundFace:
-    """A face, aligned: (112, 112, 3) uint8 RGB."""
+    """A face, aligned as the embedder wants it: (side, side, 3) uint8 RGB."""
 
     face: Face
     aligned: Pixels
@@ -84,9 +84,11 @@ class FaceReader:
         with self._metrics.step("align"):
             found = []
             for face in faces:
-                aligned = align(pixels, face.landmarks)
-                upright = self._detector.is_upright(pixels, face)
-                found.append(FoundFace(face, aligned, measure(face, aligned, upright=upright)))
+                crop = align(pixels, face.landmarks)
+                quality = measure(face, crop, upright=self._detector.is_upright(pixels, face))
+                wanted = self.spec.alignment
+                aligned = crop if wanted is ARCFACE else align(pixels, face.landmarks, wanted)
+                found.append(FoundFace(face, aligned, quality))
         return ReadPicture(width=pixels.shape[1], height=pixels.shape[0], faces=found)
 
     def embed(self, faces: list[FoundFace]) -> Embeddings:
@@ -132,14 +134,15 @@ def open_reader(settings: EdgeSettings, metrics: Metrics) -> FaceReader:
     """Loads the models and makes a reader of them.
 
     Raises:
-        SetupError: a model is missing or not what the manifest says.
+        SetupError: there is no such embedder, or a model is missing or not what the manifest says.
     """
-    detector, embedder = locate("face-detector"), locate("face-embedder")
-    made = Embedder(OrtSession(embedder, settings.inference))
+    spec = spec_named(settings.embedder)
+    detector, embedder = locate("face-detector"), locate("face-embedder", name=spec.name)
+    made = Embedder(OrtSession(embedder, settings.inference), spec)
     return FaceReader(
         detector=FaceDetector(OrtSession(detector, settings.inference), settings.detection),
         embedder=made,
-        pin=EmbedderPin(name=made.spec.name, sha256=embedder.sha256, preprocessing=made.spec.preprocessing),
+        pin=EmbedderPin(name=spec.name, sha256=embedder.sha256, preprocessing=spec.preprocessing),
         limits=settings.pictures,
         metrics=metrics,
     )

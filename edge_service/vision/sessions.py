@@ -20,6 +20,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
 Floats = NDArray[np.float32]
+Signature = dict[str, tuple[str, tuple[int | None, ...]]]
 
 
 class Session(Protocol):
@@ -52,6 +53,9 @@ class OrtSession:
     """
 
     def __init__(self, model: PreparedModel, settings: InferenceSettings) -> None:
+        self._open(model.read(), settings, f"the model {model.entry.name}; run: patronus models fetch")
+
+    def _open(self, data: bytes, settings: InferenceSettings, what: str) -> None:
         available = ort.get_available_providers()
         providers = [name for name in settings.providers if name in available]
         if not providers:
@@ -59,13 +63,10 @@ class OrtSession:
                 f"None of the execution providers {', '.join(settings.providers)} is available here; "
                 f"this onnxruntime has {', '.join(available)}."
             )
-        data = model.read()
         try:
             self._session: Any = ort.InferenceSession(data, sess_options=_options(settings), providers=providers)
         except Exception as error:
-            raise SetupError(
-                f"ONNX Runtime refuses the model {model.entry.name}; run: patronus models fetch"
-            ) from error
+            raise SetupError(f"ONNX Runtime refuses {what}") from error
         self._inputs = tuple(found.name for found in self._session.get_inputs())
         self._outputs = tuple(found.name for found in self._session.get_outputs())
 
@@ -83,6 +84,32 @@ class OrtSession:
         """Runs the model once; may be called from several threads."""
         outputs: list[Floats] = self._session.run(None, dict(inputs))
         return outputs
+
+
+class OrtGraph(OrtSession):
+    """A small graph that is run for one face at a time, such as a profile's: one thread, on the CPU.
+
+    Args:
+        data: the graph's file, whose digest was checked.
+        what: it is, for the error.
+
+    Raises:
+        SetupError: the runtime refuses it.
+    """
+
+    def __init__(self, data: bytes, what: str) -> None:
+        # A second thread takes longer to wake than such a graph takes to run.
+        self._open(data, InferenceSettings(threads=1), what)
+
+    def signature(self) -> tuple[Signature, Signature]:
+        """Type and shape of each input, and of each output, by name. An axis of any length is None."""
+        ports = (self._session.get_inputs(), self._session.get_outputs())
+        inputs, outputs = ({port.name: (port.type, _shape(port.shape)) for port in each} for each in ports)
+        return inputs, outputs
+
+
+def _shape(axes: Sequence[object]) -> tuple[int | None, ...]:
+    return tuple(axis if isinstance(axis, int) else None for axis in axes)
 
 
 def usable_cores() -> int:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from shared.contract import EmbedderPin, ProfilePin
-from shared.names import SubjectName, TemplateId
+from shared.contract import MAX_DIM, EmbedderPin, ProfilePin
+from shared.names import HexDigest, SubjectName, TemplateId
 from shared.wire.common import Candidate, Cosine, Rate, Threshold, VerifyAnswer, Wire
+
+MAX_EMBEDDINGS_A_REQUEST = 500
+# 500 embeddings of 512 values, written out with all digits, are 6 MB of JSON.
+MAX_EMBEDDINGS_BYTES = 8 * 1024 * 1024
+# As many as the cloud stores at once.
+MAX_EMBEDDINGS_OF_A_SUBJECT = 100
 
 QualityFilter = Literal["none", "auto", "low", "medium", "high"]
 RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "turned_away", "too_dark"]
@@ -82,6 +88,48 @@ class EnrollFacesAnswer(Wire):
 
     subject: SubjectName
     faces: list[EnrolledFace]
+    unturned: int = Field(ge=0, description="faces that the profile's network left unperturbed, for want of a margin")
+
+
+RawEmbedding = Annotated[list[float], Field(min_length=2, max_length=MAX_DIM)]
+
+
+class ProtectRequest(Wire):
+    """Raw embeddings of another recognition system, of any length but 0."""
+
+    model_config = ConfigDict(strict=True)
+
+    embeddings: list[RawEmbedding] = Field(min_length=1, max_length=MAX_EMBEDDINGS_A_REQUEST, repr=False)
+
+
+class ProtectAnswer(Wire):
+    """Protected templates, one an embedding, in their order."""
+
+    profile: ProfilePin
+    sealed: bool
+    contract: HexDigest | None = Field(description="digest of the gallery's contract; null where no gallery was named")
+    templates: list[list[float]] = Field(repr=False, description="unit vectors")
+    angles: list[float] = Field(description="radians by which each was perturbed after erase")
+    unturned: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
+
+
+class NewEmbedding(Wire):
+    """A raw embedding to enroll."""
+
+    model_config = ConfigDict(strict=True)
+
+    values: RawEmbedding = Field(repr=False)
+    face: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        default=None, description="the sender's own name of it; sent twice, it is stored once. Absent: the values' own"
+    )
+
+
+class EnrollEmbeddings(Wire):
+    """Raw embeddings of one subject."""
+
+    model_config = ConfigDict(strict=True)
+
+    embeddings: Annotated[list[NewEmbedding], Field(min_length=1, max_length=MAX_EMBEDDINGS_OF_A_SUBJECT)]
 
 
 class FaceInfo(Wire):
@@ -97,6 +145,14 @@ class SubjectFaces(Wire):
     subject: SubjectName
     created_at: datetime
     faces: list[FaceInfo]
+
+
+class EnrollEmbeddingsAnswer(Wire):
+    """What is stored now, one an embedding, in their order; a face sent before is answered as it was."""
+
+    subject: SubjectName
+    faces: list[FaceInfo]
+    unturned: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
 
 
 class IdentifiedFace(Wire):

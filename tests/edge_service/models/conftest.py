@@ -76,9 +76,9 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
 
 @pytest.fixture(scope="session")
 def published(models_folder: Path) -> dict[str, onnx.ModelProto]:
-    """Each role's model as published, kept beside the converted ones so that later runs need no network."""
+    """Each role's own model as published, kept beside the converted ones so that later runs need no network."""
     models: dict[str, onnx.ModelProto] = {}
-    for entry in load_manifest().models:
+    for entry in load_manifest().wanted():
         path = models_folder / entry.source.file
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != entry.source.sha256:
             data = fetch_source(entry, sources=sources_dir(), upstream_base=upstream_base(), on_event=lambda _: None)

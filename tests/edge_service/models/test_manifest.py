@@ -18,9 +18,13 @@ def document() -> Any:
     return json.loads((CHECKOUT / "deploy" / "models.json").read_text())
 
 
-def test_the_shipped_manifest_pins_one_detector_and_one_embedder_with_several_sources_each() -> None:
+def test_the_shipped_manifest_pins_a_detector_and_two_embedders_with_several_sources_each() -> None:
     manifest = load_manifest()
-    assert [model.role for model in manifest.models] == ["face-detector", "face-embedder"]
+    assert [(model.role, model.optional) for model in manifest.models] == [
+        ("face-detector", False),
+        ("face-embedder", False),
+        ("face-embedder", True),
+    ]
     for model in manifest.models:
         assert {source.kind for source in model.source.sources} == {"path", "pypi", "upstream"}
 
@@ -29,7 +33,7 @@ def test_the_environment_names_another_manifest(document: Any, tmp_path: Path, m
     del document["models"][0]
     (tmp_path / "mine.json").write_text(json.dumps(document))
     monkeypatch.setenv("PATRONUS_MODEL_MANIFEST", str(tmp_path / "mine.json"))
-    assert [model.role for model in load_manifest().models] == ["face-embedder"]
+    assert [model.role for model in load_manifest().models] == ["face-embedder"] * 2
 
 
 @pytest.mark.parametrize(
@@ -77,3 +81,26 @@ def test_a_manifest_that_is_not_there_says_what_to_set(tmp_path: Path) -> None:
 def test_an_unknown_role_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SetupError, match="face-detector, face-embedder"):
         load_manifest().for_role("iris-finder")
+
+
+def test_a_set_up_needs_the_embedders_that_it_names_and_else_the_one_that_is_not_optional() -> None:
+    manifest = load_manifest()
+    names = lambda *embedders: [model.name for model in manifest.wanted(embedders)]  # noqa: E731
+    assert names() == ["yunet_2023mar", "sface_2021dec"]
+    assert names("dlib_resnet29") == ["yunet_2023mar", "dlib_resnet29"]
+    assert names("dlib_resnet29", "sface_2021dec") == ["yunet_2023mar", "sface_2021dec", "dlib_resnet29"]
+    assert manifest.for_role("face-embedder").name == "sface_2021dec"
+    assert manifest.for_role("face-embedder", "dlib_resnet29").name == "dlib_resnet29"
+
+
+@pytest.mark.parametrize("name", ["arcface", "yunet_2023mar"])
+def test_an_unknown_embedder_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(SetupError, match=f"no face-embedder of the name {name}; it has sface_2021dec, dlib_resnet29"):
+        load_manifest().wanted([name])
+
+
+def test_two_models_of_a_role_that_are_not_optional_are_refused(document: Any, tmp_path: Path) -> None:
+    document["models"][2]["optional"] = False
+    (tmp_path / "models.json").write_text(json.dumps(document))
+    with pytest.raises(SetupError, match="same role"):
+        load_manifest(tmp_path / "models.json")

@@ -12,8 +12,10 @@ import pytest
 from tiny_model import SOURCE, Tiny
 from typer.testing import CliRunner, Result
 
+from edge_service.models import locate
 from edge_service.models.cli import app
 from edge_service.models.manifest import CHECKOUT
+from shared.errors import SetupError
 
 
 @pytest.fixture
@@ -53,3 +55,32 @@ def test_a_set_up_error_is_one_line_on_standard_error(tiny: Tiny, manifest_file:
     assert failed.stdout == ""
     assert failed.stderr.startswith("The model manifest manifest.json is not valid")
     assert failed.stderr.count("\n") == 1
+
+
+def test_an_optional_model_is_fetched_only_when_it_is_named(tiny: Tiny, manifest_file: Path, tmp_path: Path) -> None:
+    tiny.entry["optional"] = True
+    manifest_file.write_text(json.dumps(tiny.document))
+    (tmp_path / SOURCE).write_bytes(tiny.source)
+    assert invoke("fetch", "--folder", tiny.folder, "--from", tmp_path).exit_code == 0
+    assert tiny.left_behind() == []
+    listed = invoke("list", "--folder", tiny.folder)
+    assert (listed.exit_code, listed.stdout.split()[0]) == (0, "optional")
+    with pytest.raises(SetupError, match="run `patronus models fetch --embedder tiny`"):
+        locate("face-embedder", tiny.folder, name="tiny")
+
+    named = invoke("fetch", "--folder", tiny.folder, "--from", tmp_path, "--embedder", "tiny")
+    assert named.exit_code == 0
+    assert tiny.left_behind() == ["tiny.json", "tiny.onnx"]
+    (tiny.folder / "tiny.onnx").write_bytes(b"damaged")
+    assert invoke("list", "--folder", tiny.folder).exit_code == 1
+
+
+def test_the_embedder_that_the_edge_is_set_to_is_the_one_that_is_fetched(
+    tiny: Tiny, manifest_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.entry["optional"] = True
+    manifest_file.write_text(json.dumps(tiny.document))
+    (tmp_path / SOURCE).write_bytes(tiny.source)
+    monkeypatch.setenv("PATRONUS_EDGE__EMBEDDER", "tiny")
+    assert invoke("fetch", "--folder", tiny.folder, "--from", tmp_path).exit_code == 0
+    assert "tiny.onnx" in tiny.left_behind()

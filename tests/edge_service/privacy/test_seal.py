@@ -164,9 +164,9 @@ def test_the_test_of_evenness_can_fail() -> None:
 
 
 def test_the_random_numbers_are_normal() -> None:
-    from edge_service.privacy.seal import _gaussians
+    from edge_service.privacy.gaussians import gaussians
 
-    values = _gaussians(key_number(0), 200_001)
+    values = gaussians(key_number(0), 200_001)
     assert values.shape == (200_001,)
     assert distance(values, np.random.default_rng(0).standard_normal(200_000)) < critical(200_001, 200_000)
     assert abs(np.corrcoef(values[:100_000], values[100_001:])[0, 1]) < 0.015

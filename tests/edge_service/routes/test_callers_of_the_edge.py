@@ -30,6 +30,8 @@ ALLOWED: dict[tuple[str, str], set[Scope]] = {
     ("DELETE", "/v1/galleries/{gallery}/subjects/{subject}"): {MANAGE, ENROLL},
     ("POST", "/v1/galleries/{gallery}/subjects/{subject}/faces"): {ENROLL},
     ("DELETE", "/v1/galleries/{gallery}/subjects/{subject}/faces/{face}"): {MANAGE, ENROLL},
+    ("POST", "/v1/galleries/{gallery}/subjects/{subject}/embeddings"): {MANAGE},
+    ("POST", "/v1/protect"): {MANAGE},
     ("POST", "/v1/galleries/{gallery}/subjects/{subject}/verify"): {MATCH},
     ("POST", "/v1/galleries/{gallery}/identify"): {MATCH},
 }

@@ -26,9 +26,9 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 @pytest.fixture(scope="session")
 def sources(models_folder: Path) -> dict[str, Path]:
-    """Each role's model as published, beside the converted ones."""
+    """Each role's own model as published, beside the converted ones."""
     found = {}
-    for entry in load_manifest().models:
+    for entry in load_manifest().wanted():
         path = models_folder / entry.source.file
         if not path.exists():
             write_whole(
