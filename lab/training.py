@@ -119,13 +119,14 @@ def train(
         the means of the figures over each twentieth of the training.
     """
     state = checkpoint.load()
-    done = counted = 0
+    done = 0
+    counted: dict[str, int] = {}
     history: list[dict[str, float]] = []
     sums: dict[str, float] = {}
     if state is not None:
         try:
             done, history = int(state["done"]), list(state["history"])
-            counted, sums = int(state.get("counted", 0)), dict(state.get("sums", {}))
+            counted, sums = dict(state.get("counted") or {}), dict(state.get("sums", {}))
             for key, part in parts.items():
                 part.load_state_dict(state["parts"][key])
         except (KeyError, TypeError, ValueError, RuntimeError):
@@ -142,12 +143,12 @@ def train(
         for number in range(done, steps):
             torch.manual_seed(seed * 1_000_003 + number)
             figures = step(number, np.random.default_rng([seed, number]))
-            counted += 1
             for key, value in figures.items():
                 sums[key] = sums.get(key, 0.0) + value
+                counted[key] = counted.get(key, 0) + 1
             if (number + 1) % every == 0 or number + 1 == steps:
-                history.append({"step": number + 1, **{key: value / counted for key, value in sums.items()}})
-                sums, counted = {}, 0
+                history.append({"step": number + 1, **{key: value / counted[key] for key, value in sums.items()}})
+                sums, counted = {}, {}
                 if not progress.console.is_terminal:
                     _say(progress.console, name, number + 1 - done, steps - done, began, history[-1])
             shown = " ".join(f"{key} {value:.3f}" for key, value in figures.items())
