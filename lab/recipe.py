@@ -36,6 +36,8 @@ class Recipe(BaseModel):
         held_out: an attacker that only tests.
         rounds: how often attackers are retrained on what the network emits.
         phi_max: degrees, the largest turn that is trained for; calibration may allow less.
+        slope: of phi(x) over the margin to the nearest of the cohort, in use and not in training: 1 spends at most all
+            of that margin. None: every face may use phi_max, unless it has no margin at all.
         fnmr_rise: how far the upper bound of FNMR may rise over the clean system's in calibration, a share of 1.
         fmr_rise: the same of FMR.
         alpha: share of decisions that may flip under the certified budget.
@@ -59,6 +61,7 @@ class Recipe(BaseModel):
     held_out: Family = "attentive"
     rounds: int = Field(default=0, ge=0, le=5)
     phi_max: float = Field(default=40.0, gt=0, le=90)
+    slope: float | None = Field(default=None, gt=0)
     fnmr_rise: float = 0.01
     fmr_rise: float = 3e-4
     alpha: float = 0.01

@@ -175,6 +175,8 @@ class Run:
         recipe = self.recipe
         network = network_of(fitted, recipe.tau, np.deg2rad(recipe.phi_max), NO_SLOPE, recipe.seed)
         _load_into(network, self.folder / "network.pt")
+        if recipe.slope is not None:
+            network.slope.fill_(recipe.slope)
         calibration = self.read("calibration.json")
         if calibration is not None:
             network.phi_max.fill_(np.deg2rad(calibration["phi_max"]))
