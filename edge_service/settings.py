@@ -100,7 +100,7 @@ class EdgeSettings(ServiceSettings):
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
     log_level: LogLevel = "info"
     # The protection profile: a folder of edge_service/privacy/profiles, or of `profiles`.
-    profile: str = "seal"
+    profile: str = "default"
     # The operator's own profiles, each a folder with a profile.json.
     profiles: Path | None = None
     # As in the model manifest: sface_2021dec, or dlib_resnet29 once it is fetched. A gallery stays with its embedder.

@@ -22,6 +22,8 @@ _WIENER: Final = (0.0, 0.5)
 _TRIED: Final = (0, 8, 16, 24, 32, 40, 48, 64)
 # Share of d that may be given up at most: what is left must still tell people apart.
 _MOST: Final = 0.5
+# Share of the clean system's FMR that scores are trained for: what the network fails to keep is mostly false matches.
+_IN_HAND: Final = 0.9
 # The erase step is to earn this much of TAR at the clean system's FMR, for the perturbation to spend.
 _EARNED: Final = 0.005
 
@@ -108,7 +110,7 @@ def fit(material: Material, tau: float, *, erases: bool, cohort: int, seed: int)
         chosen = max(tried, key=lambda choice: (choice.tar, choice.directions))
     matrix = matrices[chosen.directions, chosen.wiener, chosen.keeps_mean]
     seen = erased(material.learned, matrix)
-    after = _impostors(labelled, erased(labelled.unit, matrix), FIT).threshold_at(fmr)
+    after = _impostors(labelled, erased(labelled.unit, matrix), FIT).threshold_at(_IN_HAND * fmr)
     scale = float(min(1.0, tau / after)) if after > 0 else 1.0
     return Fitted(matrix, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, scale, chosen, tried)
 

@@ -62,7 +62,7 @@ class PerturbationOptions:
         seed: of weights and draws.
     """
 
-    steps: int = 500
+    steps: int = 700
     warm_up: int = 1500
     rate: float = 1e-3
     sides: Literal["both", "probe"] = "both"
@@ -72,7 +72,7 @@ class PerturbationOptions:
     flip: float = 800.0
     away: float = 1.0
     depth: float = 0.3
-    identity: float = 1.5
+    identity: float = 3.0
     pixels: float = 0.5
     stranger: float = 0.05
     floor: float = 0.3
