@@ -9,6 +9,7 @@ from fastapi import Depends, Path, Query, Request
 from edge_service.cloud import CloudClient
 from edge_service.galleries import GalleryBook
 from edge_service.plugin import Plugin
+from edge_service.privacy.profiles import Profile
 from edge_service.recognition import Recognition
 from edge_service.settings import EdgeSettings
 from edge_service.uploads import PART
@@ -18,6 +19,7 @@ from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
 from shared.wire.cloud import MAX_TOP_K
+from shared.wire.common import Threshold
 from shared.wire.edge import QualityFilter
 
 MAX_FACES = 32
@@ -53,12 +55,19 @@ def _reader(request: Request) -> FaceReader:
     return found
 
 
+def _default_threshold(request: Request) -> Threshold:
+    """Of galleries that name none: what the profile was calibrated at, else what the embedder was published with."""
+    profile: Profile = request.app.state.profile
+    return profile.document.threshold or _reader(request).spec.threshold
+
+
 SettingsDep = Annotated[EdgeSettings, Depends(_settings)]
 RecognitionDep = Annotated[Recognition, Depends(_recognition)]
 GalleriesDep = Annotated[GalleryBook, Depends(_galleries)]
 CloudDep = Annotated[CloudClient, Depends(_cloud)]
 PluginDep = Annotated[Plugin, Depends(_plugin)]
 ReaderDep = Annotated[FaceReader, Depends(_reader)]
+ThresholdDep = Annotated[Threshold, Depends(_default_threshold)]
 
 MayEnroll = Depends(require(Scope.ENROLL))
 MayMatch = Depends(require(Scope.MATCH))

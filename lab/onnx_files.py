@@ -120,7 +120,7 @@ class _FileSession(OrtSession):
     """A session on bytes that no manifest names."""
 
     def __init__(self, data: bytes, settings: InferenceSettings, name: str) -> None:
-        self._open(data, settings, f"the model {name}; export it again as float32 with a free batch")
+        self._open(data, settings, f"the model {name}; export it again as float32 with a free batch.")
 
 
 def prepare(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

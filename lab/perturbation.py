@@ -203,7 +203,7 @@ def _loss(
         figures = {
             "score": score.item(),
             "flips": flips.item(),
-            "angle": float(torch.rad2deg(angle.mean())),
+            "angle": torch.rad2deg(angle.mean()).item(),
             "away": away.item(),
             "alike": alike.item(),
         }
@@ -217,13 +217,13 @@ def _loss(
                 likeness = ssim(made, truth)
                 pixels = functional.relu(likeness - options.floor).mean() - 0.5 * (made - truth).abs().mean()
                 total = total + options.pixels * pixels
-                figures["ssim"] = float(likeness.mean())
+                figures["ssim"] = likeness.mean().item()
                 if twin is not None:
                     seen = (embedded(twin, made) * clean[: options.rebuilt]).sum(dim=1)
                     total = (
                         total + options.identity * functional.softplus((seen - options.stranger) / 0.05).mean() * 0.05
                     )
-                    figures["seen"] = float(seen.mean())
+                    figures["seen"] = seen.mean().item()
         return total, figures
 
     return loss

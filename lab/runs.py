@@ -165,8 +165,8 @@ class Run:
         )
         return trained.decoder
 
-    def network(self, fitted: Fitted) -> PatronusNetwork:
-        """The trained network, with the budget of the calibration where there is one.
+    def network(self, fitted: Fitted, *, calibrated: bool = True) -> PatronusNetwork:
+        """The trained network, with the budget of the calibration where there is one and it is wanted.
 
         Raises:
             SetupError: it was not trained yet.
@@ -177,7 +177,7 @@ class Run:
         _load_into(network, self.folder / "network.pt")
         if recipe.slope is not None:
             network.slope.fill_(recipe.slope)
-        calibration = self.read("calibration.json")
+        calibration = self.read("calibration.json") if calibrated else None
         if calibration is not None:
             network.phi_max.fill_(np.deg2rad(calibration["phi_max"]))
         return network.eval().requires_grad_(False)
@@ -195,11 +195,10 @@ class Run:
         """Finds the budgets and keeps them."""
         self.check_trained()
         material = self.material()
-        # Figures of an earlier budget are no figures of this one.
-        for stale in ("calibration.json", "evaluation.json"):
-            (self.folder / stale).unlink(missing_ok=True)
-        network = self.network(self.fitted(material))
+        network = self.network(self.fitted(material), calibrated=False)
         found = calibrate(network, material.labelled, self.recipe)
+        # Figures of an earlier budget are no figures of this one.
+        (self.folder / "evaluation.json").unlink(missing_ok=True)
         self.write("calibration.json", dataclasses.asdict(found))
         return found
 
@@ -262,7 +261,8 @@ def _save_fit(path: Path, found: Fitted) -> None:
 
 def _load_fit(path: Path) -> Fitted:
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        # Opened here: of a damaged file NumPy leaves its own open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             about = json.loads(str(kept["about"]))
             eraser = kept["eraser"] if len(kept["eraser"]) else None
             return Fitted(

@@ -14,7 +14,7 @@ from edge_service.deps import (
     LimitQuery,
     MayAsk,
     MayManage,
-    ReaderDep,
+    ThresholdDep,
 )
 from shared.errors import NotFound
 from shared.http.auth import Caller
@@ -34,12 +34,12 @@ router = APIRouter(prefix="/v1/galleries", tags=["galleries"], responses=RESPONS
 async def create(
     gallery: GalleryPath,
     galleries: GalleriesDep,
-    reader: ReaderDep,
+    default: ThresholdDep,
     response: Response,
     wanted: CreateGallery | None = None,
 ) -> GalleryInfo:
     """Makes a gallery in the cloud, pinned to this edge's contract. Making it again changes nothing."""
-    info, made = await galleries.create(gallery, wanted.threshold if wanted else None, reader.spec.threshold)
+    info, made = await galleries.create(gallery, wanted.threshold if wanted else None, default)
     response.status_code = HTTP_201_CREATED if made else HTTP_200_OK
     return info
 

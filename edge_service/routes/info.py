@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from edge_service.deps import MayAsk, ReaderDep, SettingsDep
+from edge_service.deps import MayAsk, ReaderDep, SettingsDep, ThresholdDep
 from edge_service.privacy.profiles import Profile
 from edge_service.vision.decode import FORMATS
 from shared.home import patronus_version
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["system"], responses=RESPONSES)
 
 
 @router.get("/info", dependencies=[MayAsk])
-async def info(request: Request, reader: ReaderDep, settings: SettingsDep) -> EdgeInfo:
+async def info(request: Request, reader: ReaderDep, settings: SettingsDep, default: ThresholdDep) -> EdgeInfo:
     """Versions, the contract under which this edge makes templates, and limits."""
     profile: Profile = request.app.state.profile
     return EdgeInfo(
@@ -24,7 +24,7 @@ async def info(request: Request, reader: ReaderDep, settings: SettingsDep) -> Ed
         profile=profile.pin,
         sealed=profile.seals,
         dim=reader.spec.dim,
-        default_threshold=reader.spec.threshold,
+        default_threshold=default,
         max_picture_bytes=settings.pictures.max_bytes,
         max_pixels=settings.pictures.max_pixels,
         max_pictures_a_request=settings.pictures.max_pictures,

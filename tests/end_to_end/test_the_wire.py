@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from pair_in_test import PICTURES, RunningPair
 
 from edge_service.privacy.keys import KeyStore
+from edge_service.privacy.profiles import load_profile
+from edge_service.privacy.protect import Protector
 from edge_service.privacy.seal import seal_matrix
 from edge_service.settings import EdgeSettings
 from edge_service.vision.reader import open_reader
@@ -53,17 +55,20 @@ def _vectors(stream: bytes) -> list[NDArray[np.float32]]:
     return [np.frombuffer(base64.b64decode(data), dtype="<f4") for data in found]
 
 
-def test_three_templates_crossed_and_each_is_the_sealed_embedding(
+def test_three_templates_crossed_and_each_is_the_protected_embedding(
     pair: RunningPair, crossed: tuple[bytes, bytes], raw: dict[str, NDArray[np.float32]]
 ) -> None:
     templates = _vectors(crossed[0])
     assert len(templates) == 3
-    epoch = pair.edge.get(GALLERY).json()["contract"]["seal"]["epoch"]
-    matrix = seal_matrix(KeyStore(pair.home / "edge").gallery("wire").epoch(epoch), 128)
-    for template, embedding in zip(templates, (raw["enrolled"], raw["probe"], raw["probe"]), strict=True):
-        # Turned back with the key it is the embedding; as it crossed it is as far from it as any random direction.
-        assert float(matrix.T @ template @ embedding) > 0.99999
-        assert abs(float(template @ embedding)) < 0.5
+    contract = pair.edge.get(GALLERY).json()["contract"]
+    key = KeyStore(pair.home / "edge").gallery("wire").epoch(contract["seal"]["epoch"])
+    embeddings = np.stack([raw["enrolled"], raw["probe"], raw["probe"]])
+    protector = Protector(load_profile(contract["profile"]["name"]))
+    plain = protector.templates(embeddings, key, sealed=False)
+    # With the seal undone each is what the profile makes of the embedding before the seal; as it crossed it is as far
+    # from the embedding as any random direction.
+    np.testing.assert_allclose(np.stack(templates) @ seal_matrix(key, 128), plain.templates, atol=1e-4)
+    assert (np.abs(np.vecdot(np.stack(templates), embeddings)) < 0.5).all()
 
 
 def test_no_picture_and_no_part_of_one_crosses(crossed: tuple[bytes, bytes], pictures: Pictures) -> None:

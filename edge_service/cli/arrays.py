@@ -1,0 +1,158 @@
+"""Files of arrays (.npz): read in parts, without running anything that is in them, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import BadRequest, Conflict
+
+Array = NDArray[Any]
+# RuntimeError: it is encrypted; MemoryError: a header that says more than there is.
+_DAMAGED: Final = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError)
+
+
+class Embeddings:
+    """The array ``embeddings`` of a file, read part by part; the others, whole.
+
+    Args:
+        path: of a file that ``numpy.savez`` or ``numpy.savez_compressed`` wrote.
+
+    Raises:
+        BadRequest: there is no such file, it is none, or it has no float32 array ``embeddings`` of n rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._opened() as archive:
+            self.names = frozenset(name.removesuffix(".npy") for name in archive.namelist())
+            if "embeddings" not in self.names:
+                raise BadRequest(f"{path}: holds no array named embeddings.")
+            with archive.open("embeddings.npy") as member:
+                shape, in_columns, dtype = _header(member)
+        if dtype != np.float32:
+            raise BadRequest(f"{path}: embeddings are {dtype}; save them as float32.")
+        if len(shape) != 2 or not all(shape) or in_columns:
+            raise BadRequest(f"{path}: embeddings are not n rows of d values in the order of rows.")
+        self.count, self.dim = shape
+        self._dtype = dtype
+
+    def parts(self, rows: int) -> Iterator[NDArray[np.float32]]:
+        """The embeddings, (up to ``rows``, d) float32 at a time.
+
+        Raises:
+            BadRequest: the file is cut off or damaged.
+        """
+        row_bytes = self.dim * self._dtype.itemsize
+        with self._opened() as archive, archive.open("embeddings.npy") as member:
+            _header(member)
+            for start in range(0, self.count, rows):
+                wanted = min(rows, self.count - start)
+                content = member.read(wanted * row_bytes)
+                if len(content) != wanted * row_bytes:
+                    raise ValueError
+                yield np.frombuffer(content, self._dtype).astype(np.float32).reshape(wanted, self.dim)
+
+    def strings(self, name: str) -> list[str]:
+        """An array of n strings.
+
+        Raises:
+            BadRequest: it is not there, or not such an array.
+        """
+        if name not in self.names:
+            raise BadRequest(f"{self.path}: holds no array named {name}.")
+        with self._opened() as archive, archive.open(f"{name}.npy") as member:
+            found = np.lib.format.read_array(member, allow_pickle=False)
+        if found.dtype.kind != "U" or found.shape != (self.count,):
+            raise BadRequest(f"{self.path}: {name} is not one string for each of the {self.count} embeddings.")
+        strings: list[str] = found.tolist()
+        return strings
+
+    @contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                yield archive
+        except FileNotFoundError:
+            raise BadRequest(f"{self.path}: there is no such file.") from None
+        except OSError as error:
+            raise BadRequest(f"{self.path}: cannot be read ({error.strerror}).") from None
+        except _DAMAGED:
+            raise BadRequest(f"{self.path}: is not a whole .npz file of plain arrays.") from None
+
+
+class ArraysWriter:
+    """Arrays on their way into a file.
+
+    Args:
+        archive: that they go into.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+
+    @contextmanager
+    def rows(self, name: str, count: int, dim: int) -> Iterator[IO[bytes]]:
+        """A float32 array of (count, dim), whose rows are written to what this gives as little-endian bytes."""
+        with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
+            np.lib.format.write_array_header_1_0(member, header)
+            yield member
+
+    def put(self, name: str, array: Array) -> None:
+        """A whole array."""
+        with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
+@contextmanager
+def written_whole(path: Path, *, force: bool) -> Iterator[ArraysWriter]:
+    """A file of arrays that is there when this ends well, and not at all otherwise. Only its owner can read it.
+
+    Args:
+        path: of the new file.
+        force: whether one that is there may be replaced.
+
+    Raises:
+        Conflict: it is there and may not be replaced.
+        BadRequest: the folder cannot be written.
+    """
+    _refuse_existing(path, force=force)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp: mode 0600
+    except OSError as error:
+        raise BadRequest(f"{path}: cannot be written ({error.strerror}).") from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                yield ArraysWriter(archive)
+            file.flush()
+            os.fsync(file.fileno())
+        _refuse_existing(path, force=force)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse_existing(path: Path, *, force: bool) -> None:
+    if path.is_dir() or (path.exists() and not force):
+        raise Conflict(f"{path}: is there already; name another, or say --force.")
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(member)
+    return found

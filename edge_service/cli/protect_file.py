@@ -1,0 +1,128 @@
+"""Protects the embeddings of a file with the edge's own code: no service runs, and nothing is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from edge_service.cli.arrays import Embeddings, written_whole
+from edge_service.cli.output import Output
+from edge_service.cloud import CloudClient
+from edge_service.privacy.embeddings import unit_rows
+from edge_service.privacy.keys import NO_EPOCH, PUBLIC_KEY, EpochKey, GalleryKey, KeyStore
+from edge_service.privacy.profiles import Profile, load_profile
+from edge_service.privacy.protect import Protector
+from edge_service.settings import CloudSettings, EdgeSettings
+from shared.errors import Conflict, ContractMismatch, SetupError, UpstreamUnavailable
+from shared.metrics import Metrics
+from shared.service_settings import load_settings
+from shared.wire.common import GalleryInfo
+
+_ROWS: Final = 2048  # between two moves of the bar: about a second
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """How to protect.
+
+    Attributes:
+        profile: which steps.
+        key: whose seeds and seal.
+        sealed: whether a seal of the profile is applied.
+    """
+
+    profile: Profile
+    key: EpochKey = field(repr=False)
+    sealed: bool
+
+
+def choose(name: str | None, gallery: str | None, epoch: str | None) -> Chosen:
+    """The profile and the key, from this edge's settings and key folder.
+
+    Args:
+        name: of the profile; None for the one that the edge is set to.
+        gallery: whose key; None for the public one and no seal.
+        epoch: of the gallery's key; None has the cloud asked for it.
+
+    Raises:
+        SetupError: no such profile, or no key here.
+        ContractMismatch: the gallery was made under another profile; Conflict: under another key.
+        UpstreamUnavailable: the cloud was to be asked for the epoch, and does not answer.
+    """
+    settings = load_settings(EdgeSettings)
+    profile = load_profile(name or settings.profile, own=settings.profiles)
+    if gallery is None:
+        if profile.document.patronus is None:
+            raise SetupError(f"Without its seal the profile {profile.pin.name!r} protects nothing; name a --gallery.")
+        return Chosen(profile, PUBLIC_KEY, sealed=False)
+    if not (settings.home / "master.key").exists():
+        raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
+    key = KeyStore(settings.home, may_make=False).gallery(gallery)
+    if not profile.seals:
+        epoch = NO_EPOCH
+    return Chosen(profile, key.epoch(epoch or _epoch_of(key, profile, settings.cloud)), sealed=True)
+
+
+def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, force: bool) -> None:
+    """Writes templates (n, d) and angles (n,) in radians, and the lengths norms (n,) that came in; all float32.
+
+    Raises:
+        BadRequest: the source cannot be used; Unprocessable: an embedding of it cannot; Conflict: the target is there.
+    """
+    embeddings = Embeddings(source)
+    profile = chosen.profile
+    protector = Protector(profile)
+    angles: list[NDArray[np.float32]] = []
+    norms: list[NDArray[np.float32]] = []
+    unturned = done = 0
+    columns = (TextColumn("protecting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        written_whole(target, force=force) as arrays,
+        Progress(*columns, console=out.errors, transient=True) as progress,
+    ):
+        bar = progress.add_task("protecting", total=embeddings.count)
+        with arrays.rows("templates", embeddings.count, embeddings.dim) as templates:
+            for part in embeddings.parts(_ROWS):
+                unit, lengths = unit_rows(part, profile, first=done)
+                made = protector.templates(unit, chosen.key, sealed=chosen.sealed)
+                templates.write(np.ascontiguousarray(made.templates, dtype="<f4").tobytes())
+                angles.append(made.angles)
+                norms.append(lengths)
+                unturned += made.unturned
+                done += len(part)
+                progress.advance(bar, len(part))
+        arrays.put("angles", np.concatenate(angles))
+        arrays.put("norms", np.concatenate(norms))
+    told = {"protected": embeddings.count, "unturned": unturned, "profile": profile.pin.name}
+    told["sealed"] = chosen.sealed and profile.seals
+    left = f"; {unturned} had no margin and were not perturbed" if unturned else ""
+    out.result(told, f"{target}: {embeddings.count} templates under the profile {profile.pin.name}{left}.")
+
+
+def _epoch_of(key: GalleryKey, profile: Profile, settings: CloudSettings) -> str:
+    async def ask() -> GalleryInfo:
+        client = CloudClient(settings, Metrics("edge"))
+        try:
+            return await client.gallery(key.gallery)
+        finally:
+            await client.close()
+
+    try:
+        contract = asyncio.run(ask()).contract
+    except UpstreamUnavailable:
+        raise UpstreamUnavailable(
+            "The cloud, which knows the gallery's key epoch, does not answer; start it, or name the epoch with --epoch."
+        ) from None
+    if contract.seal is None or contract.profile != profile.pin:
+        raise ContractMismatch(
+            f"The gallery was made under another profile than {profile.pin.name!r} as it is here; name that one."
+        )
+    if key.epoch(contract.seal.epoch).key_id() != contract.seal.key_id:
+        raise Conflict("This edge does not have the key of this gallery; import it: patronus keys import")
+    return contract.seal.epoch

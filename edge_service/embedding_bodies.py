@@ -1,0 +1,116 @@
+"""Raw embeddings out of a request's body, and templates into an answer's: JSON, or plain float32.
+
+Plain float32 is just that: little-endian values, row after row, without a header of which anything could be made up.
+How many values make a row is said beside it (``?dim=``), and must be what the profile is for.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from fastapi import Request
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+
+from edge_service.plugin import HandedBack
+from shared.errors import BadRequest, TooLarge, Unprocessable
+from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_BYTES, ProtectAnswer, ProtectRequest
+
+JSON: Final = "application/json"
+FLOATS: Final = "application/octet-stream"
+_VALUE_BYTES: Final = 4
+
+
+def media_type(request: Request) -> str:
+    """What the body says it is, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, whose size is limited.
+
+    Raises:
+        TooLarge: it is over the limit of embeddings.
+        BadRequest: the connection ended before it had arrived.
+    """
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise BadRequest("The connection ended before the embeddings had arrived whole.", reason="cut_off") from None
+    if len(body) > MAX_EMBEDDINGS_BYTES:
+        raise TooLarge(
+            f"The embeddings are over the limit of {MAX_EMBEDDINGS_BYTES} bytes; send fewer at a time.",
+            limit_bytes=MAX_EMBEDDINGS_BYTES,
+        )
+    return body
+
+
+def rows_of(vectors: list[list[float]]) -> NDArray[np.float32]:
+    """(n, d) float32 out of lists.
+
+    Raises:
+        Unprocessable: they are not of one length.
+    """
+    if len({len(vector) for vector in vectors}) != 1:
+        raise Unprocessable("The embeddings are not of one length; send those of one system.", reason="uneven")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        return np.array(vectors, dtype=np.float64).astype(np.float32)
+
+
+def read_embeddings(kind: str, body: bytes, dim: int | None) -> NDArray[np.float32]:
+    """The embeddings of a body: (n, d) float32, whatever their values.
+
+    Args:
+        kind: the media type of the body.
+        body: of the request.
+        dim: values an embedding, for plain float32.
+
+    Raises:
+        BadRequest: neither JSON nor plain float32.
+        Unprocessable: not a list of such vectors, or not whole rows; or more than are taken at once.
+    """
+    if kind == JSON:
+        try:
+            return rows_of(ProtectRequest.model_validate_json(body).embeddings)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            at = ".".join(str(part) for part in first["loc"]) or "body"
+            raise Unprocessable(f"The body is not what this takes ({at}: {first['msg']}).", reason="bad_body") from None
+    if kind != FLOATS:
+        raise BadRequest(
+            f"Send a picture as multipart/form-data, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",
+            reason="unknown_body",
+        )
+    if dim is None:
+        raise Unprocessable("Say how many values make an embedding: ?dim=128", reason="no_dim")
+    if not body or len(body) % (_VALUE_BYTES * dim):
+        raise Unprocessable(f"The body is not whole rows of {dim} little-endian float32 values.", reason="uneven")
+    rows = np.frombuffer(body, dtype="<f4").astype(np.float32).reshape(-1, dim)
+    if len(rows) > MAX_EMBEDDINGS_A_REQUEST:
+        raise Unprocessable(f"At most {MAX_EMBEDDINGS_A_REQUEST} embeddings at a time.", reason="too_many")
+    return rows
+
+
+def wants_floats(request: Request) -> bool:
+    """Whether the caller would rather have plain float32 than JSON."""
+    return request.headers.get("accept", "").partition(";")[0].strip().lower() == FLOATS
+
+
+def as_json(made: HandedBack) -> ProtectAnswer:
+    """Templates as JSON; every float32 value is written with the digits that give it back."""
+    return ProtectAnswer(
+        profile=made.profile,
+        sealed="seal" in made.protected.done,
+        contract=made.contract,
+        templates=made.protected.templates.tolist(),
+        angles=made.protected.angles.tolist(),
+        unturned=made.protected.unturned,
+    )
+
+
+def as_floats(made: HandedBack) -> bytes:
+    """Templates as plain float32: for each its values, then its angle."""
+    rows = np.concatenate([made.protected.templates, made.protected.angles[:, None]], axis=1)
+    return np.ascontiguousarray(rows, dtype="<f4").tobytes()

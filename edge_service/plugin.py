@@ -1,0 +1,133 @@
+"""Embeddings of other recognition systems: protected and handed back, or enrolled into a gallery of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_service.galleries import GalleryBook
+from edge_service.privacy.embeddings import unit_rows
+from edge_service.privacy.keys import EpochKey, KeyStore
+from edge_service.privacy.protect import Protected, Protector
+from edge_service.recognition import Recognition
+from edge_service.workers import Workers
+from shared.contract import ProfilePin
+from shared.errors import Unprocessable
+from shared.wire.common import TemplateInfo
+from shared.wire.edge import QualityFilter
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HandedBack:
+    """Templates for another system.
+
+    Attributes:
+        protected: them.
+        profile: that made them.
+        contract: digest of the gallery's contract; None where none was named.
+    """
+
+    protected: Protected = field(repr=False)
+    profile: ProfilePin
+    contract: str | None
+
+
+class Plugin:
+    """What the edge does for recognition systems that have embeddings already.
+
+    Args:
+        recognition: pictures to embeddings, and templates to the cloud.
+        protector: embeddings to templates.
+        galleries: under what to protect.
+        keys: for templates that are for no gallery.
+        workers: where heavy work runs.
+        dim: length of this edge's own embeddings.
+    """
+
+    def __init__(
+        self,
+        *,
+        recognition: Recognition,
+        protector: Protector,
+        galleries: GalleryBook,
+        keys: KeyStore,
+        workers: Workers,
+        dim: int,
+    ) -> None:
+        self._recognition = recognition
+        self._protector = protector
+        self._galleries = galleries
+        self._keys = keys
+        self._workers = workers
+        self._dim = dim
+
+    async def protect_picture(self, picture: bytes, gallery: str | None, quality: QualityFilter) -> HandedBack:
+        """The template of a picture's one face."""
+        key, contract = await self._key(gallery)
+        embeddings = await self._recognition.one_face(picture, quality)
+        return await self._made(embeddings.unit, key, contract)
+
+    async def protect(self, raw: Rows, gallery: str | None) -> HandedBack:
+        """Templates of raw embeddings.
+
+        Args:
+            raw: (n, d) float32, of any length but 0.
+            gallery: under whose key; None only where the profile does not seal.
+
+        Raises:
+            Unprocessable: no gallery where the profile seals, or not embeddings that the profile is for.
+            NotFound: there is no such gallery; ContractMismatch: it was made under another contract.
+        """
+        key, contract = await self._key(gallery)
+        unit, _norms = unit_rows(raw, self._protector.profile, self._dim)
+        return await self._made(unit, key, contract)
+
+    async def enroll(
+        self, gallery: str, subject: str, raw: Rows, faces: list[str | None]
+    ) -> tuple[list[TemplateInfo], int]:
+        """Enrolls raw embeddings; the same twice is stored once.
+
+        The template's id follows from the gallery's key, the subject, and the face's name or else the embedding: who
+        does not have the key cannot tell a guessed name or embedding by it.
+
+        Args:
+            gallery: where.
+            subject: whose.
+            raw: (n, d) float32, of any length but 0.
+            faces: n names of the sender's own, or None.
+
+        Returns:
+            What is stored, in the order of the rows, and how many a network left unperturbed.
+
+        Raises:
+            Unprocessable: not embeddings that the profile is for, or a name that stands there twice.
+            NotFound: there is no such gallery; ContractMismatch: it was made under another contract.
+        """
+        await self._galleries.context(gallery)
+        unit, _norms = unit_rows(raw, self._protector.profile, self._dim)
+        ids = [self._galleries.face_id(gallery, subject, *each) for each in zip(faces, unit, strict=True)]
+        kept = {uid: row for row, uid in reversed(list(enumerate(ids)))}
+        if any(not np.array_equal(unit[kept[uid]], unit[row]) for row, uid in enumerate(ids)):
+            raise Unprocessable("One name of a face stands in the request for two embeddings.", reason="duplicate_face")
+        once = sorted(kept.values())
+        stored, unturned = await self._recognition.store(gallery, subject, [ids[row] for row in once], unit[once])
+        known = {info.id: info for info in stored}
+        return [known[uid] for uid in ids], unturned
+
+    async def _key(self, gallery: str | None) -> tuple[EpochKey | None, str | None]:
+        if gallery is not None:
+            context = await self._galleries.context(gallery)
+            return context.key, context.contract_digest
+        if self._protector.profile.seals:
+            raise Unprocessable(
+                "This edge's profile seals under a gallery's key; name the gallery: ?gallery=NAME", reason="no_gallery"
+            )
+        return self._keys.no_gallery(), None
+
+    async def _made(self, unit: Rows, key: EpochKey | None, contract: str | None) -> HandedBack:
+        protected = await self._workers.run(self._protector.templates, unit, key)
+        return HandedBack(protected, self._protector.profile.pin, contract)

@@ -1,0 +1,70 @@
+"""Embeddings that come from elsewhere: made unit rows, or refused with a sentence."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_service.privacy.profiles import Profile
+from shared.errors import Unprocessable
+
+# Systems that keep unit vectors keep them in float32, or in float16 at worst.
+_UNIT: Final = 1e-3
+# A unit vector of 4,096 float32 values that were rounded one by one is off by less than this.
+_ROUNDING: Final = 1e-6
+_SHORTEST: Final = float(np.finfo(np.float32).tiny)
+_LONGEST: Final = float(np.finfo(np.float32).max)
+
+
+def unit_rows(
+    raw: NDArray[np.float32], profile: Profile, dim: int | None = None, first: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Raw embeddings as unit rows, and their lengths.
+
+    Args:
+        raw: (n, d) float32, of any length but 0.
+        profile: that they are to be protected under; says which dimension and lengths are plausible. A row of length 1
+            always is: many systems keep embeddings so.
+        dim: the embedder's, for a profile that is for any.
+        first: number of the first row, for the error.
+
+    Returns:
+        (n, d) float32 unit rows, and (n,) float32 lengths.
+
+    Raises:
+        Unprocessable: another dimension, a value that is not finite, a zero vector, or a length that is not plausible;
+            names the row, never a value of it.
+    """
+    step = profile.document.patronus
+    wanted = step.dim if step is not None else dim
+    if wanted is not None and raw.shape[1] != wanted:
+        raise Unprocessable(
+            f"The embeddings have {raw.shape[1]} dimensions; the profile {profile.pin.name} takes {wanted}.",
+            reason="wrong_dimension",
+        )
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(raw).all(axis=1))
+    _refuse(~finite, first, "holds a value that is not finite", "not_finite")
+    wide = raw.astype(np.float64)
+    norms: NDArray[np.float64] = np.linalg.norm(wide, axis=1)
+    _refuse(norms < _SHORTEST, first, "is a zero vector", "zero_vector")
+    _refuse(norms > _LONGEST, first, "is longer than float32 can say", "not_finite")
+    if step is not None:
+        low, high = step.input_norm or (1.0, 1.0)
+        implausible = np.logical_and(np.logical_or(norms < low, norms > high), np.abs(norms - 1) > _UNIT)
+        lengths = f"{low:g} to {high:g}, or 1" if step.input_norm else "1"
+        embedder = profile.document.embedder
+        _refuse(implausible, first, f"has a length that {embedder} does not give ({lengths})", "implausible_length")
+    # A row that is a unit vector but for rounding stays as it is, bit by bit: its seed follows from its bits.
+    divisors = np.where(np.abs(norms - 1) <= _ROUNDING, 1.0, norms)
+    return (wide / divisors[:, None]).astype(np.float32), norms.astype(np.float32)
+
+
+def _refuse(wrong: NDArray[np.bool_], first: int, what: str, reason: str) -> None:
+    if wrong.any():
+        row = first + int(np.argmax(wrong))
+        count = int(wrong.sum())
+        raise Unprocessable(
+            f"Embedding {row}, counted from 0, {what}; {count} of them in all.", reason=reason, embedding=row
+        )

@@ -1,0 +1,119 @@
+"""``patronus migrate``: stored embeddings into a gallery, by way of a running edge, each stored once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from patronus_command import Command
+from patronus_profile import units
+from typer.testing import CliRunner
+
+from shared.command import build
+from shared.errors import PatronusError
+
+
+def saved(path: Path, rows: Any, subjects: list[str], **more: Any) -> Path:
+    np.savez(path, embeddings=rows, subjects=np.array(subjects), **more)
+    return path
+
+
+def held(command: Command, gallery: str) -> tuple[int, int]:
+    [info] = command.quick("gallery", "show", gallery)[1]
+    return info["subjects"], info["templates"]
+
+
+def test_stored_embeddings_are_enrolled_once_and_matched(command: Command, tmp_path: Path) -> None:
+    assert command.quick("gallery", "create", "migrated")[0] == 0
+    rows = units(7, seed=3)
+    subjects = ["ada", "ben", "ada", "cyd", "ben", "ada", "dan"]
+    source = saved(tmp_path / "in.npz", rows, subjects, face_ids=np.array(["1", "1", "2", "a/b", "é", "3", "x" * 256]))
+    for _ in range(2):
+        status, [told] = command.quick("migrate", "migrated", str(source))
+        assert (status, told["enrolled"], told["refused"]) == (0, 7, 0)
+        assert held(command, "migrated") == (4, 7)
+    assert len(command.quick("subject", "show", "migrated", "ada")[1][0]["faces"]) == 3
+    changed = saved(tmp_path / "changed.npz", rows[::-1], subjects, face_ids=np.array(list("1123456")))
+    status, told = command.quick("migrate", "migrated", str(changed))
+    assert status == 1, "a face id that was sent with another embedding is refused, and the rest goes on"
+    assert told[-1]["refused"] >= 1
+    assert told[0]["type"] == "urn:patronus:problem:conflict"
+
+
+def test_a_killed_migration_is_run_again_from_the_start(command: Command, tmp_path: Path) -> None:
+    assert command.quick("gallery", "create", "killed")[0] == 0
+    subjects = [f"s{number}" for number in range(150)]
+    source = saved(tmp_path / "in.npz", units(150, seed=4), subjects)
+    program = [sys.executable, "-c", "from shared.command import main; main()", "migrate", "killed", str(source)]
+    environment = {"PATH": "/usr/bin:/bin", "PATRONUS_HOME": str(command.home), "PATRONUS_EDGE_URL": command.edge}
+    running = subprocess.Popen(program, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while held(command, "killed")[1] < 5 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    assert 0 < held(command, "killed")[1] < 150
+    status, [told] = command.quick("migrate", "killed", str(source))
+    assert (status, told["enrolled"]) == (0, 150)
+    assert held(command, "killed") == (150, 150)
+
+
+def test_templates_can_be_had_as_a_file_instead(command: Command, tmp_path: Path) -> None:
+    assert command.quick("gallery", "create", "filed")[0] == 0
+    rows = units(503, seed=5)
+    source = saved(tmp_path / "in.npz", rows, ["a"] * 503)
+    target = tmp_path / "out.npz"
+    status, [told] = command.quick("migrate", "filed", str(source), "--out", str(target))
+    assert (status, told["protected"]) == (0, 503)
+    with np.load(target, allow_pickle=False) as out:
+        templates = out["templates"]
+        assert out["subjects"].tolist() == ["a"] * 503
+        assert sorted(out) == ["angles", "subjects", "templates"]
+    np.testing.assert_allclose(np.linalg.norm(templates, axis=1), 1, atol=1e-5)
+    assert (np.abs(np.einsum("nd,nd->n", templates, rows)) < 0.6).all()
+    assert held(command, "filed") == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"subjects": np.array(["a", "b", "../c"])}, "row 2 names a subject '../c'"),
+        ({"subjects": np.array(["a", "b"])}, "subjects is not one string for each of the 3 embeddings"),
+        ({"subjects": np.array([1, 2, 3])}, "subjects is not one string"),
+        ({"subjects": np.array(["a", None, "c"], dtype=object)}, "is not a whole .npz file of plain arrays"),
+        ({"subjects": None}, "holds no array named subjects"),
+        ({"subjects": np.array(["a"] * 3), "face_ids": np.array(["1", "2", "1"])}, "rows 0 and 2 have one face id"),
+        ({"face_ids": np.array(["1", "", "3"])}, "row 1 has a face id of no letters"),
+        ({"embeddings": np.full((3, 128), np.nan, np.float32)}, "row 0 holds a value that is not finite"),
+    ],
+)
+def test_a_bad_file_is_one_sentence_and_nothing_is_sent(
+    command: Command, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    command.quick("gallery", "create", "bad")
+    arrays = {"embeddings": units(3), "subjects": np.array(["a", "b", "c"])} | change
+    np.savez(tmp_path / "in.npz", **{name: array for name, array in arrays.items() if array is not None})
+    environment = {"PATRONUS_HOME": str(command.home), "PATRONUS_EDGE_URL": command.edge}
+    ended = CliRunner().invoke(build(), ["migrate", "bad", str(tmp_path / "in.npz")], env=environment)
+    assert isinstance(ended.exception, PatronusError)
+    assert says in ended.exception.detail
+    assert held(command, "bad") == (0, 0)
+
+
+def test_refused_rows_do_not_stop_the_others(command: Command, tmp_path: Path) -> None:
+    command.quick("gallery", "create", "partly")
+    rows = units(3, seed=6)
+    rows[1] = 0
+    source = saved(tmp_path / "in.npz", rows, ["a", "b", "c"])
+    ended = command.run("migrate", "partly", str(source))
+    assert ended.returncode == 1
+    assert "b (rows 1): Embedding 0, counted from 0, is a zero vector" in ended.stderr
+    assert "Enrolled 2 of 3" in ended.stdout
+    absent = command.run("migrate", "nowhere", str(source), "--json")
+    assert (absent.returncode, json.loads(absent.stdout)["status"]) == (1, 404)

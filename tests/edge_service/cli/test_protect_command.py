@@ -1,0 +1,247 @@
+"""``patronus protect``: a file of embeddings in, a file of templates out, or one sentence and nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from patronus_profile import angles_between, make_network, make_profile, units
+from typer.testing import CliRunner, Result
+
+from edge_service.privacy.keys import NO_EPOCH, PUBLIC_KEY, KeyStore
+from edge_service.privacy.profiles import load_profile
+from edge_service.privacy.protect import Protector
+from shared.command import build
+from shared.errors import PatronusError
+
+DIM = 8
+EPOCH = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small networks: ``sealing`` and ``plain`` erase nothing, so that the angle can be seen from the embedding."""
+    folder = tmp_path_factory.mktemp("profiles")
+    network = make_network(dim=DIM, erases=False, cohort=1)
+    make_profile(folder, network, name="sealing", step={"input_norm": [0.5, 20.0]})
+    make_profile(folder, network, name="plain", seals=False)
+    return folder
+
+
+@pytest.fixture
+def protect(profiles: Path, tmp_path: Path) -> Callable[..., Result]:
+    """The command, in this process, at an edge whose home is ``tmp_path / "home"`` and whose cloud is away."""
+
+    def run(source: Path, *arguments: object, target: Path | None = None) -> Result:
+        environment = {
+            "PATRONUS_HOME": str(tmp_path / "home"),
+            "PATRONUS_EDGE__HOME": None,
+            "PATRONUS_EDGE__PROFILES": str(profiles),
+            "PATRONUS_EDGE__CLOUD__URL": "http://127.0.0.1:9",
+        }
+        command = ["protect", source, target or tmp_path / "out.npz", *arguments]
+        return CliRunner().invoke(build(), [str(part) for part in command], env=environment)
+
+    return run
+
+
+def saved(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def opened(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def test_templates_angles_and_lengths_come_out(protect: Any, profiles: Path, tmp_path: Path) -> None:
+    # More than is worked on at a time.
+    lengths = np.random.default_rng(1).uniform(1, 20, 2100).astype(np.float32)
+    rows = units(2100, DIM) * lengths[:, None]
+    source = saved(tmp_path / "in.npz", embeddings=rows, subjects=np.array(["a"] * 2100))
+    ended = protect(source, "--profile", "sealing", "--unsealed")
+    assert ended.exit_code == 0, ended.output
+    out = opened(tmp_path / "out.npz")
+    assert {name: (array.shape, array.dtype) for name, array in out.items()} == {
+        "templates": ((2100, DIM), np.float32),
+        "angles": ((2100,), np.float32),
+        "norms": ((2100,), np.float32),
+    }
+    np.testing.assert_allclose(out["norms"], lengths, rtol=1e-6)
+    unit = (rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)
+    np.testing.assert_allclose(angles_between(out["templates"], unit), out["angles"], atol=5e-6)
+    served = Protector(load_profile("sealing", own=profiles)).templates(unit[2040:2060], PUBLIC_KEY, sealed=False)
+    np.testing.assert_array_equal(out["templates"][2040:2060], served.templates)
+    unturned = int((out["angles"] == 0).sum())
+    assert 0 < unturned < 2100
+    assert f"{unturned} had no margin" in ended.stdout
+    assert (tmp_path / "out.npz").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_gallerys_key_and_epoch_seal(protect: Any, profiles: Path, tmp_path: Path) -> None:
+    rows = units(6, DIM)
+    source = saved(tmp_path / "in.npz", embeddings=rows)
+    keys = KeyStore(tmp_path / "home" / "edge")
+    made = {}
+    for gallery, epoch in (("door", EPOCH), ("door", "0" * 16), ("roof", EPOCH)):
+        ended = protect(source, "--profile", "sealing", "--gallery", gallery, "--epoch", epoch, "--force")
+        assert ended.exit_code == 0, ended.output
+        made[gallery, epoch] = opened(tmp_path / "out.npz")["templates"]
+        served = Protector(load_profile("sealing", own=profiles)).templates(rows, keys.gallery(gallery).epoch(epoch))
+        np.testing.assert_array_equal(made[gallery, epoch], served.templates)
+    assert len({templates.tobytes() for templates in made.values()}) == 3
+
+
+def test_without_a_seal_the_gallery_only_seeds(protect: Any, profiles: Path, tmp_path: Path) -> None:
+    rows = units(6, DIM)
+    source = saved(tmp_path / "in.npz", embeddings=rows)
+    key = KeyStore(tmp_path / "home" / "edge").gallery("door").epoch(NO_EPOCH)
+    assert protect(source, "--profile", "plain", "--gallery", "door").exit_code == 0
+    keyed = opened(tmp_path / "out.npz")
+    np.testing.assert_allclose(angles_between(keyed["templates"], rows), keyed["angles"], atol=5e-6)
+    served = Protector(load_profile("plain", own=profiles)).templates(rows, key)
+    np.testing.assert_array_equal(keyed["templates"], served.templates)
+    assert protect(source, "--profile", "plain", "--unsealed", "--force").exit_code == 0
+    assert not np.array_equal(opened(tmp_path / "out.npz")["templates"], keyed["templates"])
+
+
+class Trap:
+    """What a hostile file would run if it were unpickled."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.sprung,)
+
+
+def with_row(row: int, value: Any) -> Any:
+    rows = units(5, DIM)
+    rows[row] = value
+    return {"embeddings": rows}
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "no array": ({"vectors": units(2, DIM)}, "no array named embeddings"),
+    "another dimension": ({"embeddings": units(2, 9)}, "9 dimensions; the profile sealing takes 8"),
+    "float64": ({"embeddings": units(2, DIM).astype(np.float64)}, "are float64; save them as float32"),
+    "integers": ({"embeddings": np.ones((2, DIM), np.int32)}, "are int32"),
+    "flat": ({"embeddings": units(1, DIM)[0]}, "not n rows of d values"),
+    "empty": ({"embeddings": units(1, DIM)[:0]}, "not n rows of d values"),
+    "by columns": ({"embeddings": np.asfortranarray(units(3, DIM))}, "in the order of rows"),
+    "NaN": (with_row(3, np.nan), "Embedding 3, counted from 0, holds a value that is not finite; 1 of them"),
+    "infinity": (with_row(0, np.inf), "Embedding 0, counted from 0, holds a value that is not finite"),
+    "zero": (with_row(4, 0), "Embedding 4, counted from 0, is a zero vector"),
+    "too long": (with_row(2, 99), "Embedding 2, .* length that sface_2021dec does not give .0.5 to 20, or 1."),
+}
+
+
+@pytest.mark.parametrize(("arrays", "says"), BAD.values(), ids=BAD)
+def test_bad_embeddings_are_one_sentence_and_no_file(protect: Any, tmp_path: Path, arrays: Any, says: str) -> None:
+    source = saved(tmp_path / "in.npz", **arrays)
+    ended = protect(source, "--profile", "sealing", "--unsealed")
+    assert isinstance(ended.exception, PatronusError)
+    with pytest.raises(PatronusError, match=says):
+        raise ended.exception
+    assert [path.name for path in tmp_path.iterdir()] == ["in.npz"]
+
+
+def test_a_file_that_is_none_is_refused(protect: Any, tmp_path: Path) -> None:
+    source = tmp_path / "in.npz"
+    ended = protect(source, "--profile", "sealing", "--unsealed")
+    assert "there is no such file" in str(ended.exception)
+    whole = saved(tmp_path / "whole.npz", embeddings=units(100, DIM)).read_bytes()
+    packed = tmp_path / "packed.npz"
+    np.savez_compressed(packed, embeddings=units(100, DIM))
+    spoilt = bytearray(packed.read_bytes())
+    spoilt[len(spoilt) // 2] ^= 0xFF
+    loose = tmp_path / "loose.npy"
+    np.save(loose, units(3, DIM))
+    for content in (b"", b"no archive", whole[:-50], bytes(spoilt), loose.read_bytes()):
+        source.write_bytes(content)
+        ended = protect(source, "--profile", "sealing", "--unsealed")
+        assert "is not a whole .npz file" in str(ended.exception)
+        assert not (tmp_path / "out.npz").exists()
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("embeddings.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'shape': (9**9, 8)}")
+    assert isinstance(protect(source, "--profile", "sealing", "--unsealed").exception, PatronusError)
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_nothing_in_a_file_is_run(protect: Any, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    trap = np.array([[Trap(sprung)] * DIM], dtype=object)
+    source = saved(tmp_path / "in.npz", embeddings=trap)
+    ended = protect(source, "--profile", "sealing", "--unsealed")
+    assert "are object" in str(ended.exception)
+    assert not sprung.exists()
+
+
+def test_a_file_that_is_there_is_kept_unless_forced(protect: Any, tmp_path: Path) -> None:
+    source = saved(tmp_path / "in.npz", embeddings=units(2, DIM))
+    (tmp_path / "out.npz").write_text("mine")
+    ended = protect(source, "--profile", "sealing", "--unsealed")
+    assert "is there already" in str(ended.exception)
+    bad = saved(tmp_path / "bad.npz", **with_row(4, 0))
+    assert protect(bad, "--profile", "sealing", "--unsealed", "--force").exit_code == 1
+    assert (tmp_path / "out.npz").read_text() == "mine"
+    assert protect(source, "--profile", "sealing", "--unsealed", "--force").exit_code == 0
+    assert opened(tmp_path / "out.npz")["templates"].shape == (2, DIM)
+    ended = protect(source, "--profile", "sealing", "--unsealed", target=tmp_path / "nowhere" / "out.npz")
+    assert "cannot be written" in str(ended.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--profile", "nothing", "--unsealed"], "plain, seal, sealing."),
+        (["--profile", "seal", "--unsealed"], "protects nothing"),
+        (["--profile", "sealing", "--gallery", "door"], "no edge's key in"),
+    ],
+)
+def test_what_cannot_be_done_is_said(protect: Any, tmp_path: Path, arguments: list[str], says: str) -> None:
+    source = saved(tmp_path / "in.npz", embeddings=units(2, DIM))
+    ended = protect(source, *arguments)
+    assert says in str(ended.exception)
+    assert not (tmp_path / "out.npz").exists()
+    assert not (tmp_path / "home" / "edge" / "master.key").exists()
+
+
+def test_without_a_cloud_the_epoch_must_be_named(protect: Any, tmp_path: Path) -> None:
+    source = saved(tmp_path / "in.npz", embeddings=units(2, DIM))
+    KeyStore(tmp_path / "home" / "edge")
+    (tmp_path / "home" / "cloud").mkdir()
+    (tmp_path / "home" / "cloud" / "api_key").write_text("key")
+    (tmp_path / "home" / "cloud" / "api_key").chmod(0o600)
+    ended = protect(source, "--profile", "sealing", "--gallery", "door")
+    assert "name the epoch with --epoch" in str(ended.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--unsealed", "--gallery", "door"],
+        ["--gallery", "../door"],
+        ["--gallery", "door", "--epoch", "7"],
+        ["--unsealed", "--epoch", EPOCH],
+    ],
+)
+def test_wrong_usage_is_status_2(protect: Any, tmp_path: Path, arguments: list[str]) -> None:
+    source = saved(tmp_path / "in.npz", embeddings=units(2, DIM))
+    assert protect(source, *arguments).exit_code == 2
+
+
+def test_a_shell_sees_status_1_and_one_line(profiles: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from shared.command import main; main()", "protect"]
+    command += [str(tmp_path / "absent.npz"), str(tmp_path / "out.npz"), "--profile", "sealing", "--unsealed"]
+    environment = {"PATH": "/usr/bin:/bin", "PATRONUS_HOME": str(tmp_path), "PATRONUS_EDGE__PROFILES": str(profiles)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)
