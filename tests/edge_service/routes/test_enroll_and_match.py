@@ -29,7 +29,7 @@ def test_a_gallery_is_made_once(edge: Edge) -> None:
     assert (first.status_code, second.status_code) == (201, 200)
     assert first.json() == second.json()
     contract = first.json()["contract"]
-    assert (contract["dim"], contract["profile"]["name"], contract["metric"]) == (128, "seal", "cosine")
+    assert (contract["dim"], contract["profile"]["name"], contract["metric"]) == (128, "default", "cosine")
     assert re.fullmatch("[0-9a-f]{32}", contract["seal"]["key_id"])
 
 
@@ -88,7 +88,8 @@ def test_the_cloud_sees_sealed_templates_and_nothing_else(house: House, edge: Ed
         assert abs(float(template @ embedding)) < 8 / np.sqrt(128)
 
 
-def test_scores_of_sealed_templates_are_those_of_the_faces(edge: Edge) -> None:
+def test_scores_of_sealed_templates_are_those_of_the_faces(house: House) -> None:
+    edge = house.edge(profile="seal")
     edge.make("door")
     edge.enroll("door", "obama", OBAMA[0])
     far = edge.verify("door", "obama", OBAMA[1]).json()["similarity"]
