@@ -135,7 +135,10 @@ def _document(name: str, text: bytes) -> ProfileDocument:
 def _check_embedder(document: ProfileDocument, embedder: EmbedderPin) -> None:
     name = document.name
     if document.embedder not in {ANY_EMBEDDER, embedder.name}:
-        raise SetupError(f"The protection profile {name!r} is for {document.embedder}; this edge runs {embedder.name}.")
+        raise SetupError(
+            f"The protection profile {name!r} is for {document.embedder}; this edge runs "
+            f"{embedder.name}. Choose another with PATRONUS_EDGE__PROFILE; seal is for any embedder."
+        )
     if document.embedder_sha256 not in {None, embedder.sha256}:
         raise SetupError(
             f"The protection profile {name!r} was made for another file of {embedder.name} than this edge runs; "
