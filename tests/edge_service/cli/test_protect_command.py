@@ -201,7 +201,7 @@ def test_a_file_that_is_there_is_kept_unless_forced(protect: Any, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--profile", "nothing", "--unsealed"], "plain, seal, sealing."),
+        (["--profile", "nothing", "--unsealed"], "plain, plugin, seal, sealing."),
         (["--profile", "seal", "--unsealed"], "protects nothing"),
         (["--profile", "sealing", "--gallery", "door"], "no edge's key in"),
     ],
