@@ -1,6 +1,6 @@
-"""``python -m lab.accuracy``: how well a served embedder tells people apart, on LFW.
+"""``python -m lab.accuracy``: how well a served embedder tells people apart, on LFW, as it is and under a profile.
 
-Faces go through the edge's own embedding code. With a seal the same figures come out again, which is shown too.
+Faces go through the edge's own embedding and protecting code, in ONNX Runtime, as in service.
 An embedder that wants faces in another place than ArcFace's template is given the same crops, moved there; what it
 would see beyond their edge is not in them.
 """
@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import numpy as np
 import typer
 from numpy.typing import NDArray
@@ -21,14 +20,18 @@ from rich.progress import track
 
 from edge_service.models import locate
 from edge_service.privacy.keys import GalleryKey
-from edge_service.privacy.seal import seal
+from edge_service.privacy.profiles import load_profile
+from edge_service.privacy.profiles.document import ANY_EMBEDDER
+from edge_service.privacy.protect import Protector
 from edge_service.settings import InferenceSettings
 from edge_service.vision.align import realign
 from edge_service.vision.embed import SFACE, Embedder, Embeddings, spec_named
 from edge_service.vision.sessions import OrtSession
+from lab.aligning import SAMPLE, Mending, mending_of
 from lab.lfw import Lfw, Pair, person
 from lab.verification import all_impostors, bootstrap_over_people, ten_fold_accuracy, true_accept_rate
 from shared.command import run
+from shared.errors import SetupError
 
 _CHUNK = 64
 app = typer.Typer()
@@ -45,20 +48,6 @@ def embed_faces(faces: NDArray[np.uint8], embedder: Embedder) -> Embeddings:
     chunks = track(range(0, len(faces), _CHUNK), "embedding", console=Console(stderr=True))
     made = [embedder.embed([realign(face, wanted) for face in faces[at : at + _CHUNK]]) for at in chunks]
     return Embeddings(np.concatenate([each.unit for each in made]), np.concatenate([each.norms for each in made]))
-
-
-def moved(faces: NDArray[np.uint8], pixels: float) -> NDArray[np.uint8]:
-    """The faces, further to the right by some pixels; their left edge is repeated.
-
-    Args:
-        faces: (n, 112, 112, 3) uint8 RGB.
-        pixels: how far; 0 leaves them as they are.
-    """
-    if pixels == 0:
-        return faces
-    matrix = np.array([[1.0, 0.0, pixels], [0.0, 1.0, 0.0]])
-    size = (faces.shape[2], faces.shape[1])
-    return np.stack([cv2.warpAffine(face, matrix, size, borderMode=cv2.BORDER_REPLICATE) for face in faces])
 
 
 def pair_scores(pairs: list[Pair], names: list[str], unit: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -114,28 +103,36 @@ def measure(
 def main(
     lfw: Annotated[Path, typer.Option(envvar="PATRONUS_FACE_DATA", help="Folder with lfw112.tar and lfw_pairs.txt.")],
     embedder: Annotated[str, typer.Option(help="As in the model manifest.")] = SFACE.name,
-    shift: Annotated[float, typer.Option(help="Pixels that the crops stand too far to the left.")] = 0.0,
+    profile: Annotated[str, typer.Option(help="Of protection; seal for any embedder.")] = "default",
+    as_packaged: Annotated[bool, typer.Option(help="Leave crops that stand beside the template there.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:
-    """Measure an embedder, as it is and sealed, on all of LFW."""
+    """Measure an embedder, as it is and protected, on all of LFW."""
     data = Lfw(lfw)
     names = data.names()
     spec = spec_named(embedder)
+    chosen = load_profile(profile)
+    if chosen.document.embedder not in (ANY_EMBEDDER, spec.name):
+        raise SetupError(f"The profile {profile} is for {chosen.document.embedder}; name another one with --profile.")
     network = Embedder(OrtSession(locate("face-embedder", name=spec.name), InferenceSettings()), spec)
     start = time.perf_counter()
-    made = embed_faces(moved(data.faces(names), shift), network)
+    faces = data.faces(names)
+    mending = Mending() if as_packaged else mending_of(faces[:: max(1, len(faces) // SAMPLE)])
+    made = embed_faces(np.stack([mending(face) for face in faces]), network)
     taken = time.perf_counter() - start
     pairs = data.pairs()
-    sealed = seal(made.unit, GalleryKey("accuracy", bytes(32)).epoch("0" * 16))
-    tau = spec.threshold.cosine
-    found = {"clean": measure(made.unit, names, pairs, tau), "sealed": measure(sealed, names, pairs, tau)}
+    key = GalleryKey("accuracy", bytes(32)).epoch("0" * 16)
+    protected = Protector(chosen).templates(made.unit, key, sealed=chosen.seals)
+    tau = spec.threshold.cosine if chosen.document.threshold is None else chosen.document.threshold.cosine
+    found = {"clean": measure(made.unit, names, pairs, tau), profile: measure(protected.templates, names, pairs, tau)}
+    typer.echo(f"{'':20} {'clean':>14} {profile:>14}")
     for name, clean in found["clean"].items():
-        typer.echo(f"{name:20} {clean:14.6g} {found['sealed'][name]:14.6g}")
+        typer.echo(f"{name:20} {clean:14.6g} {found[profile][name]:14.6g}")
     distances = distance_scores(pairs, names, made.unit * made.norms[:, None])
     genuine, folds = np.array([pair.genuine for pair in pairs]), np.array([pair.fold for pair in pairs])
     raw = ten_fold_accuracy(distances, genuine, folds)
     typer.echo(f"10-fold accuracy by the distance of raw embeddings {raw.mean:.6g}, deviation {raw.deviation:.6g}")
-    typer.echo(f"{len(names)} pictures embedded in {taken:.0f} s")
+    typer.echo(f"{len(names)} pictures, {str(mending) or 'as packaged'}, embedded in {taken:.0f} s")
     if out is not None:
         out.write_text(json.dumps(found, indent=1) + "\n")
 

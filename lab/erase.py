@@ -39,15 +39,17 @@ class Scatter:
     people: int
 
 
-def scatter(unit: NDArray[np.float32], people: NDArray[np.int64]) -> Scatter:
+def scatter(unit: NDArray[np.float32], people: NDArray[np.int64], at_least: int | None = None) -> Scatter:
     """Scatter of labelled embeddings.
 
     Args:
         unit: (n, d) float32, unit rows.
         people: (n,) who is on each.
+        at_least: how many people with two pictures are needed; None: as many as dimensions, for with fewer the smallest
+            directions would be guesses.
 
     Raises:
-        TooFewPeople: fewer people with two pictures than dimensions: the smallest directions would be guesses.
+        TooFewPeople: there are fewer.
     """
     rows = unit.astype(np.float64)
     dim = rows.shape[1]
@@ -60,9 +62,10 @@ def scatter(unit: NDArray[np.float32], people: NDArray[np.int64]) -> Scatter:
             away = own - own.mean(axis=0)
             within += away.T @ away / (len(own) - 1)
             several += 1
-    if several < dim:
+    needed = dim if at_least is None else at_least
+    if several < needed:
         raise TooFewPeople(
-            f"The erase step needs {dim} people with two pictures or more; there are {several}.", needed=dim
+            f"The erase step needs {needed} people with two pictures or more; there are {several}.", needed=needed
         )
     return Scatter(within / several, np.cov(np.array(means).T, bias=True), several)
 

@@ -63,7 +63,7 @@ def to_onnx(network: PatronusNetwork) -> bytes:
     nearest = g.node("MatMul", erased, g.constant(value["cohort"].T, "cohort"))
     nearest = g.node("ReduceMax", nearest, axes=[1], keepdims=1)
     nearest = g.node("Clip", nearest, g.constant(-1.0), g.constant(1.0))
-    margin = g.node("Sub", g.node("Acos", nearest), g.constant(np.arccos(value["tau"]), "threshold_angle"))
+    margin = g.node("Sub", g.node("Acos", nearest), g.constant(np.arccos(value["margin_from"]), "margin_from"))
     limit = g.node("Mul", margin, g.constant(value["slope"], "slope"))
     limit = g.node("Clip", limit, g.constant(0.0), g.constant(value["phi_max"], "phi_max"))
     caller = g.node("Unsqueeze", "phi_limit", g.constant(np.array([1], dtype=np.int64)))
@@ -77,12 +77,13 @@ def to_onnx(network: PatronusNetwork) -> bytes:
         inner = _linear(g, g.node("LayerNormalization", hidden, scale, bias, axis=-1), value, f"{name}.first")
         inner = g.node("Mul", inner, g.node("Sigmoid", inner))
         hidden = g.node("Add", hidden, _linear(g, inner, value, f"{name}.second"))
-    # The last layers and the spread of directions are one matrix each.
+    # The last layer and the spread of directions are one matrix.
     shaped = {
         "leave.weight": value["shape"].T @ value["leave.weight"],
         "leave.bias": value["leave.bias"] @ value["shape"],
     }
-    coherent = g.constant(value["coherent.weight"].T @ value["shape"], "coherent.weight")
+    linear = network.linear().detach().cpu().double().numpy().T
+    coherent = g.constant(linear if size.rotates else linear @ value["shape"], "linear")
     raw = g.node("Add", g.node("MatMul", scaled, coherent), _linear(g, hidden, shaped, "leave"))
     along = g.node("ReduceSum", g.node("Mul", raw, erased), g.constant(np.array([1], dtype=np.int64)), keepdims=1)
     turn = g.unit(g.node("Sub", raw, g.node("Mul", along, erased)))

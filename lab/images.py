@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +29,21 @@ from edge_service.vision.align import SIDE
 from edge_service.vision.decode import Pixels, decode
 from edge_service.vision.embed import SFACE
 from edge_service.vision.reader import FaceReader, level_for, open_reader, the_one_face
+from lab.aligning import SAMPLE, Mending, mending_of
 from lab.image_store import DEFAULT, NpyWriter, digest_of, load_rows, written_whole
 from lab.lfw import PAIRS, TAR, Lfw, Pair
 from shared.errors import FaceRefused, PatronusError, SetupError
 from shared.metrics import Metrics
 
 # Goes up when the same source would give other pixels, names or people: what is in the cache is then made anew.
-FORMAT: Final = 1
+FORMAT: Final = 2
 # How many pictures tell whether a folder is aligned already.
 _LOOKED_AT: Final = 20
 _NAMED: Final = 10  # of the skipped pictures
 _SHAPE: Final = (SIDE, SIDE, 3)
 
 _log = logging.getLogger(__name__)
+_Member = TypeVar("_Member")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,8 @@ def read_folder(folder: Path, *, cache: Path = DEFAULT, aligned: bool | None = N
     Args:
         folder: JPEG, PNG or WebP pictures.
         cache: where the faces are kept for the next run.
-        aligned: whether the pictures are aligned faces of 112 x 112 already and taken as they are; None: they are if
-            the first 20 of them, by name, are all of that size.
+        aligned: whether the pictures are aligned faces of 112 x 112 already, mended at most as ``lab.aligning`` does;
+            None: they are if the first 20 of them, by name, are all of that size.
         at_least: how many faces are needed.
 
     Raises:
@@ -183,20 +185,22 @@ def read_folder(folder: Path, *, cache: Path = DEFAULT, aligned: bool | None = N
         aligned = _looks_aligned(folder, files)
         if files:
             rule = f"the first {min(_LOOKED_AT, len(files))} pictures are {'all' if aligned else 'not all'} 112 x 112"
-            _log.info("%s: %s, so faces are %s", folder, rule, "taken as they are" if aligned else "found and aligned")
+            _log.info("%s: %s, so faces are %s", folder, rule, "taken as aligned" if aligned else "found and aligned")
     stamps = [(name, *_stamp(folder / name)) for name in files]
-    detector = None if aligned else locate("face-detector").sha256
-    digest = digest_of("folder", FORMAT, aligned, detector, stamps)
+    digest = digest_of("folder", FORMAT, aligned, locate("face-detector").sha256, stamps)
     cached = _load(cache, digest)
     if cached is None:
         reader = None if aligned else open_reader(EdgeSettings(embedder=SFACE.name), Metrics("lab"))
-        read = ((name, _person(name), folder / name) for name in files)
-        cached = _decode(cache, digest, _from_files(read, reader), len(files))
+        read = [(name, _person(name), folder / name) for name in files]
+        found = _from_files(iter(read), reader)
+        if aligned:
+            found = _mended(found, _mending(_from_files(iter(_sampled(read)), None), str(folder)))
+        cached = _decode(cache, digest, found, len(files))
     return _enough(cached, str(folder), at_least)
 
 
 def read_tar(path: Path, *, cache: Path = DEFAULT, at_least: int = 1) -> FaceImages:
-    """The faces of a tar of aligned 112 x 112 pictures.
+    """The faces of a tar of aligned 112 x 112 pictures, mended as a whole where they need it; see ``lab.aligning``.
 
     Where all members lie in one folder, that folder says nothing; below it, a folder is a person.
 
@@ -211,13 +215,14 @@ def read_tar(path: Path, *, cache: Path = DEFAULT, at_least: int = 1) -> FaceIma
     content = sha256_of_file(path)
     if content is None:
         raise SetupError(f"{path} is missing; name a folder of pictures or a tar of aligned faces.")
-    digest = digest_of("tar", FORMAT, content)
+    digest = digest_of("tar", FORMAT, locate("face-detector").sha256, content)
     cached = _load(cache, digest)
     if cached is None:
         try:
             with tarfile.open(path) as tar:
                 members = _members(tar, path)
-                cached = _decode(cache, digest, _from_tar(tar, members), len(members))
+                mending = _mending(_from_tar(tar, _sampled(members)), str(path))
+                cached = _decode(cache, digest, _mended(_from_tar(tar, members), mending), len(members))
         except tarfile.TarError as problem:
             raise SetupError(f"{path} is not a tar, or is cut off; make or copy it again.") from problem
     return _enough(cached, str(path), at_least)
@@ -330,6 +335,24 @@ def _from_tar(tar: tarfile.TarFile, members: list[tuple[str, tarfile.TarInfo]]) 
     for name, member in members:
         file = tar.extractfile(member) if member.size <= limits.max_bytes else None
         yield name, _person(name), "unreadable" if file is None else _aligned(file.read(), limits)
+
+
+def _sampled(members: Sequence[_Member]) -> list[_Member]:
+    """Some of them, from all over."""
+    every = max(1, len(members) // SAMPLE)
+    return list(members[::every][:SAMPLE])
+
+
+def _mending(found: Iterator[_Found], source: str) -> Mending:
+    mending = mending_of(face for _, _, face in found if not isinstance(face, str))
+    if str(mending):
+        _log.info("%s: faces are %s", source, mending)
+    return mending
+
+
+def _mended(found: Iterator[_Found], mending: Mending) -> Iterator[_Found]:
+    for name, person, face in found:
+        yield name, person, face if isinstance(face, str) else mending(face)
 
 
 def _decode(cache: Path, digest: str, found: Iterator[_Found], total: int) -> FaceImages:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lab.decoders import build, side_of
 from lab.pixels import embedded, resized, ssim, to_float
-from lab.training import Checkpoint, device, train
+from lab.training import Checkpoint, device, minimise
 
 _EVALUATED = 64
 
@@ -98,13 +98,9 @@ def train_decoder(
     give = (lambda rows: torch.from_numpy(templates[rows])) if isinstance(templates, np.ndarray) else templates
 
     def stage(name: str, steps: int, batch: int, rate: float, identity: nn.Module | None) -> list[dict[str, float]]:
-        optimizer = torch.optim.AdamW(decoder.parameters(), lr=rate, weight_decay=1e-3, betas=(0.9, 0.99))
-        # Two steps at least: a rise of one step only, as of 19, torch divides by zero in.
-        rise = max(0.05, 2 / (steps + 1))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=rise)
         order = _Order(len(pixels), batch, options.seed)
 
-        def step(number: int, _: np.random.Generator) -> dict[str, float]:
+        def loss_of(number: int, _: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
             rows = order.rows(number)
             truth = to_float(pictures[rows]).to(where)
             made = decoder(give(rows).to(where))
@@ -116,18 +112,17 @@ def train_decoder(
                 cosine = (embedded(identity, made) * true[rows].to(where)).sum(dim=1).mean()
                 loss = loss + options.identity * (1 - cosine)
                 figures["cosine"] = cosine.item()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            return figures
+            return loss, figures
 
-        return train(
+        return minimise(
             f"{family}, {name}",
-            {"decoder": decoder, "optimizer": optimizer, "schedule": schedule},
-            step,
+            decoder,
+            loss_of,
             steps,
+            rate,
+            decay=1e-3,
+            beta=0.99,
+            rise=0.05,
             seed=options.seed,
             checkpoint=Checkpoint(
                 checkpoint and checkpoint / f"{family}-{name}.pt",

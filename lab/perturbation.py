@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from lab.network import PatronusNetwork
 from lab.pixels import embedded, resized, ssim, to_float
-from lab.training import Checkpoint, train
+from lab.training import Checkpoint, minimise
 
 _NEAR: Final = 0.12  # cosines this close to tau count most
 _MARGIN: Final = 0.02
@@ -76,8 +76,8 @@ class PerturbationOptions:
     pixels: float = 0.5
     stranger: float = 0.05
     floor: float = 0.3
-    spread: float = 0.85
-    diversity: float = 1.0
+    spread: float = 0.95
+    diversity: float = 10.0
     scale: float = 1.0
     partial: float = 0.2
     seed: int = 0
@@ -102,6 +102,7 @@ class Material:
 
 def train_perturbation(
     network: PatronusNetwork,
+    tau: float,
     material: Material,
     attackers: Sequence[nn.Module],
     options: PerturbationOptions,
@@ -114,6 +115,7 @@ def train_perturbation(
 
     Args:
         network: its buffers set.
+        tau: cosine threshold of the matcher.
         material: people that nothing is measured on.
         attackers: none leaves out the terms that need them.
         options: how.
@@ -125,24 +127,13 @@ def train_perturbation(
     network.train()
 
     def stage(name: str, steps: int, rate: float, against: Sequence[nn.Module]) -> list[dict[str, float]]:
-        optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1)
-        loss_of = _loss(network, material, against, options, twin)
-
-        def step(number: int, random: np.random.Generator) -> dict[str, float]:
-            loss, figures = loss_of(number, random)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            return figures
-
-        return train(
+        return minimise(
             f"perturbation, {name}",
-            {"network": network, "optimizer": optimizer, "schedule": schedule},
-            step,
+            network,
+            _loss(network, tau, material, against, options, twin),
             steps,
+            rate,
+            decay=1e-4,
             seed=options.seed,
             checkpoint=Checkpoint(checkpoint and checkpoint / f"perturbation-{name}.pt", f"{options} {fingerprint}"),
             console=console,
@@ -159,13 +150,13 @@ _Loss = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]]
 
 def _loss(
     network: PatronusNetwork,
+    tau: float,
     material: Material,
     attackers: Sequence[nn.Module],
     options: PerturbationOptions,
     twin: nn.Module | None,
 ) -> _Loss:
     dim = network.size.dim
-    tau = float(network.tau)
     no_seal = torch.eye(dim)
 
     def protect(rows: Tensor, random: torch.Generator, limit: float = torch.pi) -> tuple[Tensor, Tensor, Tensor]:

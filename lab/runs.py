@@ -28,7 +28,7 @@ from edge_service.models.files import write_whole
 from lab.calibration import Calibration, calibrate
 from lab.decoders import build
 from lab.embedders import Encoder, open_encoder
-from lab.fitting import Choice, Fitted, fit, network_of
+from lab.fitting import Choice, Fitted, fit, limited_by_cohort, network_of
 from lab.image_store import written_whole
 from lab.inversion import InversionOptions, shrunk, train_decoder
 from lab.network import PatronusNetwork
@@ -41,8 +41,6 @@ from lab.twin import load_twin
 from shared.errors import SetupError
 
 COHORT: Final = 32
-# Without a cohort's limit the slope is so steep that any margin gives phi_max.
-NO_SLOPE: Final = 1e4
 _LOOP_SIDE: Final = 64
 _MOST_PAIRS: Final = 8
 
@@ -98,7 +96,7 @@ class Run:
 
     def _train_network(self, material: Material, fitted: Fitted, attackers: list[nn.Module], twin: nn.Module) -> None:
         recipe = self.recipe
-        network = network_of(fitted, recipe.tau, np.deg2rad(recipe.phi_max), NO_SLOPE, recipe.seed)
+        network = network_of(fitted, np.deg2rad(recipe.phi_max), recipe.seed)
         unit, pixels = material.learned, material.pictures.pixels
         if recipe.images != recipe.people:
             # Those who teach score preservation are protected too: else the network would learn to tell the two sources
@@ -115,9 +113,8 @@ class Run:
         options = dataclasses.replace(recipe.perturbation, sides=recipe.sides, scale=fitted.scale, seed=recipe.seed)
         for number in range(recipe.rounds + 1):
             name = f"round {number}"
-            train_perturbation(
-                network, seen, attackers, options, self.folder / "checkpoints" / name, self._print(name), twin
-            )
+            kept = self.folder / "checkpoints" / name
+            train_perturbation(network, recipe.tau, seen, attackers, options, kept, self._print(name), twin)
             if number < recipe.rounds:
                 attackers.append(self._retrained(number, network, material, twin))
         with written_whole(self.folder / "network.pt") as file:
@@ -173,10 +170,10 @@ class Run:
         """
         self.check_trained()
         recipe = self.recipe
-        network = network_of(fitted, recipe.tau, np.deg2rad(recipe.phi_max), NO_SLOPE, recipe.seed)
+        network = network_of(fitted, np.deg2rad(recipe.phi_max), recipe.seed)
         _load_into(network, self.folder / "network.pt")
         if recipe.slope is not None:
-            network.slope.fill_(recipe.slope)
+            limited_by_cohort(network, recipe.tau, recipe.slope)
         calibration = self.read("calibration.json") if calibrated else None
         if calibration is not None:
             network.phi_max.fill_(np.deg2rad(calibration["phi_max"]))

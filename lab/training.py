@@ -25,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from torch import Tensor, nn
 
 from shared.errors import SetupError
 
@@ -159,6 +160,56 @@ def train(
     if done < steps:
         keep(steps)
     return history
+
+
+def minimise(
+    name: str,
+    network: nn.Module,
+    loss_of: Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]],
+    steps: int,
+    rate: float,
+    *,
+    decay: float,
+    beta: float = 0.999,
+    rise: float = 0.3,
+    seed: int,
+    checkpoint: Checkpoint,
+    console: Console | None = None,
+) -> list[dict[str, float]]:
+    """Trains a network with AdamW, gradients of length one at most, and a rate that rises and falls once.
+
+    Args:
+        name: shown in the progress.
+        network: changed in place.
+        loss_of: takes the number of the step and its random numbers, gives the loss and figures to show.
+        steps: how many.
+        rate: the largest.
+        decay: of weights.
+        beta: of squared gradients.
+        rise: share of the steps in which the rate rises.
+        seed: of the draws.
+        checkpoint: where the state is kept.
+        console: for the progress.
+
+    Returns:
+        the means of the figures over each twentieth of the training.
+    """
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay, betas=(0.9, beta))
+    # Two steps at least: a rise of one step only, torch divides by zero in.
+    rise = max(rise, 2 / (steps + 1))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=rise)
+
+    def step(number: int, random: np.random.Generator) -> dict[str, float]:
+        loss, figures = loss_of(number, random)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        return figures
+
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    return train(name, parts, step, steps, seed=seed, checkpoint=checkpoint, console=console)
 
 
 def _say(console: Console, name: str, ran: int, of: int, began: float, figures: dict[str, float]) -> None:

@@ -33,7 +33,7 @@ def make_network(*, erases: bool = True, dim: int = DIM, cohort: int = 64) -> Pa
         identity = torch.eye(dim)
         network.eraser.copy_((identity - 0.6 * other @ other.T) @ (identity - basis @ basis.T))
         network.cohort.copy_(torch.nn.functional.normalize(torch.randn(cohort, dim), dim=1))
-        network.tau.fill_(0.363)
+        network.margin_from.fill_(0.363)
         network.phi_max.fill_(PHI_MAX)
         for values in network.parameters():
             values.add_(0.1 * torch.randn_like(values))

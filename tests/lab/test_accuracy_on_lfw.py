@@ -12,7 +12,7 @@ from edge_service.models import locate
 from edge_service.settings import InferenceSettings
 from edge_service.vision.embed import Embedder
 from edge_service.vision.sessions import OrtSession
-from lab.accuracy import distance_scores, embed_names, moved, pair_scores
+from lab.accuracy import distance_scores, embed_names, pair_scores
 from lab.lfw import Lfw, Pair
 from lab.verification import ten_fold_accuracy
 from shared.errors import SetupError
@@ -42,14 +42,6 @@ def test_the_services_own_embedding_code_reaches_the_published_accuracy(lfw: Lfw
 def test_a_missing_data_set_is_told_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"lfw112\.tar is missing"):
         Lfw(tmp_path)
-
-
-def test_faces_are_moved_to_the_right_and_their_left_edge_is_repeated() -> None:
-    faces = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), np.uint8)
-    found = moved(faces, 8)
-    np.testing.assert_array_equal(found[:, :, 8:], faces[:, :, :-8])
-    np.testing.assert_array_equal(found[:, :, :8], np.repeat(faces[:, :, :1], 8, axis=2))
-    assert moved(faces, 0) is faces
 
 
 def test_pairs_are_scored_by_cosine_and_by_distance() -> None:

@@ -344,7 +344,7 @@ def test_the_limit_from_the_cohort_is_that_of_the_network(seed: int, tau: float,
     erased = np.concatenate([cohort[:3], near, _unit(40, 16, seed + 1)]).astype(np.float32)
     caller = np.random.default_rng([seed, 2]).uniform(-0.1, 0.6, len(erased)).astype(np.float32)
     net = network.PatronusNetwork(network.NetworkShape(dim=16, width=8, blocks=0, cohort=40))
-    for name, value in (("tau", tau), ("slope", slope), ("phi_max", phi_max)):
+    for name, value in (("margin_from", tau), ("slope", slope), ("phi_max", phi_max)):
         getattr(net, name).fill_(value)
     net.cohort.copy_(torch.from_numpy(cohort))
     expected = net.limits(torch.from_numpy(erased), torch.from_numpy(caller)).detach().numpy()

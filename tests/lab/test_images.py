@@ -86,7 +86,7 @@ def test_pictures_of_112_by_112_are_taken_as_they_are_and_the_rule_is_told(
     assert found.names.tolist() == ["ann/1.png", "ann/2.png", "bob/deep/1.png"]
     assert found.people.tolist() == ["ann", "ann", "bob"]
     assert np.array_equal(found.pixels[0], np.asarray(Image.open(folder / "ann/1.png")))
-    assert "the first 3 pictures are all 112 x 112, so faces are taken as they are" in caplog.text
+    assert "the first 3 pictures are all 112 x 112, so faces are taken as aligned" in caplog.text
 
 
 def test_in_an_aligned_set_other_sizes_are_skipped(tmp_path: Path) -> None:

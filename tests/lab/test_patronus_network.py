@@ -21,21 +21,21 @@ from lab.network import NetworkShape, PatronusNetwork
 from lab.parts import TEST, Labelled
 from lab.protecting import gaussian, protect
 from lab.publish import check_parity
-from lab.runs import NO_SLOPE
 from shared.errors import SetupError
 
 Rows = NDArray[np.float32]
 DIM, GONE, TAU, PHI_MAX = 24, 6, 0.3, 0.6
 # float32 rows and scores are off by a few 1e-7.
 ROUNDING = 3e-6
+STEEP = 1e4
 
 
 def _network(
-    *, erases: bool = True, dim: int = DIM, width: int = 48, slope: float = 1.0, seed: int = 0
+    *, erases: bool = True, rotates: bool = True, dim: int = DIM, width: int = 48, slope: float = 1.0, seed: int = 0
 ) -> PatronusNetwork:
     """Random weights in every place, those included that start at zero."""
     random = torch.Generator().manual_seed(seed)
-    network = PatronusNetwork(NetworkShape(dim, seed_dim=5, width=width, erases=erases, cohort=7))
+    network = PatronusNetwork(NetworkShape(dim, seed_dim=5, width=width, erases=erases, rotates=rotates, cohort=7))
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=1.5 / parameter.shape[-1] ** 0.5, generator=random)
     basis = torch.linalg.qr(torch.randn(dim, dim, generator=random))[0][:, :GONE]
@@ -44,7 +44,7 @@ def _network(
     network.cohort.copy_(nn.functional.normalize(torch.randn(7, dim, generator=random), dim=1))
     spread = torch.randn(dim, dim, generator=random) * 0.2
     network.shape.copy_(torch.eye(dim) + spread + spread.T)
-    for buffer, value in ((network.tau, TAU), (network.slope, slope), (network.phi_max, PHI_MAX)):
+    for buffer, value in ((network.margin_from, TAU), (network.slope, slope), (network.phi_max, PHI_MAX)):
         buffer.fill_(value)
     return network.eval().requires_grad_(False)
 
@@ -71,9 +71,9 @@ GRAPH = OrtGraph(to_onnx(NETWORK), "a test's network")
 
 @pytest.mark.parametrize("limit", [0.0, 0.01, np.pi])
 @pytest.mark.parametrize("count", [1, 2, 65])
-@pytest.mark.parametrize("erases", [True, False])
-def test_torch_and_onnx_runtime_agree(erases: bool, count: int, limit: float) -> None:
-    network = _network(erases=erases)
+@pytest.mark.parametrize(("erases", "rotates"), [(True, True), (False, False), (True, False)])
+def test_torch_and_onnx_runtime_agree(erases: bool, rotates: bool, count: int, limit: float) -> None:
+    network = _network(erases=erases, rotates=rotates)
     inputs = _inputs(network, count, limit)
     template, angle = _run(OrtGraph(to_onnx(network), "a test's network"), inputs)
     turned = network(*(torch.from_numpy(value) for value in inputs.values()))
@@ -128,6 +128,30 @@ def test_two_seeds_give_two_templates_and_one_seed_the_same() -> None:
     apart = np.linalg.norm(first - other, axis=1)
     assert (apart[angle > 0.1] > 0.01).all()
     assert (angle > 0.1).any()
+
+
+@pytest.mark.parametrize("dim", [6, DIM, DIM + 1])
+def test_what_all_faces_share_is_a_quarter_turn_that_leaves_them_as_far_apart(dim: int) -> None:
+    network = _network(dim=dim)
+    turn = network.linear().double()
+    left = dim % 2  # of an odd number one direction has no partner
+    assert turn.numpy() == pytest.approx(-turn.T.numpy(), abs=1e-5)
+    lengths = torch.linalg.svdvals(turn).numpy()
+    assert lengths == pytest.approx([1.0] * (dim - left) + [0.0] * left, abs=1e-5)
+
+
+def test_without_the_part_that_is_each_faces_own_no_score_changes() -> None:
+    network = _network()
+    for parameter in (network.leave.weight, network.leave.bias, network.depth.weight):
+        parameter.zero_()
+    network.slope.fill_(1e4)
+    network.margin_from.fill_(1.0)
+    found = protect(network, _inputs(network, 60, 0.0)["x"])
+    erased = network.erase(torch.from_numpy(_inputs(network, 60, 0.0)["x"])).numpy()
+    assert np.ptp(found.angles) < 1e-6
+    assert found.angles.min() > 0.2
+    assert found.templates @ found.templates.T == pytest.approx(erased @ erased.T, abs=1e-5)
+    assert np.abs(found.templates @ erased.T - erased @ erased.T).max() > 0.02
 
 
 @settings(max_examples=60, deadline=None)
@@ -198,12 +222,12 @@ def test_a_graph_of_another_network_is_not_published() -> None:
 
 
 def test_rounding_that_a_steep_limit_magnifies_does_not_hinder_publishing() -> None:
-    network = _network(erases=False, slope=NO_SLOPE)
+    network = _network(erases=False, slope=STEEP)
     network.cohort.copy_(network.cohort[:1].expand(7, -1))
     member = network.cohort[0].double().numpy()
     rows = _inputs(network, 64, 0.0)["x"].astype(np.float64)
     aside = rows[:32] - np.outer(rows[:32] @ member, member)
     aside /= np.linalg.norm(aside, axis=1, keepdims=True)
-    at = np.arccos(TAU) + PHI_MAX / NO_SLOPE / 2  # half way up the ramp
+    at = np.arccos(TAU) + PHI_MAX / STEEP / 2  # half way up the ramp
     rows[:32] = np.cos(at) * member + np.sin(at) * aside
     assert check_parity(network, to_onnx(network), _labelled(rows.astype(np.float32))) <= 1e-5

@@ -76,21 +76,19 @@ def _pictures(unit: Tensor) -> Tensor:
     return (Rebuilder()(unit) * 255).round().to(torch.uint8)
 
 
-def _network(seed: int = 0) -> PatronusNetwork:
+def _network(seed: int = 0, *, rotates: bool = False) -> PatronusNetwork:
     torch.manual_seed(seed)
-    network = PatronusNetwork(NetworkShape(DIM, seed_dim=4, width=32, erases=False, cohort=2))
-    for buffer, value in ((network.tau, TAU), (network.slope, 1e4), (network.phi_max, 0.6)):
+    network = PatronusNetwork(NetworkShape(DIM, seed_dim=4, width=32, erases=False, rotates=rotates, cohort=2))
+    for buffer, value in ((network.margin_from, 1.0), (network.slope, 1e4), (network.phi_max, 0.6)):
         buffer.fill_(value)
-    # Members of the cohort that nobody is near: everyone has the whole margin.
-    away = functional.normalize(-torch.from_numpy(_unit(0)).mean(dim=0), dim=0)
-    network.cohort.copy_(away.expand(2, -1))
-    network.tau.fill_(TAU)
     return network
 
 
-def _trained(options: PerturbationOptions, seed: int = 0) -> tuple[PatronusNetwork, list[dict[str, float]]]:
-    network = _network(seed)
-    history = train_perturbation(network, _material(), (), replace(options, seed=seed), console=QUIET)
+def _trained(
+    options: PerturbationOptions, seed: int = 0, *, rotates: bool = False
+) -> tuple[PatronusNetwork, list[dict[str, float]]]:
+    network = _network(seed, rotates=rotates)
+    history = train_perturbation(network, TAU, _material(), (), replace(options, seed=seed), console=QUIET)
     return network, history
 
 
@@ -128,6 +126,12 @@ def test_scores_are_kept_where_that_has_a_weight() -> None:
     assert _moved(kept) < 0.7 * _moved(free)
 
 
+def test_where_both_sides_turn_alike_scores_move_less() -> None:
+    free, _ = _trained(replace(WARM_UP, warm_up=20))
+    alike, _ = _trained(replace(WARM_UP, warm_up=20), rotates=True)
+    assert _moved(alike) < 0.5 * _moved(free)
+
+
 def test_one_seed_gives_one_network_and_another_seed_another() -> None:
     options = replace(WARM_UP, warm_up=8)
     first, history = _trained(options)
@@ -156,7 +160,7 @@ def test_an_attacker_in_the_loop_rebuilds_less(twin: nn.Module | None) -> None:
     network = _network()
     # What is asked for here is privacy alone.
     options = replace(ATTACKED, score=0.0, flip=0.0, away=0.0, pixels=0.5 if twin is None else 0.0)
-    history = train_perturbation(network, material, [attacker], options, twin=twin, console=QUIET)
+    history = train_perturbation(network, TAU, material, [attacker], options, twin=twin, console=QUIET)
     what = "ssim" if twin is None else "seen"
     first, last = (np.mean([seen[what] for seen in part]) for part in (history[:2], history[-4:]))
     assert last < first - 0.02
@@ -174,7 +178,7 @@ def test_a_killed_training_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch: 
         material = _material()
         attacker.dies_at = dies_at
         return network, train_perturbation(
-            network, material, [attacker], options, folder, "mine", twin=twin, console=QUIET
+            network, TAU, material, [attacker], options, folder, "mine", twin=twin, console=QUIET
         )
 
     unbroken, history = trained(None, 0, weights=0)
@@ -187,5 +191,5 @@ def test_a_killed_training_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch: 
         assert torch.equal(value, last.state_dict()[name]), name
     with pytest.raises(SetupError, match="belongs to a training on other data or with other options"):
         train_perturbation(
-            _network(), _material(), [Rebuilder()], replace(options, rate=1e-4), tmp_path, "mine", console=QUIET
+            _network(), TAU, _material(), [Rebuilder()], replace(options, rate=1e-4), tmp_path, "mine", console=QUIET
         )
