@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ import torch
 from edge_service.privacy.profiles import PatronusStep, ProfileDocument, SealStep, write_profile
 from edge_service.privacy.profiles.load import Profile
 from edge_service.vision.sessions import OrtGraph
+from lab.card import card
 from lab.cohort import digest
 from lab.export import to_onnx
 from lab.network import PatronusNetwork
@@ -83,7 +83,7 @@ def publish(run: Run, folder: Path, *, replace: bool) -> Profile:
         cohort_sha256=digest(fitted.cohort),
         figures=evaluation,
     )
-    return write_profile(folder, document, graph, card(recipe, run, document), replace=replace)
+    return write_profile(folder, document, graph, card(recipe, document, parameters(network)), replace=replace)
 
 
 def check_parity(network: PatronusNetwork, graph: bytes, labelled: Labelled) -> float:
@@ -139,54 +139,6 @@ def _fmr(network: PatronusNetwork, labelled: Labelled, recipe: Recipe) -> float:
     return max(found.fmr(recipe.tau), -float(np.log(1 - _CONFIDENCE)) / found.pairs)
 
 
-def card(recipe: Recipe, run: Run, document: ProfileDocument) -> bytes:
-    """The model card: what it is, what it was made from, what it is for, and what it does not do."""
-    step = document.patronus
-    assert step is not None
-    layers = ", ".join([*step.layers, *(["seal"] if recipe.seal else [])])
-    sides = "probe and gallery protected" if recipe.sides == "both" else "protected probe against clean gallery"
-    text = f"""# Model card: protection profile `{document.name}`
-
-{document.summary}
-
-## What it is
-
-- Layers: {layers}. A network of {_parameters(run):,} numbers that turns face embeddings of {step.dim} dimensions by at
-  most {np.rad2deg(step.phi_max):.1f} degrees; ONNX, {step.file}.
-- For the embedder `{document.embedder}` alone (file SHA-256 {document.embedder_sha256}), threshold cosine
-  {recipe.tau:g}, {sides}.
-- Budgets: {json.dumps(document.budgets)}.
-
-## What it was made from
-
-- Decoders and perturbation learned on the pictures of `{Path(recipe.images).name}`; the erase step, score preservation
-  and calibration on people of `{Path(recipe.people).name}` who take no part in the test. The profile holds no picture
-  and no one's embedding: its cohort of impostors is drawn from a fitted Gaussian (SHA-256 {document.cohort_sha256}).
-- The terms of these data are those of their publishers; LFW is a research benchmark and UTKFace is for non-commercial
-  research. Whether weights trained on them may be used commercially is for a lawyer to say: train your own on your own
-  pictures where that matters (`patronus lab train`).
-
-## What it is for
-
-Making templates of faces from which decoders that learned on unprotected embeddings rebuild neither the picture nor the
-person, at an unchanged matching threshold.
-
-## What it does not do
-
-- **It is no secret.** Without the seal, whoever holds this profile can train a decoder on protected templates and
-  undoes most of it. Only what erase removes stays removed.
-- A template that can be matched tests identity: whoever can run the matcher can search for a face that is accepted.
-- Measured on the data sets named here; other cameras, ages and groups differ. The face models have very likely seen
-  some of the people in training.
-
-## Figures
-
-The document `profile.json` beside this file holds them all, with intervals over people and each attacker's score on
-clean templates.
-"""
-    return text.encode()
-
-
-def _parameters(run: Run) -> int:
-    state = torch.load(run.folder / "network.pt", weights_only=True)
-    return int(sum(value.numel() for value in state.values()))
+def parameters(network: PatronusNetwork) -> int:
+    """How many numbers were trained."""
+    return sum(value.numel() for value in network.parameters())

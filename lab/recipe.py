@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -16,7 +16,8 @@ from shared.errors import Conflict, SetupError
 
 FILE: Final = "recipe.json"
 Family = Literal["upsampling", "transposed", "attentive", "upsampling-112"]
-assert set(Family.__args__) == set(DECODERS)  # type: ignore[attr-defined]
+if set(get_args(Family)) != set(DECODERS):
+    raise RuntimeError("the families of a recipe are not those of the decoders")
 
 
 class Recipe(BaseModel):
@@ -32,6 +33,7 @@ class Recipe(BaseModel):
         seal: whether templates are sealed on top.
         images: source of the faces that attackers learn on.
         people: source of labelled faces; parts of it fit, calibrate and test.
+        terms: on what terms these pictures may be used, for the model card.
         families: attackers in the loop.
         held_out: an attacker that only tests.
         rounds: how often attackers are retrained on what the network emits.
@@ -57,6 +59,7 @@ class Recipe(BaseModel):
     seal: bool = True
     images: str
     people: str
+    terms: str = ""
     families: tuple[Family, ...] = ("transposed", "upsampling")
     held_out: Family = "attentive"
     rounds: int = Field(default=0, ge=0, le=5)
