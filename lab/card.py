@@ -116,10 +116,10 @@ def _figures(figures: Mapping[str, Any] | None) -> str:
         if "protected" not in results:
             continue
         clean, protected = (results[name] for name in ("clean", "protected"))
-        for kind, what in (("type_1", "same picture"), ("type_2", "another picture")):
+        for kind, what in (("type_1", "the same picture"), ("type_2", "another picture")):
             shown = ", ".join(
                 f"{judge} {clean[kind][judge]['value']:.1%} before and {protected[kind][judge]['value']:.1%} after"
                 for judge in clean[kind]
             )
-            lines.append(f"- decoder {family}, rebuilt face accepted against the {what}: {shown}.")
+            lines.append(f"- decoder {family}, rebuilt face accepted against {what}: {shown}.")
     return "\n".join(lines) + "\n"
