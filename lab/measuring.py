@@ -14,7 +14,7 @@ from lab.evaluation import Accuracy, Cases, accuracy, as_json, cases, floors, ju
 from lab.matching import Comparison
 from lab.network import PatronusNetwork
 from lab.parts import TEST, Labelled
-from lab.protecting import gaussian, protect
+from lab.protecting import gaussian, protect, turned_back
 from lab.reconstruction import Judge, Outcome, judged
 from lab.runs import Run
 from lab.twin import load_twin
@@ -69,6 +69,8 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     }
     if not network.size.erases:
         del variants["erase alone"]
+    if network.size.rotates:
+        variants["protected, turned back by who has the profile"] = turned_back(network, protected.templates)
     console.print("accuracy ...")
     found: dict[str, Any] = {
         "people": len(np.unique(labelled.people[labelled.rows(TEST)])),

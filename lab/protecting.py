@@ -52,6 +52,23 @@ def protect(network: PatronusNetwork, unit: Rows, phi: float = np.pi, *, seed: i
     return Protected(templates, angles, limits)
 
 
+@torch.no_grad()
+def turned_back(network: PatronusNetwork, templates: Rows) -> Rows:
+    """What whoever has the profile makes of unsealed templates: all turned back by the rotation that can be read in it.
+
+    Args:
+        network: one that rotates.
+        templates: (n, d) float32, unit rows.
+
+    Returns:
+        (n, d) float32, unit rows: erased embeddings, but for what the keyed seed and each face's own part disturbed.
+    """
+    angle = network.phi_max
+    rotation = torch.cos(angle) * torch.eye(network.size.dim) + torch.sin(angle) * network.linear()
+    # R^T t, R being orthogonal; in rows, t R.
+    return np.asarray((torch.from_numpy(np.ascontiguousarray(templates)) @ rotation).numpy())
+
+
 def gaussian(unit: Rows, angles: NDArray[np.floating[Any]], *, seed: int = 0) -> Rows:
     """Each embedding turned by its angle in a direction drawn at random: the baseline that any protection must beat."""
     drawn = np.random.default_rng(seed).standard_normal(unit.shape)

@@ -19,7 +19,7 @@ from lab.export import to_onnx
 from lab.images import FaceImages
 from lab.network import NetworkShape, PatronusNetwork
 from lab.parts import TEST, Labelled
-from lab.protecting import gaussian, protect
+from lab.protecting import gaussian, protect, turned_back
 from lab.publish import check_parity
 from shared.errors import SetupError
 
@@ -152,6 +152,24 @@ def test_without_the_part_that_is_each_faces_own_no_score_changes() -> None:
     assert found.angles.min() > 0.2
     assert found.templates @ found.templates.T == pytest.approx(erased @ erased.T, abs=1e-5)
     assert np.abs(found.templates @ erased.T - erased @ erased.T).max() > 0.02
+
+
+def test_whoever_has_the_network_turns_templates_back_but_for_what_is_each_faces_own() -> None:
+    network = _network()
+    network.slope.fill_(STEEP)
+    network.margin_from.fill_(1.0)
+    network.depth.bias.fill_(9.0)
+    network.leave.weight.mul_(0.1)
+    network.leave.bias.mul_(0.1)
+    rows = _inputs(network, 60, 0.0)["x"]
+    erased = network.erase(torch.from_numpy(rows)).numpy()
+    found = protect(network, rows)
+    own = np.sum(turned_back(network, found.templates) * erased, axis=1)
+    assert own.mean() > np.sum(found.templates * erased, axis=1).mean() + 0.005
+    for parameter in (network.leave.weight, network.leave.bias, network.depth.weight):
+        parameter.zero_()
+    network.depth.bias.fill_(30.0)
+    assert turned_back(network, protect(network, rows).templates) == pytest.approx(erased, abs=1e-5)
 
 
 @settings(max_examples=60, deadline=None)
