@@ -8,21 +8,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
-from lab.embedders import embed_images, open_encoder, unit
+from lab.embedders import Encoder, embed_images, open_encoder, unit
 from lab.evaluation import Accuracy, Cases, accuracy, as_json, cases, floors, judge, reconstruction
 from lab.matching import Comparison
 from lab.network import PatronusNetwork
 from lab.parts import TEST, Labelled
-from lab.protecting import gaussian, protect, turned_back
+from lab.protecting import Protected, gaussian, protect, turned_back
 from lab.reconstruction import Judge, Outcome, judged
 from lab.runs import Run
+from lab.teacher import descended
 from lab.twin import load_twin
 from shared.errors import SetupError
 
 Rows = NDArray[np.float32]
 TARGET: Final = "target"
 _CURVE_CASES: Final = 200
+_TEACHER_CASES: Final = 48
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -98,6 +101,9 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
         }
         results["another person"] = as_json(floors(decoder, labelled, labelled.unit, chosen, panel))
         attacks[family + (" (held out)" if family == recipe.held_out else "")] = results
+    console.print("gradient descent ...")
+    decoder = run.attacker(recipe.families[0], material, twin)
+    found["teacher"] = _teacher(labelled, erased, protected, decoder, tester, twin, few, material.encoder, recipe.tau)
     attacks["average face"] = {"clean": as_json(_average(run, labelled, chosen, panel))}
     found["attacks"] = attacks
     return found
@@ -154,6 +160,39 @@ def _curve(
     return found
 
 
+def _teacher(
+    labelled: Labelled,
+    erased: Rows,
+    protected: Protected,
+    descends: nn.Module,
+    held_out: nn.Module,
+    twin: nn.Module,
+    chosen: Cases,
+    encoder: Encoder,
+    tau: float,
+) -> dict[str, Any]:
+    """How much of the effect of gradient descent, at the same angles, the network has.
+
+    The effect is by how much the cosine between rebuilt and true face falls; the decoder that gradient descent knows is
+    one of the loop, the other one is held out.
+    """
+    few = Cases(chosen.attacked[:_TEACHER_CASES], chosen.other[:_TEACHER_CASES])
+    rows = few.attacked
+    panel = {TARGET: judge(encoder, tau, labelled.unit, few)}
+    taught = erased.copy()
+    taught[rows] = descended(erased[rows], labelled.unit[rows], protected.angles[rows], descends, twin)
+    found: dict[str, Any] = {"faces": len(rows)}
+    for name, decoder in (("decoder that it knows", descends), ("decoder held out", held_out)):
+        outcome = {
+            what: reconstruction(decoder, labelled, templates, few, panel)
+            for what, templates in (("before", erased), ("descent", taught), ("network", protected.templates))
+        }
+        cosine = {what: value.cosine[TARGET].value for what, value in outcome.items()}
+        share = (cosine["before"] - cosine["network"]) / max(cosine["before"] - cosine["descent"], 1e-6)
+        found[name] = {"cosine": cosine, "share_kept": share}
+    return found
+
+
 def _said(said: str) -> tuple[str, float]:
     name, _, tau = said.rpartition("=")
     try:
@@ -201,6 +240,11 @@ def table(found: dict[str, Any]) -> str:
         for variant, value in results.items():
             shown = "".join(f" {_percent(value['type_1'][n])} | {_percent(value['type_2'][n])} |" for n in names)
             lines.append(f"| {variant} | {value['ssim']['value']:.3f} |{shown}")
+    for name in ("decoder that it knows", "decoder held out"):
+        cosine, share = found["teacher"][name]["cosine"], found["teacher"][name]["share_kept"]
+        lines += ["", f"Gradient descent at the same angles, {name}: cosine of the rebuilt to the true face"]
+        lines[-1] += f" {cosine['before']:.2f} before, {cosine['descent']:.2f}; the network {cosine['network']:.2f}"
+        lines[-1] += f", which is {share:.0%} of that effect."
     return "\n".join(lines) + "\n"
 
 

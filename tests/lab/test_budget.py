@@ -9,21 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.budget import (
-    angle_bounds,
-    angles,
-    can_flip,
-    certified_budget,
-    combine_limits,
-    expected_genuine_angle,
-    flips,
-    genuine_limit,
-    margin_limit,
-    random_direction_score,
-    random_turn,
-    turn,
-)
+from lab.budget import certified_budget
+from lab.limits import combine_limits, expected_genuine_angle, genuine_limit, margin_limit
 from lab.matching import TooFewPeople, one_pair_a_person
+from lab.turns import angle_bounds, angles, can_flip, flips, random_direction_score, random_turn, turn
 from lab.verification import Floats
 from shared.errors import PatronusError
 

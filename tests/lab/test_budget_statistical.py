@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from lab import matching
-from lab.budget import Protect, Tolerance, random_turn, statistical_budget
+from lab.budget import Protect, Tolerance, statistical_budget
 from lab.matching import Change, Comparison, Rise, TooFewPeople, genuine_pairs, impostor_changes
+from lab.turns import random_turn
 from lab.verification import Floats, Unit, all_impostors
 
 TAU = 0.5

@@ -9,12 +9,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lab.budget import margin_limit
 from lab.cohort import covariance_root, digest, synthetic_cohort
 from lab.embedders import Encoder
 from lab.erase import MOST_OF_ONE, erase_basis, erase_matrix, erased, scatter
 from lab.fitting import fit, limited_by_cohort, network_of
 from lab.images import FaceImages
+from lab.limits import margin_limit
 from lab.matching import TooFewPeople, genuine_pairs
 from lab.parts import CALIBRATE, FIT, TEST, Labelled, Material
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from edge_service.privacy.patronus import PatronusGraph
 from edge_service.privacy.profiles import load_profile
@@ -338,3 +339,35 @@ def test_two_judges_of_one_name_are_refused(
     said = patronus("lab", "evaluate", "--judge", f"{target}=0.3", *done.kept)
     assert said.status == 1
     assert said.sentence == "Two judges are called target; give the file of one of them another name."
+
+
+# Figures
+
+
+def test_figures_are_drawn_of_an_evaluated_training(
+    done: SimpleNamespace, patronus: Callable[..., Any], tmp_path: Path
+) -> None:
+    portraits = tmp_path / "portraits"
+    portraits.mkdir()
+    for path in (Path(__file__).parents[1] / "pictures").glob("*/portrait.*"):
+        shutil.copy(path, portraits / f"{path.parent.name}{path.suffix}")
+    said = patronus("lab", "figures", "--portraits", portraits, "--to", tmp_path / "figures", *done.kept)
+    assert said.status == 0, said.sentence
+    drawn = sorted((tmp_path / "figures").iterdir())
+    assert [path.name for path in drawn] == ["own-angles.png", "own-breach.png", "own-curve.png"]
+    for path in drawn:
+        with Image.open(path) as figure:
+            assert figure.size[0] > 300
+            assert np.asarray(figure.convert("L")).std() > 5
+        assert str(path) in said.out
+
+
+def test_figures_need_an_evaluation(
+    done: SimpleNamespace, copy: Path, patronus: Callable[..., Any], tmp_path: Path
+) -> None:
+    (copy / "evaluation.json").unlink()
+    kept = ("--out", copy, "--cache", done.home / "cache")
+    said = patronus("lab", "figures", "--portraits", tmp_path, "--to", tmp_path / "figures", *kept)
+    assert said.status == 1
+    assert "is not evaluated" in said.sentence
+    assert not (tmp_path / "figures").exists()
