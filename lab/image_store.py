@@ -74,7 +74,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     except OSError as problem:
         raise SetupError(
             f"The folder {path.parent} cannot hold {path.name} ({problem.strerror}); "
-            "make room there, or name another folder with --cache.",
+            "make room there, or name another folder.",
             reason="folder-unwritable",
         ) from problem
     finally:

@@ -37,6 +37,7 @@ from lab.perturbation import Material as Seen
 from lab.perturbation import PerturbationOptions, train_perturbation
 from lab.protecting import protect
 from lab.recipe import Recipe, read_recipe
+from lab.training import save_whole
 from lab.twin import load_twin
 from shared.errors import SetupError
 
@@ -117,8 +118,7 @@ class Run:
             train_perturbation(network, recipe.tau, seen, attackers, options, kept, self._print(name), twin)
             if number < recipe.rounds:
                 attackers.append(self._retrained(number, network, material, twin))
-        with written_whole(self.folder / "network.pt") as file:
-            torch.save(network.state_dict(), file)
+        save_whole(self.folder / "network.pt", network.state_dict())
 
     def attacker(self, family: str, material: Material, twin: nn.Module) -> nn.Module:
         """A decoder trained on clean embeddings; from the folder where it is."""
@@ -137,9 +137,7 @@ class Run:
                 checkpoints,
                 self._print(material.pictures.digest),
             )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as file:
-                torch.save(trained.decoder.state_dict(), file)
+            save_whole(path, trained.decoder.state_dict())
         decoder = build(family, dim)
         _load_into(decoder, path)
         return decoder.eval().requires_grad_(False)

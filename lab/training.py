@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
+import io
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from rich.progress import (
 from rich.text import Text
 from torch import Tensor, nn
 
+from lab.image_store import written_whole
 from shared.errors import SetupError
 
 FORMAT = 1
@@ -36,6 +36,18 @@ CHECKPOINT_EVERY_S = 60.0
 def device() -> torch.device:
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def save_whole(path: Path, value: object) -> None:
+    """A file of torch's, at its place whole or not at all.
+
+    Raises:
+        SetupError: the folder cannot be written, or is full.
+    """
+    buffer = io.BytesIO()
+    torch.save(value, buffer)  # into a full disk it would end in an error that does not say so
+    with written_whole(path) as file:
+        file.write(buffer.getbuffer())
 
 
 @dataclass(slots=True)
@@ -76,21 +88,14 @@ class Checkpoint:
         )
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes the state, whole or not at all."""
+        """Writes the state, whole or not at all.
+
+        Raises:
+            SetupError: the folder cannot be written, or is full.
+        """
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save({"format": FORMAT, "fingerprint": self.fingerprint, "state": state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(self.path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(temporary).unlink()
-            raise
+        save_whole(self.path, {"format": FORMAT, "fingerprint": self.fingerprint, "state": state})
 
 
 def train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from collections.abc import Callable
@@ -206,6 +207,21 @@ def test_a_state_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> N
     checkpoint.save({"done": 1})
     with pytest.raises((AttributeError, pickle.PicklingError)):
         checkpoint.save({"done": 2, "more": lambda: None})
+    assert checkpoint.load() == {"done": 1}
+    assert list(tmp_path.iterdir()) == [tmp_path / "it.pt"]
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint(tmp_path / "it.pt")
+    checkpoint.save({"done": 1})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SetupError, match=r"cannot hold it\.pt \(No space left on device\); make room there"):
+        checkpoint.save({"done": 2})
+    monkeypatch.undo()
     assert checkpoint.load() == {"done": 1}
     assert list(tmp_path.iterdir()) == [tmp_path / "it.pt"]
 
