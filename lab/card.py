@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_service.privacy.profiles import ProfileDocument
+from lab.lfw import PAIRS
 from lab.recipe import Recipe
 
 
@@ -65,8 +66,8 @@ score on clean templates.
 
 
 def _source(path: str) -> str:
-    """The last part of a path that says something."""
-    return Path(path).resolve().name
+    """What a data set is called: its folder or file, for its path is nobody's business."""
+    return "Labeled Faces in the Wild" if (Path(path) / PAIRS).is_file() else Path(path).resolve().name
 
 
 def _purpose(recipe: Recipe) -> str:
