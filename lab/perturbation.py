@@ -29,8 +29,9 @@ from lab.network import PatronusNetwork
 from lab.pixels import embedded, resized, ssim, to_float
 from lab.training import Checkpoint, minimise
 
-_NEAR: Final = 0.12  # cosines this close to tau count most
-_MARGIN: Final = 0.02
+# Shares of 1 - tau, the room that scores have: cosines this close to tau count most, and are kept so far from it.
+_NEAR: Final = 0.2
+_MARGIN: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class PerturbationOptions:
         pixels: weight of the likeness of pixels.
         stranger: cosine to the true person under which regained identity is no longer pushed: about a stranger's.
         floor: SSIM under which likeness is no longer pushed: that of another person's face.
-        spread: cosine that two turns of one embedding under two seeds are to have at most: less of it means more that
-            nobody can learn who has not the key, and costs accuracy.
+        own: how far the cosine between two turns of one embedding under two seeds is to be from 1 at least, as a share
+            of 1 - tau: more of it means more that nobody can learn who has not the key, and costs accuracy.
         diversity: weight of that.
         scale: cosines between protected embeddings are to be those between erased ones times this: where erase raised
             them, as much as brings false matches back to where they were.
@@ -68,16 +69,16 @@ class PerturbationOptions:
     sides: Literal["both", "probe"] = "both"
     anchors: int = 384
     rebuilt: int = 16
-    score: float = 400.0
-    flip: float = 800.0
+    score: float = 150.0
+    flip: float = 500.0
     away: float = 1.0
     depth: float = 0.3
     identity: float = 3.0
     pixels: float = 0.5
     stranger: float = 0.05
     floor: float = 0.3
-    spread: float = 0.95
-    diversity: float = 10.0
+    own: float = 0.08
+    diversity: float = 6.0
     scale: float = 1.0
     partial: float = 0.2
     seed: int = 0
@@ -190,7 +191,7 @@ def _loss(
         alike = _turns(before[: len(clean)], protected[: len(clean)], again)
         total = options.score * score + options.flip * flips + (0 if partial else options.away) * away
         total = total - options.depth * (angle / min(limit, float(network.phi_max))).mean()
-        total = total + options.diversity * functional.relu(alike - options.spread)
+        total = total + options.diversity * functional.relu(alike - (1 - options.own * (1 - tau))) / (1 - tau)
         figures = {
             "score": score.item(),
             "flips": flips.item(),
@@ -227,18 +228,24 @@ def _turns(before: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _preserved(before: Tensor, after: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """How far cosines moved, those near tau counting most; and by how much decisions flip, or nearly."""
-    weight = 0.05 + torch.exp(-(((before - tau) / _NEAR) ** 2))
+    """How far cosines moved, those near tau counting most; and by how much decisions flip, or nearly.
+
+    Both in units of 1 - tau: some embedders give strangers a cosine of 0.8, and decide between 0.92 and 0.93.
+    """
+    room = 1 - tau
+    near = ((before - tau) / (_NEAR * room)) ** 2
+    weight = 0.05 + torch.exp(-near)
     same = torch.eye(len(before), dtype=torch.bool)
     # Every diagonal entry is a genuine pair; they are as many as a thousandth of the others, and count as much.
-    moved = weight * (after - before) ** 2
+    moved = weight * ((after - before) / room) ** 2
     score = moved[same].mean() + moved[~same].mean() * 10
     accepted = before >= tau
+    margin = _MARGIN * room
     wrong = torch.where(
         accepted,
-        functional.relu(tau + _MARGIN - after),
-        functional.relu(after - torch.maximum(before, torch.tensor(tau - _MARGIN))),
+        functional.relu(tau + margin - after),
+        functional.relu(after - torch.maximum(before, torch.tensor(tau - margin))),
     )
-    near = weight > 0.06
-    flips = wrong[same & accepted].sum() / len(before) + wrong[~same & near].mean()
+    close = weight > 0.06
+    flips = (wrong[same & accepted].sum() / len(before) + wrong[~same & close].mean()) / room
     return score, flips

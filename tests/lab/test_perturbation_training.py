@@ -94,7 +94,7 @@ def _trained(
 
 def _loss(options: PerturbationOptions, seen: dict[str, float]) -> float:
     """What a step without attackers minimises, from its figures."""
-    alike = max(0.0, seen["alike"] - options.spread)
+    alike = max(0.0, seen["alike"] - (1 - options.own * (1 - TAU))) / (1 - TAU)
     return (
         options.score * seen["score"]
         + options.flip * seen["flips"]
