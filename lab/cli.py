@@ -75,7 +75,7 @@ def train(
             people=str(people or images),
             terms=terms,
             phi_max=phi_max if phi_max is not None else (15.0 if plugin else 75.0),
-            slope=3.0 if plugin else None,
+            slope=1.5 if plugin else None,
             fnmr_rise=0.005 if plugin else 0.01,
             rounds=rounds,
             attackers=attacker_options(quick=quick),
