@@ -75,8 +75,7 @@ def erase_basis(found: Scatter, directions: int) -> Floats:
 
     the first j columns span the j generalised eigenvectors of the largest ratio of within to between.
     """
-    dim = len(found.within)
-    root = _inverse_root(found.between + _RIDGE * np.trace(found.between) / dim * np.eye(dim))
+    root = _inverse_root(_ridged(found.between))
     _, vectors = np.linalg.eigh(root @ found.within @ root)
     basis, _ = np.linalg.qr((root @ vectors)[:, ::-1][:, :directions])
     return np.asarray(basis)
@@ -92,7 +91,8 @@ def erase_matrix(found: Scatter, directions: int, wiener: float) -> Floats:
     """
     dim = len(found.within)
     basis = erase_basis(found, directions)
-    filtered = found.between @ np.linalg.inv(found.between + wiener * found.within) if wiener else np.eye(dim)
+    between = _ridged(found.between)
+    filtered = between @ np.linalg.inv(between + wiener * found.within) if wiener else np.eye(dim)
     return np.asarray((np.eye(dim) - basis @ basis.T) @ filtered)
 
 
@@ -100,6 +100,11 @@ def erased(unit: NDArray[np.float32], matrix: Floats) -> NDArray[np.float32]:
     """(n, d) float32 to (n, d) float32, unit rows, through an erase matrix."""
     rows = unit.astype(np.float64) @ matrix.T
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+def _ridged(matrix: Floats) -> Floats:
+    """With a little of every direction: some embedders hardly use some, and 0 / 0 would blow up their rounding."""
+    return np.asarray(matrix + _RIDGE * np.trace(matrix) / len(matrix) * np.eye(len(matrix)))
 
 
 def _inverse_root(matrix: Floats) -> Floats:
