@@ -75,6 +75,10 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
             workers=workers,
             dim=reader.spec.dim,
         )
+        if not profile.seals:
+            _log.warning(
+                "profile_does_not_seal", profile=profile.pin.name, sends="templates that are nearly embeddings"
+            )
         _log.info("edge_ready", profile=profile.pin.name, embedder=reader.pin.name)
         try:
             yield

@@ -8,6 +8,7 @@ set as a whole; what single faces have is left to them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -25,15 +26,20 @@ from edge_service.vision.sessions import OrtSession
 
 # How many faces of a set are looked at.
 SAMPLE: Final = 100
-# Fewer faces found than this tell nothing.
+# Fewer faces found than this, or a smaller share of the sample, tell nothing.
 _FEWEST_FOUND: Final = 10
+_LEAST_FOUND: Final = 0.5
 # Pixels; a smaller shift of the whole set is the detector's own.
 _LEAST_SHIFT: Final = 3
+# Pixels; a larger one is no other template, and moving would leave little of a face.
+_MOST_SHIFT: Final = 20
 # Share of a picture that is border in the middle of the sample, from which on borders are filled.
 _LEAST_BORDER: Final = 0.05
 _BLACK: Final = 8  # of 255: JPEG leaves its traces
 _BLURRED: Final = 2  # pixels beside the border that are half black
 _SMALLER: Final = 32  # pixels added on each side, for the detector looks for faces with room around them
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +76,16 @@ def mending_of(faces: Iterable[Pixels]) -> Mending:
     if len(sample) < _FEWEST_FOUND:
         return Mending()
     shifts = _shifts(sample)
-    right, down = (0, 0) if len(shifts) < _FEWEST_FOUND else np.rint(np.median(shifts, axis=0)).astype(int).tolist()
+    right = down = 0
+    if len(shifts) < max(_FEWEST_FOUND, _LEAST_FOUND * len(sample)):
+        _log.warning("%d of %d faces looked at were found: are these aligned faces?", len(shifts), len(sample))
+    else:
+        right, down = np.rint(np.median(shifts, axis=0)).astype(int).tolist()
     border = float(np.median([border_of(face).mean() for face in sample]))
     far = np.hypot(right, down) >= _LEAST_SHIFT
+    if np.hypot(right, down) > _MOST_SHIFT:
+        _log.warning("faces lie %d, %d pixels beside the template, too far to be moved: align them anew", right, down)
+        far = False
     return Mending(right if far else 0, down if far else 0, border >= _LEAST_BORDER)
 
 

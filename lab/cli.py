@@ -51,12 +51,15 @@ def train(
     """Train attackers, and the network that spoils their work."""
     from pydantic import ValidationError
 
+    from edge_service.privacy.profiles.load import available
     from edge_service.vision.embed import SFACE
     from lab.embedders import open_encoder
     from lab.recipe import Recipe
     from lab.runs import Run, attacker_options, perturbation_options
     from shared.errors import SetupError
 
+    if profile in available():
+        raise typer.BadParameter("a profile of this name comes with Patronus; take another", param_hint="--profile")
     embedder = embedder or SFACE.name
     encoder = open_encoder(embedder)
     threshold = encoder.tau if tau is None else tau

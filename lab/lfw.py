@@ -62,7 +62,13 @@ class Lfw:
 
     def pairs(self) -> list[Pair]:
         """The 6,000 pairs of view 2, in ten folds of 300 genuine and 300 impostor pairs."""
-        lines = [line.split() for line in self._pairs.read_text().splitlines()]
+        try:
+            return self._read()
+        except (ValueError, IndexError, UnicodeDecodeError):
+            raise SetupError(f"{self._pairs} is no list of LFW's pairs; get it again.") from None
+
+    def _read(self) -> list[Pair]:
+        lines = [line.split() for line in self._pairs.read_text().splitlines() if line.strip()]
         folds, each = int(lines[0][0]), int(lines[0][1])
         pairs = []
         for position, parts in enumerate(lines[1:]):

@@ -129,7 +129,9 @@ class PatronusNetwork(nn.Module):
         if not self.size.rotates:
             return self.coherent
         d = self.size.dim
-        quarter = torch.zeros(d, d, dtype=self.coherent.dtype)  # a quarter turn in each of d / 2 planes; the last of an odd number stays
+        quarter = torch.zeros(
+            d, d, dtype=self.coherent.dtype
+        )  # a quarter turn in each of d / 2 planes; the last of an odd number stays
         even = torch.arange(0, d - 1, 2)
         quarter[even, even + 1], quarter[even + 1, even] = -1.0, 1.0
         turned: Tensor = torch.linalg.matrix_exp(self.coherent - self.coherent.T)

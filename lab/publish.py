@@ -72,7 +72,7 @@ def publish(run: Run, folder: Path, *, replace: bool) -> Profile:
                 sha256=hashlib.sha256(graph).hexdigest(),
                 dim=network.size.dim,
                 seed_dim=network.size.seed_dim,
-                layers=["erase", "perturb"] if network.size.erases else ["perturb"],
+                layers=["erase", "perturb"] if _erases(network) else ["perturb"],
                 input_norm=[float(lengths.min() * _LENGTHS[0]), float(lengths.max() * _LENGTHS[1])],
                 phi_max=min(float(network.phi_max) + 1e-6, np.pi / 2),
             ),
@@ -137,6 +137,11 @@ def _fmr(network: PatronusNetwork, labelled: Labelled, recipe: Recipe) -> float:
     gallery = None if recipe.sides == "both" else np.ascontiguousarray(labelled.unit[rows])
     found = all_impostors(protected, labelled.people[rows], gallery)
     return max(found.fmr(recipe.tau), -float(np.log(1 - _CONFIDENCE)) / found.pairs)
+
+
+def _erases(network: PatronusNetwork) -> bool:
+    """Whether there is an erase step that does anything: cross-validation may have chosen none."""
+    return network.size.erases and not np.allclose(network.eraser.numpy(), np.eye(network.size.dim), atol=1e-6)
 
 
 def parameters(network: PatronusNetwork) -> int:

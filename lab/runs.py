@@ -202,7 +202,7 @@ class Run:
         path = self.folder / name
         try:
             return dict(json.loads(path.read_bytes())) if path.exists() else None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise _damaged(path) from None
 
     def write(self, name: str, value: dict[str, Any]) -> None:

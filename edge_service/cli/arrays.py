@@ -41,8 +41,9 @@ class Embeddings:
                 shape, in_columns, dtype = _header(member)
         if dtype != np.float32:
             raise BadRequest(f"{path}: embeddings are {dtype}; save them as float32.")
-        if len(shape) != 2 or not all(shape) or in_columns:
-            raise BadRequest(f"{path}: embeddings are not n rows of d values in the order of rows.")
+        if len(shape) != 2 or not all(type(length) is int and length > 0 for length in shape) or in_columns:
+            order = " in the order of columns" if in_columns else ""
+            raise BadRequest(f"{path}: embeddings are {shape}{order}, not n rows of d values in the order of rows.")
         self.count, self.dim = shape
         self._dtype = dtype
 
@@ -128,24 +129,36 @@ def written_whole(path: Path, *, force: bool) -> Iterator[ArraysWriter]:
     """
     _refuse_existing(path, force=force)
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp: mode 0600
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".patronus.")  # mkstemp: mode 0600
     except OSError as error:
         raise BadRequest(f"{path}: cannot be written ({error.strerror}).") from None
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with _told_of(path), os.fdopen(descriptor, "wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 yield ArraysWriter(archive)
             file.flush()
             os.fsync(file.fileno())
         _refuse_existing(path, force=force)
-        temporary.replace(path)
+        with _told_of(path):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadRequest(f"{path}: cannot be written ({error.strerror}).") from None
+
+
 def _refuse_existing(path: Path, *, force: bool) -> None:
-    if path.is_dir() or (path.exists() and not force):
+    with _told_of(path):
+        there = os.path.lexists(path)
+        folder = path.is_dir()
+    if folder or (there and not force):
         raise Conflict(f"{path}: is there already; name another, or say --force.")
 
 

@@ -61,7 +61,7 @@ def create_gallery(
     client, out = _open(edge, key_file, json)
     answer = client.call("PUT", gallery_path(name), json=wanted)
     at = answer["threshold"]
-    out.result(answer, f"Gallery {name} is there; it accepts from cosine {at['cosine']:g} (FMR {at['fmr']:g}).")
+    out.result(answer, f"Gallery {name} is ready; it accepts from cosine {at['cosine']:g} (FMR {at['fmr']:g}).")
 
 
 @gallery.command("list")

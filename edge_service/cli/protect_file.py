@@ -56,7 +56,7 @@ def choose(name: str | None, gallery: str | None, epoch: str | None) -> Chosen:
         UpstreamUnavailable: the cloud was to be asked for the epoch, and does not answer.
     """
     settings = load_settings(EdgeSettings)
-    profile = load_profile(name or settings.profile, own=settings.profiles)
+    profile = load_profile(settings.profile if name is None else name, own=settings.profiles)
     if gallery is None:
         if profile.document.patronus is None:
             raise SetupError(f"Without its seal the profile {profile.pin.name!r} protects nothing; name a --gallery.")
@@ -100,9 +100,11 @@ def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, for
         arrays.put("angles", np.concatenate(angles))
         arrays.put("norms", np.concatenate(norms))
     told = {"protected": embeddings.count, "unturned": unturned, "profile": profile.pin.name}
-    told["sealed"] = chosen.sealed and profile.seals
+    sealed = chosen.sealed and profile.seals
+    told["sealed"] = sealed
+    what = "sealed templates" if sealed else "templates, NOT sealed,"
     left = f"; {unturned} had no margin and were not perturbed" if unturned else ""
-    out.result(told, f"{target}: {embeddings.count} templates under the profile {profile.pin.name}{left}.")
+    out.result(told, f"{target}: {embeddings.count} {what} under the profile {profile.pin.name}{left}.")
 
 
 def _epoch_of(key: GalleryKey, profile: Profile, settings: CloudSettings) -> str:

@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.privacy.profiles import Profile
+from shared.contract import MAX_DIM
 from shared.errors import Unprocessable
 
 # Systems that keep unit vectors keep them in float32, or in float16 at worst.
 _UNIT: Final = 1e-3
 # A unit vector of 4,096 float32 values that were rounded one by one is off by less than this.
 _ROUNDING: Final = 1e-6
+# Fewer are rotated by too little that is secret.
+_FEWEST_SEALED: Final = 16
 _SHORTEST: Final = float(np.finfo(np.float32).tiny)
 _LONGEST: Final = float(np.finfo(np.float32).max)
 
@@ -38,6 +41,12 @@ def unit_rows(
             names the row, never a value of it.
     """
     step = profile.document.patronus
+    if not _FEWEST_SEALED <= raw.shape[1] <= MAX_DIM and step is None:
+        raise Unprocessable(
+            f"The embeddings have {raw.shape[1]} dimensions; a seal takes {_FEWEST_SEALED} to {MAX_DIM}, since a "
+            "secret rotation of few is soon found.",
+            reason="wrong_dimension",
+        )
     wanted = step.dim if step is not None else dim
     if wanted is not None and raw.shape[1] != wanted:
         raise Unprocessable(

@@ -23,14 +23,20 @@ Rows = NDArray[np.float32]
 # Between template and erased embedding, seal undone, the chord 2 sin(a / 2) is taken. Rounding in float32 was off by at
 # most 1e-6; a seal left out, or another embedding's template, is off by about 1.
 CHORD_TOLERANCE: Final = 1e-3
-# Below this an angle is rounding: the embedding was not perturbed.
-NO_ANGLE: Final = 1e-6
+# Rounding of an angle.
+_ANGLE_ROUNDING: Final = 1e-6
+# Below this an angle cannot be told from none: the embedding was not perturbed.
+NO_ANGLE: Final = CHORD_TOLERANCE
 # No limit of the caller's own.
 ANY_ANGLE: Final = float(np.pi)
 _UNIT_TOLERANCE: Final = 1e-4
 # Squared sine: below it the two directions that tell of an axis are one, but for rounding.
 _ERASED_WHOLE: Final = 1e-6
 _TRIALS: Final = 32
+# What random embeddings must show at least of a layer that the profile names: the largest angle, as a share of phi_max,
+# and how far erase takes an embedding, as a chord. Networks that are worth having do ten times as much.
+_PERTURBS: Final = 0.1
+_ERASES: Final = 0.01
 
 
 class PatronusGraph:
@@ -94,7 +100,7 @@ class PatronusGraph:
 
     def _check(self, row: Rows, limit: float, seal: Rows, template: Rows, angle: float) -> None:
         """One row: (d,) embedding and template. Each asks whether all is well: a value that is not finite never is."""
-        if not 0 <= angle <= min(limit, self.step.phi_max) + NO_ANGLE:
+        if not 0 <= angle <= min(limit, self.step.phi_max) + _ANGLE_ROUNDING:
             raise ProtectionFailed("The network turned an embedding by more than it may; nothing was sent.")
         plain = template @ seal
         if not abs(float(plain @ plain) - 1) <= _UNIT_TOLERANCE:
@@ -145,7 +151,11 @@ class PatronusGraph:
         turn = np.linalg.qr(random.standard_normal((dim, dim)))[0].astype(np.float32)
         for seal in (np.eye(dim, dtype=np.float32), turn):
             for limit in (0.0, ANY_ANGLE):
-                self.run(units, seeds, np.full(_TRIALS, limit, np.float32), seal)
+                _, angles = self.run(units, seeds, np.full(_TRIALS, limit, np.float32), seal)
+        if angles.max() < max(_PERTURBS * self.step.phi_max, 2 * CHORD_TOLERANCE):
+            raise ProtectionFailed("It perturbs none of the embeddings that it was tried on.")
+        if self._erase is not None and max(np.linalg.norm(self.erased(row) - row) for row in units) < _ERASES:
+            raise ProtectionFailed("It erases nothing.")
 
 
 def _check_signature(step: PatronusStep, found: tuple[Signature, Signature], what: str) -> None:

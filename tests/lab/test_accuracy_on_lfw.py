@@ -50,3 +50,11 @@ def test_pairs_are_scored_by_cosine_and_by_distance() -> None:
     raw = np.array([[3, 0], [0, 4], [1, 0]], np.float32)
     np.testing.assert_allclose(distance_scores(pairs, names, raw), [-np.sqrt(17), -2])
     np.testing.assert_allclose(pair_scores(pairs, names, raw / np.linalg.norm(raw, axis=1, keepdims=True)), [0, 1])
+
+
+@pytest.mark.parametrize("text", ["", "abc def\n", "10\t300\nAnn\t1\n", "\N{SNOWMAN}"])
+def test_a_list_of_pairs_that_is_none_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "lfw112.tar").touch()
+    (tmp_path / "lfw_pairs.txt").write_text(text, encoding="utf-16" if "\N{SNOWMAN}" in text else "utf-8")
+    with pytest.raises(SetupError, match=r"is no list of LFW's pairs|is cut off"):
+        Lfw(tmp_path).pairs()

@@ -103,3 +103,12 @@ def test_a_folder_of_faces_beside_the_template_is_read_onto_it(faces: list[Pixel
     off = [np.abs(found.pixels[at].astype(int) - face)[:, 12:-12].mean() for at, face in enumerate(faces)]
     assert np.median(off) < 12
     assert np.array_equal(found.pixels[3], mending_of([moved(face, -8, 0) for face in faces])(moved(faces[3], -8, 0)))
+
+
+def test_too_few_found_faces_and_faces_far_beside_the_template_move_nothing(
+    faces: list[Pixels], caplog: pytest.LogCaptureFixture
+) -> None:
+    gray = [np.full((112, 112, 3), 128, dtype=np.uint8)] * 40
+    assert mending_of([moved(face, -8, 0) for face in faces] + gray) == Mending()
+    assert "are these aligned faces?" in caplog.text
+    assert mending_of([moved(face, -30, 0) for face in faces]).right == 0

@@ -169,6 +169,7 @@ def test_an_embedder_that_is_none_is_told(train: Callable[..., Any], tmp_path: P
         ("--phi-max", 0),
         ("--phi-max", 100),
         ("--profile", "My profile"),
+        ("--profile", "default"),
         ("--rounds", 6),
         ("--seed", -1),
         ("--colour", "red"),

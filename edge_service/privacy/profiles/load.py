@@ -115,9 +115,9 @@ def _place(name: str, own: Path | None) -> Path:
 def _document(name: str, text: bytes) -> ProfileDocument:
     try:
         version = json.loads(text)["version"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         version = None  # what is wrong is told below
-    if isinstance(version, int) and version > VERSION:
+    if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
         raise SetupError(
             f"The protection profile {name!r} is of version {version}, newer than this program, which reads {VERSION}; "
             "update Patronus or choose another profile."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import zipfile
@@ -93,6 +95,7 @@ def test_a_gallerys_key_and_epoch_seal(protect: Any, profiles: Path, tmp_path: P
     for gallery, epoch in (("door", EPOCH), ("door", "0" * 16), ("roof", EPOCH)):
         ended = protect(source, "--profile", "sealing", "--gallery", gallery, "--epoch", epoch, "--force")
         assert ended.exit_code == 0, ended.output
+        assert "6 sealed templates under the profile sealing" in ended.stdout
         made[gallery, epoch] = opened(tmp_path / "out.npz")["templates"]
         served = Protector(load_profile("sealing", own=profiles)).templates(rows, keys.gallery(gallery).epoch(epoch))
         np.testing.assert_array_equal(made[gallery, epoch], served.templates)
@@ -103,7 +106,9 @@ def test_without_a_seal_the_gallery_only_seeds(protect: Any, profiles: Path, tmp
     rows = units(6, DIM)
     source = saved(tmp_path / "in.npz", embeddings=rows)
     key = KeyStore(tmp_path / "home" / "edge").gallery("door").epoch(NO_EPOCH)
-    assert protect(source, "--profile", "plain", "--gallery", "door").exit_code == 0
+    ended = protect(source, "--profile", "plain", "--gallery", "door")
+    assert ended.exit_code == 0, ended.output
+    assert "6 templates, NOT sealed, under the profile plain" in ended.stdout
     keyed = opened(tmp_path / "out.npz")
     np.testing.assert_allclose(angles_between(keyed["templates"], rows), keyed["angles"], atol=5e-6)
     served = Protector(load_profile("plain", own=profiles)).templates(rows, key)
@@ -150,6 +155,32 @@ def test_bad_embeddings_are_one_sentence_and_no_file(protect: Any, tmp_path: Pat
     assert isinstance(ended.exception, PatronusError)
     with pytest.raises(PatronusError, match=says):
         raise ended.exception
+    assert [path.name for path in tmp_path.iterdir()] == ["in.npz"]
+
+
+@pytest.mark.parametrize("shape", ["(True, 8)", "(-5, 8)", "(5, 0)"])
+def test_a_header_that_counts_otherwise_is_refused(protect: Any, tmp_path: Path, shape: str) -> None:
+    source = tmp_path / "in.npz"
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    with zipfile.ZipFile(source, "w") as archive:
+        content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(160)
+        archive.writestr("embeddings.npy", content)
+    ended = protect(source, "--profile", "sealing", "--unsealed")
+    assert isinstance(ended.exception, PatronusError)
+    assert "not n rows of d values" in str(ended.exception) or "not a whole .npz" in str(ended.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.npz"]
+
+
+def test_a_target_that_cannot_be_written_is_told(protect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = saved(tmp_path / "in.npz", embeddings=units(3, DIM))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    ended = protect(source, "--profile", "sealing", "--unsealed")
+    assert isinstance(ended.exception, PatronusError)
+    assert "cannot be written (No space left on device)" in str(ended.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["in.npz"]
 
 

@@ -52,14 +52,20 @@ def test_lengths_are_those_of_the_embedder_or_1(ranged: Profile, tmp_path: Path,
 
 def test_where_only_unit_rows_are_taken_another_length_is_refused() -> None:
     with pytest.raises(Unprocessable, match="dimensions"):
-        unit_rows(np.ones((1, 5), np.float32), SEAL, dim=8)
-    assert unit_rows(np.ones((1, 5), np.float32), SEAL)[0].shape == (1, 5), "a seal takes any length and dimension"
+        unit_rows(np.ones((1, 20), np.float32), SEAL, dim=18)
+    assert unit_rows(np.ones((1, 20), np.float32), SEAL)[0].shape == (1, 20), "a seal takes any length"
+
+
+@pytest.mark.parametrize("dim", [1, 2, 15, 4097])
+def test_a_rotation_of_too_few_or_too_many_dimensions_is_no_seal(dim: int) -> None:
+    with pytest.raises(Unprocessable, match=rf"have {dim} dimensions; a seal takes 16 to 4096"):
+        unit_rows(np.ones((3, dim), np.float32), SEAL)
 
 
 def test_the_smallest_and_the_largest_values_are_no_trouble() -> None:
-    rows = np.array([[1e-30] * 4, [1.5e38] * 4], np.float32)
-    np.testing.assert_allclose(unit_rows(rows, SEAL)[0], 0.5)
+    rows = np.array([[1e-30] * 16, [7e37] * 16], np.float32)
+    np.testing.assert_allclose(unit_rows(rows, SEAL)[0], 0.25)
     with pytest.raises(Unprocessable, match="is longer than float32 can say"):
-        unit_rows(np.full((1, 4), 3e38, np.float32), SEAL)
+        unit_rows(np.full((1, 16), 3e38, np.float32), SEAL)
     with pytest.raises(Unprocessable, match="is a zero vector"):
-        unit_rows(np.full((1, 4), 1e-45, np.float32), SEAL)
+        unit_rows(np.full((1, 16), 1e-45, np.float32), SEAL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,24 @@ def test_a_graph_that_lies_stops_the_start(network: PatronusNetwork, tmp_path: P
         Protector(profile)
 
 
+def test_a_graph_that_does_nothing_and_says_so_stops_the_start(network: PatronusNetwork, tmp_path: Path) -> None:
+    still = copy.deepcopy(network)
+    still.phi_max.fill_(9e-4)  # less than the check of angles can see
+    with pytest.raises(SetupError, match="It perturbs none of the embeddings that it was tried on"):
+        Protector(make_profile(tmp_path / "still", still))
+    whole = copy.deepcopy(network)
+    whole.eraser.copy_(torch.eye(DIM))
+    with pytest.raises(SetupError, match="It erases nothing"):
+        Protector(make_profile(tmp_path / "whole", whole))
+
+
+def test_an_angle_that_cannot_be_told_from_none_counts_as_unturned(
+    network: PatronusNetwork, protector: Protector
+) -> None:
+    made = protector.templates(units(4), KEY, np.array([0.2, 9e-4, 0.0, 0.2], np.float32))
+    assert made.unturned == 2
+
+
 def test_a_graph_that_erases_though_it_says_that_it_does_not_stops_the_start(
     network: PatronusNetwork, tmp_path: Path
 ) -> None:
@@ -258,6 +277,6 @@ def test_a_profile_that_seals_lets_nothing_out_unsealed(profile: Profile) -> Non
 
 @pytest.mark.parametrize("dim", [8, 512])
 def test_other_dimensions_work_alike(tmp_path: Path, dim: int) -> None:
-    network = make_network(dim=dim)
+    network = make_network(dim=dim, cohort=2)
     made = Protector(make_profile(tmp_path, network)).templates(units(5, dim), KEY)
     assert made.templates.shape == (5, dim)
