@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from deploy.run_pair import running_pair
+from lab.pair import running_pair
 from shared.command import run
 from shared.secret_files import read_secret
 

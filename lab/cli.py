@@ -162,3 +162,42 @@ def figures(
 
     for path in draw(Run.open(out, cache), portraits, to):
         typer.echo(path)
+
+
+@app.command()
+def attack(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the attack; a second call goes on where it stopped.")],
+    profile: Annotated[str, typer.Option(help="The profile to attack.")] = "default",
+    profiles: Annotated[Path | None, typer.Option(help="Your own folder of profiles.")] = None,
+    people: Annotated[
+        Path | None,
+        typer.Option(envvar="PATRONUS_FACE_DATA", help="Labelled faces, a sub-folder a person; LFW with its pairs."),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="The attacker's own faces, of other people. Default: utkface112.tar beside the people."),
+    ] = None,
+    embedder: Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")] = None,
+    tau: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Cosine threshold, where profile and embedder name none.")
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(help="Another embedder that judges rebuilt faces, NAME_OR_PATH or NAME_OR_PATH=TAU; repeatable."),
+    ] = None,
+    portraits: Annotated[
+        Path | None, typer.Option(help="Pictures whose publication nobody minds; shown with what is rebuilt of them.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Minutes instead of hours; attackers too weak to publish.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything.")] = 0,
+    cache: _Cache = _CACHE,
+) -> None:
+    """Attack a profile in every way we know, and write one report."""
+    from lab.redteam.suite import Asked, Suite
+
+    if people is None:
+        raise typer.BadParameter("name the faces to attack, or set PATRONUS_FACE_DATA", param_hint="--people")
+    asked = Asked(profile, profiles, images, people, embedder, tau, tuple(judge or ()), portraits, quick, seed)
+    typer.echo(Suite(asked, out, cache).run())

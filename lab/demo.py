@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from deploy.run_pair import running_pair
+from lab.pair import running_pair
 from shared.command import run
 
 _PICTURES = Path("tests/pictures")

@@ -75,7 +75,9 @@ class Material:
     labelled: Labelled
 
 
-def gather(images: Path, people: Path, encoder: Encoder, cache: Path) -> Material:
+def gather(
+    images: Path, people: Path, encoder: Encoder, cache: Path, *, pictures: int | None = None, seed: int = 0
+) -> Material:
     """Reads and embeds all faces.
 
     Args:
@@ -83,6 +85,8 @@ def gather(images: Path, people: Path, encoder: Encoder, cache: Path) -> Materia
         people: folder or tar with sub-folders a person, or a folder with LFW and its pairs.
         encoder: the embedder.
         cache: for faces and embeddings.
+        pictures: at most so many for attackers, drawn at random; None: all.
+        seed: of that draw.
 
     Raises:
         SetupError: a source is missing, or has too few faces.
@@ -91,16 +95,25 @@ def gather(images: Path, people: Path, encoder: Encoder, cache: Path) -> Materia
     labelled = _labelled(people, encoder, cache)
     if images.resolve() == people.resolve():
         rows = labelled.rows(FIT)
-        pictures, learned = labelled.images.subset(rows), labelled.unit[rows]
+        rows = _drawn(rows, pictures, seed)
+        own, learned = labelled.images.subset(rows), labelled.unit[rows]
         if len(rows) < _FEWEST_PICTURES:
             raise TooFewPeople(
                 f"Attackers need {_FEWEST_PICTURES} pictures to learn on, half of the people's; there are {len(rows)}.",
                 needed=_FEWEST_PICTURES,
             )
     else:
-        pictures = read_images(images, cache=cache, at_least=_FEWEST_PICTURES)
-        learned = unit(embed_images(pictures, encoder, cache=cache))
-    return Material(encoder, pictures, learned, labelled)
+        own = read_images(images, cache=cache, at_least=_FEWEST_PICTURES)
+        if pictures is not None and len(own) > pictures:
+            own = own.subset(_drawn(np.arange(len(own)), pictures, seed))
+        learned = unit(embed_images(own, encoder, cache=cache))
+    return Material(encoder, own, learned, labelled)
+
+
+def _drawn(rows: NDArray[np.int64], most: int | None, seed: int) -> NDArray[np.int64]:
+    if most is None or len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng([seed, 3]).choice(rows, most, replace=False))
 
 
 def _labelled(source: Path, encoder: Encoder, cache: Path) -> Labelled:

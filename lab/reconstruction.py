@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from lab.pixels import resized
 from lab.verification import bootstrap_over_people
 
 Unit = NDArray[np.float32]
-_SIDE = 112
-_CHUNK = 256
+_SIDE: Final = 112
+_CHUNK: Final = 256
+# Of a picture that is the same bit by bit, for its PSNR to be a number: 100 dB.
+_LEAST_ERROR: Final = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +65,34 @@ class Outcome:
     Attributes:
         ssim: structural similarity to the picture, scikit-image's, at the decoder's own resolution.
         mse: mean squared difference of pixels in 0..1.
+        psnr: peak signal-to-noise ratio in dB.
         cosine: between the rebuilt face and the attacked picture.
         type_1: share accepted against the attacked picture.
         type_2: share accepted against another picture of the person.
+        perceptual: distance as people see it, where somebody looked; see ``Looks``.
+        found: share in which a face was found, where somebody looked; the others count as not accepted.
     """
 
     ssim: Share
     mse: Share
+    psnr: Share
     cosine: dict[str, Share]
     type_1: dict[str, Share]
     type_2: dict[str, Share]
+    perceptual: Share | None = None
+    found: Share | None = None
+
+
+class Looks(Protocol):
+    """Looks at rebuilt faces as a camera's software and a person would."""
+
+    def faces(self, pictures: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Whether a detector finds a face: (n, 112, 112, 3) uint8 RGB to (n,)."""
+        ...
+
+    def distance(self, made: NDArray[np.uint8], true: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """A perceptual distance, 0 for the same picture: twice (n, 112, 112, 3) uint8 RGB to (n,)."""
+        ...
 
 
 def attack(
@@ -80,6 +101,7 @@ def attack(
     pixels: NDArray[np.uint8],
     people: NDArray[np.int64],
     judges: Mapping[str, Judge],
+    looks: Looks | None = None,
 ) -> Outcome:
     """Rebuilds faces and judges them.
 
@@ -89,13 +111,18 @@ def attack(
         pixels: (n, 112, 112, 3) uint8 RGB, the pictures behind the templates.
         people: (n,) who is on each.
         judges: by name.
+        looks: looks at them too, where given.
     """
     faces = rebuilt(decoder, templates)
-    return judged(faces, pixels, people, judges)
+    return judged(faces, pixels, people, judges, looks)
 
 
 def judged(
-    faces: NDArray[np.float32], pixels: NDArray[np.uint8], people: NDArray[np.int64], judges: Mapping[str, Judge]
+    faces: NDArray[np.float32],
+    pixels: NDArray[np.uint8],
+    people: NDArray[np.int64],
+    judges: Mapping[str, Judge],
+    looks: Looks | None = None,
 ) -> Outcome:
     """Judges rebuilt faces: (n, 3, s, s) float32 RGB in 0..1."""
     truth = shrunk(pixels, faces.shape[-1]).numpy().astype(np.float32) / 255
@@ -106,16 +133,27 @@ def judged(
         ]
     )
     shown = as_pictures(faces)
+    seen = np.ones(len(shown), dtype=bool) if looks is None else looks.faces(shown)
     cosine, first, second = {}, {}, {}
     for name, judge in judges.items():
         found = judge.embed(shown)
         same = np.sum(found.astype(np.float64) * judge.same, axis=1)
         other = np.sum(found.astype(np.float64) * judge.other, axis=1)
         cosine[name] = Share.of(same, people)
-        first[name] = Share.of((same >= judge.tau).astype(np.float64), people)
-        second[name] = Share.of((other >= judge.tau).astype(np.float64), people)
+        first[name] = Share.of((seen & (same >= judge.tau)).astype(np.float64), people)
+        second[name] = Share.of((seen & (other >= judge.tau)).astype(np.float64), people)
     error = ((faces - truth) ** 2).mean(axis=(1, 2, 3)).astype(np.float64)
-    return Outcome(Share.of(alike, people), Share.of(error, people), cosine, first, second)
+    ratio = -10 * np.log10(np.maximum(error, _LEAST_ERROR))
+    return Outcome(
+        Share.of(alike, people),
+        Share.of(error, people),
+        Share.of(ratio, people),
+        cosine,
+        first,
+        second,
+        None if looks is None else Share.of(looks.distance(shown, pixels), people),
+        None if looks is None else Share.of(seen.astype(np.float64), people),
+    )
 
 
 def as_pictures(faces: NDArray[np.float32]) -> NDArray[np.uint8]:

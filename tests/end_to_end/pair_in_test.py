@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from deploy.run_pair import Pair, free_port
+from lab.pair import Pair, free_port
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 

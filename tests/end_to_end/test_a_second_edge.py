@@ -11,7 +11,7 @@ import httpx
 import pytest
 from pair_in_test import PICTURES, RunningPair
 
-from deploy.run_pair import Pair, free_port
+from lab.pair import Pair, free_port
 from shared.secret_files import read_secret
 
 

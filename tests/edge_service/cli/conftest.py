@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from patronus_command import Command
 
-from deploy.run_pair import running_pair
+from lab.pair import running_pair
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,318 @@
+"""``patronus lab attack``: all attacks on a profile, one after the other, each kept when it is done.
+
+::
+
+    attack.json        what was asked for
+    steps/NAME.json    the outcome of each attack
+    report.json        all of it, when all are done
+    report.html        the same for people
+
+A run that was interrupted goes on with the attack that it was at. There is no report before every attack has ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from edge_service.models.files import write_whole
+from edge_service.privacy.profiles.document import ANY_EMBEDDER
+from edge_service.privacy.profiles.load import Profile, load_profile
+from edge_service.vision.embed import EMBEDDERS, SFACE
+from lab.embedders import Encoder, embed_images, open_encoder, unit
+from lab.evaluation import accuracy, as_json, cases, judge
+from lab.image_store import digest_of
+from lab.images import read_folder
+from lab.inversion import rebuilt
+from lab.parts import TEST, Labelled, gather
+from lab.reconstruction import Judge, as_pictures
+from lab.redteam import linking, rebuilding, unsealing
+from lab.redteam.attackers import FULL, QUICK, Attacker
+from lab.redteam.bars import bars
+from lab.redteam.frontier import frontier
+from lab.redteam.looking import Eye
+from lab.redteam.maps import denoised
+from lab.redteam.replay import replayed
+from lab.redteam.report import html
+from lab.redteam.scene import KEY, OTHER_KEYS, TARGET, Scene
+from lab.redteam.target import Target
+from lab.twin import load_twin
+from lab.verification import all_impostors
+from shared.errors import Conflict, SetupError
+
+VERSION: Final = 1
+_FILE: Final = "attack.json"
+_IMAGES: Final = "utkface112.tar"
+# At which an embedder judges whose threshold nobody gave.
+_JUDGED_AT: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is attacked, with what.
+
+    Attributes:
+        profile: its name.
+        profiles: the operator's own folder of profiles.
+        images: the attacker's own pictures; None: UTKFace beside the people where it is, else the people's own.
+        people: labelled people, as for ``patronus lab train``.
+        embedder: for a profile that is for any; None: the profile's own.
+        tau: cosine threshold, where neither the profile nor the embedder names one.
+        judges: further embedders, ``NAME_OR_PATH`` or ``NAME_OR_PATH=TAU``.
+        portraits: folder of pictures whose publication nobody minds, to show what comes of them.
+        quick: minutes instead of hours.
+        seed: of everything.
+    """
+
+    profile: str
+    profiles: Path | None
+    images: Path | None
+    people: Path
+    embedder: str | None
+    tau: float | None
+    judges: tuple[str, ...]
+    portraits: Path | None
+    quick: bool
+    seed: int
+
+
+class Suite:
+    """A run in its folder.
+
+    Args:
+        asked: for.
+        out: folder of the run.
+        cache: for faces, embeddings and trained attackers.
+
+    Raises:
+        SetupError: the profile, the embedder or the faces are missing, or do not fit together.
+        Conflict: the folder holds another run.
+    """
+
+    def __init__(self, asked: Asked, out: Path, cache: Path) -> None:
+        self._asked, self._out, self._cache = asked, out, cache
+        self._console = Console(stderr=True)
+        self._began = time.monotonic()
+        self._profile = load_profile(asked.profile, own=asked.profiles)
+        self._encoder = _encoder_of(self._profile, asked.embedder)
+        self._effort = QUICK if asked.quick else FULL
+        about = {
+            "version": VERSION,
+            "profile": self._profile.pin.model_dump(),
+            "embedder": self._encoder.sha256,
+            "effort": dataclasses.asdict(self._effort),
+            "images": str(asked.images or ""),
+            "people": str(asked.people),
+            "judges": list(asked.judges),
+            "portraits": str(asked.portraits or ""),
+            "tau": asked.tau,
+            "seed": asked.seed,
+        }
+        self._about: dict[str, Any] = json.loads(json.dumps(about))
+        self._check()
+
+    def run(self) -> Path:
+        """Runs what is left to run, and writes the report.
+
+        Returns:
+            the path of report.html.
+        """
+        self._out.mkdir(parents=True, exist_ok=True)
+        write_whole(self._out / _FILE, (json.dumps(self._about, indent=1) + "\n").encode())
+        scene, digest = self._scene()
+        steps: dict[str, Callable[[], Any]] = {
+            "accuracy": lambda: _accuracy(scene),
+            "floors": lambda: rebuilding.floors(scene),
+            "decoders": lambda: rebuilding.decoders(scene),
+            "adaptive": lambda: rebuilding.adaptive(scene),
+            "averaging": lambda: rebuilding.averaging(scene),
+            "pairs": lambda: unsealing.pairs(scene) if scene.target.seals else [],
+            "stolen": lambda: unsealing.stolen(scene) if scene.target.seals else None,
+            "linkage": lambda: linking.linkage(scene),
+            "membership": lambda: linking.membership(scene),
+            "attributes": lambda: linking.attributes(scene),
+            "frontier": lambda: frontier(scene),
+            "inversion": lambda: rebuilding.inversion(scene),
+            "replay": lambda: self._replay(scene),
+        }
+        found = {
+            name: self._step(name, digest, attack, at, len(steps)) for at, (name, attack) in enumerate(steps.items())
+        }
+        profile = self._profile
+        report = {
+            "version": VERSION,
+            "made": datetime.now(UTC).date().isoformat(),
+            "quick": self._asked.quick,
+            "profile": profile.pin.model_dump(),
+            "seals": profile.seals,
+            "layers": _layers(profile),
+            "embedder": self._encoder.name,
+            "tau": scene.tau,
+            "people": len(scene.chosen.attacked),
+            "pictures": len(scene.attacker.pictures),
+            "lead": scene.attacker.lead(),
+            "effort": dataclasses.asdict(self._effort),
+            "seed": self._asked.seed,
+            "judges": {name: judge.tau for name, judge in scene.judges.items()},
+            **found,
+        }
+        report["bars"] = bars(report)
+        write_whole(self._out / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+        page = html(report, self._gallery(scene))
+        write_whole(self._out / "report.html", page.encode())
+        return self._out / "report.html"
+
+    def _check(self) -> None:
+        path = self._out / _FILE
+        if self._out.exists() and not self._out.is_dir():
+            raise SetupError(f"{self._out} is not a folder; name another one with --out.")
+        if path.exists():
+            try:
+                before = json.loads(path.read_bytes())
+            except ValueError:
+                raise SetupError(f"{path} is damaged; remove it, or name another folder with --out.") from None
+            if before != self._about:
+                raise Conflict(
+                    f"{self._out} holds an attack on another profile, or with other options or data; name another "
+                    "folder with --out, or remove it."
+                )
+
+    def _step(self, name: str, digest: str, attack: Callable[[], Any], at: int, of: int) -> Any:
+        path = self._out / "steps" / f"{name}.json"
+        key = digest_of("attack step", VERSION, self._about, digest, name)
+        if path.exists():
+            try:
+                kept = json.loads(path.read_bytes())
+                if kept["key"] == key:
+                    return kept["found"]
+            except (ValueError, KeyError, TypeError):
+                self._console.print(f"{path} is damaged; {name} is run again.")
+        self._console.print(f"{at + 1} of {of}: {name} ... ({(time.monotonic() - self._began) / 60:.1f} min so far)")
+        began = time.monotonic()
+        found = json.loads(json.dumps(attack()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"key": key, "seconds": round(time.monotonic() - began, 1), "found": found}
+        write_whole(path, (json.dumps(kept, indent=1) + "\n").encode())
+        return found
+
+    def _scene(self) -> tuple[Scene, str]:
+        asked, effort, encoder = self._asked, self._effort, self._encoder
+        images = asked.images
+        if images is None:
+            beside = asked.people / _IMAGES
+            images = beside if beside.is_file() else asked.people
+        material = gather(images, asked.people, encoder, self._cache, pictures=effort.pictures, seed=asked.seed)
+        target = Target(self._profile)
+        labelled = material.labelled
+        threshold = self._profile.document.threshold
+        tau = threshold.cosine if threshold is not None else encoder.tau if asked.tau is None else asked.tau
+        if tau is None:
+            raise SetupError(f"The threshold of {encoder.name} is not known; give your system's with --tau.")
+        chosen = cases(labelled, effort.attacked, seed=asked.seed)
+        judges = {TARGET: judge(encoder, tau, labelled.unit, chosen)}
+        for said in asked.judges:
+            judges.update(_judge(said, labelled, chosen, self._cache, taken=[*judges, encoder.name]))
+        twin = load_twin(encoder.path, cache=self._cache)
+        attacker = Attacker(material.pictures, material.learned, encoder, twin, effort, self._cache, asked.seed)
+        wire = target.templates(labelled.unit)
+        scene = Scene(
+            attacker, labelled, target, tau, chosen, judges, Eye(twin), wire, target.opened(wire), seed=asked.seed
+        )
+        return scene, digest_of(material.pictures.digest, labelled.images.digest)
+
+    def _replay(self, scene: Scene) -> dict[str, Any] | None:
+        count = self._effort.replayed
+        name = self._encoder.name
+        if not count or name not in EMBEDDERS:
+            return None
+        few = scene.narrowed(count)
+        pixels = scene.labelled.images.pixels
+        best = scene.attacker.best()
+        shown = {
+            "another picture of the person": np.asarray(pixels[few.chosen.other]),
+            "somebody else": np.asarray(pixels[few.strangers()]),
+            "rebuilt from an unprotected embedding": as_pictures(rebuilt(best, few.of_cases(scene.clean))),
+            "rebuilt from the stored template": as_pictures(rebuilt(best, few.of_cases(scene.wire))),
+        }
+        if scene.target.seals:
+            decoder = rebuilding.adapted(scene, KEY)
+            shown["rebuilt from the stored template, key stolen"] = as_pictures(
+                rebuilt(decoder, few.of_cases(scene.opened))
+            )
+        enrolled = np.asarray(pixels[few.chosen.attacked])
+        asked = self._asked
+        return replayed(enrolled, shown, profile=asked.profile, profiles=asked.profiles, embedder=name)
+
+    def _gallery(self, scene: Scene) -> dict[str, NDArray[np.uint8]] | None:
+        """Portraits and what attackers make of them, by column: (m, 112, 112, 3) each; None without portraits."""
+        if self._asked.portraits is None:
+            return None
+        faces = read_folder(self._asked.portraits, cache=self._cache, aligned=False)
+        embedded = unit(self._encoder.embed(faces.pixels))
+        wire = scene.target.templates(embedded)
+        attacker, best = scene.attacker, scene.attacker.best()
+        columns = {
+            "picture": np.asarray(faces.pixels),
+            "from its embedding": as_pictures(rebuilt(best, embedded)),
+            "from the stored template": as_pictures(rebuilt(best, wire)),
+        }
+        adapted = rebuilding.adapted(scene, OTHER_KEYS)
+        columns["the same, learned on templates of other keys"] = as_pictures(rebuilt(adapted, wire))
+        if scene.target.seals:
+            opened = scene.target.opened(wire)
+            denoiser = attacker.denoiser(rebuilding.learned_on(scene, KEY))
+            columns["key stolen, denoised"] = as_pictures(rebuilt(best, denoised(denoiser, opened)))
+        return columns
+
+
+def _encoder_of(profile: Profile, wanted: str | None) -> Encoder:
+    document = profile.document
+    name = wanted or (SFACE.name if document.embedder == ANY_EMBEDDER else document.embedder)
+    if wanted is None and document.embedder != ANY_EMBEDDER and name not in EMBEDDERS:
+        raise SetupError(
+            f"The profile {document.name} is for {name}, an embedder of one's own; name its file: --embedder."
+        )
+    encoder = open_encoder(name)
+    if document.embedder_sha256 not in (None, encoder.sha256):
+        raise SetupError(
+            f"The profile {document.name} is for the embedder {document.embedder} (SHA-256 "
+            f"{(document.embedder_sha256 or '')[:12]}…), and {encoder.name} is another one ({encoder.sha256[:12]}…)."
+        )
+    return encoder
+
+
+def _judge(said: str, labelled: Labelled, chosen: Any, cache: Path, taken: list[str]) -> dict[str, Judge]:
+    name, _, tau = said.partition("=")
+    encoder = open_encoder(name)
+    if encoder.name in taken:
+        raise SetupError(f"{encoder.name} judges already; name each judge once.")
+    clean = unit(embed_images(labelled.images, encoder, cache=cache))
+    try:
+        threshold = float(tau) if tau else all_impostors(clean, labelled.people).threshold_at(_JUDGED_AT)
+    except ValueError:
+        threshold = float("nan")
+    if not -1 < threshold < 1:
+        raise SetupError(f"A judge is given as NAME_OR_PATH or NAME_OR_PATH=TAU, with TAU a cosine; this is {said}.")
+    return {encoder.name: judge(encoder, threshold, clean, chosen)}
+
+
+def _accuracy(scene: Scene) -> dict[str, Any]:
+    """At the unchanged threshold, on people who test, both sides protected."""
+    rows = scene.labelled.rows(TEST)
+    found = {"clean": scene.clean, "protected": scene.wire}
+    return {name: as_json(accuracy(scene.labelled, made, made, rows, scene.tau)) for name, made in found.items()}
+
+
+def _layers(profile: Profile) -> list[str]:
+    step = profile.document.patronus
+    return [*(step.layers if step is not None else []), *(["seal"] if profile.seals else [])]
