@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from lab.redteam.linking import REFERENCES
 from lab.redteam.scene import CLEAN, KEY, OTHER_KEYS, PLAIN, TARGET, WIRE
 
 # Over the acceptance of another person's rebuilt face, a share of 1.
@@ -77,11 +78,7 @@ def _stolen(report: dict[str, Any], rows: list[dict[str, Any]], floor: dict[str,
 def _linkage(linkage: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for picture in ("another picture", "the same picture"):
-        own = [
-            row
-            for row in linkage
-            if row["picture"] == picture and row["how"].endswith("compared") and "," not in row["how"]
-        ]
+        own = [row for row in linkage if row["picture"] == picture and row["how"] not in REFERENCES]
         for figure, name, bar in (("d_sys", "D_sys", _D_SYS), ("rank_1", "rank-1", _RANK_1)):
             worst = max(own, key=lambda row: float(row[figure]))
             who = f"links galleries and epochs that hold {picture} of each person"

@@ -14,11 +14,11 @@ _GRID: Final = 2001
 
 
 def d_sys(mated: Floats, other: Floats, *, bins: int = _BINS) -> float:
-    """Global linkability of a score (Gomez-Barrero et al., IEEE TIFS 13, 2018, eq. 12), with equal priors.
+    """Global linkability of a score (Gomez-Barrero et al., IEEE TIFS 13, 2018), with equal priors.
 
-    0: scores of one person and of two are distributed alike; 1: they never overlap. Estimated from histograms whose
-    bins hold equal shares of both kinds together, so it is a little over 0 also where there is nothing to find: compare with
-    ``d_sys_by_chance``.
+    0: scores of one person and of two are distributed alike; 1: they never overlap. Estimated by histograms whose
+    bins hold equal shares of both kinds together, so it is a little over 0 also where there is nothing to find:
+    compare with ``d_sys_by_chance``.
 
     Args:
         mated: (n,) scores of one person.
@@ -64,7 +64,7 @@ def neighbourhoods(templates: Rows, *, nearest: int = 50) -> Rows:
     return np.asarray(np.sort(likeness, axis=1)[:, ::-1][:, :count], dtype=np.float32)
 
 
-def by_neighbourhoods(first: Rows, second: Rows) -> Floats:
+def likeness_of_neighbourhoods(first: Rows, second: Rows) -> Floats:
     """How alike the neighbourhoods of two galleries' templates are: (n, k) and (m, k) to (n, m), 0 at most."""
     squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None, :] - 2 * first @ second.T
     return np.asarray(-squares, dtype=np.float64)

@@ -7,12 +7,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.redteam.keys import by_nearest, by_neighbourhoods, by_optimal_transport, by_spectrum
 from lab.redteam.leakage import auc, auc_interval, auc_of_classes, utkface_labels
 from lab.redteam.linkage import (
     Floats,
-    by_neighbourhoods,
     d_sys,
     d_sys_by_chance,
+    likeness_of_neighbourhoods,
     neighbourhoods,
     rank_1,
 )
@@ -20,8 +21,13 @@ from lab.redteam.maps import scores, train_classifier
 from lab.redteam.rebuilding import learned_on
 from lab.redteam.scene import CLEAN, KEY, OTHER_KEYS, PLAIN, Rows, Scene
 
+# Not attacks, but what they are compared with.
+OPENED: Final = "both keys stolen, templates compared"
+UNPROTECTED: Final = "no protection, embeddings compared"
+REFERENCES: Final = (OPENED, UNPROTECTED)
 _PEOPLE: Final = 1000
 _FIRST: Final = 2000  # of the galleries that are linked
+_LAID: Final = 3  # of these, as many as are laid on each other, which takes longer
 _REPEATED: Final = 20  # pairs of galleries, each with keys of its own
 _OTHER_SCORES: Final = 20_000  # of two people, a pair of galleries
 _LABELLED: Final = (100, 1000)
@@ -43,15 +49,28 @@ def linkage(scene: Scene) -> list[dict[str, Any]]:
                 one = scene.target.templates(scene.clean[first], number)
                 made.append((one, scene.target.templates(scene.clean[second], number + step, epoch)))
             found.append(_linked("templates compared", picture, where, [a.astype(np.float64) @ b.T for a, b in made]))
-            shape = [by_neighbourhoods(neighbourhoods(a), neighbourhoods(b)) for a, b in made]
+            shape = [likeness_of_neighbourhoods(neighbourhoods(a), neighbourhoods(b)) for a, b in made]
             found.append(_linked("neighbourhoods compared", picture, where, shape))
+            for name, begin in (("spectrum", by_spectrum), ("neighbourhoods", by_neighbourhoods)):
+                laid = [_laid(a, b, begin(a, b), scene) for a, b in made[:_LAID]]
+                found.append(
+                    _linked(f"galleries laid on each other by {name}, templates compared", picture, where, laid)
+                )
     opened = [
         scene.target.plain(scene.clean[first], 1).astype(np.float64) @ scene.target.plain(scene.clean[another], 2).T
     ]
-    found.append(_linked("both keys stolen, templates compared", "another picture", "two galleries", opened))
+    found.append(_linked(OPENED, "another picture", "two galleries", opened))
     clean = [scene.clean[first].astype(np.float64) @ scene.clean[another].T]
-    found.append(_linked("no protection, embeddings compared", "another picture", "two galleries", clean))
+    found.append(_linked(UNPROTECTED, "another picture", "two galleries", clean))
     return found
+
+
+def _laid(first: Rows, second: Rows, start: NDArray[np.float64], scene: Scene) -> Floats:
+    """Likeness of two galleries' templates once the one is turned onto the other."""
+    rounds = scene.attacker.effort.alignment_rounds
+    rotation = by_optimal_transport(first, second, start, rounds=rounds, seed=scene.seed)
+    rotation = by_nearest(first, second, rotation)
+    return np.asarray(first.astype(np.float64) @ (second @ rotation).T)
 
 
 def _linked(how: str, picture: str, where: str, likeness: list[Floats]) -> dict[str, Any]:

@@ -210,13 +210,24 @@ def _stolen(report: dict[str, Any]) -> str:
         ["how the key was guessed", "cosine to the open template", "same picture %", "another picture %"],
         rows,
     )
-    same = stolen["same_people"]
-    rows = [[escape(m["method"]), f"{m['cosine']:.3f}", f"{100 * m['named']:.1f}"] for m in same["methods"]]
+    rows = [
+        [
+            escape(m["has"]),
+            escape(m["method"]),
+            f"{m['templates']:,}",
+            f"{m['pictures']:,}",
+            f"{m['cosine']:.3f}",
+            f"{100 * m['named']:.1f}",
+        ]
+        for m in stolen["same_people"]
+    ]
+    head = ["has", "how the key was guessed", "templates", "pictures", "cosine to the open template", "named %"]
     second = _table(
-        f"An attacker who has other pictures of everybody in the gallery: {same['templates']:,} templates of "
-        f"{same['people']:,} people, {same['pictures']:,} pictures.",
-        ["how the key was guessed", "cosine to the open template", "templates whose nearest picture is the person's %"],
+        "An attacker who has other pictures of people in the gallery, without names. Named: the nearest picture is of "
+        "the template's own person, among templates of people of whom there are pictures.",
+        head,
         rows,
+        2,
     )
     return first + second
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lab.parts import CALIBRATE, FIT, TEST
-from lab.redteam.keys import by_adversary, by_nearest, by_optimal_transport, by_spectrum, procrustes
+from lab.redteam.keys import by_adversary, by_nearest, by_neighbourhoods, by_optimal_transport, by_spectrum, procrustes
 from lab.redteam.rebuilding import adapted
 from lab.redteam.scene import KEY, TARGET, Rows, Scene
 
@@ -18,6 +18,8 @@ _SHARES: Final = (1 / 128, 0.125, 0.25, 0.5, 0.75, 0.875, 1.0, 1.25, 1.5, 2.0)
 # The attacker's own gallery, for what the profile makes of pictures at hand: no key of the one attacked.
 _OWN: Final = 500
 _STEPS_A_ROUND: Final = 25
+# Shares of the people in a gallery of whom an attacker has other pictures.
+_KNOWN: Final = (0.5, 0.25, 0.1)
 Matrix = NDArray[np.float64]
 
 
@@ -82,29 +84,58 @@ def _split(scene: Scene, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     return gallery, np.setdiff1d(order, order[np.isin(labelled.people[order], labelled.people[gallery])])
 
 
-def _same_people(scene: Scene, rounds: int) -> dict[str, Any]:
-    """The gallery holds one half of each person's pictures, and the attacker has the other, without names.
+def _same_people(scene: Scene, rounds: int) -> list[dict[str, Any]]:
+    """The attacker has other pictures of people in the gallery, without names: whose are its templates?
 
-    How many templates are then nearest to a picture of their own person tells whether somebody's gallery can be named
-    from pictures of the same people.
+    A template is named where its nearest picture, once the gallery is turned, is of the same person.
     """
-    halves: tuple[list[int], list[int]] = ([], [])
-    for rows in scene.test_people(2).values():
-        for place, one in enumerate(rows):
-            halves[place % 2].append(int(one))
-    inside, outside = (np.array(half) for half in halves)
-    public, stolen_rows = scene.target.plain(scene.clean[outside], _OWN), scene.wire[inside]
-    people = scene.labelled.people
-    truth = scene.opened[inside]
-    methods = [("has the key", None), *_alignments(public, stolen_rows, rounds, scene.seed)]
+    halves = {one: (rows[::2], rows[1::2]) for one, rows in scene.test_people(2).items()}
+    everyone = np.array(list(halves))
+    strangers = np.array([rows[0] for one, rows in scene.test_people(1).items() if one not in halves])
+    cases: list[tuple[str, NDArray[np.int64], int | None]] = [
+        ("all other pictures of each", everyone, None),
+        ("one other picture of each", everyone, 1),
+    ]
+    for share in _KNOWN:
+        some = everyone[: round(share * len(everyone))]
+        cases.append((f"all other pictures of {share:.0%} of them, and pictures of strangers", some, None))
     found = []
-    for name, rotation in methods:
-        opened = truth if rotation is None else np.asarray(stolen_rows @ rotation, dtype=np.float32)
+    for has, known, most in cases:
+        inside = np.concatenate([halves[int(one)][0][:most] for one in everyone])
+        outside = [halves[int(one)][1][:most] for one in known] + [strangers[: len(everyone) - len(known)]]
+        for named in _named(scene, inside, np.concatenate(outside), known, rounds):
+            found.append({"has": has, **named})
+    return found
+
+
+def _named(
+    scene: Scene, inside: NDArray[np.int64], outside: NDArray[np.int64], known: NDArray[np.int64], rounds: int
+) -> Iterator[dict[str, Any]]:
+    public, stolen_rows, truth = (
+        scene.target.plain(scene.clean[outside], _OWN),
+        scene.wire[inside],
+        scene.opened[inside],
+    )
+    people = scene.labelled.people
+    can_be = np.isin(people[inside], known)
+    starts: list[tuple[str, Matrix | None]] = [
+        ("has the key", None),
+        ("spectrum", by_spectrum(public, stolen_rows)),
+        ("neighbourhoods", by_neighbourhoods(public, stolen_rows)),
+    ]
+    for name, start in starts:
+        opened = truth
+        if start is not None:
+            rotation = by_optimal_transport(public, stolen_rows, start, rounds=rounds, seed=scene.seed)
+            opened = np.asarray(stolen_rows @ by_nearest(public, stolen_rows, rotation), dtype=np.float32)
         nearest = np.argmax(opened @ public.T, axis=1)
-        named = float(np.mean(people[outside][nearest] == people[inside]))
-        cosine = float(np.sum(opened * truth, axis=1).mean())
-        found.append({"method": name, "named": named, "cosine": cosine})
-    return {"people": len(scene.test_people(2)), "templates": len(inside), "pictures": len(outside), "methods": found}
+        yield {
+            "method": name if start is None else f"{name}, then optimal transport, then mutual neighbours",
+            "templates": len(inside),
+            "pictures": len(outside),
+            "named": float(np.mean((people[outside][nearest] == people[inside])[can_be])),
+            "cosine": float(np.sum(opened * truth, axis=1).mean()),
+        }
 
 
 def _opened(few: Scene, decoder: Any, rotation: Matrix) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_service.privacy.seal import haar_orthogonal
-from lab.redteam.linkage import by_neighbourhoods, d_sys, d_sys_by_chance, neighbourhoods, rank_1
+from lab.redteam.linkage import d_sys, d_sys_by_chance, likeness_of_neighbourhoods, neighbourhoods, rank_1
 
 DIM = 32
 
@@ -48,7 +48,7 @@ def test_a_rotation_does_not_hide_how_templates_lie_to_each_other() -> None:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     one, other = (np.asarray(rows @ haar_orthogonal(bytes([n]) * 32, DIM).T, dtype=np.float32) for n in (1, 2))
     assert rank_1((one @ other.T).astype(np.float64)) < 0.03
-    assert rank_1(by_neighbourhoods(neighbourhoods(one), neighbourhoods(other))) > 0.99
+    assert rank_1(likeness_of_neighbourhoods(neighbourhoods(one), neighbourhoods(other))) > 0.99
 
 
 def test_neighbourhoods_of_few_templates() -> None:
