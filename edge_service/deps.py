@@ -86,6 +86,9 @@ QualityQuery = Annotated[
     QualityFilter | None, Query(description="what a face must be good enough for; absent: as the edge is set")
 ]
 GalleryQuery = Annotated[GalleryName | None, Query(description="whose key seeds and seals; needed where one seals")]
+SubjectQuery = Annotated[
+    SubjectName | None, Query(description="whose templates; needed where the gallery is verify-only")
+]
 DimQuery = Annotated[int | None, Query(ge=2, le=MAX_DIM, description="values an embedding, for a body of float32")]
 
 

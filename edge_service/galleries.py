@@ -12,8 +12,8 @@ from edge_service.cloud import CloudClient
 from edge_service.privacy.keys import NO_EPOCH, KeyStore, new_epoch
 from edge_service.privacy.profiles import Profile
 from edge_service.privacy.protect import ProtectionContext
-from shared.contract import Contract, EmbedderPin, SealPin
-from shared.errors import ContractMismatch, NotFound
+from shared.contract import Contract, EmbedderPin, SealPin, SealScope
+from shared.errors import Conflict, ContractMismatch, NotFound, Unprocessable
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import GalleryInfo, Threshold
 
@@ -49,23 +49,33 @@ class GalleryBook:
         self._cache_s = cache_s
         self._known: dict[str, _Known] = {}
 
-    async def create(self, gallery: str, threshold: Threshold | None, default: Threshold) -> tuple[GalleryInfo, bool]:
+    async def create(
+        self, gallery: str, threshold: Threshold | None, default: Threshold, *, verify_only: bool | None = None
+    ) -> tuple[GalleryInfo, bool]:
         """Makes a gallery under this edge's contract, or finds it made.
 
         Args:
             gallery: its name.
             threshold: wanted; None takes the one of a gallery that exists, else the default.
             default: the embedder's.
+            verify_only: whether each subject is to have a seal of its own; None takes a gallery that exists as it is.
 
         Raises:
             ContractMismatch: it exists under a contract that this edge cannot make templates for.
-            Conflict: it exists with another threshold than the one wanted.
+            Conflict: it exists with another threshold than the one wanted, or is verify-only where it is not to be.
+            Unprocessable: it is to be verify-only, and this edge's profile does not seal.
         """
+        if verify_only and not self._profile.seals:
+            raise Unprocessable(
+                f"The profile {self._profile.pin.name} does not seal, and in a verify-only gallery each subject "
+                "has a seal of its own; run the edge with a profile that seals.",
+                reason="profile_does_not_seal",
+            )
         try:
-            info, made = await self._put(gallery, threshold, default)
+            info, made = await self._put(gallery, threshold, default, verify_only)
         except ContractMismatch:
             # Perhaps another edge made it a moment ago, in an epoch of its own choice; if not, this fails again.
-            info, made = await self._put(gallery, threshold, default)
+            info, made = await self._put(gallery, threshold, default, verify_only)
         self._remember(gallery, info)
         return info, made
 
@@ -81,13 +91,21 @@ class GalleryBook:
             return self._remember(gallery, await self._cloud.gallery(gallery))
         return known.context
 
-    async def _put(self, gallery: str, threshold: Threshold | None, default: Threshold) -> tuple[GalleryInfo, bool]:
+    async def _put(
+        self, gallery: str, threshold: Threshold | None, default: Threshold, verify_only: bool | None
+    ) -> tuple[GalleryInfo, bool]:
         found = await self._found(gallery)
+        if found is not None and verify_only not in (None, found.contract.verify_only):
+            is_so = "verify-only" if found.contract.verify_only else "not verify-only"
+            raise Conflict(
+                f"The gallery exists and is {is_so}, which cannot be changed; choose another name, or erase it."
+            )
+        scope: SealScope = "subject" if (found.contract.verify_only if found else verify_only) else "gallery"
         # The epoch in which it was made, if it was: a new one would be another contract.
         epoch = found.contract.seal.epoch if found and found.contract.seal else new_epoch()
         wanted = threshold or (found.threshold if found else default)
         return await self._cloud.put_gallery(
-            gallery, GallerySpec(contract=self._contract(gallery, epoch), threshold=wanted)
+            gallery, GallerySpec(contract=self._contract(gallery, epoch, scope), threshold=wanted)
         )
 
     async def _found(self, gallery: str) -> GalleryInfo | None:
@@ -120,14 +138,17 @@ class GalleryBook:
         seal = info.contract.seal
         # A profile that does not seal still seeds from the gallery's key.
         key = self._keys.gallery(gallery).epoch(seal.epoch if seal else NO_EPOCH)
-        context = ProtectionContext(key, info.contract.digest())
+        digest = info.contract.digest()
+        one_by_one = info.contract.verify_only
+        context = ProtectionContext(None, digest, subjects=key) if one_by_one else ProtectionContext(key, digest)
         self._known[gallery] = _Known(context, time.monotonic() + self._cache_s)
         return context
 
     def _check(self, gallery: str, info: GalleryInfo) -> None:
         """Compares the whole contract with the one that this edge would make: the cloud is not believed in parts."""
         theirs = info.contract
-        ours = self._contract(gallery, theirs.seal.epoch if theirs.seal else new_epoch())
+        seal = theirs.seal
+        ours = self._contract(gallery, *((seal.epoch, seal.scope) if seal else (new_epoch(), "gallery")))
         if ours == theirs:
             return
         self.forget(gallery)
@@ -141,8 +162,8 @@ class GalleryBook:
             differing=differing,
         )
 
-    def _contract(self, gallery: str, epoch: str) -> Contract:
+    def _contract(self, gallery: str, epoch: str, scope: SealScope) -> Contract:
         seal = None
         if self._profile.seals:
-            seal = SealPin(key_id=self._keys.gallery(gallery).epoch(epoch).key_id(), epoch=epoch)
+            seal = SealPin(key_id=self._keys.gallery(gallery).epoch(epoch).key_id(), epoch=epoch, scope=scope)
         return Contract(dim=self._dim, embedder=self._embedder, profile=self._profile.pin, seal=seal)

@@ -65,24 +65,28 @@ class Plugin:
         self._workers = workers
         self._dim = dim
 
-    async def protect_picture(self, picture: bytes, gallery: str | None, quality: QualityFilter) -> HandedBack:
+    async def protect_picture(
+        self, picture: bytes, gallery: str | None, quality: QualityFilter, subject: str | None = None
+    ) -> HandedBack:
         """The template of a picture's one face."""
-        key, contract = await self._key(gallery)
+        key, contract = await self._key(gallery, subject)
         embeddings = await self._recognition.one_face(picture, quality)
         return await self._made(embeddings.unit, key, contract)
 
-    async def protect(self, raw: Rows, gallery: str | None) -> HandedBack:
+    async def protect(self, raw: Rows, gallery: str | None, subject: str | None = None) -> HandedBack:
         """Templates of raw embeddings.
 
         Args:
             raw: (n, d) float32, of any length but 0.
             gallery: under whose key; None only where the profile does not seal.
+            subject: whose they are; needed where the gallery is verify-only.
 
         Raises:
-            Unprocessable: no gallery where the profile seals, or not embeddings that the profile is for.
+            Unprocessable: no gallery where the profile seals, no subject where one is needed, or not embeddings that
+                the profile is for.
             NotFound: there is no such gallery; ContractMismatch: it was made under another contract.
         """
-        key, contract = await self._key(gallery)
+        key, contract = await self._key(gallery, subject)
         unit, _norms = unit_rows(raw, self._protector.profile, self._dim)
         return await self._made(unit, key, contract)
 
@@ -118,9 +122,15 @@ class Plugin:
         known = {info.id: info for info in stored}
         return [known[uid] for uid in ids], unturned
 
-    async def _key(self, gallery: str | None) -> tuple[EpochKey | None, str | None]:
+    async def _key(self, gallery: str | None, subject: str | None) -> tuple[EpochKey | None, str | None]:
         if gallery is not None:
             context = await self._galleries.context(gallery)
+            if context.verify_only and subject is None:
+                raise Unprocessable(
+                    "The gallery is verify-only, and each subject has a seal of its own; name one: &subject=NAME",
+                    reason="no_subject",
+                )
+            context = context if subject is None else context.for_subject(subject)
             return context.key, context.contract_digest
         if self._protector.profile.seals:
             raise Unprocessable(

@@ -17,7 +17,7 @@ from edge_service.vision.embed import Embeddings
 from edge_service.vision.quality import ADVICE, objections
 from edge_service.vision.reader import FaceReader, FoundFace, ReadPicture, level_for, refuse_poor, the_one_face
 from edge_service.workers import Workers
-from shared.errors import ContractMismatch, FaceRefused, PatronusError
+from shared.errors import Conflict, ContractMismatch, FaceRefused, PatronusError
 from shared.metrics import Metrics
 from shared.scores import CosineSimilarity, CosineThreshold
 from shared.wire.cloud import EnrollRequest, IdentifyRequest, NewTemplate, ProbeResult, VerifyRequest
@@ -124,7 +124,7 @@ class Recognition:
             stored = {info.id: info for info in answer.templates}
             return [stored[uid] for uid in ids], made.unturned
 
-        return await self._protected(gallery, unit, send)
+        return await self._protected(gallery, unit, send, subject)
 
     async def verify(
         self, gallery: str, subject: str, picture: bytes, quality: QualityFilter
@@ -136,13 +136,22 @@ class Recognition:
         async def send(made: Outgoing) -> VerifyAnswer:
             return await self._cloud.verify(gallery, subject, VerifyRequest(probe=made.envelopes[0]))
 
-        return await self._protected(gallery, embeddings.unit, send), faces[0]
+        return await self._protected(gallery, embeddings.unit, send, subject), faces[0]
 
     async def identify(
         self, gallery: str, picture: bytes, *, top_k: int, max_faces: int, quality: QualityFilter
     ) -> Identified:
-        """Looks for the faces of a picture in a gallery, largest faces first."""
-        await self._galleries.context(gallery)
+        """Looks for the faces of a picture in a gallery, largest faces first.
+
+        Raises:
+            Conflict: the gallery is verify-only.
+        """
+        if (await self._galleries.context(gallery)).verify_only:
+            raise Conflict(
+                "The gallery is verify-only: each subject has a seal of its own, and nobody can be looked for among "
+                "all. Verify against one subject, or make a gallery that can identify.",
+                reason="verify_only",
+            )
         level = level_for(quality, "probe")
         faces, embeddings = await self._workers.run(self._several_faces, picture, level, max_faces)
 
@@ -156,17 +165,27 @@ class Recognition:
         """The raw embedding of a picture's one face; nothing is sent."""
         return (await self._workers.run(self._single_faces, [picture], level_for(quality, "enroll")))[1]
 
-    async def _protected(self, gallery: str, unit: NDArray[np.float32], send: Callable[[Outgoing], Awaitable[T]]) -> T:
+    async def _protected(
+        self,
+        gallery: str,
+        unit: NDArray[np.float32],
+        send: Callable[[Outgoing], Awaitable[T]],
+        subject: str | None = None,
+    ) -> T:
         """Protects embeddings and sends what came out; once more if the gallery's key was rotated meanwhile."""
-        context = await self._galleries.context(gallery)
+        context = await self._context(gallery, subject)
         try:
             return await send(await self._made(unit, context))
         except ContractMismatch:
             self._galleries.forget(gallery)
-            renewed = await self._galleries.context(gallery)
+            renewed = await self._context(gallery, subject)
             if renewed.contract_digest == context.contract_digest:
                 raise
             return await send(await self._made(unit, renewed))
+
+    async def _context(self, gallery: str, subject: str | None) -> ProtectionContext:
+        context = await self._galleries.context(gallery)
+        return context if subject is None else context.for_subject(subject)
 
     async def _made(self, unit: NDArray[np.float32], context: ProtectionContext) -> Outgoing:
         with self._metrics.step("protect"):

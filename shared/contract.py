@@ -13,6 +13,7 @@ from shared.names import HexDigest
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 MAX_DIM = 4096
+SealScope = Literal["gallery", "subject"]
 Epoch = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
@@ -45,6 +46,11 @@ class SealPin(BaseModel):
         description="a fingerprint of the key under a one-way function; edges with the same key agree on it"
     )
     epoch: Epoch = Field(description="names one key of the gallery; rotating the key is a new epoch")
+    scope: SealScope = Field(
+        default="gallery",
+        description="what is sealed alike: the whole gallery, or the templates of one subject, so that those of two "
+        "subjects cannot be compared and nobody can be identified among all",
+    )
 
 
 class Contract(BaseModel):
@@ -62,7 +68,18 @@ class Contract(BaseModel):
     profile: ProfilePin
     seal: SealPin | None = Field(description="absent when the profile does not seal")
 
+    @property
+    def verify_only(self) -> bool:
+        """Whether a template can be compared with those of one subject at a time, and not with a whole gallery."""
+        return self.seal is not None and self.seal.scope == "subject"
+
     def digest(self) -> str:
-        """SHA-256 over the contract as JSON with sorted keys and no white space, as 64 hexadecimal digits."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        """SHA-256 over the contract as JSON with sorted keys and no white space, as 64 hexadecimal digits.
+
+        The seal's scope is left out where it is the gallery.
+        """
+        plain = self.model_dump(mode="json")
+        if plain["seal"] is not None and plain["seal"]["scope"] == "gallery":
+            del plain["seal"]["scope"]  # as contracts were before there was a choice
+        canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -12,6 +12,7 @@ from cloud_service.gallery.index import Hits
 from cloud_service.gallery.rows import PinnedGallery, Stored
 from cloud_service.gallery.store import Store
 from shared.envelope import TemplateEnvelope
+from shared.errors import Conflict
 from shared.metrics import Metrics
 from shared.scores import CosineSimilarity
 from shared.wire.cloud import IdentifyAnswer, ProbeResult
@@ -79,11 +80,17 @@ class Matcher:
 
         Raises:
             NotFound: there is no such gallery.
+            Conflict: the gallery is verify-only; a probe is sealed for one subject.
             ContractMismatch: a probe was made under another contract.
             InvalidTemplate: a probe is not a unit vector of the gallery's length.
         """
         with self._metrics.step("record"):
             gallery = self._record.gallery(gallery_name)
+        if gallery.verify_only:
+            raise Conflict(
+                "The gallery is verify-only: its templates are sealed one subject at a time; verify.",
+                reason="verify_only",
+            )
         looks = [_Look(gallery, probe, top_k) for probe in open_for(gallery, envelopes)]
         self._look(gallery, looks, max(_LEAST_WIDTH, _WIDENING * top_k))
         return IdentifyAnswer(

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, Stored, to_bytes, to_rows
 from cloud_service.gallery.tables import gallery, subject, template
+from shared.contract import Contract
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.scores import CosineThreshold
 from shared.wire.cloud import GallerySpec
@@ -242,6 +243,7 @@ def _pinned_from(row: Any) -> PinnedGallery:
         dim=row.dim,
         threshold=CosineThreshold.of(row.threshold_cosine),
         fmr=row.threshold_fmr,
+        verify_only=Contract.model_validate(row.contract).verify_only,
     )
 
 

@@ -22,6 +22,7 @@ class PinnedGallery:
     dim: int
     threshold: CosineThreshold
     fmr: float
+    verify_only: bool
 
 
 @dataclass(frozen=True, slots=True)

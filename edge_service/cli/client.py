@@ -50,6 +50,12 @@ def create_gallery(
     fmr: Annotated[
         float | None, typer.Option(min=0, max=1, help="False match rate that you measured at this threshold.")
     ] = None,
+    verify_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify-only/--identify", help="A seal for each subject: verify, and never identify. [default: identify]"
+        ),
+    ] = None,
     edge: Edge = None,
     key_file: KeyFile = None,
     json: Json = False,
@@ -57,7 +63,8 @@ def create_gallery(
     """Make a gallery. Making it again changes nothing."""
     if (threshold is None) != (fmr is None):
         raise typer.BadParameter("--threshold and --fmr go together: a threshold means nothing without its rate")
-    wanted = {"threshold": None if threshold is None else {"cosine": threshold, "fmr": fmr}}
+    wanted: dict[str, Any] = {"threshold": None if threshold is None else {"cosine": threshold, "fmr": fmr}}
+    wanted["verify_only"] = verify_only
     client, out = _open(edge, key_file, json)
     answer = client.call("PUT", gallery_path(name), json=wanted)
     at = answer["threshold"]

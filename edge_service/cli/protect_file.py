@@ -42,17 +42,19 @@ class Chosen:
     sealed: bool
 
 
-def choose(name: str | None, gallery: str | None, epoch: str | None) -> Chosen:
+def choose(name: str | None, gallery: str | None, epoch: str | None, subject: str | None) -> Chosen:
     """The profile and the key, from this edge's settings and key folder.
 
     Args:
         name: of the profile; None for the one that the edge is set to.
         gallery: whose key; None for the public one and no seal.
         epoch: of the gallery's key; None has the cloud asked for it.
+        subject: whose embeddings they all are, for a gallery whose subjects have seals of their own.
 
     Raises:
         SetupError: no such profile, or no key here.
-        ContractMismatch: the gallery was made under another profile; Conflict: under another key.
+        ContractMismatch: the gallery was made under another profile; Conflict: under another key, or with seals for
+            subjects where none is named, or the other way around.
         UpstreamUnavailable: the cloud was to be asked for the epoch, and does not answer.
     """
     settings = load_settings(EdgeSettings)
@@ -66,7 +68,8 @@ def choose(name: str | None, gallery: str | None, epoch: str | None) -> Chosen:
     key = KeyStore(settings.home, may_make=False).gallery(gallery)
     if not profile.seals:
         epoch = NO_EPOCH
-    return Chosen(profile, key.epoch(epoch or _epoch_of(key, profile, settings.cloud)), sealed=True)
+    of_epoch = key.epoch(epoch or _epoch_of(key, profile, settings.cloud, by_subject=subject is not None))
+    return Chosen(profile, of_epoch if subject is None else of_epoch.of_subject(subject), sealed=True)
 
 
 def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, force: bool) -> None:
@@ -107,7 +110,7 @@ def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, for
     out.result(told, f"{target}: {embeddings.count} {what} under the profile {profile.pin.name}{left}.")
 
 
-def _epoch_of(key: GalleryKey, profile: Profile, settings: CloudSettings) -> str:
+def _epoch_of(key: GalleryKey, profile: Profile, settings: CloudSettings, *, by_subject: bool) -> str:
     async def ask() -> GalleryInfo:
         client = CloudClient(settings, Metrics("edge"))
         try:
@@ -127,4 +130,7 @@ def _epoch_of(key: GalleryKey, profile: Profile, settings: CloudSettings) -> str
         )
     if key.epoch(contract.seal.epoch).key_id() != contract.seal.key_id:
         raise Conflict("This edge does not have the key of this gallery; import it: patronus keys import")
+    if contract.verify_only != by_subject:
+        mend = "leave --subject out" if by_subject else "name the subject whose embeddings they all are with --subject"
+        raise Conflict(f"The gallery is {'not ' if by_subject else ''}verify-only; {mend}.")
     return contract.seal.epoch

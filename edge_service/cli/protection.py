@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from edge_service.cli.client import Edge, Gallery, Json, KeyFile
-from shared.names import GALLERY_PATTERN
+from shared.names import GALLERY_PATTERN, SUBJECT_PATTERN
 
 app = typer.Typer()
 
@@ -30,6 +30,9 @@ def protect(
         bool, typer.Option("--unsealed", help="Leave the seal out, and seed from a public key: for measurements.")
     ] = False,
     gallery: Annotated[str | None, typer.Option(help="Seed and seal under the key of this gallery.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Whose embeddings they all are; needed where the gallery is verify-only.")
+    ] = None,
     epoch: Annotated[
         str | None, typer.Option(help="The gallery's key epoch. [default: the cloud is asked for it]")
     ] = None,
@@ -43,10 +46,12 @@ def protect(
         raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens")
     if epoch is not None and (gallery is None or re.fullmatch(_EPOCH, epoch) is None):
         raise typer.BadParameter("--epoch goes with --gallery and is 16 hexadecimal digits")
+    if subject is not None and (gallery is None or re.fullmatch(SUBJECT_PATTERN, subject) is None):
+        raise typer.BadParameter("--subject goes with --gallery and is a subject's name")
     from edge_service.cli.output import Output
     from edge_service.cli.protect_file import choose, protect_file
 
-    protect_file(source, target, choose(profile, gallery, epoch), Output(as_json=json), force=force)
+    protect_file(source, target, choose(profile, gallery, epoch, subject), Output(as_json=json), force=force)
 
 
 @app.command()

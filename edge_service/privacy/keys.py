@@ -3,6 +3,7 @@
 ::
 
     master key -- HKDF(gallery) --> gallery key -- HKDF(epoch) --> epoch key -- HKDF(purpose) --> seal, seeds, key id
+                                                                           `-- HKDF(subject) --> subject's key, likewise
 
 One way only: who holds a gallery's key learns nothing of the master key or of another gallery; who holds an epoch's
 key, nothing of another epoch.
@@ -63,6 +64,10 @@ class EpochKey:
     def stream_key(self, purpose: str) -> bytes:
         """A key of its own for each purpose: 32 bytes."""
         return derive(self.secret, "purpose", purpose)
+
+    def of_subject(self, subject: str) -> EpochKey:
+        """The key of one subject of a gallery whose subjects have seals of their own."""
+        return EpochKey(self.gallery, self.epoch, derive(self.secret, "subject", subject))
 
     def key_id(self) -> str:
         """32 hexadecimal digits that name the key in the gallery's contract and tell nothing about it."""

@@ -32,12 +32,26 @@ class ProtectionContext:
     """For whom templates are made.
 
     Attributes:
-        key: of the gallery and epoch; without one there is no template.
+        key: of the gallery and epoch, or of one subject in it; without one there is no template.
         contract_digest: what the templates will say they were made under.
+        subjects: where each subject has a seal of its own, what the keys of subjects follow from; there is no ``key``
+            then before it is said for whom.
     """
 
     key: EpochKey | None = field(repr=False)
     contract_digest: str
+    subjects: EpochKey | None = field(default=None, repr=False)
+
+    @property
+    def verify_only(self) -> bool:
+        """Whether each subject has a seal of its own."""
+        return self.subjects is not None
+
+    def for_subject(self, subject: str) -> ProtectionContext:
+        """For one subject of the gallery; the same as for all where they share a seal."""
+        if self.subjects is None:
+            return self
+        return ProtectionContext(self.subjects.of_subject(subject), self.contract_digest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,7 +182,7 @@ class Protector:
         """
         rows = _checked(embeddings, embeddings.shape)
         if key is None:
-            raise ProtectionFailed("The profile needs a key, and the gallery has none; make the gallery again.")
+            raise ProtectionFailed("The profile needs a key, and there is none for these templates; nothing was made.")
         wanted = self._kinds if sealed else tuple(kind for kind in self._kinds if kind != "seal")
         if not wanted:
             raise ProtectionFailed("Without its seal this profile protects nothing; nothing was made.")

@@ -21,6 +21,7 @@ from edge_service.deps import (
     QualityQuery,
     SettingsDep,
     SubjectPath,
+    SubjectQuery,
     picture_body,
 )
 from edge_service.embedding_bodies import (
@@ -74,6 +75,7 @@ async def protect(
     settings: SettingsDep,
     caller: Caller,
     gallery: GalleryQuery = None,
+    subject: SubjectQuery = None,
     dim: DimQuery = None,
     quality_filter: QualityQuery = None,
 ) -> ProtectAnswer | Response:
@@ -81,10 +83,10 @@ async def protect(
     _may_use(caller, gallery)
     if media_type(request) == "multipart/form-data":
         [picture] = await read_pictures(request, settings.pictures, at_most=1)
-        made = await plugin.protect_picture(picture, gallery, quality_filter or settings.quality_filter)
+        made = await plugin.protect_picture(picture, gallery, quality_filter or settings.quality_filter, subject)
     else:
         raw = await run_in_threadpool(read_embeddings, media_type(request), await read_body(request), dim)
-        made = await plugin.protect(raw, gallery)
+        made = await plugin.protect(raw, gallery, subject)
     return _floats(made) if wants_floats(request) else await run_in_threadpool(as_json, made)
 
 

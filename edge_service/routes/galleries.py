@@ -39,7 +39,8 @@ async def create(
     wanted: CreateGallery | None = None,
 ) -> GalleryInfo:
     """Makes a gallery in the cloud, pinned to this edge's contract. Making it again changes nothing."""
-    info, made = await galleries.create(gallery, wanted.threshold if wanted else None, default)
+    wanted = wanted or CreateGallery()
+    info, made = await galleries.create(gallery, wanted.threshold, default, verify_only=wanted.verify_only)
     response.status_code = HTTP_201_CREATED if made else HTTP_200_OK
     return info
 

@@ -65,6 +65,7 @@ def html(report: dict[str, Any], gallery: dict[str, NDArray[np.uint8]] | None = 
         _section("The key: an insider who knows pairs", _pairs(report)) if report["pairs"] else "",
         _section("The key: a stolen gallery, and no pairs", _stolen(report)) if report["stolen"] else "",
         _section("Linkage across galleries and epochs", _linkage(report)),
+        _section("One seal for a gallery, or one for each subject", _scopes(report)) if report["scopes"] else "",
         _section("Who is enrolled, and what they are like", _membership(report), _attributes(report)),
         _section("Replay at a running edge", _replay(report)) if report["replay"] else "",
         _section("How it was measured", _method(report)),
@@ -249,6 +250,18 @@ def _linkage(report: dict[str, Any]) -> str:
         "others of its gallery, which no rotation changes."
     )
     return _table(caption, ["how", "second enrolled with", "where", "D<sub>sys</sub>", "rank-1 %"], rows, 3)
+
+
+def _scopes(report: dict[str, Any]) -> str:
+    rows = [
+        [escape(v["attack"]), f"{v['chance']:.3f}", f"{v['one_seal']:.3f}", f"{v['a_seal_each']:.3f}"]
+        for v in report["scopes"]
+    ]
+    caption = (
+        "Attacks on a whole gallery at once. A verify-only gallery seals each subject's templates by a rotation of "
+        "their own: they cannot be compared with others', by anybody, and nobody can be identified among all."
+    )
+    return _table(caption, ["attack", "chance", "one seal", "a seal each (verify-only)"], rows)
 
 
 def _membership(report: dict[str, Any]) -> str:

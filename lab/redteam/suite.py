@@ -45,6 +45,7 @@ from lab.redteam.maps import denoised
 from lab.redteam.replay import replayed
 from lab.redteam.report import html
 from lab.redteam.scene import KEY, OTHER_KEYS, TARGET, Scene
+from lab.redteam.scopes import scopes
 from lab.redteam.target import Target
 from lab.twin import load_twin
 from lab.verification import all_impostors
@@ -139,6 +140,7 @@ class Suite:
             "pairs": lambda: unsealing.pairs(scene) if scene.target.seals else [],
             "stolen": lambda: unsealing.stolen(scene) if scene.target.seals else None,
             "linkage": lambda: linking.linkage(scene),
+            "scopes": lambda: scopes(scene),
             "membership": lambda: linking.membership(scene),
             "attributes": lambda: linking.attributes(scene),
             "frontier": lambda: frontier(scene),

@@ -49,6 +49,22 @@ class Target:
         made = self._protector.templates(np.ascontiguousarray(unit), self.key(gallery, epoch), sealed=self.seals)
         return made.templates
 
+    def one_by_one(self, unit: Rows, subjects: NDArray[np.int64], gallery: int = 0) -> Rows:
+        """What a cloud stores of a verify-only gallery, where each subject has a seal of its own.
+
+        Args:
+            unit: (n, d) float32 unit rows.
+            subjects: (n,) whose each is.
+            gallery: which.
+        """
+        made = np.empty_like(unit)
+        key = self.key(gallery)
+        for one in np.unique(subjects):
+            own = subjects == one
+            rows = np.ascontiguousarray(unit[own])
+            made[own] = self._protector.templates(rows, key.of_subject(str(one)), sealed=self.seals).templates
+        return made
+
     def opened(self, templates: Rows, gallery: int = 0, epoch: int = 0) -> Rows:
         """What who has the key makes of templates: the seal undone."""
         if not self.seals:

@@ -18,6 +18,7 @@ _SHARES: Final = (1 / 128, 0.125, 0.25, 0.5, 0.75, 0.875, 1.0, 1.25, 1.5, 2.0)
 # The attacker's own gallery, for what the profile makes of pictures at hand: no key of the one attacked.
 _OWN: Final = 500
 _STEPS_A_ROUND: Final = 25
+_STOLEN: Final = 0.8  # of all labelled faces at most: the rest is the attacker's
 # Shares of the people in a gallery of whom an attacker has other pictures.
 _KNOWN: Final = (0.5, 0.25, 0.1)
 Matrix = NDArray[np.float64]
@@ -80,7 +81,7 @@ def _split(scene: Scene, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     """Rows of the stolen gallery, those who test first, and the pictures of people who are not in it."""
     labelled = scene.labelled
     order = np.concatenate([labelled.rows(TEST), labelled.rows(CALIBRATE), labelled.rows(FIT)])
-    gallery = order[:most]
+    gallery = order[: min(most, round(_STOLEN * len(order)))]
     return gallery, np.setdiff1d(order, order[np.isin(labelled.people[order], labelled.people[gallery])])
 
 
@@ -91,7 +92,8 @@ def _same_people(scene: Scene, rounds: int) -> list[dict[str, Any]]:
     """
     halves = {one: (rows[::2], rows[1::2]) for one, rows in scene.test_people(2).items()}
     everyone = np.array(list(halves))
-    strangers = np.array([rows[0] for one, rows in scene.test_people(1).items() if one not in halves])
+    alone = [rows[0] for one, rows in scene.test_people(1).items() if one not in halves]
+    strangers = np.array(alone, dtype=np.int64)
     cases: list[tuple[str, NDArray[np.int64], int | None]] = [
         ("all other pictures of each", everyone, None),
         ("one other picture of each", everyone, 1),

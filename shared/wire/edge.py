@@ -185,9 +185,14 @@ class CompareAnswer(VerifyAnswer):
 
 
 class CreateGallery(Wire):
-    """How a gallery is to decide; what is absent is the embedder's own."""
+    """How a gallery is to be; what is absent is as it is, where the gallery exists."""
 
-    threshold: Threshold | None = None
+    threshold: Threshold | None = Field(default=None, description="absent, of a new gallery: the embedder's own")
+    verify_only: bool | None = Field(
+        default=None,
+        description="whether each subject gets a seal of its own: templates of two subjects cannot be compared, by "
+        "nobody, and people can be verified but not identified; absent, of a new gallery: false",
+    )
 
 
 class EdgeInfo(Wire):

@@ -35,7 +35,10 @@ def with_change(path: tuple[str, ...]) -> Contract:
     for name in path[:-1]:
         inner = inner[name]
     value = inner[path[-1]]
-    inner[path[-1]] = value + 1 if isinstance(value, int) else ("0" if value[0] != "0" else "1") + value[1:]
+    if path[-1] == "scope":
+        inner["scope"] = "subject"
+    else:
+        inner[path[-1]] = value + 1 if isinstance(value, int) else ("0" if value[0] != "0" else "1") + value[1:]
     return Contract.model_validate(document)
 
 
@@ -50,6 +53,15 @@ def test_the_digest_changes_with_every_member(path: tuple[str, ...]) -> None:
 def test_every_change_gives_a_digest_of_its_own() -> None:
     unsealed = CONTRACT.model_copy(update={"seal": None})
     assert len({contract.digest() for contract in [CONTRACT, unsealed, *map(with_change, FREE)]}) == len(FREE) + 2
+
+
+def test_a_contract_from_before_seals_had_a_scope_is_the_same() -> None:
+    document = CONTRACT.model_dump()
+    del document["seal"]["scope"]
+    assert Contract.model_validate(document) == CONTRACT
+    assert not CONTRACT.verify_only
+    assert with_change(("seal", "scope")).verify_only
+    assert not CONTRACT.model_copy(update={"seal": None}).verify_only
 
 
 def test_the_wire_does_not_change_the_digest() -> None:

@@ -33,6 +33,16 @@ def test_a_person_needs_no_flags(command: Command, staff: str) -> None:
     assert (ended.returncode, ended.stdout.startswith("face 1: obama (0.")) == (0, True)
 
 
+def test_a_verify_only_gallery_verifies_and_says_why_it_does_not_identify(command: Command) -> None:
+    status, [made] = command.quick("gallery", "create", "--verify-only", "clinic")
+    assert (status, made["contract"]["seal"]["scope"]) == (0, "subject")
+    assert command.quick("enroll", "clinic", "obama", OBAMA)[0] == 0
+    assert command.quick("verify", "clinic", "obama", SPEECH)[1][0]["decision"] == "match"
+    ended = command.run("identify", "clinic", SPEECH)
+    assert ended.returncode == 1
+    assert "verify-only" in ended.stderr
+
+
 def test_no_match_is_an_answer_and_no_failure(command: Command, staff: str) -> None:
     assert command.quick("verify", staff, "obama", BIDEN)[1][0]["decision"] == "no_match"
     assert command.quick("verify", staff, "obama", BIDEN)[0] == 0

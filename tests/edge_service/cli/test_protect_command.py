@@ -102,6 +102,25 @@ def test_a_gallerys_key_and_epoch_seal(protect: Any, profiles: Path, tmp_path: P
     assert len({templates.tobytes() for templates in made.values()}) == 3
 
 
+def test_a_subject_of_a_verify_only_gallery_has_a_seal_of_its_own(protect: Any, profiles: Path, tmp_path: Path) -> None:
+    rows = units(6, DIM)
+    source = saved(tmp_path / "in.npz", embeddings=rows)
+    key = KeyStore(tmp_path / "home" / "edge").gallery("door").epoch(EPOCH)
+    at = ("--profile", "sealing", "--gallery", "door", "--epoch", EPOCH, "--force")
+    made = set()
+    for subject in ("ada", "bob"):
+        ended = protect(source, *at, "--subject", subject)
+        assert ended.exit_code == 0, ended.output
+        templates = opened(tmp_path / "out.npz")["templates"]
+        served = Protector(load_profile("sealing", own=profiles)).templates(rows, key.of_subject(subject))
+        np.testing.assert_array_equal(templates, served.templates)
+        made.add(templates.tobytes())
+    assert protect(source, *at).exit_code == 0
+    assert len(made | {opened(tmp_path / "out.npz")["templates"].tobytes()}) == 3
+    assert protect(source, *at, "--subject", "a/b").exit_code == 2
+    assert protect(source, "--profile", "plain", "--unsealed", "--subject", "ada").exit_code == 2
+
+
 def test_without_a_seal_the_gallery_only_seeds(protect: Any, profiles: Path, tmp_path: Path) -> None:
     rows = units(6, DIM)
     source = saved(tmp_path / "in.npz", embeddings=rows)

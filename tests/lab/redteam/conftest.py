@@ -1,0 +1,33 @@
+"""An attack on generated faces, small enough for a test."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lab.inversion import InversionOptions
+from lab.redteam import suite
+from lab.redteam.attackers import QUICK, Effort
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Effort:
+    """What a quick attack spends, from now on: seconds."""
+    effort = dataclasses.replace(
+        QUICK,
+        pictures=1000,
+        families=("upsampling",),
+        decoders=InversionOptions(epochs=0.5, identity_steps=4),
+        round_steps=2,
+        adapted_steps=2,
+        denoiser_epochs=4,
+        attacked=30,
+        curve=20,
+        inverted=3,
+        inversion_steps=6,
+        alignment_rounds=4,
+        replayed=0,
+    )
+    monkeypatch.setattr(suite, "QUICK", effort)
+    return effort
