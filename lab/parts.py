@@ -76,7 +76,14 @@ class Material:
 
 
 def gather(
-    images: Path, people: Path, encoder: Encoder, cache: Path, *, pictures: int | None = None, seed: int = 0
+    images: Path,
+    people: Path,
+    encoder: Encoder,
+    cache: Path,
+    *,
+    pictures: int | None = None,
+    paired: bool = False,
+    seed: int = 0,
 ) -> Material:
     """Reads and embeds all faces.
 
@@ -86,13 +93,14 @@ def gather(
         encoder: the embedder.
         cache: for faces and embeddings.
         pictures: at most so many for attackers, drawn at random; None: all.
+        paired: of LFW, only pictures in genuine pairs of its protocol, a third of all; no figures by fold then.
         seed: of that draw.
 
     Raises:
         SetupError: a source is missing, or has too few faces.
         TooFewPeople: too few people for one of the parts.
     """
-    labelled = _labelled(people, encoder, cache)
+    labelled = _labelled(people, encoder, cache, paired=paired)
     if images.resolve() == people.resolve():
         rows = labelled.rows(FIT)
         rows = _drawn(rows, pictures, seed)
@@ -116,10 +124,14 @@ def _drawn(rows: NDArray[np.int64], most: int | None, seed: int) -> NDArray[np.i
     return np.sort(np.random.default_rng([seed, 3]).choice(rows, most, replace=False))
 
 
-def _labelled(source: Path, encoder: Encoder, cache: Path) -> Labelled:
+def _labelled(source: Path, encoder: Encoder, cache: Path, *, paired: bool) -> Labelled:
     protocol = None
     if (source / PAIRS).is_file():
         images, protocol = read_lfw(source, cache=cache)
+        if paired:
+            protocol = [pair for pair in protocol if pair.genuine]
+            named = {name for pair in protocol for name in (pair.first, pair.second)}
+            images = images.subset(np.array([name in named for name in images.names]))
     else:
         images = read_images(source, cache=cache)
         known = np.array([person is not None for person in images.people])
@@ -138,7 +150,7 @@ def _labelled(source: Path, encoder: Encoder, cache: Path) -> Labelled:
             needed=_enough(CALIBRATE, _FEWEST_PEOPLE),
         )
     raw = np.asarray(embed_images(images, encoder, cache=cache))
-    labelled = Labelled(images, raw, unit(raw), people.astype(np.int64), part, pairs, protocol)
+    labelled = Labelled(images, raw, unit(raw), people.astype(np.int64), part, pairs, None if paired else protocol)
     needed = {FIT: raw.shape[1], CALIBRATE: _FEWEST_PEOPLE, TEST: _FEWEST_PEOPLE}
     for number, name in ((FIT, "fit the erase step"), (CALIBRATE, "calibrate"), (TEST, "test")):
         found = len(np.unique(people[labelled.pairs_of(number)[:, 0]]))

@@ -27,8 +27,8 @@ from lab.redteam.scene import TARGET, Rows, Scene
 from lab.redteam.target import Target
 
 # Of the attacker's pictures, for each point; and of people who test, for accuracy. Some ways descend face by face.
-_LEARNED: Final = (4000, 1500)
-_ROWS: Final = (3000, 1000)
+_LEARNED: Final = (4000, 1000)
+_ROWS: Final = (3000, 600)
 # Fewer people than this a point are a quick look.
 _CURVE: Final = 100
 _SHADOW: Final = "upsampling"

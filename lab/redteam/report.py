@@ -19,7 +19,7 @@ from lab.redteam.scene import KEY, TARGET
 _STYLE: Final = """
 :root { color-scheme: light; --ink: #1c2330; --soft: #5b6575; --line: #d9dee6; --good: #0b6b3a; --bad: #a4231b; }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; max-width: 72rem; padding: 2rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; max-width: 84rem; padding: 2rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
 p { max-width: 48rem; } .soft, caption, figcaption { color: var(--soft); font-size: .92rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .88rem; }

@@ -213,7 +213,9 @@ class Suite:
         if images is None:
             beside = asked.people / _IMAGES
             images = beside if beside.is_file() else asked.people
-        material = gather(images, asked.people, encoder, self._cache, pictures=effort.pictures, seed=asked.seed)
+        material = gather(
+            images, asked.people, encoder, self._cache, pictures=effort.pictures, paired=asked.quick, seed=asked.seed
+        )
         target = Target(self._profile)
         labelled = material.labelled
         threshold = self._profile.document.threshold

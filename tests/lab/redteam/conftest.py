@@ -1,18 +1,19 @@
-"""An attack on generated faces, small enough for a test."""
+"""Attacks that are small enough for a test."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 
 from lab.inversion import InversionOptions
-from lab.redteam import suite
+from lab.redteam import frontier, suite
 from lab.redteam.attackers import QUICK, Effort
 
 
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Effort:
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[Effort]:
     """What a quick attack spends, from now on: seconds."""
     effort = dataclasses.replace(
         QUICK,
@@ -29,5 +30,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Effort:
         alignment_rounds=4,
         replayed=0,
     )
-    monkeypatch.setattr(suite, "QUICK", effort)
-    return effort
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suite, "QUICK", effort)
+        patch.setattr(frontier, "_LEARNED", (0, 128))
+        patch.setattr(frontier, "_ROWS", (0, 128))
+        yield effort
