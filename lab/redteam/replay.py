@@ -19,7 +19,7 @@ from lab.redteam.looking import with_room
 from shared.errors import SetupError
 
 Pictures = NDArray[np.uint8]
-_GALLERY: Final = "replay"
+_GALLERY: Final = "/v1/galleries/replay"
 _ENLARGED: Final = 4  # a crop of 112 pixels is as small as the edge takes a face at all
 
 
@@ -46,10 +46,8 @@ def replayed(
         settings["PATRONUS_EDGE__PROFILES"] = str(profiles.resolve())
     with TemporaryDirectory() as home, running_pair(Path(home), settings) as (url, key_file):
         headers = {"Authorization": f"Bearer {key_file.read_text().strip()}"}
-        with httpx.Client(
-            base_url=f"{url}/v1/galleries/{_GALLERY}", headers=headers, trust_env=False, timeout=60
-        ) as edge:
-            edge.put("").raise_for_status()
+        with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as edge:
+            edge.put(_GALLERY).raise_for_status()
             known = [at for at, face in enumerate(enrolled) if _posted(edge, f"{at}/faces", face).is_success]
             if not known:
                 raise SetupError("The edge enrolled none of the faces, so none can be replayed.")
@@ -69,4 +67,4 @@ def _posted(edge: httpx.Client, what: str, face: Pictures) -> httpx.Response:
     file = io.BytesIO()
     picture = Image.fromarray(with_room(face))
     picture.resize((picture.width * _ENLARGED, picture.height * _ENLARGED), Image.Resampling.BICUBIC).save(file, "PNG")
-    return edge.post(f"/subjects/person-{what}", files={"image": ("face.png", file.getvalue(), "image/png")})
+    return edge.post(f"{_GALLERY}/subjects/person-{what}", files={"image": ("face.png", file.getvalue(), "image/png")})
