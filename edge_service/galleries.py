@@ -137,7 +137,7 @@ class GalleryBook:
         self._check(gallery, info)
         seal = info.contract.seal
         # A profile that does not seal still seeds from the gallery's key.
-        key = self._keys.gallery(gallery).epoch(seal.epoch if seal else NO_EPOCH)
+        key = self._keys.gallery(gallery).epoch(*((seal.epoch, seal.scope) if seal else (NO_EPOCH,)))
         digest = info.contract.digest()
         one_by_one = info.contract.verify_only
         context = ProtectionContext(None, digest, subjects=key) if one_by_one else ProtectionContext(key, digest)
@@ -145,7 +145,10 @@ class GalleryBook:
         return context
 
     def _check(self, gallery: str, info: GalleryInfo) -> None:
-        """Compares the whole contract with the one that this edge would make: the cloud is not believed in parts."""
+        """Compares the whole contract with the one that this edge would make: the cloud is not believed in parts.
+
+        Epoch and scope are the cloud's word, but the key's id follows from both: it can name only what this edge made.
+        """
         theirs = info.contract
         seal = theirs.seal
         ours = self._contract(gallery, *((seal.epoch, seal.scope) if seal else (new_epoch(), "gallery")))
@@ -165,5 +168,6 @@ class GalleryBook:
     def _contract(self, gallery: str, epoch: str, scope: SealScope) -> Contract:
         seal = None
         if self._profile.seals:
-            seal = SealPin(key_id=self._keys.gallery(gallery).epoch(epoch).key_id(), epoch=epoch, scope=scope)
+            key_id = self._keys.gallery(gallery).epoch(epoch, scope).key_id()
+            seal = SealPin(key_id=key_id, epoch=epoch, scope=scope)
         return Contract(dim=self._dim, embedder=self._embedder, profile=self._profile.pin, seal=seal)

@@ -64,11 +64,13 @@ def create_gallery(
     if (threshold is None) != (fmr is None):
         raise typer.BadParameter("--threshold and --fmr go together: a threshold means nothing without its rate")
     wanted: dict[str, Any] = {"threshold": None if threshold is None else {"cosine": threshold, "fmr": fmr}}
-    wanted["verify_only"] = verify_only
+    if verify_only is not None:
+        wanted["verify_only"] = verify_only
     client, out = _open(edge, key_file, json)
     answer = client.call("PUT", gallery_path(name), json=wanted)
     at = answer["threshold"]
-    out.result(answer, f"Gallery {name} is ready; it accepts from cosine {at['cosine']:g} (FMR {at['fmr']:g}).")
+    kind = " for verification only" if _verify_only(answer) else ""
+    out.result(answer, f"Gallery {name} is ready{kind}; it accepts from cosine {at['cosine']:g} (FMR {at['fmr']:g}).")
 
 
 @gallery.command("list")
@@ -78,8 +80,11 @@ def list_galleries(edge: Edge = None, key_file: KeyFile = None, json: Json = Fal
     found = _pages(client, "/v1/galleries")
     for info in found if json else []:
         out.result(info, "")
-    rows = [[info["gallery"], str(info["subjects"]), str(info["templates"])] for info in found]
-    out.table("Galleries", ["gallery", "subjects", "templates"], rows)
+    rows = [
+        [info["gallery"], str(info["subjects"]), str(info["templates"]), "verify" if _verify_only(info) else "identify"]
+        for info in found
+    ]
+    out.table("Galleries", ["gallery", "subjects", "templates", "for"], rows)
     if not found and not json:
         out.people.print("There is no gallery yet; make one: patronus gallery create NAME")
 
@@ -94,7 +99,7 @@ def show_gallery(name: Gallery, edge: Edge = None, key_file: KeyFile = None, jso
         answer,
         f"{answer['subjects']} subjects, {answer['templates']} templates; accepts from cosine "
         f"{answer['threshold']['cosine']:g}; embedder {contract['embedder']['name']}, "
-        f"profile {contract['profile']['name']}, {'sealed' if contract['seal'] else 'not sealed'}.",
+        f"profile {contract['profile']['name']}, {_sealed(answer)}.",
     )
 
 
@@ -228,6 +233,17 @@ def _open(edge: str | None, key_file: Path | None, as_json: bool) -> tuple[EdgeC
     from edge_service.cli.output import Output
 
     return connect(edge, key_file), Output(as_json=as_json)
+
+
+def _verify_only(info: dict[str, Any]) -> bool:
+    seal = info["contract"]["seal"]
+    return seal is not None and seal["scope"] == "subject"
+
+
+def _sealed(info: dict[str, Any]) -> str:
+    if info["contract"]["seal"] is None:
+        return "not sealed"
+    return "a seal for each subject: verify-only" if _verify_only(info) else "sealed"
 
 
 def _pages(client: EdgeClient, path: str) -> list[dict[str, Any]]:

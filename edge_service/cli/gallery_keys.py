@@ -94,7 +94,7 @@ def _check_with_cloud(key: GalleryKey) -> None:
             "The cloud could not be asked whether this is the gallery's key; compare the fingerprints.", err=True
         )
         return
-    if seal is None or key.epoch(seal.epoch).key_id() != seal.key_id:
+    if seal is None or key.epoch(seal.epoch, seal.scope).key_id() != seal.key_id:
         raise Conflict("This edge does not have the key of this gallery; export it at the edge that made the gallery.")
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge_service.cli.arrays import Embeddings, written_whole
+from edge_service.cli.client import gallery_path
 from edge_service.cli.edge_client import EdgeClient, Refused
 from edge_service.cli.output import Output
 from shared.errors import BadRequest, ContractMismatch
@@ -105,20 +106,29 @@ class Migration:
         Raises:
             Refused: the edge refuses an embedding, or all; Conflict: the target is there.
         """
-        angles: list[float] = []
-        unturned = 0
         source = self._embeddings
+        seal = client.call("GET", gallery_path(gallery))["contract"]["seal"]
+        one_by_one = seal is not None and seal["scope"] == "subject"
+        angles = np.empty(source.count, dtype=np.float32)
+        unturned = done = 0
         with written_whole(target, force=force) as arrays, _bar(out) as progress:
             bar = progress.add_task("", total=source.count)
             with arrays.rows("templates", source.count, source.dim) as templates:
                 for part in source.parts(MAX_EMBEDDINGS_A_REQUEST):
-                    body = {"embeddings": _finite(source.path, part, len(angles))}
-                    answer = _sent(client, "/v1/protect", params={"gallery": gallery}, json=body)
-                    templates.write(np.array(answer["templates"], dtype="<f4").tobytes())
-                    angles += answer["angles"]
-                    unturned += answer["unturned"]
-                    progress.advance(bar, len(part))
-            arrays.put("angles", np.array(angles, dtype=np.float32))
+                    values = _finite(source.path, part, done)
+                    made = np.empty((len(part), source.dim), dtype="<f4")
+                    for subject, rows in self._alike(range(done, done + len(part)), one_by_one):
+                        at = [row - done for row in rows]
+                        params = {"gallery": gallery} | ({} if subject is None else {"subject": subject})
+                        body = {"embeddings": [values[row] for row in at]}
+                        answer = _sent(client, "/v1/protect", params=params, json=body)
+                        made[at] = answer["templates"]
+                        angles[rows] = answer["angles"]
+                        unturned += answer["unturned"]
+                        progress.advance(bar, len(rows))
+                    templates.write(made.tobytes())
+                    done += len(part)
+            arrays.put("angles", angles)
             arrays.put("subjects", np.array(self._subjects))
             if self._faces is not None:
                 arrays.put("face_ids", np.array(self._faces))
@@ -130,15 +140,22 @@ class Migration:
         start = 0
         for part in self._embeddings.parts(MAX_EMBEDDINGS_A_REQUEST):
             values = _finite(self._embeddings.path, part, start)
-            of_subject: dict[str, list[int]] = {}
-            for row in range(start, start + len(part)):
-                of_subject.setdefault(self._subjects[row], []).append(row)
-            for subject, rows in of_subject.items():
+            for subject, rows in self._by_subject(range(start, start + len(part))).items():
                 for first in range(0, len(rows), MAX_EMBEDDINGS_OF_A_SUBJECT):
                     some = rows[first : first + MAX_EMBEDDINGS_OF_A_SUBJECT]
                     new = [{"values": values[row - start]} | self._named(row) for row in some]
                     yield _Share(subject, some, {"embeddings": new})
             start += len(part)
+
+    def _alike(self, rows: range, one_by_one: bool) -> list[tuple[str | None, list[int]]]:
+        """Rows that are sealed alike: each subject's, or all."""
+        return [*self._by_subject(rows).items()] if one_by_one else [(None, list(rows))]
+
+    def _by_subject(self, rows: range) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for row in rows:
+            found.setdefault(self._subjects[row], []).append(row)
+        return found
 
     def _named(self, row: int) -> dict[str, str]:
         return {} if self._faces is None else {"face": self._faces[row]}

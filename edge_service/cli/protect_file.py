@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge_service.cli.arrays import Embeddings, written_whole
@@ -19,7 +20,8 @@ from edge_service.privacy.keys import NO_EPOCH, PUBLIC_KEY, EpochKey, GalleryKey
 from edge_service.privacy.profiles import Profile, load_profile
 from edge_service.privacy.protect import Protector
 from edge_service.settings import CloudSettings, EdgeSettings
-from shared.errors import Conflict, ContractMismatch, SetupError, UpstreamUnavailable
+from shared.contract import Contract
+from shared.errors import BadRequest, Conflict, ContractMismatch, SetupError, UpstreamUnavailable
 from shared.metrics import Metrics
 from shared.service_settings import load_settings
 from shared.wire.common import GalleryInfo
@@ -42,20 +44,22 @@ class Chosen:
     sealed: bool
 
 
-def choose(name: str | None, gallery: str | None, epoch: str | None, subject: str | None) -> Chosen:
+def choose(name: str | None, gallery: str | None, contract: Path | None, subject: str | None) -> Chosen:
     """The profile and the key, from this edge's settings and key folder.
 
     Args:
         name: of the profile; None for the one that the edge is set to.
         gallery: whose key; None for the public one and no seal.
-        epoch: of the gallery's key; None has the cloud asked for it.
+        contract: file with what the cloud says of the gallery, as JSON; None has the cloud asked.
         subject: whose embeddings they all are, for a gallery whose subjects have seals of their own.
 
     Raises:
         SetupError: no such profile, or no key here.
+        BadRequest: the file says nothing of this gallery.
+        NotFound: there is no such gallery.
         ContractMismatch: the gallery was made under another profile; Conflict: under another key, or with seals for
             subjects where none is named, or the other way around.
-        UpstreamUnavailable: the cloud was to be asked for the epoch, and does not answer.
+        UpstreamUnavailable: the cloud was to be asked, and does not answer.
     """
     settings = load_settings(EdgeSettings)
     profile = load_profile(settings.profile if name is None else name, own=settings.profiles)
@@ -66,10 +70,8 @@ def choose(name: str | None, gallery: str | None, epoch: str | None, subject: st
     if not (settings.home / "master.key").exists():
         raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
     key = KeyStore(settings.home, may_make=False).gallery(gallery)
-    if not profile.seals:
-        epoch = NO_EPOCH
-    of_epoch = key.epoch(epoch or _epoch_of(key, profile, settings.cloud, by_subject=subject is not None))
-    return Chosen(profile, of_epoch if subject is None else of_epoch.of_subject(subject), sealed=True)
+    info = _asked(gallery, settings.cloud) if contract is None else _told(gallery, contract)
+    return Chosen(profile, _key_of(key, profile, info.contract, subject), sealed=True)
 
 
 def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, force: bool) -> None:
@@ -110,27 +112,52 @@ def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, for
     out.result(told, f"{target}: {embeddings.count} {what} under the profile {profile.pin.name}{left}.")
 
 
-def _epoch_of(key: GalleryKey, profile: Profile, settings: CloudSettings, *, by_subject: bool) -> str:
+def _asked(gallery: str, settings: CloudSettings) -> GalleryInfo:
     async def ask() -> GalleryInfo:
         client = CloudClient(settings, Metrics("edge"))
         try:
-            return await client.gallery(key.gallery)
+            return await client.gallery(gallery)
         finally:
             await client.close()
 
     try:
-        contract = asyncio.run(ask()).contract
+        return asyncio.run(ask())
     except UpstreamUnavailable:
         raise UpstreamUnavailable(
-            "The cloud, which knows the gallery's key epoch, does not answer; start it, or name the epoch with --epoch."
+            "The cloud, which knows the gallery's key epoch, does not answer; start it, or give with --contract what "
+            "`patronus gallery show` printed with --json when it last did."
         ) from None
-    if contract.seal is None or contract.profile != profile.pin:
+
+
+def _told(gallery: str, contract: Path) -> GalleryInfo:
+    try:
+        info = GalleryInfo.model_validate_json(contract.read_bytes())
+    except OSError as error:
+        raise BadRequest(f"{contract}: cannot be read ({error.strerror}).") from None
+    except ValidationError:
+        raise BadRequest(f"{contract}: is not what `patronus gallery show {gallery} --json` prints.") from None
+    if info.gallery != gallery:
+        raise BadRequest(f"{contract}: is of the gallery {info.gallery}, not of {gallery}.")
+    return info
+
+
+def _key_of(key: GalleryKey, profile: Profile, contract: Contract, subject: str | None) -> EpochKey:
+    seal = contract.seal
+    if contract.profile != profile.pin or (seal is not None) != profile.seals:
         raise ContractMismatch(
-            f"The gallery was made under another profile than {profile.pin.name!r} as it is here; name that one."
+            f"The gallery was made under the profile {contract.profile.name!r}, and this is {profile.pin.name!r} as it "
+            "is here; name that one, or put its files here."
         )
-    if key.epoch(contract.seal.epoch).key_id() != contract.seal.key_id:
+    if subject is not None and not contract.verify_only:
+        raise Conflict("The gallery is not verify-only; leave --subject out.")
+    if contract.verify_only and subject is None:
+        raise Conflict(
+            "The gallery is verify-only; name the subject whose embeddings they all are with --subject, or have those "
+            "of many protected with patronus migrate --out."
+        )
+    if seal is None:
+        return key.epoch(NO_EPOCH)
+    made = key.epoch(seal.epoch, seal.scope)
+    if made.key_id() != seal.key_id:
         raise Conflict("This edge does not have the key of this gallery; import it: patronus keys import")
-    if contract.verify_only != by_subject:
-        mend = "leave --subject out" if by_subject else "name the subject whose embeddings they all are with --subject"
-        raise Conflict(f"The gallery is {'not ' if by_subject else ''}verify-only; {mend}.")
-    return contract.seal.epoch
+    return made if subject is None else made.of_subject(subject)

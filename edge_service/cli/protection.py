@@ -16,7 +16,6 @@ from shared.names import GALLERY_PATTERN, SUBJECT_PATTERN
 
 app = typer.Typer()
 
-_EPOCH = r"[0-9a-f]{16}"
 Source = Annotated[Path, typer.Argument(metavar="IN.npz", help="Array embeddings: (n, d) float32.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 
@@ -33,8 +32,12 @@ def protect(
     subject: Annotated[
         str | None, typer.Option(help="Whose embeddings they all are; needed where the gallery is verify-only.")
     ] = None,
-    epoch: Annotated[
-        str | None, typer.Option(help="The gallery's key epoch. [default: the cloud is asked for it]")
+    contract: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="GALLERY.json",
+            help="What `patronus gallery show GALLERY --json` printed. [default: the cloud is asked]",
+        ),
     ] = None,
     force: Force = False,
     json: Json = False,
@@ -44,14 +47,14 @@ def protect(
         raise typer.BadParameter("give either --unsealed or --gallery")
     if gallery is not None and re.fullmatch(GALLERY_PATTERN, gallery) is None:
         raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens")
-    if epoch is not None and (gallery is None or re.fullmatch(_EPOCH, epoch) is None):
-        raise typer.BadParameter("--epoch goes with --gallery and is 16 hexadecimal digits")
+    if contract is not None and gallery is None:
+        raise typer.BadParameter("--contract goes with --gallery")
     if subject is not None and (gallery is None or re.fullmatch(SUBJECT_PATTERN, subject) is None):
         raise typer.BadParameter("--subject goes with --gallery and is a subject's name")
     from edge_service.cli.output import Output
     from edge_service.cli.protect_file import choose, protect_file
 
-    protect_file(source, target, choose(profile, gallery, epoch, subject), Output(as_json=json), force=force)
+    protect_file(source, target, choose(profile, gallery, contract, subject), Output(as_json=json), force=force)
 
 
 @app.command()

@@ -2,8 +2,8 @@
 
 ::
 
-    master key -- HKDF(gallery) --> gallery key -- HKDF(epoch) --> epoch key -- HKDF(purpose) --> seal, seeds, key id
-                                                                           `-- HKDF(subject) --> subject's key, likewise
+    master key -- HKDF(gallery) --> gallery key -- HKDF(epoch, scope) --> epoch key -- HKDF(purpose) --> seal, seeds, id
+                                                                                  `-- HKDF(subject) --> subject's key
 
 One way only: who holds a gallery's key learns nothing of the master key or of another gallery; who holds an epoch's
 key, nothing of another epoch.
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from shared.contract import SealScope
 from shared.errors import Conflict, SetupError
 from shared.secret_files import read_secret, write_secret
 
@@ -39,9 +40,18 @@ class GalleryKey:
     gallery: str
     secret: bytes = field(repr=False)
 
-    def epoch(self, epoch: str) -> EpochKey:
-        """The key of one epoch."""
-        return EpochKey(self.gallery, epoch, derive(self.secret, "epoch", epoch))
+    def epoch(self, epoch: str, scope: SealScope = "gallery") -> EpochKey:
+        """The key of one epoch.
+
+        What is sealed alike enters the key, and with it the key's id: a cloud that says of a gallery with a seal for
+        each subject that it has one seal for all names a key that is not this one.
+
+        Args:
+            epoch: 16 hexadecimal digits.
+            scope: what has one seal.
+        """
+        alike = () if scope == "gallery" else (scope,)
+        return EpochKey(self.gallery, epoch, derive(self.secret, "epoch", epoch, *alike))
 
     def face_id(self, subject: str, kind: bytes, content: bytes) -> str:
         """32 hexadecimal digits that name a face of a subject, and by which nobody else can tell a guess of it."""

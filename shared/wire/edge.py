@@ -190,6 +190,7 @@ class CreateGallery(Wire):
     threshold: Threshold | None = Field(default=None, description="absent, of a new gallery: the embedder's own")
     verify_only: bool | None = Field(
         default=None,
+        strict=True,
         description="whether each subject gets a seal of its own: templates of two subjects cannot be compared, by "
         "nobody, and people can be verified but not identified; absent, of a new gallery: false",
     )

@@ -80,6 +80,26 @@ def test_templates_can_be_had_as_a_file_instead(command: Command, tmp_path: Path
     assert held(command, "filed") == (0, 0)
 
 
+def test_a_file_for_a_verify_only_gallery_has_each_subject_under_its_own_seal(command: Command, tmp_path: Path) -> None:
+    assert command.quick("gallery", "create", "one-by-one", "--verify-only")[0] == 0
+    rows = np.repeat(units(2, seed=6), [1, 503], axis=0)[::-1].copy()
+    subjects = (["ada", "ben"] * 252)[:503] + ["ben"]
+    source = saved(tmp_path / "in.npz", rows, subjects)
+    target = tmp_path / "out.npz"
+    assert command.quick("migrate", "one-by-one", str(source), "--out", str(target))[0] == 0
+    with np.load(target, allow_pickle=False) as out:
+        templates, angles, whose = out["templates"], out["angles"], out["subjects"].tolist()
+    assert whose == subjects
+    assert angles.shape == (504,)
+    # Rows of one subject keep their angle to each other, in whichever request they went; of two, nobody's do.
+    near = templates @ templates.T
+    assert near[0, 2] > 0.9
+    assert near[0, 502] > 0.9
+    assert abs(near[0, 1]) < 0.6
+    assert near[1, 501] > 0.9
+    assert abs(near[1, 503]) < 0.6
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 from patronus_profile import angles_between, make_network, make_profile, units
 from typer.testing import CliRunner, Result
 
-from edge_service.privacy.keys import NO_EPOCH, PUBLIC_KEY, KeyStore
-from edge_service.privacy.profiles import load_profile
+from edge_service.privacy.keys import NO_EPOCH, PUBLIC_KEY, EpochKey, KeyStore
+from edge_service.privacy.profiles import Profile, load_profile
 from edge_service.privacy.protect import Protector
 from shared.command import build
+from shared.contract import Contract, EmbedderPin, SealPin, SealScope
 from shared.errors import PatronusError
+from shared.wire.common import GalleryInfo, Threshold
 
 DIM = 8
 EPOCH = "0123456789abcdef"
@@ -87,13 +90,34 @@ def test_templates_angles_and_lengths_come_out(protect: Any, profiles: Path, tmp
     assert (tmp_path / "out.npz").stat().st_mode & 0o777 == 0o600
 
 
+def told(folder: Path, profile: Profile, key: EpochKey | None, scope: SealScope = "gallery") -> Path:
+    """What the cloud says of the gallery ``door``, in a file; ``key`` as the one of its epoch."""
+    seal = None if key is None else SealPin(key_id=key.key_id(), epoch=key.epoch, scope=scope)
+    embedder = EmbedderPin(name="any", sha256="0" * 64, preprocessing="none")
+    contract = Contract(dim=DIM, embedder=embedder, profile=profile.pin, seal=seal)
+    info = GalleryInfo(
+        gallery="door" if key is None else key.gallery,
+        contract=contract,
+        contract_digest=contract.digest(),
+        threshold=Threshold(cosine=0.4, fmr=0.001),
+        subjects=0,
+        templates=0,
+        created_at=datetime.now(UTC),
+    )
+    path = folder / "told.json"
+    path.write_text(info.model_dump_json())
+    return path
+
+
 def test_a_gallerys_key_and_epoch_seal(protect: Any, profiles: Path, tmp_path: Path) -> None:
     rows = units(6, DIM)
     source = saved(tmp_path / "in.npz", embeddings=rows)
     keys = KeyStore(tmp_path / "home" / "edge")
+    profile = load_profile("sealing", own=profiles)
     made = {}
     for gallery, epoch in (("door", EPOCH), ("door", "0" * 16), ("roof", EPOCH)):
-        ended = protect(source, "--profile", "sealing", "--gallery", gallery, "--epoch", epoch, "--force")
+        file = told(tmp_path, profile, keys.gallery(gallery).epoch(epoch))
+        ended = protect(source, "--profile", "sealing", "--gallery", gallery, "--contract", file, "--force")
         assert ended.exit_code == 0, ended.output
         assert "6 sealed templates under the profile sealing" in ended.stdout
         made[gallery, epoch] = opened(tmp_path / "out.npz")["templates"]
@@ -105,8 +129,9 @@ def test_a_gallerys_key_and_epoch_seal(protect: Any, profiles: Path, tmp_path: P
 def test_a_subject_of_a_verify_only_gallery_has_a_seal_of_its_own(protect: Any, profiles: Path, tmp_path: Path) -> None:
     rows = units(6, DIM)
     source = saved(tmp_path / "in.npz", embeddings=rows)
-    key = KeyStore(tmp_path / "home" / "edge").gallery("door").epoch(EPOCH)
-    at = ("--profile", "sealing", "--gallery", "door", "--epoch", EPOCH, "--force")
+    key = KeyStore(tmp_path / "home" / "edge").gallery("door").epoch(EPOCH, "subject")
+    file = told(tmp_path, load_profile("sealing", own=profiles), key, "subject")
+    at = ("--profile", "sealing", "--gallery", "door", "--contract", file, "--force")
     made = set()
     for subject in ("ada", "bob"):
         ended = protect(source, *at, "--subject", subject)
@@ -115,8 +140,8 @@ def test_a_subject_of_a_verify_only_gallery_has_a_seal_of_its_own(protect: Any, 
         served = Protector(load_profile("sealing", own=profiles)).templates(rows, key.of_subject(subject))
         np.testing.assert_array_equal(templates, served.templates)
         made.add(templates.tobytes())
-    assert protect(source, *at).exit_code == 0
-    assert len(made | {opened(tmp_path / "out.npz")["templates"].tobytes()}) == 3
+    assert len(made) == 2
+    assert "name the subject" in str(protect(source, *at).exception)
     assert protect(source, *at, "--subject", "a/b").exit_code == 2
     assert protect(source, "--profile", "plain", "--unsealed", "--subject", "ada").exit_code == 2
 
@@ -125,7 +150,8 @@ def test_without_a_seal_the_gallery_only_seeds(protect: Any, profiles: Path, tmp
     rows = units(6, DIM)
     source = saved(tmp_path / "in.npz", embeddings=rows)
     key = KeyStore(tmp_path / "home" / "edge").gallery("door").epoch(NO_EPOCH)
-    ended = protect(source, "--profile", "plain", "--gallery", "door")
+    file = told(tmp_path, load_profile("plain", own=profiles), None)
+    ended = protect(source, "--profile", "plain", "--gallery", "door", "--contract", file)
     assert ended.exit_code == 0, ended.output
     assert "6 templates, NOT sealed, under the profile plain" in ended.stdout
     keyed = opened(tmp_path / "out.npz")
@@ -264,14 +290,47 @@ def test_what_cannot_be_done_is_said(protect: Any, tmp_path: Path, arguments: li
     assert not (tmp_path / "home" / "edge" / "master.key").exists()
 
 
-def test_without_a_cloud_the_epoch_must_be_named(protect: Any, tmp_path: Path) -> None:
+def test_what_the_cloud_said_must_be_of_this_gallery_and_fit(protect: Any, profiles: Path, tmp_path: Path) -> None:
+    source = saved(tmp_path / "in.npz", embeddings=units(6, DIM))
+    key = KeyStore(tmp_path / "home" / "edge").gallery("door")
+    sealing, plain = (load_profile(name, own=profiles) for name in ("sealing", "plain"))
+    other = EpochKey("door", EPOCH, bytes(32))
+    cases: list[tuple[Profile, EpochKey | None, SealScope, str, str, str]] = [
+        (sealing, other, "gallery", "door", "sealing", "does not have the key"),
+        # A cloud that says of a gallery with a seal for each subject that it has one for all, and the reverse.
+        (sealing, key.epoch(EPOCH, "subject"), "gallery", "door", "sealing", "does not have the key"),
+        (sealing, key.epoch(EPOCH), "subject", "door", "sealing", "name the subject"),
+        (sealing, key.epoch(EPOCH), "gallery", "roof", "sealing", "is of the gallery door, not of roof"),
+        (sealing, key.epoch(EPOCH), "gallery", "door", "plain", "under the profile 'sealing'"),
+        (plain, None, "gallery", "door", "sealing", "under the profile 'plain'"),
+        (sealing, None, "gallery", "door", "sealing", "under the profile"),
+    ]
+    for profile, of_epoch, scope, gallery, wanted, says in cases:
+        file = told(tmp_path, profile, of_epoch, scope)
+        ended = protect(source, "--profile", wanted, "--gallery", gallery, "--contract", file)
+        assert says in str(ended.exception)
+    ended = protect(
+        source, "--profile", "sealing", "--gallery", "door", "--contract", told(tmp_path, sealing, key.epoch(EPOCH)),
+        "--subject", "ada",
+    )  # fmt: skip
+    assert "not verify-only" in str(ended.exception)
+    for content in (b"", b"[]", b"null", b"{}", b"\xff"):
+        (tmp_path / "told.json").write_bytes(content)
+        ended = protect(source, "--profile", "sealing", "--gallery", "door", "--contract", tmp_path / "told.json")
+        assert "is not what `patronus gallery show door --json` prints" in str(ended.exception)
+    ended = protect(source, "--profile", "sealing", "--gallery", "door", "--contract", tmp_path / "absent.json")
+    assert "cannot be read" in str(ended.exception)
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_without_a_cloud_its_word_must_be_given(protect: Any, tmp_path: Path) -> None:
     source = saved(tmp_path / "in.npz", embeddings=units(2, DIM))
     KeyStore(tmp_path / "home" / "edge")
     (tmp_path / "home" / "cloud").mkdir()
     (tmp_path / "home" / "cloud" / "api_key").write_text("key")
     (tmp_path / "home" / "cloud" / "api_key").chmod(0o600)
     ended = protect(source, "--profile", "sealing", "--gallery", "door")
-    assert "name the epoch with --epoch" in str(ended.exception)
+    assert "give with --contract what" in str(ended.exception)
 
 
 @pytest.mark.parametrize(
@@ -280,8 +339,7 @@ def test_without_a_cloud_the_epoch_must_be_named(protect: Any, tmp_path: Path) -
         [],
         ["--unsealed", "--gallery", "door"],
         ["--gallery", "../door"],
-        ["--gallery", "door", "--epoch", "7"],
-        ["--unsealed", "--epoch", EPOCH],
+        ["--unsealed", "--contract", "door.json"],
     ],
 )
 def test_wrong_usage_is_status_2(protect: Any, tmp_path: Path, arguments: list[str]) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from edge_house import Edge, House, assert_problem, sample
+from edge_house import CloudLine, Edge, House, assert_problem, sample
 from numpy.typing import NDArray
 
 from edge_service.privacy.keys import KeyStore
 from edge_service.privacy.protect import ProtectionContext, Protector
 from edge_service.privacy.seal import seal_matrix
+from shared.contract import Contract
 from shared.errors import ProtectionFailed
 
 GALLERY = "/v1/galleries/clinic"
@@ -85,7 +86,7 @@ def test_one_embedding_is_another_template_for_each_subject_under_the_key_of_eac
     key = (
         KeyStore(edge.settings.home)
         .gallery("clinic")
-        .epoch(edge.call("GET", GALLERY).json()["contract"]["seal"]["epoch"])
+        .epoch(edge.call("GET", GALLERY).json()["contract"]["seal"]["epoch"], "subject")
     )
     made = {}
     for subject in ("obama", "biden"):
@@ -149,6 +150,36 @@ def test_a_profile_that_does_not_seal_has_no_such_galleries(house: House) -> Non
     edge = house.edge("unsealed", profile="plugin")
     answer = edge.call("PUT", "/v1/galleries/open", json={"verify_only": True})
     assert_problem(answer, 422, "unprocessable", "profile_does_not_seal")
+
+
+@pytest.mark.parametrize(("gallery", "theirs"), [("clinic", "gallery"), ("flipped", "subject")])
+def test_a_cloud_that_says_otherwise_of_what_is_sealed_alike_gets_no_template(
+    edge: Edge, gallery: str, theirs: str
+) -> None:
+    """The scope is in the key, and so in the key's id, of which the cloud can make none."""
+    if gallery == "flipped":
+        edge.make(gallery)
+
+    async def flipped(line: CloudLine, request: httpx.Request) -> httpx.Response:
+        answer = await line.deliver(request)
+        await answer.aread()
+        info = answer.json()
+        assert info["contract"]["seal"]["scope"] != theirs
+        info["contract"]["seal"]["scope"] = theirs
+        info["contract_digest"] = Contract.model_validate(info["contract"]).digest()
+        return httpx.Response(200, json=info)
+
+    edge.app.state.galleries.forget(gallery)
+    before = len(edge.line.crossed)
+    edge.line.faults.append(flipped)
+    assert_problem(edge.verify(gallery, "obama", sample(SPEECH)), 409, "contract-mismatch")
+    assert [request.method for request in edge.line.crossed[before:]] == ["GET"]
+
+
+@pytest.mark.parametrize("said", ["yes", "true", 1, 0])
+def test_the_wish_is_true_or_false_and_nothing_like_it(edge: Edge, said: Any) -> None:
+    assert edge.call("PUT", "/v1/galleries/perhaps", json={"verify_only": said}).status_code == 422
+    assert edge.call("GET", "/v1/galleries/perhaps").status_code == 404
 
 
 def test_a_second_edge_with_the_key_serves_it_too(house: House, edge: Edge) -> None:
