@@ -179,7 +179,8 @@ def attack(
     ] = None,
     embedder: Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")] = None,
     tau: Annotated[
-        float | None, typer.Option(min=-1, max=1, help="Cosine threshold, where profile and embedder name none.")
+        float | None,
+        typer.Option(min=-1, max=1, help="Cosine threshold, where the profile names none. [default: the embedder's]"),
     ] = None,
     judge: Annotated[
         list[str] | None,

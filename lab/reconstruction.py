@@ -71,6 +71,9 @@ class Outcome:
         cosine: between the rebuilt face and the attacked picture.
         type_1: share accepted against the attacked picture.
         type_2: share accepted against another picture of the person.
+        stranger: what ``type_2`` is by chance: the mean share of other people, of those attacked, as whom a rebuilt
+            face is accepted. An attack that has learned nothing of the person gets no more; a face that resembles
+            many is accepted as some of them.
         perceptual: distance as people see it, where somebody looked, of 150 faces at most; see ``Looks``.
         found: share in which a face was found, where somebody looked; the others count as not accepted.
     """
@@ -81,6 +84,7 @@ class Outcome:
     cosine: dict[str, Share]
     type_1: dict[str, Share]
     type_2: dict[str, Share]
+    stranger: dict[str, Share]
     perceptual: Share | None = None
     found: Share | None = None
 
@@ -136,7 +140,8 @@ def judged(
     )
     shown = as_pictures(faces)
     seen = np.ones(len(shown), dtype=bool) if looks is None else looks.faces(shown)
-    cosine, first, second = {}, {}, {}
+    cosine, first, second, stranger = {}, {}, {}, {}
+    others = people[:, None] != people[None, :]
     for name, judge in judges.items():
         found = judge.embed(shown)
         same = np.sum(found.astype(np.float64) * judge.same, axis=1)
@@ -144,6 +149,8 @@ def judged(
         cosine[name] = Share.of(same, people)
         first[name] = Share.of((seen & (same >= judge.tau)).astype(np.float64), people)
         second[name] = Share.of((seen & (other >= judge.tau)).astype(np.float64), people)
+        accepted = (found.astype(np.float64) @ judge.other.T >= judge.tau) & others
+        stranger[name] = Share.of(seen * accepted.sum(axis=1) / np.maximum(others.sum(axis=1), 1), people)
     error = ((faces - truth) ** 2).mean(axis=(1, 2, 3)).astype(np.float64)
     ratio = -10 * np.log10(np.maximum(error, _LEAST_ERROR))
     return Outcome(
@@ -153,6 +160,7 @@ def judged(
         cosine,
         first,
         second,
+        stranger,
         None
         if looks is None
         else Share.of(looks.distance(shown[:_PERCEIVED], pixels[:_PERCEIVED]), people[:_PERCEIVED]),

@@ -81,7 +81,11 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.chmod(READ_ONLY_FOR_OTHERS)
         temporary.replace(path)
     except OSError as problem:
-        raise _unwritable(path.name, problem) from problem
+        raise SetupError(
+            f"The folder {path.parent} cannot hold {path.name} ({problem.strerror}); make room there and give this "
+            "account the right to write.",
+            reason="folder-unwritable",
+        ) from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -98,14 +102,6 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _unwritable(what: str, problem: OSError) -> SetupError:
-    return SetupError(
-        f"The models folder cannot hold {what} ({problem.strerror}); "
-        "make room and give this account the right to write there, or set PATRONUS_MODELS to another folder.",
-        reason="folder-unwritable",
-    )
-
-
 @contextlib.contextmanager
 def folder_lock(folder: Path, on_wait: Callable[[], None], patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
     """Hold the folder's lock, so that of two set-ups at once the second waits and then finds the work done.
@@ -119,7 +115,11 @@ def folder_lock(folder: Path, on_wait: Callable[[], None], patience_s: float = L
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, READ_ONLY_FOR_OTHERS)
     except OSError as problem:
-        raise _unwritable("its lock file", problem) from problem
+        raise SetupError(
+            f"The models folder cannot hold its lock file ({problem.strerror}); make room and give this account the "
+            "right to write there, or set PATRONUS_MODELS to another folder.",
+            reason="folder-unwritable",
+        ) from problem
     try:
         deadline = time.monotonic() + patience_s
         told = False

@@ -6,12 +6,15 @@ from typing import Any, Final
 
 from lab.redteam.linking import REFERENCES
 from lab.redteam.scene import CLEAN, KEY, OTHER_KEYS, PLAIN, TARGET, WIRE
+from lab.redteam.scopes import D_SYS, RANK_1
 
 # Over the acceptance of another person's rebuilt face, a share of 1.
 _OVER_FLOOR: Final = 0.005
 _D_SYS: Final = 0.02
 _RANK_1: Final = 0.003
 _FLOOR: Final = "another person's embedding"
+_ACCEPTED: Final = "accepted as the person on another picture"
+_NAMES: Final = {"d_sys": "D_sys, over chance", "rank_1": "rank-1"}
 
 
 def bars(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -26,10 +29,11 @@ def bars(report: dict[str, Any]) -> list[dict[str, Any]]:
     """
     rows = [*report["decoders"], *report["adaptive"], *report["inversion"]]
     floor = next(row for row in report["floors"] if row["attack"] == _FLOOR)
-    found = [_keyless(rows, floor)]
+    found = [_keyless(rows)]
     if report["stolen"] is not None:
-        found.append(_stolen(report, rows, floor))
+        found.append(_stolen(report, rows))
     found += _linkage(report["linkage"])
+    found += _verify_only(report["scopes"])
     found += _with_key(rows, floor)
     return found
 
@@ -50,26 +54,29 @@ def _bar(attacker: str, figure: str, value: float, bar: float, by: str, clean: f
     }
 
 
-def _keyless(rows: list[dict[str, Any]], floor: dict[str, Any]) -> dict[str, Any]:
+def _keyless(rows: list[dict[str, Any]]) -> dict[str, Any]:
     own = [row for row in rows if row["on"] == WIRE and row["knows"] in {CLEAN, OTHER_KEYS}]
-    best = max(own, key=lambda row: _type(row, "type_2"))
+    best = max(own, key=lambda row: _type(row, "type_2") - _type(row, "stranger"))
     return _bar(
         "without the key, the best of all that rebuild",
-        "accepted as the person on another picture",
+        _ACCEPTED,
         _type(best, "type_2"),
-        _type(floor, "type_2") + _OVER_FLOOR,
+        _type(best, "stranger") + _OVER_FLOOR,
         f"{best['attack']}, {best['knows']}",
         _clean(rows, "type_2"),
     )
 
 
-def _stolen(report: dict[str, Any], rows: list[dict[str, Any]], floor: dict[str, Any]) -> dict[str, Any]:
-    best = max(report["stolen"]["methods"], key=lambda method: float(method["type_2"]["value"]))
+def _stolen(report: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def over(method: dict[str, Any]) -> float:
+        return float(method["type_2"]["value"]) - float(method["stranger"]["value"])
+
+    best = max(report["stolen"]["methods"], key=over)
     return _bar(
-        f"a stolen gallery of {report['stolen']['templates']:,} templates, no pairs",
-        "accepted as the person on another picture",
+        f"a stolen gallery of {report['stolen']['templates']:,} templates, no pairs, pictures of other people",
+        _ACCEPTED,
         float(best["type_2"]["value"]),
-        _type(floor, "type_2") + _OVER_FLOOR,
+        float(best["stranger"]["value"]) + _OVER_FLOOR,
         best["method"],
         _clean(rows, "type_2"),
     )
@@ -79,11 +86,30 @@ def _linkage(linkage: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for picture in ("another picture", "the same picture"):
         own = [row for row in linkage if row["picture"] == picture and row["how"] not in REFERENCES]
-        for figure, name, bar in (("d_sys", "D_sys", _D_SYS), ("rank_1", "rank-1", _RANK_1)):
-            worst = max(own, key=lambda row: float(row[figure]))
+        for figure, bar in (("d_sys", _D_SYS), ("rank_1", _RANK_1)):
+            worst = max(own, key=lambda row: _over_chance(row, figure))
             who = f"links galleries and epochs that hold {picture} of each person"
-            said = f"{name} among {worst['people']:,}" if figure == "rank_1" else name
-            found.append(_bar(who, said, float(worst[figure]), bar, f"{worst['how']}, {worst['where']}"))
+            by = f"{worst['how']}, {worst['where']}"
+            found.append(_bar(who, _NAMES[figure], _over_chance(worst, figure), bar, by))
+    return found
+
+
+def _over_chance(row: dict[str, Any], figure: str) -> float:
+    """D_sys as estimated of so few pairs is over 0 where nothing is linked; that much is not counted."""
+    value = float(row[figure])
+    return max(0.0, value - float(row["d_sys_by_chance"])) if figure == "d_sys" else value
+
+
+def _verify_only(scopes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for row in scopes:
+        figure = {D_SYS: "d_sys", RANK_1: "rank_1"}.get(row["figure"])
+        if figure is None:
+            continue
+        value = row["a_seal_each"] - row["chance"] if figure == "d_sys" else row["a_seal_each"]
+        bar = _D_SYS if figure == "d_sys" else _RANK_1
+        who = f"{row['attack']}, verify-only galleries"
+        found.append(_bar(who, _NAMES[figure], max(0.0, value), bar, "the worst of all ways to link"))
     return found
 
 
@@ -94,7 +120,7 @@ def _with_key(rows: list[dict[str, Any]], floor: dict[str, Any]) -> list[dict[st
     for figure, name in (
         ("ssim", "SSIM"),
         ("type_1", "accepted as the person on the same picture"),
-        ("type_2", "accepted as the person on another picture"),
+        ("type_2", _ACCEPTED),
     ):
 
         def value(row: dict[str, Any], figure: str = figure) -> float:

@@ -146,6 +146,8 @@ def _rebuilt(report: dict[str, Any]) -> str:
     for name in judges:
         shown = report["embedder"] if name == TARGET else name
         head += [f"{escape(shown)}<br>same picture %", f"{escape(shown)}<br>another picture %"]
+        if name == TARGET:
+            head.append("as somebody else %")
     rows = []
     for value in [*report["floors"], *report["decoders"], *report["adaptive"], *report["inversion"]]:
         found = value["found"]
@@ -161,6 +163,8 @@ def _rebuilt(report: dict[str, Any]) -> str:
         ]
         for name in judges:
             cells += [_share(value["type_1"][name]), _share(value["type_2"][name])]
+            if name == TARGET:
+                cells.append(f"{100 * value['stranger'][name]['value']:.2f}")
         rows.append(cells)
     thresholds = ", ".join(
         f"{report['embedder'] if name == TARGET else name} at cosine {tau:.3f}"
@@ -168,8 +172,9 @@ def _rebuilt(report: dict[str, Any]) -> str:
     )
     caption = (
         "Shares of rebuilt faces that a matcher accepts as the person; faces that the detector does not find count as "
-        f"not accepted. Judged by {escape(thresholds)}. Inversion by gradients attacks "
-        f"{report['effort']['inverted']} people."
+        f"not accepted. As somebody else: the same faces, on a picture of each other person attacked, which is what "
+        f"an attacker gets who learned nothing of this one. Judged by {escape(thresholds)}. Inversion by gradients "
+        f"attacks {report['effort']['inverted']} people."
     )
     return _table(caption, head, rows, 3)
 
@@ -203,12 +208,19 @@ def _pairs(report: dict[str, Any]) -> str:
 def _stolen(report: dict[str, Any]) -> str:
     stolen = report["stolen"]
     rows = [
-        [escape(m["method"]), f"{m['cosine']:.3f}", _share(m["type_1"]), _share(m["type_2"])] for m in stolen["methods"]
+        [
+            escape(m["method"]),
+            f"{m['cosine']:.3f}",
+            _share(m["type_1"]),
+            _share(m["type_2"]),
+            f"{100 * m['stranger']['value']:.2f}",
+        ]
+        for m in stolen["methods"]
     ]
     first = _table(
         f"{stolen['templates']:,} templates against {stolen['public']:,} faces of other people under the same profile. "
         f"Open templates of two people have a cosine of {stolen['strangers']:.3f}: a guess at that tells nothing.",
-        ["how the key was guessed", "cosine to the open template", "same picture %", "another picture %"],
+        ["how the key was guessed", "cosine to the open template", "same picture %", "another %", "somebody else %"],
         rows,
     )
     rows = [
@@ -254,14 +266,18 @@ def _linkage(report: dict[str, Any]) -> str:
 
 def _scopes(report: dict[str, Any]) -> str:
     rows = [
-        [escape(v["attack"]), f"{v['chance']:.3f}", f"{v['one_seal']:.3f}", f"{v['a_seal_each']:.3f}"]
+        [
+            escape(v["attack"]),
+            escape(v["figure"]),
+            *(f"{v[name]:.3f}" for name in ("chance", "one_seal", "a_seal_each")),
+        ]
         for v in report["scopes"]
     ]
     caption = (
         "Attacks on a whole gallery at once. A verify-only gallery seals each subject's templates by a rotation of "
         "their own: they cannot be compared with others', by anybody, and nobody can be identified among all."
     )
-    return _table(caption, ["attack", "chance", "one seal", "a seal each (verify-only)"], rows)
+    return _table(caption, ["attack", "figure", "chance", "one seal", "a seal each (verify-only)"], rows, 2)
 
 
 def _membership(report: dict[str, Any]) -> str:

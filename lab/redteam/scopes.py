@@ -17,6 +17,8 @@ from lab.redteam.keys import by_nearest, by_neighbourhoods, by_optimal_transport
 from lab.redteam.linkage import d_sys, d_sys_by_chance, likeness_of_neighbourhoods, neighbourhoods, rank_1
 from lab.redteam.scene import Rows, Scene
 
+D_SYS: Final = "D_sys"
+RANK_1: Final = "rank-1"
 _PEOPLE: Final = 1000
 _FIRST: Final = 3000
 _OWN: Final = 500
@@ -40,42 +42,49 @@ def scopes(scene: Scene) -> list[dict[str, Any]]:
 
     found = []
     both = zip(_figures(scene, together), _figures(scene, one_by_one), strict=True)
-    for (attack, chance, value), (_, _, alone) in both:
-        found.append({"attack": attack, "chance": chance, "one_seal": value, "a_seal_each": alone})
+    for (attack, figure, chance, value), (_, _, _, alone) in both:
+        found.append({"attack": attack, "figure": figure, "chance": chance, "one_seal": value, "a_seal_each": alone})
     return found
 
 
-def _figures(scene: Scene, stored: Stored) -> Iterator[tuple[str, float, float]]:
-    """Name of the attack and its figure, what chance gives, and what was found."""
+def _figures(scene: Scene, stored: Stored) -> Iterator[tuple[str, str, float, float]]:
+    """The attack, its figure, what chance gives, and what was found."""
     halves = [(rows[::2], rows[1::2]) for rows in scene.test_people(2).values()]
     for has, most in (("one other picture of each person", 1), ("all other pictures of each person", None)):
         inside, outside = (np.concatenate([half[side][:most] for half in halves]) for side in (0, 1))
-        share = _named(scene, inside, outside, stored(inside, _FIRST))
-        yield f"who has {has}, without names: templates named", 1 / len(halves), share
+        templates, people = _named(scene, inside, outside, stored(inside, _FIRST))
+        yield f"has {has}, without names", "templates named", 1 / len(halves), templates
+        yield f"has {has}, without names", "people named by one template or more", 1 / len(halves), people
     first, second = (np.array([half[side][0] for half in halves[:_PEOPLE]]) for side in (0, 1))
     for picture, rows in (("other pictures of the same people", second), ("the same pictures", first)):
         one, other = stored(first, _FIRST), stored(rows, _FIRST + 1)
         ways = list(_likenesses(scene, one, other))
         chance = d_sys_by_chance(len(one), len(one) * (len(one) - 1))
-        yield f"links two galleries with {picture}: D_sys, worst", chance, max(d_sys(*_scores(way)) for way in ways)
-        yield f"links two galleries with {picture}: rank-1, worst", 1 / len(one), max(rank_1(way) for way in ways)
+        attack = f"links two galleries that hold {picture}"
+        yield attack, D_SYS, chance, max(d_sys(*_scores(way)) for way in ways)
+        yield attack, RANK_1, 1 / len(one), max(rank_1(way) for way in ways)
     known = np.random.default_rng([scene.seed, 47]).permutation(scene.labelled.rows(CALIBRATE))
     known = known[: 2 * scene.clean.shape[1]]
     rotation = procrustes(scene.target.plain(scene.clean[known], _OWN), stored(known, _FIRST))
     opened = np.asarray(stored(scene.chosen.attacked, _FIRST) @ rotation, dtype=np.float32)
     near = np.sum(opened * scene.target.plain(scene.of_cases(scene.clean), _OWN), axis=1)
-    yield f"insider with {len(known)} pairs of other people: cosine of opened templates", 0.0, float(near.mean())
+    yield f"insider with {len(known)} pairs of other people", "cosine of opened templates", 0.0, float(near.mean())
 
 
-def _named(scene: Scene, inside: Ints, outside: Ints, templates: Rows) -> float:
-    """The share of templates whose nearest picture, once the gallery is turned, is of their own person; best start."""
+def _named(scene: Scene, inside: Ints, outside: Ints, templates: Rows) -> tuple[float, float]:
+    """The share of templates whose nearest picture, once the gallery is turned, is of their own person; best start.
+
+    And the share of people of whom that is so for one template or more.
+    """
     public = scene.target.plain(scene.clean[outside], _OWN)
     people = scene.labelled.people
     shares = []
     for begin in (by_spectrum, by_neighbourhoods):
         rotation = _turned(scene, public, templates, begin(public, templates))
         nearest = np.argmax(np.asarray(templates @ rotation, dtype=np.float32) @ public.T, axis=1)
-        shares.append(float(np.mean(people[outside][nearest] == people[inside])))
+        right = people[outside][nearest] == people[inside]
+        whole = len(np.unique(people[inside]))
+        shares.append((float(right.mean()), len(np.unique(people[inside][right])) / whole))
     return max(shares)
 
 

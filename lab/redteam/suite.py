@@ -34,8 +34,8 @@ from lab.evaluation import accuracy, as_json, cases, judge
 from lab.image_store import digest_of
 from lab.images import read_folder
 from lab.inversion import rebuilt
-from lab.parts import TEST, Labelled, gather
-from lab.reconstruction import Judge, as_pictures
+from lab.parts import TEST, gather
+from lab.reconstruction import as_pictures
 from lab.redteam import linking, rebuilding, unsealing
 from lab.redteam.attackers import FULL, QUICK, Attacker
 from lab.redteam.bars import bars
@@ -104,8 +104,12 @@ class Suite:
         self._asked, self._out, self._cache = asked, out, cache
         self._console = Console(stderr=True)
         self._began = time.monotonic()
+        if asked.profiles is not None and not asked.profiles.is_dir():
+            raise SetupError(f"There is no folder {asked.profiles} with profiles; see --profiles.")
         self._profile = load_profile(asked.profile, own=asked.profiles)
         self._encoder = _encoder_of(self._profile, asked.embedder)
+        self._tau = _tau_of(self._profile, self._encoder, asked.tau)
+        self._judges = _judges_of(asked.judges, self._encoder)
         self._effort = QUICK if asked.quick else FULL
         about = {
             "version": VERSION,
@@ -121,6 +125,9 @@ class Suite:
         }
         self._about: dict[str, Any] = json.loads(json.dumps(about))
         self._check()
+        self._portraits = None
+        if asked.portraits is not None:
+            self._portraits = read_folder(asked.portraits, cache=cache, aligned=False)
 
     def run(self) -> Path:
         """Runs what is left to run, and writes the report.
@@ -128,9 +135,8 @@ class Suite:
         Returns:
             the path of report.html.
         """
-        self._out.mkdir(parents=True, exist_ok=True)
-        write_whole(self._out / _FILE, (json.dumps(self._about, indent=1) + "\n").encode())
         scene, digest = self._scene()
+        self._write(_FILE, json.dumps(self._about, indent=1) + "\n")
         steps: dict[str, Callable[[], Any]] = {
             "accuracy": lambda: _accuracy(scene),
             "floors": lambda: rebuilding.floors(scene),
@@ -169,43 +175,78 @@ class Suite:
             **found,
         }
         report["bars"] = bars(report)
-        write_whole(self._out / "report.json", (json.dumps(report, indent=1) + "\n").encode())
         page = html(report, self._gallery(scene))
-        write_whole(self._out / "report.html", page.encode())
+        self._write("report.json", json.dumps(report, indent=1) + "\n")
+        self._write("report.html", page)
         return self._out / "report.html"
 
     def _check(self) -> None:
-        path = self._out / _FILE
-        if self._out.exists() and not self._out.is_dir():
-            raise SetupError(f"{self._out} is not a folder; name another one with --out.")
-        if path.exists():
-            try:
-                before = json.loads(path.read_bytes())
-            except ValueError:
-                raise SetupError(f"{path} is damaged; remove it, or name another folder with --out.") from None
-            if before != self._about:
+        out, path = self._out, self._out / _FILE
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            if out.is_dir() and any(out.iterdir()):
                 raise Conflict(
-                    f"{self._out} holds an attack on another profile, or with other options or data; name another "
-                    "folder with --out, or remove it."
-                )
+                    f"{out} holds other files, and no attack; name a folder of its own with --out."
+                ) from None
+            return
+        except OSError as problem:
+            raise SetupError(f"{path} cannot be read ({problem.strerror}); name another folder with --out.") from None
+        try:
+            before = json.loads(content)
+        except ValueError:
+            before = None
+        if not isinstance(before, dict):
+            raise SetupError(f"{path} is damaged; remove {out}, or name another folder with --out.")
+        differing = [name for name in self._about if before.get(name) != self._about[name]]
+        if differing:
+            raise Conflict(
+                f"{out} holds an attack with another {', '.join(differing)}; name another folder with --out, or "
+                "remove it."
+            )
+
+    def _write(self, name: str, text: str) -> None:
+        path = self._out / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise SetupError(f"{path} cannot be written ({problem.strerror}); choose another --out.") from None
+        write_whole(path, text.encode())
 
     def _step(self, name: str, digest: str, attack: Callable[[], Any], at: int, of: int) -> Any:
-        path = self._out / "steps" / f"{name}.json"
+        place = f"steps/{name}.json"
         key = digest_of("attack step", VERSION, self._about, digest, name)
-        if path.exists():
-            try:
-                kept = json.loads(path.read_bytes())
-                if kept["key"] == key:
-                    return kept["found"]
-            except (ValueError, KeyError, TypeError):
-                self._console.print(f"{path} is damaged; {name} is run again.")
+        kept = self._kept(place, key)
+        if kept is not None:
+            return kept["found"]
         self._console.print(f"{at + 1} of {of}: {name} ... ({(time.monotonic() - self._began) / 60:.1f} min so far)")
         began = time.monotonic()
-        found = json.loads(json.dumps(attack()))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = {"key": key, "seconds": round(time.monotonic() - began, 1), "found": found}
-        write_whole(path, (json.dumps(kept, indent=1) + "\n").encode())
+        try:
+            found = json.loads(json.dumps(attack()))
+        except KeyboardInterrupt:
+            self._console.print(f"Stopped. The same command goes on with {name}.")
+            raise
+        kept = {"key": key, "digest": digest_of(found), "seconds": round(time.monotonic() - began, 1), "found": found}
+        self._write(place, json.dumps(kept, indent=1) + "\n")
         return found
+
+    def _kept(self, place: str, key: str) -> dict[str, Any] | None:
+        """A step that was kept whole, of this very attack; None: it is to be run."""
+        path = self._out / place
+        try:
+            kept: dict[str, Any] = json.loads(path.read_bytes())
+            if kept["key"] != key:
+                return None
+            if kept["digest"] == digest_of(kept["found"]):
+                return kept
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            pass
+        except OSError as problem:
+            raise SetupError(f"{path} cannot be read ({problem.strerror}); remove it.") from None
+        self._console.print(f"{path} is damaged; this step is run again.", soft_wrap=True)
+        return None
 
     def _scene(self) -> tuple[Scene, str]:
         asked, effort, encoder = self._asked, self._effort, self._encoder
@@ -218,14 +259,13 @@ class Suite:
         )
         target = Target(self._profile)
         labelled = material.labelled
-        threshold = self._profile.document.threshold
-        tau = threshold.cosine if threshold is not None else encoder.tau if asked.tau is None else asked.tau
-        if tau is None:
-            raise SetupError(f"The threshold of {encoder.name} is not known; give your system's with --tau.")
         chosen = cases(labelled, effort.attacked, seed=asked.seed)
+        tau = self._tau
         judges = {TARGET: judge(encoder, tau, labelled.unit, chosen)}
-        for said in asked.judges:
-            judges.update(_judge(said, labelled, chosen, self._cache, taken=[*judges, encoder.name]))
+        for other, threshold in self._judges:
+            clean = unit(embed_images(labelled.images, other, cache=self._cache))
+            at = all_impostors(clean, labelled.people).threshold_at(_JUDGED_AT) if threshold is None else threshold
+            judges[other.name] = judge(other, at, clean, chosen)
         twin = load_twin(encoder.path, cache=self._cache)
         attacker = Attacker(material.pictures, material.learned, encoder, twin, effort, self._cache, asked.seed)
         wire = target.templates(labelled.unit)
@@ -259,9 +299,9 @@ class Suite:
 
     def _gallery(self, scene: Scene) -> dict[str, NDArray[np.uint8]] | None:
         """Portraits and what attackers make of them, by column: (m, 112, 112, 3) each; None without portraits."""
-        if self._asked.portraits is None:
+        faces = self._portraits
+        if faces is None:
             return None
-        faces = read_folder(self._asked.portraits, cache=self._cache, aligned=False)
         embedded = unit(self._encoder.embed(faces.pixels))
         wire = scene.target.templates(embedded)
         attacker, best = scene.attacker, scene.attacker.best()
@@ -295,19 +335,38 @@ def _encoder_of(profile: Profile, wanted: str | None) -> Encoder:
     return encoder
 
 
-def _judge(said: str, labelled: Labelled, chosen: Any, cache: Path, taken: list[str]) -> dict[str, Judge]:
-    name, _, tau = said.partition("=")
-    encoder = open_encoder(name)
-    if encoder.name in taken:
-        raise SetupError(f"{encoder.name} judges already; name each judge once.")
-    clean = unit(embed_images(labelled.images, encoder, cache=cache))
-    try:
-        threshold = float(tau) if tau else all_impostors(clean, labelled.people).threshold_at(_JUDGED_AT)
-    except ValueError:
-        threshold = float("nan")
-    if not -1 < threshold < 1:
-        raise SetupError(f"A judge is given as NAME_OR_PATH or NAME_OR_PATH=TAU, with TAU a cosine; this is {said}.")
-    return {encoder.name: judge(encoder, threshold, clean, chosen)}
+def _tau_of(profile: Profile, encoder: Encoder, asked: float | None) -> float:
+    threshold = profile.document.threshold
+    if threshold is not None:
+        if asked not in (None, threshold.cosine):
+            raise SetupError(
+                f"The profile {profile.document.name} was calibrated at cosine {threshold.cosine:g}; leave --tau out."
+            )
+        return threshold.cosine
+    tau = encoder.tau if asked is None else asked
+    if tau is None:
+        raise SetupError(f"The threshold of {encoder.name} is not known; give your system's with --tau.")
+    return tau
+
+
+def _judges_of(asked: tuple[str, ...], target: Encoder) -> list[tuple[Encoder, float | None]]:
+    """The judges and their thresholds; None: at a false match rate of its own."""
+    found: list[tuple[Encoder, float | None]] = []
+    for said in asked:
+        name, given, tau = said.partition("=")
+        try:
+            threshold = float(tau) if given else None
+        except ValueError:
+            threshold = float("nan")
+        if not name or (threshold is not None and not -1 < threshold < 1):
+            raise SetupError(
+                f"A judge is given as NAME_OR_PATH or NAME_OR_PATH=TAU, with TAU a cosine; this is {said!r}."
+            )
+        encoder = open_encoder(name)
+        if encoder.name in [target.name, *(other.name for other, _ in found)]:
+            raise SetupError(f"{encoder.name} judges already; name each judge once.")
+        found.append((encoder, threshold))
+    return found
 
 
 def _accuracy(scene: Scene) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _opened(few: Scene, decoder: Any, rotation: Matrix) -> dict[str, Any]:
     opened = np.asarray(few.wire @ rotation, dtype=np.float32)
     near = np.sum(few.of_cases(opened) * few.of_cases(few.opened), axis=1)
     outcome = few.score(decoder, opened)
-    shares = {kind: getattr(outcome, kind)[TARGET] for kind in ("type_1", "type_2")}
+    shares = {kind: getattr(outcome, kind)[TARGET] for kind in ("type_1", "type_2", "stranger")}
     return {
         "cosine": float(near.mean()),
         **{kind: {"value": s.value, "low": s.low, "high": s.high} for kind, s in shares.items()},

@@ -83,7 +83,7 @@ def test_templates_can_be_had_as_a_file_instead(command: Command, tmp_path: Path
 def test_a_file_for_a_verify_only_gallery_has_each_subject_under_its_own_seal(command: Command, tmp_path: Path) -> None:
     assert command.quick("gallery", "create", "one-by-one", "--verify-only")[0] == 0
     rows = np.repeat(units(2, seed=6), [1, 503], axis=0)[::-1].copy()
-    subjects = (["ada", "ben"] * 252)[:503] + ["ben"]
+    subjects = [*(["ada", "ben"] * 252)[:503], "ben"]
     source = saved(tmp_path / "in.npz", rows, subjects)
     target = tmp_path / "out.npz"
     assert command.quick("migrate", "one-by-one", str(source), "--out", str(target))[0] == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lab.redteam import rebuilding
+from lab.redteam import rebuilding, unsealing
 from lab.redteam.attackers import Effort
 
 TAU = 0.85
@@ -142,9 +142,19 @@ def test_a_break_leaves_no_report_and_the_next_run_goes_on(
     assert set(kept) == {"accuracy.json", "floors.json", "decoders.json", "adaptive.json"}
     monkeypatch.setattr(rebuilding, "averaging", averaging)
     (out / "steps" / "floors.json").write_text('{"key"')
-    assert attack(out).status == 0
-    assert (out / "report.html").exists()
-    for name in ("accuracy.json", "decoders.json", "adaptive.json"):
+    decoders = json.loads((out / "steps" / "decoders.json").read_text())
+    (out / "steps" / "decoders.json").write_text(json.dumps({**decoders, "found": None}))
+    monkeypatch.setattr(unsealing, "pairs", broken)
+    said = attack(out)
+    assert said.status != 0
+    assert [name for name in ("floors", "decoders", "adaptive") if f"{name}.json is damaged" in said.err] == [
+        "floors",
+        "decoders",
+    ]
+    assert "The same command goes on with pairs." in said.err
+    assert json.loads((out / "steps" / "decoders.json").read_text())["found"] == decoders["found"]
+    assert (out / "steps" / "averaging.json").exists()
+    for name in ("accuracy.json", "adaptive.json"):
         assert (out / "steps" / name).stat().st_mtime_ns == kept[name]
 
 
@@ -152,7 +162,7 @@ def test_a_folder_with_another_attack_is_left_alone(done: Path, attack: Callable
     before = (done / "report.json").read_bytes()
     said = attack(done, tau=0.9)
     assert said.status == 1
-    assert "holds an attack on another profile, or with other options" in said.sentence
+    assert "holds an attack with another tau;" in said.sentence
     assert (done / "report.json").read_bytes() == before
 
 
@@ -165,6 +175,10 @@ def test_a_folder_with_another_attack_is_left_alone(done: Path, attack: Callable
         ({"embedder": "nobody"}, "nobody is no embedder"),
         ({"tau": None}, "give your system's with --tau"),
         ({"judge": "nobody"}, "nobody is no embedder"),
+        ({"judge": "=0.3"}, "NAME_OR_PATH=TAU, with TAU a cosine; this is '=0.3'"),
+        ({"profiles": "nowhere"}, "no folder nowhere with profiles"),
+        ({"portraits": "nowhere"}, "nowhere is not a folder"),
+        ({"profile": "default", "embedder": None, "tau": 0.9}, "was calibrated at cosine 0.384; leave --tau out"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(
@@ -173,7 +187,21 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     said = attack(tmp_path / "out", **changed)
     assert said.status == 1
     assert words in said.sentence
-    assert not (tmp_path / "out" / "report.html").exists()
+    assert not (tmp_path / "out").exists(), "a folder that nothing was done in takes the next attack"
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(attack: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    assert "holds other files, and no attack" in attack(tmp_path / "letters").sentence
+    assert "cannot be read" in attack(tmp_path / "letters" / "a.txt" / "out").sentence
+    for content in ("[]", "null", "{"):
+        (tmp_path / "letters" / "attack.json").write_text(content)
+        assert "is damaged; remove" in attack(tmp_path / "letters").sentence
+    (tmp_path / "letters" / "attack.json").unlink()
+    (tmp_path / "letters" / "attack.json").mkdir()
+    assert "cannot be read" in attack(tmp_path / "letters").sentence
+    assert (tmp_path / "letters" / "a.txt").read_text() == "dear"
 
 
 def test_a_judge_is_named_once_and_with_a_cosine(
