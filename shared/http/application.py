@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from shared.home import patronus_version
 from shared.http.auth import require_key
 from shared.http.middleware import BodyLimits, Gate, RequestContext
 from shared.http.problems import install_problems
+from shared.http.query import known_query_only
 from shared.metrics import Metrics
 
 # Bytes of all bodies that are being received or worked on. A few large pictures for each of a few workers.
@@ -45,6 +46,7 @@ def make_application(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(known_query_only)],
     )
     install_problems(app, metrics)
     app.router.redirect_slashes = False  # a redirect would be built from the caller's own Host header

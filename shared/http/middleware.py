@@ -68,13 +68,13 @@ class RequestContext:
             await unexpected(error)(scope, receive, send_marked)
         finally:
             seconds = time.perf_counter() - start
-            route = _route_of(scope)
+            route = route_of(scope)
             self.metrics.requests.labels(scope["method"], route, status).observe(seconds)
             tell = _log.debug if route in _QUIET else _log.info
             tell("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2))
 
 
-def _route_of(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
     """The route's pattern, not the path: a path holds the names of subjects.
 
     Where FastAPI includes routers lazily (0.165 does), the route in the scope lacks the prefixes of the routers around

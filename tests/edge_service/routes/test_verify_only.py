@@ -182,6 +182,21 @@ def test_the_wish_is_true_or_false_and_nothing_like_it(edge: Edge, said: Any) ->
     assert edge.call("GET", "/v1/galleries/perhaps").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "there"),
+    [
+        ("PUT", "/v1/galleries/perhaps?verify_only=true", "none"),
+        ("GET", "/v1/galleries?limits=3", "after, limit"),
+        ("POST", "/v1/galleries/clinic/identify?topk=3", "max_faces, quality_filter, top_k"),
+    ],
+)
+def test_a_parameter_that_is_not_known_is_not_passed_over(edge: Edge, method: str, path: str, there: str) -> None:
+    said = assert_problem(edge.call(method, path), 400, "bad-request")["detail"]
+    assert said.endswith(f"there are: {there}.")
+    assert edge.call("GET", "/v1/galleries/perhaps").status_code == 404
+    assert edge.call("GET", "/metrics?any=thing").status_code == 200
+
+
 def test_a_second_edge_with_the_key_serves_it_too(house: House, edge: Edge) -> None:
     other = house.edge("second")
     answer = other.verify("clinic", "obama", sample(SPEECH))
