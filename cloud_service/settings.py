@@ -25,9 +25,9 @@ class BodySettings(BaseModel):
     model_config = _FROZEN
 
     max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
-    """100 templates of 4,096 float32 values are 2.2 MB in base64; the rest is room for the JSON around them."""
+    """100 templates of 1,024 float32 values are 0.55 MB in base64; longer ones go in fewer a request."""
     seconds: Annotated[float, Field(gt=0)] = 30.0
-    """8 MiB over a slow uplink of 2.5 Mbit/s; a sender that drips bytes is cut off here."""
+    """1 MiB over a slow uplink of 0.3 Mbit/s; a sender that drips bytes is cut off here."""
 
 
 class RecordSettings(BaseModel):

@@ -74,6 +74,17 @@ class Scene:
         }
         return dataclasses.replace(self, chosen=few, judges=judges, looks=self.looks if panel else None)
 
+    def repeated(self, times: int) -> Scene:
+        """Every case so many times over, one time after the other."""
+        cases = Cases(np.tile(self.chosen.attacked, times), np.tile(self.chosen.other, times))
+        judges = {
+            name: dataclasses.replace(
+                judge, same=np.tile(judge.same, (times, 1)), other=np.tile(judge.other, (times, 1))
+            )
+            for name, judge in self.judges.items()
+        }
+        return dataclasses.replace(self, chosen=cases, judges=judges)
+
     def of_cases(self, rows: Rows) -> Rows:
         """Of rows of all labelled faces, those of the pictures attacked."""
         return np.ascontiguousarray(rows[self.chosen.attacked])
