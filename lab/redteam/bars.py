@@ -56,7 +56,7 @@ def _bar(attacker: str, figure: str, value: float, bar: float, by: str, clean: f
 
 def _keyless(rows: list[dict[str, Any]]) -> dict[str, Any]:
     own = [row for row in rows if row["on"] == WIRE and row["knows"] in {CLEAN, OTHER_KEYS}]
-    best = max(own, key=lambda row: _type(row, "type_2") - _type(row, "stranger"))
+    best = max(own, key=lambda row: _missed_then_most(_type(row, "type_2"), _type(row, "stranger")))
     return _bar(
         "without the key, the best of all that rebuild",
         _ACCEPTED,
@@ -67,11 +67,16 @@ def _keyless(rows: list[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
-def _stolen(report: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    def over(method: dict[str, Any]) -> float:
-        return float(method["type_2"]["value"]) - float(method["stranger"]["value"])
+def _missed_then_most(value: float, floor: float) -> tuple[float, float]:
+    """Which attack to show: the one furthest over its own floor, if one misses; else the one with most accepted."""
+    return max(0.0, value - floor - _OVER_FLOOR), value
 
-    best = max(report["stolen"]["methods"], key=over)
+
+def _stolen(report: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def order(method: dict[str, Any]) -> tuple[float, float]:
+        return _missed_then_most(float(method["type_2"]["value"]), float(method["stranger"]["value"]))
+
+    best = max(report["stolen"]["methods"], key=order)
     return _bar(
         f"a stolen gallery of {report['stolen']['templates']:,} templates, no pairs, pictures of other people",
         _ACCEPTED,

@@ -19,11 +19,10 @@ from lab.redteam.scene import KEY, TARGET
 _STYLE: Final = """
 :root { color-scheme: light; --ink: #1c2330; --soft: #5b6575; --line: #d9dee6; --good: #0b6b3a; --bad: #a4231b; }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; max-width: 84rem; padding: 2rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; max-width: 100rem; padding: 2rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
-p { max-width: 48rem; } .soft, caption, figcaption { color: var(--soft); font-size: .92rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .88rem; }
-caption { text-align: left; padding: 0 0 .4rem; }
+p { max-width: 48rem; } .soft, figcaption { color: var(--soft); font-size: .92rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .84rem; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; } td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 small { color: var(--soft); } .met, .missed { color: var(--good); font-weight: 600; } .missed { color: var(--bad); }
@@ -93,7 +92,7 @@ def _table(caption: str, head: list[str], rows: Iterable[list[str]], numbers: in
         "<tr>" + "".join(f"<td{kind(at)}>{cell}</td>" for at, cell in enumerate(row)) + "</tr>" for row in rows
     )
     return (
-        f"<div class=scroll><table><caption>{caption}</caption><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+        f"<p class=soft>{caption}</p>\n<div class=scroll><table><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>"
         "</table></div>"
     )
 
