@@ -92,8 +92,8 @@ def _table(caption: str, head: list[str], rows: Iterable[list[str]], numbers: in
         "<tr>" + "".join(f"<td{kind(at)}>{cell}</td>" for at, cell in enumerate(row)) + "</tr>" for row in rows
     )
     return (
-        f"<p class=soft>{caption}</p>\n<div class=scroll><table><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>"
-        "</table></div>"
+        f"<p class=soft>{caption}</p>\n<div class=scroll><table><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n"
+        "</tbody></table></div>"
     )
 
 
