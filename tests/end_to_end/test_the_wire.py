@@ -139,7 +139,7 @@ def test_requests_carry_only_known_members(crossed: tuple[bytes, bytes]) -> None
         "sha256",
         "preprocessing",
     }
-    contract |= {"key_id", "epoch", "threshold", "cosine", "fmr"}
+    contract |= {"key_id", "epoch", "scope", "threshold", "cosine", "fmr"}
     assert len(bodies) == 4
     assert members <= contract | {"templates", "id", "template", "probe", "probes", "top_k", "dtype", "data"}
 
