@@ -108,7 +108,8 @@ def test_decoders_and_inversion_rebuild_faces_of_clean_templates(report: Report)
 def test_without_the_key_they_rebuild_nobody(report: Report) -> None:
     for row in _rows(report, on=WIRE):
         assert _cosine(row) < _floor(report) + 0.1, row["attack"]
-        assert row["type_2"]["target"]["value"] == 0, row["attack"]
+        # A face that resembles many is accepted as some of them: no more than as other people.
+        assert row["type_2"]["target"]["value"] < row["stranger"]["target"]["value"] + 0.01, row["attack"]
 
 
 def test_with_the_key_they_do(report: Report) -> None:
