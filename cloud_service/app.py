@@ -12,6 +12,7 @@ from cloud_service.admission import Admission
 from cloud_service.gallery.assembly import open_store
 from cloud_service.gallery.listing import Listing
 from cloud_service.gallery.matcher import Matcher
+from cloud_service.gathering import Gathering
 from cloud_service.readiness import readiness_of
 from cloud_service.routes import router
 from cloud_service.settings import Settings
@@ -36,7 +37,15 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.store = store
         app.state.matcher = Matcher(store, metrics)
         app.state.listing = Listing(store.record.database)
-        app.state.admission = Admission(settings.work.at_once, settings.work.waiting, settings.work.patience_seconds)
+        work = settings.work
+        app.state.admission = Admission(work.at_once, work.waiting, work.patience_seconds)
+        app.state.gathering = Gathering(
+            app.state.matcher,
+            searches=work.searches,
+            probes=work.probes_a_search,
+            waiting=work.waiting,
+            patience_seconds=work.patience_seconds,
+        )
         try:
             yield
         finally:

@@ -11,6 +11,7 @@ from cloud_service.admission import Admission
 from cloud_service.gallery.listing import Listing
 from cloud_service.gallery.matcher import Matcher
 from cloud_service.gallery.store import Store
+from cloud_service.gathering import Gathering
 from cloud_service.settings import Settings
 from shared.credentials import Scope
 from shared.http.auth import Caller, require
@@ -32,6 +33,11 @@ def _matcher(request: Request) -> Matcher:
     return matcher
 
 
+def _gathering(request: Request) -> Gathering:
+    gathering: Gathering = request.app.state.gathering
+    return gathering
+
+
 def _listing(request: Request) -> Listing:
     listing: Listing = request.app.state.listing
     return listing
@@ -47,6 +53,7 @@ async def _place(request: Request, _caller: Caller) -> AsyncIterator[None]:
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[Store, Depends(_store)]
 MatcherDep = Annotated[Matcher, Depends(_matcher)]
+GatheringDep = Annotated[Gathering, Depends(_gathering)]
 ListingDep = Annotated[Listing, Depends(_listing)]
 
 # For a route's `dependencies`, before the place: what the key must be allowed.

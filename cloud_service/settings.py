@@ -52,12 +52,14 @@ class WorkSettings(BaseModel):
 
     at_once: Annotated[int, Field(ge=1, le=32)] = 8
     """Requests at work in threads; under the 40 threads that the API keys' checks share with them."""
-    waiting: Annotated[int, Field(ge=0)] = 64
-    """Requests that may wait for their turn: eight rounds of the above."""
+    waiting: Annotated[int, Field(ge=0)] = 256
+    """Requests that may wait for their turn, of each kind."""
     patience_seconds: Annotated[float, Field(gt=0)] = 2.0
     """A door does not wait longer; the caller is told to come again."""
-    search_threads: Annotated[int, Field(ge=1)] = 1
-    """Threads of one search. One serves most when several searches run; more shorten a lone search."""
+    searches: Annotated[int, Field(ge=1, le=32)] = 2
+    """Galleries that are searched at once: a small one does not wait for a large one. A search uses all cores."""
+    probes_a_search: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Probes that are gathered into one search: at 64 the product is nearly all of its cost."""
 
 
 class Settings(ServiceSettings):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from sqlalchemy.exc import DBAPIError
 
 from cloud_service.gallery.database import Database, unusable
-from cloud_service.gallery.index import FaissIndex
+from cloud_service.gallery.index import ExactIndex
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.store import Store
 from cloud_service.migrations import upgrade
@@ -27,7 +25,7 @@ def open_store(settings: Settings, metrics: Metrics) -> Store:
         upgrade(database)
         store = Store(
             Record(database, settings.record.max_templates_a_subject),
-            partial(FaissIndex, search_threads=settings.work.search_threads),
+            ExactIndex,
             settings.record.max_templates_a_gallery,
             metrics,
         )

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Final, Protocol
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.gallery.rw_lock import ReadersWriterLock
+from cloud_service.gallery.nearest import Nearest
+from cloud_service.gallery.segment import Segment
+
+# Rows of the largest segment: 32 MB of 128 values. Merging two of them holds up a writer for some hundredths of a
+# second, and a search not at all.
+_MOST: Final = 65_536
+_LEAST: Final = 256
+# Scores that are reckoned at once: 64 probes' of so many rows stay in the processor's cache.
+_BLOCK: Final = 4_096
+_BLOCK_OF_ONE: Final = 65_536
+# A segment of which this share was removed is written anew without them.
+_REMOVED: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +27,7 @@ class Hits:
     """What an index proposes, one row a probe, best first.
 
     ``ids`` is (m, w) int64, the record's template ids; ``scores`` is (m, w) float32, their inner products with the
-    probe. ``w`` is smaller than asked for when the index holds no more.
+    probe. Where fewer than w were found for a probe, the rest of its row is -1 and minus infinity.
     """
 
     ids: NDArray[np.int64]
@@ -26,7 +35,7 @@ class Hits:
 
 
 class VectorIndex(Protocol):
-    """The templates of one gallery, searchable. Safe to use from several threads."""
+    """The templates of one gallery, searchable. Safe to use from several threads; one of them writes."""
 
     @property
     def score_error(self) -> float:
@@ -38,26 +47,30 @@ class VectorIndex(Protocol):
         """Adds (n, d) float32 unit rows under n new ids; they can be found when this returns."""
 
     def remove(self, ids: NDArray[np.int64]) -> None:
-        """Removes n ids; those it does not hold are passed over."""
+        """Removes n ids and overwrites their rows; those it does not hold are passed over."""
 
-    def search(self, probes: NDArray[np.float32], width: int) -> Hits:
-        """The ``width`` best templates for each row of (m, d) float32 unit probes."""
+    def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
+        """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``.
+
+        Those that were there when the search began and still are when it ends are found. One that is added or removed
+        meanwhile may be found or not.
+        """
 
 
-class FaissIndex:
-    """All vectors in memory, compared one by one: exact, and fast enough to about a million.
+class ExactIndex:
+    """All vectors in memory, compared with every probe: exact.
 
-    FAISS may search from several threads, but not while it adds or removes; hence the lock.
+    Storage is FAISS's, in segments; the products are taken in place, block by block, for all probes of a batch at once.
+    FAISS's own search takes several times as long for the same (docs/decisions/0011). Searching needs no lock: a
+    segment is only ever appended to, and the list of them is replaced as a whole.
 
     Args:
         dim: d, the length of a template.
-        search_threads: threads of one search.
     """
 
-    def __init__(self, dim: int, search_threads: int = 1) -> None:
-        self._index: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
-        self._lock = ReadersWriterLock()
-        self._search_threads = search_threads
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+        self._segments: tuple[Segment, ...] = ()
         # A float32 sum of d products is off by at most d * 2**-24 * sum|x_i y_i|, and that sum is at most 1
         # (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1; Cauchy-Schwarz). Twice that, to be safe.
         self._score_error = dim * float(np.finfo(np.float32).eps)
@@ -68,36 +81,76 @@ class FaissIndex:
         return self._score_error
 
     def __len__(self) -> int:
-        with self._lock.reading():
-            return int(self._index.ntotal)
+        return sum(segment.held for segment in self._segments)
 
     def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Adds (n, d) float32 unit rows under n new ids; they can be found when this returns."""
-        with self._lock.writing():
-            self._index.add_with_ids(vectors, ids)
+        while len(ids):
+            last = self._with_room(len(ids))
+            fits = last.room
+            last.append(ids[:fits], vectors[:fits])
+            ids, vectors = ids[fits:], vectors[fits:]
 
     def remove(self, ids: NDArray[np.int64]) -> None:
-        """Removes n ids; those it does not hold are passed over."""
-        with self._lock.writing():
-            self._index.remove_ids(ids)
+        """Removes n ids and overwrites their rows; those it does not hold are passed over."""
+        left = len(np.unique(ids))
+        for segment in reversed(self._segments):
+            if not left:
+                break
+            left -= segment.remove(ids)
+        self._compact()
 
-    def search(self, probes: NDArray[np.float32], width: int) -> Hits:
-        """The ``width`` best templates for each row of (m, d) float32 unit probes."""
-        _limit_threads(self._search_threads)
-        with self._lock.reading():
-            asked = min(width, int(self._index.ntotal))
-            if asked == 0:
-                rows = len(probes)
-                return Hits(np.empty((rows, 0), np.int64), np.empty((rows, 0), np.float32))
-            scores, ids = self._index.search(probes, asked)
-        return Hits(ids, scores)
+    def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
+        """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``."""
+        if not at_least > 0:
+            raise ValueError("what scores 0 and less is not looked for")
+        best = Nearest(np.full(len(probes), at_least, np.float32), width)
+        block = _BLOCK if len(probes) > 1 else _BLOCK_OF_ONE
+        scores = np.empty((len(probes), block), np.float32)
+        for segment in self._segments:
+            used = segment.used
+            for start in range(0, used, block):
+                end = min(start + block, used)
+                into = scores[:, : end - start]
+                np.matmul(probes, segment.vectors[start:end].T, out=into)
+                best.take(into, segment.ids[start:end])
+        return Hits(*best.result())
+
+    def _with_room(self, wanted: int) -> Segment:
+        """The last segment, which has room: a new one, or one twice as large in its place."""
+        segments = self._segments
+        last = segments[-1] if segments else None
+        if last is not None and last.room:
+            return last
+        if last is None or last.capacity == _MOST:
+            new = Segment(self._dim, min(_MOST, max(_LEAST, wanted)))
+            self._segments = (*segments, new)
+            return new
+        new = Segment(self._dim, min(_MOST, max(2 * last.capacity, last.held + wanted)))
+        new.append(*last.alive())
+        self._segments = (*segments[:-1], new)
+        return new
+
+    def _compact(self) -> None:
+        """Writes segments anew of which much was removed, joined with a neighbour where both fit into one."""
+        kept: list[Segment] = []
+        for segment in self._segments:
+            before = kept[-1] if kept else None
+            if not segment.held:
+                continue
+            if before is not None and before.held + segment.held <= _MOST // 2:
+                kept[-1] = _written_anew([before, segment])
+            elif segment.removed > _REMOVED * segment.used:
+                kept.append(_written_anew([segment]))
+            else:
+                kept.append(segment)
+        if len(kept) != len(self._segments) or any(a is not b for a, b in zip(kept, self._segments, strict=True)):
+            self._segments = tuple(kept)
 
 
-_of_this_thread = threading.local()
-
-
-def _limit_threads(threads: int) -> None:
-    """Sets OpenMP's number of threads; it is kept per calling thread, so that each worker has to say it once."""
-    if getattr(_of_this_thread, "threads", None) != threads:
-        faiss.omp_set_num_threads(threads)
-        _of_this_thread.threads = threads
+def _written_anew(segments: list[Segment]) -> Segment:
+    held = sum(segment.held for segment in segments)
+    new = Segment(segments[0].vectors.shape[1], min(_MOST, max(_LEAST, held)))
+    for segment in segments:
+        new.append(*segment.alive())
+    return new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from cloud_service.gallery.index import Hits
 from cloud_service.gallery.rows import PinnedGallery, Stored
 from cloud_service.gallery.store import Store
 from shared.envelope import TemplateEnvelope
-from shared.errors import Conflict
+from shared.errors import Conflict, PatronusError
 from shared.metrics import Metrics
 from shared.scores import CosineSimilarity
 from shared.wire.cloud import IdentifyAnswer, ProbeResult
@@ -39,6 +40,14 @@ def exact_scores(vectors: NDArray[np.float32], probe: NDArray[np.float32]) -> ND
     products = vectors.astype(np.float64) * probe.astype(np.float64)
     scores: NDArray[np.float64] = np.clip(products.sum(axis=1), -1.0, 1.0)
     return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who are these: probes, and the most subjects that are wanted of each."""
+
+    envelopes: Sequence[TemplateEnvelope] = field(repr=False)
+    top_k: int
 
 
 class Matcher:
@@ -75,14 +84,20 @@ class Matcher:
             fmr_at_threshold=gallery.fmr,
         )
 
-    def identify(self, gallery_name: str, envelopes: Sequence[TemplateEnvelope], top_k: int) -> IdentifyAnswer:
+    def identify(self, gallery_name: str, asked: Sequence[Asked]) -> list[IdentifyAnswer | PatronusError]:
         """Looks for each probe in the whole gallery: the ``top_k`` best subjects that reach tau.
+
+        Args:
+            gallery_name: where.
+            asked: what several callers ask at the same time; they are answered by one search.
+
+        Returns:
+            an answer to each, or why there is none: ContractMismatch, a probe was made under another contract;
+            InvalidTemplate, a probe is not a unit vector of the gallery's length.
 
         Raises:
             NotFound: there is no such gallery.
             Conflict: the gallery is verify-only; a probe is sealed for one subject.
-            ContractMismatch: a probe was made under another contract.
-            InvalidTemplate: a probe is not a unit vector of the gallery's length.
         """
         with self._metrics.step("record"):
             gallery = self._record.gallery(gallery_name)
@@ -91,24 +106,23 @@ class Matcher:
                 "The gallery is verify-only: its templates are sealed one subject at a time; verify.",
                 reason="verify_only",
             )
-        looks = [_Look(gallery, probe, top_k) for probe in open_for(gallery, envelopes)]
-        self._look(gallery, looks, max(_LEAST_WIDTH, _WIDENING * top_k))
-        return IdentifyAnswer(
-            results=[look.result() for look in looks],
-            threshold=gallery.threshold.cosine.value,
-            fmr_at_threshold=gallery.fmr,
-        )
+        answers: list[list[_Look] | PatronusError] = [_looks(gallery, each) for each in asked]
+        looks = [look for looks in answers if isinstance(looks, list) for look in looks]
+        if looks:
+            self._look(gallery, looks, max(_LEAST_WIDTH, _WIDENING * max(each.top_k for each in asked)))
+        return [looks if isinstance(looks, PatronusError) else _answer(gallery, looks) for looks in answers]
 
     def _look(self, gallery: PinnedGallery, looks: Sequence[_Look], width: int) -> None:
         index = self._store.index_of(gallery)
+        floor = gallery.threshold.cosine.value - index.score_error
         pending = list(looks)
         while pending:
             with self._metrics.step("index"):
-                hits = index.search(np.stack([look.probe for look in pending]), width)
+                hits = index.search(np.stack([look.probe for look in pending]), width, floor)
             for row, look in enumerate(pending):
-                look.propose(hits, row, index.score_error)
+                look.propose(hits, row, width, index.score_error)
             self._confirm(gallery, pending)
-            pending = [look for look in pending if not look.settled(hits.ids.shape[1] < width)]
+            pending = [look for look in pending if not look.settled()]
             width *= _WIDENING
 
     def _confirm(self, gallery: PinnedGallery, looks: Sequence[_Look]) -> None:
@@ -124,6 +138,21 @@ class Matcher:
                     look.confirm(stored)
 
 
+def _looks(gallery: PinnedGallery, asked: Asked) -> list[_Look] | PatronusError:
+    try:
+        return [_Look(gallery, probe, asked.top_k) for probe in open_for(gallery, asked.envelopes)]
+    except PatronusError as error:
+        return error
+
+
+def _answer(gallery: PinnedGallery, looks: Sequence[_Look]) -> IdentifyAnswer:
+    return IdentifyAnswer(
+        results=[look.result() for look in looks],
+        threshold=gallery.threshold.cosine.value,
+        fmr_at_threshold=gallery.fmr,
+    )
+
+
 class _Look:
     """One probe's way through the gallery: what the index proposed so far, and the best score of each subject."""
 
@@ -136,14 +165,13 @@ class _Look:
         self._best: dict[str, float] = {}
         self._unseen_at_most = 1.0
 
-    def propose(self, hits: Hits, row: int, score_error: float) -> None:
-        """Takes the index's proposals; those that may reach tau and are new are ``proposed``."""
-        scores = hits.scores[row].astype(np.float64)
-        near = hits.ids[row][scores >= self._threshold.cosine.value - score_error]
+    def propose(self, hits: Hits, row: int, width: int, score_error: float) -> None:
+        """Takes the index's proposals, ``width`` at most; those that are new are ``proposed``."""
+        near = hits.ids[row][np.isfinite(hits.scores[row])]
         self.proposed = np.setdiff1d(near, self._seen)
         self._seen = np.union1d(self._seen, near)
-        if len(scores):
-            self._unseen_at_most = float(scores[-1]) + score_error
+        # With fewer than were asked for, all that may reach tau were shown.
+        self._unseen_at_most = float(hits.scores[row, width - 1]) + score_error if len(near) == width else -1.0
 
     def confirm(self, stored: Stored) -> None:
         """Scores those of the proposed templates that the record still has."""
@@ -153,9 +181,9 @@ class _Look:
             if self._threshold.accepts(CosineSimilarity(float(score))):
                 self._best[name] = max(float(score), self._best.get(name, -1.0))
 
-    def settled(self, seen_everything: bool) -> bool:
+    def settled(self) -> bool:
         """Whether no template that the index has not shown yet can change the result."""
-        if seen_everything or self._unseen_at_most < self._threshold.cosine.value:
+        if self._unseen_at_most < self._threshold.cosine.value:
             return True
         ranked = self._ranked()
         return len(ranked) == self._top_k and ranked[-1][1] > self._unseen_at_most

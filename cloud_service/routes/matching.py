@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from cloud_service.deps import MAY_MATCH, PLACE, GalleryInPath, MatcherDep, SubjectInPath
+from cloud_service.deps import MAY_MATCH, PLACE, GalleryInPath, GatheringDep, MatcherDep, SubjectInPath
 from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, VerifyRequest
 from shared.wire.common import VerifyAnswer
 
@@ -17,7 +17,7 @@ def verify(gallery: GalleryInPath, subject: SubjectInPath, request: VerifyReques
     return matcher.verify(gallery, subject, request.probe)
 
 
-@router.post("/identify", response_model=IdentifyAnswer, dependencies=[MAY_MATCH, PLACE])
-def identify(gallery: GalleryInPath, request: IdentifyRequest, matcher: MatcherDep) -> IdentifyAnswer:
+@router.post("/identify", response_model=IdentifyAnswer, dependencies=[MAY_MATCH])
+async def identify(gallery: GalleryInPath, request: IdentifyRequest, gathering: GatheringDep) -> IdentifyAnswer:
     """Who of the gallery each probe is; `unknown` where no subject reaches the threshold."""
-    return matcher.identify(gallery, request.probes, request.top_k)
+    return await gathering.identify(gallery, request.probes, request.top_k)

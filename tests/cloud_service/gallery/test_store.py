@@ -11,7 +11,7 @@ from cloud_client import Cloud, assert_problem, random_units
 from numpy.typing import NDArray
 
 from cloud_service.gallery import record as record_module
-from cloud_service.gallery.index import FaissIndex
+from cloud_service.gallery.index import ExactIndex
 from cloud_service.gallery.store import Store
 from cloud_service.settings import Settings
 from shared.errors import NotFound
@@ -20,7 +20,7 @@ VECTORS = random_units(9, 4)
 IDS = [f"{number:032x}" for number in range(4)]
 
 
-class Flawed(FaissIndex):
+class Flawed(ExactIndex):
     """A real index that fails where a test says so."""
 
     def __init__(self, dim: int, failing: set[str]) -> None:
@@ -78,7 +78,7 @@ def test_a_template_that_the_index_still_has_after_its_erasure_is_never_returned
     flawed.http.delete("/v1/galleries/door/subjects/anna")
     store = _store(flawed)
     index = store.index_of(store.record.gallery("door"))
-    assert index.search(VECTORS[:1], 5).ids.shape == (1, 2), "the index does lag behind"
+    assert index.search(VECTORS[:1], 5, 1e-6).ids.shape == (1, 2), "the index does lag behind"
     assert flawed.found(VECTORS[0]) == ["ben"]
 
 
@@ -146,10 +146,10 @@ def test_a_gallery_erased_and_made_again_is_another_one(flawed: Cloud) -> None:
 def test_ids_of_the_index_are_never_used_again(door: Cloud) -> None:
     store = _store(door)
     door.enroll("anna", VECTORS[:2])
-    first = store.index_of(store.record.gallery("door")).search(VECTORS[:1], 5).ids.max()
+    first = store.index_of(store.record.gallery("door")).search(VECTORS[:1], 5, 1e-6).ids.max()
     door.http.delete("/v1/galleries/door/subjects/anna")
     door.enroll("anna", VECTORS[:1])
-    again = store.index_of(store.record.gallery("door")).search(VECTORS[:1], 5).ids.min()
+    again = store.index_of(store.record.gallery("door")).search(VECTORS[:1], 5, 1e-6).ids.min()
     assert again > first
 
 
@@ -160,14 +160,14 @@ def test_a_start_rebuilds_large_galleries_in_small_batches(settings: Settings, m
         cloud.enroll("anna", vectors)
     monkeypatch.setattr(record_module, "_BATCH_BYTES", 7 * 8 * 4)
     sizes: list[int] = []
-    add: Callable[..., None] = FaissIndex.add
+    add: Callable[..., None] = ExactIndex.add
 
-    def counted(self: FaissIndex, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
+    def counted(self: ExactIndex, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
         sizes.append(len(ids))
         assert (np.diff(ids) > 0).all()
         add(self, ids, rows)
 
-    monkeypatch.setattr(FaissIndex, "add", counted)
+    monkeypatch.setattr(ExactIndex, "add", counted)
     with Cloud(settings) as cloud:
         assert sizes == [7] * 7 + [1]
         assert cloud.found(vectors[49]) == ["anna"]
