@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PACKAGES := pyproject.toml constraints.txt
 
-.PHONY: help run demo test lint format bench accuracy models optional-models compose-test lock clean
+.PHONY: help run demo test lint format bench bench-cloud accuracy models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -33,6 +33,9 @@ format: $(VENV)/.test  ## Put the code into its form
 
 bench: $(VENV)/.test models  ## Time one verify and where it goes
 	@$(BIN)/python -m lab.bench $(ARGS)
+
+bench-cloud: $(VENV)/.test  ## Time the cloud beside FAISS itself: make bench-cloud SIZES=10000,100000 CONCURRENCY=1,64
+	@$(BIN)/python -m lab.bench_cloud $(if $(SIZES),--sizes $(SIZES)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(ARGS)
 
 accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LFW=FOLDER
 	@test -n "$(LFW)$$PATRONUS_FACE_DATA" || { echo "Name the folder with lfw112.tar and lfw_pairs.txt: make accuracy LFW=FOLDER (docs/accuracy.md)" >&2; exit 2; }

@@ -50,6 +50,10 @@ class Pair:
                     raise SetupError(f"The {name} did not answer at {url} within {_START_SECONDS:g} seconds.")
                 time.sleep(0.05)
 
+    def process_id(self, name: str) -> int:
+        """Of a service that runs."""
+        return self._running[name].pid
+
     def wait(self) -> None:
         """Returns when a service ends by itself.
 

@@ -1,0 +1,257 @@
+"""``make bench-cloud``: identification and verification over HTTP, beside FAISS on the same templates, in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import faiss
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import insert
+
+from cloud_service.gallery.database import Database
+from cloud_service.gallery.record import Record
+from cloud_service.gallery.tables import subject, template
+from cloud_service.migrations import upgrade
+from lab.load import Load, request, under_load
+from lab.pair import Pair, free_port
+from shared.command import run
+from shared.contract import Contract, EmbedderPin, ProfilePin
+from shared.envelope import TemplateEnvelope
+from shared.secret_files import read_secret
+from shared.wire.cloud import GallerySpec
+from shared.wire.common import Threshold
+
+Rows = NDArray[np.float32]
+TAU: Final = 0.384
+_PER_PERSON: Final = 4
+# Cosines of two pictures of one person are about 0.65, as SFace's are.
+_SPREAD: Final = 0.75
+_BATCH: Final = 64
+_PROBES: Final = 512
+_SECONDS: Final = 10.0
+_AT_A_TIME: Final = 50_000
+_GALLERY: Final = "bench"
+app = typer.Typer()
+
+
+@app.command()
+def main(
+    sizes: Annotated[str, typer.Option(help="Templates, by comma.")] = "10000,100000,1000000",
+    concurrency: Annotated[str, typer.Option(help="Callers at once, by comma.")] = "1,8,64",
+    dim: Annotated[int, typer.Option(min=8, max=1024, help="Length of a template.")] = 128,
+    seconds: Annotated[float, typer.Option(min=1, max=120, help="Of each load.")] = _SECONDS,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
+) -> None:
+    """Time the cloud under load on this machine, the load generator beside it."""
+    console = Console(stderr=True)
+    lines = []
+    for size in (int(part) for part in sizes.split(",")):
+        for line in _measured(size, [int(part) for part in concurrency.split(",")], dim, seconds, console):
+            lines.append(line)
+            typer.echo(json.dumps(line))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "cloud.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    console.print(_table(lines))
+
+
+def people(size: int, dim: int, seed: int = 0) -> Rows:
+    """Unit embeddings as a gallery of people has them: (size, dim) float32, four pictures of each in turn."""
+    random = np.random.default_rng(seed)
+    centres = _unit(random.standard_normal((-(-size // _PER_PERSON), dim), dtype=np.float32))
+    return _pictures(np.repeat(centres, _PER_PERSON, axis=0)[:size], random)
+
+
+def _pictures(centres: Rows, random: np.random.Generator) -> Rows:
+    noise = _unit(random.standard_normal(centres.shape, dtype=np.float32))
+    return _unit(centres + _SPREAD * noise)
+
+
+def _unit(rows: Rows) -> Rows:
+    unit: Rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
+
+
+def _measured(size: int, callers: list[int], dim: int, seconds: float, console: Console) -> Iterator[dict[str, Any]]:
+    console.print(f"{size:,} templates of {dim} ...")
+    vectors = people(size, dim)
+    random = np.random.default_rng(1)
+    whose = random.integers(0, size, _PROBES)
+    probes = _pictures(vectors[whose], random)
+    about = {"size": size, "dim": dim, "cores": len(os.sched_getaffinity(0)), "machine": platform.machine()}
+    raw = _raw(vectors, probes)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        contract = _filled(home, vectors)
+        del vectors
+        pair, port = Pair(), free_port()
+        began = time.perf_counter()
+        environment = {
+            "PATRONUS_HOME": str(home),
+            "PATRONUS_CLOUD__LOG_LEVEL": "error",
+            "PATRONUS_CLOUD__PORT": str(port),
+            "PATRONUS_CLOUD__RECORD__MAX_TEMPLATES_A_GALLERY": str(max(size, 1_000_000)),
+        }
+        try:
+            pair.start("cloud", "cloud_service", f"http://127.0.0.1:{port}", environment)
+            start_seconds = time.perf_counter() - began
+            key = read_secret(home / "cloud" / "api_key").decode().strip()
+            envelopes = [TemplateEnvelope.seal_in(probe, contract.digest()).model_dump() for probe in probes]
+            base = f"http://127.0.0.1:{port}/v1/galleries/{_GALLERY}"
+            asked = {
+                "identify": [
+                    request(f"{base}/identify", key, json.dumps({"probes": [one], "top_k": 5}).encode())
+                    for one in envelopes
+                ],
+                "verify": [
+                    request(f"{base}/subjects/s{who // _PER_PERSON}/verify", key, json.dumps({"probe": one}).encode())
+                    for who, one in zip(whose.tolist(), envelopes, strict=True)
+                ],
+            }
+            asyncio.run(under_load("127.0.0.1", port, asked["identify"], max(callers), 1))  # warm
+            for what, requests in asked.items():
+                for count in callers:
+                    load = asyncio.run(under_load("127.0.0.1", port, requests, count, seconds))
+                    line = about | {"what": what, "concurrency": count} | asdict(load)
+                    yield (
+                        line
+                        | _beside(what, count, load, raw)
+                        | {
+                            "start_seconds": start_seconds,
+                            "memory_bytes": _resident(pair.process_id("cloud")),
+                            "memory_over_vectors": _resident(pair.process_id("cloud")) / (size * dim * 4),
+                        }
+                    )
+        finally:
+            pair.stop()
+
+
+def _raw(vectors: Rows, probes: Rows) -> dict[str, float]:
+    """Seconds a query of FAISS's flat index, in batches and alone, and of the matrix product, which is the limit."""
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    for start in range(0, len(vectors), _AT_A_TIME):
+        index.add(vectors[start : start + _AT_A_TIME])
+    batch = np.ascontiguousarray(probes[:_BATCH])
+    into = np.empty((_BATCH, 4096), np.float32)
+
+    def product() -> None:
+        for start in range(0, len(vectors), 4096):
+            block = vectors[start : start + 4096]
+            np.matmul(batch, block.T, out=into[:, : len(block)])
+
+    return {
+        "faiss_batch": _middle(lambda: index.search(batch, 32)) / _BATCH,
+        "faiss_alone": _middle(lambda: index.search(batch[:1], 32)),
+        "product": _middle(product) / _BATCH,
+    }
+
+
+def _middle(work: Callable[[], object], rounds: int = 5) -> float:
+    work()
+    taken = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return sorted(taken)[rounds // 2]
+
+
+def _beside(what: str, callers: int, load: Load, raw: dict[str, float]) -> dict[str, Any]:
+    if what != "identify":
+        return {}
+    found: dict[str, Any] = {
+        "faiss_batches_of_64_per_second": 1 / raw["faiss_batch"],
+        "faiss_alone_p50_ms": 1e3 * raw["faiss_alone"],
+        "product_per_second": 1 / raw["product"],
+        "ratio_to_faiss": load.answered * raw["faiss_batch"],
+        "ratio_to_product": load.answered * raw["product"],
+    }
+    if callers == 1:
+        found["p50_over_faiss_alone"] = load.p50 / (1e3 * raw["faiss_alone"])
+    return found
+
+
+def _filled(home: Path, vectors: Rows) -> Contract:
+    """A cloud's home whose record holds these templates; written past the service, which would take hours."""
+    contract = Contract(
+        dim=vectors.shape[1],
+        embedder=EmbedderPin(name="bench", sha256="0" * 64, preprocessing="none"),
+        profile=ProfilePin(name="bench", version=1, sha256="0" * 64),
+        seal=None,
+    )
+    folder = home / "cloud"
+    folder.mkdir(mode=0o700)
+    database = Database(f"sqlite:///{folder / 'record.db'}", busy_seconds=5, connections=2)
+    try:
+        upgrade(database)
+        spec = GallerySpec(contract=contract, threshold=Threshold(cosine=TAU, fmr=1e-3))
+        gallery, _ = Record(database, 1000).put_gallery(_GALLERY, spec)
+        now = {"created_at": datetime.now(UTC), "gallery_id": gallery.id}
+        with database.write() as connection:
+            count = -(-len(vectors) // _PER_PERSON)
+            for start in range(0, count, _AT_A_TIME):
+                some = range(start, min(start + _AT_A_TIME, count))
+                connection.execute(insert(subject), [{"id": at + 1, "name": f"s{at}", **now} for at in some])
+            for start in range(0, len(vectors), _AT_A_TIME):
+                some = range(start, min(start + _AT_A_TIME, len(vectors)))
+                rows = [
+                    {"subject_id": at // _PER_PERSON + 1, "uid": f"{at:032x}", "vector": vectors[at].tobytes(), **now}
+                    for at in some
+                ]
+                connection.execute(insert(template), rows)
+    finally:
+        database.close()
+    return contract
+
+
+def _resident(process: int) -> int:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _table(lines: list[dict[str, Any]]) -> Table:
+    heads = [
+        "templates",
+        "what",
+        "callers",
+        "a second",
+        "p50 ms",
+        "p99 ms",
+        "/ FAISS",
+        "/ product",
+        "start s",
+        "memory",
+    ]
+    table = Table(*heads, title="The cloud, and FAISS on the same templates")
+    for line in lines:
+        table.add_row(
+            f"{line['size']:,}",
+            line["what"],
+            str(line["concurrency"]),
+            f"{line['answered']:.0f}",
+            f"{line['p50']:.1f}",
+            f"{line['p99']:.1f}",
+            *(f"{line[name]:.2f}" if name in line else "" for name in ("ratio_to_faiss", "ratio_to_product")),
+            f"{line['start_seconds']:.1f}",
+            f"{line['memory_over_vectors']:.2f} x",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,81 @@
+"""Load on a service over HTTP: callers that each send their next request when the last was answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import numpy as np
+
+_OK: Final = b"HTTP/1.1 200"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of it.
+
+    Attributes:
+        answered: requests a second, of those answered with 200.
+        refused: share answered otherwise.
+        p50: milliseconds of an answer; likewise ``p95`` and ``p99``.
+    """
+
+    answered: float
+    refused: float
+    p50: float
+    p95: float
+    p99: float
+
+
+def request(url: str, key: str, body: bytes) -> bytes:
+    """A POST of JSON as it goes over the wire, on a connection that stays open."""
+    place = urlsplit(url)
+    head = (
+        f"POST {place.path} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def under_load(host: str, port: int, requests: Sequence[bytes], callers: int, seconds: float) -> Load:
+    """Sends requests, in turn, from so many callers for so long.
+
+    A client library would take as much of the processor as the service: this one writes bytes and reads as many as the
+    answer's head says.
+
+    Args:
+        host: of the service.
+        port: of the service.
+        requests: as ``request`` makes them.
+        callers: connections, each with one request at a time.
+        seconds: how long; what is on its way then is waited for, and counted.
+    """
+    taken: list[float] = []
+    refused = 0
+    began = time.perf_counter()
+
+    async def call(first: int) -> None:
+        nonlocal refused
+        reader, writer = await asyncio.open_connection(host, port)
+        at = first
+        while time.perf_counter() - began < seconds:
+            start = time.perf_counter()
+            writer.write(requests[at % len(requests)])
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+            await reader.readexactly(int(length))
+            if head.startswith(_OK):
+                taken.append(time.perf_counter() - start)
+            else:
+                refused += 1
+            at += callers
+        writer.close()
+
+    await asyncio.gather(*(call(first) for first in range(callers)))
+    whole = time.perf_counter() - began
+    spread = np.percentile(np.array(taken) * 1e3, [50, 95, 99]) if taken else np.full(3, np.nan)
+    return Load(len(taken) / whole, refused / max(1, refused + len(taken)), *(float(value) for value in spread))
