@@ -1,4 +1,7 @@
-"""What handlers ask for, by name."""
+"""What handlers ask for, by name.
+
+All of it is asynchronous, though nothing waits: FastAPI runs what is not in a thread, once for each of them a request.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +21,27 @@ from shared.http.auth import Caller, require
 from shared.names import GalleryName, SubjectName, TemplateId
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _store(request: Request) -> Store:
+async def _store(request: Request) -> Store:
     store: Store = request.app.state.store
     return store
 
 
-def _matcher(request: Request) -> Matcher:
+async def _matcher(request: Request) -> Matcher:
     matcher: Matcher = request.app.state.matcher
     return matcher
 
 
-def _gathering(request: Request) -> Gathering:
+async def _gathering(request: Request) -> Gathering:
     gathering: Gathering = request.app.state.gathering
     return gathering
 
 
-def _listing(request: Request) -> Listing:
+async def _listing(request: Request) -> Listing:
     listing: Listing = request.app.state.listing
     return listing
 

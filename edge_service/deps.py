@@ -1,4 +1,7 @@
-"""What handlers are given. They build nothing themselves."""
+"""What handlers are given. They build nothing themselves.
+
+All of it is asynchronous, though nothing waits: FastAPI runs what is not in a thread, once for each of them a request.
+"""
 
 from __future__ import annotations
 
@@ -25,40 +28,40 @@ from shared.wire.edge import QualityFilter
 MAX_FACES = 32
 
 
-def _settings(request: Request) -> EdgeSettings:
+async def _settings(request: Request) -> EdgeSettings:
     found: EdgeSettings = request.app.state.settings
     return found
 
 
-def _recognition(request: Request) -> Recognition:
+async def _recognition(request: Request) -> Recognition:
     found: Recognition = request.app.state.recognition
     return found
 
 
-def _galleries(request: Request) -> GalleryBook:
+async def _galleries(request: Request) -> GalleryBook:
     found: GalleryBook = request.app.state.galleries
     return found
 
 
-def _cloud(request: Request) -> CloudClient:
+async def _cloud(request: Request) -> CloudClient:
     found: CloudClient = request.app.state.cloud
     return found
 
 
-def _plugin(request: Request) -> Plugin:
+async def _plugin(request: Request) -> Plugin:
     found: Plugin = request.app.state.plugin
     return found
 
 
-def _reader(request: Request) -> FaceReader:
+async def _reader(request: Request) -> FaceReader:
     found: FaceReader = request.app.state.reader
     return found
 
 
-def _default_threshold(request: Request) -> Threshold:
+async def _default_threshold(request: Request) -> Threshold:
     """Of galleries that name none: what the profile was calibrated at, else what the embedder was published with."""
     profile: Profile = request.app.state.profile
-    return profile.document.threshold or _reader(request).spec.threshold
+    return profile.document.threshold or (await _reader(request)).spec.threshold
 
 
 SettingsDep = Annotated[EdgeSettings, Depends(_settings)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -34,7 +34,7 @@ def _known(ring: KeyRing, key: str | None) -> ApiKeyRecord:
     return record
 
 
-def caller(
+async def caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> ApiKeyRecord:
     """Who calls.
@@ -56,14 +56,14 @@ def caller(
 Caller = Annotated[ApiKeyRecord, Depends(caller)]
 
 
-def require(*scopes: Scope) -> Callable[[ApiKeyRecord], ApiKeyRecord]:
+def require(*scopes: Scope) -> Callable[[ApiKeyRecord], Awaitable[ApiKeyRecord]]:
     """A dependency that lets a caller in who has one of the scopes.
 
     Raises:
         Forbidden: (the dependency) the key has none of them.
     """
 
-    def check(record: Caller) -> ApiKeyRecord:
+    async def check(record: Caller) -> ApiKeyRecord:
         if record.scopes.isdisjoint(scopes):
             wanted = " or ".join(sorted(scope.value for scope in scopes))
             raise Forbidden(f"This API key lacks the scope for this; use one with the scope {wanted}.")
