@@ -72,9 +72,8 @@ class Matcher:
             InvalidTemplate: the probe is not a unit vector of the gallery's length.
         """
         with self._metrics.step("record"):
-            gallery = self._record.gallery(gallery_name)
+            gallery, vectors = self._record.subject_vectors(gallery_name, subject)
             (probe,) = open_for(gallery, [envelope])
-            vectors = self._record.subject_vectors(gallery, subject)
         with self._metrics.step("score"):
             best = CosineSimilarity(float(exact_scores(vectors, probe).max()))
         return VerifyAnswer(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select
 
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, Stored, to_bytes, to_rows
@@ -24,6 +24,11 @@ from shared.wire.common import Erased, TemplateInfo
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
 _IDS_A_QUERY = 500
+_VECTORS = (
+    select(template.c.vector)
+    .join(subject, subject.c.id == template.c.subject_id)
+    .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name == bindparam("subject"))
+)
 # How many bytes of vectors are read at a time when an index is rebuilt.
 _BATCH_BYTES = 16 * 1024 * 1024
 
@@ -171,16 +176,18 @@ class Record:
                 raise NotFound("The subject has no template with this id.", reason="unknown_template")
             return removed
 
-    def subject_vectors(self, pinned: PinnedGallery, name: str) -> NDArray[np.float32]:
-        """All templates of a subject: (n, dim) float32, n at least 1.
+    def subject_vectors(self, gallery_name: str, name: str) -> tuple[PinnedGallery, NDArray[np.float32]]:
+        """A gallery, and all templates of a subject of it: (n, dim) float32, n at least 1; both of one moment.
 
         Raises:
-            NotFound: there is no such subject.
+            NotFound: there is no such gallery or subject.
         """
         with self.database.read() as connection:
-            subject_id = find_subject(connection, pinned.id, name)
-            found = connection.scalars(select(template.c.vector).where(template.c.subject_id == subject_id))
-            return to_rows(list(found), pinned.dim)
+            pinned = _pinned(connection, gallery.c.name == gallery_name)
+            found = connection.scalars(_VECTORS, {"gallery": pinned.id, "subject": name}).all()
+        if not found:  # a subject goes with its last template
+            raise NotFound("The gallery has no subject of this name.", reason="unknown_subject")
+        return pinned, to_rows(found, pinned.dim)
 
     def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64]) -> Iterator[Stored]:
         """Those of the templates that are in the record now, some hundred at a time."""
