@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -35,16 +36,15 @@ def create_app(settings: Settings) -> FastAPI:
         await to_thread.run_sync(app.state.key_ring.ensure_first_key, settings.first_key_file)
         store = await to_thread.run_sync(open_store, settings, metrics)
         app.state.store = store
-        app.state.matcher = Matcher(store, metrics)
         app.state.listing = Listing(store.record.database)
         work = settings.work
         app.state.admission = Admission(work.at_once, work.waiting, work.patience_seconds)
-        app.state.gathering = Gathering(
-            app.state.matcher,
-            searches=work.searches,
-            probes=work.probes_a_search,
-            waiting=work.waiting,
-            patience_seconds=work.patience_seconds,
+        gathering = partial(Gathering, waiting=work.waiting, patience_seconds=work.patience_seconds)
+        matcher = Matcher(store, metrics)
+        most = work.probes_a_batch
+        app.state.verifications = gathering(matcher.verify, lambda _: 1, at_once=work.searches, most=most)
+        app.state.identifications = gathering(
+            matcher.identify, lambda asked: len(asked.envelopes), at_once=work.searches, most=most
         )
         try:
             yield

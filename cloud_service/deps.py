@@ -12,13 +12,15 @@ from fastapi import Depends, Path, Query, Request
 
 from cloud_service.admission import Admission
 from cloud_service.gallery.listing import Listing
-from cloud_service.gallery.matcher import Matcher
+from cloud_service.gallery.matcher import Asked, Claim
 from cloud_service.gallery.store import Store
 from cloud_service.gathering import Gathering
 from cloud_service.settings import Settings
 from shared.credentials import Scope
 from shared.http.auth import Caller, require
 from shared.names import GalleryName, SubjectName, TemplateId
+from shared.wire.cloud import IdentifyAnswer
+from shared.wire.common import VerifyAnswer
 
 
 async def _settings(request: Request) -> Settings:
@@ -31,13 +33,13 @@ async def _store(request: Request) -> Store:
     return store
 
 
-async def _matcher(request: Request) -> Matcher:
-    matcher: Matcher = request.app.state.matcher
-    return matcher
+async def _verifications(request: Request) -> Gathering[Claim, VerifyAnswer]:
+    gathering: Gathering[Claim, VerifyAnswer] = request.app.state.verifications
+    return gathering
 
 
-async def _gathering(request: Request) -> Gathering:
-    gathering: Gathering = request.app.state.gathering
+async def _identifications(request: Request) -> Gathering[Asked, IdentifyAnswer]:
+    gathering: Gathering[Asked, IdentifyAnswer] = request.app.state.identifications
     return gathering
 
 
@@ -55,8 +57,8 @@ async def _place(request: Request, _caller: Caller) -> AsyncIterator[None]:
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[Store, Depends(_store)]
-MatcherDep = Annotated[Matcher, Depends(_matcher)]
-GatheringDep = Annotated[Gathering, Depends(_gathering)]
+VerificationsDep = Annotated[Gathering[Claim, VerifyAnswer], Depends(_verifications)]
+IdentificationsDep = Annotated[Gathering[Asked, IdentifyAnswer], Depends(_identifications)]
 ListingDep = Annotated[Listing, Depends(_listing)]
 
 # For a route's `dependencies`, before the place: what the key must be allowed.

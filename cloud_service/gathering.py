@@ -1,114 +1,125 @@
-"""Identifications that are asked for at the same time are answered by one search."""
+"""What is asked at the same time is answered together: one search of a gallery, one reading of the record."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from cloud_service.gallery.matcher import Asked, Matcher
-from shared.envelope import TemplateEnvelope
 from shared.errors import Overloaded, PatronusError
-from shared.wire.cloud import IdentifyAnswer
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _Waiting(Generic[Asked, Answer]):
     asked: Asked
     since: float
-    answer: asyncio.Future[IdentifyAnswer]
+    answer: asyncio.Future[Answer]
 
 
-class Gathering:
-    """Gathers what is asked of a gallery while the search before it runs. Used on one event loop.
+class Gathering(Generic[Asked, Answer]):
+    """Gathers what is asked while the work before it goes on. Used on one event loop.
 
-    Who asks alone is answered at once. Under load, a search takes all probes that wait, up to a limit: one pass over
-    the gallery for all of them, where each by itself would take a pass of its own.
+    Who asks alone is answered at once. Under load, all that waits is worked on together, up to a limit: a pass over a
+    gallery, or a transaction and a change of threads, for all of them, where each by itself would take its own.
 
     Args:
-        matcher: answers.
-        searches: how many galleries are searched at once.
-        probes: the most in one search, unless one caller alone brings more.
-        waiting: callers who may wait.
-        patience_seconds: the longest that one waits for a search to begin.
+        work: takes what it is about and what was asked, in a thread of its own; gives an answer to each, or an error.
+            What it raises goes to all.
+        weigh: how much of the limit one question takes.
+        at_once: how many go on at a time, each about something else.
+        most: the limit; one question alone may be over it.
+        waiting: questions that may wait.
+        patience_seconds: the longest that one waits for its work to begin.
     """
 
-    def __init__(self, matcher: Matcher, *, searches: int, probes: int, waiting: int, patience_seconds: float) -> None:
-        self._matcher = matcher
-        self._limiter = CapacityLimiter(searches)
-        self._probes = probes
+    def __init__(
+        self,
+        work: Callable[[str, Sequence[Asked]], Sequence[Answer | PatronusError]],
+        weigh: Callable[[Asked], int],
+        *,
+        at_once: int,
+        most: int,
+        waiting: int,
+        patience_seconds: float,
+    ) -> None:
+        self._work = work
+        self._weigh = weigh
+        self._limiter = CapacityLimiter(at_once)
+        self._most = most
         self._may_wait = waiting
         self._patience = patience_seconds
         self._waiting = 0
-        self._queues: dict[str, deque[_Waiting]] = {}
+        self._queues: dict[str, deque[_Waiting[Asked, Answer]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def identify(self, gallery: str, envelopes: Sequence[TemplateEnvelope], top_k: int) -> IdentifyAnswer:
-        """As the matcher answers.
+    async def ask(self, about: str, asked: Asked) -> Answer:
+        """The answer to one question; what is about the same is worked on together.
 
         Raises:
-            Overloaded: too many wait already, or no search began in time.
-            PatronusError: as the matcher raises.
+            Overloaded: too many wait already, or the work did not begin in time.
+            PatronusError: as the work says.
         """
         if self._waiting >= self._may_wait:
             raise Overloaded("More requests wait here than may; try again in a moment.")
-        one = _Waiting(Asked(envelopes, top_k), time.monotonic(), asyncio.get_running_loop().create_future())
+        one = _Waiting(asked, time.monotonic(), asyncio.get_running_loop().create_future())
         self._waiting += 1
-        queue = self._queues.get(gallery)
+        queue = self._queues.get(about)
         if queue is None:
-            self._queues[gallery] = deque([one])
-            task = asyncio.create_task(self._serve(gallery))
+            self._queues[about] = deque([one])
+            task = asyncio.create_task(self._serve(about))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
             queue.append(one)
-        return await one.answer
+        answer: Answer = await one.answer
+        return answer
 
-    async def _serve(self, gallery: str) -> None:
-        """Searches until nobody waits for this gallery any more."""
-        queue = self._queues[gallery]
-        while True:
+    async def _serve(self, about: str) -> None:
+        """Works until nobody waits for this any more."""
+        queue = self._queues[about]
+        while queue:
             async with self._limiter:
                 batch = self._next(queue)
                 if batch:
-                    await self._search(gallery, batch)
-            if not queue:
-                del self._queues[gallery]
-                return
+                    await self._answer(about, batch)
+        del self._queues[about]
 
-    def _next(self, queue: deque[_Waiting]) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        probes = 0
-        began = time.monotonic() - self._patience
-        while queue and (not batch or probes + len(queue[0].asked.envelopes) <= self._probes):
+    def _next(self, queue: deque[_Waiting[Asked, Answer]]) -> list[_Waiting[Asked, Answer]]:
+        batch: list[_Waiting[Asked, Answer]] = []
+        weight = 0
+        oldest = time.monotonic() - self._patience
+        while queue and (not batch or weight + self._weigh(queue[0].asked) <= self._most):
             one = queue.popleft()
             self._waiting -= 1
             if one.answer.done():  # its caller went away
                 continue
-            if one.since < began:
-                busy = "The service is busy and no search began in time; try again in a moment."
+            if one.since < oldest:
+                busy = "The service is busy and no place came free in time; try again in a moment."
                 one.answer.set_exception(Overloaded(busy))
                 continue
-            probes += len(one.asked.envelopes)
+            weight += self._weigh(one.asked)
             batch.append(one)
         return batch
 
-    async def _search(self, gallery: str, batch: list[_Waiting]) -> None:
-        found: Sequence[IdentifyAnswer | BaseException]
+    async def _answer(self, about: str, batch: list[_Waiting[Asked, Answer]]) -> None:
+        asked = [one.asked for one in batch]
+        found: Sequence[Answer | Exception]
         try:
-            found = await to_thread.run_sync(
-                self._matcher.identify, gallery, [one.asked for one in batch], limiter=CapacityLimiter(1)
-            )
+            found = await to_thread.run_sync(self._work, about, asked, limiter=CapacityLimiter(1))
         except Exception as error:
             found = [_copy(error) for _ in batch]
         for one, answer in zip(batch, found, strict=True):
             if one.answer.done():
                 continue
-            if isinstance(answer, BaseException):
+            if isinstance(answer, Exception):
                 one.answer.set_exception(answer)
             else:
                 one.answer.set_result(answer)

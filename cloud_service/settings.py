@@ -58,8 +58,8 @@ class WorkSettings(BaseModel):
     """A door does not wait longer; the caller is told to come again."""
     searches: Annotated[int, Field(ge=1, le=32)] = 2
     """Galleries that are searched at once: a small one does not wait for a large one. A search uses all cores."""
-    probes_a_search: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Probes that are gathered into one search: at 64 the product is nearly all of its cost."""
+    probes_a_batch: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Probes that are worked on together: at 64 the matrix product is nearly all of the cost of a search."""
 
 
 class Settings(ServiceSettings):

@@ -13,7 +13,7 @@ from cloud_service.gallery.index import Hits
 from cloud_service.gallery.rows import PinnedGallery, Stored
 from cloud_service.gallery.store import Store
 from shared.envelope import TemplateEnvelope
-from shared.errors import Conflict, PatronusError
+from shared.errors import Conflict, NotFound, PatronusError
 from shared.metrics import Metrics
 from shared.scores import CosineSimilarity
 from shared.wire.cloud import IdentifyAnswer, ProbeResult
@@ -50,6 +50,14 @@ class Asked:
     top_k: int
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Is this one that subject: a probe, and the subject's name."""
+
+    subject: str
+    envelope: TemplateEnvelope = field(repr=False)
+
+
 class Matcher:
     """Compares probes with what is stored. The index proposes, the record confirms, exact scores decide.
 
@@ -63,25 +71,24 @@ class Matcher:
         self._record = store.record
         self._metrics = metrics
 
-    def verify(self, gallery_name: str, subject: str, envelope: TemplateEnvelope) -> VerifyAnswer:
-        """Compares a probe with the templates of one subject; the best one counts.
+    def verify(self, gallery_name: str, asked: Sequence[Claim]) -> list[VerifyAnswer | PatronusError]:
+        """Compares each probe with the templates of one subject; the best one counts.
+
+        Args:
+            gallery_name: where.
+            asked: what several callers ask at the same time; the record is read once for all.
+
+        Returns:
+            an answer to each, or why there is none: NotFound, there is no such subject; ContractMismatch, the probe was
+            made under another contract; InvalidTemplate, it is not a unit vector of the gallery's length.
 
         Raises:
-            NotFound: there is no such gallery or subject.
-            ContractMismatch: the probe was made under another contract.
-            InvalidTemplate: the probe is not a unit vector of the gallery's length.
+            NotFound: there is no such gallery.
         """
         with self._metrics.step("record"):
-            gallery, vectors = self._record.subject_vectors(gallery_name, subject)
-            (probe,) = open_for(gallery, [envelope])
+            gallery, vectors = self._record.subject_vectors(gallery_name, (claim.subject for claim in asked))
         with self._metrics.step("score"):
-            best = CosineSimilarity(float(exact_scores(vectors, probe).max()))
-        return VerifyAnswer(
-            decision="match" if gallery.threshold.accepts(best) else "no_match",
-            similarity=best.value,
-            threshold=gallery.threshold.cosine.value,
-            fmr_at_threshold=gallery.fmr,
-        )
+            return [_verified(gallery, vectors.get(claim.subject), claim) for claim in asked]
 
     def identify(self, gallery_name: str, asked: Sequence[Asked]) -> list[IdentifyAnswer | PatronusError]:
         """Looks for each probe in the whole gallery: the ``top_k`` best subjects that reach tau.
@@ -135,6 +142,24 @@ class Matcher:
             with self._metrics.step("score"):
                 for look in looks:
                     look.confirm(stored)
+
+
+def _verified(
+    gallery: PinnedGallery, vectors: NDArray[np.float32] | None, claim: Claim
+) -> VerifyAnswer | PatronusError:
+    if vectors is None:
+        return NotFound("The gallery has no subject of this name.", reason="unknown_subject")
+    try:
+        (probe,) = open_for(gallery, [claim.envelope])
+    except PatronusError as error:
+        return error
+    best = CosineSimilarity(float(exact_scores(vectors, probe).max()))
+    return VerifyAnswer(
+        decision="match" if gallery.threshold.accepts(best) else "no_match",
+        similarity=best.value,
+        threshold=gallery.threshold.cosine.value,
+        fmr_at_threshold=gallery.fmr,
+    )
 
 
 def _looks(gallery: PinnedGallery, asked: Asked) -> list[_Look] | PatronusError:

@@ -5,7 +5,7 @@ Only the store calls what writes here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,9 +25,9 @@ from shared.wire.common import Erased, TemplateInfo
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
 _IDS_A_QUERY = 500
 _VECTORS = (
-    select(template.c.vector)
-    .join(subject, subject.c.id == template.c.subject_id)
-    .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name == bindparam("subject"))
+    select(subject.c.name, template.c.vector)
+    .join(template, subject.c.id == template.c.subject_id)
+    .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
 )
 # How many bytes of vectors are read at a time when an index is rebuilt.
 _BATCH_BYTES = 16 * 1024 * 1024
@@ -176,18 +176,26 @@ class Record:
                 raise NotFound("The subject has no template with this id.", reason="unknown_template")
             return removed
 
-    def subject_vectors(self, gallery_name: str, name: str) -> tuple[PinnedGallery, NDArray[np.float32]]:
-        """A gallery, and all templates of a subject of it: (n, dim) float32, n at least 1; both of one moment.
+    def subject_vectors(
+        self, gallery_name: str, names: Iterable[str]
+    ) -> tuple[PinnedGallery, dict[str, NDArray[np.float32]]]:
+        """A gallery, and all templates of some of its subjects; all of it as it is at one moment.
+
+        Returns:
+            the gallery, and by subject (n, dim) float32, n at least 1; subjects that are not there are left out.
 
         Raises:
-            NotFound: there is no such gallery or subject.
+            NotFound: there is no such gallery.
         """
+        wanted = list(dict.fromkeys(names))
+        blobs: dict[str, list[bytes]] = {}
         with self.database.read() as connection:
             pinned = _pinned(connection, gallery.c.name == gallery_name)
-            found = connection.scalars(_VECTORS, {"gallery": pinned.id, "subject": name}).all()
-        if not found:  # a subject goes with its last template
-            raise NotFound("The gallery has no subject of this name.", reason="unknown_subject")
-        return pinned, to_rows(found, pinned.dim)
+            for start in range(0, len(wanted), _IDS_A_QUERY):
+                asked = {"gallery": pinned.id, "subjects": wanted[start : start + _IDS_A_QUERY]}
+                for name, vector in connection.execute(_VECTORS, asked):
+                    blobs.setdefault(name, []).append(vector)
+        return pinned, {name: to_rows(found, pinned.dim) for name, found in blobs.items()}
 
     def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64]) -> Iterator[Stored]:
         """Those of the templates that are in the record now, some hundred at a time."""

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from cloud_service.deps import MAY_MATCH, PLACE, GalleryInPath, GatheringDep, MatcherDep, SubjectInPath
+from cloud_service.deps import MAY_MATCH, GalleryInPath, IdentificationsDep, SubjectInPath, VerificationsDep
+from cloud_service.gallery.matcher import Asked, Claim
 from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, VerifyRequest
 from shared.wire.common import VerifyAnswer
 
 router = APIRouter(prefix="/galleries/{gallery}", tags=["matching"])
 
 
-@router.post("/subjects/{subject}/verify", response_model=VerifyAnswer, dependencies=[MAY_MATCH, PLACE])
-def verify(gallery: GalleryInPath, subject: SubjectInPath, request: VerifyRequest, matcher: MatcherDep) -> VerifyAnswer:
+@router.post("/subjects/{subject}/verify", response_model=VerifyAnswer, dependencies=[MAY_MATCH])
+async def verify(
+    gallery: GalleryInPath, subject: SubjectInPath, request: VerifyRequest, verifications: VerificationsDep
+) -> VerifyAnswer:
     """Whether a probe is this subject, by the best of the subject's templates."""
-    return matcher.verify(gallery, subject, request.probe)
+    return await verifications.ask(gallery, Claim(subject, request.probe))
 
 
 @router.post("/identify", response_model=IdentifyAnswer, dependencies=[MAY_MATCH])
-async def identify(gallery: GalleryInPath, request: IdentifyRequest, gathering: GatheringDep) -> IdentifyAnswer:
+async def identify(
+    gallery: GalleryInPath, request: IdentifyRequest, identifications: IdentificationsDep
+) -> IdentifyAnswer:
     """Who of the gallery each probe is; `unknown` where no subject reaches the threshold."""
-    return await gathering.identify(gallery, request.probes, request.top_k)
+    return await identifications.ask(gallery, Asked(request.probes, request.top_k))

@@ -1,4 +1,4 @@
-"""What is asked together is searched together; who asks alone waits for nobody; too many are told to come again."""
+"""What is asked together is answered together; who asks alone waits for nobody; too many are told to come again."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from cloud_service.gallery.matcher import Asked, Matcher
 from cloud_service.gathering import Gathering
 from shared.envelope import TemplateEnvelope
 from shared.errors import ContractMismatch, NotFound, Overloaded
+from shared.metrics import Metrics
+from shared.wire.cloud import IdentifyAnswer
 
 DIM = 8
 VECTORS = random_units(5, 6)
@@ -44,12 +46,12 @@ def watched(cloud: Cloud) -> Watched:
     cloud.put_gallery(contract=contract_of(DIM), tau=0.9)
     for number, vector in enumerate(VECTORS):
         cloud.enroll(f"s{number}", [vector])
-    return Watched(cloud.app.state.matcher)
+    return Watched(Matcher(cloud.app.state.store, Metrics("test")))
 
 
-def gathering(watched: Watched, **changed: Any) -> Gathering:
-    knobs: dict[str, Any] = {"searches": 2, "probes": 4, "waiting": 20, "patience_seconds": 5.0, **changed}
-    return Gathering(watched, **knobs)  # type: ignore[arg-type]
+def gathering(watched: Watched, **changed: Any) -> Gathering[Asked, IdentifyAnswer]:
+    knobs: dict[str, Any] = {"at_once": 2, "most": 4, "waiting": 20, "patience_seconds": 5.0, **changed}
+    return Gathering(watched.identify, lambda asked: len(asked.envelopes), **knobs)
 
 
 async def until(condition: Any) -> None:
@@ -68,9 +70,9 @@ def test_what_comes_during_a_search_is_answered_by_the_next_in_parts_of_a_limit(
     async def scenario() -> None:
         gathered = gathering(watched)
         watched.open.clear()
-        first = asyncio.create_task(gathered.identify("door", [envelope(VECTORS[0])], 3))
+        first = asyncio.create_task(gathered.ask("door", Asked([envelope(VECTORS[0])], 3)))
         await until(lambda: watched.sizes == [1])
-        rest = [asyncio.create_task(gathered.identify("door", [envelope(VECTORS[at % 6])], 3)) for at in range(1, 10)]
+        rest = [asyncio.create_task(gathered.ask("door", Asked([envelope(VECTORS[at % 6])], 3))) for at in range(1, 10)]
         await asyncio.sleep(0.05)
         assert watched.sizes == [1], "the others wait"
         watched.open.set()
@@ -87,18 +89,18 @@ def test_each_gets_an_answer_or_an_error_of_its_own(watched: Watched) -> None:
     async def scenario() -> None:
         gathered = gathering(watched)
         watched.open.clear()
-        first = asyncio.create_task(gathered.identify("door", [envelope(VECTORS[0])], 1))
+        first = asyncio.create_task(gathered.ask("door", Asked([envelope(VECTORS[0])], 1)))
         await until(lambda: watched.sizes == [1])
         foreign = envelope(VECTORS[1], contract=contract_of(DIM, profile="b" * 64))
         asked = [[foreign], [envelope(VECTORS[2]), envelope(VECTORS[3])]]
-        rest = [asyncio.create_task(gathered.identify("door", envelopes, 1)) for envelopes in asked]
+        rest = [asyncio.create_task(gathered.ask("door", Asked(envelopes, 1))) for envelopes in asked]
         await asyncio.sleep(0.02)
         watched.open.set()
         await first
         refused, answered = await asyncio.gather(*rest, return_exceptions=True)
         assert isinstance(refused, ContractMismatch)
         assert names(answered) == ["s2", "s3"]
-        gone = [gathered.identify("nowhere", [envelope(VECTORS[0])], 1) for _ in range(3)]
+        gone = [gathered.ask("nowhere", Asked([envelope(VECTORS[0])], 1)) for _ in range(3)]
         errors = await asyncio.gather(*gone, return_exceptions=True)
         assert [type(error) for error in errors] == [NotFound] * 3
         assert len({id(error) for error in errors}) == 3
@@ -112,7 +114,7 @@ def test_another_gallery_does_not_wait(cloud: Cloud, watched: Watched) -> None:
     async def scenario() -> None:
         gathered = gathering(watched)
         watched.open.clear()
-        both = [asyncio.create_task(gathered.identify(name, [envelope(VECTORS[0])], 1)) for name in ("door", "roof")]
+        both = [asyncio.create_task(gathered.ask(name, Asked([envelope(VECTORS[0])], 1))) for name in ("door", "roof")]
         await until(lambda: watched.sizes == [1, 1])
         watched.open.set()
         assert [names(answer) for answer in await asyncio.gather(*both)] == [["s0"], []]
@@ -124,26 +126,26 @@ def test_too_many_or_too_long_and_those_who_went_away(watched: Watched) -> None:
     async def scenario() -> None:
         gathered = gathering(watched, waiting=3, patience_seconds=0.1)
         watched.open.clear()
-        first = asyncio.create_task(gathered.identify("door", [envelope(VECTORS[0])], 1))
+        first = asyncio.create_task(gathered.ask("door", Asked([envelope(VECTORS[0])], 1)))
         await until(lambda: watched.sizes == [1])
-        late = [asyncio.create_task(gathered.identify("door", [envelope(VECTORS[1])], 1)) for _ in range(3)]
+        late = [asyncio.create_task(gathered.ask("door", Asked([envelope(VECTORS[1])], 1))) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="More requests wait"):
-            await gathered.identify("door", [envelope(VECTORS[1])], 1)
+            await gathered.ask("door", Asked([envelope(VECTORS[1])], 1))
         late[0].cancel()
         await asyncio.sleep(0.2)
         watched.open.set()
         assert names(await first) == ["s0"]
         ended = await asyncio.gather(*late, return_exceptions=True)
         assert [type(one) for one in ended] == [asyncio.CancelledError, Overloaded, Overloaded]
-        assert names(await gathered.identify("door", [envelope(VECTORS[4])], 1)) == ["s4"]
+        assert names(await gathered.ask("door", Asked([envelope(VECTORS[4])], 1))) == ["s4"]
         assert watched.sizes == [1, 1]
 
     asyncio.run(scenario())
 
 
 def test_many_callers_over_http_are_each_told_their_own(cloud: Cloud, watched: Watched) -> None:
-    cloud.app.state.gathering = gathering(watched, waiting=200)
+    cloud.app.state.identifications = gathering(watched, waiting=200)
     order = np.random.default_rng(3).integers(0, 6, 96)
     with ThreadPoolExecutor(16) as threads:
         told = list(threads.map(lambda at: cloud.found(VECTORS[at]), order))
