@@ -53,3 +53,35 @@ def init(
     from cloud_service.first_key import make_first_key
 
     typer.echo(make_first_key(api_key_out))
+
+
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="The backup to write.")], force: Force = False
+) -> None:
+    """Copy the record to a file, checked, while the service runs."""
+    from cloud_service.gallery.backup import back_up
+
+    held = back_up(_record(), target, replace=force)
+    typer.echo(f"{target}: {held.galleries} galleries, {held.subjects} subjects, {held.templates} templates.")
+
+
+@app.command()
+def restore(source: Annotated[Path, typer.Argument(metavar="FILE", help="A backup.")], force: Force = False) -> None:
+    """Put a backup in the place of the record; the service must not run."""
+    from cloud_service.gallery.backup import restore as put_back
+
+    record = _record()
+    held = put_back(source, record, replace=force)
+    typer.echo(f"{record}: {held.galleries} galleries, {held.subjects} subjects, {held.templates} templates.")
+
+
+def _record() -> Path:
+    from cloud_service.gallery.database import file_of
+    from cloud_service.settings import Settings
+    from shared.service_settings import load_settings
+
+    return file_of(load_settings(Settings).record_url)

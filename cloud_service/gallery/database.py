@@ -37,7 +37,7 @@ class Database:
     """
 
     def __init__(self, url: str, busy_seconds: float, connections: int) -> None:
-        path = _file_of(url)
+        path = file_of(url)
         self._lock = FolderLock(path)
         self.engine = create_engine(url, pool_size=connections, max_overflow=2)
         _set_up_sqlite(self.engine, busy_seconds)
@@ -104,7 +104,12 @@ class Database:
         self._lock.release()
 
 
-def _file_of(url: str) -> Path:
+def file_of(url: str) -> Path:
+    """The file of a record, by SQLAlchemy's URL of it.
+
+    Raises:
+        SetupError: it is not the URL of a SQLite file.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError:
