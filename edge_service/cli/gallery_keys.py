@@ -62,6 +62,19 @@ def fingerprint(gallery: Gallery) -> None:
     typer.echo(_store().gallery(_checked(gallery)).fingerprint())
 
 
+@app.command()
+def renew(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Draw a new master key, after the old one leaked: whatever was made before can be erased, and not used."""
+    store = _store()
+    if not yes:
+        typer.confirm("Give up every gallery that this edge made or has a key of, for good?", abort=True, err=True)
+    store.renew()
+    typer.echo(
+        "This edge has a new master key. Start it again now; then erase each gallery (patronus gallery delete), make "
+        "it again, and enroll anew. Destroy the back-ups of the old key."
+    )
+
+
 def _check_with_cloud(key: GalleryKey) -> None:
     """Makes sure that this is the key the gallery was made with: a wrong name would give a key of no use.
 

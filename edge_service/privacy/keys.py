@@ -31,6 +31,7 @@ KEY_BYTES: Final = 32
 # The epoch of a gallery whose profile does not seal: its contract names none.
 NO_EPOCH: Final = "0" * 16
 _NONCE_BYTES: Final = 12
+_MASTER: Final = "master.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class KeyStore:
 
     def __init__(self, folder: Path, *, may_make: bool = True) -> None:
         self._folder = folder
-        self._master = _load_or_make(folder / "master.key", may_make=may_make)
+        self._master = _load_or_make(folder / _MASTER, may_make=may_make)
 
     def gallery(self, name: str) -> GalleryKey:
         """The key of a gallery: the imported one where there is one, else the master key's own.
@@ -143,6 +144,20 @@ class KeyStore:
         sealed = AESGCM(self._wrapping_key()).encrypt(nonce, key.secret, key.gallery.encode())
         write_secret(self._path(key.gallery), nonce + sealed, replace=True)
 
+    def renew(self) -> None:
+        """Puts a new master key in the place of the old one: of what follows from the old, nothing can be made again.
+
+        Imported keys go too, for they are encrypted under it. A gallery that was made before cannot be used any more.
+
+        Raises:
+            SetupError: the folder cannot be written.
+        """
+        master = secrets.token_bytes(KEY_BYTES)
+        write_secret(self._folder / _MASTER, _written(master), replace=True)
+        self._master = master
+        for path in (self._folder / "gallery_keys").glob("*.key"):
+            path.unlink(missing_ok=True)
+
     def _imported(self, name: str) -> GalleryKey | None:
         try:
             content = read_secret(self._path(name))
@@ -163,6 +178,10 @@ class KeyStore:
         return derive(self._master, "wrap imported keys")
 
 
+def _written(key: bytes) -> bytes:
+    return key.hex().encode() + b"\n"
+
+
 def _load_or_make(path: Path, *, may_make: bool) -> bytes:
     try:
         content = read_secret(path)
@@ -174,7 +193,7 @@ def _load_or_make(path: Path, *, may_make: bool) -> bytes:
             ) from None
         # If another process had its first start at the same moment, its key is the key.
         with contextlib.suppress(FileExistsError):
-            write_secret(path, secrets.token_bytes(KEY_BYTES).hex().encode() + b"\n", replace=False)
+            write_secret(path, _written(secrets.token_bytes(KEY_BYTES)), replace=False)
         content = read_secret(path)
     try:
         key = bytes.fromhex(content.decode("ascii").strip())

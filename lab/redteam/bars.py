@@ -28,8 +28,9 @@ def bars(report: dict[str, Any]) -> list[dict[str, Any]]:
         where there is one), ``by`` (the attack that reached the value) and ``met``.
     """
     rows = [*report["decoders"], *report["adaptive"], *report["inversion"]]
+    several = [row for row in report["averaging"] if row["averaged"] > 1]
     floor = next(row for row in report["floors"] if row["attack"] == _FLOOR)
-    found = [_keyless(rows)]
+    found = [_keyless(rows, [*rows, *several])]
     if report["stolen"] is not None:
         found.append(_stolen(report, rows))
     found += _linkage(report["linkage"])
@@ -54,8 +55,8 @@ def _bar(attacker: str, figure: str, value: float, bar: float, by: str, clean: f
     }
 
 
-def _keyless(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    own = [row for row in rows if row["on"] == WIRE and row["knows"] in {CLEAN, OTHER_KEYS}]
+def _keyless(rows: list[dict[str, Any]], attacks: list[dict[str, Any]]) -> dict[str, Any]:
+    own = [row for row in attacks if row["on"] == WIRE and row["knows"] in {CLEAN, OTHER_KEYS}]
     best = max(own, key=lambda row: _missed_then_most(_type(row, "type_2"), _type(row, "stranger")))
     return _bar(
         "without the key, the best of all that rebuild",

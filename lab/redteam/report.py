@@ -119,7 +119,12 @@ def _bars(report: dict[str, Any]) -> str:
         who = f"{escape(bar['attacker'])}<br><small>{escape(bar['by'])}</small>"
         cells = [who, escape(bar["figure"]), shown(bar["clean"]), shown(bar["value"]), "≤ " + shown(bar["bar"]), mark]
         rows.append(cells)
-    return _table("The bars", ["attacker", "figure", "no protection", "measured", "bar", ""], rows, 2)
+    rule = (
+        "The bars. Without the key: half a point over how often the same faces are accepted as other people. With the "
+        "key: half the way from another person's rebuilt face to what is got of unprotected embeddings. Linkage: D_sys "
+        "of 0.02 over chance, and 0.3 % found among all."
+    )
+    return _table(rule, ["attacker", "figure", "no protection", "measured", "bar", ""], rows, 2)
 
 
 def _accuracy(report: dict[str, Any]) -> str:

@@ -48,12 +48,16 @@ def scopes(scene: Scene) -> list[dict[str, Any]]:
 
 
 def _figures(scene: Scene, stored: Stored) -> Iterator[tuple[str, str, float, float]]:
-    """The attack, its figure, what chance gives, and what was found."""
+    """The attack, its figure, what chance gives, and what was found.
+
+    Of templates named, chance is what naming the most frequent person each time gives.
+    """
     halves = [(rows[::2], rows[1::2]) for rows in scene.test_people(2).values()]
     for has, most in (("one other picture of each person", 1), ("all other pictures of each person", None)):
         inside, outside = (np.concatenate([half[side][:most] for half in halves]) for side in (0, 1))
         templates, people = _named(scene, inside, outside, stored(inside, _FIRST))
-        yield f"has {has}, without names", "templates named", 1 / len(halves), templates
+        most_frequent = float(np.bincount(scene.labelled.people[inside]).max() / len(inside))
+        yield f"has {has}, without names", "templates named", most_frequent, templates
         yield f"has {has}, without names", "people named by one template or more", 1 / len(halves), people
     first, second = (np.array([half[side][0] for half in halves[:_PEOPLE]]) for side in (0, 1))
     for picture, rows in (("other pictures of the same people", second), ("the same pictures", first)):

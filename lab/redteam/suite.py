@@ -13,6 +13,7 @@ A run that was interrupted goes on with the attack that it was at. There is no r
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import time
 from collections.abc import Callable
@@ -53,6 +54,7 @@ from shared.errors import Conflict, SetupError
 
 VERSION: Final = 1
 _FILE: Final = "attack.json"
+_LOCK: Final = ".lock"
 _IMAGES: Final = "utkface112.tar"
 # At which an embedder judges whose threshold nobody gave.
 _JUDGED_AT: Final = 1e-3
@@ -134,9 +136,20 @@ class Suite:
 
         Returns:
             the path of report.html.
+
+        Raises:
+            Conflict: another process runs this attack in the same folder.
         """
         scene, digest = self._scene()
         self._write(_FILE, json.dumps(self._about, indent=1) + "\n")
+        with (self._out / _LOCK).open("wb") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise Conflict(f"Another attack runs in {self._out}; wait for it, or name another folder.") from None
+            return self._run(scene, digest)
+
+    def _run(self, scene: Scene, digest: str) -> Path:
         steps: dict[str, Callable[[], Any]] = {
             "accuracy": lambda: _accuracy(scene),
             "floors": lambda: rebuilding.floors(scene),

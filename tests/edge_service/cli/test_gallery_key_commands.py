@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from edge_service.privacy.keys import KeyStore
 from shared.command import build
 from shared.errors import PatronusError
 
@@ -41,6 +43,27 @@ def test_a_passphrase_is_asked_for_twice_and_not_shown(tmp_path: Path) -> None:
     assert ended.exit_code == 0
     assert "a long passphrase" not in ended.output
     assert keys(tmp_path, "import", carried, entered="a long passphrase\n").exit_code == 0
+
+
+def test_a_new_master_key_makes_nothing_of_what_the_old_one_made(tmp_path: Path, passphrase: Path) -> None:
+    carried, stolen = tmp_path / "roof.json", tmp_path / "stolen"
+    home = tmp_path / "home"
+    keys(tmp_path / "other", "export", "roof", carried, "--passphrase-file", passphrase)
+    keys(home, "import", carried, "--passphrase-file", passphrase)
+    before = {gallery: keys(home, "fingerprint", gallery).stdout for gallery in ("door", "roof")}
+    shutil.copytree(home, stolen)
+    assert keys(home, "renew", entered="n\n").exit_code == 1
+    assert {gallery: keys(home, "fingerprint", gallery).stdout for gallery in before} == before
+    said = keys(home, "renew", "--yes")
+    assert said.exit_code == 0
+    assert "Start it again now" in said.output
+    assert (home / "edge" / "master.key").stat().st_mode & 0o777 == 0o600
+    after = {gallery: keys(home, "fingerprint", gallery).stdout for gallery in before}
+    assert not set(after.values()) & set(before.values())
+    assert keys(home, "import", carried, "--passphrase-file", passphrase).exit_code == 0
+    # Who has the old folder makes another key of any name and epoch.
+    new, old = (KeyStore(folder / "edge") for folder in (home, stolen))
+    assert new.gallery("door").epoch("0" * 16).key_id() != old.gallery("door").epoch("0" * 16).key_id()
 
 
 def test_a_file_is_not_written_over(tmp_path: Path, passphrase: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 from collections.abc import Callable
@@ -188,6 +189,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     assert said.status == 1
     assert words in said.sentence
     assert not (tmp_path / "out").exists(), "a folder that nothing was done in takes the next attack"
+
+
+def test_two_attacks_do_not_share_a_folder(done: Path, attack: Callable[..., Any]) -> None:
+    with (done / ".lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "Another attack runs in" in attack(done).sentence
+    assert attack(done).status == 0
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(attack: Callable[..., Any], tmp_path: Path) -> None:
