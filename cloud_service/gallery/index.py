@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -18,6 +21,8 @@ _LEAST: Final = 256
 # Scores that are reckoned at once: 64 probes' of so many rows stay in the processor's cache.
 _BLOCK: Final = 4_096
 _BLOCK_OF_ONE: Final = 65_536
+# Rows from which a search is shared by several threads.
+_WORTH_SHARING: Final = 32_768
 # A segment of which this share was removed is written anew without them.
 _REMOVED: Final = 0.25
 
@@ -104,17 +109,11 @@ class ExactIndex:
         """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``."""
         if not at_least > 0:
             raise ValueError("what scores 0 and less is not looked for")
-        best = Nearest(np.full(len(probes), at_least, np.float32), width)
-        block = _BLOCK if len(probes) > 1 else _BLOCK_OF_ONE
-        scores = np.empty((len(probes), block), np.float32)
-        for segment in self._segments:
-            used = segment.used
-            for start in range(0, used, block):
-                end = min(start + block, used)
-                into = scores[:, : end - start]
-                np.matmul(probes, segment.vectors[start:end].T, out=into)
-                best.take(into, segment.ids[start:end])
-        return Hits(*best.result())
+        filled = [(segment, segment.used) for segment in self._segments]
+        parts = _parts(filled, _threads() if sum(used for _, used in filled) >= _WORTH_SHARING else 1)
+        shares = [_threads_of_searches().submit(_best_of, part, probes, width, at_least) for part in parts[1:]]
+        found = [_best_of(parts[0], probes, width, at_least), *(share.result() for share in shares)]
+        return found[0] if len(found) == 1 else _joined(found, width)
 
     def _with_room(self, wanted: int) -> Segment:
         """The last segment, which has room: a new one, or one twice as large in its place."""
@@ -146,6 +145,52 @@ class ExactIndex:
                 kept.append(segment)
         if len(kept) != len(self._segments) or any(a is not b for a, b in zip(kept, self._segments, strict=True)):
             self._segments = tuple(kept)
+
+
+Filled = list[tuple[Segment, int]]
+"""Segments, and how many rows of each were there when a search began."""
+
+
+def _best_of(filled: Filled, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
+    best = Nearest(np.full(len(probes), at_least, np.float32), width)
+    block = _BLOCK if len(probes) > 1 else _BLOCK_OF_ONE
+    scores = np.empty((len(probes), block), np.float32)
+    for segment, used in filled:
+        for start in range(0, used, block):
+            end = min(start + block, used)
+            into = scores[:, : end - start]
+            np.matmul(probes, segment.vectors[start:end].T, out=into)
+            best.take(into, segment.ids[start:end])
+    return Hits(*best.result())
+
+
+def _joined(found: list[Hits], width: int) -> Hits:
+    """The best of what was found in several parts."""
+    ids = np.concatenate([hits.ids for hits in found], axis=1)
+    scores = np.concatenate([hits.scores for hits in found], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
+    ids, scores = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    wide = int(np.isfinite(scores).sum(axis=1).max(initial=0))
+    return Hits(ids[:, :wide], scores[:, :wide])
+
+
+def _parts(filled: Filled, count: int) -> list[Filled]:
+    """Segments in so many parts of about as many rows."""
+    parts: list[Filled] = [[] for _ in range(count)]
+    for one in sorted(filled, key=lambda one: -one[1]):
+        min(parts, key=lambda part: sum(used for _, used in part)).append(one)
+    return [part for part in parts if part] or [[]]
+
+
+@cache
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def _threads_of_searches() -> ThreadPoolExecutor:
+    """Threads that help with a search; they sleep in between, where those of a BLAS spin and hold up everybody."""
+    return ThreadPoolExecutor(_threads(), thread_name_prefix="search")
 
 
 def _written_anew(segments: list[Segment]) -> Segment:

@@ -23,7 +23,7 @@ PROBES = random_units(2, 5, DIM)
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of 40 rows, and blocks of 16, so that a few hundred templates fill several."""
-    for name, value in {"_MOST": 40, "_LEAST": 4, "_BLOCK": 16, "_BLOCK_OF_ONE": 24}.items():
+    for name, value in {"_MOST": 40, "_LEAST": 4, "_BLOCK": 16, "_BLOCK_OF_ONE": 24, "_WORTH_SHARING": 100}.items():
         monkeypatch.setattr(index_module, name, value)
 
 
