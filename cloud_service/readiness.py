@@ -18,7 +18,7 @@ def readiness_of(app: FastAPI) -> Checks:
 
     async def checks() -> dict[str, bool]:
         store: Store = app.state.store
-        return {"record": await to_thread.run_sync(_answers, store), "index": store.indexes_sound}
+        return {"record": await to_thread.run_sync(_answers, store), "index": store.indexes.sound}
 
     return checks
 

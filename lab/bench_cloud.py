@@ -20,10 +20,12 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from cloud_service.gallery.database import Database
+from cloud_service.gallery.indexes import NothingToNote
 from cloud_service.gallery.record import Record
+from cloud_service.gallery.tables import gallery as gallery_table
 from cloud_service.gallery.tables import subject, template
 from cloud_service.migrations import upgrade
 from lab.load import Load, request, under_load
@@ -198,7 +200,7 @@ def _filled(home: Path, vectors: Rows) -> Contract:
     try:
         upgrade(database)
         spec = GallerySpec(contract=contract, threshold=Threshold(cosine=TAU, fmr=1e-3))
-        gallery, _ = Record(database, 1000).put_gallery(_GALLERY, spec)
+        gallery, _ = Record(database, NothingToNote(), len(vectors), 1000).put_gallery(_GALLERY, spec)
         now = {"created_at": datetime.now(UTC), "gallery_id": gallery.id}
         with database.write() as connection:
             count = -(-len(vectors) // _PER_PERSON)
@@ -212,6 +214,7 @@ def _filled(home: Path, vectors: Rows) -> Contract:
                     for at in some
                 ]
                 connection.execute(insert(template), rows)
+            connection.execute(update(gallery_table).values(templates=len(vectors)))
     finally:
         database.close()
     return contract

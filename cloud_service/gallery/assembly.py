@@ -6,6 +6,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cloud_service.gallery.database import Database, unusable
 from cloud_service.gallery.index import ExactIndex
+from cloud_service.gallery.indexes import LocalIndexes, NothingToNote
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.store import Store
 from cloud_service.migrations import upgrade
@@ -23,12 +24,9 @@ def open_store(settings: Settings, metrics: Metrics) -> Store:
     database = Database(settings.record_url, settings.record.busy_seconds, settings.work.at_once + 2)
     try:
         upgrade(database)
-        store = Store(
-            Record(database, settings.record.max_templates_a_subject),
-            ExactIndex,
-            settings.record.max_templates_a_gallery,
-            metrics,
-        )
+        limits = settings.record
+        record = Record(database, NothingToNote(), limits.max_templates_a_gallery, limits.max_templates_a_subject)
+        store = Store(record, LocalIndexes(record, lambda gallery: ExactIndex(gallery.dim), metrics), metrics)
         store.load()
     except DBAPIError as error:
         database.close()

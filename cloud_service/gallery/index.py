@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_service.gallery.nearest import Nearest
-from cloud_service.gallery.segment import Segment
+from cloud_service.gallery.segment import DEAD, Segment
 
 # Rows of the largest segment: 32 MB of 128 values. Merging two of them holds up a writer for some hundredths of a
 # second, and a search not at all.
@@ -31,20 +31,17 @@ _REMOVED: Final = 0.25
 class Hits:
     """What an index proposes, one row a probe, best first.
 
-    ``ids`` is (m, w) int64, the record's template ids; ``scores`` is (m, w) float32, their inner products with the
-    probe. Where fewer than w were found for a probe, the rest of its row is -1 and minus infinity.
+    ``ids`` is (m, w) int64, the record's template ids; where fewer than w were found for a probe, the rest of its row
+    is -1. ``unseen_at_most`` is (m,) float64: no template that is not proposed has a larger exact inner product with
+    the probe, or all that has one is less than was asked for.
     """
 
     ids: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    unseen_at_most: NDArray[np.float64]
 
 
 class VectorIndex(Protocol):
     """The templates of one gallery, searchable. Safe to use from several threads; one of them writes."""
-
-    @property
-    def score_error(self) -> float:
-        """The most that a score of ``search`` differs from the exact inner product of two unit vectors."""
 
     def __len__(self) -> int: ...
 
@@ -57,9 +54,12 @@ class VectorIndex(Protocol):
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
         """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``.
 
-        Those that were there when the search began and still are when it ends are found. One that is added or removed
-        meanwhile may be found or not.
+        Those that were there when the search began and still are when it ends are proposed, or ``unseen_at_most`` tells
+        of them. One that is added or removed meanwhile may be proposed or not.
         """
+
+    def drop(self) -> None:
+        """Lets go of all that it holds, wherever that is; it is not used any more."""
 
 
 class ExactIndex:
@@ -79,11 +79,6 @@ class ExactIndex:
         # A float32 sum of d products is off by at most d * 2**-24 * sum|x_i y_i|, and that sum is at most 1
         # (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1; Cauchy-Schwarz). Twice that, to be safe.
         self._score_error = dim * float(np.finfo(np.float32).eps)
-
-    @property
-    def score_error(self) -> float:
-        """The most that a score of ``search`` differs from the exact inner product of two unit vectors."""
-        return self._score_error
 
     def __len__(self) -> int:
         return sum(segment.held for segment in self._segments)
@@ -107,13 +102,20 @@ class ExactIndex:
 
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
         """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``."""
-        if not at_least > 0:
-            raise ValueError("what scores 0 and less is not looked for")
+        at_least -= self._score_error
         filled = [(segment, segment.used) for segment in self._segments]
         parts = _parts(filled, _threads() if sum(used for _, used in filled) >= _WORTH_SHARING else 1)
         shares = [_threads_of_searches().submit(_best_of, part, probes, width, at_least) for part in parts[1:]]
         found = [_best_of(parts[0], probes, width, at_least), *(share.result() for share in shares)]
-        return found[0] if len(found) == 1 else _joined(found, width)
+        ids, scores = found[0] if len(found) == 1 else _joined(found, width)
+        unseen = np.full(len(probes), -1.0)  # all that may reach it was shown, unless it is as many as were asked for
+        if ids.shape[1] == width:
+            unseen = np.where(ids[:, -1] != DEAD, scores[:, -1].astype(np.float64) + self._score_error, unseen)
+        return Hits(ids, unseen)
+
+    def drop(self) -> None:
+        """Lets go of all that it holds."""
+        self._segments = ()
 
     def _with_room(self, wanted: int) -> Segment:
         """The last segment, which has room: a new one, or one twice as large in its place."""
@@ -151,7 +153,11 @@ Filled = list[tuple[Segment, int]]
 """Segments, and how many rows of each were there when a search began."""
 
 
-def _best_of(filled: Filled, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
+Ranked = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Ids and scores, (m, w) each, best first; -1 and minus infinity where there are fewer."""
+
+
+def _best_of(filled: Filled, probes: NDArray[np.float32], width: int, at_least: float) -> Ranked:
     best = Nearest(np.full(len(probes), at_least, np.float32), width)
     block = _BLOCK if len(probes) > 1 else _BLOCK_OF_ONE
     scores = np.empty((len(probes), block), np.float32)
@@ -161,17 +167,17 @@ def _best_of(filled: Filled, probes: NDArray[np.float32], width: int, at_least: 
             into = scores[:, : end - start]
             np.matmul(probes, segment.vectors[start:end].T, out=into)
             best.take(into, segment.ids[start:end])
-    return Hits(*best.result())
+    return best.result()
 
 
-def _joined(found: list[Hits], width: int) -> Hits:
+def _joined(found: list[Ranked], width: int) -> Ranked:
     """The best of what was found in several parts."""
-    ids = np.concatenate([hits.ids for hits in found], axis=1)
-    scores = np.concatenate([hits.scores for hits in found], axis=1)
+    ids = np.concatenate([part for part, _ in found], axis=1)
+    scores = np.concatenate([part for _, part in found], axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
     ids, scores = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
     wide = int(np.isfinite(scores).sum(axis=1).max(initial=0))
-    return Hits(ids[:, :wide], scores[:, :wide])
+    return ids[:, :wide], scores[:, :wide]
 
 
 def _parts(filled: Filled, count: int) -> list[Filled]:

@@ -17,8 +17,7 @@ from shared.wire.common import GalleryInfo, Page, SubjectDetail, SubjectInfo, Te
 Item = TypeVar("Item")
 
 _subjects = select(func.count()).where(subject.c.gallery_id == gallery.c.id).scalar_subquery()
-_templates = select(func.count()).where(template.c.gallery_id == gallery.c.id).scalar_subquery()
-_galleries = select(gallery, _subjects.label("subjects"), _templates.label("templates"))
+_galleries = select(gallery, _subjects.label("subjects"))
 
 
 class Listing:

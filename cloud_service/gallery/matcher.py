@@ -119,14 +119,14 @@ class Matcher:
         return [looks if isinstance(looks, PatronusError) else _answer(gallery, looks) for looks in answers]
 
     def _look(self, gallery: PinnedGallery, looks: Sequence[_Look], width: int) -> None:
-        index = self._store.index_of(gallery)
-        floor = gallery.threshold.cosine.value - index.score_error
+        index = self._store.indexes.of(gallery)
+        floor = gallery.threshold.cosine.value
         pending = list(looks)
         while pending:
             with self._metrics.step("index"):
                 hits = index.search(np.stack([look.probe for look in pending]), width, floor)
             for row, look in enumerate(pending):
-                look.propose(hits, row, width, index.score_error)
+                look.propose(hits, row)
             self._confirm(gallery, pending)
             pending = [look for look in pending if not look.settled()]
             width *= _WIDENING
@@ -189,13 +189,12 @@ class _Look:
         self._best: dict[str, float] = {}
         self._unseen_at_most = 1.0
 
-    def propose(self, hits: Hits, row: int, width: int, score_error: float) -> None:
-        """Takes the index's proposals, ``width`` at most; those that are new are ``proposed``."""
-        near = hits.ids[row][np.isfinite(hits.scores[row])]
+    def propose(self, hits: Hits, row: int) -> None:
+        """Takes the index's proposals; those that are new are ``proposed``."""
+        near = hits.ids[row][hits.ids[row] >= 0]
         self.proposed = np.setdiff1d(near, self._seen)
         self._seen = np.union1d(self._seen, near)
-        # With fewer than were asked for, all that may reach tau were shown.
-        self._unseen_at_most = float(hits.scores[row, width - 1]) + score_error if len(near) == width else -1.0
+        self._unseen_at_most = float(hits.unseen_at_most[row])
 
     def confirm(self, stored: Stored) -> None:
         """Scores those of the proposed templates that the record still has."""

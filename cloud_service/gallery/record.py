@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
 
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, Stored, to_bytes, to_rows
@@ -33,16 +33,38 @@ _VECTORS = (
 _BATCH_BYTES = 16 * 1024 * 1024
 
 
+class Journal(Protocol):
+    """What an index has written down with each change of templates, within its transaction.
+
+    Each is given the (n,) int64 ids of the templates, n at least 1.
+    """
+
+    def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
+        """Templates are added."""
+
+    def removed(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
+        """Templates are removed."""
+
+    def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
+        """A gallery is removed with all of its templates."""
+
+
 class Record:
     """Galleries, subjects and templates in SQL.
 
     Args:
         database: where they are.
+        journal: what is written with each change.
+        max_templates_a_gallery: the most that one gallery may hold.
         max_templates_a_subject: the most that one subject may have.
     """
 
-    def __init__(self, database: Database, max_templates_a_subject: int) -> None:
+    def __init__(
+        self, database: Database, journal: Journal, max_templates_a_gallery: int, max_templates_a_subject: int
+    ) -> None:
         self.database = database
+        self._journal = journal
+        self._max_templates_a_gallery = max_templates_a_gallery
         self._max_templates_a_subject = max_templates_a_subject
 
     def gallery(self, name: str) -> PinnedGallery:
@@ -104,34 +126,35 @@ class Record:
             )
         return pinned, found is None
 
-    def add_templates(self, pinned: PinnedGallery, name: str, rows: Sequence[NewRow], room: int) -> Added:
+    def add_templates(self, pinned: PinnedGallery, name: str, rows: Sequence[NewRow]) -> Added:
         """Stores templates of one subject, all or none. Those stored before, alike, are answered as they were.
 
         Args:
             pinned: the gallery.
             name: of the subject; it is made with its first template.
             rows: the templates, with distinct ids.
-            room: how many more the gallery may hold.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
             Conflict: an id is taken by another template, or the gallery or the subject is full.
         """
         with self.database.write() as connection:
-            _pinned(connection, gallery.c.id == pinned.id)
+            held = _counted(connection, pinned.id, 0)
             known = _known(connection, pinned.id, name, rows)
             new = [row for row in rows if row.uid not in known]
             now = datetime.now(UTC)
             ids: list[int] = []
             if new:
-                self._refuse_when_full(connection, pinned.id, name, len(new), room)
+                self._refuse_when_full(connection, pinned.id, name, len(new), held)
                 subject_id = _subject_id(connection, pinned.id, name, now)
-                shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
+                shared = {"gallery_id": pinned.id, "subject_id": subject_id, "turn": pinned.turn, "created_at": now}
                 added = connection.scalars(
                     insert(template).returning(template.c.id, sort_by_parameter_order=True),
                     [{**shared, "uid": row.uid, "vector": to_bytes(row.vector)} for row in new],
                 )
                 ids = list(added)
+                _counted(connection, pinned.id, len(ids))
+                self._journal.added(connection, pinned, np.array(ids, dtype=np.int64))
         return Added(
             answers=[TemplateInfo(id=row.uid, created_at=known.get(row.uid, now)) for row in rows],
             ids=np.array(ids, dtype=np.int64),
@@ -146,8 +169,9 @@ class Record:
         """
         with self.database.write() as connection:
             pinned = _pinned(connection, gallery.c.name == name)
+            templates = _counted(connection, pinned.id, 0)
             subjects = _count(connection, subject.c.gallery_id == pinned.id)
-            templates = _count(connection, template.c.gallery_id == pinned.id)
+            self._journal.dropped(connection, pinned)
             connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
             connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
             connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
@@ -160,8 +184,9 @@ class Record:
             NotFound: there is none.
         """
         with self.database.write() as connection:
+            _counted(connection, pinned.id, 0)
             subject_id = find_subject(connection, pinned.id, name)
-            return _remove(connection, subject_id, template.c.subject_id == subject_id)
+            return self._remove(connection, pinned, subject_id, template.c.subject_id == subject_id)
 
     def erase_template(self, pinned: PinnedGallery, name: str, uid: str) -> Removed:
         """Removes a template, and its subject with the last one.
@@ -170,8 +195,10 @@ class Record:
             NotFound: there is no such subject, or it has no such template.
         """
         with self.database.write() as connection:
+            _counted(connection, pinned.id, 0)
             subject_id = find_subject(connection, pinned.id, name)
-            removed = _remove(connection, subject_id, (template.c.subject_id == subject_id) & (template.c.uid == uid))
+            which = (template.c.subject_id == subject_id) & (template.c.uid == uid)
+            removed = self._remove(connection, pinned, subject_id, which)
             if not removed.erased.templates:
                 raise NotFound("The subject has no template with this id.", reason="unknown_template")
             return removed
@@ -231,15 +258,27 @@ class Record:
             last = rows[-1].id
             yield np.array([row.id for row in rows], dtype=np.int64), to_rows([row.vector for row in rows], pinned.dim)
 
-    def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, room: int) -> None:
-        if new > room:
+    def _remove(
+        self, connection: Connection, pinned: PinnedGallery, subject_id: int, which: ColumnElement[bool]
+    ) -> Removed:
+        ids = np.array(list(connection.scalars(delete(template).where(which).returning(template.c.id))), dtype=np.int64)
+        gone = not _count(connection, template.c.subject_id == subject_id)
+        if gone:
+            connection.execute(delete(subject).where(subject.c.id == subject_id))
+        if len(ids):
+            _counted(connection, pinned.id, -len(ids))
+            self._journal.removed(connection, pinned, ids)
+        return Removed(Erased(subjects=int(gone), templates=len(ids)), ids)
+
+    def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, held: int) -> None:
+        if held + new > self._max_templates_a_gallery:
             raise Conflict("The gallery is full; erase templates, or use another gallery.", reason="gallery_full")
-        held = connection.scalar(
+        of_subject = connection.scalar(
             select(func.count())
             .select_from(template.join(subject, subject.c.id == template.c.subject_id))
             .where(subject.c.gallery_id == gallery_id, subject.c.name == name)
         )
-        if (held or 0) + new > self._max_templates_a_subject:
+        if (of_subject or 0) + new > self._max_templates_a_subject:
             raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
 
 
@@ -259,6 +298,8 @@ def _pinned_from(row: Any) -> PinnedGallery:
         threshold=CosineThreshold.of(row.threshold_cosine),
         fmr=row.threshold_fmr,
         verify_only=Contract.model_validate(row.contract).verify_only,
+        turn=row.turn,
+        max_age_seconds=row.max_age_seconds,
     )
 
 
@@ -299,12 +340,17 @@ def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[Ne
     return {row.uid: row.created_at for row in found}
 
 
-def _remove(connection: Connection, subject_id: int, which: ColumnElement[bool]) -> Removed:
-    ids = list(connection.scalars(delete(template).where(which).returning(template.c.id)))
-    gone = not _count(connection, template.c.subject_id == subject_id)
-    if gone:
-        connection.execute(delete(subject).where(subject.c.id == subject_id))
-    return Removed(Erased(subjects=int(gone), templates=len(ids)), np.array(ids, dtype=np.int64))
+def _counted(connection: Connection, gallery_id: int, more: int) -> int:
+    """Adds to the number of a gallery's templates and gives it; whoever else changes the gallery waits from here on.
+
+    Raises:
+        NotFound: the gallery was erased meanwhile.
+    """
+    change = update(gallery).where(gallery.c.id == gallery_id).values(templates=gallery.c.templates + more)
+    held = connection.scalar(change.returning(gallery.c.templates))
+    if held is None:
+        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+    return int(held)
 
 
 def _count(connection: Connection, which: ColumnElement[bool]) -> int:

@@ -23,6 +23,8 @@ class PinnedGallery:
     threshold: CosineThreshold
     fmr: float
     verify_only: bool
+    turn: int
+    max_age_seconds: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cloud_service.gallery.envelopes import open_for
-from cloud_service.gallery.index import VectorIndex
+from cloud_service.gallery.indexes import Indexes
 from cloud_service.gallery.record import Record
-from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed
+from cloud_service.gallery.rows import NewRow, PinnedGallery, Removed
 from shared.errors import Overloaded, Unprocessable
-from shared.logs import get_logger, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import EnrollAnswer, GallerySpec, NewTemplate
 from shared.wire.common import Erased
 
 _log = get_logger(__name__)
-
-MakeIndex = Callable[[int], VectorIndex]
-"""Makes an empty index for templates of a length."""
 
 
 class Store:
@@ -33,44 +27,20 @@ class Store:
 
     Args:
         record: the truth.
-        make_index: makes the index of a gallery.
-        max_templates_a_gallery: the most that one gallery may hold.
+        indexes: what is searched.
         metrics: where steps are timed.
     """
 
-    def __init__(self, record: Record, make_index: MakeIndex, max_templates_a_gallery: int, metrics: Metrics) -> None:
+    def __init__(self, record: Record, indexes: Indexes, metrics: Metrics) -> None:
         self.record = record
-        self._make_index = make_index
-        self._max_templates = max_templates_a_gallery
+        self.indexes = indexes
         self._metrics = metrics
         self._writing = threading.Lock()
-        self._indexes: dict[int, VectorIndex] = {}
-        self._galleries_to_mend: set[int] = set()
         self._scrub_due = False
 
     def load(self) -> None:
-        """Builds every gallery's index from the record."""
-        with self._writing:
-            for gallery in self.record.galleries():
-                self._rebuild(gallery)
-        _log.info("indexes_loaded", galleries=len(self._indexes), templates=sum(map(len, self._indexes.values())))
-
-    @property
-    def indexes_sound(self) -> bool:
-        """Whether every gallery can be searched, none waiting to be rebuilt."""
-        return not self._galleries_to_mend
-
-    def index_of(self, gallery: PinnedGallery) -> VectorIndex:
-        """The gallery's index, rebuilt first if it was lost.
-
-        Raises:
-            NotFound: the gallery was erased meanwhile.
-        """
-        index = self._indexes.get(gallery.id)
-        if index is not None:
-            return index
-        with self._writing:
-            return self._sound_index(gallery)
+        """Makes every gallery searchable."""
+        self.indexes.load()
 
     def put_gallery(self, name: str, spec: GallerySpec) -> bool:
         """Makes a gallery; true when it is new, false when it was there, alike.
@@ -81,7 +51,7 @@ class Store:
         with self._writing, self._metrics.step("record"):
             gallery, new = self.record.put_gallery(name, spec)
             if new:
-                self._indexes[gallery.id] = self._make_index(gallery.dim)
+                self.indexes.made(gallery)
         return new
 
     def enroll(self, gallery_name: str, subject: str, sent: Sequence[NewTemplate]) -> EnrollAnswer:
@@ -101,10 +71,11 @@ class Store:
         if len({row.uid for row in rows}) < len(rows):
             raise Unprocessable("A template id stands in the request twice; give each its own.", reason="duplicate_id")
         with self._writing:
-            index = self._sound_index(gallery)
+            self.indexes.of(gallery)  # what could not be searched is not stored either
             with self._metrics.step("record"):
-                added = self.record.add_templates(gallery, subject, rows, self._max_templates - len(index))
-            self._index_added(gallery, index, added)
+                added = self.record.add_templates(gallery, subject, rows)
+            if len(added.ids):
+                self.indexes.added(gallery, added.ids, added.vectors)
         return EnrollAnswer(subject=subject, templates=added.answers)
 
     def erase_gallery(self, name: str) -> Erased:
@@ -118,8 +89,7 @@ class Store:
             self._finish_last_erasure()
             with self._metrics.step("record"):
                 gallery, erased = self.record.erase_gallery(name)
-            self._indexes.pop(gallery.id, None)
-            self._galleries_to_mend.discard(gallery.id)
+            self.indexes.dropped(gallery)
             self._scrub()
         return erased
 
@@ -148,8 +118,8 @@ class Store:
                 self._finish_last_erasure()
             except Overloaded:
                 _log.warning("erased_bytes_left_in_log")  # the next start empties it
+            self.indexes.close()
             self.record.database.close()
-            self._indexes.clear()
 
     def _erase(self, gallery_name: str, remove: Callable[[PinnedGallery], Removed]) -> Erased:
         with self._writing:
@@ -157,56 +127,9 @@ class Store:
             with self._metrics.step("record"):
                 gallery = self.record.gallery(gallery_name)
                 removed = remove(gallery)
-            self._index_removed(gallery, removed.ids)
+            self.indexes.removed(gallery, removed.ids)
             self._scrub()
         return removed.erased
-
-    def _index_added(self, gallery: PinnedGallery, index: VectorIndex, added: Added) -> None:
-        if not len(added.ids):
-            return
-        try:
-            with self._metrics.step("index"):
-                index.add(added.ids, added.vectors)
-        except Exception:
-            # Committed, yet perhaps not searchable: not acknowledged. The sender's next try finds it stored.
-            self._mend(gallery)
-            raise
-
-    def _index_removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        index = self._indexes.get(gallery.id)
-        if index is None:
-            return
-        try:
-            with self._metrics.step("index"):
-                index.remove(ids)
-        except Exception as error:
-            # Erased all the same: no hit is returned without the record. The rebuild frees the vectors' memory.
-            _log.error("index_removal_failed", **place_of(error))
-            self._mend(gallery)
-
-    def _mend(self, gallery: PinnedGallery) -> None:
-        """Drops an index that cannot be trusted and rebuilds it; where that fails too, its next use tries again."""
-        self._indexes.pop(gallery.id, None)
-        self._galleries_to_mend.add(gallery.id)
-        try:
-            self._rebuild(gallery)
-        except Exception as error:
-            _log.error("index_rebuild_failed", **place_of(error))
-
-    def _sound_index(self, gallery: PinnedGallery) -> VectorIndex:
-        index = self._indexes.get(gallery.id)
-        if index is None:
-            self.record.require(gallery)
-            index = self._rebuild(gallery)
-        return index
-
-    def _rebuild(self, gallery: PinnedGallery) -> VectorIndex:
-        index = self._make_index(gallery.dim)
-        for ids, vectors in self.record.batches(gallery):
-            index.add(ids, vectors)
-        self._indexes[gallery.id] = index
-        self._galleries_to_mend.discard(gallery.id)
-        return index
 
     def _scrub(self) -> None:
         self._scrub_due = True

@@ -60,6 +60,14 @@ gallery = Table(
     Column("dim", Integer, nullable=False),
     Column("threshold_cosine", Float, nullable=False),
     Column("threshold_fmr", Float, nullable=False),
+    # How many templates there are. Each transaction that changes them changes this first, and so waits for the others.
+    Column("templates", BigInteger, nullable=False, server_default="0"),
+    # Counts the changes of key. A template's vector is under the key of the same turn.
+    Column("turn", Integer, nullable=False, server_default="0"),
+    # Templates that are older never match; null: they do not expire.
+    Column("max_age_seconds", BigInteger),
+    # The index that an operator chose, by name; null: by the number of templates.
+    Column("index_kind", String(32)),
     Column("created_at", UtcDateTime, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -85,9 +93,83 @@ template = Table(
     Column("uid", String(32), nullable=False),
     # (dim,) little-endian float32, the very bytes that were received.
     Column("vector", LargeBinary, nullable=False),
+    Column("turn", Integer, nullable=False, server_default="0"),
+    # The same template under the key of the next turn, while a change of key is under way.
+    Column("turned", LargeBinary),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("gallery_id", "uid"),
+    Index(None, "gallery_id", "created_at"),
     Index(None, "gallery_id", "id"),
     Index(None, "subject_id"),
     sqlite_autoincrement=True,
+)
+
+# Which files of an index's snapshot are to be trusted: those that have the digest that stands here. An erasure takes
+# the row away in its own transaction, so that a file that still holds what was erased is never read again.
+segment_file = Table(
+    "segment_file",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
+    Column("turn", Integer, nullable=False),
+    Column("name", String(64), nullable=False, unique=True),
+    # Of the templates in it, by id.
+    Column("first_id", BigInteger, nullable=False),
+    Column("last_id", BigInteger, nullable=False),
+    Column("templates", Integer, nullable=False),
+    Column("digest", String(128), nullable=False),
+    Index(None, "gallery_id", "first_id"),
+    sqlite_autoincrement=True,
+)
+
+# What an index outside this process has yet to be told; written with what it tells of, and taken away when it was.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("collection", String(64), nullable=False),
+    # "add", "remove" or "drop"; the last one is of the whole collection.
+    Column("action", String(8), nullable=False),
+    Column("template_id", BigInteger),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "collection", "id"),
+    sqlite_autoincrement=True,
+)
+
+# What was done, by whom: no biometric value. Each entry holds the digest of the one before.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigId, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    # The API key's id; null: the service itself.
+    Column("key_id", String(12)),
+    Column("action", String(32), nullable=False),
+    Column("gallery", String(64)),
+    Column("details", JSON, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# The answers of requests that were sent with an Idempotency-Key.
+answered = Table(
+    "answered",
+    metadata,
+    Column("key_id", String(12), primary_key=True),
+    Column("idempotency_key", String(128), primary_key=True),
+    # Of the request: what is sent again under the same key must be the same.
+    Column("request_digest", String(64), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "created_at"),
+)
+
+# Values of the record as a whole, by name.
+note = Table(
+    "note",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", String(128), nullable=False),
 )

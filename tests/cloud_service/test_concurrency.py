@@ -60,4 +60,4 @@ def test_of_several_who_enroll_the_same_template_at_once_all_get_the_same_answer
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.text for answer in answers}) == 1
     assert cloud.held() == (1, 1)
-    assert len(cloud.app.state.store.index_of(cloud.app.state.store.record.gallery("door"))) == 1
+    assert len(cloud.app.state.store.indexes.of(cloud.app.state.store.record.gallery("door"))) == 1

@@ -52,7 +52,7 @@ def failing() -> set[str]:
 @pytest.fixture
 def flawed(settings: Settings, failing: set[str]) -> Iterator[Cloud]:
     with Cloud(settings) as cloud:
-        _store(cloud)._make_index = lambda dim: Flawed(dim, failing)
+        _store(cloud).indexes._make_index = lambda gallery: Flawed(gallery.dim, failing)
         cloud.put_gallery()
         yield cloud
 
@@ -77,7 +77,7 @@ def test_a_template_that_the_index_still_has_after_its_erasure_is_never_returned
     flawed.enroll("ben", VECTORS[:1])
     flawed.http.delete("/v1/galleries/door/subjects/anna")
     store = _store(flawed)
-    index = store.index_of(store.record.gallery("door"))
+    index = store.indexes.of(store.record.gallery("door"))
     assert index.search(VECTORS[:1], 5, 1e-6).ids.shape == (1, 2), "the index does lag behind"
     assert flawed.found(VECTORS[0]) == ["ben"]
 
@@ -92,7 +92,7 @@ def test_an_enrollment_that_the_index_did_not_take_is_not_acknowledged_and_is_me
     assert flawed.enroll("anna", VECTORS[:2], ids=IDS[:2]).status_code == 201
     assert flawed.held() == (1, 2)
     store = _store(flawed)
-    assert len(store.index_of(store.record.gallery("door"))) == 2
+    assert len(store.indexes.of(store.record.gallery("door"))) == 2
 
 
 def test_an_index_that_cannot_be_rebuilt_makes_the_service_not_ready_until_it_can(
@@ -118,7 +118,7 @@ def test_an_erasure_that_the_index_refuses_is_done_all_the_same(flawed: Cloud, f
     assert flawed.http.delete("/v1/galleries/door/subjects/anna").status_code == 200
     assert flawed.found(VECTORS[0]) == []
     store = _store(flawed)
-    assert len(store.index_of(store.record.gallery("door"))) == 1, "rebuilt without it"
+    assert len(store.indexes.of(store.record.gallery("door"))) == 1, "rebuilt without it"
 
 
 def test_erasing_while_the_index_is_lost_needs_no_index(flawed: Cloud, failing: set[str]) -> None:
@@ -138,18 +138,18 @@ def test_a_gallery_erased_and_made_again_is_another_one(flawed: Cloud) -> None:
     flawed.put_gallery()
     assert store.record.gallery("door").id > before.id
     with pytest.raises(NotFound):
-        store.index_of(before)
+        store.indexes.of(before)
     with pytest.raises(NotFound):
-        store.record.add_templates(before, "anna", [], room=1)
+        store.record.add_templates(before, "anna", [])
 
 
 def test_ids_of_the_index_are_never_used_again(door: Cloud) -> None:
     store = _store(door)
     door.enroll("anna", VECTORS[:2])
-    first = store.index_of(store.record.gallery("door")).search(VECTORS[:1], 5, 1e-6).ids.max()
+    first = store.indexes.of(store.record.gallery("door")).search(VECTORS[:1], 5, 1e-6).ids.max()
     door.http.delete("/v1/galleries/door/subjects/anna")
     door.enroll("anna", VECTORS[:1])
-    again = store.index_of(store.record.gallery("door")).search(VECTORS[:1], 5, 1e-6).ids.min()
+    again = store.indexes.of(store.record.gallery("door")).search(VECTORS[:1], 5, 1e-6).ids.min()
     assert again > first
 
 

@@ -1,0 +1,81 @@
+"""Changes of key, retention, snapshots, an index elsewhere, the audit log, and requests that are sent twice."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Adds the columns and tables, and counts the templates of each gallery."""
+    big_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+    op.add_column("gallery", sa.Column("templates", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("gallery", sa.Column("turn", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("gallery", sa.Column("max_age_seconds", sa.BigInteger))
+    op.add_column("gallery", sa.Column("index_kind", sa.String(32)))
+    op.execute("UPDATE gallery SET templates = (SELECT count(*) FROM template WHERE template.gallery_id = gallery.id)")
+    op.add_column("template", sa.Column("turn", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("template", sa.Column("turned", sa.LargeBinary))
+    op.create_index("ix_template_gallery_id_created_at", "template", ["gallery_id", "created_at"])
+    op.create_table(
+        "segment_file",
+        sa.Column("id", big_id, nullable=False),
+        sa.Column("gallery_id", big_id, nullable=False),
+        sa.Column("turn", sa.Integer, nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("first_id", sa.BigInteger, nullable=False),
+        sa.Column("last_id", sa.BigInteger, nullable=False),
+        sa.Column("templates", sa.Integer, nullable=False),
+        sa.Column("digest", sa.String(128), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_segment_file"),
+        sa.ForeignKeyConstraint(
+            ["gallery_id"], ["gallery.id"], name="fk_segment_file_gallery_id_gallery", ondelete="CASCADE"
+        ),
+        sa.UniqueConstraint("name", name="uq_segment_file_name"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_segment_file_gallery_id_first_id", "segment_file", ["gallery_id", "first_id"])
+    op.create_table(
+        "outbox",
+        sa.Column("id", big_id, nullable=False),
+        sa.Column("collection", sa.String(64), nullable=False),
+        sa.Column("action", sa.String(8), nullable=False),
+        sa.Column("template_id", sa.BigInteger),
+        sa.Column("created_at", sa.DateTime, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_outbox"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_outbox_collection_id", "outbox", ["collection", "id"])
+    op.create_table(
+        "audit",
+        sa.Column("seq", big_id, nullable=False),
+        sa.Column("at", sa.DateTime, nullable=False),
+        sa.Column("key_id", sa.String(12)),
+        sa.Column("action", sa.String(32), nullable=False),
+        sa.Column("gallery", sa.String(64)),
+        sa.Column("details", sa.JSON, nullable=False),
+        sa.Column("previous", sa.String(64), nullable=False),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name="pk_audit"),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "answered",
+        sa.Column("key_id", sa.String(12), nullable=False),
+        sa.Column("idempotency_key", sa.String(128), nullable=False),
+        sa.Column("request_digest", sa.String(64), nullable=False),
+        sa.Column("status", sa.Integer, nullable=False),
+        sa.Column("body", sa.JSON, nullable=False),
+        sa.Column("created_at", sa.DateTime, nullable=False),
+        sa.PrimaryKeyConstraint("key_id", "idempotency_key", name="pk_answered"),
+    )
+    op.create_index("ix_answered_created_at", "answered", ["created_at"])
+    op.create_table(
+        "note",
+        sa.Column("name", sa.String(32), nullable=False),
+        sa.Column("value", sa.String(128), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_note"),
+    )
