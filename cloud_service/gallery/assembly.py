@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.exc import DBAPIError
 
 from cloud_service.gallery.database import Database, unusable
-from cloud_service.gallery.index import ExactIndex
+from cloud_service.gallery.index import SegmentedIndex
 from cloud_service.gallery.indexes import LocalIndexes, NothingToNote
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.store import Store
@@ -26,7 +26,7 @@ def open_store(settings: Settings, metrics: Metrics) -> Store:
         upgrade(database)
         limits = settings.record
         record = Record(database, NothingToNote(), limits.max_templates_a_gallery, limits.max_templates_a_subject)
-        store = Store(record, LocalIndexes(record, lambda gallery: ExactIndex(gallery.dim), metrics), metrics)
+        store = Store(record, LocalIndexes(record, lambda gallery: SegmentedIndex(gallery.dim), metrics), metrics)
         store.load()
     except DBAPIError as error:
         database.close()

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.gallery.nearest import Nearest
-from cloud_service.gallery.segment import DEAD, Segment
+from cloud_service.gallery.scan import Found, Part, best_of, joined, parts_of, shared
+from cloud_service.gallery.segment import DEAD, Segment, narrow_reach, width_of
+from cloud_service.gallery.sketch import Sketch
 
-# Rows of the largest segment: 32 MB of 128 values. Merging two of them holds up a writer for some hundredths of a
-# second, and a search not at all.
+# Rows of the largest segment: 8 MB of 128 values. Writing one anew holds up a writer for some hundredths of a second,
+# and a search not at all.
 _MOST: Final = 65_536
 _LEAST: Final = 256
-# Scores that are reckoned at once: 64 probes' of so many rows stay in the processor's cache.
-_BLOCK: Final = 4_096
-_BLOCK_OF_ONE: Final = 65_536
 # Rows from which a search is shared by several threads.
 _WORTH_SHARING: Final = 32_768
 # A segment of which this share was removed is written anew without them.
@@ -33,7 +29,7 @@ class Hits:
 
     ``ids`` is (m, w) int64, the record's template ids; where fewer than w were found for a probe, the rest of its row
     is -1. ``unseen_at_most`` is (m,) float64: no template that is not proposed has a larger exact inner product with
-    the probe, or all that has one is less than was asked for.
+    the probe, or all that has one is less than was asked for. An approximate index says of the latter what it knows.
     """
 
     ids: NDArray[np.int64]
@@ -62,12 +58,15 @@ class VectorIndex(Protocol):
         """Lets go of all that it holds, wherever that is; it is not used any more."""
 
 
-class ExactIndex:
-    """All vectors in memory, compared with every probe: exact.
+class SegmentedIndex:
+    """All templates in memory at one byte a value, compared with every probe; what may be among the best is proposed.
 
-    Storage is FAISS's, in segments; the products are taken in place, block by block, for all probes of a batch at once.
-    FAISS's own search takes several times as long for the same (docs/decisions/0011). Searching needs no lock: a
-    segment is only ever appended to, and the list of them is replaced as a whole.
+    It is exact: a template that is not proposed cannot score more than it says, because what was lost of each by
+    keeping it in bytes is known. With sketches of segments that are full it is approximate: those are scanned in place
+    of the segments, and what they propose is scored by the segments' codes.
+
+    Storage is FAISS's, in segments. Searching needs no lock: a segment is only ever appended to, and the list of them
+    is replaced as a whole (docs/decisions/0011). One thread at a time writes.
 
     Args:
         dim: d, the length of a template.
@@ -75,133 +74,174 @@ class ExactIndex:
 
     def __init__(self, dim: int) -> None:
         self._dim = dim
-        self._segments: tuple[Segment, ...] = ()
-        # A float32 sum of d products is off by at most d * 2**-24 * sum|x_i y_i|, and that sum is at most 1
-        # (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1; Cauchy-Schwarz). Twice that, to be safe.
-        self._score_error = dim * float(np.finfo(np.float32).eps)
+        self._wide = width_of(dim)
+        # Templates with a value beyond what is told apart finely lie on a shelf where that is told coarsely.
+        self._shelves = tuple(Shelf(dim, reach) for reach in sorted({narrow_reach(dim), 1.0}))
+        self._sketches: dict[Segment, Sketch] = {}
 
     def __len__(self) -> int:
-        return sum(segment.held for segment in self._segments)
+        return sum(len(shelf) for shelf in self._shelves)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the templates take, with what room there is for more."""
+        rows = sum(segment.codes.nbytes + segment.ids.nbytes for segment in self.segments())
+        return rows + sum(sketch.nbytes for sketch in list(self._sketches.values()))
+
+    @property
+    def sketched(self) -> int:
+        """How many segments have a sketch; with any, the index is approximate."""
+        return len(self._sketches)
+
+    def segments(self) -> Iterator[Segment]:
+        """All segments, as they are now."""
+        for shelf in self._shelves:
+            yield from shelf.segments
+
+    def full(self) -> list[Segment]:
+        """The segments that nothing is appended to any more, but for small ones."""
+        return [segment for segment in self.segments() if not segment.room and segment.held >= _MOST // 4]
 
     def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Adds (n, d) float32 unit rows under n new ids; they can be found when this returns."""
+        farthest = np.abs(vectors).max(axis=1, initial=0.0)
+        beyond = -1.0
+        for shelf in self._shelves:
+            mine = (farthest > beyond) & ((farthest <= shelf.reach) | (shelf is self._shelves[-1]))
+            beyond = shelf.reach
+            if mine.any():
+                shelf.add(ids[mine], vectors[mine])
+
+    def adopt(self, segment: Segment) -> None:
+        """Takes a full segment as it is."""
+        next(shelf for shelf in self._shelves if shelf.reach == segment.reach).adopt(segment)
+
+    def remove(self, ids: NDArray[np.int64]) -> None:
+        """Removes n ids and overwrites their rows; those it does not hold are passed over."""
+        left = len(np.unique(ids))
+        for shelf in self._shelves:
+            for segment, rows in shelf.remove(ids, left):
+                left -= len(rows)
+                sketch = self._sketches.get(segment)
+                if sketch is not None:
+                    sketch.forget(rows)
+            shelf.compact()
+        there = set(self.segments())
+        for segment in [segment for segment in self._sketches if segment not in there]:
+            del self._sketches[segment]
+
+    def unsketched(self) -> list[Segment]:
+        """The full segments without a sketch."""
+        return [segment for segment in self.full() if segment not in self._sketches]
+
+    def sketch(self, segment: Segment, sketch: Sketch) -> None:
+        """Scans a sketch in place of a segment from now on; it may have been made while templates were removed."""
+        if segment in self.segments():
+            sketch.forget(np.flatnonzero(segment.ids == DEAD))
+            self._sketches[segment] = sketch
+
+    def unsketch(self) -> None:
+        """Lets go of all sketches: the index is exact again."""
+        self._sketches.clear()
+
+    def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
+        """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``."""
+        wide = np.zeros((len(probes), self._wide), np.float32)
+        wide[:, : self._dim] = probes
+        sketches = self._sketches
+        found: list[Found] = []
+        for shelf in self._shelves:
+            filled = [Part(segment, segment.used, sketches.get(segment)) for segment in shelf.segments]
+            parts = parts_of(filled, shared=sum(part.used for part in filled) >= _WORTH_SHARING)
+            found += shared(lambda part: best_of(part, wide, width, at_least), parts)
+        best = joined(found, len(probes), width)
+        return Hits(best.ids, best.unseen_at_most)
+
+    def drop(self) -> None:
+        """Lets go of all that it holds."""
+        self._sketches.clear()
+        for shelf in self._shelves:
+            shelf.clear()
+
+
+class Shelf:
+    """Segments of one reach, of which the last has room.
+
+    Args:
+        dim: d, the length of a template.
+        reach: the largest value that is told from larger ones.
+    """
+
+    def __init__(self, dim: int, reach: float) -> None:
+        self.reach = reach
+        self._dim = dim
+        self.segments: tuple[Segment, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(segment.held for segment in self.segments)
+
+    def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Adds (n, d) float32 rows under n ids."""
         while len(ids):
             last = self._with_room(len(ids))
             fits = last.room
             last.append(ids[:fits], vectors[:fits])
             ids, vectors = ids[fits:], vectors[fits:]
 
-    def remove(self, ids: NDArray[np.int64]) -> None:
-        """Removes n ids and overwrites their rows; those it does not hold are passed over."""
-        left = len(np.unique(ids))
-        for segment in reversed(self._segments):
-            if not left:
-                break
-            left -= segment.remove(ids)
-        self._compact()
+    def adopt(self, segment: Segment) -> None:
+        """Takes a segment as it is, in front of what has room."""
+        full = [one for one in self.segments if not one.room]
+        self.segments = (*full, segment, *(one for one in self.segments if one.room))
 
-    def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
-        """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``."""
-        at_least -= self._score_error
-        filled = [(segment, segment.used) for segment in self._segments]
-        parts = _parts(filled, _threads() if sum(used for _, used in filled) >= _WORTH_SHARING else 1)
-        shares = [_threads_of_searches().submit(_best_of, part, probes, width, at_least) for part in parts[1:]]
-        found = [_best_of(parts[0], probes, width, at_least), *(share.result() for share in shares)]
-        ids, scores = found[0] if len(found) == 1 else _joined(found, width)
-        unseen = np.full(len(probes), -1.0)  # all that may reach it was shown, unless it is as many as were asked for
-        if ids.shape[1] == width:
-            unseen = np.where(ids[:, -1] != DEAD, scores[:, -1].astype(np.float64) + self._score_error, unseen)
-        return Hits(ids, unseen)
+    def remove(self, ids: NDArray[np.int64], most: int) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
+        """Removes ids, of which there are ``most`` at most; in which segments they were, and in which rows."""
+        for segment in reversed(self.segments):
+            if most <= 0:
+                return
+            rows = segment.remove(ids)
+            if len(rows):
+                most -= len(rows)
+                yield segment, rows
 
-    def drop(self) -> None:
-        """Lets go of all that it holds."""
-        self._segments = ()
-
-    def _with_room(self, wanted: int) -> Segment:
-        """The last segment, which has room: a new one, or one twice as large in its place."""
-        segments = self._segments
-        last = segments[-1] if segments else None
-        if last is not None and last.room:
-            return last
-        if last is None or last.capacity == _MOST:
-            new = Segment(self._dim, min(_MOST, max(_LEAST, wanted)))
-            self._segments = (*segments, new)
-            return new
-        new = Segment(self._dim, min(_MOST, max(2 * last.capacity, last.held + wanted)))
-        new.append(*last.alive())
-        self._segments = (*segments[:-1], new)
-        return new
-
-    def _compact(self) -> None:
+    def compact(self) -> None:
         """Writes segments anew of which much was removed, joined with a neighbour where both fit into one."""
         kept: list[Segment] = []
-        for segment in self._segments:
+        for segment in self.segments:
             before = kept[-1] if kept else None
             if not segment.held:
                 continue
             if before is not None and before.held + segment.held <= _MOST // 2:
-                kept[-1] = _written_anew([before, segment])
+                kept[-1] = self._written_anew([before, segment])
             elif segment.removed > _REMOVED * segment.used:
-                kept.append(_written_anew([segment]))
+                kept.append(self._written_anew([segment]))
             else:
                 kept.append(segment)
-        if len(kept) != len(self._segments) or any(a is not b for a, b in zip(kept, self._segments, strict=True)):
-            self._segments = tuple(kept)
+        if len(kept) != len(self.segments) or any(a is not b for a, b in zip(kept, self.segments, strict=True)):
+            self.segments = tuple(kept)
 
+    def clear(self) -> None:
+        """Lets go of all."""
+        self.segments = ()
 
-Filled = list[tuple[Segment, int]]
-"""Segments, and how many rows of each were there when a search began."""
+    def _with_room(self, wanted: int) -> Segment:
+        """The last segment, which has room: a new one, or one twice as large in its place."""
+        segments = self.segments
+        last = segments[-1] if segments else None
+        if last is not None and last.room:
+            return last
+        if last is None or last.capacity == _MOST:
+            new = Segment(self._dim, min(_MOST, max(_LEAST, wanted)), self.reach)
+            self.segments = (*segments, new)
+            return new
+        new = self._copied([last], min(_MOST, max(2 * last.capacity, last.held + wanted)))
+        self.segments = (*segments[:-1], new)
+        return new
 
+    def _written_anew(self, segments: list[Segment]) -> Segment:
+        return self._copied(segments, min(_MOST, max(_LEAST, sum(segment.held for segment in segments))))
 
-Ranked = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Ids and scores, (m, w) each, best first; -1 and minus infinity where there are fewer."""
-
-
-def _best_of(filled: Filled, probes: NDArray[np.float32], width: int, at_least: float) -> Ranked:
-    best = Nearest(np.full(len(probes), at_least, np.float32), width)
-    block = _BLOCK if len(probes) > 1 else _BLOCK_OF_ONE
-    scores = np.empty((len(probes), block), np.float32)
-    for segment, used in filled:
-        for start in range(0, used, block):
-            end = min(start + block, used)
-            into = scores[:, : end - start]
-            np.matmul(probes, segment.vectors[start:end].T, out=into)
-            best.take(into, segment.ids[start:end])
-    return best.result()
-
-
-def _joined(found: list[Ranked], width: int) -> Ranked:
-    """The best of what was found in several parts."""
-    ids = np.concatenate([part for part, _ in found], axis=1)
-    scores = np.concatenate([part for _, part in found], axis=1)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-    ids, scores = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    wide = int(np.isfinite(scores).sum(axis=1).max(initial=0))
-    return ids[:, :wide], scores[:, :wide]
-
-
-def _parts(filled: Filled, count: int) -> list[Filled]:
-    """Segments in so many parts of about as many rows."""
-    parts: list[Filled] = [[] for _ in range(count)]
-    for one in sorted(filled, key=lambda one: -one[1]):
-        min(parts, key=lambda part: sum(used for _, used in part)).append(one)
-    return [part for part in parts if part] or [[]]
-
-
-@cache
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-@cache
-def _threads_of_searches() -> ThreadPoolExecutor:
-    """Threads that help with a search; they sleep in between, where those of a BLAS spin and hold up everybody."""
-    return ThreadPoolExecutor(_threads(), thread_name_prefix="search")
-
-
-def _written_anew(segments: list[Segment]) -> Segment:
-    held = sum(segment.held for segment in segments)
-    new = Segment(segments[0].vectors.shape[1], min(_MOST, max(_LEAST, held)))
-    for segment in segments:
-        new.append(*segment.alive())
-    return new
+    def _copied(self, segments: list[Segment], capacity: int) -> Segment:
+        new = Segment(self._dim, capacity, self.reach)
+        for segment in segments:
+            new.append_codes(*segment.alive(), segment.lost)
+        return new

@@ -20,7 +20,7 @@ class Nearest:
     ``width`` are known, the least of these.
 
     Args:
-        floors: (m,) float32, the least score that matters to each probe; over 0.
+        floors: (m,) float32, the least score that matters to each probe.
         width: how many to keep of each.
     """
 
@@ -40,7 +40,7 @@ class Nearest:
             return
         rows, columns = np.divmod(found, scores.shape[1])
         kept = ids[columns]
-        there = kept != DEAD  # a removed one is zeros, whose score no floor lets in; but it may go while we look
+        there = kept != DEAD  # a row that was removed, perhaps while we look
         self._pending.append((rows[there], kept[there], scores[rows[there], columns[there]]))
         self._waiting += len(found)
         if self._waiting > _PENDING * self._width * len(self._bars):

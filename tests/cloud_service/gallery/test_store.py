@@ -11,7 +11,7 @@ from cloud_client import Cloud, assert_problem, random_units
 from numpy.typing import NDArray
 
 from cloud_service.gallery import record as record_module
-from cloud_service.gallery.index import ExactIndex
+from cloud_service.gallery.index import SegmentedIndex
 from cloud_service.gallery.store import Store
 from cloud_service.settings import Settings
 from shared.errors import NotFound
@@ -20,7 +20,7 @@ VECTORS = random_units(9, 4)
 IDS = [f"{number:032x}" for number in range(4)]
 
 
-class Flawed(ExactIndex):
+class Flawed(SegmentedIndex):
     """A real index that fails where a test says so."""
 
     def __init__(self, dim: int, failing: set[str]) -> None:
@@ -160,14 +160,14 @@ def test_a_start_rebuilds_large_galleries_in_small_batches(settings: Settings, m
         cloud.enroll("anna", vectors)
     monkeypatch.setattr(record_module, "_BATCH_BYTES", 7 * 8 * 4)
     sizes: list[int] = []
-    add: Callable[..., None] = ExactIndex.add
+    add: Callable[..., None] = SegmentedIndex.add
 
-    def counted(self: ExactIndex, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
+    def counted(self: SegmentedIndex, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
         sizes.append(len(ids))
         assert (np.diff(ids) > 0).all()
         add(self, ids, rows)
 
-    monkeypatch.setattr(ExactIndex, "add", counted)
+    monkeypatch.setattr(SegmentedIndex, "add", counted)
     with Cloud(settings) as cloud:
         assert sizes == [7] * 7 + [1]
         assert cloud.found(vectors[49]) == ["anna"]
