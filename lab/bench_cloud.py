@@ -23,8 +23,8 @@ from rich.table import Table
 from sqlalchemy import insert, update
 
 from cloud_service.gallery.database import Database
-from cloud_service.gallery.indexes import NothingToNote
 from cloud_service.gallery.record import Record
+from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.tables import gallery as gallery_table
 from cloud_service.gallery.tables import subject, template
 from cloud_service.migrations import upgrade
@@ -200,7 +200,9 @@ def _filled(home: Path, vectors: Rows) -> Contract:
     try:
         upgrade(database)
         spec = GallerySpec(contract=contract, threshold=Threshold(cosine=TAU, fmr=1e-3))
-        gallery, _ = Record(database, NothingToNote(), len(vectors), 1000).put_gallery(_GALLERY, spec)
+        gallery, _ = Record(database, Snapshots(database, folder / "index"), len(vectors), 1000).put_gallery(
+            _GALLERY, spec
+        )
         now = {"created_at": datetime.now(UTC), "gallery_id": gallery.id}
         with database.write() as connection:
             count = -(-len(vectors) // _PER_PERSON)

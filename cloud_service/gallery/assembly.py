@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy.exc import DBAPIError
 
 from cloud_service.gallery.database import Database, unusable
-from cloud_service.gallery.index import SegmentedIndex
-from cloud_service.gallery.indexes import LocalIndexes, NothingToNote
+from cloud_service.gallery.indexes import LocalIndexes
 from cloud_service.gallery.record import Record
+from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.store import Store
 from cloud_service.migrations import upgrade
 from cloud_service.settings import Settings
@@ -25,8 +25,9 @@ def open_store(settings: Settings, metrics: Metrics) -> Store:
     try:
         upgrade(database)
         limits = settings.record
-        record = Record(database, NothingToNote(), limits.max_templates_a_gallery, limits.max_templates_a_subject)
-        store = Store(record, LocalIndexes(record, lambda gallery: SegmentedIndex(gallery.dim), metrics), metrics)
+        snapshots = Snapshots(database, settings.home.expanduser() / "index")
+        record = Record(database, snapshots, limits.max_templates_a_gallery, limits.max_templates_a_subject)
+        store = Store(record, LocalIndexes(record, snapshots, settings.index, metrics), metrics)
         store.load()
     except DBAPIError as error:
         database.close()

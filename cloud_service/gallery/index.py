@@ -100,7 +100,7 @@ class SegmentedIndex:
 
     def full(self) -> list[Segment]:
         """The segments that nothing is appended to any more, but for small ones."""
-        return [segment for segment in self.segments() if not segment.room and segment.held >= _MOST // 4]
+        return [segment for shelf in self._shelves for segment in shelf.full() if segment.held >= _MOST // 4]
 
     def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Adds (n, d) float32 unit rows under n new ids; they can be found when this returns."""
@@ -179,6 +179,15 @@ class Shelf:
 
     def __len__(self) -> int:
         return sum(segment.held for segment in self.segments)
+
+    def full(self) -> list[Segment]:
+        """Those that nothing is appended to any more: a last one that is small has a larger one take its place."""
+        last = len(self.segments) - 1
+        return [
+            segment
+            for at, segment in enumerate(self.segments)
+            if not segment.room and (at < last or segment.capacity == _MOST)
+        ]
 
     def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Adds (n, d) float32 rows under n ids."""

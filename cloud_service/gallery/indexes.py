@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+import time
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection
 
-from cloud_service.gallery.index import VectorIndex
+from cloud_service.gallery.index import SegmentedIndex, VectorIndex
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import PinnedGallery
+from cloud_service.gallery.segment import Segment
+from cloud_service.gallery.sketch import Sketch
+from cloud_service.gallery.snapshots import Snapshots
+from cloud_service.settings import IndexSettings
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
+from shared.wire.cloud import IndexStats, SnapshotInfo
 
 _log = get_logger(__name__)
-
-MakeIndex = Callable[[PinnedGallery], VectorIndex]
-"""Makes an empty index for the templates of a gallery."""
 
 
 class Indexes(Protocol):
@@ -51,41 +54,54 @@ class Indexes(Protocol):
     def dropped(self, gallery: PinnedGallery) -> None:
         """A gallery was removed. Fails never: what is left behind is mended later."""
 
+    def stats(self, gallery: PinnedGallery) -> IndexStats:
+        """How a gallery is searched.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+        """
+
+    def pinned(self, gallery: PinnedGallery) -> None:
+        """An operator chose the kind of a gallery's index."""
+
+    def snapshot(self, gallery: PinnedGallery) -> SnapshotInfo:
+        """Writes a gallery's index to files now, where it is kept so.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+        """
+
     def close(self) -> None:
         """Lets go of all."""
-
-
-class NothingToNote:
-    """The journal of an index that is built from the whole record at each start."""
-
-    def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Nothing."""
-
-    def removed(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Nothing."""
-
-    def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
-        """Nothing."""
 
 
 class LocalIndexes:
     """Indexes in the memory of this process, which alone uses the record.
 
+    A thread of its own writes snapshots and makes sketches, so that neither a writer nor a search waits for that.
+
     Args:
         record: the truth.
-        make_index: makes the index of a gallery.
+        snapshots: where full segments are kept as files.
+        settings: when an index becomes approximate, and how often snapshots are written.
         metrics: where steps are timed.
     """
 
-    def __init__(self, record: Record, make_index: MakeIndex, metrics: Metrics) -> None:
+    def __init__(self, record: Record, snapshots: Snapshots, settings: IndexSettings, metrics: Metrics) -> None:
         self._record = record
-        self._make_index = make_index
+        self._snapshots = snapshots
+        self._settings = settings
         self._metrics = metrics
         self._changing = threading.Lock()
-        self._indexes: dict[int, VectorIndex] = {}
+        self._indexes: dict[int, SegmentedIndex] = {}
         # The last template that a gallery's index was built with: what is added later has a larger id.
         self._built_to: dict[int, int] = {}
         self._to_mend: set[int] = set()
+        # The segments that stand in files, with how many of their templates were removed then.
+        self._saved: WeakKeyDictionary[Segment, int] = WeakKeyDictionary()
+        self._saving = threading.Lock()
+        self._over = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="index keeper", daemon=True)
 
     @property
     def sound(self) -> bool:
@@ -93,11 +109,15 @@ class LocalIndexes:
         return not self._to_mend
 
     def load(self) -> None:
-        """Builds every gallery's index from the record."""
+        """Reads every gallery's index from its snapshot and the record."""
+        self._snapshots.sweep()
         with self._changing:
             for gallery in self._record.galleries():
                 self._rebuild(gallery)
-        _log.info("indexes_loaded", galleries=len(self._indexes), templates=sum(map(len, self._indexes.values())))
+        self._keeper.start()
+        held = sum(map(len, self._indexes.values()))
+        from_files = sum(segment.held for segment in self._saved)
+        _log.info("indexes_loaded", galleries=len(self._indexes), templates=held, from_files=from_files)
 
     def of(self, gallery: PinnedGallery) -> VectorIndex:
         """A gallery's index, rebuilt first if it was lost.
@@ -105,21 +125,13 @@ class LocalIndexes:
         Raises:
             NotFound: the gallery was erased meanwhile.
         """
-        index = self._indexes.get(gallery.id)
-        if index is not None:
-            return index
-        with self._changing:
-            index = self._indexes.get(gallery.id)
-            if index is None:
-                self._record.require(gallery)
-                index = self._rebuild(gallery)
-            return index
+        return self._of(gallery)
 
     def made(self, gallery: PinnedGallery) -> None:
         """A gallery is new, and empty."""
         with self._changing:
             self._built_to[gallery.id] = 0
-            self._indexes[gallery.id] = self._make_index(gallery)
+            self._indexes[gallery.id] = SegmentedIndex(gallery.dim)
 
     def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Templates were added; they can be found when this returns."""
@@ -137,17 +149,17 @@ class LocalIndexes:
                 raise
 
     def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Templates were removed."""
+        """Templates were removed; their bytes are gone from memory and from the snapshots when this returns."""
         with self._changing, self._metrics.step("index"):
             index = self._indexes.get(gallery.id)
-            if index is None:
-                return
             try:
-                index.remove(ids)
+                if index is not None:
+                    index.remove(ids)
             except Exception as error:
                 # Erased all the same: no hit is returned without the record. The rebuild frees the vectors' memory.
                 _log.error("index_removal_failed", **place_of(error))
                 self._mend(gallery)
+        self._sweep()
 
     def dropped(self, gallery: PinnedGallery) -> None:
         """A gallery was removed."""
@@ -157,10 +169,63 @@ class LocalIndexes:
             self._to_mend.discard(gallery.id)
             if index is not None:
                 index.drop()
+        self._sweep()
+
+    def stats(self, gallery: PinnedGallery) -> IndexStats:
+        """How a gallery is searched.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+        """
+        index = self._of(gallery)
+        return IndexStats(
+            backend="faiss",
+            kind="approximate" if index.sketched else "exact",
+            pinned=gallery.index_kind is not None,
+            templates=len(index),
+            memory_bytes=index.nbytes,
+            snapshot_templates=self._snapshots.kept(gallery).templates,
+        )
+
+    def pinned(self, gallery: PinnedGallery) -> None:
+        """An operator chose the kind of a gallery's index; it is of that kind when this returns."""
+        self._sketch(gallery, self._of(gallery))
+
+    def snapshot(self, gallery: PinnedGallery) -> SnapshotInfo:
+        """Writes the full segments of a gallery's index to files that are not yet.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+        """
+        self._save(gallery, self._of(gallery))
+        kept = self._snapshots.kept(gallery)
+        return SnapshotInfo(files=kept.files, templates=kept.templates)
 
     def close(self) -> None:
-        """Lets go of all."""
+        """Lets go of all, after the snapshots are written as far as there is time."""
+        self._over.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        until = time.monotonic() + self._settings.close_seconds
+        try:
+            for gallery in self._record.galleries():
+                index = self._indexes.get(gallery.id)
+                if index is not None:
+                    self._save(gallery, index, until)
+        except Exception as error:
+            _log.warning("snapshots_not_written", **place_of(error))  # the next start reads the record
         self._indexes.clear()
+
+    def _of(self, gallery: PinnedGallery) -> SegmentedIndex:
+        index = self._indexes.get(gallery.id)
+        if index is not None:
+            return index
+        with self._changing:
+            index = self._indexes.get(gallery.id)
+            if index is None:
+                self._record.require(gallery)
+                index = self._rebuild(gallery)
+            return index
 
     def _mend(self, gallery: PinnedGallery) -> None:
         """Drops an index that cannot be trusted and rebuilds it; where that fails too, its next use tries again."""
@@ -171,12 +236,59 @@ class LocalIndexes:
         except Exception as error:
             _log.error("index_rebuild_failed", **place_of(error))
 
-    def _rebuild(self, gallery: PinnedGallery) -> VectorIndex:
-        index, last = self._make_index(gallery), 0
-        for ids, vectors in self._record.batches(gallery):
+    def _rebuild(self, gallery: PinnedGallery) -> SegmentedIndex:
+        index, last = SegmentedIndex(gallery.dim), 0
+        segments = self._snapshots.load(gallery)
+        known = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in segments)])
+        for segment in segments:
+            index.adopt(segment)
+            self._saved[segment] = 0
+        for ids, vectors in self._record.batches_without(gallery, known):
             index.add(ids, vectors)
-            last = int(ids[-1])
-        self._built_to[gallery.id] = last
+            last = max(last, int(ids.max()))
+        self._built_to[gallery.id] = max(last, int(known.max(initial=0)))
         self._indexes[gallery.id] = index
         self._to_mend.discard(gallery.id)
         return index
+
+    def _sweep(self) -> None:
+        try:
+            self._snapshots.sweep()
+        except OSError as error:
+            _log.error("snapshot_not_erased", **place_of(error))  # the keeper tries again
+
+    def _keep(self) -> None:
+        """What is done from time to time, beside the requests."""
+        while not self._over.wait(self._settings.snapshot_seconds):
+            try:
+                for gallery in self._record.galleries():
+                    index = self._indexes.get(gallery.id)
+                    if index is not None and not self._over.is_set():
+                        self._sketch(gallery, index)
+                        self._save(gallery, index)
+                self._snapshots.sweep()
+            except Exception as error:
+                _log.error("index_not_kept", **place_of(error))
+
+    def _save(self, gallery: PinnedGallery, index: SegmentedIndex, until: float = math.inf) -> None:
+        with self._saving:
+            for segment in index.full():
+                if self._saved.get(segment) == segment.removed or time.monotonic() > until:
+                    continue
+                removed = segment.removed
+                with self._metrics.step("snapshot"):
+                    if self._snapshots.save(gallery, segment):
+                        self._saved[segment] = removed
+
+    def _sketch(self, gallery: PinnedGallery, index: SegmentedIndex) -> None:
+        """Makes the sketches that are missing, or lets go of all."""
+        kind = gallery.index_kind or ("approximate" if len(index) > self._settings.exact_up_to else "exact")
+        if kind == "exact":
+            with self._changing:
+                index.unsketch()
+            return
+        for segment in index.unsketched():
+            with self._metrics.step("sketch"):
+                sketch = Sketch(segment)
+            with self._changing:
+                index.sketch(segment, sketch)

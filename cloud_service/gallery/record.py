@@ -19,7 +19,7 @@ from cloud_service.gallery.tables import gallery, subject, template
 from shared.contract import Contract
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.scores import CosineThreshold
-from shared.wire.cloud import GallerySpec
+from shared.wire.cloud import GallerySpec, IndexKind
 from shared.wire.common import Erased, TemplateInfo
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
@@ -31,6 +31,10 @@ _VECTORS = (
 )
 # How many bytes of vectors are read at a time when an index is rebuilt.
 _BATCH_BYTES = 16 * 1024 * 1024
+
+
+Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Ids, (n,), and vectors, (n, dim), of some templates."""
 
 
 class Journal(Protocol):
@@ -241,10 +245,18 @@ class Record:
                 vectors=to_rows([row.vector for row in rows], pinned.dim),
             )
 
-    def batches(self, pinned: PinnedGallery) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """All templates of a gallery in the order of ids, as (n,) int64 and (n, dim) float32, a few MB at a time."""
+    def batches(self, pinned: PinnedGallery, after: int = 0) -> Iterator[Batch]:
+        """The templates of a gallery in the order of ids, a few MB at a time.
+
+        Args:
+            pinned: the gallery.
+            after: the id that they begin behind.
+
+        Returns:
+            (n,) int64 ids and (n, dim) float32 vectors.
+        """
         rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
-        last = 0
+        last = after
         while True:
             with self.database.read() as connection:
                 rows = connection.execute(
@@ -257,6 +269,37 @@ class Record:
                 return
             last = rows[-1].id
             yield np.array([row.id for row in rows], dtype=np.int64), to_rows([row.vector for row in rows], pinned.dim)
+
+    def batches_without(self, pinned: PinnedGallery, known: NDArray[np.int64]) -> Iterator[Batch]:
+        """The templates of a gallery but for those whose ids are known already, as ``batches`` gives them.
+
+        Args:
+            pinned: the gallery.
+            known: (k,) int64, ids that the record has.
+        """
+        last = int(known.max(initial=0))
+        query = select(func.count()).where(template.c.gallery_id == pinned.id, template.c.id > last)
+        with self.database.read() as connection:
+            held = connection.scalar(select(gallery.c.templates).where(gallery.c.id == pinned.id)) or 0
+            later = connection.scalar(query) or 0
+            among = np.empty(0, np.int64)
+            if held - later != len(known):
+                mine = select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.id <= last)
+                among = np.setdiff1d(np.fromiter(connection.scalars(mine), np.int64), known)
+        for start in range(0, len(among), _IDS_A_QUERY):
+            for stored in self.stored(pinned, among[start : start + _IDS_A_QUERY]):
+                yield stored.ids, stored.vectors
+        yield from self.batches(pinned, last)
+
+    def pin_index(self, name: str, kind: IndexKind | None) -> PinnedGallery:
+        """Writes down how a gallery shall be searched; None: by the number of its templates.
+
+        Raises:
+            NotFound: there is no such gallery.
+        """
+        with self.database.write() as connection:
+            connection.execute(update(gallery).where(gallery.c.name == name).values(index_kind=kind))
+            return _pinned(connection, gallery.c.name == name)
 
     def _remove(
         self, connection: Connection, pinned: PinnedGallery, subject_id: int, which: ColumnElement[bool]
@@ -300,6 +343,7 @@ def _pinned_from(row: Any) -> PinnedGallery:
         verify_only=Contract.model_validate(row.contract).verify_only,
         turn=row.turn,
         max_age_seconds=row.max_age_seconds,
+        index_kind=row.index_kind,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.scores import CosineThreshold
+from shared.wire.cloud import IndexKind
 from shared.wire.common import Erased, TemplateInfo
 
 
@@ -25,6 +26,7 @@ class PinnedGallery:
     verify_only: bool
     turn: int
     max_age_seconds: int | None
+    index_kind: IndexKind | None
 
 
 @dataclass(frozen=True, slots=True)

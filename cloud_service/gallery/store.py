@@ -12,7 +12,7 @@ from cloud_service.gallery.rows import NewRow, PinnedGallery, Removed
 from shared.errors import Overloaded, Unprocessable
 from shared.logs import get_logger
 from shared.metrics import Metrics
-from shared.wire.cloud import EnrollAnswer, GallerySpec, NewTemplate
+from shared.wire.cloud import EnrollAnswer, GallerySpec, IndexKind, IndexStats, NewTemplate
 from shared.wire.common import Erased
 
 _log = get_logger(__name__)
@@ -110,6 +110,17 @@ class Store:
             Overloaded: erased, but its bytes are still in the log of the record.
         """
         return self._erase(gallery_name, lambda gallery: self.record.erase_template(gallery, subject, uid))
+
+    def pin_index(self, gallery_name: str, kind: IndexKind | None) -> IndexStats:
+        """Chooses how a gallery is searched; None: by the number of its templates.
+
+        Raises:
+            NotFound: there is no such gallery.
+        """
+        with self._writing:
+            gallery = self.record.pin_index(gallery_name, kind)
+        self.indexes.pinned(gallery)
+        return self.indexes.stats(gallery)
 
     def close(self) -> None:
         """Closes the record, once the write that runs is done."""

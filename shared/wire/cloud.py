@@ -73,6 +73,34 @@ class IdentifyAnswer(Wire):
     fmr_at_threshold: Rate
 
 
+IndexKind = Literal["exact", "approximate"]
+"""How a gallery is searched: each template compared, or only those that a coarser look proposes."""
+
+
+class IndexChoice(Wire):
+    """How a gallery shall be searched; `auto` leaves it to the number of templates."""
+
+    kind: Literal["auto", "exact", "approximate"]
+
+
+class IndexStats(Wire):
+    """The index of a gallery. The record decides: whatever the index proposes is scored exactly from there."""
+
+    backend: Literal["faiss", "milvus"]
+    kind: IndexKind
+    pinned: bool = Field(description="whether the kind was chosen by an operator, not by the number of templates")
+    templates: int = Field(ge=0)
+    memory_bytes: int | None = Field(ge=0, description="null where it is not in this process")
+    snapshot_templates: int | None = Field(ge=0, description="how many a start reads from files; null: it needs none")
+
+
+class SnapshotInfo(Wire):
+    """What of a gallery's index stands in files; a start reads the rest from the record."""
+
+    files: int = Field(ge=0)
+    templates: int = Field(ge=0)
+
+
 class CloudInfo(Wire):
     """What this cloud runs and what it accepts."""
 

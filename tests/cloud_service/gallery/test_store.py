@@ -10,6 +10,7 @@ import pytest
 from cloud_client import Cloud, assert_problem, random_units
 from numpy.typing import NDArray
 
+from cloud_service.gallery import indexes as indexes_module
 from cloud_service.gallery import record as record_module
 from cloud_service.gallery.index import SegmentedIndex
 from cloud_service.gallery.store import Store
@@ -50,9 +51,9 @@ def failing() -> set[str]:
 
 
 @pytest.fixture
-def flawed(settings: Settings, failing: set[str]) -> Iterator[Cloud]:
+def flawed(settings: Settings, failing: set[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    monkeypatch.setattr(indexes_module, "SegmentedIndex", lambda dim: Flawed(dim, failing))
     with Cloud(settings) as cloud:
-        _store(cloud).indexes._make_index = lambda gallery: Flawed(gallery.dim, failing)
         cloud.put_gallery()
         yield cloud
 

@@ -1,0 +1,216 @@
+"""Snapshots of an index: its full segments as files, so that a start reads bytes instead of the whole record.
+
+A file is trusted when its digest stands in the record, and in no other case: one that is damaged, or of another record,
+or of a time before a backup was restored, is not read but made anew. An erasure takes away the digest of each file that
+holds what is erased, in its own transaction; the file is overwritten afterwards, before the erasure is acknowledged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import struct
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, delete, func, insert, select
+
+from cloud_service.gallery.database import Database
+from cloud_service.gallery.rows import PinnedGallery
+from cloud_service.gallery.segment import Segment, width_of
+from cloud_service.gallery.tables import gallery, segment_file, template
+from shared.logs import get_logger, place_of
+
+_log = get_logger(__name__)
+
+_MAGIC: Final = b"patronus segment 1\n"
+# Length of a template, rows, reach, and what was lost at most; then (rows,) int64 ids and (rows, wide) uint8 codes.
+_HEAD: Final = struct.Struct("<IQdd")
+_CHUNK: Final = 1 << 20
+_READERS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the snapshot of a gallery holds: files and the templates in them."""
+
+    files: int
+    templates: int
+
+
+class Snapshots:
+    """The files of all galleries' indexes, and the journal that keeps the record's list of them true.
+
+    Args:
+        database: where the record is.
+        folder: of the files; made where it is missing, private.
+    """
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+        self._writing = threading.Lock()  # a file is not swept away before its digest is written down
+
+    def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
+        """New templates stand in no file."""
+
+    def removed(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
+        """The files that hold one of these templates are not trusted any more."""
+        query = select(segment_file.c.id, segment_file.c.first_id, segment_file.c.last_id)
+        files = connection.execute(query.where(segment_file.c.gallery_id == pinned.id)).all()
+        hit = [file.id for file in files if ((ids >= file.first_id) & (ids <= file.last_id)).any()]
+        if hit:
+            connection.execute(delete(segment_file).where(segment_file.c.id.in_(hit)))
+
+    def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
+        """No file of the gallery is trusted any more."""
+        connection.execute(delete(segment_file).where(segment_file.c.gallery_id == pinned.id))
+
+    def kept(self, pinned: PinnedGallery) -> Kept:
+        """What there is of a gallery."""
+        query = select(func.count(), func.coalesce(func.sum(segment_file.c.templates), 0))
+        with self._database.read() as connection:
+            files, templates = connection.execute(query.where(*_of(pinned))).one()
+        return Kept(int(files), int(templates))
+
+    def load(self, pinned: PinnedGallery) -> list[Segment]:
+        """The segments of a gallery that files hold, in the order of their templates.
+
+        A file that is not as the record says is left out, and is not trusted any more.
+        """
+        with self._database.read() as connection:
+            files = connection.execute(
+                select(segment_file).where(*_of(pinned)).order_by(segment_file.c.first_id, segment_file.c.id)
+            ).all()
+        if not files:
+            return []
+        with ThreadPoolExecutor(min(_READERS, len(files))) as readers:
+            found = list(readers.map(lambda file: self._read(pinned, file), files))
+        bad = [file.id for file, segment in zip(files, found, strict=True) if segment is None]
+        if bad:
+            _log.warning("snapshot_files_refused", files=len(bad))
+            with self._database.write() as connection:
+                connection.execute(delete(segment_file).where(segment_file.c.id.in_(bad)))
+            self.sweep()
+        return [segment for segment in found if segment is not None]
+
+    def save(self, pinned: PinnedGallery, segment: Segment) -> bool:
+        """Writes a segment that is full to a file; false when it changed meanwhile, and is not kept.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        ids, codes = segment.alive()
+        content = [_MAGIC, _HEAD.pack(segment.dim, len(ids), segment.reach, segment.lost)]
+        content += [ids.astype("<i8").tobytes(), codes.tobytes()]
+        name = f"{secrets.token_hex(16)}.segment"
+        with self._writing:
+            try:
+                self._write(name, content)
+                registered = self._register(pinned, ids, name, _digest(content))
+            except BaseException:
+                self._erase(self._folder / name)
+                raise
+            if not registered:
+                self._erase(self._folder / name)
+        return registered
+
+    def forget(self, pinned: PinnedGallery) -> None:
+        """Trusts no file of a gallery any more, and overwrites them."""
+        with self._database.write() as connection:
+            self.dropped(connection, pinned)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Overwrites and removes every file that the record does not trust.
+
+        Raises:
+            OSError: one of them cannot be.
+        """
+        with self._writing:
+            there = list(self._folder.iterdir()) if self._folder.is_dir() else []
+            if not there:
+                return
+            with self._database.read() as connection:
+                trusted = set(connection.scalars(select(segment_file.c.name)))
+            for path in there:
+                if path.name not in trusted:
+                    self._erase(path)
+
+    def _read(self, pinned: PinnedGallery, file: Any) -> Segment | None:
+        try:
+            content = (self._folder / file.name).read_bytes()
+        except OSError as error:
+            _log.warning("snapshot_file_unreadable", **place_of(error))
+            return None
+        if not secrets.compare_digest(_digest([content]), file.digest):
+            return None
+        dim, rows, reach, lost = _HEAD.unpack_from(content, len(_MAGIC))
+        if dim != pinned.dim or rows != file.templates:
+            return None
+        at = len(_MAGIC) + _HEAD.size
+        ids = np.frombuffer(content, "<i8", rows, at).astype(np.int64)
+        segment = Segment(dim, rows, reach)
+        codes = np.frombuffer(content, np.uint8, rows * width_of(dim), at + 8 * rows)
+        segment.append_codes(ids, codes.reshape(rows, -1), lost)
+        return segment
+
+    def _register(self, pinned: PinnedGallery, ids: NDArray[np.int64], name: str, digest: str) -> bool:
+        """Writes the digest down, unless a template was erased since it was copied, or the key changed."""
+        first, last = int(ids.min()), int(ids.max())
+        with self._database.write() as connection:
+            # Whoever erases waits from here on.
+            turn = connection.scalar(select(gallery.c.turn).where(gallery.c.id == pinned.id).with_for_update())
+            there = connection.scalars(
+                select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.id.between(first, last))
+            )
+            if turn != pinned.turn or not np.isin(ids, np.fromiter(there, np.int64)).all():
+                return False
+            values = {"first_id": first, "last_id": last, "templates": len(ids), "name": name, "digest": digest}
+            connection.execute(insert(segment_file).values(gallery_id=pinned.id, turn=pinned.turn, **values))
+        return True
+
+    def _write(self, name: str, content: Iterable[bytes]) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / name
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(content)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    @staticmethod
+    def _erase(path: Path) -> None:
+        try:
+            with path.open("r+b") as file:
+                left = os.fstat(file.fileno()).st_size
+                while left > 0:
+                    left -= file.write(bytes(min(left, _CHUNK)))
+                file.flush()
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            return
+        path.unlink(missing_ok=True)
+
+
+def _of(pinned: PinnedGallery) -> tuple[Any, Any]:
+    return segment_file.c.gallery_id == pinned.id, segment_file.c.turn == pinned.turn
+
+
+def _digest(content: Iterable[bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    for part in content:
+        digest.update(part)
+    return digest.hexdigest()
