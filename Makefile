@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PACKAGES := pyproject.toml constraints.txt
 
-.PHONY: help run demo test lint format bench bench-cloud accuracy models optional-models compose-test lock clean
+.PHONY: help run demo test lint format bench bench-cloud bench-recall accuracy models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,6 +36,10 @@ bench: $(VENV)/.test models  ## Time one verify and where it goes
 
 bench-cloud: $(VENV)/.test  ## Time the cloud beside FAISS itself: make bench-cloud SIZES=10000,100000 CONCURRENCY=1,64
 	@$(BIN)/python -m lab.bench_cloud $(if $(SIZES),--sizes $(SIZES)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(ARGS)
+
+bench-recall: $(VENV)/.test models  ## Compare the index with plain products on real faces: make bench-recall LFW=FOLDER
+	@test -n "$(LFW)$$PATRONUS_FACE_DATA" || { echo "Name the folder with lfw112.tar, lfw_pairs.txt and utkface112.tar: make bench-recall LFW=FOLDER" >&2; exit 2; }
+	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m lab.bench_recall --faces "$${PATRONUS_FACE_DATA:-$(LFW)}" $(ARGS)
 
 accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LFW=FOLDER
 	@test -n "$(LFW)$$PATRONUS_FACE_DATA" || { echo "Name the folder with lfw112.tar and lfw_pairs.txt: make accuracy LFW=FOLDER (docs/accuracy.md)" >&2; exit 2; }

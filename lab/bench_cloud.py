@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
 import os
 import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import faiss
+import httpx
 import numpy as np
 import typer
 from numpy.typing import NDArray
@@ -28,7 +31,7 @@ from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.tables import gallery as gallery_table
 from cloud_service.gallery.tables import subject, template
 from cloud_service.migrations import upgrade
-from lab.load import Load, request, under_load
+from lab.load import Load, answers, request, under_load
 from lab.pair import Pair, free_port
 from shared.command import run
 from shared.contract import Contract, EmbedderPin, ProfilePin
@@ -93,52 +96,81 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
     random = np.random.default_rng(1)
     whose = random.integers(0, size, _PROBES)
     probes = _pictures(vectors[whose], random)
-    about = {"size": size, "dim": dim, "cores": len(os.sched_getaffinity(0)), "machine": platform.machine()}
+    about: dict[str, Any] = {
+        "size": size,
+        "dim": dim,
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+    }
     raw = _raw(vectors, probes)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         contract = _filled(home, vectors)
         del vectors
-        pair, port = Pair(), free_port()
-        began = time.perf_counter()
+        port = free_port()
         environment = {
             "PATRONUS_HOME": str(home),
             "PATRONUS_CLOUD__LOG_LEVEL": "error",
             "PATRONUS_CLOUD__PORT": str(port),
             "PATRONUS_CLOUD__RECORD__MAX_TEMPLATES_A_GALLERY": str(max(size, 1_000_000)),
         }
-        try:
-            pair.start("cloud", "cloud_service", f"http://127.0.0.1:{port}", environment)
-            start_seconds = time.perf_counter() - began
+        with _served(environment, port) as (_, seconds_to_start):
+            about["start_from_record_seconds"] = seconds_to_start
             key = read_secret(home / "cloud" / "api_key").decode().strip()
-            envelopes = [TemplateEnvelope.seal_in(probe, contract.digest()).model_dump() for probe in probes]
-            base = f"http://127.0.0.1:{port}/v1/galleries/{_GALLERY}"
-            asked = {
-                "identify": [
-                    request(f"{base}/identify", key, json.dumps({"probes": [one], "top_k": 5}).encode())
-                    for one in envelopes
-                ],
-                "verify": [
-                    request(f"{base}/subjects/s{who // _PER_PERSON}/verify", key, json.dumps({"probe": one}).encode())
-                    for who, one in zip(whose.tolist(), envelopes, strict=True)
-                ],
-            }
-            asyncio.run(under_load("127.0.0.1", port, asked["identify"], max(callers), 1))  # warm
-            for what, requests in asked.items():
+            cloud = httpx.Client(
+                base_url=f"http://127.0.0.1:{port}/v1/galleries/{_GALLERY}",
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=600,
+            )
+            cloud.post("/snapshot").raise_for_status()
+        envelopes = [TemplateEnvelope.seal_in(probe, contract.digest()).model_dump() for probe in probes]
+        identify = [
+            request(f"{cloud.base_url}identify", key, json.dumps({"probes": [one], "top_k": 5}).encode())
+            for one in envelopes
+        ]
+        verify = [
+            request(f"{cloud.base_url}subjects/s{who // _PER_PERSON}/verify", key, json.dumps({"probe": one}).encode())
+            for who, one in zip(whose.tolist(), envelopes, strict=True)
+        ]
+        with _served(environment, port) as (process, seconds_to_start):
+            about["start_seconds"] = seconds_to_start
+
+            def measured(what: str, requests: list[bytes]) -> Iterator[dict[str, Any]]:
+                asyncio.run(under_load("127.0.0.1", port, requests, max(callers), 1))  # warm
                 for count in callers:
                     load = asyncio.run(under_load("127.0.0.1", port, requests, count, seconds))
-                    line = about | {"what": what, "concurrency": count} | asdict(load)
-                    yield (
-                        line
-                        | _beside(what, count, load, raw)
-                        | {
-                            "start_seconds": start_seconds,
-                            "memory_bytes": _resident(pair.process_id("cloud")),
-                            "memory_over_vectors": _resident(pair.process_id("cloud")) / (size * dim * 4),
-                        }
-                    )
-        finally:
-            pair.stop()
+                    held = _resident(process)
+                    line = about | {"what": what, "concurrency": count} | asdict(load) | _beside(what, count, load, raw)
+                    yield line | {"memory_bytes": held, "memory_over_vectors": held / (size * dim * 4)}
+
+            cloud.put("/index", json={"kind": "exact"}).raise_for_status()
+            yield from measured("identify", identify)
+            right = _best(asyncio.run(answers("127.0.0.1", port, identify)))
+            yield from measured("verify", verify)
+        environment["PATRONUS_CLOUD__INDEX__EXACT_UP_TO"] = "0"
+        with _served(environment, port) as (process, seconds_to_start):
+            about["start_seconds"] = seconds_to_start
+            if cloud.put("/index", json={"kind": "approximate"}).raise_for_status().json()["kind"] == "approximate":
+                found = _best(asyncio.run(answers("127.0.0.1", port, identify)))
+                about["recall_at_1"] = sum(map(operator.eq, found, right)) / len(right)
+                yield from measured("identify approximate", identify)
+
+
+def _best(answered: list[Any]) -> list[str | None]:
+    """Who was found for each probe, if anybody."""
+    first = (answer["results"][0]["candidates"][:1] for answer in answered)
+    return [candidates[0]["subject"] if candidates else None for candidates in first]
+
+
+@contextmanager
+def _served(environment: dict[str, str], port: int) -> Iterator[tuple[int, float]]:
+    """A cloud that is ready: the id of its process, and how long it took."""
+    pair, began = Pair(), time.perf_counter()
+    try:
+        pair.start("cloud", "cloud_service", f"http://127.0.0.1:{port}", environment)
+        yield pair.process_id("cloud"), time.perf_counter() - began
+    finally:
+        pair.stop()
 
 
 def _raw(vectors: Rows, probes: Rows) -> dict[str, float]:
@@ -172,7 +204,7 @@ def _middle(work: Callable[[], object], rounds: int = 5) -> float:
 
 
 def _beside(what: str, callers: int, load: Load, raw: dict[str, float]) -> dict[str, Any]:
-    if what != "identify":
+    if not what.startswith("identify"):
         return {}
     found: dict[str, Any] = {
         "faiss_batches_of_64_per_second": 1 / raw["faiss_batch"],

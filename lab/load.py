@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -41,6 +42,31 @@ def request(url: str, key: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
+async def answers(host: str, port: int, requests: Sequence[bytes]) -> list[Any]:
+    """Sends each request once, one after the other, and gives the JSON of the answers.
+
+    Raises:
+        ValueError: one was not answered with 200.
+    """
+    reader, writer = await asyncio.open_connection(host, port)
+    found = []
+    for one in requests:
+        writer.write(one)
+        head, body = await _read(reader)
+        if not head.startswith(_OK):
+            raise ValueError(head.partition(b"\r\n")[0].decode())
+        found.append(json.loads(body))
+    writer.close()
+    return found
+
+
+async def _read(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Head and body of an answer."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+    return head, await reader.readexactly(int(length))
+
+
 async def under_load(host: str, port: int, requests: Sequence[bytes], callers: int, seconds: float) -> Load:
     """Sends requests, in turn, from so many callers for so long.
 
@@ -65,9 +91,7 @@ async def under_load(host: str, port: int, requests: Sequence[bytes], callers: i
         while time.perf_counter() - began < seconds:
             start = time.perf_counter()
             writer.write(requests[at % len(requests)])
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
-            await reader.readexactly(int(length))
+            head, _ = await _read(reader)
             if head.startswith(_OK):
                 taken.append(time.perf_counter() - start)
             else:
