@@ -82,7 +82,8 @@ GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
 SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]
 FacePath = Annotated[TemplateId, Path(description="id that enrolling the picture answered")]
 LimitQuery = Annotated[int, Query(ge=1, le=500, description="items a page")]
-AfterQuery = Annotated[str | None, Query(max_length=128, description="the last page's `next`")]
+AfterGalleryQuery = Annotated[GalleryName | None, Query(description="the last page's `next`")]
+AfterSubjectQuery = Annotated[SubjectName | None, Query(description="the last page's `next`")]
 TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="candidates a face, at most")]
 MaxFacesQuery = Annotated[int, Query(ge=1, le=MAX_FACES, description="faces to look for, largest first")]
 QualityQuery = Annotated[
@@ -101,5 +102,5 @@ def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, object]:
     field: dict[str, object] = (
         parts if at_most == 1 else {"type": "array", "items": parts, "minItems": at_least, "maxItems": at_most}
     )
-    schema = {"type": "object", "required": [PART], "properties": {PART: field}}
+    schema = {"type": "object", "required": [PART], "properties": {PART: field}, "additionalProperties": False}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.names import HexDigest
+from shared.whole import One, Whole
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -33,7 +34,7 @@ class ProfilePin(BaseModel):
     model_config = _STRICT
 
     name: str = Field(min_length=1, max_length=64)
-    version: int = Field(ge=1)
+    version: Whole = Field(ge=1)
     sha256: HexDigest
 
 
@@ -61,8 +62,8 @@ class Contract(BaseModel):
 
     model_config = _STRICT
 
-    version: Literal[1] = 1
-    dim: int = Field(ge=2, le=MAX_DIM)
+    version: One = 1
+    dim: Whole = Field(ge=2, le=MAX_DIM)
     metric: Literal["cosine"] = "cosine"
     embedder: EmbedderPin
     profile: ProfilePin

@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared.contract import MAX_DIM
 from shared.errors import InvalidTemplate
 from shared.names import HexDigest
+from shared.whole import One, Whole
 
 # A float32 unit vector of 4,096 values is off by less than 1e-5; what is further off was never normalised.
 UNIT_TOLERANCE = 1e-4
 _FLOAT32_BYTES = 4
+_BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
 class TemplateEnvelope(BaseModel):
@@ -27,11 +29,20 @@ class TemplateEnvelope(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    version: Literal[1] = 1
+    version: One = 1
     contract: HexDigest = Field(description="digest of the contract under which the template was made")
-    dim: int = Field(ge=2, le=MAX_DIM)
+    dim: Whole = Field(ge=2, le=MAX_DIM)
     dtype: Literal["float32"] = "float32"
-    data: Annotated[str, Field(max_length=4 * ((MAX_DIM * _FLOAT32_BYTES + 2) // 3), repr=False)]
+    data: Annotated[
+        str,
+        Field(
+            max_length=4 * ((MAX_DIM * _FLOAT32_BYTES + 2) // 3),
+            repr=False,
+            description="base64 of `dim` little-endian float32 values, which make a unit vector",
+            # Told, and held by `open`: what is wrong with a template is answered in words of its own.
+            json_schema_extra={"contentEncoding": "base64", "pattern": _BASE64, "minLength": 12},
+        ),
+    ]
 
     @classmethod
     def seal_in(cls, template: NDArray[np.float32], contract_digest: str) -> TemplateEnvelope:

@@ -7,7 +7,7 @@ from starlette.status import HTTP_200_OK, HTTP_201_CREATED
 
 from edge_service.cloud import CloudClient
 from edge_service.deps import (
-    AfterQuery,
+    AfterGalleryQuery,
     CloudDep,
     GalleriesDep,
     GalleryPath,
@@ -47,7 +47,7 @@ async def create(
 
 @router.get("", dependencies=[MayManage])
 async def listing(
-    cloud: CloudDep, caller: Caller, limit: LimitQuery = 100, after: AfterQuery = None
+    cloud: CloudDep, caller: Caller, limit: LimitQuery = 100, after: AfterGalleryQuery = None
 ) -> Page[GalleryInfo]:
     """The galleries that the API key is for, by name."""
     if caller.galleries is None:

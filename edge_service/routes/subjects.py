@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.status import HTTP_201_CREATED
 
 from edge_service.deps import (
-    AfterQuery,
+    AfterSubjectQuery,
     CloudDep,
     FacePath,
     GalleryPath,
@@ -56,7 +56,7 @@ async def enroll(
 
 @router.get("", dependencies=[MayManage])
 async def listing(
-    gallery: GalleryPath, cloud: CloudDep, limit: LimitQuery = 100, after: AfterQuery = None
+    gallery: GalleryPath, cloud: CloudDep, limit: LimitQuery = 100, after: AfterSubjectQuery = None
 ) -> Page[SubjectInfo]:
     """The subjects of a gallery, by name."""
     return await cloud.subjects(gallery, limit, after)

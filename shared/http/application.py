@@ -4,18 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from fastapi import Depends, FastAPI
 
 from shared.home import patronus_version
 from shared.http.auth import require_key
 from shared.http.middleware import BodyLimits, Gate, RequestContext
-from shared.http.problems import install_problems
+from shared.http.problems import DESCRIBED, REQUEST_ID_DESCRIBED, install_problems
 from shared.http.query import known_query_only
 from shared.metrics import Metrics
+from shared.request_context import REQUEST_ID_HEADER
+from shared.wire.common import Problem
 
 # Bytes of all bodies that are being received or worked on. A few large pictures for each of a few workers.
 _BODIES_AT_ONCE = 256 * 1024 * 1024
+
+
+class _Described(FastAPI):
+    """An application whose OpenAPI document tells of problems and of the headers that every answer has."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is not None:
+            return self.openapi_schema
+        document = super().openapi()
+        parts = document.setdefault("components", {})
+        parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+        parts["responses"] = DESCRIBED
+        answers = (
+            answer
+            for path in document["paths"].values()
+            for operation in path.values()
+            for answer in operation["responses"].values()
+        )
+        for answer in answers:
+            if "$ref" not in answer:
+                answer.setdefault("headers", {})[REQUEST_ID_HEADER] = REQUEST_ID_DESCRIBED
+        return document
 
 
 def make_application(
@@ -39,7 +65,7 @@ def make_application(
         limit_for: the most bytes that a path takes as a body.
         body_seconds: the longest that a body may take to arrive.
     """
-    app = FastAPI(
+    app = _Described(
         title=title,
         description=description,
         version=patronus_version(),

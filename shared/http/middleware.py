@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import NotFound, Overloaded, PatronusError, RequestTimedOut, TooLarge
 from shared.http.problems import problem_response, unexpected
+from shared.http.routing import route_of
 from shared.logs import get_logger
 from shared.metrics import Metrics, collect_steps, server_timing
 from shared.request_context import REQUEST_ID_HEADER, begin_request
@@ -72,16 +73,6 @@ class RequestContext:
             self.metrics.requests.labels(scope["method"], route, status).observe(seconds)
             tell = _log.debug if route in _QUIET else _log.info
             tell("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2))
-
-
-def route_of(scope: Scope) -> str:
-    """The route's pattern, not the path: a path holds the names of subjects.
-
-    Where FastAPI includes routers lazily (0.165 does), the route in the scope lacks the prefixes of the routers around
-    it; what FastAPI leaves beside it has them.
-    """
-    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    return getattr(route, "path", None) or "(no route)"
 
 
 class Gate:

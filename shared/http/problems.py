@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,17 +18,53 @@ from shared.errors import (
     Unprocessable,
     UpstreamUnavailable,
 )
+from shared.http.routing import operations_of
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.request_context import REQUEST_ID_HEADER, current_request_id
-from shared.wire.common import Problem
 
 MEDIA_TYPE = "application/problem+json"
 _log = get_logger(__name__)
+# Errors after which a request may be sent again as it is; the answer says when.
+_AGAIN: Final = (Overloaded, UpstreamUnavailable)
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": Problem, "description": "The request was refused; the document says how to mend it."},
-    "5XX": {"model": Problem, "description": "The service could not answer."},
+
+def _by_status(kind: type[PatronusError]) -> dict[int, list[type[PatronusError]]]:
+    """The tree of errors from one class on, by the status that each is answered with; no error that stops a start."""
+    found: dict[int, list[type[PatronusError]]] = {} if kind is SetupError else {kind.status: [kind]}
+    for below in kind.__subclasses__():
+        for status, kinds in _by_status(below).items():
+            found.setdefault(status, []).extend(kinds)
+    return found
+
+
+def _described(kinds: list[type[PatronusError]]) -> dict[str, Any]:
+    """An answer as the OpenAPI document describes it."""
+    headers = {REQUEST_ID_HEADER: REQUEST_ID_DESCRIBED}
+    if any(issubclass(kind, Unauthenticated) for kind in kinds):
+        headers["WWW-Authenticate"] = {"required": True, "schema": {"const": "Bearer"}}
+    if all(issubclass(kind, _AGAIN) for kind in kinds):
+        seconds = {"type": "integer", "minimum": 1}
+        headers["Retry-After"] = {"required": True, "description": "seconds", "schema": seconds}
+    return {
+        "description": " ".join(f"`{kind.kind}`: {(kind.__doc__ or kind.title).splitlines()[0]}" for kind in kinds),
+        "headers": headers,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
+REQUEST_ID_DESCRIBED: Final[dict[str, Any]] = {
+    "required": True,
+    "description": "finds the request in the log",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+}
+DESCRIBED: Final[dict[str, dict[str, Any]]] = {
+    f"Problem{status}": _described(kinds) for status, kinds in sorted(_by_status(PatronusError).items())
+}
+"""The problems of the tree of errors, one entry a status, for the components of an OpenAPI document."""
+
+RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    int(name.removeprefix("Problem")): {"$ref": f"#/components/responses/{name}"} for name in DESCRIBED
 }
 """For a router's ``responses``: every operation may answer a problem."""
 
@@ -52,7 +88,7 @@ def problem_response(error: PatronusError) -> JSONResponse:
     headers = {REQUEST_ID_HEADER: current_request_id()}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, Overloaded | UpstreamUnavailable):
+    if isinstance(error, _AGAIN):
         headers["Retry-After"] = str(error.retry_after_s)
     return JSONResponse(body, status_code=error.status, media_type=MEDIA_TYPE, headers=headers)
 
@@ -81,7 +117,7 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
         metrics.refused.labels(refused.kind, refused.reason).inc()
         return problem_response(refused)
 
-    async def http_error(_request: Request, error: Exception) -> JSONResponse:
+    async def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101
         phrase = http.HTTPStatus(error.status_code).phrase
         word = phrase.lower().replace(" ", "-")
@@ -98,6 +134,9 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
             "request_id": current_request_id(),
         }
         headers = {**(error.headers or {}), REQUEST_ID_HEADER: current_request_id()}
+        if error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
+            # The router tells of the first route with this path; another one has the other methods.
+            headers["Allow"] = ", ".join(sorted(method.upper() for method in operations_of(app, request.scope)))
         return JSONResponse(body, status_code=error.status_code, media_type=MEDIA_TYPE, headers=headers)
 
     app.add_exception_handler(PatronusError, patronus_error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 
 from shared.errors import BadRequest
-from shared.http.middleware import route_of
+from shared.http.routing import operations_of
 
 
 async def known_query_only(request: Request) -> None:
@@ -17,7 +17,7 @@ async def known_query_only(request: Request) -> None:
     if not request.query_params or not request.url.path.startswith("/v1/"):
         return  # those who ask for health or metrics add what they like
     app: FastAPI = request.app
-    operation = app.openapi()["paths"].get(route_of(request.scope), {}).get(request.method.lower(), {})
+    operation = operations_of(app, request.scope).get(request.method.lower(), {})
     known = {one["name"] for one in operation.get("parameters", []) if one["in"] == "query"}
     if not known.issuperset(request.query_params):
         there = ", ".join(sorted(known)) or "none"

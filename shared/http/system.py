@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 
+from shared.http.problems import RESPONSES
 from shared.metrics import Metrics
 from shared.wire.common import Health, Readiness
 
+# Of what may be refused to anybody, whatever is asked for.
+_PROBLEMS: dict[int | str, dict[str, Any]] = {status: RESPONSES[status] for status in (408, 413, 429, 500)}
 Checks = Callable[[], Awaitable[dict[str, bool]]]
 
 
@@ -19,7 +24,7 @@ def system_routes(metrics: Metrics, checks: Checks) -> APIRouter:
         metrics: what ``/metrics`` shows.
         checks: what must hold for the service to do its work; a name and whether it holds.
     """
-    router = APIRouter(tags=["system"])
+    router = APIRouter(tags=["system"], responses=_PROBLEMS)
 
     @router.get("/healthz")
     async def alive() -> Health:
@@ -35,9 +40,9 @@ def system_routes(metrics: Metrics, checks: Checks) -> APIRouter:
             return Readiness(status="not_ready", checks=found)
         return Readiness(status="ready", checks=found)
 
-    @router.get("/metrics", response_class=Response)
-    async def prometheus() -> Response:
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def prometheus() -> PlainTextResponse:
         """Metrics in Prometheus' text format."""
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

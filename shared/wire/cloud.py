@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from shared.contract import Contract
 from shared.envelope import TemplateEnvelope
 from shared.names import TemplateId
+from shared.whole import Whole
 from shared.wire.common import Candidate, Cosine, Rate, TemplateInfo, Threshold, Wire
 
 MAX_TEMPLATES_A_REQUEST = 100
@@ -55,7 +56,7 @@ class IdentifyRequest(Wire):
     model_config = ConfigDict(strict=True)
 
     probes: Annotated[list[TemplateEnvelope], Field(min_length=1, max_length=MAX_PROBES_A_REQUEST)]
-    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 5
+    top_k: Whole = Field(default=5, ge=1, le=MAX_TOP_K)
 
 
 class ProbeResult(Wire):
