@@ -32,12 +32,12 @@ class Load:
     p99: float
 
 
-def request(url: str, key: str, body: bytes) -> bytes:
-    """A POST of JSON as it goes over the wire, on a connection that stays open."""
+def request(url: str, key: str, body: bytes, method: str = "POST", kind: str = "application/json") -> bytes:
+    """A request as it goes over the wire, on a connection that stays open; ``kind`` is the body's media type."""
     place = urlsplit(url)
     head = (
-        f"POST {place.path} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer {key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"{method} {place.path} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 

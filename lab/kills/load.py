@@ -92,11 +92,11 @@ class Caller:
             Unsure(
                 f"enroll {len(templates)} of {subject}",
                 gallery,
+                subject,
                 lambda seen: _all_or_none(templates.keys(), seen, gallery, subject),
                 partial(self._model.enrolled, gallery, subject, templates),
                 partial(self._model.gone.extend, [(gallery, number) for number in numbers]),
             ),
-            (gallery, subject),
             partial(self._client.post, path, json=body),
         )
 
@@ -109,10 +109,10 @@ class Caller:
             Unsure(
                 f"erase {len(which)} of {subject}",
                 gallery,
+                subject,
                 lambda seen: _not(_all_or_none(which, seen, gallery, subject)),
                 partial(self._model.erased, gallery, subject, uid),
             ),
-            (gallery, subject),
             partial(self._client.delete, path if uid is None else f"{path}/templates/{uid}"),
         )
         if done and self._chance.random() < 0.3:
@@ -127,10 +127,10 @@ class Caller:
                 Unsure(
                     "erase the gallery",
                     self._own,
+                    None,
                     lambda seen: self._own not in seen.digests,
                     partial(self._model.erased, self._own),
                 ),
-                (self._own, None),
                 partial(self._client.delete, path),
             )
         else:
@@ -138,10 +138,10 @@ class Caller:
                 Unsure(
                     "make the gallery",
                     self._own,
+                    None,
                     lambda seen: self._own in seen.digests,
                     partial(self._model.galleries.__setitem__, self._own, Gallery()),
                 ),
-                (self._own, None),
                 partial(self._client.put, path, json=spec()),
             )
 
@@ -189,14 +189,14 @@ class Caller:
             Unsure(
                 f"change to epoch {new}",
                 COMMON,
+                None,
                 lambda seen: seen.digests.get(COMMON) == contract_of(new).digest(),
                 partial(setattr, gallery, "epoch", new),
             ),
-            (COMMON, None),
             partial(self._client.post, f"/v1/galleries/{COMMON}/rekey", json=body),
         )
 
-    def _ask(self, unsure: Unsure, about: tuple[str, str | None], send: Callable[[], httpx.Response]) -> bool:
+    def _ask(self, unsure: Unsure, send: Callable[[], httpx.Response]) -> bool:
         """Sends a change; true when it was acknowledged. What is not known to be made or refused is left alone."""
         try:
             answer = send()
@@ -212,7 +212,7 @@ class Caller:
             unsure.deny()
         elif status in {httpx.codes.ACCEPTED, httpx.codes.TOO_MANY_REQUESTS}:
             self._model.unsure.append(unsure)
-            self._left_alone.add(about)
+            self._left_alone.add((unsure.gallery, unsure.subject))
         else:
             raise Wrong(f"{unsure.what} in {unsure.gallery} was answered with {status}: {answer.text}")
         return False

@@ -88,6 +88,7 @@ class Unsure:
     Attributes:
         what: in words, for the log.
         gallery: whose.
+        subject: whose; None where it is about the gallery.
         made: whether a look at the service finds it made; None where it finds neither.
         accept: writes that it was made into the model.
         deny: writes that it was not.
@@ -95,6 +96,7 @@ class Unsure:
 
     what: str
     gallery: str
+    subject: str | None
     made: Callable[[Seen], bool | None]
     accept: Callable[[], None]
     deny: Callable[[], None] = lambda: None

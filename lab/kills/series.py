@@ -152,7 +152,7 @@ class Series:
 
     def _look(self, client: httpx.Client, found: Cycle, thorough: bool) -> None:
         settled = self._settled(client)
-        seen = _seen(client)
+        seen = self._seen(client, thorough)
         found.halves = self._model.settle(seen)
         found.lost, found.returned, found.mixed = self._model.differences(seen)
         for name, gallery in self._model.galleries.items():
@@ -163,6 +163,23 @@ class Series:
                 found.returned.append(f"an erased template of {name} is identified")
         found.epoch = self._model.galleries[COMMON].epoch
         self._scan(found, settled, thorough)
+
+    def _seen(self, client: httpx.Client, thorough: bool) -> Seen:
+        """What is there; ids are asked for where numbers differ or something is unsure, unless all of them are."""
+        seen = Seen()
+        about = {(each.gallery, each.subject) for each in self._model.unsure}
+        for item in _pages(client, "/v1/galleries"):
+            name = item["gallery"]
+            seen.digests[name] = item["contract_digest"]
+            mine = self._model.galleries.get(name, Gallery()).subjects
+            there = seen.subjects[name] = {}
+            for listed in _pages(client, f"/v1/galleries/{name}/subjects"):
+                subject = listed["subject"]
+                there[subject] = set(mine.get(subject, {}))
+                if thorough or (name, subject) in about or len(there[subject]) != listed["templates"]:
+                    detail = client.get(f"/v1/galleries/{name}/subjects/{subject}").raise_for_status().json()
+                    there[subject] = {template["id"] for template in detail["templates"]}
+        return seen
 
     def _settled(self, client: httpx.Client) -> bool:
         """Whether nothing of an older key is to be found any more; waits for what a start does by itself."""
@@ -242,7 +259,7 @@ class Series:
             while not _ready(client, self._port):
                 if self._process.poll() is not None or time.perf_counter() - began > _START_SECONDS:
                     raise SetupError(f"The cloud did not start; its reason stands in {self._home / 'log'}.")
-                time.sleep(0.01)
+                time.sleep(0.025)
         self._usual_start = time.perf_counter() - began
         return self._usual_start
 
@@ -270,19 +287,6 @@ def summary(cycles: Sequence[Cycle], seed: int) -> dict[str, Any]:
         "epochs": cycles[-1].epoch if cycles else 0,
         "seconds_a_cycle": sum(each.seconds for each in cycles) / max(1, len(cycles)),
     }
-
-
-def _seen(client: httpx.Client) -> Seen:
-    seen = Seen()
-    for item in _pages(client, "/v1/galleries"):
-        name = item["gallery"]
-        seen.digests[name] = item["contract_digest"]
-        seen.subjects[name] = {}
-        for listed in _pages(client, f"/v1/galleries/{name}/subjects"):
-            subject = listed["subject"]
-            detail = client.get(f"/v1/galleries/{name}/subjects/{subject}").raise_for_status().json()
-            seen.subjects[name][subject] = {template["id"] for template in detail["templates"]}
-    return seen
 
 
 def _pages(client: httpx.Client, path: str) -> Iterator[dict[str, Any]]:
