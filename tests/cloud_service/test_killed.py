@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cloud_client import contract_of, enveloped, random_units
+
+from lab.kills.model import Gallery, Model, Seen, contract_of
+from lab.kills.scan import held_in, pieces_of
+from lab.kills.series import Series
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,28 +58,31 @@ def _wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client) ->
     pytest.fail("it did not become ready")
 
 
-def _found(client: httpx.Client, vector: object) -> list[str]:
-    body = {"probes": [enveloped(vector)], "top_k": 1}
-    results = client.post("/v1/galleries/door/identify", json=body).raise_for_status().json()["results"]
-    return [found["subject"] for found in results[0]["candidates"]]
+def test_a_series_of_kills_under_load_loses_nothing_and_brings_nothing_back(tmp_path: Path) -> None:
+    with Series(tmp_path, seed=11) as series:
+        cycles = list(series.cycles(5))
+    assert [cycle for cycle in cycles if not cycle.sound] == []
+    assert sum(cycle.acknowledged for cycle in cycles) > 5, "nothing was put to the test"
+    assert sum(cycle.unsure for cycle in cycles) > 0, "no write was on its way when it was killed"
 
 
-def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    vectors = random_units(11, 40, 64)
-    spec = {"contract": contract_of(64).model_dump(mode="json"), "threshold": {"cosine": 0.9, "fmr": 0.001}}
-    with _served(tmp_path) as (process, client):
-        assert client.put("/v1/galleries/door", json=spec).status_code == 201
-        for number, vector in enumerate(vectors):
-            body = {"templates": [{"id": f"{number:032x}", "template": enveloped(vector)}]}
-            path = f"/v1/galleries/door/subjects/s{number}"
-            assert client.post(f"{path}/templates", json=body).status_code == 201
-            if number % 4 == 0:
-                assert client.delete(path).status_code == 200
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    with _served(tmp_path) as (_process, client):
-        for number, vector in enumerate(vectors):
-            assert _found(client, vector) == ([] if number % 4 == 0 else [f"s{number}"])
+def test_what_a_series_of_kills_would_find_it_does_find(tmp_path: Path) -> None:
+    model = Model(seed=1)
+    model.galleries["common"] = Gallery()
+    model.enrolled("common", "anna", {"1": 1, "2": 2})
+    model.enrolled("common", "ben", {"3": 3})
+    model.erased("common", "ben")
+    there = Seen({"common": contract_of(0).digest()}, {"common": {"anna": {"1", "2"}}})
+    assert model.differences(there) == ([], [], [])
+    wrong = Seen({"common": contract_of(1).digest()}, {"common": {"anna": {"1"}, "ben": {"3"}}})
+    lost, back, mixed = model.differences(wrong)
+    assert (len(lost), len(back), len(mixed)) == (1, 1, 1)
+    lost, _, _ = model.differences(Seen())
+    assert lost == ["gallery common"]
+
+    (file := tmp_path / "record.db").write_bytes(b"x" * 4093 + model.vectors.sealed([3], 0)[0, 8:16].tobytes())
+    assert held_in(tmp_path, pieces_of(model.vectors.sealed([3], 0))) == {file.name: 4}
+    assert held_in(tmp_path, pieces_of(model.vectors.sealed([1, 2], 0))) == {}
 
 
 def test_a_second_service_on_the_same_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
