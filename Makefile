@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PACKAGES := pyproject.toml constraints.txt
 
-.PHONY: help run demo test lint format bench bench-cloud bench-recall accuracy models optional-models compose-test lock clean
+.PHONY: help run demo test lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -40,6 +40,18 @@ bench-cloud: $(VENV)/.test  ## Time the cloud beside FAISS itself: make bench-cl
 bench-recall: $(VENV)/.test models  ## Compare the index with plain products on real faces: make bench-recall LFW=FOLDER
 	@test -n "$(LFW)$$PATRONUS_FACE_DATA" || { echo "Name the folder with lfw112.tar, lfw_pairs.txt and utkface112.tar: make bench-recall LFW=FOLDER" >&2; exit 2; }
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m lab.bench_recall --faces "$${PATRONUS_FACE_DATA:-$(LFW)}" $(ARGS)
+
+contention: $(VENV)/.test  ## Time searches while somebody writes: make contention SIZES=1000000
+	@$(BIN)/python -m lab.contention $(if $(SIZES),--sizes $(SIZES)) $(ARGS)
+
+soak: $(VENV)/.test models  ## Load the cloud steadily and see what grows: make soak MINUTES=20 ARGS=--pictures
+	@$(BIN)/python -m lab.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+kill-test: $(VENV)/.test  ## Kill the cloud under load, over and over: make kill-test CYCLES=200
+	@$(BIN)/python -m lab.kills $(if $(CYCLES),--cycles $(CYCLES)) $(ARGS)
+
+fuzz: $(VENV)/.test models  ## Try what both OpenAPI documents promise: make fuzz SECONDS=600
+	@$(BIN)/python -m lab.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LFW=FOLDER
 	@test -n "$(LFW)$$PATRONUS_FACE_DATA" || { echo "Name the folder with lfw112.tar and lfw_pairs.txt: make accuracy LFW=FOLDER (docs/accuracy.md)" >&2; exit 2; }

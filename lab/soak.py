@@ -99,7 +99,7 @@ def main(
     pictures: Annotated[bool, typer.Option("--pictures", help="Pictures to an edge, too.")] = False,
     picture_rate: Annotated[float, typer.Option(min=0.1, help="Pictures a second.")] = 3.0,
     every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 5.0,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("soak-results"),
+    out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:
     """Load a cloud, or a pair, steadily; the exit status is 1 where something grows that must not."""
     out.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ def main(
     seconds: Annotated[int, typer.Option(min=10, help="Of all of it.")] = 600,
     seed: Annotated[int, typer.Option(help="The same one draws the same input.")] = 1,
     service: Annotated[list[Service] | None, typer.Option(help="Only this one; may be repeated.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the reports.")] = Path("fuzz-results"),
+    out: Annotated[Path, typer.Option(help="Folder for the reports.")] = Path("bench-results/fuzz"),
 ) -> None:
     """Fuzz both services; the exit status is 1 where a promise was broken."""
     chosen = service or list(Service)

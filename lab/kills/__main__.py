@@ -21,7 +21,7 @@ app = typer.Typer()
 def main(
     cycles: Annotated[int, typer.Option(min=1, help="How often it is killed under load.")] = 200,
     seed: Annotated[int, typer.Option(help="The same one does the same.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder for the log and the JSON.")] = Path("kill-results"),
+    out: Annotated[Path, typer.Option(help="Folder for the log and the JSON.")] = Path("bench-results/kills"),
 ) -> None:
     """Kill a cloud with SIGKILL at moments drawn by chance; the exit status is 1 where anything was lost."""
     console = Console(stderr=True)
