@@ -10,15 +10,18 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from cloud_service.gallery.folder_lock import FolderLock
+from cloud_service.gallery.remains import Remains
 from shared.errors import Overloaded, SetupError
 
 _WRITES = "patronus_writes"
+# How often emptying the log is tried while others write between.
+_SCRUBS = 5
 
 # Primary result codes of SQLite that speak of the disk and not of the file.
 _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
@@ -42,9 +45,15 @@ class Database:
         self.engine = create_engine(url, pool_size=connections, max_overflow=2)
         _set_up_sqlite(self.engine, busy_seconds)
         self._writer = self.engine.execution_options(**{_WRITES: True})
+        self._remains: Remains | None = None
         try:
             _make_private(path)
+            self._remains = Remains(path)
+            crashed = path.with_name(f"{path.name}-wal").exists()
             self.scrub()
+            if crashed:
+                self._remains.note_all()
+                self.scrub()
         except sqlite3.DatabaseError as error:
             self.close()
             raise unusable(str(path), error) from None
@@ -67,6 +76,8 @@ class Database:
         """
         with _told_as_busy(), self._writer.begin() as connection:
             yield connection
+        if self._remains is not None:
+            self._remains.note()
 
     def ping(self) -> None:
         """Makes a real query.
@@ -78,21 +89,34 @@ class Database:
             connection.execute(text("SELECT count(*) FROM gallery"))
 
     def scrub(self) -> None:
-        """Empties the write-ahead log, which may still hold the bytes of what was erased.
+        """Empties the write-ahead log, which may still hold the bytes of what was erased, and what was left of it.
 
-        The pages themselves were overwritten when it was erased (``secure_delete``).
+        The pages themselves were overwritten when it was erased (``secure_delete``), but for copies of rows that SQLite
+        had moved before (``Remains``).
 
         Raises:
             Overloaded: somebody reads an old state of the file for longer than the busy time.
         """
+        assert self._remains is not None  # noqa: S101 - opened before the first
         connection = self.engine.raw_connection()
+        driver = cast(sqlite3.Connection, connection.driver_connection)
+        overwritten = False
         try:
-            cursor = connection.cursor()
-            busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            cursor.close()
+            for _ in range(_SCRUBS):
+                self._remains.note()
+                cursor = connection.cursor()
+                busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                cursor.close()
+                if busy:
+                    break
+                overwritten = self._remains.overwrite(driver) or overwritten
+                if not self._remains.left:
+                    break
         finally:
             connection.close()
-        if busy:
+        if overwritten:
+            self.engine.dispose()  # pages that connections hold in memory are as they were
+        if busy or self._remains.left:
             raise Overloaded(
                 "The erasure is recorded, but a long read of the record keeps overwritten bytes on disk; ask again.",
                 retry_after_s=5,
@@ -101,6 +125,8 @@ class Database:
     def close(self) -> None:
         """Closes the file and lets others open it."""
         self.engine.dispose()
+        if self._remains is not None:
+            self._remains.close()
         self._lock.release()
 
 

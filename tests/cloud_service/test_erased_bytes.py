@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +13,13 @@ import numpy as np
 import pytest
 from cloud_client import Cloud, assert_problem, contract_of, random_units
 
+from cloud_service.gallery.database import Database
+from cloud_service.gallery.indexes import NothingToNote
+from cloud_service.gallery.record import Record
+from cloud_service.gallery.rows import NewRow
+from cloud_service.migrations import upgrade
 from cloud_service.settings import RecordSettings, Settings
+from shared.wire.cloud import GallerySpec
 
 DIMS = [8, 128, 512, 1500]  # within a page of SQLite, and spilling over to others
 ID = "1" * 32
@@ -54,6 +62,63 @@ def test_many_erasures_in_any_order_leave_nothing(door: Cloud) -> None:
         assert door.http.delete(f"/v1/galleries/door/subjects/s{number:03}").status_code == 200
     assert all(_places(door.settings.home, vectors[number]) == 0 for number in order[:100])
     assert all(_places(door.settings.home, vectors[number]) > 0 for number in order[100:])
+
+
+def _come_and_go(database: Database, seed: int, *, scrub: bool) -> tuple[list[bytes], list[bytes]]:
+    """Many people enroll and are erased, so that SQLite balances its pages; the vectors that are there, and are not.
+
+    The seeds are those at which SQLite leaves copies: of four, about one.
+    """
+    record = Record(database, NothingToNote(), 10_000, 100)
+    spec = {"contract": contract_of(8).model_dump(), "threshold": {"cosine": 0.5, "fmr": 0.001}}
+    door, _ = record.put_gallery("door", GallerySpec.model_validate(spec))
+    chance, there, gone = random.Random(seed), dict[str, list[bytes]](), list[bytes]()
+    vectors = iter(random_units(seed, 900))
+    for number in range(300):
+        if len(there) < 40 or chance.random() < 0.5:
+            rows = [NewRow(f"{chance.getrandbits(128):032x}", next(vectors)) for _ in range(chance.randint(1, 3))]
+            record.add_templates(door, f"s{number}", rows)
+            there[f"s{number}"] = [row.vector.tobytes() for row in rows]
+        else:
+            name = chance.choice(sorted(there))
+            record.erase_subject(door, name)
+            gone += there.pop(name)
+            if scrub:
+                database.scrub()
+    return [vector for vectors in there.values() for vector in vectors], gone
+
+
+def _held(folder: Path, vectors: list[bytes]) -> int:
+    content = b"".join(file.read_bytes() for file in folder.iterdir())
+    return sum(vector in content for vector in vectors)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path / 'data' / 'record.db'}", busy_seconds=1, connections=3)
+    upgrade(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_copies_that_sqlite_leaves_where_it_balances_its_pages_are_overwritten_too(
+    database: Database, seed: int, tmp_path: Path
+) -> None:
+    there, gone = _come_and_go(database, seed, scrub=True)
+    assert _held(tmp_path / "data", gone) == 0
+    assert _held(tmp_path / "data", there) == len(there)
+    with database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+
+
+def test_a_start_after_a_crash_overwrites_what_was_left_wherever_it_is(database: Database, tmp_path: Path) -> None:
+    there, gone = _come_and_go(database, 1, scrub=False)
+    shutil.copytree(tmp_path / "data", tmp_path / "crashed")
+    assert _held(tmp_path / "crashed", gone) > 0
+    Database(f"sqlite:///{tmp_path / 'crashed' / 'record.db'}", busy_seconds=1, connections=3).close()
+    assert _held(tmp_path / "crashed", gone) == 0
+    assert _held(tmp_path / "crashed", there) == len(there)
 
 
 @contextmanager

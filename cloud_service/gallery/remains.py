@@ -1,0 +1,152 @@
+"""Overwrites what SQLite leaves behind of rows that it moved (docs/decisions/0017).
+
+``secure_delete`` overwrites a row where it stands when it is deleted, and whole pages that become free. But where
+SQLite balances pages after a deletion, it may write a page's rows anew towards its end and leave what stood before
+in the gap between the page's list of rows and its rows (btree.c, ``rebuildPage``): copies of rows that are deleted
+later, and are then overwritten in their new place only. Nothing reads that gap; here it is filled with zeros.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+# https://www.sqlite.org/fileformat2.html: sections 1.3 (the file's header), 1.6 (pages of trees) and 4.1 (the log).
+_HEADER: Final = 100
+_LEAF_OF_A_TABLE: Final = 0x0D
+_LEAF_HEADER: Final = 8
+_LOG_HEADER: Final = 32
+_FRAME_HEADER: Final = 24
+
+
+class Remains:
+    """The gaps of one file's pages.
+
+    Its file stays open until ``close``, which must come after SQLite has closed all of its own: closing one descriptor
+    of a file lets go of all locks that the process holds on it.
+
+    Args:
+        path: the SQLite file, in WAL mode; it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._log = path.with_name(f"{path.name}-wal")
+        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._pages: set[int] = set()
+        # How far which log was looked through.
+        self._noting = threading.Lock()
+        self._salts = b""
+        self._seen = _LOG_HEADER
+
+    @property
+    def left(self) -> bool:
+        """Whether something was noted and is not overwritten yet."""
+        return bool(self._pages)
+
+    def note(self) -> None:
+        """Notes the pages that were written since the last time and have something in their gap.
+
+        To be called after each commit: the log begins anew when all of it is in the file.
+        """
+        with self._noting:
+            try:
+                log = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
+            try:
+                self._note_frames(log)
+            finally:
+                os.close(log)
+
+    def _note_frames(self, log: int) -> None:
+        header = os.pread(log, _LOG_HEADER, 0)
+        if len(header) < _LOG_HEADER:
+            return
+        (size,) = struct.unpack_from(">I", header, 8)
+        salts = header[16:24]
+        if salts != self._salts:
+            self._salts, self._seen = salts, _LOG_HEADER
+        frame_size = _FRAME_HEADER + size
+        at = self._seen
+        while True:
+            frame = os.pread(log, frame_size, at)
+            if len(frame) < frame_size or frame[8:16] != salts:
+                return  # the end, or what is left of a former log
+            page, committed = struct.unpack_from(">II", frame)
+            if _remains_in(frame[_FRAME_HEADER:], page) is not None:
+                self._pages.add(page)
+            at += frame_size
+            if committed:
+                self._seen = at  # what follows may still be taken back, and written anew
+
+    def note_all(self) -> None:
+        """Looks through the whole file: after a crash nobody knows what was noted."""
+        size = self._page_size()
+        count = os.fstat(self._file).st_size // size if size else 0
+        self._pages |= set(self._with_remains(range(1, count + 1), size))
+
+    def overwrite(self, connection: sqlite3.Connection) -> bool:
+        """Fills the gaps of the pages that were noted with zeros; true where there was something.
+
+        Does nothing where somebody else writes, or has written since the log was emptied: try again. Connections may
+        keep what was there in their memory, and write it again with the page: after this, all of them are to be closed
+        and opened anew.
+
+        Args:
+            connection: to the file, in no transaction. It keeps others from writing meanwhile; who reads may go on.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        if not self._pages:
+            return False
+        try:
+            connection.execute("BEGIN IMMEDIATE").close()
+        except sqlite3.OperationalError:
+            return False
+        try:
+            if self._log.exists() and self._log.stat().st_size:
+                return False
+            size = self._page_size()
+            found = self._with_remains(sorted(self._pages), size)
+            for page, (start, end) in found.items():
+                os.pwrite(self._file, bytes(end - start), (page - 1) * size + start)
+            if found:
+                os.fsync(self._file)
+            self._pages.clear()
+            return bool(found)
+        finally:
+            connection.execute("ROLLBACK").close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._file)
+
+    def _with_remains(self, pages: Iterable[int], size: int) -> dict[int, tuple[int, int]]:
+        read = ((page, os.pread(self._file, size, (page - 1) * size)) for page in pages)
+        found = ((page, _remains_in(image, page)) for page, image in read if len(image) == size)
+        return {page: gap for page, gap in found if gap is not None}
+
+    def _page_size(self) -> int:
+        header = os.pread(self._file, _HEADER, 0)
+        if len(header) < _HEADER:
+            return 0
+        (size,) = struct.unpack_from(">H", header, 16)
+        return 65536 if size == 1 else int(size)
+
+
+def _remains_in(image: bytes, page: int) -> tuple[int, int] | None:
+    """Where a page's gap begins and ends, if it is a leaf of a table and something else than zeros is in it."""
+    header = _HEADER if page == 1 else 0
+    if image[header] != _LEAF_OF_A_TABLE:
+        return None
+    rows, content = struct.unpack_from(">HH", image, header + 3)
+    start, end = header + _LEAF_HEADER + 2 * rows, content or 65536
+    if not start < end <= len(image) or image.count(0, start, end) == end - start:
+        return None
+    return start, end
