@@ -71,6 +71,9 @@ class Indexes(Protocol):
             NotFound: the gallery was erased meanwhile.
         """
 
+    def doubtful(self, gallery: PinnedGallery) -> None:
+        """Whether the last change of a gallery was committed cannot be told. Fails never: it is looked up later."""
+
     def close(self) -> None:
         """Lets go of all."""
 
@@ -200,6 +203,11 @@ class LocalIndexes:
         self._save(gallery, self._of(gallery))
         kept = self._snapshots.kept(gallery)
         return SnapshotInfo(files=kept.files, templates=kept.templates)
+
+    def doubtful(self, gallery: PinnedGallery) -> None:
+        """Whether the last change of a gallery was committed cannot be told."""
+        with self._changing:
+            self._indexes.pop(gallery.id, None)  # its next use builds it from the record
 
     def close(self) -> None:
         """Lets go of all, after the snapshots are written as far as there is time."""

@@ -152,7 +152,7 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 
-# The answers of requests that were sent with an Idempotency-Key.
+# Enrollments that were sent with an Idempotency-Key. The answer follows from the templates that the request names.
 answered = Table(
     "answered",
     metadata,
@@ -160,8 +160,6 @@ answered = Table(
     Column("idempotency_key", String(128), primary_key=True),
     # Of the request: what is sent again under the same key must be the same.
     Column("request_digest", String(64), nullable=False),
-    Column("status", Integer, nullable=False),
-    Column("body", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Index(None, "created_at"),
 )
