@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 import select
 import threading
@@ -25,6 +26,7 @@ _OWNER: Final = "owner"
 _SHARED: Final = "shared"
 # How long after a failed attempt to get the lock back nobody tries again: else every request would, one after another.
 _PAUSE_S: Final = 1.0
+_AWAY: Final = "The record cannot be reached now; nothing was changed. Send it again in a moment."
 _TAKEN: Final = (
     "Another cloud service has taken the record over, so this one does not use it any more; "
     "call that one, or stop it and restart this one."
@@ -56,6 +58,7 @@ class Ownership:
         self._taken = False
         self._changing = threading.Lock()
         self._not_before = 0.0
+        self._why_not = RecordUnavailable(_AWAY)
         self._connection: Connection | None = self._locked()
         if self._connection is None:
             raise SetupError("Another cloud service is using the record of PATRONUS_CLOUD__RECORD__URL; stop it first.")
@@ -108,15 +111,15 @@ class Ownership:
 
     def _get_back(self) -> None:
         if time.monotonic() < self._not_before:
-            raise RecordUnavailable("The record cannot be reached now; nothing was changed. Send it again in a moment.")
+            raise copy.copy(self._why_not)
         try:
             connection = self._locked()
         except DBAPIError:
-            self._not_before = time.monotonic() + _PAUSE_S
+            self._pause(RecordUnavailable(_AWAY))
             raise
         if connection is None:
-            self._not_before = time.monotonic() + _PAUSE_S
-            raise RecordUnavailable(_TAKEN, reason="taken_over")
+            self._pause(RecordUnavailable(_TAKEN, reason="taken_over"))
+            raise copy.copy(self._why_not)
         # Nobody has the record; but somebody may have had it, and what is in this process's memory is then outdated.
         if self._claimed and connection.scalar(_token) != self._token:
             connection.close()
@@ -124,6 +127,10 @@ class Ownership:
             raise RecordUnavailable(_TAKEN, reason="taken_over")
         self._connection = connection
         _log.info("record_lock_back")
+
+    def _pause(self, why: RecordUnavailable) -> None:
+        self._why_not = why
+        self._not_before = time.monotonic() + _PAUSE_S
 
     def _locked(self) -> Connection | None:
         """A connection with the lock; None where somebody else has it."""

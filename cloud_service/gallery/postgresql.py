@@ -20,6 +20,7 @@ from shared.logs import get_logger, place_of
 _log = get_logger(__name__)
 Answer = TypeVar("Answer")
 
+_READS: Final = "patronus_reads"
 # What is asked of a session is in every one that is supported; PostgreSQL 14 is the oldest.
 _OLDEST: Final = (14,)
 # A server on the next rack answers within milliseconds. Longer than a lost packet's first two repetitions (1 s, 2 s).
@@ -53,8 +54,10 @@ _TRY_AGAIN: Final = {
 }
 _DISK_FULL: Final = frozenset({"53100"})
 _READ_ONLY: Final = frozenset({"25006"})
+# No right to do it, or to look into the schema at all.
+_NO_RIGHT: Final = frozenset({"42501", "3F000"})
 # Too slow (57014), out of memory or connections, failures of its disk, going away, or not letting this service in.
-_AWAY: Final = ("57", "53", "58", "08", "28", "3D", "42501")
+_AWAY: Final = ("57", "53", "58", "08", "28", "3D", *_NO_RIGHT)
 
 
 class PostgresqlDatabase(Database):
@@ -88,7 +91,7 @@ class PostgresqlDatabase(Database):
             _set_up(each, busy_seconds, answer_seconds)
         super().__init__(
             engine,
-            reader=engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True),
+            reader=engine.execution_options(isolation_level="REPEATABLE READ", **{_READS: True}),
             writer=engine,
         )
         self._alone = alone
@@ -167,7 +170,7 @@ class PostgresqlDatabase(Database):
     def _begun_to_write(self, connection: Connection, long: bool) -> None:
         if long:
             connection.execute(select(func.set_config("statement_timeout", f"{_LONG_S:.0f}s", True)))
-            _patient(connection, _LONG_S)
+            _driver_of(connection).patience_s = _LONG_S + _MARGIN_S
         self._ownership.check(connection)
 
 
@@ -224,16 +227,22 @@ def _set_up(engine: Engine, busy_seconds: float, answer_seconds: float) -> None:
         connection.autocommit = before
         connection.patience_s = answer_seconds + _MARGIN_S
 
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # None and not False: a writer must not ask for what a server that is read-only denies, but be told by it.
+        reads = connection.get_execution_options().get(_READS, False)
+        _driver_of(connection).read_only = True if reads else None
+
     @event.listens_for(engine, "checkin")
     def forget(connection: _Bounded | None, _record: Any) -> None:
         if connection is not None:
             connection.patience_s = answer_seconds + _MARGIN_S
 
 
-def _patient(connection: Connection, seconds: float) -> None:
+def _driver_of(connection: Connection) -> _Bounded:
     driver = connection.connection.driver_connection
     assert isinstance(driver, _Bounded)  # noqa: S101 - what `do_connect` makes
-    driver.patience_s = seconds + _MARGIN_S
+    return driver
 
 
 def _check_server(engine: Engine) -> None:
@@ -260,7 +269,7 @@ def _why(state: str, said: str) -> str:
         (state in _DISK_FULL, "The disk of the record's server at {where} is full; make room. Nothing in it is lost."),
         (state in _READ_ONLY, "The record's server at {where} is read-only; name the one that can be written."),
         (
-            state == "42501",
+            state in _NO_RIGHT,
             "The user of PATRONUS_CLOUD__RECORD__URL may not make or change tables at {where}; "
             "let it own the database: ALTER DATABASE … OWNER TO ….",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -98,13 +99,11 @@ def test_the_migrations_make_the_tables_that_the_queries_use(database: Database)
         assert compare_metadata(context, metadata) == []
 
 
-def test_names_are_in_the_order_that_sqlite_gives_them(cloud: Cloud) -> None:
-    names = ["Zoe", "_x", "anna", "b-1", "b.1", "b1", "Ä".encode().hex()]
-    cloud.put_gallery(contract=contract_of(64))
-    for name, vector in zip(names, VECTORS, strict=False):
-        assert cloud.enroll(name, [vector]).status_code == 201
-    listed = cloud.http.get("/v1/galleries/door/subjects").json()["items"]
-    assert [item["subject"] for item in listed] == sorted(names)
+def test_names_are_in_the_order_of_their_bytes_whatever_the_servers_locale(database: Database) -> None:
+    with database.read() as connection:
+        query = "SELECT table_name, column_name FROM information_schema.columns WHERE collation_name = 'C'"
+        ordered = {tuple(row) for row in connection.execute(text(query))}
+    assert {("gallery", "name"), ("subject", "name"), ("template", "uid")} <= ordered
 
 
 def test_a_commit_is_durable_and_no_wait_is_without_end(database: Database) -> None:
@@ -196,11 +195,12 @@ def test_a_slow_statement_is_broken_off(database: Database) -> None:
 
 
 def test_ids_are_not_used_again_not_even_those_of_what_was_undone(database: Database) -> None:
-    with database.write() as connection:
+    undone = 0
+    with contextlib.suppress(ZeroDivisionError), database.write() as connection:
         _a_gallery(connection)
-        undone = connection.scalar(select(gallery.c.id))
-        connection.rollback()
-        connection.begin()
+        undone = connection.scalar(select(gallery.c.id)) // 1
+        undone // 0
+    assert undone
     with database.write() as connection:
         _a_gallery(connection)
         assert connection.scalar(select(gallery.c.id)) > undone
