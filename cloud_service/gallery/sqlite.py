@@ -20,6 +20,9 @@ _WRITES: Final = "patronus_writes"
 # Primary result codes of SQLite that speak of the disk and not of the file.
 _NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL})
 _NO_WRITING: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+# A full disk has room again when a large request fits: the least one may succeed in what a log had left.
+_ROOM: Final = 1 << 20
+_FULL: Final = "The disk of the record is full: nothing was changed. The operator must make room; then send it again."
 
 
 class SqliteDatabase(Database):
@@ -51,6 +54,19 @@ class SqliteDatabase(Database):
         except BaseException:
             self.close()
             raise
+
+    def ping(self) -> None:
+        """Makes a real query; and if the last write failed, looks for room and makes a real write.
+
+        Raises:
+            PatronusError: as ``read`` and ``write`` say.
+            SQLAlchemyError: the record does not answer as it should.
+        """
+        if self._unwritable:
+            disk = os.statvfs(self._path.parent)
+            if disk.f_bavail * disk.f_frsize < _ROOM:
+                raise InsufficientStorage(_FULL)
+        super().ping()
 
     def migrating(self) -> AbstractContextManager[Connection]:
         """A writing transaction in which the tables may be changed."""
@@ -94,9 +110,7 @@ class SqliteDatabase(Database):
         if code == sqlite3.SQLITE_BUSY:
             return Overloaded("Somebody else is writing to the record; try again.")
         if code in _NO_ROOM:
-            return InsufficientStorage(
-                "The disk of the record is full: nothing was changed. The operator must make room; then send it again."
-            )
+            return InsufficientStorage(_FULL)
         if code in _NO_WRITING:
             return RecordUnavailable(
                 "The record's file cannot be read or written now: nothing was changed. Send it again when the operator "

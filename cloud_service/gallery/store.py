@@ -12,7 +12,7 @@ from cloud_service.gallery.indexes import Indexes
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import NewRow, PinnedGallery, Removed
 from cloud_service.gallery.turn import Turn
-from shared.errors import OutcomeUnknown, PatronusError, Unprocessable
+from shared.errors import NotFound, OutcomeUnknown, PatronusError, Unprocessable
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import EnrollAnswer, GallerySpec, IndexKind, IndexStats, NewTemplate
@@ -121,8 +121,7 @@ class Store:
             Overloaded: erased, but its bytes are still in the log of the record.
         """
         with self._writing:
-            self._finish_last_erasure()
-            with self._metrics.step("record"):
+            with self._metrics.step("record"), self._last_one_finished():
                 gallery = self.record.gallery(name)
                 with self._in_doubt(gallery):
                     gallery, erased = self.record.erase_gallery(name)
@@ -171,14 +170,22 @@ class Store:
 
     def _erase(self, gallery_name: str, remove: Callable[[PinnedGallery], Removed]) -> Erased:
         with self._writing:
-            self._finish_last_erasure()
-            with self._metrics.step("record"):
+            with self._metrics.step("record"), self._last_one_finished():
                 gallery = self.record.gallery(gallery_name)
                 with self._in_doubt(gallery):
                     removed = remove(gallery)
             self.indexes.removed(gallery, removed.ids)
             self._scrub()
         return removed.erased
+
+    @contextmanager
+    def _last_one_finished(self) -> Iterator[None]:
+        """Around an erasure: that nothing is there is not said before the bytes of what was there are overwritten."""
+        try:
+            yield
+        except NotFound:
+            self._finish_last_erasure()
+            raise
 
     @contextmanager
     def _in_doubt(self, gallery: PinnedGallery) -> Iterator[None]:

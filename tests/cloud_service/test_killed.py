@@ -25,6 +25,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture
+def home(tmp_path: Path, record_url: str | None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if record_url is not None:
+        monkeypatch.setenv("PATRONUS_CLOUD__RECORD__URL", record_url)
+    return tmp_path
+
+
 @contextmanager
 def _served(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     """A service in a process of its own, and a client with its first key."""
@@ -62,10 +69,11 @@ def _found(client: httpx.Client, vector: object) -> list[str]:
     return [found["subject"] for found in results[0]["candidates"]]
 
 
-def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+@pytest.mark.both_engines
+def test_kill_9_loses_nothing_that_was_acknowledged(home: Path) -> None:
     vectors = random_units(11, 40, 64)
     spec = {"contract": contract_of(64).model_dump(mode="json"), "threshold": {"cosine": 0.9, "fmr": 0.001}}
-    with _served(tmp_path) as (process, client):
+    with _served(home) as (process, client):
         assert client.put("/v1/galleries/door", json=spec).status_code == 201
         for number, vector in enumerate(vectors):
             body = {"templates": [{"id": f"{number:032x}", "template": enveloped(vector)}]}
@@ -75,16 +83,17 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
                 assert client.delete(path).status_code == 200
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with _served(tmp_path) as (_process, client):
+    with _served(home) as (_process, client):
         for number, vector in enumerate(vectors):
             assert _found(client, vector) == ([] if number % 4 == 0 else [f"s{number}"])
 
 
-def test_a_second_service_on_the_same_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    with _served(tmp_path):
+@pytest.mark.both_engines
+def test_a_second_service_on_the_same_record_is_refused_in_one_sentence(home: Path) -> None:
+    with _served(home):
         second = subprocess.run(
             [sys.executable, "-m", "cloud_service", "serve", "--port", str(_free_port())],
-            env={**os.environ, "PATRONUS_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PATRONUS_HOME": str(home), "PYTHONPATH": str(ROOT)},
             check=False,
             capture_output=True,
             text=True,
@@ -95,11 +104,11 @@ def test_a_second_service_on_the_same_folder_is_refused_in_one_sentence(tmp_path
     assert "Traceback" not in second.stderr
 
 
-def test_sigterm_ends_it_gracefully_with_the_record_closed(tmp_path: Path) -> None:
-    with _served(tmp_path) as (process, client):
+def test_sigterm_ends_it_gracefully_with_the_record_closed(home: Path) -> None:
+    with _served(home) as (process, client):
         assert client.get("/v1/info").headers.get("server") is None
         process.terminate()
         assert process.wait(timeout=20) == 0
-    assert not (tmp_path / "cloud/record.db-wal").exists()
-    log = (tmp_path / "log").read_text()
+    assert not (home / "cloud/record.db-wal").exists()
+    log = (home / "log").read_text()
     assert "patronus_" not in log.replace("patronus_cloud", ""), "no key in the log"

@@ -485,6 +485,60 @@ def _free(folder: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+# ---- what is left of what was erased
+
+
+def _places(server: PostgresServer, vector: np.ndarray) -> set[str]:
+    """The parts of the server's folder in which any sixteen bytes of a vector are left."""
+    server.run("CHECKPOINT")
+    raw = vector.astype("<f4").tobytes()
+    pieces = [raw[at : at + 16] for at in range(0, len(raw) - 15, 16)]
+    found = set()
+    for file in server.data.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            if any(piece in content for piece in pieces):
+                found.add(file.relative_to(server.data).parts[0])
+    return found
+
+
+def test_what_is_erased_is_gone_from_the_tables_once_they_are_written_anew_and_from_the_log_once_it_was_reused(
+    fragile: PostgresServer, tmp_path: Path
+) -> None:
+    """What docs/operating.md tells an operator, as it is: PostgreSQL overwrites nothing by itself."""
+    url = _new(fragile)
+    vectors = random_units(44, 6, 128)
+    with Cloud(Settings(home=tmp_path / "cloud", record=RecordSettings(url=url))) as cloud:
+        cloud.put_gallery(contract=contract_of(128))
+        cloud.enroll("ben", vectors[:5])
+        cloud.enroll("anna", vectors[-1:])
+        assert _places(fragile, vectors[-1]) == {"base", "pg_wal"}
+        assert cloud.http.delete("/v1/galleries/door/subjects/anna").status_code == 200
+        assert cloud.found(vectors[-1]) == []
+        assert _places(fragile, vectors[-1]) == {"base", "pg_wal"}, "free, and not overwritten"
+        fragile.run("VACUUM FULL template", database=_name(url))
+        assert _places(fragile, vectors[-1]) == {"pg_wal"}
+        assert cloud.found(vectors[0]) == ["ben"]
+        for _ in range(24):  # of 1 MB each, of which at most 8 are kept
+            fragile.run(
+                "CREATE TABLE IF NOT EXISTS filler (a int)",
+                "INSERT INTO filler SELECT generate_series(1, 12000)",
+                "SELECT pg_switch_wal()",
+                database=_name(url),
+            )
+        assert _places(fragile, vectors[-1]) == set()
+
+
+def test_the_room_of_what_was_erased_is_freed_at_once(database: Database, url: str, postgres: PostgresServer) -> None:
+    database.scrub()
+    for _ in range(50):
+        count = "SELECT vacuum_count FROM pg_stat_user_tables WHERE relname = 'template'"
+        if postgres.run(count, database=_name(url)) == [(1,)]:
+            return
+        time.sleep(0.1)
+    pytest.fail("the table was not vacuumed")
+
+
 # ---- at the start
 
 
