@@ -18,6 +18,7 @@ from cloud_service.gallery.segment import Segment
 from cloud_service.gallery.sketch import Sketch
 from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.settings import IndexSettings
+from shared.errors import PatronusError
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.wire.cloud import IndexStats, SnapshotInfo
@@ -262,7 +263,7 @@ class LocalIndexes:
     def _sweep(self) -> None:
         try:
             self._snapshots.sweep()
-        except OSError as error:
+        except (OSError, PatronusError) as error:
             _log.error("snapshot_not_erased", **place_of(error))  # the keeper tries again
 
     def _keep(self) -> None:

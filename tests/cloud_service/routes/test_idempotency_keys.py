@@ -1,4 +1,4 @@
-"""An enrollment that is sent again under its Idempotency-Key is done once, and its answer tells no more than is true."""
+"""An enrollment that is sent again under its Idempotency-Key is done once, and answered with what is true."""
 
 from __future__ import annotations
 
