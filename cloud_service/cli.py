@@ -80,8 +80,13 @@ def restore(source: Annotated[Path, typer.Argument(metavar="FILE", help="A backu
 
 
 def _record() -> Path:
-    from cloud_service.gallery.database import file_of
+    from cloud_service.gallery.opening import is_sqlite
+    from cloud_service.gallery.sqlite import file_of
     from cloud_service.settings import Settings
+    from shared.errors import SetupError
     from shared.service_settings import load_settings
 
-    return file_of(load_settings(Settings).record_url)
+    url = load_settings(Settings).record_url
+    if not is_sqlite(url):
+        raise SetupError("The record is in PostgreSQL: back it up with pg_dump, and put it back with pg_restore.")
+    return file_of(url)

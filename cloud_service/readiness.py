@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from anyio import to_thread
+from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_service.gallery.store import Store
+from shared.errors import PatronusError
 from shared.http.system import Checks
 from shared.logs import get_logger, place_of
 
 _log = get_logger(__name__)
 
+# What asks here gives up after some seconds. A record that hangs may hold up two threads, not all that there are.
+_PATIENCE_S = 3.0
+_AT_ONCE = 2
+
 
 def readiness_of(app: FastAPI) -> Checks:
-    """The checks of an application: the record answers a query, and every gallery's index is loaded."""
+    """The checks of an application: the record answers and can be written, and every gallery's index is loaded."""
+
+    limiter = CapacityLimiter(_AT_ONCE)
 
     async def checks() -> dict[str, bool]:
         store: Store = app.state.store
-        return {"record": await to_thread.run_sync(_answers, store), "index": store.indexes.sound}
+        record = False
+        with move_on_after(_PATIENCE_S):
+            record = await to_thread.run_sync(_answers, store, abandon_on_cancel=True, limiter=limiter)
+        return {"record": record, "index": store.indexes.sound}
 
     return checks
 
@@ -26,7 +36,7 @@ def readiness_of(app: FastAPI) -> Checks:
 def _answers(store: Store) -> bool:
     try:
         store.record.database.ping()
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, PatronusError) as error:
         _log.error("record_unreachable", **place_of(error))
         return False
     return True

@@ -36,9 +36,14 @@ class RecordSettings(BaseModel):
     model_config = _FROZEN
 
     url: Annotated[str | None, Field(repr=False)] = None
-    """SQLAlchemy's URL of the database; absent: the file ``record.db`` in the home folder. May hold a password."""
+    """SQLAlchemy's URL of a SQLite file or a PostgreSQL database; absent: the file ``record.db`` in the home folder.
+    May hold a password."""
     busy_seconds: Annotated[float, Field(ge=0, le=60)] = 5.0
-    """How long to wait for an operator's own reader or a backup to let go of the file."""
+    """How long to wait for an operator's own reader or a backup to let go of the file, or for another writer."""
+    answer_seconds: Annotated[float, Field(ge=0.1, le=600)] = 8.0
+    """The longest that PostgreSQL may take for a statement; the edge waits 10 s for the whole of an answer."""
+    answers_kept_hours: Annotated[float, Field(gt=0, le=24 * 30)] = 24.0
+    """How long an ``Idempotency-Key`` is remembered: a sender that was cut off tries again the same day."""
     max_templates_a_gallery: Annotated[int, Field(ge=1)] = 1_000_000
     """The index holds all of them in memory: a million of 512 values are 0.5 GB."""
     max_templates_a_subject: Annotated[int, Field(ge=1)] = 1_000

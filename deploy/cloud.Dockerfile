@@ -13,7 +13,7 @@ COPY pyproject.toml constraints.txt LICENSE ./
 # The sources are not here yet: this installs the packages of the cloud, and of the project its name and version.
 RUN python3 -m venv --without-pip /opt/patronus/venv \
     && /tools/bin/pip --python /opt/patronus/venv/bin/python install \
-        --quiet --no-compile --only-binary :all: --constraint constraints.txt '.[cloud]' \
+        --quiet --no-compile --only-binary :all: --constraint constraints.txt '.[cloud,postgresql]' \
     && find /opt/patronus/venv/lib -type d -path '*/numpy/*' -name tests -prune -exec rm -r {} + \
     && /opt/patronus/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/patronus/venv/lib
 COPY shared code/shared

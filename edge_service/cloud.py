@@ -12,6 +12,7 @@ from edge_service.settings import CloudSettings
 from shared.errors import (
     Conflict,
     ContractMismatch,
+    InsufficientStorage,
     NotFound,
     Overloaded,
     PatronusError,
@@ -40,7 +41,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 # The cloud's refusals that a caller of the edge can mend, by the word of the problem's type.
 _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
-    known.kind: known for known in (NotFound, Conflict, ContractMismatch, Unprocessable, TooLarge)
+    known.kind: known for known in (NotFound, Conflict, ContractMismatch, Unprocessable, TooLarge, InsufficientStorage)
 }
 _AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it stays so."
 

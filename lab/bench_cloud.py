@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import insert, update
 
-from cloud_service.gallery.database import Database
+from cloud_service.gallery.opening import open_database
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.tables import gallery as gallery_table
 from cloud_service.gallery.tables import subject, template
-from cloud_service.migrations import upgrade
+from cloud_service.settings import RecordSettings
 from lab.load import Load, answers, request, under_load
 from lab.pair import Pair, free_port
 from shared.command import run
@@ -228,9 +228,8 @@ def _filled(home: Path, vectors: Rows) -> Contract:
     )
     folder = home / "cloud"
     folder.mkdir(mode=0o700)
-    database = Database(f"sqlite:///{folder / 'record.db'}", busy_seconds=5, connections=2)
+    database = open_database(f"sqlite:///{folder / 'record.db'}", RecordSettings(), connections=2)
     try:
-        upgrade(database)
         spec = GallerySpec(contract=contract, threshold=Threshold(cosine=TAU, fmr=1e-3))
         gallery, _ = Record(database, Snapshots(database, folder / "index"), len(vectors), 1000).put_gallery(
             _GALLERY, spec

@@ -20,6 +20,9 @@
     ├── ProtectionFailed          500  a privacy step failed; nothing was sent
     ├── UpstreamFailed            502  the cloud answered something the edge does not understand
     ├── UpstreamUnavailable       503  the cloud cannot be reached
+    ├── RecordUnavailable         503  the record cannot be reached or written; Retry-After is set
+    │   └── OutcomeUnknown        503  it went away while a change was being committed
+    ├── InsufficientStorage       507  the record's disk is full; Retry-After is set
     └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
 
 ``detail`` is one sentence that tells a person how to mend it. It is shown to clients, so it never holds a biometric
@@ -187,6 +190,40 @@ class UpstreamUnavailable(PatronusError):
 
     def __init__(self, detail: str, *, retry_after_s: int = 2) -> None:
         super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class RecordUnavailable(PatronusError):
+    """The database under the record cannot be reached, does not answer in time, or may not be written."""
+
+    status = 503
+    kind = "record-unavailable"
+    title = "Record unavailable"
+
+    def __init__(self, detail: str, *, reason: str | None = None, retry_after_s: int = 2) -> None:
+        super().__init__(detail, reason=reason)
+        self.retry_after_s = retry_after_s
+
+
+class OutcomeUnknown(RecordUnavailable):
+    """The database went away while it committed: whether the change is stored cannot be told now."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The record went away before it said whether this was stored; send the same again in a moment.",
+            reason="outcome_unknown",
+        )
+
+
+class InsufficientStorage(PatronusError):
+    """The disk under the record is full. What is stored can be read, and nothing acknowledged is lost."""
+
+    status = 507
+    kind = "insufficient-storage"
+    title = "Insufficient storage"
+
+    def __init__(self, detail: str, *, reason: str | None = None, retry_after_s: int = 30) -> None:
+        super().__init__(detail, reason=reason)
         self.retry_after_s = retry_after_s
 
 

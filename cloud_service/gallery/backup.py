@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from cloud_service.gallery.database import Database
 from cloud_service.gallery.folder_lock import FolderLock
-from cloud_service.migrations import upgrade
+from cloud_service.gallery.opening import open_database
+from cloud_service.settings import RecordSettings
 from shared.errors import Conflict, NotFound, SetupError
 
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")
@@ -128,9 +128,8 @@ def _checked(path: Path) -> Held:
 
 
 def _brought_up_to_date(part: Path) -> None:
-    database = Database(f"sqlite:///{part.resolve()}", busy_seconds=1, connections=1)
+    database = open_database(f"sqlite:///{part.resolve()}", RecordSettings(busy_seconds=1), connections=1)
     try:
-        upgrade(database)
         database.scrub()
     finally:
         database.close()

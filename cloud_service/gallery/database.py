@@ -1,199 +1,145 @@
-"""The database under the record: opening, transactions, and overwriting what was erased.
+"""The database under the record: transactions, and plain words where it fails.
 
-Everything that is particular to SQLite stands here; the tables and queries elsewhere suit any engine.
+What is particular to an engine stands in ``sqlite`` and ``postgresql``; the tables and queries elsewhere suit both.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, cast
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy import Connection, Engine, delete, insert, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from cloud_service.gallery.folder_lock import FolderLock
-from cloud_service.gallery.remains import Remains
-from shared.errors import Overloaded, SetupError
+from cloud_service.gallery.tables import note
+from shared.errors import InsufficientStorage, OutcomeUnknown, Overloaded, PatronusError, RecordUnavailable, SetupError
 
-_WRITES = "patronus_writes"
-# How often emptying the log is tried while others write between.
-_SCRUBS = 5
-
-# Primary result codes of SQLite that speak of the disk and not of the file.
-_NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+# What is written to see whether a record that could not be written can be again.
+_TRIED = "tried"
 
 
-class Database:
-    """One SQLite file that this process alone may open.
+class Database(ABC):
+    """One database that holds a record. Safe to use from several threads.
 
     Args:
-        url: SQLAlchemy's URL of a SQLite file.
-        busy_seconds: how long to wait for somebody else who reads or writes the file.
-        connections: the most that are open at once.
-
-    Raises:
-        SetupError: not the URL of a SQLite file, a folder that cannot be written, or a file that is in use.
+        engine: its connections.
+        reader: the same, with what a reading transaction is to be.
+        writer: the same, with what a writing transaction is to be.
     """
 
-    def __init__(self, url: str, busy_seconds: float, connections: int) -> None:
-        path = file_of(url)
-        self._lock = FolderLock(path)
-        self.engine = create_engine(url, pool_size=connections, max_overflow=2)
-        _set_up_sqlite(self.engine, busy_seconds)
-        self._writer = self.engine.execution_options(**{_WRITES: True})
-        self._remains: Remains | None = None
-        try:
-            _make_private(path)
-            self._remains = Remains(path)
-            crashed = path.with_name(f"{path.name}-wal").exists()
-            self.scrub()
-            if crashed:
-                self._remains.note_all()
-                self.scrub()
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise unusable(str(path), error) from None
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, engine: Engine, reader: Engine, writer: Engine) -> None:
+        self.engine = engine
+        self._reader = reader
+        self._writer = writer
+        self._unwritable = False
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the record throughout."""
-        with _told_as_busy(), self.engine.connect() as connection:
-            yield connection
+        """A transaction that sees one state of the record throughout.
+
+        Raises:
+            Overloaded: somebody else is in the way for longer than the busy time.
+            RecordUnavailable: the record cannot be reached, or does not answer in time.
+        """
+        with self._plain_words():
+            self._make_sure()
+            with self._reader.connect() as connection:
+                yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that holds the only right to write from its first moment; committed at its end.
+    def write(self, *, long: bool = False) -> Iterator[Connection]:
+        """A transaction that changes the record; durable when this ends without an error, else undone.
+
+        Args:
+            long: a statement of it may take minutes, as to erase a large gallery does.
 
         Raises:
-            Overloaded: somebody else writes to the file for longer than the busy time.
+            Overloaded: somebody else writes for longer than the busy time, or wrote the same at the same moment.
+            InsufficientStorage: the disk is full.
+            RecordUnavailable: the record cannot be reached, or not be written.
+            OutcomeUnknown: it went away while it committed.
         """
-        with _told_as_busy(), self._writer.begin() as connection:
-            yield connection
-        if self._remains is not None:
-            self._remains.note()
+        try:
+            with self._plain_words():
+                self._make_sure()
+                with self._writer.connect() as connection:
+                    transaction = connection.begin()
+                    self._begun_to_write(connection, long)
+                    yield connection
+                    try:
+                        transaction.commit()
+                    except DBAPIError as error:
+                        if error.connection_invalidated:
+                            raise OutcomeUnknown from None
+                        raise
+        except (RecordUnavailable, InsufficientStorage):
+            self._unwritable = True
+            raise
+        self._unwritable = False
 
     def ping(self) -> None:
-        """Makes a real query.
+        """Makes a real query; and a real write, if the last one failed for want of room or of a right to write.
 
         Raises:
-            SQLAlchemyError: the record does not answer.
+            PatronusError: as ``read`` and ``write`` say.
+            SQLAlchemyError: the record does not answer as it should.
         """
-        with self.engine.connect() as connection:
+        if self._unwritable:
+            with self.write() as connection:
+                connection.execute(delete(note).where(note.c.name == _TRIED))
+                connection.execute(insert(note).values(name=_TRIED, value=datetime.now(UTC).isoformat()))
+        with self.read() as connection:
             connection.execute(text("SELECT count(*) FROM gallery"))
 
-    def scrub(self) -> None:
-        """Empties the write-ahead log, which may still hold the bytes of what was erased, and what was left of it.
+    @abstractmethod
+    def migrating(self) -> AbstractContextManager[Connection]:
+        """A writing transaction in which the tables may be changed: no other process that starts is in one."""
 
-        The pages themselves were overwritten when it was erased (``secure_delete``), but for copies of rows that SQLite
-        had moved before (``Remains``).
+    @abstractmethod
+    def claim(self) -> None:
+        """Told once the tables are up to date: whoever used the record before may not write any more."""
+
+    @abstractmethod
+    def scrub(self) -> None:
+        """Overwrites the bytes of what was erased, as far as the engine can.
 
         Raises:
-            Overloaded: somebody reads an old state of the file for longer than the busy time.
+            Overloaded: somebody reads an old state of the record for longer than the busy time.
+            InsufficientStorage: the disk is full.
+            RecordUnavailable: the record cannot be reached or written.
         """
-        assert self._remains is not None  # noqa: S101 - opened before the first
-        connection = self.engine.raw_connection()
-        driver = cast(sqlite3.Connection, connection.driver_connection)
-        overwritten = False
-        try:
-            for _ in range(_SCRUBS):
-                self._remains.note()
-                cursor = connection.cursor()
-                busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                cursor.close()
-                if busy:
-                    break
-                overwritten = self._remains.overwrite(driver) or overwritten
-                if not self._remains.left:
-                    break
-        finally:
-            connection.close()
-        if overwritten:
-            self.engine.dispose()  # pages that connections hold in memory are as they were
-        if busy or self._remains.left:
-            raise Overloaded(
-                "The erasure is recorded, but a long read of the record keeps overwritten bytes on disk; ask again.",
-                retry_after_s=5,
-            )
 
+    @abstractmethod
     def close(self) -> None:
-        """Closes the file and lets others open it."""
-        self.engine.dispose()
-        if self._remains is not None:
-            self._remains.close()
-        self._lock.release()
+        """Closes all connections and lets others use the record."""
 
+    @abstractmethod
+    def told(self, error: DBAPIError) -> PatronusError | None:
+        """What callers are told of an engine's error; None: nobody foresaw it."""
 
-def file_of(url: str) -> Path:
-    """The file of a record, by SQLAlchemy's URL of it.
+    @abstractmethod
+    def unusable(self, error: DBAPIError) -> SetupError:
+        """Why the record cannot be used, as a start tells it: one sentence, without a password."""
 
-    Raises:
-        SetupError: it is not the URL of a SQLite file.
-    """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise SetupError("The record's URL is not one; it looks like sqlite:////folder/record.db.") from None
-    name = parsed.database
-    if parsed.get_backend_name() != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
-        raise SetupError("The record is kept in a SQLite file; give its URL as sqlite:////folder/record.db.")
-    return Path(name)
+    @abstractmethod
+    def _make_sure(self) -> None:
+        """Refuses to begin a transaction where the record is another process's by now."""
 
+    @abstractmethod
+    def _begun_to_write(self, connection: Connection, long: bool) -> None:
+        """Prepares a transaction that was just begun."""
 
-def _make_private(path: Path) -> None:
-    """Makes the file with mode 0600; SQLite gives its companions (log, shared memory) the same mode."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-            if name.exists():
-                name.chmod(0o600)
-    except OSError:
-        raise SetupError(f"The record {path} cannot be opened by this user for reading and writing.") from None
-
-
-def _set_up_sqlite(engine: Engine, busy_seconds: float) -> None:
-    @event.listens_for(engine, "connect")
-    def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins no transaction of its own; `begin` below does
-        for pragma in (
-            f"busy_timeout = {int(busy_seconds * 1000)}",
-            "journal_mode = WAL",  # readers do not wait for the writer
-            "synchronous = FULL",  # a commit is on the disk before it is acknowledged
-            "foreign_keys = ON",
-            "secure_delete = ON",  # overwrite what is deleted
-            "temp_store = MEMORY",  # no vector in a temporary file
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # IMMEDIATE: a transaction that reads first and then writes would otherwise fail instead of waiting.
-        writes = connection.get_execution_options().get(_WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-@contextmanager
-def _told_as_busy() -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        code = getattr(error.orig, "sqlite_errorcode", 0) or 0
-        if code & 0xFF != sqlite3.SQLITE_BUSY:
-            raise
-        raise Overloaded("Somebody else is writing to the record; try again.") from None
-
-
-def unusable(record: str, error: BaseException | None) -> SetupError:
-    """Why a record cannot be used, as a start tells it: a full disk is not a damaged file, and needs no backup."""
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_ROOM:
-        return SetupError(
-            f"The record {record} cannot be written: make room on its disk, and see that this user may write there. "
-            "Nothing in it is lost."
-        )
-    return SetupError(f"The record {record} is not a sound SQLite file; restore it from a backup.")
+    @contextmanager
+    def _plain_words(self) -> Iterator[None]:
+        try:
+            yield
+        except NoConnectionFree:
+            raise Overloaded("More is asked of the record than it answers in time; try again.") from None
+        except DBAPIError as error:
+            told = self.told(error)
+            if told is None:
+                raise
+            raise told from error

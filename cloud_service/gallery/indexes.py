@@ -18,6 +18,7 @@ from cloud_service.gallery.segment import Segment
 from cloud_service.gallery.sketch import Sketch
 from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.settings import IndexSettings
+from shared.errors import PatronusError
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.wire.cloud import IndexStats, SnapshotInfo
@@ -70,6 +71,9 @@ class Indexes(Protocol):
         Raises:
             NotFound: the gallery was erased meanwhile.
         """
+
+    def doubtful(self, gallery: PinnedGallery) -> None:
+        """Whether the last change of a gallery was committed cannot be told. Fails never: it is looked up later."""
 
     def close(self) -> None:
         """Lets go of all."""
@@ -201,6 +205,11 @@ class LocalIndexes:
         kept = self._snapshots.kept(gallery)
         return SnapshotInfo(files=kept.files, templates=kept.templates)
 
+    def doubtful(self, gallery: PinnedGallery) -> None:
+        """Whether the last change of a gallery was committed cannot be told."""
+        with self._changing:
+            self._indexes.pop(gallery.id, None)  # its next use builds it from the record
+
     def close(self) -> None:
         """Lets go of all, after the snapshots are written as far as there is time."""
         self._over.set()
@@ -254,7 +263,7 @@ class LocalIndexes:
     def _sweep(self) -> None:
         try:
             self._snapshots.sweep()
-        except OSError as error:
+        except (OSError, PatronusError) as error:
             _log.error("snapshot_not_erased", **place_of(error))  # the keeper tries again
 
     def _keep(self) -> None:

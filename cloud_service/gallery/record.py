@@ -5,7 +5,7 @@ Only the store calls what writes here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -130,13 +130,20 @@ class Record:
             )
         return pinned, found is None
 
-    def add_templates(self, pinned: PinnedGallery, name: str, rows: Sequence[NewRow]) -> Added:
+    def add_templates(
+        self,
+        pinned: PinnedGallery,
+        name: str,
+        rows: Sequence[NewRow],
+        also: Callable[[Connection], None] = lambda _connection: None,
+    ) -> Added:
         """Stores templates of one subject, all or none. Those stored before, alike, are answered as they were.
 
         Args:
             pinned: the gallery.
             name: of the subject; it is made with its first template.
             rows: the templates, with distinct ids.
+            also: writes what is to be stored with them or not at all.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
@@ -144,6 +151,7 @@ class Record:
         """
         with self.database.write() as connection:
             held = _counted(connection, pinned.id, 0)
+            also(connection)
             known = _known(connection, pinned.id, name, rows)
             new = [row for row in rows if row.uid not in known]
             now = datetime.now(UTC)
@@ -171,7 +179,7 @@ class Record:
         Raises:
             NotFound: there is none.
         """
-        with self.database.write() as connection:
+        with self.database.write(long=True) as connection:
             pinned = _pinned(connection, gallery.c.name == name)
             templates = _counted(connection, pinned.id, 0)
             subjects = _count(connection, subject.c.gallery_id == pinned.id)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
+from cloud_service.gallery.answers import Answers, Once
 from cloud_service.gallery.envelopes import open_for
 from cloud_service.gallery.indexes import Indexes
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import NewRow, PinnedGallery, Removed
-from shared.errors import Overloaded, Unprocessable
+from cloud_service.gallery.turn import Turn
+from shared.errors import NotFound, OutcomeUnknown, PatronusError, Unprocessable
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import EnrollAnswer, GallerySpec, IndexKind, IndexStats, NewTemplate
@@ -29,13 +32,18 @@ class Store:
         record: the truth.
         indexes: what is searched.
         metrics: where steps are timed.
+        answers: which requests were done already.
+        patience_seconds: the longest that a write waits for the one before it.
     """
 
-    def __init__(self, record: Record, indexes: Indexes, metrics: Metrics) -> None:
+    def __init__(
+        self, record: Record, indexes: Indexes, metrics: Metrics, *, answers: Answers, patience_seconds: float
+    ) -> None:
         self.record = record
         self.indexes = indexes
         self._metrics = metrics
-        self._writing = threading.Lock()
+        self._answers = answers
+        self._writing = Turn(patience_seconds)
         self._scrub_due = False
 
     def load(self) -> None:
@@ -54,8 +62,16 @@ class Store:
                 self.indexes.made(gallery)
         return new
 
-    def enroll(self, gallery_name: str, subject: str, sent: Sequence[NewTemplate]) -> EnrollAnswer:
+    def enroll(
+        self, gallery_name: str, subject: str, sent: Sequence[NewTemplate], once: Once | None = None
+    ) -> EnrollAnswer:
         """Stores templates of a subject, all or none; committed and searchable when this returns.
+
+        Args:
+            gallery_name: where.
+            subject: whose.
+            sent: the templates.
+            once: noted with them, where the request is to be done once.
 
         Raises:
             NotFound: there is no such gallery.
@@ -72,11 +88,30 @@ class Store:
             raise Unprocessable("A template id stands in the request twice; give each its own.", reason="duplicate_id")
         with self._writing:
             self.indexes.of(gallery)  # what could not be searched is not stored either
-            with self._metrics.step("record"):
-                added = self.record.add_templates(gallery, subject, rows)
+            with self._metrics.step("record"), self._in_doubt(gallery):
+                added = self.record.add_templates(gallery, subject, rows, also=partial(self._answers.note, once=once))
             if len(added.ids):
                 self.indexes.added(gallery, added.ids, added.vectors)
         return EnrollAnswer(subject=subject, templates=added.answers)
+
+    def enroll_once(
+        self, gallery_name: str, subject: str, sent: Sequence[NewTemplate], once: Once
+    ) -> tuple[EnrollAnswer, bool]:
+        """As ``enroll``, unless the request was done before: then its answer again, and true.
+
+        Raises:
+            Unprocessable: another request was done under the key.
+            Conflict: the request is being worked on, or what it stored was erased since.
+            PatronusError: as ``enroll`` says.
+        """
+        with self._answers.under_way(once):
+            with self._metrics.step("record"):
+                gallery = self.record.gallery(gallery_name)
+                templates = self._answers.before(once, gallery, subject, [new.id for new in sent])
+            if templates is None:
+                return self.enroll(gallery_name, subject, sent, once), False
+            self.indexes.of(gallery)  # stored before, and searchable: lost meanwhile, it is made anew
+            return EnrollAnswer(subject=subject, templates=templates), True
 
     def erase_gallery(self, name: str) -> Erased:
         """Erases a gallery and all in it.
@@ -86,9 +121,10 @@ class Store:
             Overloaded: erased, but its bytes are still in the log of the record.
         """
         with self._writing:
-            self._finish_last_erasure()
-            with self._metrics.step("record"):
-                gallery, erased = self.record.erase_gallery(name)
+            with self._metrics.step("record"), self._last_one_finished():
+                gallery = self.record.gallery(name)
+                with self._in_doubt(gallery):
+                    gallery, erased = self.record.erase_gallery(name)
             self.indexes.dropped(gallery)
             self._scrub()
         return erased
@@ -124,23 +160,42 @@ class Store:
 
     def close(self) -> None:
         """Closes the record, once the write that runs is done."""
-        with self._writing:
+        with self._writing.however_long():
             try:
                 self._finish_last_erasure()
-            except Overloaded:
+            except PatronusError:
                 _log.warning("erased_bytes_left_in_log")  # the next start empties it
             self.indexes.close()
             self.record.database.close()
 
     def _erase(self, gallery_name: str, remove: Callable[[PinnedGallery], Removed]) -> Erased:
         with self._writing:
-            self._finish_last_erasure()
-            with self._metrics.step("record"):
+            with self._metrics.step("record"), self._last_one_finished():
                 gallery = self.record.gallery(gallery_name)
-                removed = remove(gallery)
+                with self._in_doubt(gallery):
+                    removed = remove(gallery)
             self.indexes.removed(gallery, removed.ids)
             self._scrub()
         return removed.erased
+
+    @contextmanager
+    def _last_one_finished(self) -> Iterator[None]:
+        """Around an erasure: that nothing is there is not said before the bytes of what was there are overwritten."""
+        try:
+            yield
+        except NotFound:
+            self._finish_last_erasure()
+            raise
+
+    @contextmanager
+    def _in_doubt(self, gallery: PinnedGallery) -> Iterator[None]:
+        """Around a change of a gallery's templates: index and disk must not be left behind one that was committed."""
+        try:
+            yield
+        except OutcomeUnknown:
+            self._scrub_due = True
+            self.indexes.doubtful(gallery)
+            raise
 
     def _scrub(self) -> None:
         self._scrub_due = True

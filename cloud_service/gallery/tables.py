@@ -26,6 +26,11 @@ from sqlalchemy.types import TypeDecorator
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
 
+def name_of(length: int) -> String:
+    """A name, in the order of its bytes: SQLite has no other, and that of a server may change under its indexes."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """A moment, kept as UTC without a zone, because SQLite keeps none."""
 
@@ -54,7 +59,7 @@ gallery = Table(
     "gallery",
     metadata,
     Column("id", BigId, primary_key=True),
-    Column("name", String(64), nullable=False, unique=True),
+    Column("name", name_of(64), nullable=False, unique=True),
     Column("contract", JSON, nullable=False),
     Column("contract_digest", String(64), nullable=False),
     Column("dim", Integer, nullable=False),
@@ -77,7 +82,7 @@ subject = Table(
     metadata,
     Column("id", BigId, primary_key=True),
     Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
-    Column("name", String(128), nullable=False),
+    Column("name", name_of(128), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("gallery_id", "name"),
     sqlite_autoincrement=True,
@@ -90,7 +95,7 @@ template = Table(
     Column("id", BigId, primary_key=True),
     Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
     Column("subject_id", BigId, ForeignKey("subject.id", ondelete="CASCADE"), nullable=False),
-    Column("uid", String(32), nullable=False),
+    Column("uid", name_of(32), nullable=False),
     # (dim,) little-endian float32, the very bytes that were received.
     Column("vector", LargeBinary, nullable=False),
     Column("turn", Integer, nullable=False, server_default="0"),
@@ -152,7 +157,7 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 
-# The answers of requests that were sent with an Idempotency-Key.
+# Enrollments that were sent with an Idempotency-Key. The answer follows from the templates that the request names.
 answered = Table(
     "answered",
     metadata,
@@ -160,8 +165,6 @@ answered = Table(
     Column("idempotency_key", String(128), primary_key=True),
     # Of the request: what is sent again under the same key must be the same.
     Column("request_digest", String(64), nullable=False),
-    Column("status", Integer, nullable=False),
-    Column("body", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Index(None, "created_at"),
 )

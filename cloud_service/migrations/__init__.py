@@ -23,7 +23,7 @@ def upgrade(database: Database) -> None:
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    with database.write() as connection:
+    with database.migrating() as connection:
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")

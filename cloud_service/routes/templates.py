@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, status
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response, status
 
 from cloud_service.deps import (
     MAY_ENROLL,
@@ -13,16 +15,42 @@ from cloud_service.deps import (
     SubjectInPath,
     TemplateInPath,
 )
+from cloud_service.gallery.answers import Once
+from shared.http.auth import Caller
 from shared.wire.cloud import EnrollAnswer, EnrollRequest
 from shared.wire.common import Erased
 
 router = APIRouter(prefix="/galleries/{gallery}/subjects/{subject}/templates", tags=["templates"])
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=128,
+        pattern=r"^[\x21-\x7e]+$",
+        description="chosen by the sender, a new one for each request: sent again with it, the request is done once",
+    ),
+]
+
 
 @router.post("", response_model=EnrollAnswer, status_code=status.HTTP_201_CREATED, dependencies=[MAY_ENROLL, PLACE])
-def enroll(gallery: GalleryInPath, subject: SubjectInPath, request: EnrollRequest, store: StoreDep) -> EnrollAnswer:
+def enroll(
+    gallery: GalleryInPath,
+    subject: SubjectInPath,
+    request: EnrollRequest,
+    store: StoreDep,
+    caller: Caller,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> EnrollAnswer:
     """Stores templates of a subject, all or none; harmless when repeated."""
-    return store.enroll(gallery, subject, request.templates)
+    if idempotency_key is None:
+        return store.enroll(gallery, subject, request.templates)
+    once = Once.of(caller.id, idempotency_key, "enroll", gallery, subject, request.model_dump_json())
+    answer, replayed = store.enroll_once(gallery, subject, request.templates, once)
+    if replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    return answer
 
 
 @router.delete("/{template}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE])

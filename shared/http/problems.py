@@ -11,8 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from shared.errors import (
+    InsufficientStorage,
     Overloaded,
     PatronusError,
+    RecordUnavailable,
     SetupError,
     Unauthenticated,
     Unprocessable,
@@ -26,7 +28,7 @@ from shared.request_context import REQUEST_ID_HEADER, current_request_id
 MEDIA_TYPE = "application/problem+json"
 _log = get_logger(__name__)
 # Errors after which a request may be sent again as it is; the answer says when.
-_AGAIN: Final = (Overloaded, UpstreamUnavailable)
+_AGAIN: Final = (Overloaded, UpstreamUnavailable, RecordUnavailable, InsufficientStorage)
 
 
 def _by_status(kind: type[PatronusError]) -> dict[int, list[type[PatronusError]]]:

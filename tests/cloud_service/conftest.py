@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import structlog
 from cloud_client import Cloud
+from postgres_server import NoServer, PostgresServer, programs, served
 
-from cloud_service.settings import Settings
+from cloud_service.settings import RecordSettings, Settings
 from shared.logs import drop_exception_text, refuse_values
 
 
@@ -21,9 +22,39 @@ def _short_log() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What is marked with ``both_engines`` runs on SQLite and on PostgreSQL; all else on SQLite."""
+    if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_engines"):
+        metafunc.parametrize("engine", ["sqlite", "postgresql"])
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "cloud")
+def engine() -> str:
+    return "sqlite"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all; its database is emptied for each test."""
+    try:
+        programs()
+    except NoServer as why:
+        pytest.skip(str(why))
+    yield from served()
+
+
+@pytest.fixture
+def record_url(engine: str, request: pytest.FixtureRequest) -> str | None:
+    """Where an empty record may be made; none: the file in the home folder."""
+    if engine == "sqlite":
+        return None
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.url(server.emptied())
+
+
+@pytest.fixture
+def settings(tmp_path: Path, record_url: str | None) -> Settings:
+    return Settings(home=tmp_path / "cloud", record=RecordSettings(url=record_url))
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 from cloud_client import Cloud, contract_of, random_units
+
+pytestmark = pytest.mark.both_engines
 
 DIM = 64
 PEOPLE = 24

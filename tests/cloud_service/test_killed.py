@@ -27,6 +27,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture
+def home(tmp_path: Path, record_url: str | None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if record_url is not None:
+        monkeypatch.setenv("PATRONUS_CLOUD__RECORD__URL", record_url)
+    return tmp_path
+
+
 @contextmanager
 def _served(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     """A service in a process of its own, and a client with its first key."""
@@ -85,11 +92,12 @@ def test_what_a_series_of_kills_would_find_it_does_find(tmp_path: Path) -> None:
     assert held_in(tmp_path, pieces_of(model.vectors.sealed([1, 2], 0))) == {}
 
 
-def test_a_second_service_on_the_same_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    with _served(tmp_path):
+@pytest.mark.both_engines
+def test_a_second_service_on_the_same_record_is_refused_in_one_sentence(home: Path) -> None:
+    with _served(home):
         second = subprocess.run(
             [sys.executable, "-m", "cloud_service", "serve", "--port", str(_free_port())],
-            env={**os.environ, "PATRONUS_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PATRONUS_HOME": str(home), "PYTHONPATH": str(ROOT)},
             check=False,
             capture_output=True,
             text=True,
@@ -100,11 +108,11 @@ def test_a_second_service_on_the_same_folder_is_refused_in_one_sentence(tmp_path
     assert "Traceback" not in second.stderr
 
 
-def test_sigterm_ends_it_gracefully_with_the_record_closed(tmp_path: Path) -> None:
-    with _served(tmp_path) as (process, client):
+def test_sigterm_ends_it_gracefully_with_the_record_closed(home: Path) -> None:
+    with _served(home) as (process, client):
         assert client.get("/v1/info").headers.get("server") is None
         process.terminate()
         assert process.wait(timeout=20) == 0
-    assert not (tmp_path / "cloud/record.db-wal").exists()
-    log = (tmp_path / "log").read_text()
+    assert not (home / "cloud/record.db-wal").exists()
+    log = (home / "log").read_text()
     assert "patronus_" not in log.replace("patronus_cloud", ""), "no key in the log"

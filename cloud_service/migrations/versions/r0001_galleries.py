@@ -12,10 +12,14 @@ depends_on = None
 def upgrade() -> None:
     """Makes the three tables."""
     big_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+    def name(length: int) -> sa.String:
+        return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
     op.create_table(
         "gallery",
         sa.Column("id", big_id, nullable=False),
-        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("name", name(64), nullable=False),
         sa.Column("contract", sa.JSON, nullable=False),
         sa.Column("contract_digest", sa.String(64), nullable=False),
         sa.Column("dim", sa.Integer, nullable=False),
@@ -30,7 +34,7 @@ def upgrade() -> None:
         "subject",
         sa.Column("id", big_id, nullable=False),
         sa.Column("gallery_id", big_id, nullable=False),
-        sa.Column("name", sa.String(128), nullable=False),
+        sa.Column("name", name(128), nullable=False),
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_subject"),
         sa.ForeignKeyConstraint(
@@ -44,7 +48,7 @@ def upgrade() -> None:
         sa.Column("id", big_id, nullable=False),
         sa.Column("gallery_id", big_id, nullable=False),
         sa.Column("subject_id", big_id, nullable=False),
-        sa.Column("uid", sa.String(32), nullable=False),
+        sa.Column("uid", name(32), nullable=False),
         sa.Column("vector", sa.LargeBinary, nullable=False),
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_template"),

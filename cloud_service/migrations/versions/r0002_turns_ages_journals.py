@@ -67,8 +67,6 @@ def upgrade() -> None:
         sa.Column("key_id", sa.String(12), nullable=False),
         sa.Column("idempotency_key", sa.String(128), nullable=False),
         sa.Column("request_digest", sa.String(64), nullable=False),
-        sa.Column("status", sa.Integer, nullable=False),
-        sa.Column("body", sa.JSON, nullable=False),
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.PrimaryKeyConstraint("key_id", "idempotency_key", name="pk_answered"),
     )

@@ -125,6 +125,17 @@ def test_mistakes_are_told_and_change_nothing(record: Path, tmp_path: Path) -> N
     assert (tmp_path / "there").read_text() == "dear"
 
 
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_a_record_in_postgresql_is_left_to_its_own_tools(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATRONUS_CLOUD__RECORD__URL", "postgresql://patronus:hush@db/record")
+    said = CliRunner().invoke(app, [command, str(tmp_path / "b")])
+    assert isinstance(said.exception, SetupError)
+    assert "pg_dump" in said.exception.detail
+    assert "hush" not in said.exception.detail
+
+
 def test_the_commands_do_it(record: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATRONUS_CLOUD__HOME", str(settings.home))
     said = CliRunner().invoke(app, ["backup", str(tmp_path / "b")], catch_exceptions=False)

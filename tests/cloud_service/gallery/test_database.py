@@ -15,18 +15,17 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import OperationalError
 
 from cloud_service.gallery.assembly import open_store
-from cloud_service.gallery.database import Database, unusable
+from cloud_service.gallery.database import Database
+from cloud_service.gallery.opening import open_database
+from cloud_service.gallery.sqlite import unusable
 from cloud_service.gallery.tables import metadata
-from cloud_service.migrations import upgrade
 from cloud_service.settings import RecordSettings, Settings
 from shared.errors import Overloaded, SetupError
 from shared.metrics import Metrics
 
 
 def _opened(path: Path, busy_seconds: float = 0.05) -> Database:
-    database = Database(f"sqlite:///{path}", busy_seconds, 2)
-    upgrade(database)
-    return database
+    return open_database(f"sqlite:///{path}", RecordSettings(busy_seconds=busy_seconds), 2)
 
 
 def test_the_migrations_make_the_tables_that_the_queries_use(tmp_path: Path) -> None:
@@ -74,11 +73,16 @@ def test_what_is_not_a_sound_database_is_refused(settings: Settings) -> None:
         open_store(settings, Metrics("cloud"))
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "postgresql://u:secret@h/db", "no url"])
-def test_only_a_sqlite_file_is_taken_for_now(url: str, tmp_path: Path) -> None:
-    with pytest.raises(SetupError) as refused:
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://u:secret@h/db", "no url"])
+def test_only_a_sqlite_file_and_postgresql_are_taken(url: str, tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="looks like") as refused:
         open_store(Settings(home=tmp_path, record=RecordSettings(url=url)), Metrics("cloud"))
     assert "secret" not in refused.value.detail
+
+
+def test_a_sqlite_file_is_not_shared(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="PostgreSQL"):
+        open_database(f"sqlite:///{tmp_path / 'record.db'}", RecordSettings(), 2, shared=True)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

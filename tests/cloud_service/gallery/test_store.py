@@ -17,6 +17,8 @@ from cloud_service.gallery.store import Store
 from cloud_service.settings import Settings
 from shared.errors import NotFound
 
+pytestmark = pytest.mark.both_engines
+
 VECTORS = random_units(9, 4)
 IDS = [f"{number:032x}" for number in range(4)]
 

@@ -7,6 +7,8 @@ from cloud_client import Cloud, assert_problem, contract_of, random_units
 
 from shared.credentials import Scope
 
+pytestmark = pytest.mark.both_engines
+
 
 def test_a_new_gallery_is_201_and_the_same_again_is_200_with_the_same_answer(cloud: Cloud) -> None:
     first, again = cloud.put_gallery(), cloud.put_gallery()

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from cloud_service.settings import RecordSettings, Settings
 
+pytestmark = pytest.mark.both_engines
+
 PROBE = towards(0, 1.0)
 
 

@@ -7,6 +7,8 @@ from cloud_client import TAU, Cloud, assert_problem, contract_of, enveloped, ran
 
 from cloud_service.settings import RecordSettings, Settings
 
+pytestmark = pytest.mark.both_engines
+
 IDS = [f"{number:032x}" for number in range(1, 20)]
 VECTORS = random_units(7, 6)
 PATH = "/v1/galleries/door/subjects/anna/templates"

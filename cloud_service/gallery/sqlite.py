@@ -1,0 +1,243 @@
+"""The record in a SQLite file, which this process alone may open."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from cloud_service.gallery.database import Database
+from cloud_service.gallery.folder_lock import FolderLock
+from cloud_service.gallery.remains import Remains
+from shared.errors import InsufficientStorage, Overloaded, PatronusError, RecordUnavailable, SetupError
+
+_WRITES: Final = "patronus_writes"
+# How often emptying the log is tried while others write between.
+_SCRUBS: Final = 5
+
+# Primary result codes of SQLite that speak of the disk and not of the file.
+_NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL})
+_NO_WRITING: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+# A full disk has room again when a large request fits: the least one may succeed in what a log had left.
+_ROOM: Final = 1 << 20
+_FULL: Final = "The disk of the record is full: nothing was changed. The operator must make room; then send it again."
+
+
+class SqliteDatabase(Database):
+    """One SQLite file.
+
+    Args:
+        url: SQLAlchemy's URL of a SQLite file.
+        busy_seconds: how long to wait for somebody else who reads or writes the file.
+        connections: the most that are open at once.
+
+    Raises:
+        SetupError: not the URL of a SQLite file, a folder that cannot be written, or a file that is in use.
+    """
+
+    def __init__(self, url: str, busy_seconds: float, connections: int) -> None:
+        self._path = file_of(url)
+        self._lock = FolderLock(self._path)
+        engine = create_engine(
+            url, pool_size=connections, max_overflow=2, pool_timeout=busy_seconds, hide_parameters=True
+        )
+        super().__init__(engine, reader=engine, writer=engine.execution_options(**{_WRITES: True}))
+        _set_up(engine, busy_seconds)
+        self._remains: Remains | None = None
+        try:
+            _make_private(self._path)
+            self._remains = Remains(self._path)
+            crashed = self._path.with_name(f"{self._path.name}-wal").exists()
+            self._empty_log(self._remains)
+            if crashed:
+                self._remains.note_all()
+                self._empty_log(self._remains)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise unusable(str(self._path), error) from None
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def write(self, *, long: bool = False) -> Iterator[Connection]:
+        """A transaction that changes the record; durable when this ends without an error, else undone.
+
+        Raises:
+            PatronusError: as any database's.
+        """
+        with super().write(long=long) as connection:
+            yield connection
+        if self._remains is not None:
+            self._remains.note()
+
+    def ping(self) -> None:
+        """Makes a real query; and if the last write failed, looks for room and makes a real write.
+
+        Raises:
+            PatronusError: as ``read`` and ``write`` say.
+            SQLAlchemyError: the record does not answer as it should.
+        """
+        if self._unwritable:
+            disk = os.statvfs(self._path.parent)
+            if disk.f_bavail * disk.f_frsize < _ROOM:
+                raise InsufficientStorage(_FULL)
+        super().ping()
+
+    def migrating(self) -> AbstractContextManager[Connection]:
+        """A writing transaction in which the tables may be changed."""
+        return self.write(long=True)
+
+    def claim(self) -> None:
+        """Nothing: nobody else can have the file's lock, and it is not lost while this process lives."""
+
+    def scrub(self) -> None:
+        """Empties the write-ahead log, which may still hold the bytes of what was erased, and what was left of it.
+
+        The pages themselves were overwritten when it was erased (``secure_delete``), but for copies of rows that SQLite
+        had moved before (``Remains``).
+
+        Raises:
+            Overloaded: somebody reads an old state of the file for longer than the busy time.
+            InsufficientStorage: the disk is full.
+            RecordUnavailable: the file cannot be written.
+        """
+        assert self._remains is not None  # noqa: S101 - opened before the first
+        try:
+            self._empty_log(self._remains)
+        except sqlite3.DatabaseError as error:
+            code = _code_of(error)
+            if code in _NO_ROOM:
+                raise InsufficientStorage(
+                    "The erasure is recorded, but the disk has no room to overwrite its bytes; make room and ask again."
+                ) from None
+            if code in _NO_WRITING:
+                raise RecordUnavailable(
+                    "The erasure is recorded, but its bytes cannot be overwritten on the disk now; ask again."
+                ) from None
+            raise
+
+    def close(self) -> None:
+        """Closes the file and lets others open it."""
+        self.engine.dispose()
+        if self._remains is not None:
+            self._remains.close()
+        self._lock.release()
+
+    def told(self, error: DBAPIError) -> PatronusError | None:
+        """What callers are told of SQLite's error; None: nobody foresaw it."""
+        code = _code_of(error.orig)
+        if code == sqlite3.SQLITE_BUSY:
+            return Overloaded("Somebody else is writing to the record; try again.")
+        if code in _NO_ROOM:
+            return InsufficientStorage(_FULL)
+        if code in _NO_WRITING:
+            return RecordUnavailable(
+                "The record's file cannot be read or written now: nothing was changed. Send it again when the operator "
+                "has seen to its disk."
+            )
+        return None
+
+    def unusable(self, error: DBAPIError) -> SetupError:
+        """Why the record cannot be used, as a start tells it."""
+        return unusable(str(self._path), error.orig)
+
+    def _make_sure(self) -> None:
+        """Nothing: the lock of the file is not lost while this process lives."""
+
+    def _begun_to_write(self, connection: Connection, long: bool) -> None:
+        """Nothing: a statement of SQLite's waits for nobody, the transaction having begun."""
+
+    def _empty_log(self, remains: Remains) -> None:
+        connection = self.engine.raw_connection()
+        driver = cast(sqlite3.Connection, connection.driver_connection)
+        overwritten = False
+        try:
+            for _ in range(_SCRUBS):
+                remains.note()
+                cursor = connection.cursor()
+                busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                cursor.close()
+                if busy:
+                    break
+                overwritten = remains.overwrite(driver) or overwritten
+                if not remains.left:
+                    break
+        finally:
+            connection.close()
+        if overwritten:
+            self.engine.dispose()  # pages that connections hold in memory are as they were
+        if busy or remains.left:
+            raise Overloaded(
+                "The erasure is recorded, but a long read of the record keeps overwritten bytes on disk; ask again.",
+                retry_after_s=5,
+            )
+
+
+def file_of(url: str) -> Path:
+    """The file of a record, by SQLAlchemy's URL of it.
+
+    Raises:
+        SetupError: it is not the URL of a SQLite file.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SetupError("The record's URL is not one; it looks like sqlite:////folder/record.db.") from None
+    name = parsed.database
+    if parsed.get_backend_name() != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
+        raise SetupError("The record is not a SQLite file; the URL of one looks like sqlite:////folder/record.db.")
+    return Path(name)
+
+
+def unusable(record: str, error: BaseException | None) -> SetupError:
+    """Why a file cannot be used, as a start tells it: a full disk is not a damaged file, and needs no backup."""
+    if _code_of(error) in _NO_ROOM | _NO_WRITING:
+        return SetupError(
+            f"The record {record} cannot be written: make room on its disk, and see that this user may write there. "
+            "Nothing in it is lost."
+        )
+    return SetupError(f"The record {record} is not a sound SQLite file; restore it from a backup.")
+
+
+def _code_of(error: BaseException | None) -> int:
+    """SQLite's primary result code; 0 where the driver gave none."""
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file with mode 0600; SQLite gives its companions (log, shared memory) the same mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            if name.exists():
+                name.chmod(0o600)
+    except OSError:
+        raise SetupError(f"The record {path} cannot be opened by this user for reading and writing.") from None
+
+
+def _set_up(engine: Engine, busy_seconds: float) -> None:
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transaction of its own; `begin` below does
+        for pragma in (
+            f"busy_timeout = {int(busy_seconds * 1000)}",
+            "journal_mode = WAL",  # readers do not wait for the writer
+            "synchronous = FULL",  # a commit is on the disk before it is acknowledged
+            "foreign_keys = ON",
+            "secure_delete = ON",  # overwrite what is deleted
+            "temp_store = MEMORY",  # no vector in a temporary file
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # IMMEDIATE: a transaction that reads first and then writes would otherwise fail instead of waiting.
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
