@@ -21,6 +21,7 @@ from edge_service.tally import ProtectionTally
 from edge_service.vision.reader import open_reader
 from edge_service.workers import Workers
 from shared.http.application import make_application
+from shared.http.flat import add_routes
 from shared.http.system import system_routes
 from shared.key_ring import KeyRing
 from shared.logs import get_logger
@@ -97,10 +98,8 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         limit_for=lambda path: _body_limit(path, settings.pictures),
         body_seconds=settings.pictures.body_timeout_s,
     )
-    app.include_router(system_routes(metrics, checks))
-    parts = (info, pictures, galleries, subjects, matching, embeddings)
-    for router in (part.router for part in parts):
-        app.include_router(router)
+    parts = (matching, subjects, embeddings, pictures, galleries, info)
+    add_routes(app, *(part.router for part in parts), system_routes(metrics, checks))
     return app
 
 

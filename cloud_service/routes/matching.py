@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from cloud_service.deps import MAY_MATCH, GalleryInPath, IdentificationsDep, SubjectInPath, VerificationsDep
+from cloud_service.deps import MAY_MATCH, GalleryInPath, IdentificationsDep, SubjectInPath, verifications_of
 from cloud_service.gallery.matcher import Asked, Claim
 from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, VerifyRequest
 from shared.wire.common import VerifyAnswer
@@ -14,10 +14,10 @@ router = APIRouter(prefix="/galleries/{gallery}", tags=["matching"])
 
 @router.post("/subjects/{subject}/verify", response_model=VerifyAnswer, dependencies=[MAY_MATCH])
 async def verify(
-    gallery: GalleryInPath, subject: SubjectInPath, request: VerifyRequest, verifications: VerificationsDep
+    gallery: GalleryInPath, subject: SubjectInPath, claim: VerifyRequest, request: Request
 ) -> VerifyAnswer:
     """Whether a probe is this subject, by the best of the subject's templates."""
-    return await verifications.ask(gallery, Claim(subject, request.probe))
+    return await verifications_of(request).ask(gallery, Claim(subject, claim.probe))
 
 
 @router.post("/identify", response_model=IdentifyAnswer, dependencies=[MAY_MATCH])

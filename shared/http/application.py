@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from shared.home import patronus_version
-from shared.http.auth import require_key
+from shared.http.auth import known_caller
 from shared.http.middleware import BodyLimits, Gate, RequestContext
 from shared.http.problems import install_problems
-from shared.http.query import known_query_only
 from shared.metrics import Metrics
 
 # Bytes of all bodies that are being received or worked on. A few large pictures for each of a few workers.
@@ -46,11 +45,10 @@ def make_application(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        dependencies=[Depends(known_query_only)],
     )
     install_problems(app, metrics)
     app.router.redirect_slashes = False  # a redirect would be built from the caller's own Host header
     app.add_middleware(BodyLimits, limit_for=limit_for, seconds=body_seconds, budget=_BODIES_AT_ONCE)
-    app.add_middleware(Gate, knows=require_key)
+    app.add_middleware(Gate, knows=known_caller)
     app.add_middleware(RequestContext, metrics=metrics)
     return app

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shared.errors import SetupError
 from shared.logs import LogLevel, configure_logging
@@ -21,6 +22,8 @@ _HEAD_SECONDS = 10
 _GRACEFUL_SECONDS = 8
 # Connections, idle ones too; one more is answered 503 at once instead of holding memory.
 _CONNECTIONS = 1000
+# Some 64 requests at work hold as many; Python's own 700 are reached several times in each of them.
+_OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
 
 def serve(service: str, app: FastAPI, *, host: str, port: int, log_level: LogLevel) -> None:
@@ -33,23 +36,39 @@ def serve(service: str, app: FastAPI, *, host: str, port: int, log_level: LogLev
     asyncio.run(_serve(service, app, host, port))
 
 
-class _HurriedProtocol(H11Protocol):
+class HurriedProtocol(H11Protocol):
     """Closes a connection on which no request begins: else a thousand silent ones lock everybody out.
 
-    A request has begun when its head has arrived; the time that its body may take is limited elsewhere.
+    A request has begun when its head has arrived; the time that its body may take is limited elsewhere. A connection
+    has one timer, which looks again when it is due: one for each request would keep every request for half a minute.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins to wait for a head."""
         super().connection_made(transport)
-        self.loop.call_later(_HEAD_SECONDS, self._close_unless_begun, None)
+        self._idle_since = self.loop.time()
+        self._watched = True
+        self.loop.call_later(_HEAD_SECONDS, self._watch)
 
     def on_response_complete(self) -> None:
+        """Begins to wait for the next request."""
         super().on_response_complete()
-        self.loop.call_later(_KEEP_ALIVE_SECONDS, self._close_unless_begun, self.cycle)
+        self._idle_since = self.loop.time()
+        if not self._watched:
+            self._watched = True
+            self.loop.call_later(_KEEP_ALIVE_SECONDS, self._watch)
 
-    def _close_unless_begun(self, before: RequestResponseCycle | None) -> None:
-        if self.cycle is before and not self.transport.is_closing():
+    def _watch(self) -> None:
+        self._watched = False
+        if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
+            return  # the end of the answer sets the next watch
+        patience = _HEAD_SECONDS if self.cycle is None else _KEEP_ALIVE_SECONDS
+        left = self._idle_since + patience - self.loop.time()
+        if left <= 0:
             self.transport.close()
+        else:
+            self._watched = True
+            self.loop.call_later(left, self._watch)
 
 
 async def _serve(service: str, app: FastAPI, host: str, port: int) -> None:
@@ -57,17 +76,22 @@ async def _serve(service: str, app: FastAPI, host: str, port: int) -> None:
         app,
         host=host,
         port=port,
-        http=_HurriedProtocol,
+        http=HurriedProtocol,
         lifespan="off",  # opened below: what stops a start is then told in one sentence, not as a traceback
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks where a caller says that it comes from
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
     )
     listener = _listen(service, host, port)
     async with app.router.lifespan_context(app):
+        # What was made at the start stays: the collector need not look at it again, nor at requests at work so often.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
         # uvicorn raises the signal that stopped it once more when it is done; what is open is still to be closed then.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
