@@ -60,6 +60,8 @@ def create_app(settings: Settings) -> FastAPI:
         metrics=metrics,
         limit_for=lambda _path: settings.body.max_bytes,
         body_seconds=settings.body.seconds,
+        rates=settings.rates,
+        places=settings.work.waiting + settings.work.probes_a_batch,  # those who wait, and those who are worked on
     )
     app.state.settings = settings
     app.state.key_ring = KeyRing(settings.keys_file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -140,6 +141,4 @@ class Gathering(Generic[Asked, Answer]):
 
 def _copy(error: Exception) -> Exception:
     """One error for each caller: raised twice, the same one would gather the frames of both."""
-    if isinstance(error, PatronusError):
-        return type(error)(error.detail, reason=error.reason, **error.extra)
-    return error
+    return copy.copy(error) if isinstance(error, PatronusError) else error

@@ -14,6 +14,7 @@ from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
 from shared.logs import LogLevel
+from shared.rates import RateSettings
 from shared.service_settings import ServiceSettings
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +78,7 @@ class Settings(ServiceSettings):
     body: BodySettings = BodySettings()
     record: RecordSettings = RecordSettings()
     work: WorkSettings = WorkSettings()
+    rates: RateSettings = RateSettings()
 
     @property
     def record_url(self) -> str:

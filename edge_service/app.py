@@ -31,6 +31,8 @@ from shared.wire.edge import MAX_EMBEDDINGS_BYTES
 _log = get_logger(__name__)
 # The multipart form's own lines around a picture.
 _FORM_BYTES = 64 * 1024
+# Requests of one kind inside, most of them still sending their pictures; fewer wait to be worked on.
+_PLACES = 256
 
 
 def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | None = None) -> FastAPI:
@@ -97,6 +99,8 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         metrics=metrics,
         limit_for=lambda path: _body_limit(path, settings.pictures),
         body_seconds=settings.pictures.body_timeout_s,
+        rates=settings.rates,
+        places=_PLACES,
     )
     parts = (matching, subjects, embeddings, pictures, galleries, info)
     add_routes(app, *(part.router for part in parts), system_routes(metrics, checks))

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
 from shared.logs import LogLevel
+from shared.rates import RateSettings
 from shared.service_settings import ServiceSettings
 from shared.wire.edge import QualityFilter
 
@@ -111,6 +112,7 @@ class EdgeSettings(ServiceSettings):
     pictures: PictureLimits = PictureLimits()
     detection: DetectionSettings = DetectionSettings()
     work: WorkSettings = WorkSettings()
+    rates: RateSettings = RateSettings()
 
     @property
     def address_file(self) -> Path:

@@ -75,9 +75,11 @@ class KeyRing:
             self._write([record])
         return True
 
-    def add(self, label: str, scopes: list[Scope], galleries: list[str] | None) -> tuple[str, ApiKeyRecord]:
+    def add(
+        self, label: str, scopes: list[Scope], galleries: list[str] | None, rate: str | None = None
+    ) -> tuple[str, ApiKeyRecord]:
         """Makes a further key; returns it, to be shown once, and its record."""
-        key, record = mint(label, scopes, galleries)
+        key, record = mint(label, scopes, galleries, rate)
 
         def with_it(records: list[ApiKeyRecord]) -> list[ApiKeyRecord]:
             if any(known.id == record.id for known in records):

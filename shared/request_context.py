@@ -18,6 +18,11 @@ def current_request_id() -> str:
 
 def begin_request(offered: str | None) -> str:
     """Takes over the caller's id when it is harmless, else makes one; returns it."""
-    request_id = offered if offered and _ACCEPTED.match(offered) else secrets.token_hex(16)
+    request_id = id_of_request(offered)
     _current.set(request_id)
     return request_id
+
+
+def id_of_request(offered: str | None) -> str:
+    """The caller's id when it is harmless, else a new one."""
+    return offered if offered and _ACCEPTED.match(offered) else secrets.token_hex(16)

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 
 from cloud_service.deps import MAY_MATCH, GalleryInPath, IdentificationsDep, SubjectInPath, verifications_of
 from cloud_service.gallery.matcher import Asked, Claim
+from shared.http.rate_limits import count_probes
 from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, VerifyRequest
 from shared.wire.common import VerifyAnswer
 
@@ -22,7 +23,8 @@ async def verify(
 
 @router.post("/identify", response_model=IdentifyAnswer, dependencies=[MAY_MATCH])
 async def identify(
-    gallery: GalleryInPath, request: IdentifyRequest, identifications: IdentificationsDep
+    gallery: GalleryInPath, asked: IdentifyRequest, identifications: IdentificationsDep, request: Request
 ) -> IdentifyAnswer:
     """Who of the gallery each probe is; `unknown` where no subject reaches the threshold."""
-    return await identifications.ask(gallery, Asked(request.probes, request.top_k))
+    count_probes(request, len(asked.probes))
+    return await identifications.ask(gallery, Asked(asked.probes, asked.top_k))

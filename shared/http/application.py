@@ -8,10 +8,12 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import FastAPI
 
 from shared.home import patronus_version
-from shared.http.auth import known_caller
+from shared.http.front_desk import FrontDesk
 from shared.http.middleware import BodyLimits, Gate, RequestContext
 from shared.http.problems import install_problems
+from shared.http.rate_limits import RateLimits
 from shared.metrics import Metrics
+from shared.rates import RateSettings
 
 # Bytes of all bodies that are being received or worked on. A few large pictures for each of a few workers.
 _BODIES_AT_ONCE = 256 * 1024 * 1024
@@ -25,6 +27,8 @@ def make_application(
     metrics: Metrics,
     limit_for: Callable[[str], int],
     body_seconds: float,
+    rates: RateSettings,
+    places: int,
 ) -> FastAPI:
     """An application without routes.
 
@@ -37,6 +41,8 @@ def make_application(
         metrics: of the service.
         limit_for: the most bytes that a path takes as a body.
         body_seconds: the longest that a body may take to arrive.
+        rates: how often a key may call.
+        places: requests of one kind that may be inside; what comes then is refused before it is parsed.
     """
     app = FastAPI(
         title=title,
@@ -49,6 +55,8 @@ def make_application(
     install_problems(app, metrics)
     app.router.redirect_slashes = False  # a redirect would be built from the caller's own Host header
     app.add_middleware(BodyLimits, limit_for=limit_for, seconds=body_seconds, budget=_BODIES_AT_ONCE)
-    app.add_middleware(Gate, knows=known_caller)
+    app.state.front_desk = FrontDesk(places, metrics)
+    app.state.rate_limits = RateLimits(rates)
+    app.add_middleware(Gate, desk=app.state.front_desk, limits=app.state.rate_limits, metrics=metrics)
     app.add_middleware(RequestContext, metrics=metrics)
     return app

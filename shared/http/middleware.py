@@ -11,10 +11,11 @@ import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.credentials import ApiKeyRecord
-from shared.errors import NotFound, Overloaded, PatronusError, RequestTimedOut, TooLarge
-from shared.http.auth import CALLER
+from shared.errors import NotFound, Overloaded, PatronusError, RateLimited, RequestTimedOut, TooLarge
+from shared.http.auth import CALLER, known_caller
+from shared.http.front_desk import FrontDesk, Place
 from shared.http.problems import problem_response, unexpected
+from shared.http.rate_limits import RateLimits, kind_of
 from shared.logs import get_logger
 from shared.metrics import Metrics, collect_steps, server_timing
 from shared.request_context import REQUEST_ID_HEADER, begin_request
@@ -101,31 +102,57 @@ def route_of(scope: Scope) -> str:
 
 
 class Gate:
-    """Lets nobody in without an API key, before a byte of the body is read. Scopes are checked later, by the routes.
+    """Lets in, before a byte of the body is read, who has an API key, is within its rate, and finds a place.
+
+    Scopes are checked later, by the routes.
 
     Args:
         app: the application inside.
-        knows: whose key is in the header ``Authorization``; raises where it holds none that is known.
+        desk: knows the places.
+        limits: counts the calls of each key.
+        metrics: where refusals are counted.
     """
 
-    def __init__(self, app: ASGIApp, knows: Callable[[Scope, str | None], ApiKeyRecord]) -> None:
+    def __init__(self, app: ASGIApp, desk: FrontDesk, limits: RateLimits, metrics: Metrics) -> None:
         self.app = app
-        self.knows = knows
+        self.desk = desk
+        self.limits = limits
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] == "http" and scope["path"].startswith("/v1"):
-            try:
-                scope[CALLER] = self.knows(scope, header_of(scope, b"authorization"))
-                if b"%2f" in scope.get("raw_path", b"").lower():
-                    # It would be read as a step in the path: a name of somebody's making would reach another resource.
-                    raise NotFound("A name cannot hold a slash.")
-            except PatronusError as error:
-                response = problem_response(error)
-                response.headers["Connection"] = "close"
-                await response(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+        if scope["type"] != "http" or not scope["path"].startswith("/v1"):
+            await self.app(scope, receive, send)
+            return
+        try:
+            place = self._let_in(scope)
+        except PatronusError as error:
+            self.metrics.refused.labels(error.kind, error.reason or "").inc()
+            response = problem_response(error)
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
+            return
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.desk.leave(place)
+
+    def _let_in(self, scope: Scope) -> Place:
+        header = header_of(scope, b"authorization") or ""
+        scope[CALLER] = known_caller(scope, header)
+        if b"%2f" in scope.get("raw_path", b"").lower():
+            # It would be read as a step in the path: a name of somebody's making would reach another resource.
+            raise NotFound("A name cannot hold a slash.")
+        kind = kind_of(scope["method"], scope["path"])
+        # First the place: a call that finds none must not count.
+        place = self.desk.enter(scope["path"], header)
+        try:
+            self.limits.count(scope[CALLER], kind)
+        except RateLimited as error:
+            self.desk.leave(place)
+            self.desk.remember(kind, header, error)
+            raise
+        return place
 
 
 @dataclass(slots=True)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 import socket
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shared.errors import SetupError
+from shared.http.front_desk import FrontDesk
 from shared.logs import LogLevel, configure_logging
 
 # Longer than the edge's pool keeps an idle connection (20 s), so that the caller, not this side, ends it.
@@ -20,8 +23,12 @@ _KEEP_ALIVE_SECONDS = 30
 _HEAD_SECONDS = 10
 # Less than the 30 s after which Kubernetes kills, and the 10 s after which Compose does.
 _GRACEFUL_SECONDS = 8
-# Connections, idle ones too; one more is answered 503 at once instead of holding memory.
+# Connections, idle ones too. Who comes then is told to come again, if not asking how the service is; and at the second
+# number a connection is closed without a word.
 _CONNECTIONS = 1000
+_MOST_CONNECTIONS = 1200
+# Open files that these need, and the record; where the system lets a process have them.
+_FILES = 2048
 # Some 64 requests at work hold as many; Python's own 700 are reached several times in each of them.
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
@@ -33,6 +40,11 @@ def serve(service: str, app: FastAPI, *, host: str, port: int, log_level: LogLev
         SetupError: something the application needs at its start is missing, in use or damaged.
     """
     configure_logging(log_level, service)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _FILES:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (_FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard), hard)
+        )
     asyncio.run(_serve(service, app, host, port))
 
 
@@ -46,9 +58,28 @@ class HurriedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for a head."""
         super().connection_made(transport)
+        self._desk: FrontDesk | None = getattr(getattr(self.app, "state", None), "front_desk", None)
         self._idle_since = self.loop.time()
         self._watched = True
         self.loop.call_later(_HEAD_SECONDS, self._watch)
+        self._too_many = len(self.connections) > _CONNECTIONS
+        if len(self.connections) > _MOST_CONNECTIONS:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Refuses a whole request at once where there is no place for it; else parses it."""
+        if self._desk is not None and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            refusal = self._desk.farewell(data) if self._too_many else self._desk.refusal(data)
+            if refusal is not None and self._too_many:
+                self.transport.write(refusal)
+                self.transport.close()
+                return
+            if refusal is not None:
+                self._unset_keepalive_if_required()  # our own watch goes on
+                self._idle_since = self.loop.time()
+                self.transport.write(refusal)
+                return
+        super().data_received(data)
 
     def on_response_complete(self) -> None:
         """Begins to wait for the next request."""
@@ -82,7 +113,6 @@ async def _serve(service: str, app: FastAPI, host: str, port: int) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here asks where a caller says that it comes from
-        limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
     )

@@ -1,0 +1,178 @@
+"""Refusing at once what cannot be answered soon, for so little that the rest is answered as if it were not there.
+
+A request that is parsed, checked and then refused costs a third of one that is answered: at ten times the load that a
+service can carry, it would do little else. So it is counted here how many requests of each kind are inside, and when
+they are too many, a connection asks here before it parses anything. The same holds for a key that is over its rate.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Final
+
+from shared.errors import Overloaded, RateLimited
+from shared.http.problems import MEDIA_TYPE, problem_document, problem_headers
+from shared.http.rate_limits import Kind, kind_of
+from shared.logs import get_logger
+from shared.metrics import Metrics
+from shared.request_context import REQUEST_ID_HEADER, id_of_request
+
+_log = get_logger(__name__)
+_ANSWERED_TOGETHER: Final = frozenset({"verify", "identify"})
+# Of the places of one kind, those that one key may hold: so many stay for the others.
+_SHARE: Final = 0.75
+_BUSY: Final = "More requests wait here than may; try again in a moment."
+# Whole requests of one plain form; all others take the long way, and are refused there.
+_PLAIN: Final = re.compile(rb"([A-Z]{3,7}) (/v1/[!-~]*) HTTP/1\.1\r\n")
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
+_KEY: Final = re.compile(rb"\r\nauthorization:[ \t]*([!-~]+ [!-~]+)[ \t]*(?=\r\n)", re.IGNORECASE)
+_REQUEST_ID: Final = re.compile(rb"\r\nx-request-id:[ \t]*([!-~]{1,64})[ \t]*(?=\r\n)", re.IGNORECASE)
+_NOT_PLAIN: Final = re.compile(rb"\r\n(?:transfer-encoding|expect|connection|upgrade)[ \t]*:", re.IGNORECASE)
+# A key's rate may be raised, or the key revoked: it is looked at again after this.
+_MOST_SECONDS: Final = 1.0
+_SECONDS_BETWEEN_LINES: Final = 1.0
+_MOST_KEYS: Final = 1000
+Place = tuple[str, bytes]
+
+
+class FrontDesk:
+    """Knows how many requests are inside, and which keys are over their rate just now. Used on one event loop.
+
+    Args:
+        most: requests of one kind that may be inside: verifications, identifications, and all others together.
+        metrics: where refusals are counted.
+    """
+
+    def __init__(self, most: int, metrics: Metrics) -> None:
+        self._most = most
+        self._most_of_one = max(1, int(most * _SHARE))
+        self._metrics = metrics
+        self._inside: Counter[str] = Counter()
+        self._inside_of_one: Counter[Place] = Counter()
+        self._over: dict[tuple[Kind, bytes], tuple[float, RateLimited]] = {}
+        self._refused = 0
+        self._told = 0.0
+
+    def enter(self, path: str, header: str) -> Place:
+        """Counts a request as inside; gives its place, to ``leave``.
+
+        Args:
+            path: what it asks for.
+            header: its ``Authorization``.
+
+        Raises:
+            Overloaded: too many of its kind are.
+        """
+        place = (_what(path), _digest(header.encode("latin-1")))
+        if self._full(*place):
+            raise Overloaded(_BUSY)
+        self._inside[place[0]] += 1
+        self._inside_of_one[place] += 1
+        return place
+
+    def leave(self, place: Place) -> None:
+        """A request is answered."""
+        self._inside[place[0]] -= 1
+        self._inside_of_one[place] -= 1
+        if not self._inside_of_one[place]:
+            del self._inside_of_one[place]
+
+    def remember(self, kind: Kind, header: str, error: RateLimited) -> None:
+        """Keeps in mind that nothing more of this kind comes in with this key, for a moment."""
+        now = time.monotonic()
+        if len(self._over) >= _MOST_KEYS:
+            self._over = {key: found for key, found in self._over.items() if found[0] > now}
+        if len(self._over) < _MOST_KEYS:
+            until = now + min(error.free_in_s, _MOST_SECONDS)
+            self._over[kind, _digest(header.encode("latin-1"))] = (until, error)
+
+    def refusal(self, data: bytes) -> bytes | None:
+        """The whole answer to a whole request that is not to come in now; None: let it be parsed.
+
+        Args:
+            data: what came on a connection on which no request is under way.
+        """
+        plain = _PLAIN.match(data)
+        if plain is None:
+            return None
+        path = plain[2].partition(b"?")[0].decode()
+        if self._inside[_what(path)] < self._most_of_one and not self._over:
+            return None
+        end = data.find(b"\r\n\r\n")
+        head = data[: end + 2]
+        lengths, keys = _LENGTH.findall(head), _KEY.findall(head)
+        if len(lengths) > 1 or len(data) != end + 4 + int(lengths[0] if lengths else 0):
+            return None
+        if end < 0 or len(keys) != 1 or _NOT_PLAIN.search(head):
+            return None
+        method, key = plain[1].decode(), _digest(keys[0])
+        error = Overloaded(_BUSY) if self._full(_what(path), key) else self._over_rate(kind_of(method, path), key)
+        if error is None:
+            return None
+        self._tell(error)
+        offered = _REQUEST_ID.search(head)
+        return _written(error, id_of_request(offered[1].decode() if offered else None), method)
+
+    def farewell(self, data: bytes) -> bytes | None:
+        """The answer to the first request on a connection that is one too many; None: it may be answered, for it asks
+        how the service is.
+
+        Args:
+            data: the beginning of the request, or all of it.
+        """
+        plain = _PLAIN.match(data)
+        if plain is None:
+            return None
+        error = Overloaded("More connections are open here than may be; try again in a moment.")
+        self._tell(error)
+        return _written(error, id_of_request(None), plain[1].decode(), {"Connection": "close"})
+
+    def _full(self, what: str, key: bytes) -> bool:
+        inside = self._inside[what]
+        return inside >= self._most or (
+            inside >= self._most_of_one and self._inside_of_one[what, key] >= self._most_of_one
+        )
+
+    def _over_rate(self, kind: Kind, key: bytes) -> RateLimited | None:
+        until, error = self._over.get((kind, key), (0.0, None))
+        return error if time.monotonic() < until else None
+
+    def _tell(self, error: Overloaded) -> None:
+        self._metrics.refused.labels(error.kind, error.reason or "").inc()
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._told > _SECONDS_BETWEEN_LINES:
+            _log.warning("refused_at_once", requests=self._refused)
+            self._refused, self._told = 0, now
+
+
+def _what(path: str) -> str:
+    last = path.rpartition("/")[2]
+    return last if last in _ANSWERED_TOGETHER else "other"
+
+
+def _digest(header: bytes) -> bytes:
+    return blake2b(header, digest_size=16).digest()
+
+
+def _written(
+    error: Overloaded, request_id: str, method: str, further: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
+    body = json.dumps(problem_document(error, request_id)).encode()
+    headers = {
+        **problem_headers(error),
+        **further,
+        REQUEST_ID_HEADER: request_id,
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Type": MEDIA_TYPE,
+        "Content-Length": len(body),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {error.status} Too Many Requests\r\n{head}\r\n".encode() + (b"" if method == "HEAD" else body)
