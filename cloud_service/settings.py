@@ -16,6 +16,7 @@ from shared.home import patronus_home
 from shared.logs import LogLevel
 from shared.rates import RateSettings
 from shared.service_settings import ServiceSettings
+from shared.tls import TlsSettings
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,6 +80,7 @@ class Settings(ServiceSettings):
     record: RecordSettings = RecordSettings()
     work: WorkSettings = WorkSettings()
     rates: RateSettings = RateSettings()
+    tls: TlsSettings = TlsSettings()
 
     @property
     def record_url(self) -> str:

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from hashlib import blake2b
-from types import MappingProxyType
 from typing import Final
 
 from shared.errors import Overloaded, RateLimited
@@ -161,13 +160,11 @@ def _digest(header: bytes) -> bytes:
     return blake2b(header, digest_size=16).digest()
 
 
-def _written(
-    error: Overloaded, request_id: str, method: str, further: Mapping[str, str] = MappingProxyType({})
-) -> bytes:
+def _written(error: Overloaded, request_id: str, method: str, further: Mapping[str, str] | None = None) -> bytes:
     body = json.dumps(problem_document(error, request_id)).encode()
     headers = {
         **problem_headers(error),
-        **further,
+        **(further or {}),
         REQUEST_ID_HEADER: request_id,
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",

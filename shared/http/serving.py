@@ -7,6 +7,7 @@ import gc
 import resource
 import signal
 import socket
+import ssl
 
 import h11
 import uvicorn
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from shared.errors import SetupError
 from shared.http.front_desk import FrontDesk
 from shared.logs import LogLevel, configure_logging
+from shared.tls import TlsSettings, server_context
 
 # Longer than the edge's pool keeps an idle connection (20 s), so that the caller, not this side, ends it.
 _KEEP_ALIVE_SECONDS = 30
@@ -33,7 +35,7 @@ _FILES = 2048
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
 
-def serve(service: str, app: FastAPI, *, host: str, port: int, log_level: LogLevel) -> None:
+def serve(service: str, app: FastAPI, *, host: str, port: int, log_level: LogLevel, tls: TlsSettings) -> None:
     """Runs the application in the foreground; returns after SIGINT or SIGTERM.
 
     Raises:
@@ -45,7 +47,7 @@ def serve(service: str, app: FastAPI, *, host: str, port: int, log_level: LogLev
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (_FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard), hard)
         )
-    asyncio.run(_serve(service, app, host, port))
+    asyncio.run(_serve(service, app, host, port, server_context(tls)))
 
 
 class HurriedProtocol(H11Protocol):
@@ -102,12 +104,13 @@ class HurriedProtocol(H11Protocol):
             self.loop.call_later(left, self._watch)
 
 
-async def _serve(service: str, app: FastAPI, host: str, port: int) -> None:
+async def _serve(service: str, app: FastAPI, host: str, port: int, tls: ssl.SSLContext | None) -> None:
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         http=HurriedProtocol,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         lifespan="off",  # opened below: what stops a start is then told in one sentence, not as a traceback
         log_config=None,
         access_log=False,
