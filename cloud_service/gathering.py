@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -141,4 +140,8 @@ class Gathering(Generic[Asked, Answer]):
 
 def _copy(error: Exception) -> Exception:
     """One error for each caller: raised twice, the same one would gather the frames of both."""
-    return copy.copy(error) if isinstance(error, PatronusError) else error
+    if not isinstance(error, PatronusError):
+        return error
+    copied = type(error).__new__(type(error), *error.args)
+    copied.__dict__.update(error.__dict__)
+    return copied

@@ -38,6 +38,8 @@ _MOST_SECONDS: Final = 1.0
 _SECONDS_BETWEEN_LINES: Final = 1.0
 _MOST_KEYS: Final = 1000
 Place = tuple[str, bytes]
+PLACE: Final = "patronus.place"
+"""Where a connection leaves, in the ASGI scope, the place that its request has already."""
 
 
 class FrontDesk:
@@ -58,7 +60,7 @@ class FrontDesk:
         self._refused = 0
         self._told = 0.0
 
-    def enter(self, path: str, header: str) -> Place:
+    def enter(self, path: str, header: bytes) -> Place:
         """Counts a request as inside; gives its place, to ``leave``.
 
         Args:
@@ -68,8 +70,10 @@ class FrontDesk:
         Raises:
             Overloaded: too many of its kind are.
         """
-        place = (_what(path), _digest(header.encode("latin-1")))
-        if self._full(*place):
+        return self._enter((_what(path), _digest(header)))
+
+    def _enter(self, place: Place) -> Place:
+        if self._full(place):
             raise Overloaded(_BUSY)
         self._inside[place[0]] += 1
         self._inside_of_one[place] += 1
@@ -82,38 +86,37 @@ class FrontDesk:
         if not self._inside_of_one[place]:
             del self._inside_of_one[place]
 
-    def remember(self, kind: Kind, header: str, error: RateLimited) -> None:
+    def remember(self, kind: Kind, header: bytes, error: RateLimited) -> None:
         """Keeps in mind that nothing more of this kind comes in with this key, for a moment."""
         now = time.monotonic()
         if len(self._over) >= _MOST_KEYS:
             self._over = {key: found for key, found in self._over.items() if found[0] > now}
         if len(self._over) < _MOST_KEYS:
-            until = now + min(error.free_in_s, _MOST_SECONDS)
-            self._over[kind, _digest(header.encode("latin-1"))] = (until, error)
+            self._over[kind, _digest(header)] = (now + min(error.free_in_s, _MOST_SECONDS), error)
 
-    def refusal(self, data: bytes) -> bytes | None:
-        """The whole answer to a whole request that is not to come in now; None: let it be parsed.
+    def receive(self, data: bytes) -> Place | bytes | None:
+        """Looks at what came on a connection on which no request is under way.
 
-        Args:
-            data: what came on a connection on which no request is under way.
+        Returns:
+            For one whole plain request, the place that it has from now on, or the whole answer that refuses it; for
+            anything else None: it is to be parsed, and enters later.
         """
         plain = _PLAIN.match(data)
-        if plain is None:
-            return None
-        path = plain[2].partition(b"?")[0].decode()
-        if self._inside[_what(path)] < self._most_of_one and not self._over:
-            return None
         end = data.find(b"\r\n\r\n")
+        if plain is None or end < 0:
+            return None
         head = data[: end + 2]
         lengths, keys = _LENGTH.findall(head), _KEY.findall(head)
-        if len(lengths) > 1 or len(data) != end + 4 + int(lengths[0] if lengths else 0):
+        if len(lengths) > 1 or len(keys) != 1 or _NOT_PLAIN.search(head):
             return None
-        if end < 0 or len(keys) != 1 or _NOT_PLAIN.search(head):
+        if len(data) != end + 4 + int(lengths[0] if lengths else 0):
             return None
-        method, key = plain[1].decode(), _digest(keys[0])
-        error = Overloaded(_BUSY) if self._full(_what(path), key) else self._over_rate(kind_of(method, path), key)
+        method, path = plain[1].decode(), plain[2].partition(b"?")[0].decode()
+        place = (_what(path), _digest(keys[0]))
+        over = self._over_rate(kind_of(method, path), place[1]) if self._over else None
+        error = over or (Overloaded(_BUSY) if self._full(place) else None)
         if error is None:
-            return None
+            return self._enter(place)
         self._tell(error)
         offered = _REQUEST_ID.search(head)
         return _written(error, id_of_request(offered[1].decode() if offered else None), method)
@@ -132,11 +135,9 @@ class FrontDesk:
         self._tell(error)
         return _written(error, id_of_request(None), plain[1].decode(), {"Connection": "close"})
 
-    def _full(self, what: str, key: bytes) -> bool:
-        inside = self._inside[what]
-        return inside >= self._most or (
-            inside >= self._most_of_one and self._inside_of_one[what, key] >= self._most_of_one
-        )
+    def _full(self, place: Place) -> bool:
+        inside = self._inside[place[0]]
+        return inside >= self._most or (inside >= self._most_of_one and self._inside_of_one[place] >= self._most_of_one)
 
     def _over_rate(self, kind: Kind, key: bytes) -> RateLimited | None:
         until, error = self._over.get((kind, key), (0.0, None))

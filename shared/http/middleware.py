@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import NotFound, Overloaded, PatronusError, RateLimited, RequestTimedOut, TooLarge
 from shared.http.auth import CALLER, known_caller
-from shared.http.front_desk import FrontDesk, Place
+from shared.http.front_desk import PLACE, FrontDesk, Place
 from shared.http.problems import problem_response, unexpected
 from shared.http.rate_limits import RateLimits, kind_of
 from shared.logs import get_logger
@@ -32,13 +32,19 @@ _ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosnif
 _OURS = frozenset({_REQUEST_ID, *(name for name, _ in _ALWAYS)})
 
 
-def header_of(scope: Scope, name: bytes) -> str | None:
+def raw_header(scope: Scope, name: bytes) -> bytes | None:
     """A request's header by its name in lower case; the first, if it came several times."""
     for each, value in scope["headers"]:
         if each == name:
-            found: str = value.decode("latin-1")
+            found: bytes = value
             return found
     return None
+
+
+def header_of(scope: Scope, name: bytes) -> str | None:
+    """The same as text."""
+    found = raw_header(scope, name)
+    return None if found is None else found.decode("latin-1")
 
 
 class RequestContext:
@@ -124,35 +130,35 @@ class Gate:
         if scope["type"] != "http" or not scope["path"].startswith("/v1"):
             await self.app(scope, receive, send)
             return
+        place: Place | None = scope.pop(PLACE, None)
         try:
-            place = self._let_in(scope)
-        except PatronusError as error:
-            self.metrics.refused.labels(error.kind, error.reason or "").inc()
-            response = problem_response(error)
-            response.headers["Connection"] = "close"
-            await response(scope, receive, send)
-            return
-        try:
+            try:
+                # First the place: a call that finds none must not count.
+                place = place or self.desk.enter(scope["path"], raw_header(scope, b"authorization") or b"")
+                self._let_in(scope)
+            except PatronusError as error:
+                self.metrics.refused.labels(error.kind, error.reason or "").inc()
+                response = problem_response(error)
+                response.headers["Connection"] = "close"
+                await response(scope, receive, send)
+                return
             await self.app(scope, receive, send)
         finally:
-            self.desk.leave(place)
+            if place is not None:
+                self.desk.leave(place)
 
-    def _let_in(self, scope: Scope) -> Place:
-        header = header_of(scope, b"authorization") or ""
-        scope[CALLER] = known_caller(scope, header)
+    def _let_in(self, scope: Scope) -> None:
+        header = raw_header(scope, b"authorization") or b""
+        scope[CALLER] = known_caller(scope, header.decode("latin-1"))
         if b"%2f" in scope.get("raw_path", b"").lower():
             # It would be read as a step in the path: a name of somebody's making would reach another resource.
             raise NotFound("A name cannot hold a slash.")
         kind = kind_of(scope["method"], scope["path"])
-        # First the place: a call that finds none must not count.
-        place = self.desk.enter(scope["path"], header)
         try:
             self.limits.count(scope[CALLER], kind)
         except RateLimited as error:
-            self.desk.leave(place)
             self.desk.remember(kind, header, error)
             raise
-        return place
 
 
 @dataclass(slots=True)

@@ -36,7 +36,7 @@ def kind_of(method: str, path: str) -> Kind:
     """What a request asks for, told before anything of it is looked up."""
     if method in {"GET", "HEAD"}:
         return Kind.READING
-    return Kind.MATCHING if path.rpartition("/")[2] in _MATCHING else Kind.WRITING
+    return Kind.MATCHING if method == "POST" and path.rpartition("/")[2] in _MATCHING else Kind.WRITING
 
 
 class RateLimits:

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import ssl
+from typing import Any, cast
 
 import h11
 import uvicorn
@@ -15,7 +16,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shared.errors import SetupError
-from shared.http.front_desk import FrontDesk
+from shared.http.front_desk import PLACE, FrontDesk
 from shared.logs import LogLevel, configure_logging
 from shared.tls import TlsSettings, server_context
 
@@ -70,18 +71,23 @@ class HurriedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Refuses a whole request at once where there is no place for it; else parses it."""
-        if self._desk is not None and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
-            refusal = self._desk.farewell(data) if self._too_many else self._desk.refusal(data)
-            if refusal is not None and self._too_many:
-                self.transport.write(refusal)
+        if self._desk is None or self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]:
+            super().data_received(data)
+            return
+        found = self._desk.farewell(data) if self._too_many else self._desk.receive(data)
+        if isinstance(found, bytes):
+            self.transport.write(found)
+            if self._too_many:
                 self.transport.close()
-                return
-            if refusal is not None:
-                self._unset_keepalive_if_required()  # our own watch goes on
-                self._idle_since = self.loop.time()
-                self.transport.write(refusal)
-                return
+            self._unset_keepalive_if_required()  # our own watch goes on
+            self._idle_since = self.loop.time()
+            return
+        before = self.cycle
         super().data_received(data)
+        if found is not None and self.cycle is not before:
+            cast(dict[str, Any], self.cycle.scope)[PLACE] = found
+        elif found is not None:  # what looked like a request was none
+            self._desk.leave(found)
 
     def on_response_complete(self) -> None:
         """Begins to wait for the next request."""

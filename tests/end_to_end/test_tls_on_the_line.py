@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -93,6 +95,16 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
 
 def test_an_edge_with_the_right_certificate_is_answered(line: Line) -> None:
     assert line.galleries() == 0
+
+
+def test_the_containers_health_check_passes_this_cloud_and_no_other(line: Line) -> None:
+    overlay = (ROOT / "deploy/compose.tls.yml").read_text()
+    (found,) = re.findall(r"test: (\[.*\])", overlay)
+    _, _, flags, code = json.loads(found)
+    for port, status in ((line.port, 0), (free_port(), 1)):
+        here = code.replace("/run/patronus-tls", str(line.tls)).replace("8001", str(port))
+        done = subprocess.run([sys.executable, flags, here], capture_output=True, timeout=60, check=False)
+        assert done.returncode == status, done.stderr
 
 
 def test_who_shows_no_certificate_gets_no_connection(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
