@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -27,6 +27,7 @@ _ANSWERED_TOGETHER: Final = frozenset({"verify", "identify"})
 # Of the places of one kind, those that one key may hold: so many stay for the others.
 _SHARE: Final = 0.75
 _BUSY: Final = "More requests wait here than may; try again in a moment."
+_CROWDED: Final = "More connections are open here than may be; try again in a moment."
 # Whole requests of one plain form; all others take the long way, and are refused there.
 _PLAIN: Final = re.compile(rb"([A-Z]{3,7}) (/v1/[!-~]*) HTTP/1\.1\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
@@ -37,6 +38,8 @@ _NOT_PLAIN: Final = re.compile(rb"\r\n(?:transfer-encoding|expect|connection|upg
 _MOST_SECONDS: Final = 1.0
 _SECONDS_BETWEEN_LINES: Final = 1.0
 _MOST_KEYS: Final = 1000
+_ID: Final = "(the request's id)"
+_ID_HEADER: Final = REQUEST_ID_HEADER.encode("ascii")
 Place = tuple[str, bytes]
 PLACE: Final = "patronus.place"
 """Where a connection leaves, in the ASGI scope, the place that its request has already."""
@@ -56,7 +59,9 @@ class FrontDesk:
         self._metrics = metrics
         self._inside: Counter[str] = Counter()
         self._inside_of_one: Counter[Place] = Counter()
-        self._over: dict[tuple[Kind, bytes], tuple[float, RateLimited]] = {}
+        self._over: dict[tuple[Kind, bytes], tuple[float, _Refusal]] = {}
+        self._busy = _Refusal(Overloaded(_BUSY), metrics)
+        self._crowded = _Refusal(Overloaded(_CROWDED), metrics)
         self._refused = 0
         self._told = 0.0
 
@@ -92,7 +97,8 @@ class FrontDesk:
         if len(self._over) >= _MOST_KEYS:
             self._over = {key: found for key, found in self._over.items() if found[0] > now}
         if len(self._over) < _MOST_KEYS:
-            self._over[kind, _digest(header)] = (now + min(error.free_in_s, _MOST_SECONDS), error)
+            until = now + min(error.free_in_s, _MOST_SECONDS)
+            self._over[kind, _digest(header)] = (until, _Refusal(error, self._metrics))
 
     def receive(self, data: bytes) -> Place | bytes | None:
         """Looks at what came on a connection on which no request is under way.
@@ -114,12 +120,12 @@ class FrontDesk:
         method, path = plain[1].decode(), plain[2].partition(b"?")[0].decode()
         place = (_what(path), _digest(keys[0]))
         over = self._over_rate(kind_of(method, path), place[1]) if self._over else None
-        error = over or (Overloaded(_BUSY) if self._full(place) else None)
-        if error is None:
+        refusal = over or (self._busy if self._full(place) else None)
+        if refusal is None:
             return self._enter(place)
-        self._tell(error)
+        self._tell(refusal)
         offered = _REQUEST_ID.search(head)
-        return _written(error, id_of_request(offered[1].decode() if offered else None), method)
+        return refusal.written(id_of_request(offered[1].decode() if offered else None), method)
 
     def farewell(self, data: bytes) -> bytes | None:
         """The answer to the first request on a connection that is one too many; None: it may be answered, for it asks
@@ -131,25 +137,49 @@ class FrontDesk:
         plain = _PLAIN.match(data)
         if plain is None:
             return None
-        error = Overloaded("More connections are open here than may be; try again in a moment.")
-        self._tell(error)
-        return _written(error, id_of_request(None), plain[1].decode(), {"Connection": "close"})
+        self._tell(self._crowded)
+        return self._crowded.written(id_of_request(None), plain[1].decode(), (b"Connection: close",))
 
     def _full(self, place: Place) -> bool:
         inside = self._inside[place[0]]
         return inside >= self._most or (inside >= self._most_of_one and self._inside_of_one[place] >= self._most_of_one)
 
-    def _over_rate(self, kind: Kind, key: bytes) -> RateLimited | None:
-        until, error = self._over.get((kind, key), (0.0, None))
-        return error if time.monotonic() < until else None
+    def _over_rate(self, kind: Kind, key: bytes) -> _Refusal | None:
+        until, refusal = self._over.get((kind, key), (0.0, None))
+        return refusal if time.monotonic() < until else None
 
-    def _tell(self, error: Overloaded) -> None:
-        self._metrics.refused.labels(error.kind, error.reason or "").inc()
+    def _tell(self, refusal: _Refusal) -> None:
+        refusal.counted.inc()
         self._refused += 1
         now = time.monotonic()
         if now - self._told > _SECONDS_BETWEEN_LINES:
             _log.warning("refused_at_once", requests=self._refused)
             self._refused, self._told = 0, now
+
+
+class _Refusal:
+    """An answer that is written many times: all of it but the request's id is made once."""
+
+    def __init__(self, error: Overloaded, metrics: Metrics) -> None:
+        self.counted = metrics.refused.labels(error.kind, error.reason or "")
+        document = json.dumps(problem_document(error, _ID)).encode()
+        self._before, self._after = document.split(_ID.encode())
+        headers = {
+            **problem_headers(error),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Type": MEDIA_TYPE,
+        }
+        lines = [f"HTTP/1.1 {error.status} Too Many Requests", *(f"{name}: {value}" for name, value in headers.items())]
+        self._head = "\r\n".join(lines).encode()
+
+    def written(self, request_id: str, method: str, further: Sequence[bytes] = ()) -> bytes:
+        """The whole answer to a request."""
+        word = request_id.encode("ascii")
+        length = len(self._before) + len(word) + len(self._after)
+        own = (b"%b: %b" % (_ID_HEADER, word), b"Content-Length: %d" % length, *further)
+        body = b"" if method == "HEAD" else b"%b%b%b" % (self._before, word, self._after)
+        return b"\r\n".join((self._head, *own, b"", body))
 
 
 def _what(path: str) -> str:
@@ -159,18 +189,3 @@ def _what(path: str) -> str:
 
 def _digest(header: bytes) -> bytes:
     return blake2b(header, digest_size=16).digest()
-
-
-def _written(error: Overloaded, request_id: str, method: str, further: Mapping[str, str] | None = None) -> bytes:
-    body = json.dumps(problem_document(error, request_id)).encode()
-    headers = {
-        **problem_headers(error),
-        **(further or {}),
-        REQUEST_ID_HEADER: request_id,
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-        "Content-Type": MEDIA_TYPE,
-        "Content-Length": len(body),
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {error.status} Too Many Requests\r\n{head}\r\n".encode() + (b"" if method == "HEAD" else body)
