@@ -23,6 +23,7 @@ from shared.request_context import REQUEST_ID_HEADER, begin_request
 # A refused upload is read on for a moment, so that the sender gets to see the answer instead of a broken pipe.
 _DRAIN_SECONDS = 1.0
 _DRAIN_BYTES = 64 * 1024 * 1024
+_FULL = "The service holds as much as it can at once; try again in a moment."
 # Asked every few seconds by whatever watches the service.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -92,7 +93,7 @@ class RequestContext:
         finally:
             seconds = time.perf_counter() - start
             route = route_of(scope)
-            self.metrics.requests.labels(scope["method"], route, status).observe(seconds)
+            self.metrics.request(scope["method"], route, status).observe(seconds)
             tell = self._log.debug if route in _QUIET else self._log.info
             tell("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2))
 
@@ -130,7 +131,7 @@ class Gate:
         if scope["type"] != "http" or not scope["path"].startswith("/v1"):
             await self.app(scope, receive, send)
             return
-        place: Place | None = scope.pop(PLACE, None)
+        place: Place | None = scope.get(PLACE)
         try:
             try:
                 # First the place: a call that finds none must not count.
@@ -192,8 +193,11 @@ class BodyLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body = _Body(self.limit_for(scope["path"]), time.monotonic() + self.seconds)
-        declared = header_of(scope, b"content-length") or ""
+        limit, declared = self.limit_for(scope["path"]), header_of(scope, b"content-length") or ""
+        if PLACE in scope and int(declared or 0) <= limit:
+            await self._whole(int(declared or 0), scope, receive, send)
+            return
+        body = _Body(limit, time.monotonic() + self.seconds)
         started = False
 
         async def receive_limited() -> Message:
@@ -215,7 +219,7 @@ class BodyLimits:
                 if body.received > body.limit:
                     body.refused = _too_large(body.limit)
                 elif self._held > self.budget:
-                    body.refused = Overloaded("The service holds as much as it can at once; try again in a moment.")
+                    body.refused = Overloaded(_FULL)
                 if body.refused is not None:
                     raise body.refused
             return message
@@ -242,6 +246,17 @@ class BodyLimits:
             response: JSONResponse = problem_response(body.refused)
             response.headers["Connection"] = "close"
             await response(scope, receive, send)
+
+    async def _whole(self, size: int, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request that is here already, all of it: its connection has seen to that."""
+        if self._held + size > self.budget:
+            await problem_response(Overloaded(_FULL))(scope, receive, send)
+            return
+        self._held += size
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._held -= size
 
 
 def _too_large(limit: int) -> TooLarge:

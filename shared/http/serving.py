@@ -32,6 +32,8 @@ _CONNECTIONS = 1000
 _MOST_CONNECTIONS = 1200
 # Open files that these need, and the record; where the system lets a process have them.
 _FILES = 2048
+# All but those of 100 Continue, after which nothing comes for a while.
+_HEADS = (b"HTTP/1.1 2", b"HTTP/1.1 4", b"HTTP/1.1 5")
 # Some 64 requests at work hold as many; Python's own 700 are reached several times in each of them.
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
@@ -60,7 +62,7 @@ class HurriedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for a head."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Joined(transport)))
         self._desk: FrontDesk | None = getattr(getattr(self.app, "state", None), "front_desk", None)
         self._idle_since = self.loop.time()
         self._watched = True
@@ -108,6 +110,35 @@ class HurriedProtocol(H11Protocol):
         else:
             self._watched = True
             self.loop.call_later(left, self._watch)
+
+
+class _Joined:
+    """A connection on which the head of an answer waits for the beginning of its body: one packet, one system call.
+
+    uvicorn writes them apart, and a system call is a tenth of what an answer costs.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Writes, or keeps the head of an answer until the next call, which comes within the same turn of the loop."""
+        if data.startswith(_HEADS) and not self._head:
+            self._head = data
+        elif self._head or data:  # a body may be empty
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def close(self) -> None:
+        """Closes, after what was written."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+        self._transport.close()
 
 
 async def _serve(service: str, app: FastAPI, host: str, port: int, tls: ssl.SSLContext | None) -> None:
