@@ -15,9 +15,11 @@ from cloud_service.gallery.listing import Listing
 from cloud_service.gallery.matcher import Matcher
 from cloud_service.gathering import Gathering
 from cloud_service.readiness import readiness_of
-from cloud_service.routes import router
+from cloud_service.routes import ROUTERS
 from cloud_service.settings import Settings
 from shared.http.application import make_application
+from shared.http.flat import add_routes
+from shared.http.problems import RESPONSES
 from shared.http.system import system_routes
 from shared.key_ring import KeyRing
 from shared.metrics import Metrics
@@ -58,9 +60,11 @@ def create_app(settings: Settings) -> FastAPI:
         metrics=metrics,
         limit_for=lambda _path: settings.body.max_bytes,
         body_seconds=settings.body.seconds,
+        rates=settings.rates,
+        places=settings.work.waiting + settings.work.probes_a_batch,  # those who wait, and those who are worked on
     )
     app.state.settings = settings
     app.state.key_ring = KeyRing(settings.keys_file)
-    app.include_router(system_routes(metrics, readiness_of(app)))
-    app.include_router(router)
+    add_routes(app, *ROUTERS, prefix="/v1", responses=RESPONSES)
+    add_routes(app, system_routes(metrics, readiness_of(app)))
     return app

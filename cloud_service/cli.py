@@ -40,7 +40,8 @@ def serve(
     from shared.service_settings import load_settings
 
     settings = load_settings(Settings, host=host, port=port)
-    run("cloud", create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)
+    app = create_app(settings)
+    run("cloud", app, host=settings.host, port=settings.port, log_level=settings.log_level, tls=settings.tls)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from cloud_service.gallery.store import Store
 from cloud_service.gathering import Gathering
 from cloud_service.settings import Settings
 from shared.credentials import Scope
-from shared.http.auth import Caller, require
+from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
 from shared.wire.cloud import IdentifyAnswer
 from shared.wire.common import VerifyAnswer
@@ -33,7 +33,8 @@ async def _store(request: Request) -> Store:
     return store
 
 
-async def _verifications(request: Request) -> Gathering[Claim, VerifyAnswer]:
+def verifications_of(request: Request) -> Gathering[Claim, VerifyAnswer]:
+    """What answers verifications. Called by the one route whose cost is mostly FastAPI's: a dependency adds to it."""
     gathering: Gathering[Claim, VerifyAnswer] = request.app.state.verifications
     return gathering
 
@@ -48,8 +49,7 @@ async def _listing(request: Request) -> Listing:
     return listing
 
 
-async def _place(request: Request, _caller: Caller) -> AsyncIterator[None]:
-    # After the caller is known: a stranger takes no place.
+async def _place(request: Request) -> AsyncIterator[None]:
     admission: Admission = request.app.state.admission
     async with admission.place():
         yield
@@ -57,7 +57,6 @@ async def _place(request: Request, _caller: Caller) -> AsyncIterator[None]:
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[Store, Depends(_store)]
-VerificationsDep = Annotated[Gathering[Claim, VerifyAnswer], Depends(_verifications)]
 IdentificationsDep = Annotated[Gathering[Asked, IdentifyAnswer], Depends(_identifications)]
 ListingDep = Annotated[Listing, Depends(_listing)]
 

@@ -14,7 +14,9 @@ from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
 from shared.logs import LogLevel
+from shared.rates import RateSettings
 from shared.service_settings import ServiceSettings
+from shared.tls import TlsSettings
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,6 +99,8 @@ class Settings(ServiceSettings):
     record: RecordSettings = RecordSettings()
     index: IndexSettings = IndexSettings()
     work: WorkSettings = WorkSettings()
+    rates: RateSettings = RateSettings()
+    tls: TlsSettings = TlsSettings()
 
     @property
     def record_url(self) -> str:

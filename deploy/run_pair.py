@@ -10,7 +10,7 @@ from pathlib import Path
 from cloud_service.settings import Settings as CloudSettings
 from edge_service.settings import EdgeSettings
 from lab.pair import Pair
-from shared.errors import PatronusError
+from shared.errors import PatronusError, SetupError
 from shared.service_settings import load_settings
 
 
@@ -22,6 +22,8 @@ def main() -> int:
     try:
         cloud = load_settings(CloudSettings)
         edge = load_settings(EdgeSettings)
+        if cloud.tls.certificate or edge.tls.certificate:
+            raise SetupError("This starts both services here, without TLS; with it, start each by itself.")
         cloud_url = f"http://{cloud.host}:{cloud.port}"
         pair.start("cloud", "cloud_service", cloud_url, {})
         environment = {

@@ -21,6 +21,7 @@ from edge_service.tally import ProtectionTally
 from edge_service.vision.reader import open_reader
 from edge_service.workers import Workers
 from shared.http.application import make_application
+from shared.http.flat import add_routes
 from shared.http.system import system_routes
 from shared.key_ring import KeyRing
 from shared.logs import get_logger
@@ -30,6 +31,8 @@ from shared.wire.edge import MAX_EMBEDDINGS_BYTES
 _log = get_logger(__name__)
 # The multipart form's own lines around a picture.
 _FORM_BYTES = 64 * 1024
+# Requests of one kind inside, most of them still sending their pictures; fewer wait to be worked on.
+_PLACES = 256
 
 
 def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | None = None) -> FastAPI:
@@ -96,11 +99,11 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         metrics=metrics,
         limit_for=lambda path: _body_limit(path, settings.pictures),
         body_seconds=settings.pictures.body_timeout_s,
+        rates=settings.rates,
+        places=_PLACES,
     )
-    app.include_router(system_routes(metrics, checks))
-    parts = (info, pictures, galleries, subjects, matching, embeddings)
-    for router in (part.router for part in parts):
-        app.include_router(router)
+    parts = (matching, subjects, embeddings, pictures, galleries, info)
+    add_routes(app, *(part.router for part in parts), system_routes(metrics, checks))
     return app
 
 

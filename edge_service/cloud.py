@@ -16,6 +16,7 @@ from shared.errors import (
     NotFound,
     Overloaded,
     PatronusError,
+    RateLimited,
     SetupError,
     TooLarge,
     Unprocessable,
@@ -26,6 +27,7 @@ from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.request_context import REQUEST_ID_HEADER, current_request_id
 from shared.secret_files import read_secret
+from shared.tls import ENDED, client_context, why_refused
 from shared.wire.cloud import (
     EnrollAnswer,
     EnrollRequest,
@@ -43,15 +45,18 @@ Answer = TypeVar("Answer", bound=BaseModel)
 _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
     known.kind: known for known in (NotFound, Conflict, ContractMismatch, Unprocessable, TooLarge, InsufficientStorage)
 }
+# What a cloud says of the time to wait is passed on, within reason.
+_MOST_RETRY_AFTER_S: Final = 3600
 _AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it stays so."
 
 
 class _Retry(Exception):
-    """A failure that another attempt may mend."""
+    """A failure that another attempt may mend; ``why`` is for the operator."""
 
-    def __init__(self, error: PatronusError) -> None:
+    def __init__(self, error: PatronusError, why: str | None = None) -> None:
         super().__init__(error.kind)
         self.error = error
+        self.why = why
 
 
 class CloudClient:
@@ -63,7 +68,7 @@ class CloudClient:
         transport: instead of the network, in tests.
 
     Raises:
-        SetupError: the API key's file is missing or readable by others.
+        SetupError: the API key's file, or one for TLS, is missing, wrong or readable by others.
     """
 
     def __init__(
@@ -71,12 +76,14 @@ class CloudClient:
     ) -> None:
         self._attempts = settings.attempts
         self._metrics = metrics
+        self._tls = settings.url.startswith("https:")
         self._http = httpx.AsyncClient(
             base_url=settings.url,
             headers={"Authorization": f"Bearer {_api_key(settings)}"},
             timeout=httpx.Timeout(settings.answer_timeout_s, connect=settings.connect_timeout_s),
             limits=httpx.Limits(max_connections=settings.connections, keepalive_expiry=20),
             transport=transport,
+            verify=client_context(settings.ca, settings.certificate, settings.key),
             trust_env=False,  # a proxy named in the environment must not come to see templates
             follow_redirects=False,
         )
@@ -89,7 +96,8 @@ class CloudClient:
         """Whether the cloud answers and says that it is ready."""
         try:
             return (await self._http.get("/readyz")).status_code == httpx.codes.OK
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
+            _tell_of_tls(error)
             return False
 
     async def put_gallery(self, gallery: str, spec: GallerySpec) -> tuple[GalleryInfo, bool]:
@@ -152,7 +160,7 @@ class CloudClient:
                     with attempt:
                         return await self._once(method, path, content, headers, params)
             except _Retry as failure:
-                _log.warning("cloud_call_failed", method=method, problem=failure.error.kind)
+                _log.warning("cloud_call_failed", method=method, problem=failure.error.kind, why=failure.why)
                 raise failure.error from None
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -161,16 +169,29 @@ class CloudClient:
     ) -> httpx.Response:
         try:
             response = await self._http.request(method, path, content=content, headers=headers, params=params)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as failure:
+            if _tell_of_tls(failure):
+                raise UpstreamUnavailable(_AWAY) from None
             raise _Retry(UpstreamUnavailable(_AWAY)) from None  # nothing was sent
-        except httpx.HTTPError:
+        except httpx.HTTPError as failure:
             error = UpstreamUnavailable(_AWAY)
+            if _tell_of_tls(failure):  # with TLS 1.3 the cloud's refusal comes after the handshake
+                raise error from None
             if method == "DELETE":  # it may be done: repeating it would report that nothing was there
                 raise error from None
-            raise _Retry(error) from None
+            ended = isinstance(failure, httpx.RemoteProtocolError | httpx.ReadError)
+            raise _Retry(error, ENDED if self._tls and ended else None) from None
         if response.is_success:
             return response
         raise _translate(response)
+
+
+def _tell_of_tls(failure: httpx.HTTPError) -> bool:
+    """Whether a call failed for certificates, which another attempt does not mend; the log tells the operator."""
+    why = why_refused(failure)
+    if why is not None:
+        _log.error("cloud_line_refused", why=why)
+    return why is not None
 
 
 def _translate(response: httpx.Response) -> Exception:
@@ -185,7 +206,11 @@ def _translate(response: httpx.Response) -> Exception:
     if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         return UpstreamFailed("The cloud does not accept this edge's API key; its operator must give it a valid one.")
     if status == httpx.codes.TOO_MANY_REQUESTS:
-        return Overloaded("The cloud is working at its limit; try again in a moment.")
+        if kind == RateLimited.kind:
+            _log.warning("cloud_key_over_its_rate")
+        after = response.headers.get("Retry-After", "")
+        seconds = min(int(after), _MOST_RETRY_AFTER_S) if after.isdecimal() else 1
+        return Overloaded("The cloud is working at its limit; try again in a moment.", retry_after_s=max(1, seconds))
     if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
         return _Retry(UpstreamUnavailable(_AWAY))
     known = _PASSED_ON.get(kind)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
 from shared.logs import LogLevel
+from shared.rates import RateSettings
 from shared.service_settings import ServiceSettings
+from shared.tls import TlsSettings
 from shared.wire.edge import QualityFilter
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +28,11 @@ class CloudSettings(BaseModel):
     )
     # The key that this edge shows to the cloud. On one machine, the one that the cloud made at its first start.
     api_key_file: Path = Field(default_factory=lambda: patronus_home() / "cloud" / "api_key")
+    # The authority that the cloud's certificate must be of. Absent: those that this system trusts.
+    ca: Path | None = None
+    # What this edge shows to a cloud that asks for a certificate, and its key: PEM, the key without a passphrase.
+    certificate: Path | None = None
+    key: Path | None = None
     connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
     # A search in a large gallery takes some 0.1 s; what takes longer than this is not coming.
     answer_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
@@ -34,6 +41,14 @@ class CloudSettings(BaseModel):
     connections: Annotated[int, Field(ge=1, le=1000)] = 32
     # How long a gallery's contract is taken as known; a template under an outdated one is refused by the cloud.
     gallery_cache_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> CloudSettings:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a certificate and its key go together")
+        if self.url.startswith("http:") and (self.ca or self.certificate):
+            raise ValueError("certificates are for an address that begins with https://")
+        return self
 
 
 class InferenceSettings(BaseModel):
@@ -111,6 +126,8 @@ class EdgeSettings(ServiceSettings):
     pictures: PictureLimits = PictureLimits()
     detection: DetectionSettings = DetectionSettings()
     work: WorkSettings = WorkSettings()
+    rates: RateSettings = RateSettings()
+    tls: TlsSettings = TlsSettings()
 
     @property
     def address_file(self) -> Path:

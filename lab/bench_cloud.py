@@ -42,14 +42,14 @@ from shared.wire.common import Threshold
 
 Rows = NDArray[np.float32]
 TAU: Final = 0.384
-_PER_PERSON: Final = 4
+PER_PERSON: Final = 4
 # Cosines of two pictures of one person are about 0.65, as SFace's are.
 _SPREAD: Final = 0.75
 _BATCH: Final = 64
 _PROBES: Final = 512
 _SECONDS: Final = 10.0
 _AT_A_TIME: Final = 50_000
-_GALLERY: Final = "bench"
+GALLERY: Final = "bench"
 app = typer.Typer()
 
 
@@ -76,11 +76,12 @@ def main(
 def people(size: int, dim: int, seed: int = 0) -> Rows:
     """Unit embeddings as a gallery of people has them: (size, dim) float32, four pictures of each in turn."""
     random = np.random.default_rng(seed)
-    centres = _unit(random.standard_normal((-(-size // _PER_PERSON), dim), dtype=np.float32))
-    return _pictures(np.repeat(centres, _PER_PERSON, axis=0)[:size], random)
+    centres = _unit(random.standard_normal((-(-size // PER_PERSON), dim), dtype=np.float32))
+    return pictures_of(np.repeat(centres, PER_PERSON, axis=0)[:size], random)
 
 
-def _pictures(centres: Rows, random: np.random.Generator) -> Rows:
+def pictures_of(centres: Rows, random: np.random.Generator) -> Rows:
+    """Another picture of each person: (n, dim) float32, unit rows at a cosine of about 0.65 to theirs."""
     noise = _unit(random.standard_normal(centres.shape, dtype=np.float32))
     return _unit(centres + _SPREAD * noise)
 
@@ -95,7 +96,7 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
     vectors = people(size, dim)
     random = np.random.default_rng(1)
     whose = random.integers(0, size, _PROBES)
-    probes = _pictures(vectors[whose], random)
+    probes = pictures_of(vectors[whose], random)
     about: dict[str, Any] = {
         "size": size,
         "dim": dim,
@@ -105,7 +106,7 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
     raw = _raw(vectors, probes)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        contract = _filled(home, vectors)
+        contract = filled(home, vectors)
         del vectors
         port = free_port()
         environment = {
@@ -118,7 +119,7 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
             about["start_from_record_seconds"] = seconds_to_start
             key = read_secret(home / "cloud" / "api_key").decode().strip()
             cloud = httpx.Client(
-                base_url=f"http://127.0.0.1:{port}/v1/galleries/{_GALLERY}",
+                base_url=f"http://127.0.0.1:{port}/v1/galleries/{GALLERY}",
                 headers={"Authorization": f"Bearer {key}"},
                 timeout=600,
             )
@@ -129,7 +130,7 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
             for one in envelopes
         ]
         verify = [
-            request(f"{cloud.base_url}subjects/s{who // _PER_PERSON}/verify", key, json.dumps({"probe": one}).encode())
+            request(f"{cloud.base_url}subjects/s{who // PER_PERSON}/verify", key, json.dumps({"probe": one}).encode())
             for who, one in zip(whose.tolist(), envelopes, strict=True)
         ]
         with _served(environment, port) as (process, seconds_to_start):
@@ -218,7 +219,7 @@ def _beside(what: str, callers: int, load: Load, raw: dict[str, float]) -> dict[
     return found
 
 
-def _filled(home: Path, vectors: Rows) -> Contract:
+def filled(home: Path, vectors: Rows) -> Contract:
     """A cloud's home whose record holds these templates; written past the service, which would take hours."""
     contract = Contract(
         dim=vectors.shape[1],
@@ -232,18 +233,18 @@ def _filled(home: Path, vectors: Rows) -> Contract:
     try:
         spec = GallerySpec(contract=contract, threshold=Threshold(cosine=TAU, fmr=1e-3))
         gallery, _ = Record(database, Snapshots(database, folder / "index"), len(vectors), 1000).put_gallery(
-            _GALLERY, spec
+            GALLERY, spec
         )
         now = {"created_at": datetime.now(UTC), "gallery_id": gallery.id}
         with database.write() as connection:
-            count = -(-len(vectors) // _PER_PERSON)
+            count = -(-len(vectors) // PER_PERSON)
             for start in range(0, count, _AT_A_TIME):
                 some = range(start, min(start + _AT_A_TIME, count))
                 connection.execute(insert(subject), [{"id": at + 1, "name": f"s{at}", **now} for at in some])
             for start in range(0, len(vectors), _AT_A_TIME):
                 some = range(start, min(start + _AT_A_TIME, len(vectors)))
                 rows = [
-                    {"subject_id": at // _PER_PERSON + 1, "uid": f"{at:032x}", "vector": vectors[at].tobytes(), **now}
+                    {"subject_id": at // PER_PERSON + 1, "uid": f"{at:032x}", "vector": vectors[at].tobytes(), **now}
                     for at in some
                 ]
                 connection.execute(insert(template), rows)

@@ -16,7 +16,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from lab.bench_cloud import _filled, people
+from lab.bench_cloud import filled, people
 from lab.load import request, under_load
 from lab.pair import Pair, free_port
 from lab.steady import Answered, Asked, steadily
@@ -84,7 +84,7 @@ def _measured(size: int, dim: int, share: float, writes: float, seconds: float) 
     probes = vectors[np.random.default_rng(1).integers(0, size, _PROBES)]
     with tempfile.TemporaryDirectory() as folder:
         home, pair, port = Path(folder), Pair(), free_port()
-        digest = _filled(home, vectors).digest()
+        digest = filled(home, vectors).digest()
         del vectors
         environment = {
             "PATRONUS_HOME": folder,

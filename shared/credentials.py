@@ -13,6 +13,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.names import HexDigest
+from shared.rates import Rate
 
 _KEY = re.compile(r"patronus_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _NOBODY = hashlib.sha256(b"no such key").hexdigest()
@@ -41,13 +42,16 @@ class ApiKeyRecord(BaseModel):
     galleries: frozenset[str] | None = Field(description="the galleries it is for; null: all")
     created_at: datetime
     revoked_at: datetime | None = None
+    rate: Rate | None = Field(None, description="how often it may call, all in all; null: as it is set")
 
     def may_use(self, gallery: str) -> bool:
         """Whether the key is for this gallery."""
         return self.galleries is None or gallery in self.galleries
 
 
-def mint(label: str, scopes: Iterable[Scope], galleries: Iterable[str] | None = None) -> tuple[str, ApiKeyRecord]:
+def mint(
+    label: str, scopes: Iterable[Scope], galleries: Iterable[str] | None = None, rate: str | None = None
+) -> tuple[str, ApiKeyRecord]:
     """Makes a key.
 
     The secret half has 256 random bits, so its plain SHA-256 cannot be searched; no slow hash is needed.
@@ -64,6 +68,7 @@ def mint(label: str, scopes: Iterable[Scope], galleries: Iterable[str] | None = 
         scopes=frozenset(scopes),
         galleries=None if galleries is None else frozenset(galleries),
         created_at=datetime.now(UTC),
+        rate=rate,
     )
     return f"patronus_{key_id}_{secret}", record
 

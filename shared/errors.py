@@ -17,6 +17,7 @@
     │   ├── FaceRefused           422  no face, several faces, or one too poor to use
     │   └── InvalidTemplate       422  wrong length, not finite, not a unit vector
     ├── Overloaded                429  more work than the service carries; Retry-After is set
+    │   └── RateLimited           429  more calls than the key may make; Retry-After is set
     ├── ProtectionFailed          500  a privacy step failed; nothing was sent
     ├── UpstreamFailed            502  the cloud answered something the edge does not understand
     ├── UpstreamUnavailable       503  the cloud cannot be reached
@@ -31,6 +32,7 @@ value, a path, a key or the text of another exception.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 
@@ -164,6 +166,28 @@ class Overloaded(PatronusError):
     def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    """More calls than the API key may make.
+
+    Args:
+        detail: one sentence for the caller.
+        counted: what was counted: ``matching``, or ``all``.
+        quota: calls that may be made in the window.
+        window_s: the window.
+        free_in_s: until the next one may be.
+    """
+
+    kind = "rate-limited"
+    title = "Too many calls"
+
+    def __init__(self, detail: str, *, counted: str, quota: int, window_s: int, free_in_s: float) -> None:
+        super().__init__(detail, retry_after_s=max(1, math.ceil(free_in_s)))
+        self.counted = counted
+        self.quota = quota
+        self.window_s = window_s
+        self.free_in_s = free_in_s
 
 
 class ProtectionFailed(PatronusError):

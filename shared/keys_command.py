@@ -13,6 +13,7 @@ from shared.credentials import Scope
 from shared.errors import SetupError
 from shared.key_ring import KeyRing
 from shared.names import GALLERY_PATTERN
+from shared.rates import RATE_PATTERN
 from shared.secret_files import write_secret
 
 _MOST_LABEL = 100
@@ -29,17 +30,22 @@ def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
 
     @app.command("list")
     def show() -> None:
-        """Show all API keys: id, state, scopes, galleries, label."""
+        """Show all API keys: id, state, scopes, galleries, label, and the rate of those that have one of their own."""
         for record in ring().records():
             state = "revoked" if record.revoked_at else "valid"
             galleries = "all" if record.galleries is None else ",".join(sorted(record.galleries))
-            typer.echo(f"{record.id}  {state:7}  {','.join(sorted(record.scopes)):19}  {galleries}  {record.label}")
+            scopes = ",".join(sorted(record.scopes))
+            rate = f"  ({record.rate})" if record.rate else ""
+            typer.echo(f"{record.id}  {state:7}  {scopes:19}  {galleries}  {record.label}{rate}")
 
     @app.command()
     def create(
         label: Annotated[str, typer.Option(help="What the key is for.")],
         scope: Annotated[list[Scope], typer.Option(help="What it may do; repeat for several.")],
         gallery: Annotated[list[str] | None, typer.Option(help="A gallery it is for; repeat. Absent: all.")] = None,
+        rate: Annotated[
+            str | None, typer.Option(help="How often it may call: 50/second;20000/hour, or unlimited. Absent: as set.")
+        ] = None,
         out: Annotated[Path | None, typer.Option(help="Leave it in this new private file, unshown.")] = None,
     ) -> None:
         """Make an API key. It is shown once and cannot be shown again."""
@@ -47,9 +53,11 @@ def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
             raise typer.BadParameter(f"a label is at most {_MOST_LABEL} printable characters")
         if any(re.fullmatch(GALLERY_PATTERN, name) is None for name in gallery or []):
             raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens")
+        if rate is not None and re.fullmatch(RATE_PATTERN, rate) is None:
+            raise typer.BadParameter("a rate is like 50/second, 50/second;20000/hour, or unlimited")
         if out is not None and out.exists():
             raise SetupError(f"The file {out} is there already; name another.")
-        key, record = ring().add(label, scope, gallery or None)
+        key, record = ring().add(label, scope, gallery or None, rate)
         if out is None:
             typer.echo(key)
             return

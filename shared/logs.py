@@ -47,7 +47,8 @@ def configure_logging(level: LogLevel = "info", service: str = "patronus") -> No
     # The form parser's warnings quote bytes of the upload.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     structlog.configure(
-        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # What is not to be written is not put together either.
+        processors=[structlog.stdlib.filter_by_level, *before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,

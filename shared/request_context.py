@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from contextvars import ContextVar
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -18,6 +18,11 @@ def current_request_id() -> str:
 
 def begin_request(offered: str | None) -> str:
     """Takes over the caller's id when it is harmless, else makes one; returns it."""
-    request_id = offered if offered and _ACCEPTED.match(offered) else uuid.uuid4().hex
+    request_id = id_of_request(offered)
     _current.set(request_id)
     return request_id
+
+
+def id_of_request(offered: str | None) -> str:
+    """The caller's id when it is harmless, else a new one."""
+    return offered if offered and _ACCEPTED.match(offered) else secrets.token_hex(16)

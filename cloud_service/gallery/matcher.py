@@ -38,7 +38,9 @@ def exact_scores(vectors: NDArray[np.float32], probe: NDArray[np.float32]) -> ND
         (n,) float64.
     """
     products = vectors.astype(np.float64) * probe.astype(np.float64)
-    scores: NDArray[np.float64] = np.clip(products.sum(axis=1), -1.0, 1.0)
+    scores: NDArray[np.float64] = np.maximum(
+        -1.0, np.minimum(1.0, products.sum(axis=1))
+    )  # np.clip takes 3 times as long
     return scores
 
 

@@ -1,10 +1,6 @@
 """The HTTP interface, one module a resource. Handlers translate; what happens is in ``gallery``."""
 
-from fastapi import APIRouter
-
 from cloud_service.routes import galleries, index, info, matching, subjects, templates
-from shared.http.problems import RESPONSES
 
-router = APIRouter(prefix="/v1", responses=RESPONSES)
-for _part in (info, galleries, subjects, templates, matching, index):
-    router.include_router(_part.router)
+# Matching first: a route is found by trying one after another.
+ROUTERS = tuple(part.router for part in (matching, templates, subjects, galleries, index, info))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from cloud_service.deps import MAY_MATCH, GalleryInPath, IdentificationsDep, SubjectInPath, VerificationsDep
+from cloud_service.deps import MAY_MATCH, GalleryInPath, IdentificationsDep, SubjectInPath, verifications_of
 from cloud_service.gallery.matcher import Asked, Claim
+from shared.http.rate_limits import count_probes
 from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, VerifyRequest
 from shared.wire.common import VerifyAnswer
 
@@ -14,15 +15,16 @@ router = APIRouter(prefix="/galleries/{gallery}", tags=["matching"])
 
 @router.post("/subjects/{subject}/verify", response_model=VerifyAnswer, dependencies=[MAY_MATCH])
 async def verify(
-    gallery: GalleryInPath, subject: SubjectInPath, request: VerifyRequest, verifications: VerificationsDep
+    gallery: GalleryInPath, subject: SubjectInPath, claim: VerifyRequest, request: Request
 ) -> VerifyAnswer:
     """Whether a probe is this subject, by the best of the subject's templates."""
-    return await verifications.ask(gallery, Claim(subject, request.probe))
+    return await verifications_of(request).ask(gallery, Claim(subject, claim.probe))
 
 
 @router.post("/identify", response_model=IdentifyAnswer, dependencies=[MAY_MATCH])
 async def identify(
-    gallery: GalleryInPath, request: IdentifyRequest, identifications: IdentificationsDep
+    gallery: GalleryInPath, asked: IdentifyRequest, identifications: IdentificationsDep, request: Request
 ) -> IdentifyAnswer:
     """Who of the gallery each probe is; `unknown` where no subject reaches the threshold."""
-    return await identifications.ask(gallery, Asked(request.probes, request.top_k))
+    count_probes(request, len(asked.probes))
+    return await identifications.ask(gallery, Asked(asked.probes, asked.top_k))

@@ -13,6 +13,7 @@ from shared.errors import BadRequest, PatronusError, SetupError
 from shared.home import patronus_home
 from shared.request_context import REQUEST_ID_HEADER
 from shared.secret_files import read_secret
+from shared.tls import client_context, why_refused
 
 DEFAULT_EDGE = "http://127.0.0.1:8000"
 # A picture over a slow uplink, and the edge's own patience with the cloud.
@@ -39,12 +40,20 @@ class EdgeClient:
     Args:
         url: of the edge.
         key: an API key of it.
+        ca: the authority that its certificate is of, where it has one; None: those that this system trusts.
+
+    Raises:
+        SetupError: the address or the authority's file is not one.
     """
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, ca: Path | None = None) -> None:
         try:
             self._http = httpx.Client(
-                base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_SECONDS, trust_env=False
+                base_url=url,
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=_SECONDS,
+                verify=client_context(ca, None, None),
+                trust_env=False,
             )
         except (httpx.InvalidURL, ValueError):
             raise SetupError("The edge's address is not one; it looks like http://127.0.0.1:8000") from None
@@ -60,7 +69,10 @@ class EdgeClient:
         try:
             response = self._http.request(method, path, **request)
             answer = response.json()
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
+            why = why_refused(error)
+            if why is not None:
+                raise SetupError(f"{why} Name the edge's authority in PATRONUS_EDGE_CA.") from None
             raise SetupError(
                 f"No edge answers at {self._http.base_url}; start one with `make run`, or name it with --edge."
             ) from None
@@ -108,7 +120,8 @@ def connect(url: str | None, key_file: Path | None) -> EdgeClient:
                 f"There is no API key in {path}; start an edge here, or name the key's file with --key-file or the key "
                 "itself in PATRONUS_API_KEY."
             ) from None
-    return EdgeClient(url or _running_here() or DEFAULT_EDGE, key)
+    ca = os.environ.get("PATRONUS_EDGE_CA")
+    return EdgeClient(url or _running_here() or DEFAULT_EDGE, key, Path(ca) if ca else None)
 
 
 def _running_here() -> str | None:

@@ -43,7 +43,7 @@ def serve(
     give_back_large_blocks()
     app = create_app(settings)
     with _address_left(settings):
-        run("edge", app, host=settings.host, port=settings.port, log_level=settings.log_level)
+        run("edge", app, host=settings.host, port=settings.port, log_level=settings.log_level, tls=settings.tls)
 
 
 @contextlib.contextmanager
@@ -51,7 +51,8 @@ def _address_left(settings: EdgeSettings) -> Iterator[None]:
     """Leaves the address where the command line on this machine looks, so that it needs no flag."""
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    settings.address_file.write_text(f"http://{host}:{settings.port}\n")
+    scheme = "http" if settings.tls.certificate is None else "https"
+    settings.address_file.write_text(f"{scheme}://{host}:{settings.port}\n")
     try:
         yield
     finally:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from shared.home import patronus_version
-from shared.http.auth import require_key
+from shared.http.front_desk import FrontDesk
 from shared.http.middleware import BodyLimits, Gate, RequestContext
 from shared.http.problems import DESCRIBED, REQUEST_ID_DESCRIBED, install_problems
-from shared.http.query import known_query_only
+from shared.http.rate_limits import RateLimits
 from shared.metrics import Metrics
+from shared.rates import RateSettings
 from shared.request_context import REQUEST_ID_HEADER
 from shared.wire.common import Problem
 
@@ -52,6 +53,8 @@ def make_application(
     metrics: Metrics,
     limit_for: Callable[[str], int],
     body_seconds: float,
+    rates: RateSettings,
+    places: int,
 ) -> FastAPI:
     """An application without routes.
 
@@ -64,6 +67,8 @@ def make_application(
         metrics: of the service.
         limit_for: the most bytes that a path takes as a body.
         body_seconds: the longest that a body may take to arrive.
+        rates: how often a key may call.
+        places: requests of one kind that may be inside; what comes then is refused before it is parsed.
     """
     app = _Described(
         title=title,
@@ -72,11 +77,12 @@ def make_application(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        dependencies=[Depends(known_query_only)],
     )
     install_problems(app, metrics)
     app.router.redirect_slashes = False  # a redirect would be built from the caller's own Host header
     app.add_middleware(BodyLimits, limit_for=limit_for, seconds=body_seconds, budget=_BODIES_AT_ONCE)
-    app.add_middleware(Gate, knows=require_key)
+    app.state.front_desk = FrontDesk(places, metrics)
+    app.state.rate_limits = RateLimits(rates)
+    app.add_middleware(Gate, desk=app.state.front_desk, limits=app.state.rate_limits, metrics=metrics)
     app.add_middleware(RequestContext, metrics=metrics)
     return app

@@ -2,71 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 
 from shared.credentials import ApiKeyRecord, Scope
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.key_ring import KeyRing
 
-_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer patronus_…`")
+CALLER = "patronus.caller"
+"""Where the gate leaves, in the ASGI scope, whose key a request came with."""
 
 
-def require_key(scope: Mapping[str, Any], header: str | None) -> None:
-    """Makes sure, before anything of a request is read, that it comes with a key that is known.
+def known_caller(scope: Mapping[str, Any], header: str | None) -> ApiKeyRecord:
+    """Whose key a request came with, before anything of it is read.
 
     Raises:
         Unauthenticated: no key, or one that is not known or was revoked.
     """
     kind, _, key = (header or "").partition(" ")
-    _known(scope["app"].state.key_ring, key.strip() if kind.lower() == "bearer" else None)
-
-
-def _known(ring: KeyRing, key: str | None) -> ApiKeyRecord:
-    if not key:
+    if kind.lower() != "bearer" or not key.strip():
         raise Unauthenticated("Send an API key in the header `Authorization: Bearer KEY`.")
-    record = ring.check(key)
+    ring: KeyRing = scope["app"].state.key_ring
+    record = ring.check(key.strip())
     if record is None:
         raise Unauthenticated("This API key is not known here, or it was revoked; ask the operator for a new one.")
     return record
 
 
-async def caller(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> ApiKeyRecord:
-    """Who calls.
+class KeyCheck(HTTPBearer):
+    """A dependency that gives the record of the caller's key, and lets in only who may be here.
 
-    Raises:
-        Unauthenticated: no key, or one that is not known or was revoked.
-        NotFound: the key is not for the gallery of the path; Forbidden where that is to be made.
-    """
-    record = _known(request.app.state.key_ring, credentials.credentials if credentials else None)
-    gallery = request.path_params.get("gallery")
-    if gallery is not None and not record.may_use(gallery):
-        if request.method == "PUT":  # which tells nothing of whether it exists
-            raise Forbidden("This API key is not for a gallery of this name; use one that is for it, or for all.")
-        # The same answer as for a gallery that is not there: a key learns nothing of the others.
-        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
-    return record
+    One object for what the key is for and what it may do: each dependency costs every request. HTTPBearer, so that the
+    OpenAPI document tells of the header.
 
-
-Caller = Annotated[ApiKeyRecord, Depends(caller)]
-
-
-def require(*scopes: Scope) -> Callable[[ApiKeyRecord], Awaitable[ApiKeyRecord]]:
-    """A dependency that lets a caller in who has one of the scopes.
-
-    Raises:
-        Forbidden: (the dependency) the key has none of them.
+    Args:
+        scopes: one of these is needed; none: any key will do.
     """
 
-    async def check(record: Caller) -> ApiKeyRecord:
-        if record.scopes.isdisjoint(scopes):
-            wanted = " or ".join(sorted(scope.value for scope in scopes))
+    def __init__(self, *scopes: Scope) -> None:
+        super().__init__(
+            scheme_name="HTTPBearer", auto_error=False, description="An API key: `Authorization: Bearer patronus_…`"
+        )
+        self._scopes = scopes
+
+    async def __call__(self, request: Request) -> ApiKeyRecord:  # type: ignore[override]
+        """As ``caller_of``; FastAPI would call what is not asynchronous in a thread."""
+        return self.caller_of(request)
+
+    def caller_of(self, request: Request) -> ApiKeyRecord:
+        """Who calls.
+
+        Raises:
+            NotFound: the key is not for the gallery of the path.
+            Forbidden: the key has none of the scopes.
+        """
+        record: ApiKeyRecord = request.scope[CALLER]
+        gallery = request.path_params.get("gallery")
+        if gallery is not None and not record.may_use(gallery):
+            # Whether it is there or not, and whatever is asked of it: a key learns nothing of the others' galleries.
+            raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+        if self._scopes and record.scopes.isdisjoint(self._scopes):
+            wanted = " or ".join(sorted(scope.value for scope in self._scopes))
             raise Forbidden(f"This API key lacks the scope for this; use one with the scope {wanted}.")
         return record
 
-    return check
+
+Caller = Annotated[ApiKeyRecord, Depends(KeyCheck())]
+
+
+def require(*scopes: Scope) -> KeyCheck:
+    """A dependency that lets a caller in whose key is for the gallery of the path, and has one of the scopes."""
+    return KeyCheck(*scopes)

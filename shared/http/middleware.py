@@ -5,26 +5,48 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from starlette.datastructures import Headers, MutableHeaders
+import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.errors import NotFound, Overloaded, PatronusError, RequestTimedOut, TooLarge
+from shared.errors import NotFound, Overloaded, PatronusError, RateLimited, RequestTimedOut, TooLarge
+from shared.http.auth import CALLER, known_caller
+from shared.http.front_desk import PLACE, FrontDesk, Place
 from shared.http.problems import problem_response, unexpected
+from shared.http.rate_limits import RateLimits, kind_of
 from shared.http.routing import route_of
 from shared.logs import get_logger
 from shared.metrics import Metrics, collect_steps, server_timing
 from shared.request_context import REQUEST_ID_HEADER, begin_request
 
-_log = get_logger("patronus.request")
-
 # A refused upload is read on for a moment, so that the sender gets to see the answer instead of a broken pipe.
 _DRAIN_SECONDS = 1.0
 _DRAIN_BYTES = 64 * 1024 * 1024
+_FULL = "The service holds as much as it can at once; try again in a moment."
 # Asked every few seconds by whatever watches the service.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+
+# Bytes, and no class around them: what every request goes through is kept short.
+_REQUEST_ID = REQUEST_ID_HEADER.lower().encode("ascii")
+_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_OURS = frozenset({_REQUEST_ID, *(name for name, _ in _ALWAYS)})
+
+
+def raw_header(scope: Scope, name: bytes) -> bytes | None:
+    """A request's header by its name in lower case; the first, if it came several times."""
+    for each, value in scope["headers"]:
+        if each == name:
+            found: bytes = value
+            return found
+    return None
+
+
+def header_of(scope: Scope, name: bytes) -> str | None:
+    """The same as text."""
+    found = raw_header(scope, name)
+    return None if found is None else found.decode("latin-1")
 
 
 class RequestContext:
@@ -38,13 +60,16 @@ class RequestContext:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
+        self._log: structlog.stdlib.BoundLogger | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = begin_request(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        if self._log is None:
+            self._log = get_logger("patronus.request").bind()  # once: binding costs as much as a line
+        request_id = begin_request(header_of(scope, _REQUEST_ID))
         steps = collect_steps()
         start = time.perf_counter()
         status = 0
@@ -53,12 +78,11 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = request_id
-                headers["Cache-Control"] = "no-store"
-                headers["X-Content-Type-Options"] = "nosniff"
+                headers = [pair for pair in message.get("headers", ()) if pair[0] not in _OURS]
+                headers += (*_ALWAYS, (_REQUEST_ID, request_id.encode("ascii")))
                 if steps:
-                    headers["Server-Timing"] = server_timing(steps)
+                    headers.append((b"server-timing", server_timing(steps).encode("ascii")))
+                message["headers"] = headers
             await send(message)
 
         try:
@@ -70,46 +94,72 @@ class RequestContext:
         finally:
             seconds = time.perf_counter() - start
             route = route_of(scope)
-            self.metrics.requests.labels(scope["method"], route, status).observe(seconds)
-            tell = _log.debug if route in _QUIET else _log.info
+            self.metrics.request(scope["method"], route, status).observe(seconds)
+            tell = self._log.debug if route in _QUIET else self._log.info
             tell("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2))
 
 
 class Gate:
-    """Lets nobody in without an API key, before a byte of the body is read. Scopes are checked later, by the routes.
+    """Lets in, before a byte of the body is read, who has an API key, is within its rate, and finds a place.
+
+    Scopes are checked later, by the routes.
 
     Args:
         app: the application inside.
-        knows: makes sure that the header ``Authorization`` holds a key that is known; raises otherwise.
+        desk: knows the places.
+        limits: counts the calls of each key.
+        metrics: where refusals are counted.
     """
 
-    def __init__(self, app: ASGIApp, knows: Callable[[Scope, str | None], None]) -> None:
+    def __init__(self, app: ASGIApp, desk: FrontDesk, limits: RateLimits, metrics: Metrics) -> None:
         self.app = app
-        self.knows = knows
+        self.desk = desk
+        self.limits = limits
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] == "http" and scope["path"].startswith("/v1"):
+        if scope["type"] != "http" or not scope["path"].startswith("/v1"):
+            await self.app(scope, receive, send)
+            return
+        place: Place | None = scope.get(PLACE)
+        try:
             try:
-                self.knows(scope, Headers(scope=scope).get("Authorization"))
-                if b"%2f" in scope.get("raw_path", b"").lower():
-                    # It would be read as a step in the path: a name of somebody's making would reach another resource.
-                    raise NotFound("A name cannot hold a slash.")
+                # First the place: a call that finds none must not count.
+                place = place or self.desk.enter(scope["path"], raw_header(scope, b"authorization") or b"")
+                self._let_in(scope)
             except PatronusError as error:
+                self.metrics.refused.labels(error.kind, error.reason or "").inc()
                 response = problem_response(error)
                 response.headers["Connection"] = "close"
                 await response(scope, receive, send)
                 return
-        await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+        finally:
+            if place is not None:
+                self.desk.leave(place)
+
+    def _let_in(self, scope: Scope) -> None:
+        header = raw_header(scope, b"authorization") or b""
+        scope[CALLER] = known_caller(scope, header.decode("latin-1"))
+        if b"%2f" in scope.get("raw_path", b"").lower():
+            # It would be read as a step in the path: a name of somebody's making would reach another resource.
+            raise NotFound("A name cannot hold a slash.")
+        kind = kind_of(scope["method"], scope["path"])
+        try:
+            self.limits.count(scope[CALLER], kind)
+        except RateLimited as error:
+            self.desk.remember(kind, header, error)
+            raise
 
 
-@dataclass
+@dataclass(slots=True)
 class _Body:
     limit: int
     deadline: float
     received: int = 0
     done: bool = False
-    refused: PatronusError | None = field(default=None)
+    refused: PatronusError | None = None
 
 
 class BodyLimits:
@@ -134,8 +184,11 @@ class BodyLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body = _Body(self.limit_for(scope["path"]), time.monotonic() + self.seconds)
-        declared = Headers(scope=scope).get("content-length", "")
+        limit, declared = self.limit_for(scope["path"]), header_of(scope, b"content-length") or ""
+        if PLACE in scope and int(declared or 0) <= limit:
+            await self._whole(int(declared or 0), scope, receive, send)
+            return
+        body = _Body(limit, time.monotonic() + self.seconds)
         started = False
 
         async def receive_limited() -> Message:
@@ -157,7 +210,7 @@ class BodyLimits:
                 if body.received > body.limit:
                     body.refused = _too_large(body.limit)
                 elif self._held > self.budget:
-                    body.refused = Overloaded("The service holds as much as it can at once; try again in a moment.")
+                    body.refused = Overloaded(_FULL)
                 if body.refused is not None:
                     raise body.refused
             return message
@@ -184,6 +237,17 @@ class BodyLimits:
             response: JSONResponse = problem_response(body.refused)
             response.headers["Connection"] = "close"
             await response(scope, receive, send)
+
+    async def _whole(self, size: int, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request that is here already, all of it: its connection has seen to that."""
+        if self._held + size > self.budget:
+            await problem_response(Overloaded(_FULL))(scope, receive, send)
+            return
+        self._held += size
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._held -= size
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -14,6 +14,7 @@ from shared.errors import (
     InsufficientStorage,
     Overloaded,
     PatronusError,
+    RateLimited,
     RecordUnavailable,
     SetupError,
     Unauthenticated,
@@ -71,8 +72,8 @@ RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 """For a router's ``responses``: every operation may answer a problem."""
 
 
-def problem_response(error: PatronusError) -> JSONResponse:
-    """The answer for an error."""
+def problem_document(error: PatronusError, request_id: str) -> dict[str, Any]:
+    """The members of the problem document for an error."""
     detail = error.detail
     if isinstance(error, SetupError) or type(error) is PatronusError:
         # These speak to the operator and may name a path; the log has them.
@@ -82,17 +83,36 @@ def problem_response(error: PatronusError) -> JSONResponse:
         "title": error.title,
         "status": error.status,
         "detail": detail,
-        "request_id": current_request_id(),
+        "request_id": request_id,
     }
     if error.reason is not None:
         body["reason"] = error.reason
-    body.update(error.extra)
-    headers = {REQUEST_ID_HEADER: current_request_id()}
+    return body | error.extra
+
+
+def problem_headers(error: PatronusError) -> dict[str, str]:
+    """The headers that belong to an error."""
+    headers = {}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, _AGAIN):
         headers["Retry-After"] = str(error.retry_after_s)
-    return JSONResponse(body, status_code=error.status, media_type=MEDIA_TYPE, headers=headers)
+    if isinstance(error, RateLimited):
+        # draft-ietf-httpapi-ratelimit-headers: what may be done in which time, what is left of it, and until when.
+        headers["RateLimit-Policy"] = f'"{error.counted}";q={error.quota};w={error.window_s}'
+        headers["RateLimit"] = f'"{error.counted}";r=0;t={error.retry_after_s}'
+    return headers
+
+
+def problem_response(error: PatronusError) -> JSONResponse:
+    """The answer for an error."""
+    request_id = current_request_id()
+    return JSONResponse(
+        problem_document(error, request_id),
+        status_code=error.status,
+        media_type=MEDIA_TYPE,
+        headers={REQUEST_ID_HEADER: request_id, **problem_headers(error)},
+    )
 
 
 def install_problems(app: FastAPI, metrics: Metrics) -> None:

@@ -8,7 +8,7 @@ from shared.errors import BadRequest
 from shared.http.routing import operations_of
 
 
-async def known_query_only(request: Request) -> None:
+def known_query_only(request: Request) -> None:
     """Refuses a request whose query holds a parameter that its route does not have, by the OpenAPI document.
 
     Raises:

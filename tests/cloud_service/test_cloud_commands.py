@@ -87,6 +87,17 @@ def test_keys_are_made_listed_and_revoked(home: Path) -> None:
         run("keys", "revoke", "0" * 12)
 
 
+def test_a_key_may_have_a_rate_of_its_own(home: Path) -> None:
+    run("init")
+    made = ("keys", "create", "--label", "import", "--scope", "enroll")
+    record = KeyRing(home / "api_keys.json").check(run(*made, "--rate", "50/second;20000/hour").strip())
+    assert record is not None
+    assert record.rate == "50/second;20000/hour"
+    assert "import  (50/second;20000/hour)" in run("keys", "list")
+    with pytest.raises(SystemExit):
+        run(*made, "--rate", "fast")
+
+
 def test_a_key_can_be_left_in_a_new_file_instead_of_shown(home: Path, tmp_path: Path) -> None:
     run("init")
     out = tmp_path / "key"

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import make_certificates
 from compose_reader import read_compose
+
+from cloud_service.settings import Settings as CloudSettings
+from edge_service.settings import EdgeSettings
+from shared.service_settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("secrets", "cloud", "edge")
@@ -144,15 +149,17 @@ def test_the_builder_is_sent_only_what_the_images_are_made_from() -> None:
     }
 
 
-def test_compose_accepts_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [["docker-compose.yml"], ["docker-compose.yml", "deploy/compose.tls.yml"]])
+def test_compose_accepts_the_files(tmp_path: Path, files: list[str]) -> None:
     command = next((command for command in (["docker", "compose"], ["docker-compose"]) if _answers(command)), None)
     if command is None:
         pytest.skip("Compose is not installed here")
     nothing = tmp_path / "env"
     nothing.touch()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PATRONUS_")}
+    named = [part for file in files for part in ("-f", str(ROOT / file))]
     done = subprocess.run(
-        [*command, "--env-file", str(nothing), "-f", str(ROOT / "docker-compose.yml"), "config", "--quiet"],
+        [*command, "--env-file", str(nothing), *named, "config", "--quiet"],
         env=environment,
         capture_output=True,
         text=True,
@@ -160,6 +167,25 @@ def test_compose_accepts_the_file(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_overlay_for_tls_names_settings_and_mounts_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay = read_compose((ROOT / "deploy/compose.tls.yml").read_text())["services"]
+    made = {path.name for path in make_certificates(tmp_path / "tls").iterdir()}
+    for service in overlay.values():
+        for name, value in service["environment"].items():
+            monkeypatch.setenv(name, value)
+    own, line = load_settings(CloudSettings).tls, load_settings(EdgeSettings).cloud
+    named = {"cloud": (own.certificate, own.key, own.client_ca), "edge": (line.certificate, line.key, line.ca)}
+    for name, files in named.items():
+        volumes = [volume.rsplit(":", 2) for volume in overlay[name]["volumes"]]
+        assert {inside for _, inside, _ in volumes} == set(map(str, files))
+        assert {mode for *_, mode in volumes} == {"ro"}
+        sources = {Path(outside).name for outside, *_ in volumes}
+        assert sources < made - {"ca.key"}
+    assert line.url == "https://cloud:8001"
 
 
 def _answers(command: list[str]) -> bool:

@@ -74,9 +74,9 @@ def test_a_key_for_some_galleries_sees_and_touches_only_these(cloud: Cloud) -> N
     known = assert_problem(cloud.http.get("/v1/galleries/theirs", headers=key), 404, "not-found", "unknown_gallery")
     unknown = assert_problem(cloud.http.get("/v1/galleries/nowhere"), 404, "not-found", "unknown_gallery")
     assert {**known, "request_id": ""} == {**unknown, "request_id": ""}
-    assert_problem(cloud.put_gallery("theirs", headers=key), 403, "forbidden")
-    assert_problem(cloud.put_gallery("nowhere", headers=key), 403, "forbidden")
     for answer in (
+        cloud.put_gallery("theirs", headers=key),
+        cloud.put_gallery("nowhere", headers=key),
         cloud.enroll("ben", vector, gallery="theirs", headers=key),
         cloud.verify("anna", vector[0], gallery="theirs", headers=key),
         cloud.identify(vector[0], gallery="theirs", headers=key),

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from shared.errors import NotFound, Overloaded, PatronusError, SetupError, UpstreamUnavailable
 from shared.http.application import make_application
 from shared.metrics import Metrics
+from shared.rates import RateSettings
 
 LIMIT = 1000
 FAILURES: dict[str, Exception] = {
@@ -40,6 +41,8 @@ def app() -> FastAPI:
         metrics=Metrics("edge"),
         limit_for=lambda path: LIMIT if path != "/large" else 10 * LIMIT,
         body_seconds=0.3,
+        rates=RateSettings(),
+        places=8,
     )
 
     @made.post("/{path}")

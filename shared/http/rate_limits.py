@@ -1,0 +1,100 @@
+"""How often each API key may call, counted by the library ``limits`` in the memory of this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from functools import lru_cache
+
+from fastapi import Request
+from limits import RateLimitItem, parse_many
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from shared.credentials import ApiKeyRecord
+from shared.errors import RateLimited
+from shared.http.auth import CALLER
+from shared.logs import get_logger
+from shared.rates import UNLIMITED, RateSettings
+
+_log = get_logger(__name__)
+_MATCHING = frozenset({"verify", "identify", "detect", "compare"})
+# An operator wants to know which key it is, not each of its calls.
+_SECONDS_BETWEEN_WARNINGS = 60.0
+
+
+class Kind(StrEnum):
+    """What is asked for."""
+
+    READING = "reading"
+    MATCHING = "matching"
+    WRITING = "writing"
+
+
+def kind_of(method: str, path: str) -> Kind:
+    """What a request asks for, told before anything of it is looked up."""
+    if method in {"GET", "HEAD"}:
+        return Kind.READING
+    return Kind.MATCHING if method == "POST" and path.rpartition("/")[2] in _MATCHING else Kind.WRITING
+
+
+class RateLimits:
+    """Counts the calls of each key, and refuses what is over its rate. Used on one event loop.
+
+    What is refused does not count, so a caller who does not stop asking is let through as often as one who waits.
+
+    Args:
+        settings: for keys without a rate of their own.
+    """
+
+    def __init__(self, settings: RateSettings) -> None:
+        self._defaults = {Kind(name): rate for name, rate in settings.model_dump().items()}
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._told: dict[str, float] = {}
+
+    def count(self, record: ApiKeyRecord, kind: Kind, cost: int = 1) -> None:
+        """Counts a call, or several, of a key.
+
+        A call that costs more than a whole limit costs all of it.
+
+        Raises:
+            RateLimited: that is more than the key may.
+        """
+        # A rate of the key's own is for all that it does together.
+        rate, counted = (record.rate, "all") if record.rate else (self._defaults[kind], kind.value)
+        # The shortest first: what a short one refuses must not count against a long one.
+        for item in _items(rate):
+            if not self._limiter.hit(item, record.id, counted, cost=min(cost, item.amount)):
+                raise self._refused(record, counted, item)
+
+    def _refused(self, record: ApiKeyRecord, counted: str, item: RateLimitItem) -> RateLimited:
+        now = time.time()
+        if now - self._told.get(record.id, 0) > _SECONDS_BETWEEN_WARNINGS:
+            self._told[record.id] = now
+            _log.warning("key_over_its_rate", key=record.id, counted=counted, rate=str(item))
+        free_at = self._limiter.get_window_stats(item, record.id, counted).reset_time
+        return RateLimited(
+            f"This API key may make {item.amount} such calls in {item.get_expiry()} s, and has; slow down, or ask the "
+            "operator for a higher rate.",
+            counted=counted,
+            quota=item.amount,
+            window_s=item.get_expiry(),
+            free_in_s=max(0.0, free_at - now),
+        )
+
+
+@lru_cache
+def _items(rate: str) -> Sequence[RateLimitItem]:
+    return () if rate == UNLIMITED else tuple(sorted(parse_many(rate), key=RateLimitItem.get_expiry))
+
+
+def count_probes(request: Request, probes: int) -> None:
+    """Counts the probes of one request, of which the first was counted at the gate.
+
+    Raises:
+        RateLimited: they are more than the key may send.
+    """
+    if probes > 1:
+        limits: RateLimits = request.app.state.rate_limits
+        limits.count(request.scope[CALLER], Kind.MATCHING, probes - 1)
