@@ -25,12 +25,14 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import insert, update
 
+from cloud_service.gallery.assembly import clock_of
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.tables import gallery as gallery_table
 from cloud_service.gallery.tables import subject, template
 from cloud_service.migrations import upgrade
+from cloud_service.settings import RetentionSettings
 from lab.load import Load, answers, request, under_load
 from lab.pair import Pair, free_port
 from shared.command import run
@@ -232,9 +234,9 @@ def _filled(home: Path, vectors: Rows) -> Contract:
     try:
         upgrade(database)
         spec = GallerySpec(contract=contract, threshold=Threshold(cosine=TAU, fmr=1e-3))
-        gallery, _ = Record(database, Snapshots(database, folder / "index"), len(vectors), 1000).put_gallery(
-            _GALLERY, spec
-        )
+        snapshots = Snapshots(database, folder / "index")
+        record = Record(database, snapshots, len(vectors), 1000, clock_of(RetentionSettings()))
+        gallery, _ = record.put_gallery(_GALLERY, spec, by=None)
         now = {"created_at": datetime.now(UTC), "gallery_id": gallery.id}
         with database.write() as connection:
             count = -(-len(vectors) // _PER_PERSON)

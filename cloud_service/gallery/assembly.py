@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DBAPIError
+from datetime import timedelta
 
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from cloud_service.gallery.audit import Action, append
+from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database, unusable
 from cloud_service.gallery.indexes import LocalIndexes
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.snapshots import Snapshots
+from cloud_service.gallery.remnants import WriteAheadLog
 from cloud_service.gallery.store import Store
 from cloud_service.migrations import upgrade
-from cloud_service.settings import Settings
+from cloud_service.settings import RetentionSettings, Settings
+from shared.errors import PatronusError
+from shared.home import patronus_version
+from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 
+_log = get_logger(__name__)
 
-def open_store(settings: Settings, metrics: Metrics) -> Store:
+
+def clock_of(settings: RetentionSettings) -> RecordClock:
+    """The clock of a record, as the machine's is."""
+    return RecordClock(timedelta(seconds=settings.clock_jump_seconds), settings.clock_settle_seconds)
+
+
+def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None = None) -> Store:
     """The store, ready to be searched. Takes the time that reading the whole record takes.
+
+    Args:
+        settings: of the service.
+        metrics: where steps are timed.
+        clock: by what time templates age; None: by the machine's.
 
     Raises:
         SetupError: the record cannot be opened, is in use, is damaged, or was written by a newer version.
@@ -26,9 +46,13 @@ def open_store(settings: Settings, metrics: Metrics) -> Store:
         upgrade(database)
         limits = settings.record
         snapshots = Snapshots(database, settings.home.expanduser() / "index")
-        record = Record(database, snapshots, limits.max_templates_a_gallery, limits.max_templates_a_subject)
-        store = Store(record, LocalIndexes(record, snapshots, settings.index, metrics), metrics)
+        clock = clock or clock_of(settings.retention)
+        record = Record(database, snapshots, limits.max_templates_a_gallery, limits.max_templates_a_subject, clock)
+        indexes = LocalIndexes(record, snapshots, settings.index, metrics)
+        store = Store(record, indexes, [WriteAheadLog(database)], metrics)
+        clock.begin(store.retention.time_seen())
         store.load()
+        _note_start(database)
     except DBAPIError as error:
         database.close()
         raise unusable(database.engine.url.database or "", error.orig) from None
@@ -36,3 +60,11 @@ def open_store(settings: Settings, metrics: Metrics) -> Store:
         database.close()
         raise
     return store
+
+
+def _note_start(database: Database) -> None:
+    try:
+        with database.write() as connection:
+            append(connection, Action.SERVICE_STARTED, by=None, details={"version": patronus_version()})
+    except (PatronusError, SQLAlchemyError) as error:  # a full disk: it can match all the same
+        _log.error("start_not_noted", **place_of(error))

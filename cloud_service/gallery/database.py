@@ -77,10 +77,13 @@ class Database:
         with self.engine.connect() as connection:
             connection.execute(text("SELECT count(*) FROM gallery"))
 
-    def scrub(self) -> None:
+    def scrub(self, *, patient: bool = True) -> None:
         """Empties the write-ahead log, which may still hold the bytes of what was erased.
 
         The pages themselves were overwritten when it was erased (``secure_delete``).
+
+        Args:
+            patient: whether to wait for the busy time; else it is tried once, and holds up no writer.
 
         Raises:
             Overloaded: somebody reads an old state of the file for longer than the busy time.
@@ -88,13 +91,19 @@ class Database:
         connection = self.engine.raw_connection()
         try:
             cursor = connection.cursor()
-            busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            cursor.close()
+            (patience,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+            if not patient:
+                cursor.execute("PRAGMA busy_timeout = 0")
+            try:
+                busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {int(patience)}")
+                cursor.close()
         finally:
             connection.close()
         if busy:
             raise Overloaded(
-                "The erasure is recorded, but a long read of the record keeps overwritten bytes on disk; ask again.",
+                "A long read of the record, such as a backup, keeps erased bytes on disk; try again when it is over.",
                 retry_after_s=5,
             )
 

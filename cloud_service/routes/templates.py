@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, status
+from fastapi import APIRouter, Response, status
 
 from cloud_service.deps import (
     MAY_ENROLL,
@@ -13,6 +13,8 @@ from cloud_service.deps import (
     SubjectInPath,
     TemplateInPath,
 )
+from cloud_service.routes.erasures import PENDING, answered
+from shared.http.auth import Caller
 from shared.wire.cloud import EnrollAnswer, EnrollRequest
 from shared.wire.common import Erased
 
@@ -20,12 +22,21 @@ router = APIRouter(prefix="/galleries/{gallery}/subjects/{subject}/templates", t
 
 
 @router.post("", response_model=EnrollAnswer, status_code=status.HTTP_201_CREATED, dependencies=[MAY_ENROLL, PLACE])
-def enroll(gallery: GalleryInPath, subject: SubjectInPath, request: EnrollRequest, store: StoreDep) -> EnrollAnswer:
+def enroll(
+    gallery: GalleryInPath, subject: SubjectInPath, request: EnrollRequest, caller: Caller, store: StoreDep
+) -> EnrollAnswer:
     """Stores templates of a subject, all or none; harmless when repeated."""
-    return store.enroll(gallery, subject, request.templates)
+    return store.enroll(gallery, subject, request.templates, caller.id)
 
 
-@router.delete("/{template}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE])
-def erase_template(gallery: GalleryInPath, subject: SubjectInPath, template: TemplateInPath, store: StoreDep) -> Erased:
+@router.delete("/{template}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE], responses=PENDING)
+def erase_template(
+    gallery: GalleryInPath,
+    subject: SubjectInPath,
+    template: TemplateInPath,
+    caller: Caller,
+    store: StoreDep,
+    response: Response,
+) -> Erased:
     """Erases a template, and its subject with the last one."""
-    return store.erase_template(gallery, subject, template)
+    return answered(store.erase_template(gallery, subject, template, caller.id), response)
