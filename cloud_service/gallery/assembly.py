@@ -11,8 +11,8 @@ from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database, unusable
 from cloud_service.gallery.indexes import LocalIndexes
 from cloud_service.gallery.record import Record
+from cloud_service.gallery.remnants import NotOverwritten
 from cloud_service.gallery.snapshots import Snapshots
-from cloud_service.gallery.remnants import WriteAheadLog
 from cloud_service.gallery.store import Store
 from cloud_service.migrations import upgrade
 from cloud_service.settings import RetentionSettings, Settings
@@ -47,9 +47,11 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
         limits = settings.record
         snapshots = Snapshots(database, settings.home.expanduser() / "index")
         clock = clock or clock_of(settings.retention)
-        record = Record(database, snapshots, limits.max_templates_a_gallery, limits.max_templates_a_subject, clock)
-        indexes = LocalIndexes(record, snapshots, settings.index, metrics)
-        store = Store(record, indexes, [WriteAheadLog(database)], metrics)
+        remnants = [
+            NotOverwritten("write-ahead log", lambda patient: database.scrub(patient=patient)),
+            NotOverwritten("index files", lambda _patient: snapshots.sweep()),
+        ]
+        store = Store(record, indexes, remnants, metrics)
         clock.begin(store.retention.time_seen())
         store.load()
         _note_start(database)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from cloud_service.gallery.database import Database
 from shared.errors import Overloaded
 from shared.logs import get_logger, place_of
 from shared.wire.common import Receipt
@@ -15,9 +15,8 @@ _log = get_logger(__name__)
 class Remnant(Protocol):
     """One such place. The store tells it of each erasure after that is committed, one at a time."""
 
-    @property
-    def name(self) -> str:
-        """What an erasure's status calls it."""
+    name: str
+    """What an erasure's status calls it."""
 
     def erased(self, receipt: Receipt) -> None:
         """An erasure was committed: overwrites what it can at once. Fails never: the rest is ``finish``'s."""
@@ -29,41 +28,44 @@ class Remnant(Protocol):
         """Whether bytes of what this erasure removed may still be there."""
 
 
-class WriteAheadLog:
-    """SQLite's log, which keeps old pages for as long as somebody reads the record as it was.
+class NotOverwritten:
+    """A place that is overwritten as a whole, such as SQLite's log, once nobody reads an old state in it.
 
-    The start of a service empties it, so that nothing needs to be remembered over one.
+    The start of a service overwrites it, so that nothing needs to be remembered over one.
+
+    Args:
+        name: of the place.
+        overwrite: does it, or raises an error; told whether it may wait for others who are in the way.
     """
 
-    name = "write-ahead log"
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, name: str, overwrite: Callable[[bool], None]) -> None:
+        self.name = name
+        self._overwrite = overwrite
         self._oldest_left: int | None = None
 
     def erased(self, receipt: Receipt) -> None:
-        """Empties the log; waits for a short read to end, but not again while a long one goes on."""
+        """Overwrites; waits for a short read to end, but not again while a long one goes on."""
         patient = self._oldest_left is None
         if self._oldest_left is None:
             self._oldest_left = receipt.id
-        self._empty(patient=patient)
+        self._try(patient=patient)
 
     def finish(self) -> None:
-        """Empties the log if something erased may be in it, and nobody reads an old state just now."""
+        """Overwrites if something is left, and nobody is in the way just now."""
         if self._oldest_left is not None:
-            self._empty(patient=False)
+            self._try(patient=False)
 
     def holds(self, receipt: Receipt) -> bool:
-        """Whether the log was not emptied since."""
+        """Whether it was not overwritten since."""
         left = self._oldest_left
         return left is not None and receipt.id >= left
 
-    def _empty(self, *, patient: bool) -> None:
+    def _try(self, *, patient: bool) -> None:
         try:
-            self._database.scrub(patient=patient)
+            self._overwrite(patient)
         except Overloaded:
             return
         except Exception as error:  # the erasure is committed: whatever is wrong here, it is not undone
-            _log.error("log_not_emptied", **place_of(error))
+            _log.error("not_overwritten", where=self.name, **place_of(error))
             return
         self._oldest_left = None

@@ -1,30 +1,13 @@
-"""Erasures: how one is answered, and what has become of it."""
+"""Erasures that were answered: what has become of them."""
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-from fastapi import APIRouter, Response, status
+from fastapi import APIRouter
 
 from cloud_service.deps import MAY_ENROLL_OR_MANAGE, PLACE, ErasuresDep, GalleryInPath, ReceiptInPath
-from shared.wire.common import Erased, Erasure
+from shared.wire.common import Erasure
 
 router = APIRouter(prefix="/galleries/{gallery}/erasures", tags=["erasures"])
-
-PENDING: Final[dict[int | str, dict[str, Any]]] = {
-    status.HTTP_202_ACCEPTED: {
-        "model": Erased,
-        "description": "Erased, and matched no more; its bytes are not all overwritten yet: `pending` says where.",
-    }
-}
-"""For a route's ``responses``."""
-
-
-def answered(erased: Erased, response: Response) -> Erased:
-    """The answer of an erasure: 202 while something of it is left."""
-    if erased.pending:
-        response.status_code = status.HTTP_202_ACCEPTED
-    return erased
 
 
 @router.get("/{receipt}", response_model=Erasure, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE])

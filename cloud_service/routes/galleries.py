@@ -14,8 +14,8 @@ from cloud_service.deps import (
     ListingDep,
     StoreDep,
 )
-from cloud_service.routes.erasures import PENDING, answered
 from shared.http.auth import Caller
+from shared.http.erased import PENDING, answered
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import Erased, GalleryInfo, Page, Retention
 

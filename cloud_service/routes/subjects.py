@@ -15,8 +15,8 @@ from cloud_service.deps import (
     StoreDep,
     SubjectInPath,
 )
-from cloud_service.routes.erasures import PENDING, answered
 from shared.http.auth import Caller
+from shared.http.erased import PENDING, answered
 from shared.wire.common import Erased, Page, SubjectDetail, SubjectInfo
 
 router = APIRouter(prefix="/galleries/{gallery}/subjects", tags=["subjects"])

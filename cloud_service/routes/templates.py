@@ -13,8 +13,8 @@ from cloud_service.deps import (
     SubjectInPath,
     TemplateInPath,
 )
-from cloud_service.routes.erasures import PENDING, answered
 from shared.http.auth import Caller
+from shared.http.erased import PENDING, answered
 from shared.wire.cloud import EnrollAnswer, EnrollRequest
 from shared.wire.common import Erased
 

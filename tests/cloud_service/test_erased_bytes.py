@@ -122,6 +122,18 @@ def test_an_erasure_whose_bytes_cannot_be_overwritten_yet_says_so_until_they_are
         assert _age_of_oldest(cloud) == 0
 
 
+def test_a_file_of_the_index_that_cannot_be_taken_away_is_told_as_pending(impatient: Settings) -> None:
+    with Cloud(impatient) as cloud:
+        _prepare(cloud, 8)
+        in_the_way = impatient.home / "index" / f"{'0' * 32}.segment"
+        in_the_way.mkdir(parents=True)
+        answer = cloud.http.delete("/v1/galleries/door/subjects/anna")
+        assert (answer.status_code, answer.json()["pending"]) == (202, ["index files"])
+        in_the_way.rmdir()
+        cloud.app.state.store.finish_erasures()
+        assert _pending(cloud, answer.json()) == []
+
+
 def test_a_service_that_ends_before_it_could_overwrite_leaves_that_to_its_next_start(impatient: Settings) -> None:
     with ExitStack() as read, Cloud(impatient) as cloud:
         erased, _kept = _prepare(cloud, 128)

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 from cloud_client import Cloud, assert_problem, random_units, towards
 from set_clock import Hands
-from sqlalchemy import update
 
-from cloud_service.gallery.tables import template
 from cloud_service.housekeeping import look
 from cloud_service.settings import RetentionSettings, Settings
 
@@ -125,6 +123,19 @@ def test_expired_ones_that_the_index_still_has_do_not_crowd_out_the_living(aging
     assert _held(aging) == 301, "not swept"
     assert aging.found(probe) == ["living"]
     assert aging.found(probe, top_k=1) == ["living"]
+
+
+def test_an_index_that_is_made_anew_holds_what_has_expired_too_for_a_clock_may_be_set_back(
+    aging: Cloud, hands: Hands
+) -> None:
+    aging.enroll("anna", VECTORS[:3])
+    hands.wall += 3650 * DAY
+    assert aging.found(VECTORS[0]) == []
+    record = aging.app.state.store.record
+    gallery = record.gallery("door")
+    [(ids, _vectors)] = record.batches(gallery)
+    left = [found for found, _ in record.batches_without(gallery, ids[2:])]
+    assert [list(found) for found in left] == [list(ids[:2])]
 
 
 def test_a_template_enrolled_again_after_it_expired_begins_anew(aging: Cloud, hands: Hands) -> None:
@@ -299,10 +310,3 @@ def test_a_sweep_that_fails_is_tried_again_and_the_service_ends_cleanly(quick: C
         record.execute("DROP TRIGGER stuck")
     record.close()
     _until(lambda: _held(quick) == 0)
-
-
-def test_a_template_of_the_record_that_is_older_by_hand_counts_as_old(aging: Cloud, hands: Hands) -> None:
-    aging.enroll("anna", VECTORS[:1])
-    with aging.app.state.store.record.database.write() as connection:
-        connection.execute(update(template).values(created_at=hands.wall - 10 * DAY))
-    assert aging.found(VECTORS[0]) == []
