@@ -47,6 +47,8 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
         limits = settings.record
         snapshots = Snapshots(database, settings.home.expanduser() / "index")
         clock = clock or clock_of(settings.retention)
+        record = Record(database, snapshots, limits.max_templates_a_gallery, limits.max_templates_a_subject, clock)
+        indexes = LocalIndexes(record, snapshots, settings.index, metrics)
         remnants = [
             NotOverwritten("write-ahead log", lambda patient: database.scrub(patient=patient)),
             NotOverwritten("index files", lambda _patient: snapshots.sweep()),
