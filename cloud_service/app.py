@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 
 from anyio import to_thread
@@ -11,9 +12,12 @@ from fastapi import FastAPI
 
 from cloud_service.admission import Admission
 from cloud_service.gallery.assembly import open_store
+from cloud_service.gallery.clock import RecordClock
+from cloud_service.gallery.erasures import Erasures
 from cloud_service.gallery.listing import Listing
 from cloud_service.gallery.matcher import Matcher
 from cloud_service.gathering import Gathering
+from cloud_service.housekeeping import housekeeping
 from cloud_service.readiness import readiness_of
 from cloud_service.routes import ROUTERS
 from cloud_service.settings import Settings
@@ -25,8 +29,12 @@ from shared.key_ring import KeyRing
 from shared.metrics import Metrics
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
     """The application; its lifespan opens the store and closes it.
+
+    Args:
+        settings: of the service.
+        clock: by what time templates age; None: by the machine's.
 
     Raises:
         SetupError: (the lifespan) a key file or the record is missing, in use or damaged.
@@ -36,9 +44,10 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await to_thread.run_sync(app.state.key_ring.ensure_first_key, settings.first_key_file)
-        store = await to_thread.run_sync(open_store, settings, metrics)
+        store = await to_thread.run_sync(open_store, settings, metrics, clock)
         app.state.store = store
-        app.state.listing = Listing(store.record.database)
+        app.state.listing = Listing(store.record.database, store.record.clock)
+        app.state.erasures = Erasures(store, timedelta(seconds=settings.retention.overwrite_within_seconds))
         work = settings.work
         app.state.admission = Admission(work.at_once, work.waiting, work.patience_seconds)
         gathering = partial(Gathering, waiting=work.waiting, patience_seconds=work.patience_seconds)
@@ -49,7 +58,8 @@ def create_app(settings: Settings) -> FastAPI:
             matcher.identify, lambda asked: len(asked.envelopes), at_once=work.searches, most=most
         )
         try:
-            yield
+            async with housekeeping(store, settings.retention):
+                yield
         finally:
             await to_thread.run_sync(store.close)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cloud_service.audit_cli import app as audit
 from shared.key_ring import KeyRing
 from shared.keys_command import keys_command
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(keys_command(_ring, "cloud"), name="keys")
+app.add_typer(audit, name="audit")
 
 
 @app.command()

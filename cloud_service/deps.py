@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 
 from cloud_service.admission import Admission
+from cloud_service.gallery.erasures import Erasures
 from cloud_service.gallery.listing import Listing
 from cloud_service.gallery.matcher import Asked, Claim
 from cloud_service.gallery.store import Store
@@ -20,7 +21,7 @@ from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
 from shared.wire.cloud import IdentifyAnswer
-from shared.wire.common import VerifyAnswer
+from shared.wire.common import Number, VerifyAnswer
 
 
 async def _settings(request: Request) -> Settings:
@@ -49,6 +50,11 @@ async def _listing(request: Request) -> Listing:
     return listing
 
 
+async def _erasures(request: Request) -> Erasures:
+    erasures: Erasures = request.app.state.erasures
+    return erasures
+
+
 async def _place(request: Request) -> AsyncIterator[None]:
     admission: Admission = request.app.state.admission
     async with admission.place():
@@ -59,6 +65,7 @@ SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[Store, Depends(_store)]
 IdentificationsDep = Annotated[Gathering[Asked, IdentifyAnswer], Depends(_identifications)]
 ListingDep = Annotated[Listing, Depends(_listing)]
+ErasuresDep = Annotated[Erasures, Depends(_erasures)]
 
 # For a route's `dependencies`, before the place: what the key must be allowed.
 MAY_MANAGE = Depends(require(Scope.MANAGE))
@@ -74,4 +81,6 @@ SubjectInPath = Annotated[SubjectName, Path(alias="subject")]
 TemplateInPath = Annotated[TemplateId, Path(alias="template")]
 Limit = Annotated[int, Query(ge=1, le=500, description="the most items on one page")]
 AfterGallery = Annotated[GalleryName | None, Query(description="`next` of the page before")]
+ReceiptInPath = Annotated[Number, Path(alias="receipt")]
+AfterEntry = Annotated[Number, Query(description="`next` of the page before; 0: from the first entry on")]
 AfterSubject = Annotated[SubjectName | None, Query(description="`next` of the page before")]

@@ -66,6 +66,27 @@ class IndexSettings(BaseModel):
     """How long an end may wait for the same."""
 
 
+class RetentionSettings(BaseModel):
+    """What becomes of templates that have expired, and of the bytes of what was erased."""
+
+    model_config = _FROZEN
+
+    sweep_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How often what has expired is erased. It matches nobody from the second on in which it expires."""
+    sweep_templates: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """Erased in one transaction: other writers wait some hundredths of a second for it."""
+    clock_jump_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """How far the machine's clock may be ahead of the record's own time and be believed at once: more than a restart
+    takes, less than a wrong time zone."""
+    clock_settle_seconds: Annotated[float, Field(ge=0)] = 3600.0
+    """How long a clock that jumped further must run on before anything is erased by it. Long enough for time servers to
+    set it right, and for an operator to see the warning; short enough for a machine that is switched off at night."""
+    finish_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """How often it is tried to overwrite what could not be overwritten when it was erased."""
+    overwrite_within_seconds: Annotated[float, Field(gt=0)] = 86_400.0
+    """`due_by` of an erasure of which something is left on disk: a backup, or a report, is done in a day."""
+
+
 class WorkSettings(BaseModel):
     """How much is done at once. What exceeds it is refused with 429, never queued without end."""
 
@@ -98,6 +119,7 @@ class Settings(ServiceSettings):
     body: BodySettings = BodySettings()
     record: RecordSettings = RecordSettings()
     index: IndexSettings = IndexSettings()
+    retention: RetentionSettings = RetentionSettings()
     work: WorkSettings = WorkSettings()
     rates: RateSettings = RateSettings()
     tls: TlsSettings = TlsSettings()

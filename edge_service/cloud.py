@@ -36,7 +36,16 @@ from shared.wire.cloud import (
     IdentifyRequest,
     VerifyRequest,
 )
-from shared.wire.common import Erased, GalleryInfo, Page, SubjectDetail, SubjectInfo, VerifyAnswer
+from shared.wire.common import (
+    Erased,
+    Erasure,
+    GalleryInfo,
+    Page,
+    Retention,
+    SubjectDetail,
+    SubjectInfo,
+    VerifyAnswer,
+)
 
 _log = get_logger(__name__)
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -144,6 +153,15 @@ class CloudClient:
         if template is not None:
             path += f"/templates/{template}"
         return _read(await self._call("DELETE", path), Erased)
+
+    async def erasure(self, gallery: str, receipt: int) -> Erasure:
+        """What has become of an erasure."""
+        return _read(await self._call("GET", f"/v1/galleries/{gallery}/erasures/{receipt}"), Erasure)
+
+    async def keep(self, gallery: str, retention: Retention | None) -> GalleryInfo:
+        """Sets how long a gallery keeps templates; None: until they are erased."""
+        method = "DELETE" if retention is None else "PUT"
+        return _read(await self._call(method, f"/v1/galleries/{gallery}/retention", retention), GalleryInfo)
 
     async def _call(
         self, method: str, path: str, body: BaseModel | None = None, params: dict[str, str] | None = None

@@ -22,7 +22,7 @@ from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
 from shared.wire.cloud import MAX_TOP_K
-from shared.wire.common import Threshold
+from shared.wire.common import Number, Threshold
 from shared.wire.edge import QualityFilter
 
 MAX_FACES = 32
@@ -81,6 +81,7 @@ MayAsk = Depends(require(*Scope))
 GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
 SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]
 FacePath = Annotated[TemplateId, Path(description="id that enrolling the picture answered")]
+ReceiptPath = Annotated[Number, Path(description="id of the receipt that an erasure was answered with")]
 LimitQuery = Annotated[int, Query(ge=1, le=500, description="items a page")]
 AfterGalleryQuery = Annotated[GalleryName | None, Query(description="the last page's `next`")]
 AfterSubjectQuery = Annotated[SubjectName | None, Query(description="the last page's `next`")]

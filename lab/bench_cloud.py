@@ -25,12 +25,13 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import insert, update
 
+from cloud_service.gallery.assembly import clock_of
 from cloud_service.gallery.opening import open_database
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.tables import gallery as gallery_table
 from cloud_service.gallery.tables import subject, template
-from cloud_service.settings import RecordSettings
+from cloud_service.settings import RecordSettings, RetentionSettings
 from lab.load import Load, answers, request, under_load
 from lab.pair import Pair, free_port
 from shared.command import run
@@ -232,9 +233,9 @@ def filled(home: Path, vectors: Rows) -> Contract:
     database = open_database(f"sqlite:///{folder / 'record.db'}", RecordSettings(), connections=2)
     try:
         spec = GallerySpec(contract=contract, threshold=Threshold(cosine=TAU, fmr=1e-3))
-        gallery, _ = Record(database, Snapshots(database, folder / "index"), len(vectors), 1000).put_gallery(
-            GALLERY, spec
-        )
+        snapshots = Snapshots(database, folder / "index")
+        record = Record(database, snapshots, len(vectors), 1000, clock_of(RetentionSettings()))
+        gallery, _ = record.put_gallery(GALLERY, spec, by=None)
         now = {"created_at": datetime.now(UTC), "gallery_id": gallery.id}
         with database.write() as connection:
             count = -(-len(vectors) // PER_PERSON)

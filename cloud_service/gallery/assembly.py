@@ -4,18 +4,39 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from cloud_service.gallery.answers import Answers
+from cloud_service.gallery.audit import Action, append
+from cloud_service.gallery.clock import RecordClock
+from cloud_service.gallery.database import Database
 from cloud_service.gallery.indexes import LocalIndexes
 from cloud_service.gallery.opening import closed_unless_ready, open_database
 from cloud_service.gallery.record import Record
+from cloud_service.gallery.remnants import NotOverwritten
 from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.store import Store
-from cloud_service.settings import Settings
+from cloud_service.settings import RetentionSettings, Settings
+from shared.errors import PatronusError
+from shared.home import patronus_version
+from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 
+_log = get_logger(__name__)
 
-def open_store(settings: Settings, metrics: Metrics) -> Store:
+
+def clock_of(settings: RetentionSettings) -> RecordClock:
+    """The clock of a record, as the machine's is."""
+    return RecordClock(timedelta(seconds=settings.clock_jump_seconds), settings.clock_settle_seconds)
+
+
+def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None = None) -> Store:
     """The store, ready to be searched. Takes the time that reading the whole record takes.
+
+    Args:
+        settings: of the service.
+        metrics: where steps are timed.
+        clock: by what time templates age; None: by the machine's.
 
     Raises:
         SetupError: the record cannot be opened or reached, is in use, is damaged, or was written by a newer version.
@@ -26,13 +47,29 @@ def open_store(settings: Settings, metrics: Metrics) -> Store:
     with closed_unless_ready(database):
         limits = settings.record
         snapshots = Snapshots(database, settings.home.expanduser() / "index")
-        record = Record(database, snapshots, limits.max_templates_a_gallery, limits.max_templates_a_subject)
+        clock = clock or clock_of(settings.retention)
+        record = Record(database, snapshots, limits.max_templates_a_gallery, limits.max_templates_a_subject, clock)
+        remnants = [
+            NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient)),
+            NotOverwritten("index files", lambda _patient: snapshots.sweep()),
+        ]
         store = Store(
             record,
             LocalIndexes(record, snapshots, settings.index, metrics),
+            remnants,
             metrics,
             answers=Answers(database, timedelta(hours=limits.answers_kept_hours)),
             patience_seconds=settings.work.patience_seconds + limits.busy_seconds,
         )
+        clock.begin(store.retention.time_seen())
         store.load()
+        _note_start(database)
     return store
+
+
+def _note_start(database: Database) -> None:
+    try:
+        with database.write() as connection:
+            append(connection, Action.SERVICE_STARTED, by=None, details={"version": patronus_version()})
+    except (PatronusError, SQLAlchemyError) as error:  # a full disk: it can match all the same
+        _log.error("start_not_noted", **place_of(error))

@@ -102,9 +102,17 @@ class Database(ABC):
     def claim(self) -> None:
         """Told once the tables are up to date: whoever used the record before may not write any more."""
 
+    @property
     @abstractmethod
-    def scrub(self) -> None:
+    def lingers_in(self) -> str:
+        """Where bytes of what was erased stay until ``scrub``, as an erasure's status calls it."""
+
+    @abstractmethod
+    def scrub(self, *, patient: bool = True) -> None:
         """Overwrites the bytes of what was erased, as far as the engine can.
+
+        Args:
+            patient: whether to wait for the busy time; else it is tried once, and holds up no writer.
 
         Raises:
             Overloaded: somebody reads an old state of the record for longer than the busy time.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Select, func, select
+from sqlalchemy import ColumnElement, Row, Select, exists, func, select
 
+from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database
-from cloud_service.gallery.record import find_subject
+from cloud_service.gallery.record import find_subject, oldest_alive
 from cloud_service.gallery.tables import gallery, subject, template
 from shared.contract import Contract
 from shared.errors import NotFound
@@ -25,10 +27,12 @@ class Listing:
 
     Args:
         database: where the record is.
+        clock: by what time templates expire. Those that have are not shown, though they are counted until erased.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: RecordClock) -> None:
         self._database = database
+        self._clock = clock
 
     def gallery(self, name: str) -> GalleryInfo:
         """One gallery.
@@ -59,9 +63,11 @@ class Listing:
         Raises:
             NotFound: there is no such gallery.
         """
-        counted = select(func.count()).where(template.c.subject_id == subject.c.id).scalar_subquery()
+        gallery_id, after_this = self._gallery(gallery_name)
+        held = (template.c.subject_id == subject.c.id) & (template.c.created_at > after_this)
+        counted = select(func.count()).where(held).scalar_subquery()
         query = select(subject.c.name, subject.c.created_at, counted.label("templates")).where(
-            subject.c.gallery_id == self._gallery_id(gallery_name)
+            subject.c.gallery_id == gallery_id, exists().where(held)
         )
         return self._page(query, subject.c.name, after, limit, _subject_info)
 
@@ -71,27 +77,31 @@ class Listing:
         Raises:
             NotFound: there is no such gallery or subject.
         """
-        gallery_id = self._gallery_id(gallery_name)
+        gallery_id, after_this = self._gallery(gallery_name)
         with self._database.read() as connection:
             subject_id = find_subject(connection, gallery_id, name)
             created_at = connection.scalars(select(subject.c.created_at).where(subject.c.id == subject_id)).one()
             rows = connection.execute(
                 select(template.c.uid, template.c.created_at)
-                .where(template.c.subject_id == subject_id)
+                .where(template.c.subject_id == subject_id, template.c.created_at > after_this)
                 .order_by(template.c.id)
             ).all()
+        if not rows:
+            raise NotFound("The gallery has no subject of this name.", reason="unknown_subject")
         return SubjectDetail(
             subject=name,
             created_at=created_at,
             templates=[TemplateInfo(id=row.uid, created_at=row.created_at) for row in rows],
         )
 
-    def _gallery_id(self, name: str) -> int:
+    def _gallery(self, name: str) -> tuple[int, datetime]:
+        """The number of a gallery, and after which moment its templates were stored that have not expired."""
+        query = select(gallery.c.id, gallery.c.max_age_seconds).where(gallery.c.name == name)
         with self._database.read() as connection:
-            found = connection.scalar(select(gallery.c.id).where(gallery.c.name == name))
+            found = connection.execute(query).first()
         if found is None:
             raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
-        return int(found)
+        return int(found.id), oldest_alive(found.max_age_seconds, self._clock.now())
 
     def _page(
         self,
@@ -118,6 +128,7 @@ def _gallery_info(row: Row[Any]) -> GalleryInfo:
         threshold=Threshold(cosine=row.threshold_cosine, fmr=row.threshold_fmr),
         subjects=row.subjects,
         templates=row.templates,
+        max_age_seconds=row.max_age_seconds,
         created_at=row.created_at,
     )
 

@@ -6,13 +6,15 @@ Only the store calls what writes here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, select, update
 
+from cloud_service.gallery.audit import Action, noted, subject_mark
+from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, Stored, to_bytes, to_rows
 from cloud_service.gallery.tables import gallery, subject, template
@@ -20,7 +22,7 @@ from shared.contract import Contract
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.scores import CosineThreshold
 from shared.wire.cloud import GallerySpec, IndexKind
-from shared.wire.common import Erased, TemplateInfo
+from shared.wire.common import TemplateInfo
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
 _IDS_A_QUERY = 500
@@ -28,9 +30,12 @@ _VECTORS = (
     select(subject.c.name, template.c.vector)
     .join(template, subject.c.id == template.c.subject_id)
     .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
+    .where(template.c.created_at > bindparam("after"))
 )
 # How many bytes of vectors are read at a time when an index is rebuilt.
 _BATCH_BYTES = 16 * 1024 * 1024
+# Before all templates: where nothing expires, all are younger.
+_EVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -61,12 +66,19 @@ class Record:
         journal: what is written with each change.
         max_templates_a_gallery: the most that one gallery may hold.
         max_templates_a_subject: the most that one subject may have.
+        clock: by what time templates age.
     """
 
     def __init__(
-        self, database: Database, journal: Journal, max_templates_a_gallery: int, max_templates_a_subject: int
+        self,
+        database: Database,
+        journal: Journal,
+        max_templates_a_gallery: int,
+        max_templates_a_subject: int,
+        clock: RecordClock,
     ) -> None:
         self.database = database
+        self.clock = clock
         self._journal = journal
         self._max_templates_a_gallery = max_templates_a_gallery
         self._max_templates_a_subject = max_templates_a_subject
@@ -94,7 +106,7 @@ class Record:
         with self.database.read() as connection:
             return [_pinned_from(row) for row in connection.execute(select(gallery).order_by(gallery.c.id))]
 
-    def put_gallery(self, name: str, spec: GallerySpec) -> tuple[PinnedGallery, bool]:
+    def put_gallery(self, name: str, spec: GallerySpec, by: str | None) -> tuple[PinnedGallery, bool]:
         """Makes a gallery, or finds it made alike; says which: true when it is new.
 
         Raises:
@@ -113,10 +125,12 @@ class Record:
                         dim=spec.contract.dim,
                         threshold_cosine=spec.threshold.cosine,
                         threshold_fmr=spec.threshold.fmr,
-                        created_at=datetime.now(UTC),
+                        created_at=self.clock.now(),
                     )
                 )
             pinned = _pinned(connection, gallery.c.name == name)
+            if found is None:
+                noted(connection, pinned, Action.GALLERY_MADE, by, contract=digest)
         if pinned.contract_digest != digest:
             raise ContractMismatch(
                 "The gallery exists with another contract; use another name, or the edge it was made by.",
@@ -135,14 +149,18 @@ class Record:
         pinned: PinnedGallery,
         name: str,
         rows: Sequence[NewRow],
+        by: str | None,
         also: Callable[[Connection], None] = lambda _connection: None,
     ) -> Added:
         """Stores templates of one subject, all or none. Those stored before, alike, are answered as they were.
+
+        One that has expired and was not erased yet begins anew.
 
         Args:
             pinned: the gallery.
             name: of the subject; it is made with its first template.
             rows: the templates, with distinct ids.
+            by: the id of the caller's API key, for the audit log.
             also: writes what is to be stored with them or not at all.
 
         Raises:
@@ -154,7 +172,13 @@ class Record:
             also(connection)
             known = _known(connection, pinned.id, name, rows)
             new = [row for row in rows if row.uid not in known]
-            now = datetime.now(UTC)
+            now = self.clock.now()
+            oldest = oldest_alive(pinned.max_age_seconds, now)
+            renewed = [uid for uid, created_at in known.items() if created_at <= oldest]
+            if renewed:
+                which = (template.c.gallery_id == pinned.id) & template.c.uid.in_(renewed)
+                connection.execute(update(template).where(which).values(created_at=now))
+                known.update(dict.fromkeys(renewed, now))
             ids: list[int] = []
             if new:
                 self._refuse_when_full(connection, pinned.id, name, len(new), held)
@@ -167,13 +191,15 @@ class Record:
                 ids = list(added)
                 _counted(connection, pinned.id, len(ids))
                 self._journal.added(connection, pinned, np.array(ids, dtype=np.int64))
+            if new or renewed:
+                noted(connection, pinned, Action.TEMPLATES_ENROLLED, by, templates=len(new) + len(renewed))
         return Added(
             answers=[TemplateInfo(id=row.uid, created_at=known.get(row.uid, now)) for row in rows],
             ids=np.array(ids, dtype=np.int64),
             vectors=np.array([row.vector for row in new], dtype=np.float32).reshape(len(new), pinned.dim),
         )
 
-    def erase_gallery(self, name: str) -> tuple[PinnedGallery, Erased]:
+    def erase_gallery(self, name: str, by: str | None) -> tuple[PinnedGallery, Removed]:
         """Removes a gallery and all in it.
 
         Raises:
@@ -187,9 +213,10 @@ class Record:
             connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
             connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
             connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
-        return pinned, Erased(subjects=subjects, templates=templates)
+            receipt = noted(connection, pinned, Action.GALLERY_ERASED, by, subjects=subjects, templates=templates)
+        return pinned, Removed(subjects, templates, receipt, np.empty(0, np.int64))
 
-    def erase_subject(self, pinned: PinnedGallery, name: str) -> Removed:
+    def erase_subject(self, pinned: PinnedGallery, name: str, by: str | None) -> Removed:
         """Removes a subject and all of its templates.
 
         Raises:
@@ -198,9 +225,14 @@ class Record:
         with self.database.write() as connection:
             _counted(connection, pinned.id, 0)
             subject_id = find_subject(connection, pinned.id, name)
-            return self._remove(connection, pinned, subject_id, template.c.subject_id == subject_id)
+            ids, gone = self.remove(connection, pinned, template.c.subject_id == subject_id, [subject_id])
+            who = subject_mark(connection, pinned.id, name)
+            receipt = noted(
+                connection, pinned, Action.SUBJECT_ERASED, by, subject=who, subjects=gone, templates=len(ids)
+            )
+        return Removed(gone, len(ids), receipt, ids)
 
-    def erase_template(self, pinned: PinnedGallery, name: str, uid: str) -> Removed:
+    def erase_template(self, pinned: PinnedGallery, name: str, uid: str, by: str | None) -> Removed:
         """Removes a template, and its subject with the last one.
 
         Raises:
@@ -210,15 +242,44 @@ class Record:
             _counted(connection, pinned.id, 0)
             subject_id = find_subject(connection, pinned.id, name)
             which = (template.c.subject_id == subject_id) & (template.c.uid == uid)
-            removed = self._remove(connection, pinned, subject_id, which)
-            if not removed.erased.templates:
+            ids, gone = self.remove(connection, pinned, which, [subject_id])
+            if not len(ids):
                 raise NotFound("The subject has no template with this id.", reason="unknown_template")
-            return removed
+            who = subject_mark(connection, pinned.id, name)
+            receipt = noted(
+                connection, pinned, Action.TEMPLATE_ERASED, by, subject=who, template=uid, subjects=gone, templates=1
+            )
+        return Removed(gone, 1, receipt, ids)
+
+    def hold(self, connection: Connection, pinned: PinnedGallery) -> PinnedGallery:
+        """A gallery as it is now, which nobody else changes until the transaction ends.
+
+        Raises:
+            NotFound: it was erased meanwhile.
+        """
+        _counted(connection, pinned.id, 0)
+        return _pinned(connection, gallery.c.id == pinned.id)
+
+    def remove(
+        self, connection: Connection, pinned: PinnedGallery, which: ColumnElement[bool], subject_ids: Iterable[int]
+    ) -> tuple[NDArray[np.int64], int]:
+        """Removes templates, in a transaction that holds the gallery, and those of the subjects that have none left.
+
+        Returns:
+            the (n,) int64 ids of the templates, and how many subjects are gone.
+        """
+        ids = np.array(list(connection.scalars(delete(template).where(which).returning(template.c.id))), dtype=np.int64)
+        bare = ~exists().where(template.c.subject_id == subject.c.id)
+        gone = connection.execute(delete(subject).where(subject.c.id.in_(list(subject_ids)), bare)).rowcount
+        if len(ids):
+            _counted(connection, pinned.id, -len(ids))
+            self._journal.removed(connection, pinned, ids)
+        return ids, gone
 
     def subject_vectors(
         self, gallery_name: str, names: Iterable[str]
     ) -> tuple[PinnedGallery, dict[str, NDArray[np.float32]]]:
-        """A gallery, and all templates of some of its subjects; all of it as it is at one moment.
+        """A gallery, and all templates of some of its subjects; all of it as it is at one moment. None has expired.
 
         Returns:
             the gallery, and by subject (n, dim) float32, n at least 1; subjects that are not there are left out.
@@ -230,28 +291,33 @@ class Record:
         blobs: dict[str, list[bytes]] = {}
         with self.database.read() as connection:
             pinned = _pinned(connection, gallery.c.name == gallery_name)
+            after = oldest_alive(pinned.max_age_seconds, self.clock.now())
             for start in range(0, len(wanted), _IDS_A_QUERY):
-                asked = {"gallery": pinned.id, "subjects": wanted[start : start + _IDS_A_QUERY]}
+                asked = {"gallery": pinned.id, "subjects": wanted[start : start + _IDS_A_QUERY], "after": after}
                 for name, vector in connection.execute(_VECTORS, asked):
                     blobs.setdefault(name, []).append(vector)
         return pinned, {name: to_rows(found, pinned.dim) for name, found in blobs.items()}
 
     def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64]) -> Iterator[Stored]:
-        """Those of the templates that are in the record now, some hundred at a time."""
+        """Those of the templates that are in the record now and have not expired, some hundred at a time."""
+        for start in range(0, len(ids), _IDS_A_QUERY):
+            after = oldest_alive(pinned.max_age_seconds, self.clock.now())
+            yield self._stored(pinned, ids[start : start + _IDS_A_QUERY], after)
+
+    def _stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], after: datetime) -> Stored:
         query = select(template.c.id, subject.c.name, template.c.vector).join(
             subject, subject.c.id == template.c.subject_id
         )
-        for start in range(0, len(ids), _IDS_A_QUERY):
-            asked = [int(found) for found in ids[start : start + _IDS_A_QUERY]]
-            with self.database.read() as connection:
-                rows = connection.execute(
-                    query.where(template.c.gallery_id == pinned.id, template.c.id.in_(asked))
-                ).all()
-            yield Stored(
-                ids=np.array([row.id for row in rows], dtype=np.int64),
-                subjects=[row.name for row in rows],
-                vectors=to_rows([row.vector for row in rows], pinned.dim),
-            )
+        wanted = template.c.id.in_([int(found) for found in ids])
+        with self.database.read() as connection:
+            rows = connection.execute(
+                query.where(template.c.gallery_id == pinned.id, wanted, template.c.created_at > after)
+            ).all()
+        return Stored(
+            ids=np.array([row.id for row in rows], dtype=np.int64),
+            subjects=[row.name for row in rows],
+            vectors=to_rows([row.vector for row in rows], pinned.dim),
+        )
 
     def batches(self, pinned: PinnedGallery, after: int = 0) -> Iterator[Batch]:
         """The templates of a gallery in the order of ids, a few MB at a time.
@@ -295,8 +361,8 @@ class Record:
                 mine = select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.id <= last)
                 among = np.setdiff1d(np.fromiter(connection.scalars(mine), np.int64), known)
         for start in range(0, len(among), _IDS_A_QUERY):
-            for stored in self.stored(pinned, among[start : start + _IDS_A_QUERY]):
-                yield stored.ids, stored.vectors
+            stored = self._stored(pinned, among[start : start + _IDS_A_QUERY], _EVER)
+            yield stored.ids, stored.vectors
         yield from self.batches(pinned, last)
 
     def pin_index(self, name: str, kind: IndexKind | None) -> PinnedGallery:
@@ -309,18 +375,6 @@ class Record:
             connection.execute(update(gallery).where(gallery.c.name == name).values(index_kind=kind))
             return _pinned(connection, gallery.c.name == name)
 
-    def _remove(
-        self, connection: Connection, pinned: PinnedGallery, subject_id: int, which: ColumnElement[bool]
-    ) -> Removed:
-        ids = np.array(list(connection.scalars(delete(template).where(which).returning(template.c.id))), dtype=np.int64)
-        gone = not _count(connection, template.c.subject_id == subject_id)
-        if gone:
-            connection.execute(delete(subject).where(subject.c.id == subject_id))
-        if len(ids):
-            _counted(connection, pinned.id, -len(ids))
-            self._journal.removed(connection, pinned, ids)
-        return Removed(Erased(subjects=int(gone), templates=len(ids)), ids)
-
     def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, held: int) -> None:
         if held + new > self._max_templates_a_gallery:
             raise Conflict("The gallery is full; erase templates, or use another gallery.", reason="gallery_full")
@@ -331,6 +385,11 @@ class Record:
         )
         if (of_subject or 0) + new > self._max_templates_a_subject:
             raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
+
+
+def oldest_alive(max_age_seconds: int | None, now: datetime) -> datetime:
+    """The moment after which a template must have been stored to match now."""
+    return _EVER if max_age_seconds is None else now - timedelta(seconds=max_age_seconds)
 
 
 def _pinned(connection: Connection, which: ColumnElement[bool]) -> PinnedGallery:

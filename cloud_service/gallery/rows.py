@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shared.scores import CosineThreshold
 from shared.wire.cloud import IndexKind
-from shared.wire.common import Erased, TemplateInfo
+from shared.wire.common import Receipt, TemplateInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,14 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What an erasure removed, and the (n,) int64 ids that the index has to forget."""
+    """What an erasure removed, what the log says of it, and the (n,) int64 ids that the index has to forget.
 
-    erased: Erased
+    Of a gallery there are no ids: its index is dropped.
+    """
+
+    subjects: int
+    templates: int
+    receipt: Receipt
     ids: NDArray[np.int64]
 
 

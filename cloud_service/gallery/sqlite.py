@@ -97,11 +97,19 @@ class SqliteDatabase(Database):
     def claim(self) -> None:
         """Nothing: nobody else can have the file's lock, and it is not lost while this process lives."""
 
-    def scrub(self) -> None:
+    @property
+    def lingers_in(self) -> str:
+        """The log, and with it what SQLite left of rows that it moved."""
+        return "write-ahead log"
+
+    def scrub(self, *, patient: bool = True) -> None:
         """Empties the write-ahead log, which may still hold the bytes of what was erased, and what was left of it.
 
         The pages themselves were overwritten when it was erased (``secure_delete``), but for copies of rows that SQLite
         had moved before (``Remains``).
+
+        Args:
+            patient: whether to wait for the busy time; else it is tried once, and holds up no writer.
 
         Raises:
             Overloaded: somebody reads an old state of the file for longer than the busy time.
@@ -110,7 +118,7 @@ class SqliteDatabase(Database):
         """
         assert self._remains is not None  # noqa: S101 - opened before the first
         try:
-            self._empty_log(self._remains)
+            self._empty_log(self._remains, patient=patient)
         except sqlite3.DatabaseError as error:
             code = _code_of(error)
             if code in _NO_ROOM:
@@ -154,28 +162,30 @@ class SqliteDatabase(Database):
     def _begun_to_write(self, connection: Connection, long: bool) -> None:
         """Nothing: a statement of SQLite's waits for nobody, the transaction having begun."""
 
-    def _empty_log(self, remains: Remains) -> None:
+    def _empty_log(self, remains: Remains, *, patient: bool = True) -> None:
         connection = self.engine.raw_connection()
         driver = cast(sqlite3.Connection, connection.driver_connection)
         overwritten = False
         try:
+            (patience,) = driver.execute("PRAGMA busy_timeout").fetchone()
+            if not patient:
+                driver.execute("PRAGMA busy_timeout = 0").close()
             for _ in range(_SCRUBS):
                 remains.note()
-                cursor = connection.cursor()
-                busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                cursor.close()
+                busy, _frames, _moved = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 if busy:
                     break
                 overwritten = remains.overwrite(driver) or overwritten
                 if not remains.left:
                     break
+            driver.execute(f"PRAGMA busy_timeout = {int(patience)}").close()
         finally:
             connection.close()
         if overwritten:
             self.engine.dispose()  # pages that connections hold in memory are as they were
         if busy or remains.left:
             raise Overloaded(
-                "The erasure is recorded, but a long read of the record keeps overwritten bytes on disk; ask again.",
+                "A long read of the record, such as a backup, keeps erased bytes on disk; try again when it is over.",
                 retry_after_s=5,
             )
 

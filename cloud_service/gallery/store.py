@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
+
+from prometheus_client import Gauge
 
 from cloud_service.gallery.answers import Answers, Once
 from cloud_service.gallery.envelopes import open_for
 from cloud_service.gallery.indexes import Indexes
 from cloud_service.gallery.record import Record
+from cloud_service.gallery.remnants import Remnant
+from cloud_service.gallery.retention import Retention
 from cloud_service.gallery.rows import NewRow, PinnedGallery, Removed
 from cloud_service.gallery.turn import Turn
-from shared.errors import NotFound, OutcomeUnknown, PatronusError, Unprocessable
+from shared.errors import NotFound, OutcomeUnknown, Unprocessable
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import EnrollAnswer, GallerySpec, IndexKind, IndexStats, NewTemplate
-from shared.wire.common import Erased
+from shared.wire.common import Erased, Receipt
 
 _log = get_logger(__name__)
 
@@ -24,46 +30,67 @@ _log = get_logger(__name__)
 class Store:
     """Galleries that can be written and searched.
 
-    A write returns when it is committed *and* searchable; an erasure, when it is committed, can no longer be returned
-    (whoever searches joins each hit with the record), and its bytes are overwritten on disk. One write at a time;
-    searches go on meanwhile.
+    A write returns when it is committed *and* searchable; an erasure, when it is committed and can no longer be
+    returned (whoever searches joins each hit with the record), and says where its bytes are not overwritten yet. One
+    write at a time; searches go on meanwhile. ``by`` is the id of the API key that asks, for the audit log; None is the
+    service itself.
 
     Args:
         record: the truth.
         indexes: what is searched.
+        remnants: where bytes of what was erased may linger.
         metrics: where steps are timed.
         answers: which requests were done already.
         patience_seconds: the longest that a write waits for the one before it.
     """
 
     def __init__(
-        self, record: Record, indexes: Indexes, metrics: Metrics, *, answers: Answers, patience_seconds: float
+        self,
+        record: Record,
+        indexes: Indexes,
+        remnants: Sequence[Remnant],
+        metrics: Metrics,
+        *,
+        answers: Answers,
+        patience_seconds: float,
     ) -> None:
         self.record = record
         self.indexes = indexes
+        self.retention = Retention(record)
+        self._remnants = remnants
         self._metrics = metrics
         self._answers = answers
         self._writing = Turn(patience_seconds)
-        self._scrub_due = False
+        self._lingering: deque[Receipt] = deque()
+        self._age_of_oldest = Gauge(
+            "patronus_cloud_erasure_pending_seconds",
+            "Age of the oldest erasure of which overwritten bytes may still be somewhere; 0 where there is none",
+            registry=metrics.registry,
+        )
 
     def load(self) -> None:
         """Makes every gallery searchable."""
         self.indexes.load()
 
-    def put_gallery(self, name: str, spec: GallerySpec) -> bool:
+    def put_gallery(self, name: str, spec: GallerySpec, by: str | None) -> bool:
         """Makes a gallery; true when it is new, false when it was there, alike.
 
         Raises:
             Conflict: it exists with another contract (ContractMismatch) or another threshold.
         """
         with self._writing, self._metrics.step("record"):
-            gallery, new = self.record.put_gallery(name, spec)
+            gallery, new = self.record.put_gallery(name, spec, by)
             if new:
                 self.indexes.made(gallery)
         return new
 
     def enroll(
-        self, gallery_name: str, subject: str, sent: Sequence[NewTemplate], once: Once | None = None
+        self,
+        gallery_name: str,
+        subject: str,
+        sent: Sequence[NewTemplate],
+        by: str | None,
+        once: Once | None = None,
     ) -> EnrollAnswer:
         """Stores templates of a subject, all or none; committed and searchable when this returns.
 
@@ -71,6 +98,7 @@ class Store:
             gallery_name: where.
             subject: whose.
             sent: the templates.
+            by: the id of the caller's API key, for the audit log.
             once: noted with them, where the request is to be done once.
 
         Raises:
@@ -89,13 +117,14 @@ class Store:
         with self._writing:
             self.indexes.of(gallery)  # what could not be searched is not stored either
             with self._metrics.step("record"), self._in_doubt(gallery):
-                added = self.record.add_templates(gallery, subject, rows, also=partial(self._answers.note, once=once))
+                also = partial(self._answers.note, once=once)
+                added = self.record.add_templates(gallery, subject, rows, by, also)
             if len(added.ids):
                 self.indexes.added(gallery, added.ids, added.vectors)
         return EnrollAnswer(subject=subject, templates=added.answers)
 
     def enroll_once(
-        self, gallery_name: str, subject: str, sent: Sequence[NewTemplate], once: Once
+        self, gallery_name: str, subject: str, sent: Sequence[NewTemplate], by: str | None, once: Once
     ) -> tuple[EnrollAnswer, bool]:
         """As ``enroll``, unless the request was done before: then its answer again, and true.
 
@@ -109,43 +138,91 @@ class Store:
                 gallery = self.record.gallery(gallery_name)
                 templates = self._answers.before(once, gallery, subject, [new.id for new in sent])
             if templates is None:
-                return self.enroll(gallery_name, subject, sent, once), False
+                return self.enroll(gallery_name, subject, sent, by, once), False
             self.indexes.of(gallery)  # stored before, and searchable: lost meanwhile, it is made anew
             return EnrollAnswer(subject=subject, templates=templates), True
 
-    def erase_gallery(self, name: str) -> Erased:
+    def erase_gallery(self, name: str, by: str | None) -> Erased:
         """Erases a gallery and all in it.
 
         Raises:
             NotFound: there is no such gallery.
-            Overloaded: erased, but its bytes are still in the log of the record.
         """
         with self._writing:
-            with self._metrics.step("record"), self._last_one_finished():
+            with self._metrics.step("record"):
                 gallery = self.record.gallery(name)
                 with self._in_doubt(gallery):
-                    gallery, erased = self.record.erase_gallery(name)
+                    gallery, removed = self.record.erase_gallery(name, by)
             self.indexes.dropped(gallery)
-            self._scrub()
-        return erased
+            return self._answer(removed)
 
-    def erase_subject(self, gallery_name: str, subject: str) -> Erased:
+    def erase_subject(self, gallery_name: str, subject: str, by: str | None) -> Erased:
         """Erases a subject and all of its templates.
 
         Raises:
             NotFound: there is no such gallery or subject.
-            Overloaded: erased, but its bytes are still in the log of the record.
         """
-        return self._erase(gallery_name, lambda gallery: self.record.erase_subject(gallery, subject))
+        return self._erase(gallery_name, lambda gallery: self.record.erase_subject(gallery, subject, by))
 
-    def erase_template(self, gallery_name: str, subject: str, uid: str) -> Erased:
+    def erase_template(self, gallery_name: str, subject: str, uid: str, by: str | None) -> Erased:
         """Erases a template, and its subject with the last one.
 
         Raises:
             NotFound: there is no such gallery, subject or template.
-            Overloaded: erased, but its bytes are still in the log of the record.
         """
-        return self._erase(gallery_name, lambda gallery: self.record.erase_template(gallery, subject, uid))
+        return self._erase(gallery_name, lambda gallery: self.record.erase_template(gallery, subject, uid, by))
+
+    def set_retention(self, gallery_name: str, max_age_seconds: int | None, by: str | None) -> None:
+        """Changes how long a gallery keeps templates; None: until they are erased. Holds when this returns.
+
+        What has expired by the old rule is erased first.
+
+        Raises:
+            NotFound: there is no such gallery.
+        """
+        with self._writing, self._metrics.step("record"):
+            self.record.clock.look(self.retention.time_seen())
+            gallery, removed = self.retention.change(self.record.gallery(gallery_name), max_age_seconds, by)
+            if removed is not None:
+                self._forget(gallery, removed)
+
+    def erase_expired(self, gallery: PinnedGallery, at_most: int) -> bool:
+        """Erases some of the templates that have expired; whether there may be more."""
+        try:
+            if not self.retention.overdue(gallery):
+                return False
+            with self._writing, self._metrics.step("expire"):
+                with self._in_doubt(gallery):
+                    removed = self.retention.erase_expired(gallery, at_most)
+                if removed is not None:
+                    self._forget(gallery, removed)
+        except NotFound:  # the gallery was erased meanwhile
+            return False
+        return removed is not None and removed.templates == at_most
+
+    def redate(self, gallery: PinnedGallery) -> None:
+        """Has templates that bear a time which is yet to come, from a clock that was wrong, stored now."""
+        try:
+            with self._writing:
+                redated = self.retention.redate(gallery)
+        except NotFound:  # the gallery was erased meanwhile
+            return
+        if redated:
+            _log.warning("templates_redated", templates=redated)
+
+    def pending(self, receipt: Receipt) -> list[str]:
+        """Where bytes of what an erasure removed may still be."""
+        return [remnant.name for remnant in self._remnants if remnant.holds(receipt)]
+
+    def finish_erasures(self) -> None:
+        """Overwrites what could not be overwritten when it was erased, as far as that can be done without waiting."""
+        for remnant in self._remnants:
+            with self._writing:
+                remnant.finish()
+        with self._writing:
+            while self._lingering and not self.pending(self._lingering[0]):
+                self._lingering.popleft()
+            self._tell_age()
 
     def pin_index(self, gallery_name: str, kind: IndexKind | None) -> IndexStats:
         """Chooses how a gallery is searched; None: by the number of its templates.
@@ -159,33 +236,20 @@ class Store:
         return self.indexes.stats(gallery)
 
     def close(self) -> None:
-        """Closes the record, once the write that runs is done."""
+        """Closes the record, once the write that runs is done. What is left in its log, the next start overwrites."""
         with self._writing.however_long():
-            try:
-                self._finish_last_erasure()
-            except PatronusError:
-                _log.warning("erased_bytes_left_in_log")  # the next start empties it
+            for remnant in self._remnants:
+                remnant.finish()
             self.indexes.close()
             self.record.database.close()
 
     def _erase(self, gallery_name: str, remove: Callable[[PinnedGallery], Removed]) -> Erased:
         with self._writing:
-            with self._metrics.step("record"), self._last_one_finished():
+            with self._metrics.step("record"):
                 gallery = self.record.gallery(gallery_name)
                 with self._in_doubt(gallery):
                     removed = remove(gallery)
-            self.indexes.removed(gallery, removed.ids)
-            self._scrub()
-        return removed.erased
-
-    @contextmanager
-    def _last_one_finished(self) -> Iterator[None]:
-        """Around an erasure: that nothing is there is not said before the bytes of what was there are overwritten."""
-        try:
-            yield
-        except NotFound:
-            self._finish_last_erasure()
-            raise
+            return self._forget(gallery, removed)
 
     @contextmanager
     def _in_doubt(self, gallery: PinnedGallery) -> Iterator[None]:
@@ -193,16 +257,26 @@ class Store:
         try:
             yield
         except OutcomeUnknown:
-            self._scrub_due = True
+            for remnant in self._remnants:
+                remnant.doubtful()
             self.indexes.doubtful(gallery)
             raise
 
-    def _scrub(self) -> None:
-        self._scrub_due = True
-        with self._metrics.step("scrub"):
-            self.record.database.scrub()
-        self._scrub_due = False
+    def _forget(self, gallery: PinnedGallery, removed: Removed) -> Erased:
+        self.indexes.removed(gallery, removed.ids)
+        return self._answer(removed)
 
-    def _finish_last_erasure(self) -> None:
-        if self._scrub_due:
-            self._scrub()
+    def _answer(self, removed: Removed) -> Erased:
+        with self._metrics.step("scrub"):
+            for remnant in self._remnants:
+                remnant.erased(removed.receipt)
+        pending = self.pending(removed.receipt)
+        if pending:
+            self._lingering.append(removed.receipt)
+            self._tell_age()
+            _log.warning("erased_bytes_linger", erasure=removed.receipt.id, where=", ".join(pending))
+        return Erased(subjects=removed.subjects, templates=removed.templates, receipt=removed.receipt, pending=pending)
+
+    def _tell_age(self) -> None:
+        oldest = self._lingering[0].at if self._lingering else None
+        self._age_of_oldest.set((datetime.now(UTC) - oldest).total_seconds() if oldest else 0)

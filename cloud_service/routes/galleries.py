@@ -15,8 +15,9 @@ from cloud_service.deps import (
     StoreDep,
 )
 from shared.http.auth import Caller
+from shared.http.erased import PENDING, answered
 from shared.wire.cloud import GallerySpec
-from shared.wire.common import Erased, GalleryInfo, Page
+from shared.wire.common import Erased, GalleryInfo, Page, Retention
 
 router = APIRouter(prefix="/galleries", tags=["galleries"])
 
@@ -28,10 +29,15 @@ router = APIRouter(prefix="/galleries", tags=["galleries"])
     responses={status.HTTP_201_CREATED: {"model": GalleryInfo, "description": "The gallery is new."}},
 )
 def put_gallery(
-    gallery: GalleryInPath, spec: GallerySpec, store: StoreDep, listing: ListingDep, response: Response
+    gallery: GalleryInPath,
+    spec: GallerySpec,
+    caller: Caller,
+    store: StoreDep,
+    listing: ListingDep,
+    response: Response,
 ) -> GalleryInfo:
     """Makes a gallery pinned to a contract and a threshold; harmless when repeated."""
-    if store.put_gallery(gallery, spec):
+    if store.put_gallery(gallery, spec, caller.id):
         response.status_code = status.HTTP_201_CREATED
     return listing.gallery(gallery)
 
@@ -50,7 +56,23 @@ def get_gallery(gallery: GalleryInPath, listing: ListingDep) -> GalleryInfo:
     return listing.gallery(gallery)
 
 
-@router.delete("/{gallery}", response_model=Erased, dependencies=[MAY_MANAGE, PLACE])
-def erase_gallery(gallery: GalleryInPath, store: StoreDep) -> Erased:
+@router.delete("/{gallery}", response_model=Erased, dependencies=[MAY_MANAGE, PLACE], responses=PENDING)
+def erase_gallery(gallery: GalleryInPath, caller: Caller, store: StoreDep, response: Response) -> Erased:
     """Erases a gallery and all in it."""
-    return store.erase_gallery(gallery)
+    return answered(store.erase_gallery(gallery, caller.id), response)
+
+
+@router.put("/{gallery}/retention", response_model=GalleryInfo, dependencies=[MAY_MANAGE, PLACE])
+def put_retention(
+    gallery: GalleryInPath, wanted: Retention, caller: Caller, store: StoreDep, listing: ListingDep
+) -> GalleryInfo:
+    """Has templates expire at an age, also those that are there already; harmless when repeated."""
+    store.set_retention(gallery, wanted.max_age_seconds, caller.id)
+    return listing.gallery(gallery)
+
+
+@router.delete("/{gallery}/retention", response_model=GalleryInfo, dependencies=[MAY_MANAGE, PLACE])
+def delete_retention(gallery: GalleryInPath, caller: Caller, store: StoreDep, listing: ListingDep) -> GalleryInfo:
+    """Has templates kept until somebody erases them. Those that have expired stay so."""
+    store.set_retention(gallery, None, caller.id)
+    return listing.gallery(gallery)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from cloud_service.deps import (
     MAY_ENROLL_OR_MANAGE,
@@ -15,6 +15,8 @@ from cloud_service.deps import (
     StoreDep,
     SubjectInPath,
 )
+from shared.http.auth import Caller
+from shared.http.erased import PENDING, answered
 from shared.wire.common import Erased, Page, SubjectDetail, SubjectInfo
 
 router = APIRouter(prefix="/galleries/{gallery}/subjects", tags=["subjects"])
@@ -34,7 +36,9 @@ def get_subject(gallery: GalleryInPath, subject: SubjectInPath, listing: Listing
     return listing.subject(gallery, subject)
 
 
-@router.delete("/{subject}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE])
-def erase_subject(gallery: GalleryInPath, subject: SubjectInPath, store: StoreDep) -> Erased:
+@router.delete("/{subject}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE], responses=PENDING)
+def erase_subject(
+    gallery: GalleryInPath, subject: SubjectInPath, caller: Caller, store: StoreDep, response: Response
+) -> Erased:
     """Erases a subject and all of its templates."""
-    return store.erase_subject(gallery, subject)
+    return answered(store.erase_subject(gallery, subject, caller.id), response)

@@ -17,6 +17,7 @@ from cloud_service.deps import (
 )
 from cloud_service.gallery.answers import Once
 from shared.http.auth import Caller
+from shared.http.erased import PENDING, answered
 from shared.wire.cloud import EnrollAnswer, EnrollRequest
 from shared.wire.common import Erased
 
@@ -45,15 +46,22 @@ def enroll(
 ) -> EnrollAnswer:
     """Stores templates of a subject, all or none; harmless when repeated."""
     if idempotency_key is None:
-        return store.enroll(gallery, subject, request.templates)
+        return store.enroll(gallery, subject, request.templates, caller.id)
     once = Once.of(caller.id, idempotency_key, "enroll", gallery, subject, request.model_dump_json())
-    answer, replayed = store.enroll_once(gallery, subject, request.templates, once)
+    answer, replayed = store.enroll_once(gallery, subject, request.templates, caller.id, once)
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return answer
 
 
-@router.delete("/{template}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE])
-def erase_template(gallery: GalleryInPath, subject: SubjectInPath, template: TemplateInPath, store: StoreDep) -> Erased:
+@router.delete("/{template}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE], responses=PENDING)
+def erase_template(
+    gallery: GalleryInPath,
+    subject: SubjectInPath,
+    template: TemplateInPath,
+    caller: Caller,
+    store: StoreDep,
+    response: Response,
+) -> Erased:
     """Erases a template, and its subject with the last one."""
-    return store.erase_template(gallery, subject, template)
+    return answered(store.erase_template(gallery, subject, template, caller.id), response)

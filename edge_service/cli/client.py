@@ -26,6 +26,8 @@ subject = typer.Typer(help="Subjects of a gallery: list, show, erase.", no_args_
 app.add_typer(gallery, name="gallery")
 app.add_typer(subject, name="subject")
 
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
 Edge = Annotated[
     str | None, typer.Option(envvar="PATRONUS_EDGE_URL", help="The edge. [default: the one on this machine]")
 ]
@@ -99,7 +101,7 @@ def show_gallery(name: Gallery, edge: Edge = None, key_file: KeyFile = None, jso
         answer,
         f"{answer['subjects']} subjects, {answer['templates']} templates; accepts from cosine "
         f"{answer['threshold']['cosine']:g}; embedder {contract['embedder']['name']}, "
-        f"profile {contract['profile']['name']}, {_sealed(answer)}.",
+        f"profile {contract['profile']['name']}, {_sealed(answer)}; {_kept(answer)}.",
     )
 
 
@@ -116,7 +118,50 @@ def delete_gallery(
         typer.confirm(f"Erase the gallery {name} with everybody in it, for good?", abort=True, err=True)
     client, out = _open(edge, key_file, json)
     answer = client.call("DELETE", gallery_path(name))
-    out.result(answer, f"Erased {answer['subjects']} subjects with {answer['templates']} templates.")
+    out.result(answer, f"Erased {answer['subjects']} subjects with {answer['templates']} templates. {_receipt(answer)}")
+
+
+@gallery.command("retention")
+def keep_gallery(
+    name: Gallery,
+    max_age: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Faces expire at this age: 90d, 12h, 30m or 45s.")
+    ] = None,
+    forever: Annotated[bool, typer.Option("--forever", help="Faces are kept until somebody erases them.")] = False,
+    yes: Yes = False,
+    edge: Edge = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Set how long faces are kept. One that has expired matches nobody, and is erased within minutes."""
+    if (max_age is None) is not forever:
+        raise typer.BadParameter("give --max-age AGE or --forever, one of the two")
+    path = f"{gallery_path(name)}/retention"
+    if max_age is None:
+        client, out = _open(edge, key_file, json)
+        answer = client.call("DELETE", path)
+    else:
+        seconds = _seconds(max_age)
+        if not yes:
+            typer.confirm(f"Erase what is older than {max_age} in {name}, from now on?", abort=True, err=True)
+        client, out = _open(edge, key_file, json)
+        answer = client.call("PUT", path, json={"max_age_seconds": seconds})
+    out.result(answer, f"Gallery {name} {_kept(answer)}.")
+
+
+@gallery.command("erasure")
+def show_erasure(
+    name: Gallery,
+    receipt: Annotated[int, typer.Argument(metavar="RECEIPT", min=0, help="The number that the erasure answered.")],
+    edge: Edge = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Show what has become of an erasure."""
+    client, out = _open(edge, key_file, json)
+    answer = client.call("GET", f"{gallery_path(name)}/erasures/{receipt}")
+    left = f"not overwritten yet: {', '.join(answer['pending'])}" if answer["pending"] else "nothing of it is left"
+    out.result(answer, f"{answer['templates']} templates, erased at {answer['receipt']['at']}; {left}.")
 
 
 @subject.command("list")
@@ -154,7 +199,7 @@ def delete_subject(
     answer = client.call(
         "DELETE", _subject(name, who) + (f"/faces/{_named(face, TEMPLATE_ID_PATTERN, 'face')}" if face else "")
     )
-    out.result(answer, f"Erased {answer['templates']} templates.")
+    out.result(answer, f"Erased {answer['templates']} templates. {_receipt(answer)}")
 
 
 @app.command()
@@ -244,6 +289,27 @@ def _sealed(info: dict[str, Any]) -> str:
     if info["contract"]["seal"] is None:
         return "not sealed"
     return "a seal for each subject: verify-only" if _verify_only(info) else "sealed"
+
+
+def _kept(info: dict[str, Any]) -> str:
+    age = info["max_age_seconds"]
+    if age is None:
+        return "keeps faces until they are erased"
+    unit = next(unit for unit in ("d", "h", "m", "s") if age % _UNITS[unit] == 0)
+    return f"keeps faces for {age // _UNITS[unit]}{unit}"
+
+
+def _receipt(erased: dict[str, Any]) -> str:
+    receipt = erased["receipt"]
+    left = f" Not overwritten yet: {', '.join(erased['pending'])}." if erased["pending"] else ""
+    return f"Receipt {receipt['id']}:{receipt['digest']}.{left}"
+
+
+def _seconds(age: str) -> int:
+    parts = re.fullmatch(r"([1-9][0-9]{0,9})([dhms])", age)
+    if parts is None:
+        raise typer.BadParameter("an age is a number and a unit, such as 90d, 12h, 30m or 45s")
+    return int(parts[1]) * _UNITS[parts[2]]
 
 
 def _pages(client: EdgeClient, path: str) -> list[dict[str, Any]]:

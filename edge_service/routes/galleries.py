@@ -13,13 +13,16 @@ from edge_service.deps import (
     GalleryPath,
     LimitQuery,
     MayAsk,
+    MayErase,
     MayManage,
+    ReceiptPath,
     ThresholdDep,
 )
 from shared.errors import NotFound
 from shared.http.auth import Caller
+from shared.http.erased import PENDING, answered
 from shared.http.problems import RESPONSES
-from shared.wire.common import Erased, GalleryInfo, Page
+from shared.wire.common import Erased, Erasure, GalleryInfo, Page, Retention
 from shared.wire.edge import CreateGallery
 
 router = APIRouter(prefix="/v1/galleries", tags=["galleries"], responses=RESPONSES)
@@ -64,12 +67,30 @@ async def info(gallery: GalleryPath, cloud: CloudDep) -> GalleryInfo:
     return await cloud.gallery(gallery)
 
 
-@router.delete("/{gallery}", dependencies=[MayManage])
-async def erase(gallery: GalleryPath, cloud: CloudDep, galleries: GalleriesDep) -> Erased:
+@router.delete("/{gallery}", dependencies=[MayManage], responses=PENDING)
+async def erase(gallery: GalleryPath, cloud: CloudDep, galleries: GalleriesDep, response: Response) -> Erased:
     """Erases a gallery with everybody in it. Its name can be used again, under a new key."""
     erased = await cloud.erase(gallery)
     galleries.forget(gallery)
-    return erased
+    return answered(erased, response)
+
+
+@router.get("/{gallery}/erasures/{receipt}", dependencies=[MayErase])
+async def erasure(gallery: GalleryPath, receipt: ReceiptPath, cloud: CloudDep) -> Erasure:
+    """What has become of an erasure in a gallery, also after the gallery itself was erased."""
+    return await cloud.erasure(gallery, receipt)
+
+
+@router.put("/{gallery}/retention", dependencies=[MayManage])
+async def keep(gallery: GalleryPath, retention: Retention, cloud: CloudDep) -> GalleryInfo:
+    """Has faces expire at an age, also those that are there: they match nobody any more, and are erased."""
+    return await cloud.keep(gallery, retention)
+
+
+@router.delete("/{gallery}/retention", dependencies=[MayManage])
+async def keep_for_good(gallery: GalleryPath, cloud: CloudDep) -> GalleryInfo:
+    """Has faces kept until somebody erases them. Those that have expired stay so."""
+    return await cloud.keep(gallery, None)
 
 
 async def _there(cloud: CloudClient, name: str) -> GalleryInfo | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from starlette.status import HTTP_201_CREATED
 
 from edge_service.deps import (
@@ -23,6 +23,7 @@ from edge_service.deps import (
 from edge_service.routes.views import quality_of
 from edge_service.settings import PictureLimits
 from edge_service.uploads import read_pictures
+from shared.http.erased import PENDING, answered
 from shared.http.problems import RESPONSES
 from shared.wire.common import Erased, Page, SubjectInfo
 from shared.wire.edge import EnrolledFace, EnrollFacesAnswer, FaceInfo, SubjectFaces
@@ -70,13 +71,15 @@ async def info(gallery: GalleryPath, subject: SubjectPath, cloud: CloudDep) -> S
     return SubjectFaces(subject=found.subject, created_at=found.created_at, faces=faces)
 
 
-@router.delete("/{subject}", dependencies=[MayErase])
-async def erase(gallery: GalleryPath, subject: SubjectPath, cloud: CloudDep) -> Erased:
+@router.delete("/{subject}", dependencies=[MayErase], responses=PENDING)
+async def erase(gallery: GalleryPath, subject: SubjectPath, cloud: CloudDep, response: Response) -> Erased:
     """Erases a subject with all of its faces."""
-    return await cloud.erase(gallery, subject)
+    return answered(await cloud.erase(gallery, subject), response)
 
 
-@router.delete("/{subject}/faces/{face}", dependencies=[MayErase])
-async def erase_face(gallery: GalleryPath, subject: SubjectPath, face: FacePath, cloud: CloudDep) -> Erased:
+@router.delete("/{subject}/faces/{face}", dependencies=[MayErase], responses=PENDING)
+async def erase_face(
+    gallery: GalleryPath, subject: SubjectPath, face: FacePath, cloud: CloudDep, response: Response
+) -> Erased:
     """Erases one enrolled face; with its last face a subject is gone."""
-    return await cloud.erase(gallery, subject, face)
+    return answered(await cloud.erase(gallery, subject, face), response)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from shared.contract import Contract
 from shared.envelope import TemplateEnvelope
-from shared.names import TemplateId
+from shared.names import HexDigest, TemplateId
 from shared.whole import Whole
-from shared.wire.common import Candidate, Cosine, Rate, TemplateInfo, Threshold, Wire
+from shared.wire.common import Candidate, Cosine, ExactMoment, Number, Rate, TemplateInfo, Threshold, Wire
 
 MAX_TEMPLATES_A_REQUEST = 100
 MAX_PROBES_A_REQUEST = 64
@@ -100,6 +100,33 @@ class SnapshotInfo(Wire):
 
     files: int = Field(ge=0)
     templates: int = Field(ge=0)
+
+
+class AuditEntry(Wire):
+    """Something that was done. ``digest`` is over all that stands before it here, in this order."""
+
+    seq: Number
+    at: ExactMoment
+    key_id: str | None = Field(description="of the API key; null: the service itself, or its operator")
+    action: str
+    gallery: str | None
+    details: dict[str, Any]
+    previous: HexDigest = Field(description="digest of the entry before; zeros of the first")
+    digest: HexDigest
+
+
+class AuditPage(Wire):
+    """A page of the audit log, oldest first."""
+
+    items: list[AuditEntry]
+    next: Number | None = Field(description="pass as `after` for the next page; null on the last one")
+
+
+class AuditHead(Wire):
+    """The last entry of the audit log: who notes it down elsewhere sees later whether the log was cut or rewritten."""
+
+    seq: Number
+    digest: HexDigest
 
 
 class CloudInfo(Wire):

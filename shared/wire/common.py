@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from shared.contract import Contract
-from shared.names import GalleryName, SubjectName, TemplateId
+from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
 
 Item = TypeVar("Item")
 
 Cosine = Annotated[float, Field(ge=-1, le=1, description="a cosine, not a distance: larger is more alike")]
 Rate = Annotated[float, Field(ge=0, le=1)]
+MaxAge = Annotated[
+    int, Field(ge=1, le=100 * 365 * 86_400, description="seconds after which a template matches nobody and is erased")
+]
+Number = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""Of an entry in the audit log."""
+
+
+def moment_text(moment: datetime) -> str:
+    """An aware moment in its one written form: ``2025-01-31T08:09:10.000000Z``."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+ExactMoment = Annotated[datetime, PlainSerializer(moment_text, return_type=str, when_used="json")]
+"""A moment whose text is part of what a digest is over."""
 
 
 class Wire(BaseModel):
@@ -40,7 +54,16 @@ class GalleryInfo(Wire):
     threshold: Threshold
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
+    max_age_seconds: MaxAge | None = Field(default=None, description="null: templates do not expire")
     created_at: datetime
+
+
+class Retention(Wire):
+    """How long a gallery's templates are kept."""
+
+    model_config = ConfigDict(strict=True)
+
+    max_age_seconds: MaxAge
 
 
 class TemplateInfo(Wire):
@@ -73,11 +96,33 @@ class Page(Wire, Generic[Item]):
     next: str | None = Field(description="pass as `after` for the next page; null on the last one")
 
 
+class Receipt(Wire):
+    """An entry of the cloud's audit log: who keeps it can show what was done, and that the log still says so."""
+
+    id: Number
+    at: ExactMoment
+    digest: HexDigest
+
+
 class Erased(Wire):
-    """What an erasure removed."""
+    """What an erasure removed. It is committed, and nothing of it can be matched."""
 
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
+    receipt: Receipt
+    pending: list[str] = Field(description="where overwritten bytes may still be; ask for the erasure's status")
+
+
+class Erasure(Wire):
+    """An erasure that was answered, and what is left to do."""
+
+    receipt: Receipt
+    action: str
+    subjects: int = Field(ge=0)
+    templates: int = Field(ge=0)
+    status: Literal["done", "pending"]
+    pending: list[str] = Field(description="where overwritten bytes may still be")
+    due_by: datetime = Field(description="when the operator is alarmed if anything is pending still")
 
 
 class VerifyAnswer(Wire):

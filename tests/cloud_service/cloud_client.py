@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from cloud_service.app import create_app
+from cloud_service.gallery.clock import RecordClock
 from cloud_service.settings import Settings
 from shared.contract import Contract, EmbedderPin, ProfilePin
 from shared.credentials import Scope
@@ -104,9 +105,9 @@ class Caller:
 class Cloud:
     """The real application with its lifespan, called with its first key unless another is given."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: RecordClock | None = None) -> None:
         self.settings = settings
-        self.app = create_app(settings)
+        self.app = create_app(settings, clock)
         self.http = Caller(self.app)
 
     def __enter__(self) -> Cloud:
@@ -159,6 +160,13 @@ class Cloud:
         answer = self.identify(probe, **options)
         assert answer.status_code == 200, answer.text
         return [candidate["subject"] for candidate in answer.json()["results"][0]["candidates"]]
+
+    def erase(self, path: str = "", gallery: str = "door", **options: Any) -> tuple[int, int]:
+        """Erases the gallery, or what is at the path in it, at once; how many subjects and templates that were."""
+        answer = self.http.delete(f"/v1/galleries/{gallery}{path}", **options)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["pending"] == []
+        return answer.json()["subjects"], answer.json()["templates"]
 
     def held(self, gallery: str = "door") -> tuple[int, int]:
         """How many subjects and templates the gallery holds."""

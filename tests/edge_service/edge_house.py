@@ -137,6 +137,12 @@ class Edge:
     def identify(self, gallery: str, picture: bytes, **query: Any) -> httpx.Response:
         return self.send(f"/v1/galleries/{gallery}/identify", picture, **query)
 
+    def erase(self, path: str) -> tuple[int, int]:
+        """Erases what is at a path, at once; how many subjects and templates that were."""
+        answer = self.call("DELETE", path)
+        assert (answer.status_code, answer.json()["pending"]) == (200, []), answer.text
+        return answer.json()["subjects"], answer.json()["templates"]
+
     def held(self, gallery: str) -> tuple[int, int]:
         """How many subjects and templates the gallery holds."""
         info = self.call("GET", f"/v1/galleries/{gallery}").json()

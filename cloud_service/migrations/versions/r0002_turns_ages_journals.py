@@ -1,5 +1,8 @@
 """Changes of key, retention, snapshots, an index elsewhere, the audit log, and requests that are sent twice."""
 
+import secrets
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -10,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the columns and tables, and counts the templates of each gallery."""
+    """Adds the columns and tables, counts the templates of each gallery, and notes where log and time begin."""
     big_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
     op.add_column("gallery", sa.Column("templates", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("gallery", sa.Column("turn", sa.Integer, nullable=False, server_default="0"))
@@ -76,4 +79,16 @@ def upgrade() -> None:
         sa.Column("name", sa.String(32), nullable=False),
         sa.Column("value", sa.String(128), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_note"),
+    )
+    note = sa.table("note", sa.column("name", sa.String), sa.column("value", sa.String))
+    newest = op.get_bind().execute(sa.text("SELECT max(created_at) FROM template")).scalar()
+    seen = datetime.fromisoformat(str(newest)) if newest else datetime.min
+    now = max(seen, datetime.now(UTC).replace(tzinfo=None))
+    op.bulk_insert(
+        note,
+        [
+            {"name": "audit_head", "value": f"0:{'0' * 64}"},
+            {"name": "audit_salt", "value": secrets.token_hex(32)},
+            {"name": "time_seen", "value": now.isoformat(timespec="microseconds") + "Z"},
+        ],
     )

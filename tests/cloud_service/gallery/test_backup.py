@@ -71,10 +71,11 @@ def test_a_backup_of_a_record_that_is_written_to_is_of_one_moment(settings: Sett
 
 def test_the_service_must_not_run_when_it_is_restored(record: Path, settings: Settings, tmp_path: Path) -> None:
     back_up(record, tmp_path / "backup")
-    before = record.read_bytes()
-    with Cloud(settings), pytest.raises(SetupError, match="using the record"):
-        restore(tmp_path / "backup", record, replace=True)
-    assert record.read_bytes() == before
+    with Cloud(settings):
+        before = record.read_bytes()
+        with pytest.raises(SetupError, match="using the record"):
+            restore(tmp_path / "backup", record, replace=True)
+        assert record.read_bytes() == before
 
 
 def damaged(content: bytes) -> bytes:

@@ -211,7 +211,7 @@ def test_a_segment_of_which_something_was_erased_while_it_was_copied_is_not_kept
         gallery = store.record.gallery("door")
         segment = _index(cloud).full()[0]
         record: Record = store.record
-        record.erase_subject(gallery, "s003")  # committed; the index was not told yet
+        record.erase_subject(gallery, "s003", by=None)  # committed; the index was not told yet
         assert store.indexes._snapshots.save(gallery, segment) is False
         assert _files(patient) == []
 

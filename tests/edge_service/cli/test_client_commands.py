@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,10 @@ def test_a_refusal_is_one_sentence_and_status_1(command: Command, staff: str, ar
         ["gallery", "create", "g", "--threshold", "0.4"],
         ["gallery", "create", "g", "--threshold", "2", "--fmr", "0.1"],
         ["identify", "staff", OBAMA, "--top-k", "0"],
+        ["gallery", "retention", "staff"],
+        ["gallery", "retention", "staff", "--max-age", "5d", "--forever"],
+        ["gallery", "retention", "staff", "--max-age", "soon", "--yes"],
+        ["gallery", "retention", "staff", "--max-age", "0d", "--yes"],
     ],
 )
 def test_wrong_usage_is_status_2(command: Command, arguments: list[str]) -> None:
@@ -137,15 +142,30 @@ def test_enrolling_stops_at_once_when_all_would_be_refused_alike(command: Comman
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
+def test_how_long_a_gallery_keeps_faces_is_set_and_shown(command: Command) -> None:
+    command.quick("gallery", "create", "visitors")
+    assert "keeps faces until they are erased" in command.run("gallery", "show", "visitors").stdout
+    for age, seconds in (("90d", 90 * 86_400), ("36h", 36 * 3_600), ("45m", 2_700), ("50s", 50)):
+        status, [set_to] = command.quick("gallery", "retention", "visitors", "--max-age", age, "--yes")
+        assert (status, set_to["max_age_seconds"]) == (0, seconds)
+        assert f"keeps faces for {age}" in command.run("gallery", "show", "visitors").stdout
+    assert command.run("gallery", "retention", "visitors", "--max-age", "5s").returncode == 1, "nobody said yes"
+    ended = command.run("gallery", "retention", "visitors", "--forever")
+    assert ended.stdout == "Gallery visitors keeps faces until they are erased.\n"
+
+
 def test_one_face_a_subject_and_a_gallery_are_erased(command: Command) -> None:
     command.quick("gallery", "create", "gone")
     _, [face] = command.quick("enroll", "gone", "obama", OBAMA)
     command.quick("enroll", "gone", "obama", SPEECH)
-    assert command.quick("subject", "delete", "gone", "obama", "--face", face["id"], "--yes")[1] == [
-        {"subjects": 0, "templates": 1}
-    ]
+    _, [erased] = command.quick("subject", "delete", "gone", "obama", "--face", face["id"], "--yes")
+    assert (erased["subjects"], erased["templates"]) == (0, 1)
+    number = erased["receipt"]["id"]
+    assert command.quick("gallery", "erasure", "gone", str(number))[1][0]["receipt"] == erased["receipt"]
+    assert "1 templates, erased at" in command.run("gallery", "erasure", "gone", str(number)).stdout
     assert command.run("subject", "delete", "gone", "obama").returncode == 1, "nobody said yes"
-    assert command.quick("subject", "delete", "gone", "obama", "--yes")[1] == [{"subjects": 1, "templates": 1}]
+    ended = command.run("subject", "delete", "gone", "obama", "--yes")
+    assert re.fullmatch(r"Erased 1 templates\. Receipt [0-9]+:[0-9a-f]{64}\.\n", ended.stdout)
     unasked = command.run("gallery", "delete", "gone")
     assert unasked.returncode == 1, "nobody said yes"
     assert command.quick("gallery", "show", "gone")[0] == 0

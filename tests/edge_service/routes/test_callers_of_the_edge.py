@@ -14,7 +14,7 @@ from edge_service.settings import EdgeSettings
 from shared.credentials import Scope
 
 FACE = sample("collins/portrait.png")
-FILLED = {"gallery": "door", "subject": "nobody", "face": "0" * 32}
+FILLED = {"gallery": "door", "subject": "nobody", "face": "0" * 32, "receipt": "7"}
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
 MANAGE, ENROLL, MATCH = Scope.MANAGE, Scope.ENROLL, Scope.MATCH
 ALLOWED: dict[tuple[str, str], set[Scope]] = {
@@ -25,6 +25,9 @@ ALLOWED: dict[tuple[str, str], set[Scope]] = {
     ("PUT", "/v1/galleries/{gallery}"): {MANAGE},
     ("GET", "/v1/galleries/{gallery}"): {MANAGE, ENROLL, MATCH},
     ("DELETE", "/v1/galleries/{gallery}"): {MANAGE},
+    ("PUT", "/v1/galleries/{gallery}/retention"): {MANAGE},
+    ("DELETE", "/v1/galleries/{gallery}/retention"): {MANAGE},
+    ("GET", "/v1/galleries/{gallery}/erasures/{receipt}"): {MANAGE, ENROLL},
     ("GET", "/v1/galleries/{gallery}/subjects"): {MANAGE},
     ("GET", "/v1/galleries/{gallery}/subjects/{subject}"): {MANAGE, ENROLL},
     ("DELETE", "/v1/galleries/{gallery}/subjects/{subject}"): {MANAGE, ENROLL},

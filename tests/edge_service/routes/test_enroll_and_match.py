@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -112,17 +114,49 @@ def test_what_is_erased_is_gone(edge: Edge) -> None:
     faces = edge.enroll("door", "obama", *OBAMA[:2]).json()["faces"]
     edge.enroll("door", "biden", BIDEN)
     base = "/v1/galleries/door"
-    assert edge.call("DELETE", f"{base}/subjects/obama/faces/{faces[0]['id']}").json() == {
-        "subjects": 0,
-        "templates": 1,
-    }
+    assert edge.erase(f"{base}/subjects/obama/faces/{faces[0]['id']}") == (0, 1)
     assert [face["id"] for face in edge.call("GET", f"{base}/subjects/obama").json()["faces"]] == [faces[1]["id"]]
-    assert edge.call("DELETE", f"{base}/subjects/obama").json() == {"subjects": 1, "templates": 1}
+    assert edge.erase(f"{base}/subjects/obama") == (1, 1)
     assert_problem(edge.verify("door", "obama", OBAMA[0]), 404, "not-found")
     assert edge.identify("door", OBAMA[0]).json()["faces"][0]["decision"] == "unknown"
-    assert edge.call("DELETE", base).json() == {"subjects": 1, "templates": 1}
+    assert edge.erase(base) == (1, 1)
     assert_problem(edge.identify("door", BIDEN), 404, "not-found")
     assert_problem(edge.call("DELETE", base), 404, "not-found")
+
+
+def test_an_erasure_comes_with_the_clouds_receipt_and_says_what_is_left(edge: Edge) -> None:
+    edge.make("door")
+    edge.enroll("door", "biden", BIDEN)
+    erasures = "/v1/galleries/door/erasures"
+    reader = sqlite3.connect(edge.house.cloud_settings.home / "record.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM template").fetchone()
+    answer = edge.call("DELETE", "/v1/galleries/door/subjects/biden")
+    assert (answer.status_code, answer.json()["pending"]) == (202, ["write-ahead log"])
+    receipt = answer.json()["receipt"]
+    status = edge.call("GET", f"{erasures}/{receipt['id']}").json()
+    assert (status["status"], status["receipt"]) == ("pending", receipt)
+    reader.close()
+    edge.house.cloud.state.store.finish_erasures()
+    assert edge.call("GET", f"{erasures}/{receipt['id']}").json()["status"] == "done"
+    assert_problem(edge.call("GET", f"{erasures}/{receipt['id'] + 1}"), 404, "not-found", "unknown_erasure")
+
+
+def test_faces_expire_at_an_age_that_is_set_here(edge: Edge) -> None:
+    assert edge.make("door")["max_age_seconds"] is None
+    edge.enroll("door", "biden", BIDEN)
+    retention = "/v1/galleries/door/retention"
+    set_to = edge.call("PUT", retention, json={"max_age_seconds": 3600})
+    assert (set_to.status_code, set_to.json()["max_age_seconds"]) == (200, 3600)
+    assert edge.verify("door", "biden", BIDEN).json()["decision"] == "match"
+    edge.call("PUT", retention, json={"max_age_seconds": 1})
+    time.sleep(1)
+    assert_problem(edge.verify("door", "biden", BIDEN), 404, "not-found", "unknown_subject")
+    assert edge.identify("door", BIDEN).json()["faces"][0]["decision"] == "unknown"
+    assert edge.call("DELETE", retention).json()["max_age_seconds"] is None
+    assert edge.held("door") == (0, 0)
+    assert_problem(edge.call("PUT", retention, json={"max_age_seconds": 0}), 422, "unprocessable")
+    assert_problem(edge.call("DELETE", "/v1/galleries/nowhere/retention"), 404, "not-found", "unknown_gallery")
 
 
 def test_a_gallery_made_again_under_its_name_has_a_key_of_its_own(edge: Edge) -> None:

@@ -1,0 +1,139 @@
+"""Checks the audit log's chain, also while a service writes to it, and tells the first entry that does not fit."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, make_url, select
+from sqlalchemy.exc import NoResultFound, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from cloud_service.gallery.audit import NO_ENTRY, digest_of, head
+from cloud_service.gallery.sqlite import file_of
+from cloud_service.gallery.tables import audit
+from shared.errors import NotFound, SetupError
+from shared.wire.cloud import AuditHead
+from shared.wire.common import moment_text
+
+_AT_A_TIME = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found: how many entries fit, the last of them, and what is wrong with what follows, if anything."""
+
+    entries: int
+    head: AuditHead
+    wrong: str | None
+
+
+@contextmanager
+def reading(url: str) -> Iterator[Connection]:
+    """A transaction on a record that is only read, beside the service that uses it or without one.
+
+    Raises:
+        NotFound: there is no record.
+        SetupError: it cannot be read, or is of another version.
+    """
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except SQLAlchemyError:
+        raise SetupError(
+            "The record cannot be read, or has no audit log: it is away, damaged, or was not used by this version yet."
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def check(connection: Connection, noted: AuditHead | None = None) -> Checked:
+    """Follows the chain from the first entry to the last.
+
+    Args:
+        connection: of ``reading``; the log is checked as it is at one moment.
+        noted: a head, or a receipt's number and digest, that was kept elsewhere: the log must still hold it.
+    """
+    good = AuditHead(seq=0, digest=NO_ENTRY)
+    for row in _rows(connection):
+        wrong = _wrong(row, good, noted)
+        if wrong is not None:
+            return Checked(good.seq, good, wrong)
+        good = AuditHead(seq=row.seq, digest=row.digest)
+    return Checked(good.seq, good, _wrong_end(connection, good, noted))
+
+
+def _wrong_end(connection: Connection, last: AuditHead, noted: AuditHead | None) -> str | None:
+    if noted is not None and noted.seq > last.seq:
+        return f"the log ends with entry {last.seq}, but entry {noted.seq} was noted down: its end was cut off"
+    try:
+        kept = head(connection)
+    except (ValueError, NoResultFound):
+        kept = None
+    if kept == last:
+        return None
+    return f"the log ends with entry {last.seq}, which is not where the record says that it ends: its end was changed"
+
+
+def _wrong(row: Any, before: AuditHead, noted: AuditHead | None) -> str | None:
+    """What is wrong with an entry, seen from the one before it, as a sentence; None: nothing."""
+    if row is None:
+        return f"what follows entry {before.seq} cannot be read as an entry"
+    expected = before.seq + 1
+    if row.seq != expected:
+        return f"entry {row.seq} follows entry {before.seq}: entry {expected} is missing"
+    if row.previous != before.digest:
+        return f"entry {row.seq} does not belong behind the entry before it: one of the two was changed or put there"
+    try:
+        fields = (row.seq, moment_text(row.at), row.key_id, row.action, row.gallery, row.details, row.previous)
+        digest = digest_of(*fields)
+    except (TypeError, ValueError):
+        digest = None
+    if row.digest != digest:
+        return f"entry {row.seq} is not what it was when it was written"
+    if noted is not None and noted.seq == row.seq and noted.digest != row.digest:
+        return f"entry {row.seq} is another one than was noted down: the log was written anew"
+    return None
+
+
+def _rows(connection: Connection) -> Iterator[Any]:
+    """All entries by number; None in the place of one that is no entry any more."""
+    last: int | None = None
+    query = select(audit).order_by(audit.c.seq).limit(_AT_A_TIME)
+    while True:
+        found = connection.execute(query if last is None else query.where(audit.c.seq > last))
+        rows = 0
+        while True:
+            try:
+                row = found.fetchone()
+            except (TypeError, ValueError):  # a moment or details that somebody wrote by hand
+                yield None
+                return
+            if row is None:
+                break
+            rows, last = rows + 1, row.seq
+            yield row
+        if rows < _AT_A_TIME:
+            return
+
+
+def _engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, isolation_level="REPEATABLE READ", poolclass=NullPool)
+    path = file_of(url)
+    if not path.is_file():
+        raise NotFound(f"There is no record {path}.")
+    source = f"file:{quote(str(path))}?mode=ro"
+    return create_engine("sqlite://", creator=lambda: _opened(source), poolclass=NullPool)
+
+
+def _opened(source: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(source, uri=True)
+    connection.isolation_level = None
+    connection.execute("BEGIN").close()  # one state of the log throughout; nobody waits for it
+    return connection
