@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from cloud_service.gallery.answers import Answers, Once
@@ -44,6 +44,8 @@ class Store:
         self._metrics = metrics
         self._answers = answers
         self._writing = Turn(patience_seconds)
+        # Taken before the other, around a change of the record and what the index is told of it.
+        self._order = Turn(patience_seconds) if indexes.in_order else nullcontext()
         self._scrub_due = False
 
     def load(self) -> None:
@@ -56,8 +58,9 @@ class Store:
         Raises:
             Conflict: it exists with another contract (ContractMismatch) or another threshold.
         """
-        with self._writing, self._metrics.step("record"):
-            gallery, new = self.record.put_gallery(name, spec)
+        with self._order:
+            with self._writing, self._metrics.step("record"):
+                gallery, new = self.record.put_gallery(name, spec)
             if new:
                 self.indexes.made(gallery)
         return new
@@ -86,12 +89,14 @@ class Store:
         rows = [NewRow(new.id, vector) for new, vector in zip(sent, vectors, strict=True)]
         if len({row.uid for row in rows}) < len(rows):
             raise Unprocessable("A template id stands in the request twice; give each its own.", reason="duplicate_id")
-        with self._writing:
+        with self._order:
             self.indexes.of(gallery)  # what could not be searched is not stored either
-            with self._metrics.step("record"), self._in_doubt(gallery):
+            with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
                 added = self.record.add_templates(gallery, subject, rows, also=partial(self._answers.note, once=once))
             if len(added.ids):
                 self.indexes.added(gallery, added.ids, added.vectors)
+            if len(added.ids) < len(rows):
+                self.indexes.added_before(gallery, [row.uid for row in rows])
         return EnrollAnswer(subject=subject, templates=added.answers)
 
     def enroll_once(
@@ -110,7 +115,8 @@ class Store:
                 templates = self._answers.before(once, gallery, subject, [new.id for new in sent])
             if templates is None:
                 return self.enroll(gallery_name, subject, sent, once), False
-            self.indexes.of(gallery)  # stored before, and searchable: lost meanwhile, it is made anew
+            self.indexes.of(gallery)  # lost meanwhile, it is made anew
+            self.indexes.added_before(gallery, [new.id for new in sent])  # stored before, and now searchable
             return EnrollAnswer(subject=subject, templates=templates), True
 
     def erase_gallery(self, name: str) -> Erased:
@@ -120,7 +126,7 @@ class Store:
             NotFound: there is no such gallery.
             Overloaded: erased, but its bytes are still in the log of the record.
         """
-        with self._writing:
+        with self._order, self._writing:
             with self._metrics.step("record"), self._last_one_finished():
                 gallery = self.record.gallery(name)
                 with self._in_doubt(gallery):
@@ -160,7 +166,8 @@ class Store:
 
     def close(self) -> None:
         """Closes the record, once the write that runs is done."""
-        with self._writing.however_long():
+        order = self._order.however_long() if isinstance(self._order, Turn) else nullcontext()
+        with order, self._writing.however_long():
             try:
                 self._finish_last_erasure()
             except PatronusError:
@@ -169,7 +176,7 @@ class Store:
             self.record.database.close()
 
     def _erase(self, gallery_name: str, remove: Callable[[PinnedGallery], Removed]) -> Erased:
-        with self._writing:
+        with self._order, self._writing:
             with self._metrics.step("record"), self._last_one_finished():
                 gallery = self.record.gallery(gallery_name)
                 with self._in_doubt(gallery):

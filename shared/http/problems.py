@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from shared.errors import (
+    IndexUnavailable,
     InsufficientStorage,
     Overloaded,
     PatronusError,
@@ -54,7 +55,7 @@ def problem_response(error: PatronusError) -> JSONResponse:
     headers = {REQUEST_ID_HEADER: current_request_id()}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, Overloaded | UpstreamUnavailable | RecordUnavailable | InsufficientStorage):
+    if isinstance(error, Overloaded | UpstreamUnavailable | RecordUnavailable | IndexUnavailable | InsufficientStorage):
         headers["Retry-After"] = str(error.retry_after_s)
     return JSONResponse(body, status_code=error.status, media_type=MEDIA_TYPE, headers=headers)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 from cloud_client import Cloud
+from milvus_server import MilvusLite
 from postgres_server import NoServer, PostgresServer, programs, served
 
 from cloud_service.settings import RecordSettings, Settings
@@ -20,6 +21,20 @@ def _short_log() -> Iterator[None]:
     structlog.configure(processors=[refuse_values, drop_exception_text, structlog.processors.JSONRenderer()])
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def shared_milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusLite]:
+    """One milvus-lite for all tests that leave it as it is; each record has collections of its own in it."""
+    with MilvusLite(tmp_path_factory.mktemp("milvus")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_milvus(tmp_path: Path) -> Iterator[MilvusLite]:
+    """A milvus-lite that a test may stop, freeze or empty."""
+    with MilvusLite(tmp_path / "milvus") as server:
+        yield server
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
