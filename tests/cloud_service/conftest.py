@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 from cloud_client import Cloud
-from milvus_server import MilvusLite
+from milvus_server import Milvus, MilvusLite
 from postgres_server import NoServer, PostgresServer, programs, served
 
 from cloud_service.settings import RecordSettings, Settings
@@ -24,8 +25,15 @@ def _short_log() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shared_milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusLite]:
-    """One milvus-lite for all tests that leave it as it is; each record has collections of its own in it."""
+def shared_milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus]:
+    """One Milvus for all tests that leave it as it is; each record has collections of its own in it.
+
+    A milvus-lite, unless PATRONUS_TEST_MILVUS names the URL of a server, as ``make test-milvus`` does.
+    """
+    named = os.environ.get("PATRONUS_TEST_MILVUS")
+    if named:
+        yield Milvus(named)
+        return
     with MilvusLite(tmp_path_factory.mktemp("milvus")) as server:
         yield server
 

@@ -20,14 +20,25 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class MilvusLite:
+class Milvus:
+    """A server that somebody runs."""
+
+    lite = False
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+class MilvusLite(Milvus):
     """A server of milvus-lite's on loopback."""
+
+    lite = True
 
     def __init__(self, folder: Path) -> None:
         pytest.importorskip("milvus_lite", reason="milvus-lite is not installed")
         self.folder = folder
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(f"http://127.0.0.1:{self.port}")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> MilvusLite:

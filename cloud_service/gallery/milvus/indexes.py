@@ -18,7 +18,7 @@ from cloud_service.gallery.milvus.outbox import Outbox
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import PinnedGallery
 from shared.errors import IndexUnavailable
-from shared.logs import get_logger
+from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.wire.cloud import IndexStats, SnapshotInfo
 
@@ -118,7 +118,8 @@ class MilvusIndexes:
             try:
                 if len(ids) and not self._keeper.away:
                     self._keeper.remove(gallery, ids)
-            except IndexUnavailable:
+            except Exception as error:  # erased all the same: the outbox tells of it until it is done
+                _log.warning("index_removal_failed", **place_of(error))
                 self._keeper.wake()
 
     def dropped(self, gallery: PinnedGallery) -> None:
@@ -128,7 +129,8 @@ class MilvusIndexes:
             try:
                 if not self._keeper.away:
                     self._keeper.drop(self._names.entry(gallery))
-            except IndexUnavailable:
+            except Exception as error:  # erased all the same: the outbox tells of it until it is done
+                _log.warning("index_removal_failed", **place_of(error))
                 self._keeper.wake()
 
     def doubtful(self, gallery: PinnedGallery) -> None:

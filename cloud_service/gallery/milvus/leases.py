@@ -7,10 +7,10 @@ import time
 from typing import Final
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.tables import note
+from shared.errors import Overloaded
 
 # A holder renews it between steps of at most a few seconds. That clocks differ by less is taken for granted; where they
 # do not, work is done twice, and stays right.
@@ -43,7 +43,7 @@ class Lease:
                     return False
                 swapped = update(note).where(note.c.name == self._name, note.c.value == held).values(value=mine)
                 return connection.execute(swapped).rowcount == 1
-        except IntegrityError:  # another replica took it in the same moment
+        except Overloaded:  # another replica took it in the same moment
             return False
 
     def give_back(self) -> None:

@@ -11,12 +11,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.milvus.names import Names
 from cloud_service.gallery.rows import PinnedGallery
 from cloud_service.gallery.tables import note, outbox
+from shared.errors import Overloaded
 
 # An entry's way: "add" until the template can be found. "remove" until it cannot, then "purge" until Milvus wrote its
 # files anew, then "kept" for as long as Milvus keeps the old ones. "drop", of a whole collection, then "kept".
@@ -59,7 +59,7 @@ def instance_of(database: Database) -> str:
             if found is None:
                 found = secrets.token_hex(4)
                 connection.execute(insert(note).values(name=_INSTANCE, value=found))
-    except IntegrityError:  # another replica made it in the same moment
+    except Overloaded:  # another replica made it in the same moment
         with database.read() as connection:
             found = connection.scalar(query)
     return str(found)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from cloud_client import random_units
-from milvus_server import MilvusLite
+from milvus_server import Milvus as Server
 from numpy.typing import NDArray
 
 from cloud_service.gallery.milvus.client import CollectionLost, Milvus
@@ -20,7 +20,7 @@ IDS = np.arange(1, 301, dtype=np.int64)
 
 
 @pytest.fixture(scope="module")
-def milvus(shared_milvus: MilvusLite) -> Iterator[Milvus]:
+def milvus(shared_milvus: Server) -> Iterator[Milvus]:
     connection = Milvus(shared_milvus.url, "", None, 10)
     yield connection
     connection.close()
@@ -93,7 +93,7 @@ def test_what_is_put_twice_is_there_once_and_what_is_removed_is_gone(milvus: Mil
     assert told
 
 
-def test_an_approximate_index_never_shows_a_wrong_one_and_finds_nearly_all(shared_milvus: MilvusLite) -> None:
+def test_an_approximate_index_never_shows_a_wrong_one_and_finds_nearly_all(shared_milvus: Server) -> None:
     milvus = Milvus(shared_milvus.url, "", None, 10)
     milvus.create("test_hnsw", DIM, approximate=True)
     milvus.put("test_hnsw", IDS, VECTORS)
