@@ -53,13 +53,16 @@ class RecordSettings(BaseModel):
 
 
 class IndexSettings(BaseModel):
-    """How galleries are searched."""
+    """Where and how galleries are searched. The record stays the truth, and an index that is lost is made anew."""
 
     model_config = _FROZEN
 
+    url: Annotated[str | None, Field(repr=False, pattern=r"^(https?://.+|.+\.db)$")] = None
+    """Absent: in the memory of this process. ``http://host:19530`` or ``https://…``: a Milvus, for several replicas.
+    A path that ends with ``.db``: milvus-lite in this process, for trying it out."""
     exact_up_to: Annotated[int, Field(ge=0)] = 1_000_000
     """Templates of a gallery beyond which an approximate index proposes: exact scores still decide. Up to a million, a
-    lone identification takes some 15 ms on two cores, exactly."""
+    lone identification takes some 15 ms on two cores, exactly. In Milvus all is exact but what is pinned otherwise."""
     snapshot_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How often what became full is written to files, so that the next start need not read it from the record."""
     close_seconds: Annotated[float, Field(ge=0)] = 5.0
@@ -85,6 +88,24 @@ class RetentionSettings(BaseModel):
     """How often it is tried to overwrite what could not be overwritten when it was erased."""
     overwrite_within_seconds: Annotated[float, Field(gt=0)] = 86_400.0
     """`due_by` of an erasure of which something is left on disk: a backup, or a report, is done in a day."""
+
+
+class MilvusSettings(BaseModel):
+    """How to deal with the Milvus that ``index.url`` names."""
+
+    model_config = _FROZEN
+
+    token: Annotated[str, Field(repr=False)] = ""
+    """``user:password``, or an API key. It holds templates, so let it ask for one."""
+    ca_file: Path | None = None
+    """Whom to trust for ``https``, as PEM; absent: the system's authorities."""
+    seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """The longest that one call may take within a request; then that is answered with 503."""
+    behind_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How long a change may wait to be told before ``/readyz`` says that the index is not ready."""
+    keeps_hours: Annotated[float, Field(ge=0)] = 72.0
+    """How long it keeps what it dropped: by its own defaults, old files 3 hours and its log 3 days. An erasure is
+    pending in the index until then."""
 
 
 class WorkSettings(BaseModel):
@@ -120,6 +141,7 @@ class Settings(ServiceSettings):
     record: RecordSettings = RecordSettings()
     index: IndexSettings = IndexSettings()
     retention: RetentionSettings = RetentionSettings()
+    milvus: MilvusSettings = MilvusSettings()
     work: WorkSettings = WorkSettings()
     rates: RateSettings = RateSettings()
     tls: TlsSettings = TlsSettings()

@@ -23,6 +23,7 @@
     ├── UpstreamUnavailable       503  the cloud cannot be reached
     ├── RecordUnavailable         503  the record cannot be reached or written; Retry-After is set
     │   └── OutcomeUnknown        503  it went away while a change was being committed
+    ├── IndexUnavailable          503  the cloud's index cannot be reached, or is being made anew
     ├── InsufficientStorage       507  the record's disk is full; Retry-After is set
     └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
 
@@ -211,6 +212,18 @@ class UpstreamUnavailable(PatronusError):
     status = 503
     kind = "cloud-unavailable"
     title = "Cloud unavailable"
+
+    def __init__(self, detail: str, *, retry_after_s: int = 2) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class IndexUnavailable(PatronusError):
+    """The cloud's index cannot be reached, does not answer in time, or is being made anew from the record."""
+
+    status = 503
+    kind = "index-unavailable"
+    title = "Index unavailable"
 
     def __init__(self, detail: str, *, retry_after_s: int = 2) -> None:
         super().__init__(detail)

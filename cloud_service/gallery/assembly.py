@@ -10,10 +10,10 @@ from cloud_service.gallery.answers import Answers
 from cloud_service.gallery.audit import Action, append
 from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database
-from cloud_service.gallery.indexes import LocalIndexes
-from cloud_service.gallery.opening import closed_unless_ready, open_database
-from cloud_service.gallery.record import Record
-from cloud_service.gallery.remnants import NotOverwritten
+from cloud_service.gallery.indexes import Indexes, LocalIndexes
+from cloud_service.gallery.opening import closed_unless_ready, is_sqlite, open_database
+from cloud_service.gallery.record import Journal, Record
+from cloud_service.gallery.remnants import NotOverwritten, Remnant
 from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.store import Store
 from cloud_service.settings import RetentionSettings, Settings
@@ -39,24 +39,21 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
         clock: by what time templates age; None: by the machine's.
 
     Raises:
-        SetupError: the record cannot be opened or reached, is in use, is damaged, or was written by a newer version.
+        SetupError: the record cannot be opened or reached, is in use, is damaged, or was written by a newer version; or
+            the index needs a package that is not installed.
     """
-    # One for each request, verification and search at work, and four for the readiness check and an end beside them.
-    connections = settings.work.at_once + 2 * settings.work.searches + 4
-    database = open_database(settings.record_url, settings.record, connections)
+    # One for each request, verification and search at work, and five for the readiness check, an end, and the index's
+    # keeper beside them.
+    connections = settings.work.at_once + 2 * settings.work.searches + 5
+    limits = settings.record
+    database = open_database(settings.record_url, limits, connections, shared=_shared(settings))
     with closed_unless_ready(database):
-        limits = settings.record
-        snapshots = Snapshots(database, settings.home.expanduser() / "index")
         clock = clock or clock_of(settings.retention)
-        record = Record(database, snapshots, limits.max_templates_a_gallery, limits.max_templates_a_subject, clock)
-        remnants = [
-            NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient)),
-            NotOverwritten("index files", lambda _patient: snapshots.sweep()),
-        ]
+        record, indexes, remnant = _record_and_indexes(database, settings, clock, metrics)
         store = Store(
             record,
-            LocalIndexes(record, snapshots, settings.index, metrics),
-            remnants,
+            indexes,
+            [NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient)), remnant],
             metrics,
             answers=Answers(database, timedelta(hours=limits.answers_kept_hours)),
             patience_seconds=settings.work.patience_seconds + limits.busy_seconds,
@@ -73,3 +70,31 @@ def _note_start(database: Database) -> None:
             append(connection, Action.SERVICE_STARTED, by=None, details={"version": patronus_version()})
     except (PatronusError, SQLAlchemyError) as error:  # a full disk: it can match all the same
         _log.error("start_not_noted", **place_of(error))
+
+
+def _shared(settings: Settings) -> bool:
+    """Whether other processes may use the record at the same time: where none holds an index or a file of its own."""
+    url = settings.index.url
+    return url is not None and not url.endswith(".db") and not is_sqlite(settings.record_url)
+
+
+def _record_and_indexes(
+    database: Database, settings: Settings, clock: RecordClock, metrics: Metrics
+) -> tuple[Record, Indexes, Remnant]:
+    limits = settings.record
+
+    def record_with(journal: Journal) -> Record:
+        return Record(database, journal, limits.max_templates_a_gallery, limits.max_templates_a_subject, clock)
+
+    snapshots = Snapshots(database, settings.home.expanduser() / "index")
+    if settings.index.url is None:
+        record = record_with(snapshots)
+        files = NotOverwritten("index files", lambda _patient: snapshots.sweep())
+        return record, LocalIndexes(record, snapshots, settings.index, metrics), files
+    # Loaded only where it is wanted: it brings gRPC and pandas, which are no part of the service otherwise.
+    from cloud_service.gallery.milvus.assembly import in_milvus  # noqa: PLC0415
+
+    record, indexes, kept = in_milvus(settings.index.url, settings.milvus, database, record_with, metrics)
+    for gallery in record.galleries():
+        snapshots.forget(gallery)  # of a time without Milvus: no erasure would reach them
+    return record, indexes, kept

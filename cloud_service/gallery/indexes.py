@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Sequence
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -30,6 +31,10 @@ class Indexes(Protocol):
     """An index for each gallery of the record. The store tells it of every change, after that is committed."""
 
     @property
+    def in_order(self) -> bool:
+        """Whether it is to be told of one change at a time, in the order of their commits."""
+
+    @property
     def sound(self) -> bool:
         """Whether every gallery can be searched now."""
 
@@ -48,6 +53,9 @@ class Indexes(Protocol):
 
     def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Templates were added, (n,) int64 and (n, dim) float32; they can be found when this returns."""
+
+    def added_before(self, gallery: PinnedGallery, uids: Sequence[str]) -> None:
+        """Templates are sent again, by their names on the wire; they can be found when this returns."""
 
     def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
         """Templates were removed, (n,) int64. Fails never: what is left behind is mended later."""
@@ -90,6 +98,8 @@ class LocalIndexes:
         settings: when an index becomes approximate, and how often snapshots are written.
         metrics: where steps are timed.
     """
+
+    in_order = True
 
     def __init__(self, record: Record, snapshots: Snapshots, settings: IndexSettings, metrics: Metrics) -> None:
         self._record = record
@@ -151,6 +161,9 @@ class LocalIndexes:
                 # Committed, yet perhaps not searchable: not acknowledged. The sender's next try finds it stored.
                 self._mend(gallery)
                 raise
+
+    def added_before(self, gallery: PinnedGallery, uids: Sequence[str]) -> None:
+        """Nothing: what was added before can be found, or its index was made anew when it was asked for."""
 
     def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
         """Templates were removed; their bytes are gone from memory and from the snapshots when this returns."""

@@ -106,6 +106,14 @@ class Record:
         with self.database.read() as connection:
             return [_pinned_from(row) for row in connection.execute(select(gallery).order_by(gallery.c.id))]
 
+    def find(self, gallery_id: int) -> PinnedGallery | None:
+        """The gallery of this id; None: it was erased."""
+        try:
+            with self.database.read() as connection:
+                return _pinned(connection, gallery.c.id == gallery_id)
+        except NotFound:
+            return None
+
     def put_gallery(self, name: str, spec: GallerySpec, by: str | None) -> tuple[PinnedGallery, bool]:
         """Makes a gallery, or finds it made alike; says which: true when it is new.
 

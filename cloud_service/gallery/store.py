@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 
@@ -61,6 +61,8 @@ class Store:
         self._metrics = metrics
         self._answers = answers
         self._writing = Turn(patience_seconds)
+        # Taken before the other, around a change of the record and what the index is told of it.
+        self._order = Turn(patience_seconds) if indexes.in_order else nullcontext()
         self._lingering: deque[Receipt] = deque()
         self._age_of_oldest = Gauge(
             "patronus_cloud_erasure_pending_seconds",
@@ -78,8 +80,9 @@ class Store:
         Raises:
             Conflict: it exists with another contract (ContractMismatch) or another threshold.
         """
-        with self._writing, self._metrics.step("record"):
-            gallery, new = self.record.put_gallery(name, spec, by)
+        with self._order:
+            with self._writing, self._metrics.step("record"):
+                gallery, new = self.record.put_gallery(name, spec, by)
             if new:
                 self.indexes.made(gallery)
         return new
@@ -114,13 +117,15 @@ class Store:
         rows = [NewRow(new.id, vector) for new, vector in zip(sent, vectors, strict=True)]
         if len({row.uid for row in rows}) < len(rows):
             raise Unprocessable("A template id stands in the request twice; give each its own.", reason="duplicate_id")
-        with self._writing:
+        with self._order:
             self.indexes.of(gallery)  # what could not be searched is not stored either
-            with self._metrics.step("record"), self._in_doubt(gallery):
-                also = partial(self._answers.note, once=once)
+            also = partial(self._answers.note, once=once)
+            with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
                 added = self.record.add_templates(gallery, subject, rows, by, also)
             if len(added.ids):
                 self.indexes.added(gallery, added.ids, added.vectors)
+            if len(added.ids) < len(rows):
+                self.indexes.added_before(gallery, [row.uid for row in rows])
         return EnrollAnswer(subject=subject, templates=added.answers)
 
     def enroll_once(
@@ -139,7 +144,8 @@ class Store:
                 templates = self._answers.before(once, gallery, subject, [new.id for new in sent])
             if templates is None:
                 return self.enroll(gallery_name, subject, sent, by, once), False
-            self.indexes.of(gallery)  # stored before, and searchable: lost meanwhile, it is made anew
+            self.indexes.of(gallery)  # lost meanwhile, it is made anew
+            self.indexes.added_before(gallery, [new.id for new in sent])  # stored before, and now searchable
             return EnrollAnswer(subject=subject, templates=templates), True
 
     def erase_gallery(self, name: str, by: str | None) -> Erased:
@@ -148,7 +154,7 @@ class Store:
         Raises:
             NotFound: there is no such gallery.
         """
-        with self._writing:
+        with self._order, self._writing:
             with self._metrics.step("record"):
                 gallery = self.record.gallery(name)
                 with self._in_doubt(gallery):
@@ -180,7 +186,7 @@ class Store:
         Raises:
             NotFound: there is no such gallery.
         """
-        with self._writing, self._metrics.step("record"):
+        with self._order, self._writing, self._metrics.step("record"):
             self.record.clock.look(self.retention.time_seen())
             gallery, removed = self.retention.change(self.record.gallery(gallery_name), max_age_seconds, by)
             if removed is not None:
@@ -191,7 +197,7 @@ class Store:
         try:
             if not self.retention.overdue(gallery):
                 return False
-            with self._writing, self._metrics.step("expire"):
+            with self._order, self._writing, self._metrics.step("expire"):
                 with self._in_doubt(gallery):
                     removed = self.retention.erase_expired(gallery, at_most)
                 if removed is not None:
@@ -237,14 +243,15 @@ class Store:
 
     def close(self) -> None:
         """Closes the record, once the write that runs is done. What is left in its log, the next start overwrites."""
-        with self._writing.however_long():
+        order = self._order.however_long() if isinstance(self._order, Turn) else nullcontext()
+        with order, self._writing.however_long():
             for remnant in self._remnants:
                 remnant.finish()
             self.indexes.close()
             self.record.database.close()
 
     def _erase(self, gallery_name: str, remove: Callable[[PinnedGallery], Removed]) -> Erased:
-        with self._writing:
+        with self._order, self._writing:
             with self._metrics.step("record"):
                 gallery = self.record.gallery(gallery_name)
                 with self._in_doubt(gallery):

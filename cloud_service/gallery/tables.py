@@ -127,17 +127,20 @@ segment_file = Table(
     sqlite_autoincrement=True,
 )
 
-# What an index outside this process has yet to be told; written with what it tells of, and taken away when it was.
+# What an index outside this process has yet to be told, written with what it tells of; and what it may still hold bytes
+# of, until it does not any more.
 outbox = Table(
     "outbox",
     metadata,
     Column("id", BigId, primary_key=True),
     Column("collection", String(64), nullable=False),
-    # "add", "remove" or "drop"; the last one is of the whole collection.
+    # "add", "remove" or "drop" (of the whole collection); what was removed is then to "purge", and then "kept".
     Column("action", String(8), nullable=False),
     Column("template_id", BigInteger),
     Column("created_at", UtcDateTime, nullable=False),
-    Index(None, "collection", "id"),
+    # When the index said that it dropped the bytes; it may keep old files for a while.
+    Column("told_at", UtcDateTime),
+    Index(None, "collection", "template_id"),
     sqlite_autoincrement=True,
 )
 

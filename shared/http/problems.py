@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from shared.errors import (
+    IndexUnavailable,
     InsufficientStorage,
     Overloaded,
     PatronusError,
@@ -29,7 +30,7 @@ from shared.request_context import REQUEST_ID_HEADER, current_request_id
 MEDIA_TYPE = "application/problem+json"
 _log = get_logger(__name__)
 # Errors after which a request may be sent again as it is; the answer says when.
-_AGAIN: Final = (Overloaded, UpstreamUnavailable, RecordUnavailable, InsufficientStorage)
+_AGAIN: Final = (Overloaded, UpstreamUnavailable, RecordUnavailable, IndexUnavailable, InsufficientStorage)
 
 
 def _by_status(kind: type[PatronusError]) -> dict[int, list[type[PatronusError]]]:

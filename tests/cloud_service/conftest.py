@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 from cloud_client import Cloud
+from milvus_server import Milvus, MilvusLite
 from postgres_server import NoServer, PostgresServer, programs, served
 
 from cloud_service.settings import RecordSettings, Settings
@@ -20,6 +22,27 @@ def _short_log() -> Iterator[None]:
     structlog.configure(processors=[refuse_values, drop_exception_text, structlog.processors.JSONRenderer()])
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def shared_milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus]:
+    """One Milvus for all tests that leave it as it is; each record has collections of its own in it.
+
+    A milvus-lite, unless PATRONUS_TEST_MILVUS names the URL of a server, as ``make test-milvus`` does.
+    """
+    named = os.environ.get("PATRONUS_TEST_MILVUS")
+    if named:
+        yield Milvus(named)
+        return
+    with MilvusLite(tmp_path_factory.mktemp("milvus")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_milvus(tmp_path: Path) -> Iterator[MilvusLite]:
+    """A milvus-lite that a test may stop, freeze or empty."""
+    with MilvusLite(tmp_path / "milvus") as server:
+        yield server
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -15,7 +15,7 @@ from cloud_client import Cloud, contract_of, enveloped, random_units
 from cloud_service.gallery.matcher import Asked, Matcher
 from cloud_service.gathering import Gathering
 from shared.envelope import TemplateEnvelope
-from shared.errors import ContractMismatch, NotFound, Overloaded
+from shared.errors import ContractMismatch, NotFound, Overloaded, PatronusError
 from shared.metrics import Metrics
 from shared.wire.cloud import IdentifyAnswer
 
@@ -104,6 +104,20 @@ def test_each_gets_an_answer_or_an_error_of_its_own(watched: Watched) -> None:
         errors = await asyncio.gather(*gone, return_exceptions=True)
         assert [type(error) for error in errors] == [NotFound] * 3
         assert len({id(error) for error in errors}) == 3
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [Overloaded("Busy.", retry_after_s=7), NotFound("No.", reason="gone", hint=3)])
+def test_an_error_of_the_work_goes_to_each_as_it_is(error: PatronusError) -> None:
+    def failing(_about: str, _asked: Any) -> Any:
+        raise error
+
+    async def scenario() -> None:
+        gathered = Gathering(failing, lambda _: 1, at_once=1, most=9, waiting=9, patience_seconds=5)
+        asked = [gathered.ask("door", object()) for _ in range(3)]
+        told = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
+        assert [(type(one), vars(one)) for one in told] == [(type(error), vars(error))] * 3
 
     asyncio.run(scenario())
 

@@ -48,10 +48,11 @@ def upgrade() -> None:
         sa.Column("action", sa.String(8), nullable=False),
         sa.Column("template_id", sa.BigInteger),
         sa.Column("created_at", sa.DateTime, nullable=False),
+        sa.Column("told_at", sa.DateTime),
         sa.PrimaryKeyConstraint("id", name="pk_outbox"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_outbox_collection_id", "outbox", ["collection", "id"])
+    op.create_index("ix_outbox_collection_template_id", "outbox", ["collection", "template_id"])
     op.create_table(
         "audit",
         sa.Column("seq", big_id, nullable=False),
