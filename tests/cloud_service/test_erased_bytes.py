@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from cloud_client import Cloud, assert_problem, contract_of, random_units
 
-from cloud_service.gallery.indexes import NothingToNote
+from cloud_service.gallery.assembly import clock_of
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import NewRow
+from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.sqlite import SqliteDatabase
 from cloud_service.migrations import upgrade
 from cloud_service.settings import RecordSettings, RetentionSettings, Settings
@@ -71,19 +72,20 @@ def _come_and_go(database: SqliteDatabase, seed: int, *, scrub: bool) -> tuple[l
 
     The seeds are those at which SQLite leaves copies: of four, about one.
     """
-    record = Record(database, NothingToNote(), 10_000, 100)
+    clock = clock_of(RetentionSettings())
+    record = Record(database, Snapshots(database, Path("never made")), 10_000, 100, clock)
     spec = {"contract": contract_of(8).model_dump(), "threshold": {"cosine": 0.5, "fmr": 0.001}}
-    door, _ = record.put_gallery("door", GallerySpec.model_validate(spec))
+    door, _ = record.put_gallery("door", GallerySpec.model_validate(spec), by=None)
     chance, there, gone = random.Random(seed), dict[str, list[bytes]](), list[bytes]()
     vectors = iter(random_units(seed, 900))
     for number in range(300):
         if len(there) < 40 or chance.random() < 0.5:
             rows = [NewRow(f"{chance.getrandbits(128):032x}", next(vectors)) for _ in range(chance.randint(1, 3))]
-            record.add_templates(door, f"s{number}", rows)
+            record.add_templates(door, f"s{number}", rows, by=None)
             there[f"s{number}"] = [row.vector.tobytes() for row in rows]
         else:
             name = chance.choice(sorted(there))
-            record.erase_subject(door, name)
+            record.erase_subject(door, name, by=None)
             gone += there.pop(name)
             if scrub:
                 database.scrub()

@@ -217,7 +217,9 @@ def test_a_template_erased_while_milvus_was_being_told_of_it_does_not_stay_there
         def erased_first(self: Milvus, name: str, ids: Any, vectors: Any) -> None:
             store = _store(cloud)
             gallery = store.record.gallery("door")
-            removed = store.record.erase_subject(gallery, "anna")  # as another replica does, which tells Milvus first
+            removed = store.record.erase_subject(
+                gallery, "anna", by=None
+            )  # as another replica does, which tells Milvus first
             store.indexes.removed(gallery, removed.ids)
             put(self, name, ids, vectors)
 
