@@ -74,7 +74,7 @@ class Ownership:
         """Makes sure that the lock is held, and gets it back if its connection was lost. Costs no way to the server.
 
         Args:
-            ask: asks the server too. Where a network fell silent, only that or a minute tells.
+            ask: asks the server too. Where a network fell silent, only that or half a minute tells.
 
         Raises:
             RecordUnavailable: another process has the record by now, or had it meanwhile.

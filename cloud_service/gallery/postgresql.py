@@ -34,6 +34,9 @@ _IDLE_S: Final = 60
 # Of the advisory lock under which tables are changed: "migrate!" in ASCII.
 _MIGRATING: Final = 0x6D69677261746521
 
+# A network that fell silent is noticed by both sides within half a minute; their systems would take two hours.
+_KEEPALIVES: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
 _SETTINGS: Final = """
 SELECT set_config('synchronous_commit',
            CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
@@ -111,7 +114,7 @@ class PostgresqlDatabase(Database):
 
     def claim(self) -> None:
         """Whoever used the record before may not write any more, and what was being written is done."""
-        with self.write() as connection:
+        with self.migrating() as connection:  # two that share the record and start at once claim it one by one
             self._ownership.claim(connection)
 
     def ping(self) -> None:
@@ -213,7 +216,8 @@ _CONNECTION_ERRORS: Final = (psycopg.OperationalError, psycopg.InterfaceError)
 def _set_up(engine: Engine, busy_seconds: float, answer_seconds: float) -> None:
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> _Bounded:
-        options.setdefault("connect_timeout", _CONNECT_S)
+        for name, value in {"connect_timeout": _CONNECT_S, **_KEEPALIVES}.items():
+            options.setdefault(name, value)
         options.setdefault("application_name", "patronus-cloud")
         return _Bounded.connect(*args, **options)
 

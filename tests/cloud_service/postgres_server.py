@@ -63,9 +63,13 @@ class PostgresServer:
         if os.geteuid() == 0:
             for path in (self.folder, word):
                 shutil.chown(path, "nobody", "nogroup")
-        self._run("initdb", "-D", str(self.data), "-U", "patronus", "-A", "scram-sha-256", "--pwfile", str(word),
-                  "-E", "UTF8", "--locale", "C.UTF-8", "--no-sync", "--wal-segsize", "1")  # fmt: skip
-        self.start()
+        try:
+            self._run("initdb", "-D", str(self.data), "-U", "patronus", "-A", "scram-sha-256", "--pwfile", str(word),
+                      "-E", "UTF8", "--locale", "C.UTF-8", "--no-sync", "--wal-segsize", "1")  # fmt: skip
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def url(self, database: str = "postgres", user: str = "patronus", password: str | None = None) -> str:
         return f"postgresql://{user}:{password or self._password}@/{database}?host={self.folder}"
