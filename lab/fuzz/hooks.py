@@ -33,7 +33,7 @@ _EDGE_DIM: Final = 128
 _PEOPLE: Final = 4
 _UNIT: Final = 1e-4
 # Of requests that could be turned towards what is there, the share that is left as it was drawn.
-_AS_DRAWN: Final = 0.25
+_AS_DRAWN: Final = 0.1
 _BROKEN: Final = 0.2
 
 
@@ -98,12 +98,12 @@ def _choice(case: Case) -> random.Random:
 def before_call(context: schemathesis.HookContext, case: Case, kwargs: dict[str, Any]) -> None:
     """Turns a well-formed request towards what is there."""
     at = case.path_parameters or {}
-    if case.method.upper() == "DELETE" and set(at) == {"gallery"} and at["gallery"] == STANDING:
+    if case.method.upper() == "DELETE" and _is_of_a(case, "gallery") and at.get("gallery") == STANDING:
         case.path_parameters = {"gallery": "another"}
     if not _well_formed(case):
         return
     chance = _choice(case)
-    if case.path_parameters and case.method.upper() != "PUT":
+    if at and not (_is_of_a(case, "gallery") and case.method.upper() in {"PUT", "DELETE"}):
         _where(case, chance)
     _what(case, _galleries.get((case.path_parameters or {}).get("gallery", "")), chance)
     if "gallery" in case.query and chance.random() > _AS_DRAWN:
@@ -114,9 +114,14 @@ def _what(case: Case, gallery: _Gallery | None, chance: random.Random) -> None:
     """Templates under the gallery's contract, and embeddings of a length that the edge takes."""
     body: Any = case.body
     if isinstance(body, dict):
-        for envelope in _envelopes(body):
-            if gallery is not None and chance.random() > _AS_DRAWN:
-                envelope.update(_enveloped(gallery, chance))
+        envelopes = _envelopes(body)
+        if envelopes and gallery is not None and chance.random() > _AS_DRAWN:
+            for envelope in envelopes:
+                envelope.update(_enveloped(gallery, _vector(gallery.dim, chance)))
+            if chance.random() < _BROKEN:
+                row = _vector(gallery.dim, chance)
+                wrong = [row * np.float32(1.01), row * np.float32(np.nan), row * 0, row[:-1], np.append(row, row[:1])]
+                chance.choice(envelopes).update(_enveloped(gallery, chance.choice(wrong)))
         for embedding in body.get("embeddings", []):
             values = _vector(_EDGE_DIM, chance).tolist()
             if isinstance(embedding, dict):
@@ -129,12 +134,17 @@ def _what(case: Case, gallery: _Gallery | None, chance: random.Random) -> None:
         case.query = {**case.query, "dim": _EDGE_DIM}
 
 
+def _is_of_a(case: Case, what: str) -> bool:
+    """Whether an operation is of a gallery (or so) itself, and not of something in it."""
+    return bool(case.operation.path.endswith(f"/{{{what}}}"))
+
+
 def _where(case: Case, chance: random.Random) -> None:
     """Names a gallery, a subject and a template of it that are there; what a step before led to is left alone."""
     at = {name: unquote(value) for name, value in case.path_parameters.items()}  # drawn as they stand in the path
-    erases_all = case.method.upper() == "DELETE" and set(at) == {"gallery"}
-    if "gallery" in at and at["gallery"] not in _galleries and not erases_all and chance.random() > _AS_DRAWN:
-        at["gallery"] = chance.choice(sorted(_galleries))
+    if "gallery" in at and at["gallery"] not in _galleries and chance.random() > _AS_DRAWN:
+        peopled = [name for name in sorted(_galleries) if _galleries[name].subjects]
+        at["gallery"] = chance.choice(peopled if peopled and "subject" in at else sorted(_galleries))
     found = _galleries.get(at.get("gallery", ""))
     subjects = found.subjects if found else _NO_SUBJECT
     if "subject" in at and at["subject"] not in subjects and subjects and chance.random() > _AS_DRAWN:
@@ -158,12 +168,8 @@ def _vector(dim: int, chance: random.Random) -> NDArray[np.float32]:
     return (row / np.linalg.norm(row)).astype(np.float32)
 
 
-def _enveloped(gallery: _Gallery, chance: random.Random) -> dict[str, Any]:
-    row = _vector(gallery.dim, chance)
-    if chance.random() < _BROKEN:
-        row = chance.choice(
-            [row * np.float32(1.01), row * np.float32(np.nan), row * 0, row[:-1], np.append(row, row[:1])]
-        )
+def _enveloped(gallery: _Gallery, row: NDArray[np.float32]) -> dict[str, Any]:
+    """An envelope of a gallery's, whatever is in it."""
     data = base64.b64encode(row.astype("<f4").tobytes()).decode()
     return {"version": 1, "contract": gallery.digest, "dim": gallery.dim, "dtype": "float32", "data": data}
 
@@ -177,23 +183,23 @@ def after_call(context: schemathesis.HookContext, case: Case, response: schemath
     subject = unquote(case.path_parameters.get("subject", "")) or None
     if name is None:
         return
-    if method == "PUT":
+    subjects = _galleries[name].subjects if name in _galleries else {}
+    if _is_of_a(case, "gallery") and method == "PUT":
         said = response.json()
-        known = _galleries.get(name)
-        if known is None or known.digest != said["contract_digest"]:
+        if name not in _galleries or _galleries[name].digest != said["contract_digest"]:
             _galleries[name] = _Gallery(said["contract_digest"], said["contract"]["dim"])
-    elif method == "DELETE" and subject is None:
+    elif _is_of_a(case, "gallery") and method == "DELETE":
         _galleries.pop(name, None)
-    elif name in _galleries and subject is not None:
-        subjects = _galleries[name].subjects
-        if method == "DELETE":
-            gone = case.path_parameters.get("template", case.path_parameters.get("face"))
-            left = [uid for uid in subjects.pop(subject, []) if gone not in {None, uid}]
-            if left:
-                subjects[subject] = left
-        elif method == "POST" and response.status_code == 201:
-            said = response.json()
-            subjects[subject] = [stored["id"] for stored in said.get("templates", said.get("faces", []))]
+    elif _is_of_a(case, "subject") and method == "DELETE":
+        subjects.pop(subject or "", None)
+    elif (_is_of_a(case, "template") or _is_of_a(case, "face")) and method == "DELETE":
+        gone = case.path_parameters.get("template", case.path_parameters.get("face"))
+        left = [uid for uid in subjects.pop(subject or "", []) if uid != gone]
+        if left and subject:
+            subjects[subject] = left
+    elif subject and response.status_code == 201:
+        said = response.json()
+        subjects[subject] = [stored["id"] for stored in said.get("templates", said.get("faces", []))]
 
 
 @schemathesis.check

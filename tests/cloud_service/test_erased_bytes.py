@@ -67,13 +67,15 @@ def test_many_erasures_in_any_order_leave_nothing(door: Cloud) -> None:
     assert all(_places(door.settings.home, vectors[number]) > 0 for number in order[100:])
 
 
-def _come_and_go(database: SqliteDatabase, seed: int, *, scrub: bool) -> tuple[list[bytes], list[bytes]]:
+def _come_and_go(
+    database: SqliteDatabase, folder: Path, seed: int, *, scrub: bool
+) -> tuple[list[bytes], list[bytes]]:
     """Many people enroll and are erased, so that SQLite balances its pages; the vectors that are there, and are not.
 
     The seeds are those at which SQLite leaves copies: of four, about one.
     """
     clock = clock_of(RetentionSettings())
-    record = Record(database, Snapshots(database, Path("never made")), 10_000, 100, clock)
+    record = Record(database, Snapshots(database, folder / "index"), 10_000, 100, clock)
     spec = {"contract": contract_of(8).model_dump(), "threshold": {"cosine": 0.5, "fmr": 0.001}}
     door, _ = record.put_gallery("door", GallerySpec.model_validate(spec), by=None)
     chance, there, gone = random.Random(seed), dict[str, list[bytes]](), list[bytes]()
@@ -109,7 +111,7 @@ def database(tmp_path: Path) -> Iterator[SqliteDatabase]:
 def test_copies_that_sqlite_leaves_where_it_balances_its_pages_are_overwritten_too(
     database: SqliteDatabase, seed: int, tmp_path: Path
 ) -> None:
-    there, gone = _come_and_go(database, seed, scrub=True)
+    there, gone = _come_and_go(database, tmp_path, seed, scrub=True)
     assert _held(tmp_path / "data", gone) == 0
     assert _held(tmp_path / "data", there) == len(there)
     with database.read() as connection:
@@ -119,7 +121,7 @@ def test_copies_that_sqlite_leaves_where_it_balances_its_pages_are_overwritten_t
 def test_a_start_after_a_crash_overwrites_what_was_left_wherever_it_is(
     database: SqliteDatabase, tmp_path: Path
 ) -> None:
-    there, gone = _come_and_go(database, 1, scrub=False)
+    there, gone = _come_and_go(database, tmp_path, 1, scrub=False)
     shutil.copytree(tmp_path / "data", tmp_path / "crashed")
     assert _held(tmp_path / "crashed", gone) > 0
     SqliteDatabase(f"sqlite:///{tmp_path / 'crashed' / 'record.db'}", busy_seconds=1, connections=3).close()

@@ -11,7 +11,7 @@ from lab.fuzz.__main__ import Service, fuzzed, services
 # So many cases an operation, drawn from a fixed seed and not shrunk: what is found is looked into with `make fuzz`.
 BOUNDED = {
     Service.CLOUD: ["--max-examples=8", "--seed=1", "--generation-deterministic", "--no-shrink"],
-    Service.EDGE: ["--max-examples=3", "--seed=1", "--generation-deterministic", "--no-shrink"],
+    Service.EDGE: ["--max-examples=4", "--seed=1", "--generation-deterministic", "--no-shrink"],
 }
 
 
