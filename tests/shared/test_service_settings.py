@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from shared.errors import SetupError
 from shared.http.serving import serve
 from shared.service_settings import ServiceSettings, load_settings
+from shared.tls import TlsSettings
 
 
 class Settings(ServiceSettings):
@@ -46,4 +47,4 @@ def test_a_port_that_is_taken_is_told_with_the_setting_that_mends_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SetupError, match="PATRONUS_EDGE__PORT"):
-            serve("edge", FastAPI(), host="127.0.0.1", port=port, log_level="error")
+            serve("edge", FastAPI(), host="127.0.0.1", port=port, log_level="error", tls=TlsSettings())
