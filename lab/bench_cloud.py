@@ -32,11 +32,13 @@ from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.tables import gallery as gallery_table
 from cloud_service.gallery.tables import subject, template
 from cloud_service.settings import RecordSettings, RetentionSettings
+from lab import bare
 from lab.load import Load, answers, request, under_load
 from lab.pair import Pair, free_port
 from shared.command import run
 from shared.contract import Contract, EmbedderPin, ProfilePin
 from shared.envelope import TemplateEnvelope
+from shared.rates import UNLIMITED
 from shared.secret_files import read_secret
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import Threshold
@@ -114,6 +116,7 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
             "PATRONUS_HOME": str(home),
             "PATRONUS_CLOUD__LOG_LEVEL": "error",
             "PATRONUS_CLOUD__PORT": str(port),
+            "PATRONUS_CLOUD__RATES__MATCHING": UNLIMITED,
             "PATRONUS_CLOUD__RECORD__MAX_TEMPLATES_A_GALLERY": str(max(size, 1_000_000)),
         }
         with _served(environment, port) as (_, seconds_to_start):
@@ -143,6 +146,8 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
                     load = asyncio.run(under_load("127.0.0.1", port, requests, count, seconds))
                     held = _resident(process)
                     line = about | {"what": what, "concurrency": count} | asdict(load) | _beside(what, count, load, raw)
+                    if what == "verify":
+                        line |= _beside_bare(load, requests, count, seconds)
                     yield line | {"memory_bytes": held, "memory_over_vectors": held / (size * dim * 4)}
 
             cloud.put("/index", json={"kind": "exact"}).raise_for_status()
@@ -218,6 +223,18 @@ def _beside(what: str, callers: int, load: Load, raw: dict[str, float]) -> dict[
     if callers == 1:
         found["p50_over_faiss_alone"] = load.p50 / (1e3 * raw["faiss_alone"])
     return found
+
+
+def _beside_bare(load: Load, requests: list[bytes], callers: int, seconds: float) -> dict[str, float]:
+    """What a route of FastAPI that only reads the same requests and answers carries, in the same minute."""
+    pair, port = Pair(), free_port()
+    try:
+        pair.start("bare", "lab.bare", f"http://127.0.0.1:{port}", {bare.PORT: str(port)})
+        asyncio.run(under_load("127.0.0.1", port, requests, callers, 1))  # warm
+        alone = asyncio.run(under_load("127.0.0.1", port, requests, callers, seconds)).answered
+    finally:
+        pair.stop()
+    return {"verify_bare": alone, "ratio_to_bare": load.answered / alone}
 
 
 def filled(home: Path, vectors: Rows) -> Contract:
