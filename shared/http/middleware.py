@@ -131,7 +131,8 @@ class Gate:
             except PatronusError as error:
                 self.metrics.refused.labels(error.kind, error.reason or "").inc()
                 response = problem_response(error)
-                response.headers["Connection"] = "close"
+                if PLACE not in scope:  # its body is still to come, and nobody will read it
+                    response.headers["Connection"] = "close"
                 await response(scope, receive, send)
                 return
             await self.app(scope, receive, send)

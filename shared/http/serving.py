@@ -62,6 +62,7 @@ class HurriedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for a head."""
+        self._line = transport
         super().connection_made(cast(asyncio.Transport, _Joined(transport)))
         self._desk: FrontDesk | None = getattr(getattr(self.app, "state", None), "front_desk", None)
         self._idle_since = self.loop.time()
@@ -78,9 +79,9 @@ class HurriedProtocol(H11Protocol):
             return
         found = self._desk.farewell(data) if self._too_many else self._desk.receive(data)
         if isinstance(found, bytes):
-            self.transport.write(found)
+            self._line.write(found)
             if self._too_many:
-                self.transport.close()
+                self._line.close()
             self._unset_keepalive_if_required()  # our own watch goes on
             self._idle_since = self.loop.time()
             return
