@@ -67,9 +67,7 @@ def test_many_erasures_in_any_order_leave_nothing(door: Cloud) -> None:
     assert all(_places(door.settings.home, vectors[number]) > 0 for number in order[100:])
 
 
-def _come_and_go(
-    database: SqliteDatabase, folder: Path, seed: int, *, scrub: bool
-) -> tuple[list[bytes], list[bytes]]:
+def _come_and_go(database: SqliteDatabase, folder: Path, seed: int, *, scrub: bool) -> tuple[list[bytes], list[bytes]]:
     """Many people enroll and are erased, so that SQLite balances its pages; the vectors that are there, and are not.
 
     The seeds are those at which SQLite leaves copies: of four, about one.
