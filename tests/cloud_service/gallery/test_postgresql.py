@@ -471,7 +471,8 @@ def test_a_full_disk_of_the_server_is_told_and_when_there_is_room_all_goes_on(
             assert cloud.found(vectors[0]) == ["anna"], "searching goes on"
             assert all(cloud.found(vectors[one]) == [f"s{one}"] for one in acknowledged), "nothing acknowledged is lost"
             assert cloud.found(vectors[number]) == []
-            assert cloud.http.delete("/v1/galleries/door/subjects/anna").status_code == 200, "an erasure needs no room"
+            erased = cloud.http.delete("/v1/galleries/door/subjects/anna")
+            assert erased.status_code in (200, 202), "an erasure needs no room, but for making some"
             assert cloud.found(vectors[0]) == []
             ballast.unlink()
             assert _ready(cloud)

@@ -53,7 +53,7 @@ def routes(cloud: Cloud) -> list[str]:
 
 def answer_for(cloud: Cloud, method: str, path: str, gallery: str, body: str) -> httpx.Response:
     options = dict(BODIES[body])
-    target = path.format(gallery=gallery, subject="anna", template=UID)
+    target = path.format(gallery=gallery, subject="anna", template=UID, receipt=1)
     return cloud.http.request(method, target, headers={**options.pop("headers", {}), "X-Request-ID": "one"}, **options)
 
 
