@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,6 +14,7 @@ from cloud_service.admission import Admission
 from cloud_service.gallery.assembly import open_store
 from cloud_service.gallery.listing import Listing
 from cloud_service.gallery.matcher import Matcher
+from cloud_service.gallery.rekeying import Rekeying
 from cloud_service.gathering import Gathering
 from cloud_service.readiness import readiness_of
 from cloud_service.routes import router
@@ -21,6 +23,8 @@ from shared.http.application import make_application
 from shared.http.system import system_routes
 from shared.key_ring import KeyRing
 from shared.metrics import Metrics
+
+_REKEY = re.compile(r"/v1/galleries/[^/]+/rekey")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -37,6 +41,8 @@ def create_app(settings: Settings) -> FastAPI:
         store = await to_thread.run_sync(open_store, settings, metrics)
         app.state.store = store
         app.state.listing = Listing(store.record.database)
+        app.state.rekeying = rekeying = Rekeying(store, metrics)
+        await to_thread.run_sync(rekeying.start)
         work = settings.work
         app.state.admission = Admission(work.at_once, work.waiting, work.patience_seconds)
         gathering = partial(Gathering, waiting=work.waiting, patience_seconds=work.patience_seconds)
@@ -49,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             yield
         finally:
+            await to_thread.run_sync(rekeying.close)
             await to_thread.run_sync(store.close)
 
     app = make_application(
@@ -56,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="Stores protected templates of faces and matches them. Takes no picture, returns no template.",
         lifespan=lifespan,
         metrics=metrics,
-        limit_for=lambda _path: settings.body.max_bytes,
+        limit_for=lambda path: settings.body.max_rekey_bytes if _REKEY.fullmatch(path) else settings.body.max_bytes,
         body_seconds=settings.body.seconds,
     )
     app.state.settings = settings

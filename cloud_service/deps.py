@@ -13,6 +13,7 @@ from fastapi import Depends, Path, Query, Request
 from cloud_service.admission import Admission
 from cloud_service.gallery.listing import Listing
 from cloud_service.gallery.matcher import Asked, Claim
+from cloud_service.gallery.rekeying import Rekeying
 from cloud_service.gallery.store import Store
 from cloud_service.gathering import Gathering
 from cloud_service.settings import Settings
@@ -48,6 +49,11 @@ async def _listing(request: Request) -> Listing:
     return listing
 
 
+async def _rekeying(request: Request) -> Rekeying:
+    rekeying: Rekeying = request.app.state.rekeying
+    return rekeying
+
+
 async def _place(request: Request, _caller: Caller) -> AsyncIterator[None]:
     # After the caller is known: a stranger takes no place.
     admission: Admission = request.app.state.admission
@@ -59,6 +65,7 @@ SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[Store, Depends(_store)]
 VerificationsDep = Annotated[Gathering[Claim, VerifyAnswer], Depends(_verifications)]
 IdentificationsDep = Annotated[Gathering[Asked, IdentifyAnswer], Depends(_identifications)]
+RekeyingDep = Annotated[Rekeying, Depends(_rekeying)]
 ListingDep = Annotated[Listing, Depends(_listing)]
 
 # For a route's `dependencies`, before the place: what the key must be allowed.

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, insert, select, update
 
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, Stored, to_bytes, to_rows
@@ -24,9 +24,15 @@ from shared.wire.common import Erased, TemplateInfo
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
 _IDS_A_QUERY = 500
+# How far two float32 unit vectors may be apart that are one template, sealed by two ways: by the edge under a gallery's
+# new key, or under its old key and then turned here. Both round some d times, by 6e-8 of what is at most 1.
+_ROUNDING = 1e-5
+# A template under the key of its gallery's turn. While a key changes, it may be the one that was written beside.
+_NOW = case((template.c.turn == gallery.c.turn, template.c.vector), else_=template.c.turned)
 _VECTORS = (
-    select(subject.c.name, template.c.vector)
+    select(subject.c.name, _NOW.label("vector"))
     .join(template, subject.c.id == template.c.subject_id)
+    .join(gallery, gallery.c.id == subject.c.gallery_id)
     .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
 )
 # How many bytes of vectors are read at a time when an index is rebuilt.
@@ -48,6 +54,9 @@ class Journal(Protocol):
     def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
         """A gallery is removed with all of its templates."""
 
+    def turned(self, connection: Connection, before: PinnedGallery, after: PinnedGallery) -> None:
+        """A gallery's key is changed: every template of it is now what it is in the next turn."""
+
 
 class Record:
     """Galleries, subjects and templates in SQL.
@@ -63,7 +72,7 @@ class Record:
         self, database: Database, journal: Journal, max_templates_a_gallery: int, max_templates_a_subject: int
     ) -> None:
         self.database = database
-        self._journal = journal
+        self.journal = journal
         self._max_templates_a_gallery = max_templates_a_gallery
         self._max_templates_a_subject = max_templates_a_subject
 
@@ -77,18 +86,19 @@ class Record:
             return _pinned(connection, gallery.c.name == name)
 
     def require(self, pinned: PinnedGallery) -> None:
-        """Checks that a gallery is still there.
+        """Checks that a gallery is still there, and under the same key.
 
         Raises:
             NotFound: it was erased meanwhile, whatever may bear its name now.
+            ContractMismatch: its key was changed meanwhile.
         """
         with self.database.read() as connection:
-            _pinned(connection, gallery.c.id == pinned.id)
+            refuse_turned(pinned, _pinned(connection, gallery.c.id == pinned.id))
 
     def galleries(self) -> list[PinnedGallery]:
         """All galleries, in the order of their ids."""
         with self.database.read() as connection:
-            return [_pinned_from(row) for row in connection.execute(select(gallery).order_by(gallery.c.id))]
+            return [pinned_from(row) for row in connection.execute(select(gallery).order_by(gallery.c.id))]
 
     def put_gallery(self, name: str, spec: GallerySpec) -> tuple[PinnedGallery, bool]:
         """Makes a gallery, or finds it made alike; says which: true when it is new.
@@ -136,10 +146,12 @@ class Record:
 
         Raises:
             NotFound: the gallery was erased meanwhile.
+            ContractMismatch: its key was changed meanwhile.
             Conflict: an id is taken by another template, or the gallery or the subject is full.
         """
         with self.database.write() as connection:
-            held = _counted(connection, pinned.id, 0)
+            held = counted(connection, pinned.id, 0)
+            refuse_turned(pinned, _pinned(connection, gallery.c.id == pinned.id))
             known = _known(connection, pinned.id, name, rows)
             new = [row for row in rows if row.uid not in known]
             now = datetime.now(UTC)
@@ -153,8 +165,8 @@ class Record:
                     [{**shared, "uid": row.uid, "vector": to_bytes(row.vector)} for row in new],
                 )
                 ids = list(added)
-                _counted(connection, pinned.id, len(ids))
-                self._journal.added(connection, pinned, np.array(ids, dtype=np.int64))
+                counted(connection, pinned.id, len(ids))
+                self.journal.added(connection, pinned, np.array(ids, dtype=np.int64))
         return Added(
             answers=[TemplateInfo(id=row.uid, created_at=known.get(row.uid, now)) for row in rows],
             ids=np.array(ids, dtype=np.int64),
@@ -169,9 +181,9 @@ class Record:
         """
         with self.database.write() as connection:
             pinned = _pinned(connection, gallery.c.name == name)
-            templates = _counted(connection, pinned.id, 0)
+            templates = counted(connection, pinned.id, 0)
             subjects = _count(connection, subject.c.gallery_id == pinned.id)
-            self._journal.dropped(connection, pinned)
+            self.journal.dropped(connection, pinned)
             connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
             connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
             connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
@@ -184,7 +196,7 @@ class Record:
             NotFound: there is none.
         """
         with self.database.write() as connection:
-            _counted(connection, pinned.id, 0)
+            counted(connection, pinned.id, 0)
             subject_id = find_subject(connection, pinned.id, name)
             return self._remove(connection, pinned, subject_id, template.c.subject_id == subject_id)
 
@@ -195,7 +207,7 @@ class Record:
             NotFound: there is no such subject, or it has no such template.
         """
         with self.database.write() as connection:
-            _counted(connection, pinned.id, 0)
+            counted(connection, pinned.id, 0)
             subject_id = find_subject(connection, pinned.id, name)
             which = (template.c.subject_id == subject_id) & (template.c.uid == uid)
             removed = self._remove(connection, pinned, subject_id, which)
@@ -225,9 +237,15 @@ class Record:
         return pinned, {name: to_rows(found, pinned.dim) for name, found in blobs.items()}
 
     def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64]) -> Iterator[Stored]:
-        """Those of the templates that are in the record now, some hundred at a time."""
-        query = select(template.c.id, subject.c.name, template.c.vector).join(
-            subject, subject.c.id == template.c.subject_id
+        """Those of the templates that are in the record now, some hundred at a time.
+
+        Raises:
+            ContractMismatch: the gallery's key was changed meanwhile.
+        """
+        query = (
+            select(template.c.id, subject.c.name, _NOW.label("vector"), gallery.c.turn, gallery.c.contract_digest)
+            .join(subject, subject.c.id == template.c.subject_id)
+            .join(gallery, gallery.c.id == template.c.gallery_id)
         )
         for start in range(0, len(ids), _IDS_A_QUERY):
             asked = [int(found) for found in ids[start : start + _IDS_A_QUERY]]
@@ -235,24 +253,45 @@ class Record:
                 rows = connection.execute(
                     query.where(template.c.gallery_id == pinned.id, template.c.id.in_(asked))
                 ).all()
+            for row in rows[:1]:
+                refuse_turned(pinned, row)
             yield Stored(
                 ids=np.array([row.id for row in rows], dtype=np.int64),
                 subjects=[row.name for row in rows],
                 vectors=to_rows([row.vector for row in rows], pinned.dim),
             )
 
-    def batches(self, pinned: PinnedGallery) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """All templates of a gallery in the order of ids, as (n,) int64 and (n, dim) float32, a few MB at a time."""
+    def batches(
+        self, pinned: PinnedGallery, beyond: int = 0
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """All templates of a gallery in the order of ids, as (n,) int64 and (n, dim) float32, a few MB at a time.
+
+        Args:
+            pinned: the gallery as it is; or as it will be in its next turn, and then those that were turned already.
+            beyond: an id; templates up to it are left out.
+
+        Raises:
+            ContractMismatch: the gallery's key was changed meanwhile.
+        """
         rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
-        last = 0
+        in_turn = case((template.c.turn == pinned.turn, template.c.vector), else_=template.c.turned)
+        query = (
+            select(template.c.id, in_turn.label("vector"), gallery.c.turn, gallery.c.contract_digest)
+            .join(gallery, gallery.c.id == template.c.gallery_id)
+            .where(
+                template.c.gallery_id == pinned.id,
+                (template.c.turn == pinned.turn) | template.c.turned.is_not(None),
+            )
+            .order_by(template.c.id)
+            .limit(rows_a_batch)
+        )
+        last = beyond
         while True:
             with self.database.read() as connection:
-                rows = connection.execute(
-                    select(template.c.id, template.c.vector)
-                    .where(template.c.gallery_id == pinned.id, template.c.id > last)
-                    .order_by(template.c.id)
-                    .limit(rows_a_batch)
-                ).all()
+                rows = connection.execute(query.where(template.c.id > last)).all()
+            for row in rows[:1]:
+                if row.turn + 1 != pinned.turn:
+                    refuse_turned(pinned, row)
             if not rows:
                 return
             last = rows[-1].id
@@ -266,8 +305,8 @@ class Record:
         if gone:
             connection.execute(delete(subject).where(subject.c.id == subject_id))
         if len(ids):
-            _counted(connection, pinned.id, -len(ids))
-            self._journal.removed(connection, pinned, ids)
+            counted(connection, pinned.id, -len(ids))
+            self.journal.removed(connection, pinned, ids)
         return Removed(Erased(subjects=int(gone), templates=len(ids)), ids)
 
     def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, held: int) -> None:
@@ -282,14 +321,33 @@ class Record:
             raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
 
 
+def refuse_turned(pinned: PinnedGallery, now: Any) -> None:
+    """Refuses to go on with a gallery whose key was changed since it was read.
+
+    Args:
+        pinned: the gallery as it was read.
+        now: what has its ``turn`` and ``contract_digest`` as they are.
+
+    Raises:
+        ContractMismatch: it is in another turn.
+    """
+    if now.turn != pinned.turn:
+        raise ContractMismatch(
+            "The gallery's key was changed a moment ago; make the templates anew under its new contract.",
+            expected=now.contract_digest,
+            given=pinned.contract_digest,
+        )
+
+
 def _pinned(connection: Connection, which: ColumnElement[bool]) -> PinnedGallery:
     row = connection.execute(select(gallery).where(which)).first()
     if row is None:
         raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
-    return _pinned_from(row)
+    return pinned_from(row)
 
 
-def _pinned_from(row: Any) -> PinnedGallery:
+def pinned_from(row: Any) -> PinnedGallery:
+    """A gallery, from its row."""
     return PinnedGallery(
         id=row.id,
         name=row.name,
@@ -326,13 +384,14 @@ def _subject_id(connection: Connection, gallery_id: int, name: str, now: datetim
 
 def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[NewRow]) -> dict[str, datetime]:
     """When those of the templates that are stored already were stored, by their ids on the wire."""
-    sent = {row.uid: to_bytes(row.vector) for row in rows}
+    sent = {row.uid: row.vector for row in rows}
     found = connection.execute(
-        select(template.c.uid, template.c.vector, template.c.created_at, subject.c.name)
+        select(template.c.uid, _NOW.label("vector"), template.c.created_at, subject.c.name)
         .join(subject, subject.c.id == template.c.subject_id)
+        .join(gallery, gallery.c.id == template.c.gallery_id)
         .where(template.c.gallery_id == gallery_id, template.c.uid.in_(list(sent)))
     ).all()
-    if any(row.name != name or row.vector != sent[row.uid] for row in found):
+    if any(row.name != name or not _alike(row.vector, sent[row.uid]) for row in found):
         raise Conflict(
             "A template id of the request belongs to another template already; choose a new id.",
             reason="template_id_taken",
@@ -340,7 +399,12 @@ def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[Ne
     return {row.uid: row.created_at for row in found}
 
 
-def _counted(connection: Connection, gallery_id: int, more: int) -> int:
+def _alike(stored: bytes, sent: NDArray[np.float32]) -> bool:
+    [vector] = to_rows([stored], len(sent))
+    return float(np.linalg.norm(vector.astype(np.float64) - sent)) <= _ROUNDING
+
+
+def counted(connection: Connection, gallery_id: int, more: int) -> int:
     """Adds to the number of a gallery's templates and gives it; whoever else changes the gallery waits from here on.
 
     Raises:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from cloud_service.gallery.envelopes import open_for
 from cloud_service.gallery.indexes import Indexes
@@ -110,6 +111,21 @@ class Store:
             Overloaded: erased, but its bytes are still in the log of the record.
         """
         return self._erase(gallery_name, lambda gallery: self.record.erase_template(gallery, subject, uid))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The right to write, for a step of a change of key."""
+        with self._writing:
+            yield
+
+    def scrub(self) -> None:
+        """Empties the record's log of what was overwritten.
+
+        Raises:
+            Overloaded: somebody reads an old state of the record.
+        """
+        with self._writing:
+            self._scrub()
 
     def close(self) -> None:
         """Closes the record, once the write that runs is done."""

@@ -64,6 +64,8 @@ gallery = Table(
     Column("templates", BigInteger, nullable=False, server_default="0"),
     # Counts the changes of key. A template's vector is under the key of the same turn.
     Column("turn", Integer, nullable=False, server_default="0"),
+    # The contract of the next turn, while a change of key is under way: what all of `template.turned` is made for.
+    Column("turning_to", JSON(none_as_null=True)),
     # Templates that are older never match; null: they do not expire.
     Column("max_age_seconds", BigInteger),
     # The index that an operator chose, by name; null: by the number of templates.
@@ -94,7 +96,8 @@ template = Table(
     # (dim,) little-endian float32, the very bytes that were received.
     Column("vector", LargeBinary, nullable=False),
     Column("turn", Integer, nullable=False, server_default="0"),
-    # The same template under the key of the next turn, while a change of key is under way.
+    # The same template under the key of the turn after `turn`, while a change of key is under way. Once that is the
+    # gallery's turn it is what counts, until it is moved to `vector`.
     Column("turned", LargeBinary),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("gallery_id", "uid"),
@@ -102,6 +105,15 @@ template = Table(
     Index(None, "gallery_id", "id"),
     Index(None, "subject_id"),
     sqlite_autoincrement=True,
+)
+# Empty but while a key changes: counts what was turned, and finds what is to settle.
+Index(
+    "ix_template_turned",
+    template.c.gallery_id,
+    template.c.turn,
+    template.c.id,
+    sqlite_where=template.c.turned.is_not(None),
+    postgresql_where=template.c.turned.is_not(None),
 )
 
 # Which files of an index's snapshot are to be trusted: those that have the digest that stands here. An erasure takes

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from cloud_service.routes import galleries, info, matching, subjects, templates
+from cloud_service.routes import galleries, info, matching, rekey, subjects, templates
 from shared.http.problems import RESPONSES
 
 router = APIRouter(prefix="/v1", responses=RESPONSES)
-for _part in (info, galleries, subjects, templates, matching):
+for _part in (info, galleries, subjects, templates, matching, rekey):
     router.include_router(_part.router)

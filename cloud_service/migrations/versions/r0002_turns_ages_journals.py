@@ -14,11 +14,16 @@ def upgrade() -> None:
     big_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
     op.add_column("gallery", sa.Column("templates", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("gallery", sa.Column("turn", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("gallery", sa.Column("turning_to", sa.JSON))
     op.add_column("gallery", sa.Column("max_age_seconds", sa.BigInteger))
     op.add_column("gallery", sa.Column("index_kind", sa.String(32)))
     op.execute("UPDATE gallery SET templates = (SELECT count(*) FROM template WHERE template.gallery_id = gallery.id)")
     op.add_column("template", sa.Column("turn", sa.Integer, nullable=False, server_default="0"))
     op.add_column("template", sa.Column("turned", sa.LargeBinary))
+    turned = sa.text("turned IS NOT NULL")
+    op.create_index(
+        "ix_template_turned", "template", ["gallery_id", "turn", "id"], sqlite_where=turned, postgresql_where=turned
+    )
     op.create_index("ix_template_gallery_id_created_at", "template", ["gallery_id", "created_at"])
     op.create_table(
         "segment_file",

@@ -1,0 +1,273 @@
+"""A change of a gallery's key in the record, step by step; each step is a short transaction of its own.
+
+::
+
+    gallery.turn = t, turning_to null     every template: turn t, vector
+    begin                                 turning_to = the contract of turn t + 1
+    stage, batch by batch                 + turned, the template under the new key; matching takes vector
+    flip, one transaction                 gallery.turn = t + 1, its contract the new one; matching takes turned
+    settle, batch by batch                vector = turned, turn = t + 1, turned = null
+
+Who is killed between two steps has lost nothing: what was staged is found staged, and until the flip is committed all
+of the gallery is under the old key, and from then on under the new one. Who calls what writes here holds the store's
+right to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select, update
+
+from cloud_service.gallery.database import Database
+from cloud_service.gallery.record import Journal, counted, pinned_from, refuse_turned
+from cloud_service.gallery.rows import PinnedGallery, to_bytes, to_rows
+from cloud_service.gallery.tables import gallery, subject, template
+from shared.contract import Contract
+from shared.errors import Conflict, NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """How far a change of key is: the gallery, its contract, the one to come if any, and how many templates there are.
+
+    ``staged`` are written under the key to come, ``unsettled`` not yet overwritten under the one that is.
+    """
+
+    pinned: PinnedGallery
+    contract: Contract
+    turning_to: Contract | None
+    templates: int
+    staged: int
+    unsettled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unstaged:
+    """Templates that are yet to be turned: (n,) int64 ids in their order, their subjects, and (n, dim) float32 rows."""
+
+    ids: NDArray[np.int64]
+    subjects: list[str]
+    vectors: NDArray[np.float32] = field(repr=False)
+
+
+Turned = Callable[[Unstaged], NDArray[np.float32]]
+"""Gives the (n, dim) float32 templates under the new key."""
+
+
+class Turning:
+    """The steps.
+
+    Args:
+        database: where the record is.
+        journal: what is written with the flip.
+    """
+
+    def __init__(self, database: Database, journal: Journal) -> None:
+        self._database = database
+        self._journal = journal
+
+    def look(self, name: str) -> UnderWay:
+        """How far a gallery is.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        with self._database.read() as connection:
+            row = _row(connection, gallery.c.name == name)
+            pinned = pinned_from(row)
+            staged = _counted_turned(connection, template.c.turn == pinned.turn, pinned)
+            unsettled = _counted_turned(connection, template.c.turn < pinned.turn, pinned)
+        contract, turning_to = Contract.model_validate(row.contract), _contract(row)
+        return UnderWay(pinned, contract, turning_to, row.templates, staged, unsettled)
+
+    def unsettled(self) -> list[PinnedGallery]:
+        """The galleries whose key was changed, and that still hold what the old one sealed."""
+        old = select(template.c.id).where(
+            template.c.gallery_id == gallery.c.id,
+            template.c.turned.is_not(None),
+            template.c.turn < gallery.c.turn,
+        )
+        with self._database.read() as connection:
+            return [pinned_from(row) for row in connection.execute(select(gallery).where(old.exists()))]
+
+    def begin(self, pinned: PinnedGallery, contract: Contract) -> None:
+        """Notes what is staged from here on.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
+            Conflict: another change is under way.
+        """
+        with self._database.write() as connection:
+            row = _locked(connection, pinned)
+            under_way = _contract(row)
+            if under_way not in (None, contract):
+                raise Conflict("Another change of this gallery's key is under way.", reason="rekey_under_way")
+            connection.execute(
+                update(gallery).where(gallery.c.id == pinned.id).values(turning_to=contract.model_dump(mode="json"))
+            )
+
+    def unstaged(self, pinned: PinnedGallery, beyond: int, limit: int, of_subject: str | None = None) -> Unstaged:
+        """The next templates that are yet to be turned.
+
+        Args:
+            pinned: the gallery.
+            beyond: an id; templates up to it are left out.
+            limit: the most of them.
+            of_subject: only this one's.
+        """
+        with self._database.read() as connection:
+            return _unstaged(connection, pinned, beyond, limit, of_subject)
+
+    def stage(
+        self, pinned: PinnedGallery, contract: Contract, ids: NDArray[np.int64], turned: NDArray[np.float32]
+    ) -> None:
+        """Writes templates under the new key beside the old ones; those that were erased meanwhile are passed over.
+
+        Args:
+            pinned: the gallery.
+            contract: of its next turn.
+            ids: (n,) int64, n over 0.
+            turned: (n, dim) float32, unit rows.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
+            Conflict: this change was abandoned meanwhile.
+        """
+        with self._database.write() as connection:
+            _refuse_abandoned(_locked(connection, pinned), contract)
+            _write(connection, ids, turned)
+
+    def flip(self, pinned: PinnedGallery, contract: Contract, turned: Turned, beyond: int) -> PinnedGallery:
+        """Makes the new key the gallery's: all of it or nothing.
+
+        Args:
+            pinned: the gallery.
+            contract: of its next turn.
+            turned: turns those that were enrolled since they were staged.
+            beyond: an id up to which all were staged.
+
+        Returns:
+            The gallery as it is then.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
+            Conflict: this change was abandoned meanwhile.
+            Exception: whatever ``turned`` raises; nothing is changed then.
+        """
+        with self._database.write() as connection:
+            row = _locked(connection, pinned)
+            _refuse_abandoned(row, contract)
+            late = _unstaged(connection, pinned, beyond, None, None)
+            if len(late.ids):
+                _write(connection, late.ids, turned(late))
+            if _counted_turned(connection, template.c.turn == pinned.turn, pinned) != row.templates:
+                raise RuntimeError("A template was not turned; nothing was changed.")
+            after = replace(pinned, turn=pinned.turn + 1, contract_digest=contract.digest())
+            connection.execute(
+                update(gallery)
+                .where(gallery.c.id == pinned.id)
+                .values(
+                    turn=after.turn,
+                    contract=contract.model_dump(mode="json"),
+                    contract_digest=after.contract_digest,
+                    turning_to=None,
+                )
+            )
+            self._journal.turned(connection, pinned, after)
+        return after
+
+    def settle(self, pinned: PinnedGallery, limit: int) -> bool:
+        """Overwrites some templates under the old key with those under the new one; false when none is left.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed once more meanwhile.
+        """
+        with self._database.write() as connection:
+            _locked(connection, pinned)
+            some = _some_turned(pinned).where(template.c.turn < pinned.turn).limit(limit)
+            change = update(template).where(template.c.id.in_(some.scalar_subquery()))
+            done = connection.execute(change.values(vector=template.c.turned, turned=None, turn=pinned.turn))
+            return bool(done.rowcount)
+
+    def discard(self, pinned: PinnedGallery, limit: int) -> bool:
+        """Removes some of what was staged, and with the last of it the note of a change; false when nothing is left.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
+        """
+        with self._database.write() as connection:
+            _locked(connection, pinned)
+            some = _some_turned(pinned).where(template.c.turn == pinned.turn).limit(limit)
+            change = update(template).where(template.c.id.in_(some.scalar_subquery())).values(turned=None)
+            if connection.execute(change).rowcount:
+                return True
+            connection.execute(update(gallery).where(gallery.c.id == pinned.id).values(turning_to=None))
+            return False
+
+
+def _row(connection: Connection, which: ColumnElement[bool]) -> Row[Any]:
+    row = connection.execute(select(gallery).where(which)).first()
+    if row is None:
+        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+    return row
+
+
+def _locked(connection: Connection, pinned: PinnedGallery) -> Row[Any]:
+    """The gallery's row; whoever else changes the gallery waits from here on."""
+    counted(connection, pinned.id, 0)
+    row = _row(connection, gallery.c.id == pinned.id)
+    refuse_turned(pinned, row)
+    return row
+
+
+def _contract(row: Row[Any]) -> Contract | None:
+    return None if row.turning_to is None else Contract.model_validate(row.turning_to)
+
+
+def _refuse_abandoned(row: Row[Any], contract: Contract) -> None:
+    if _contract(row) != contract:
+        raise Conflict("This change of the gallery's key was abandoned meanwhile.", reason="rekey_abandoned")
+
+
+def _unstaged(
+    connection: Connection, pinned: PinnedGallery, beyond: int, limit: int | None, of_subject: str | None
+) -> Unstaged:
+    whose = template.c.gallery_id == pinned.id
+    if of_subject is not None:
+        one = select(subject.c.id).where(subject.c.gallery_id == pinned.id, subject.c.name == of_subject)
+        whose = template.c.subject_id == one.scalar_subquery()
+    query = (
+        select(template.c.id, subject.c.name, template.c.vector)
+        .join(subject, subject.c.id == template.c.subject_id)
+        .where(whose, template.c.id > beyond, template.c.turned.is_(None))
+        .order_by(template.c.id)
+        .limit(limit)
+    )
+    rows = connection.execute(query).all()
+    return Unstaged(
+        ids=np.array([row.id for row in rows], dtype=np.int64),
+        subjects=[row.name for row in rows],
+        vectors=to_rows([row.vector for row in rows], pinned.dim),
+    )
+
+
+def _write(connection: Connection, ids: NDArray[np.int64], turned: NDArray[np.float32]) -> None:
+    change = update(template).where(template.c.id == bindparam("one")).values(turned=bindparam("row"))
+    rows: Sequence[dict[str, object]] = [
+        {"one": int(one), "row": to_bytes(row)} for one, row in zip(ids, turned, strict=True)
+    ]
+    connection.execute(change, rows)
+
+
+def _some_turned(pinned: PinnedGallery) -> Select[tuple[int]]:
+    return select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.turned.is_not(None))
+
+
+def _counted_turned(connection: Connection, when: ColumnElement[bool], pinned: PinnedGallery) -> int:
+    some = _some_turned(pinned).where(when).subquery()
+    return int(connection.scalar(select(func.count()).select_from(some)) or 0)
