@@ -15,7 +15,8 @@ from edge_service.privacy.keys import KeyStore
 from edge_service.privacy.profiles import load_profile
 from edge_service.privacy.protect import Protector
 from edge_service.recognition import Recognition
-from edge_service.routes import embeddings, galleries, info, matching, pictures, subjects
+from edge_service.rekeying import Rekeying
+from edge_service.routes import embeddings, galleries, info, matching, pictures, rekey, subjects
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.tally import ProtectionTally
 from edge_service.vision.reader import open_reader
@@ -67,6 +68,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
             reader=reader, protector=protector, galleries=book, cloud=cloud, workers=workers, metrics=metrics
         )
         app.state.recognition = recognition
+        app.state.rekeying = Rekeying(cloud=cloud, keys=keys, galleries=book, workers=workers)
         app.state.plugin = Plugin(
             recognition=recognition,
             protector=protector,
@@ -98,7 +100,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         body_seconds=settings.pictures.body_timeout_s,
     )
     app.include_router(system_routes(metrics, checks))
-    parts = (info, pictures, galleries, subjects, matching, embeddings)
+    parts = (info, pictures, galleries, subjects, matching, embeddings, rekey)
     for router in (part.router for part in parts):
         app.include_router(router)
     return app

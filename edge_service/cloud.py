@@ -31,6 +31,8 @@ from shared.wire.cloud import (
     GallerySpec,
     IdentifyAnswer,
     IdentifyRequest,
+    RekeyRequest,
+    RekeyStatus,
     VerifyRequest,
 )
 from shared.wire.common import Erased, GalleryInfo, Page, SubjectDetail, SubjectInfo, VerifyAnswer
@@ -136,6 +138,18 @@ class CloudClient:
             path += f"/templates/{template}"
         return _read(await self._call("DELETE", path), Erased)
 
+    async def rekey(self, gallery: str, request: RekeyRequest) -> RekeyStatus:
+        """Changes a gallery's key, or goes on with that; safe to repeat, since the request names the new contract."""
+        return _read(await self._call("POST", _rekey(gallery), request), RekeyStatus)
+
+    async def rekey_status(self, gallery: str) -> RekeyStatus:
+        """How far a change of a gallery's key is."""
+        return _read(await self._call("GET", _rekey(gallery)), RekeyStatus)
+
+    async def abandon_rekey(self, gallery: str) -> RekeyStatus:
+        """Gives a change of a gallery's key up."""
+        return _read(await self._call("DELETE", _rekey(gallery)), RekeyStatus)
+
     async def _call(
         self, method: str, path: str, body: BaseModel | None = None, params: dict[str, str] | None = None
     ) -> httpx.Response:
@@ -170,6 +184,10 @@ class CloudClient:
         if response.is_success:
             return response
         raise _translate(response)
+
+
+def _rekey(gallery: str) -> str:
+    return f"/v1/galleries/{gallery}/rekey"
 
 
 def _translate(response: httpx.Response) -> Exception:
