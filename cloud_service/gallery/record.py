@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, update
 
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, Stored, to_bytes, to_rows
-from cloud_service.gallery.tables import gallery, subject, template
+from cloud_service.gallery.tables import gallery, subject, template, turned
 from shared.contract import Contract
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.scores import CosineThreshold
@@ -23,16 +23,18 @@ from shared.wire.cloud import GallerySpec
 from shared.wire.common import Erased, TemplateInfo
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
-_IDS_A_QUERY = 500
+IDS_A_QUERY = 500
 # How far two float32 unit vectors may be apart that are one template, sealed by two ways: by the edge under a gallery's
 # new key, or under its old key and then turned here. Both round some d times, by 6e-8 of what is at most 1.
 _ROUNDING = 1e-5
-# A template under the key of its gallery's turn. While a key changes, it may be the one that was written beside.
-_NOW = case((template.c.turn == gallery.c.turn, template.c.vector), else_=template.c.turned)
+# A template under the key of its gallery's turn: what was turned to it, until that is in the template's own row.
+_NOW = func.coalesce(turned.c.vector, template.c.vector).label("vector")
+_TURNED_NOW = and_(turned.c.template_id == template.c.id, turned.c.turn == gallery.c.turn)
 _VECTORS = (
-    select(subject.c.name, _NOW.label("vector"))
+    select(subject.c.name, _NOW)
     .join(template, subject.c.id == template.c.subject_id)
     .join(gallery, gallery.c.id == subject.c.gallery_id)
+    .outerjoin(turned, _TURNED_NOW)
     .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
 )
 # How many bytes of vectors are read at a time when an index is rebuilt.
@@ -159,7 +161,7 @@ class Record:
             if new:
                 self._refuse_when_full(connection, pinned.id, name, len(new), held)
                 subject_id = _subject_id(connection, pinned.id, name, now)
-                shared = {"gallery_id": pinned.id, "subject_id": subject_id, "turn": pinned.turn, "created_at": now}
+                shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
                 added = connection.scalars(
                     insert(template).returning(template.c.id, sort_by_parameter_order=True),
                     [{**shared, "uid": row.uid, "vector": to_bytes(row.vector)} for row in new],
@@ -184,6 +186,7 @@ class Record:
             templates = counted(connection, pinned.id, 0)
             subjects = _count(connection, subject.c.gallery_id == pinned.id)
             self.journal.dropped(connection, pinned)
+            connection.execute(delete(turned).where(turned.c.gallery_id == pinned.id))
             connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
             connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
             connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
@@ -230,8 +233,8 @@ class Record:
         blobs: dict[str, list[bytes]] = {}
         with self.database.read() as connection:
             pinned = _pinned(connection, gallery.c.name == gallery_name)
-            for start in range(0, len(wanted), _IDS_A_QUERY):
-                asked = {"gallery": pinned.id, "subjects": wanted[start : start + _IDS_A_QUERY]}
+            for start in range(0, len(wanted), IDS_A_QUERY):
+                asked = {"gallery": pinned.id, "subjects": wanted[start : start + IDS_A_QUERY]}
                 for name, vector in connection.execute(_VECTORS, asked):
                     blobs.setdefault(name, []).append(vector)
         return pinned, {name: to_rows(found, pinned.dim) for name, found in blobs.items()}
@@ -243,12 +246,13 @@ class Record:
             ContractMismatch: the gallery's key was changed meanwhile.
         """
         query = (
-            select(template.c.id, subject.c.name, _NOW.label("vector"), gallery.c.turn, gallery.c.contract_digest)
+            select(template.c.id, subject.c.name, _NOW, gallery.c.turn, gallery.c.contract_digest)
             .join(subject, subject.c.id == template.c.subject_id)
             .join(gallery, gallery.c.id == template.c.gallery_id)
+            .outerjoin(turned, _TURNED_NOW)
         )
-        for start in range(0, len(ids), _IDS_A_QUERY):
-            asked = [int(found) for found in ids[start : start + _IDS_A_QUERY]]
+        for start in range(0, len(ids), IDS_A_QUERY):
+            asked = [int(found) for found in ids[start : start + IDS_A_QUERY]]
             with self.database.read() as connection:
                 rows = connection.execute(
                     query.where(template.c.gallery_id == pinned.id, template.c.id.in_(asked))
@@ -274,14 +278,11 @@ class Record:
             ContractMismatch: the gallery's key was changed meanwhile.
         """
         rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
-        in_turn = case((template.c.turn == pinned.turn, template.c.vector), else_=template.c.turned)
         query = (
-            select(template.c.id, in_turn.label("vector"), gallery.c.turn, gallery.c.contract_digest)
+            select(template.c.id, _NOW, gallery.c.turn, gallery.c.contract_digest)
             .join(gallery, gallery.c.id == template.c.gallery_id)
-            .where(
-                template.c.gallery_id == pinned.id,
-                (template.c.turn == pinned.turn) | template.c.turned.is_not(None),
-            )
+            .outerjoin(turned, and_(turned.c.template_id == template.c.id, turned.c.turn == pinned.turn))
+            .where(template.c.gallery_id == pinned.id, (gallery.c.turn == pinned.turn) | turned.c.id.is_not(None))
             .order_by(template.c.id)
             .limit(rows_a_batch)
         )
@@ -386,9 +387,10 @@ def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[Ne
     """When those of the templates that are stored already were stored, by their ids on the wire."""
     sent = {row.uid: row.vector for row in rows}
     found = connection.execute(
-        select(template.c.uid, _NOW.label("vector"), template.c.created_at, subject.c.name)
+        select(template.c.uid, _NOW, template.c.created_at, subject.c.name)
         .join(subject, subject.c.id == template.c.subject_id)
         .join(gallery, gallery.c.id == template.c.gallery_id)
+        .outerjoin(turned, _TURNED_NOW)
         .where(template.c.gallery_id == gallery_id, template.c.uid.in_(list(sent)))
     ).all()
     if any(row.name != name or not _alike(row.vector, sent[row.uid]) for row in found):

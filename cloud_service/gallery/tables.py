@@ -62,9 +62,9 @@ gallery = Table(
     Column("threshold_fmr", Float, nullable=False),
     # How many templates there are. Each transaction that changes them changes this first, and so waits for the others.
     Column("templates", BigInteger, nullable=False, server_default="0"),
-    # Counts the changes of key. A template's vector is under the key of the same turn.
+    # Counts the changes of key.
     Column("turn", Integer, nullable=False, server_default="0"),
-    # The contract of the next turn, while a change of key is under way: what all of `template.turned` is made for.
+    # The contract of the next turn, while a change of key is under way: all that is in `turned` for it is under its key.
     Column("turning_to", JSON(none_as_null=True)),
     # Templates that are older never match; null: they do not expire.
     Column("max_age_seconds", BigInteger),
@@ -95,10 +95,6 @@ template = Table(
     Column("uid", String(32), nullable=False),
     # (dim,) little-endian float32, the very bytes that were received.
     Column("vector", LargeBinary, nullable=False),
-    Column("turn", Integer, nullable=False, server_default="0"),
-    # The same template under the key of the turn after `turn`, while a change of key is under way. Once that is the
-    # gallery's turn it is what counts, until it is moved to `vector`.
-    Column("turned", LargeBinary),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("gallery_id", "uid"),
     Index(None, "gallery_id", "created_at"),
@@ -106,14 +102,20 @@ template = Table(
     Index(None, "subject_id"),
     sqlite_autoincrement=True,
 )
-# Empty but while a key changes: counts what was turned, and finds what is to settle.
-Index(
-    "ix_template_turned",
-    template.c.gallery_id,
-    template.c.turn,
-    template.c.id,
-    sqlite_where=template.c.turned.is_not(None),
-    postgresql_where=template.c.turned.is_not(None),
+# Templates under another key than that of `template.vector`, while a gallery's key is changed. One of the gallery's next
+# turn waits for it; one of its present turn is what counts, until it is moved to `template.vector`. In a table of its
+# own: in the template's row it would make SQLite move rows to other pages, and leave bytes behind (decision 13).
+turned = Table(
+    "turned",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
+    Column("template_id", BigId, ForeignKey("template.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("turn", Integer, nullable=False),
+    # As in `template`.
+    Column("vector", LargeBinary, nullable=False),
+    Index(None, "gallery_id", "turn", "id"),
+    sqlite_autoincrement=True,
 )
 
 # Which files of an index's snapshot are to be trusted: those that have the digest that stands here. An erasure takes

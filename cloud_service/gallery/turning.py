@@ -2,11 +2,11 @@
 
 ::
 
-    gallery.turn = t, turning_to null     every template: turn t, vector
+    gallery.turn = t, turning_to null     each template: its vector, under the key of turn t
     begin                                 turning_to = the contract of turn t + 1
-    stage, batch by batch                 + turned, the template under the new key; matching takes vector
+    stage, batch by batch                 + a row of turned, turn t + 1; matching takes the template's own vector
     flip, one transaction                 gallery.turn = t + 1, its contract the new one; matching takes turned
-    settle, batch by batch                vector = turned, turn = t + 1, turned = null
+    settle, batch by batch                the vector is overwritten with that of turned, whose row goes
 
 Who is killed between two steps has lost nothing: what was staged is found staged, and until the flip is committed all
 of the gallery is under the old key, and from then on under the new one. Who calls what writes here holds the store's
@@ -15,18 +15,18 @@ right to write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
 
 from cloud_service.gallery.database import Database
-from cloud_service.gallery.record import Journal, counted, pinned_from, refuse_turned
+from cloud_service.gallery.record import IDS_A_QUERY, Journal, counted, pinned_from, refuse_turned
 from cloud_service.gallery.rows import PinnedGallery, to_bytes, to_rows
-from cloud_service.gallery.tables import gallery, subject, template
+from cloud_service.gallery.tables import gallery, subject, template, turned
 from shared.contract import Contract
 from shared.errors import Conflict, NotFound
 
@@ -55,7 +55,7 @@ class Unstaged:
     vectors: NDArray[np.float32] = field(repr=False)
 
 
-Turned = Callable[[Unstaged], NDArray[np.float32]]
+Turn = Callable[[Unstaged], NDArray[np.float32]]
 """Gives the (n, dim) float32 templates under the new key."""
 
 
@@ -80,20 +80,16 @@ class Turning:
         with self._database.read() as connection:
             row = _row(connection, gallery.c.name == name)
             pinned = pinned_from(row)
-            staged = _counted_turned(connection, template.c.turn == pinned.turn, pinned)
-            unsettled = _counted_turned(connection, template.c.turn < pinned.turn, pinned)
+            staged = _count(connection, pinned, pinned.turn + 1)
+            unsettled = _count(connection, pinned, pinned.turn)
         contract, turning_to = Contract.model_validate(row.contract), _contract(row)
         return UnderWay(pinned, contract, turning_to, row.templates, staged, unsettled)
 
     def unsettled(self) -> list[PinnedGallery]:
         """The galleries whose key was changed, and that still hold what the old one sealed."""
-        old = select(template.c.id).where(
-            template.c.gallery_id == gallery.c.id,
-            template.c.turned.is_not(None),
-            template.c.turn < gallery.c.turn,
-        )
+        left = select(turned.c.id).where(turned.c.gallery_id == gallery.c.id, turned.c.turn == gallery.c.turn)
         with self._database.read() as connection:
-            return [pinned_from(row) for row in connection.execute(select(gallery).where(old.exists()))]
+            return [pinned_from(row) for row in connection.execute(select(gallery).where(left.exists()))]
 
     def begin(self, pinned: PinnedGallery, contract: Contract) -> None:
         """Notes what is staged from here on.
@@ -124,7 +120,7 @@ class Turning:
             return _unstaged(connection, pinned, beyond, limit, of_subject)
 
     def stage(
-        self, pinned: PinnedGallery, contract: Contract, ids: NDArray[np.int64], turned: NDArray[np.float32]
+        self, pinned: PinnedGallery, contract: Contract, ids: NDArray[np.int64], vectors: NDArray[np.float32]
     ) -> None:
         """Writes templates under the new key beside the old ones; those that were erased meanwhile are passed over.
 
@@ -132,7 +128,7 @@ class Turning:
             pinned: the gallery.
             contract: of its next turn.
             ids: (n,) int64, n over 0.
-            turned: (n, dim) float32, unit rows.
+            vectors: (n, dim) float32, unit rows under its key.
 
         Raises:
             NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
@@ -140,15 +136,15 @@ class Turning:
         """
         with self._database.write() as connection:
             _refuse_abandoned(_locked(connection, pinned), contract)
-            _write(connection, ids, turned)
+            _write(connection, pinned, ids, vectors)
 
-    def flip(self, pinned: PinnedGallery, contract: Contract, turned: Turned, beyond: int) -> PinnedGallery:
+    def flip(self, pinned: PinnedGallery, contract: Contract, turn: Turn, beyond: int) -> PinnedGallery:
         """Makes the new key the gallery's: all of it or nothing.
 
         Args:
             pinned: the gallery.
             contract: of its next turn.
-            turned: turns those that were enrolled since they were staged.
+            turn: turns those that were enrolled since they were staged.
             beyond: an id up to which all were staged.
 
         Returns:
@@ -157,15 +153,15 @@ class Turning:
         Raises:
             NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
             Conflict: this change was abandoned meanwhile.
-            Exception: whatever ``turned`` raises; nothing is changed then.
+            Exception: whatever ``turn`` raises; nothing is changed then.
         """
         with self._database.write() as connection:
             row = _locked(connection, pinned)
             _refuse_abandoned(row, contract)
             late = _unstaged(connection, pinned, beyond, None, None)
             if len(late.ids):
-                _write(connection, late.ids, turned(late))
-            if _counted_turned(connection, template.c.turn == pinned.turn, pinned) != row.templates:
+                _write(connection, pinned, late.ids, turn(late))
+            if _count(connection, pinned, pinned.turn + 1) != row.templates:
                 raise RuntimeError("A template was not turned; nothing was changed.")
             after = replace(pinned, turn=pinned.turn + 1, contract_digest=contract.digest())
             connection.execute(
@@ -189,9 +185,11 @@ class Turning:
         """
         with self._database.write() as connection:
             _locked(connection, pinned)
-            some = _some_turned(pinned).where(template.c.turn < pinned.turn).limit(limit)
-            change = update(template).where(template.c.id.in_(some.scalar_subquery()))
-            done = connection.execute(change.values(vector=template.c.turned, turned=None, turn=pinned.turn))
+            rows = _some(pinned, pinned.turn, limit).subquery()
+            new = select(turned.c.vector).where(turned.c.template_id == template.c.id).scalar_subquery()
+            change = update(template).where(template.c.id.in_(select(rows.c.template_id))).values(vector=new)
+            connection.execute(change)
+            done = connection.execute(delete(turned).where(turned.c.id.in_(select(rows.c.id))))
             return bool(done.rowcount)
 
     def discard(self, pinned: PinnedGallery, limit: int) -> bool:
@@ -202,9 +200,8 @@ class Turning:
         """
         with self._database.write() as connection:
             _locked(connection, pinned)
-            some = _some_turned(pinned).where(template.c.turn == pinned.turn).limit(limit)
-            change = update(template).where(template.c.id.in_(some.scalar_subquery())).values(turned=None)
-            if connection.execute(change).rowcount:
+            rows = _some(pinned, pinned.turn + 1, limit).subquery()
+            if connection.execute(delete(turned).where(turned.c.id.in_(select(rows.c.id)))).rowcount:
                 return True
             connection.execute(update(gallery).where(gallery.c.id == pinned.id).values(turning_to=None))
             return False
@@ -244,7 +241,8 @@ def _unstaged(
     query = (
         select(template.c.id, subject.c.name, template.c.vector)
         .join(subject, subject.c.id == template.c.subject_id)
-        .where(whose, template.c.id > beyond, template.c.turned.is_(None))
+        .outerjoin(turned, turned.c.template_id == template.c.id)
+        .where(whose, template.c.id > beyond, turned.c.id.is_(None))
         .order_by(template.c.id)
         .limit(limit)
     )
@@ -256,18 +254,27 @@ def _unstaged(
     )
 
 
-def _write(connection: Connection, ids: NDArray[np.int64], turned: NDArray[np.float32]) -> None:
-    change = update(template).where(template.c.id == bindparam("one")).values(turned=bindparam("row"))
-    rows: Sequence[dict[str, object]] = [
-        {"one": int(one), "row": to_bytes(row)} for one, row in zip(ids, turned, strict=True)
+def _write(connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+    there: set[int] = set()
+    for start in range(0, len(ids), IDS_A_QUERY):
+        asked = [int(one) for one in ids[start : start + IDS_A_QUERY]]
+        there.update(connection.scalars(select(template.c.id).where(template.c.id.in_(asked))))
+        there.difference_update(connection.scalars(select(turned.c.template_id).where(turned.c.template_id.in_(asked))))
+    shared = {"gallery_id": pinned.id, "turn": pinned.turn + 1}
+    rows = [
+        {**shared, "template_id": int(one), "vector": to_bytes(vector)}
+        for one, vector in zip(ids, vectors, strict=True)
+        if int(one) in there
     ]
-    connection.execute(change, rows)
+    if rows:
+        connection.execute(insert(turned), rows)
 
 
-def _some_turned(pinned: PinnedGallery) -> Select[tuple[int]]:
-    return select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.turned.is_not(None))
+def _some(pinned: PinnedGallery, turn: int, limit: int) -> Select[Any]:
+    query = select(turned.c.id, turned.c.template_id)
+    return query.where(turned.c.gallery_id == pinned.id, turned.c.turn == turn).order_by(turned.c.id).limit(limit)
 
 
-def _counted_turned(connection: Connection, when: ColumnElement[bool], pinned: PinnedGallery) -> int:
-    some = _some_turned(pinned).where(when).subquery()
-    return int(connection.scalar(select(func.count()).select_from(some)) or 0)
+def _count(connection: Connection, pinned: PinnedGallery, turn: int) -> int:
+    query = select(func.count()).where(turned.c.gallery_id == pinned.id, turned.c.turn == turn)
+    return int(connection.scalar(query) or 0)
