@@ -67,6 +67,7 @@ class Rekeying:
             status = await self._cloud.rekey_status(gallery)
             wanted = self._wanted(gallery, status, epoch)
             deadline = time.monotonic() + _PATIENCE_SECONDS
+            sent: list[str] = []
             while True:
                 if status.contract == wanted:
                     self._galleries.forget(gallery)  # the cloud has turned; what is made from here on is new
@@ -77,7 +78,10 @@ class Rekeying:
                     await asyncio.sleep(_PAUSE_SECONDS)
                     status = await self._cloud.rekey_status(gallery)
                 else:
-                    status = await self._sent(gallery, status, wanted)
+                    if status.turning_to == wanted:
+                        # Those of before once more where there is room: who left and came back is there anew.
+                        sent = list(dict.fromkeys([*status.subjects, *sent]))[: _subjects_a_request(wanted.dim)]
+                    status = await self._sent(gallery, status, wanted, sent if wanted.verify_only else [None])
 
     async def status(self, gallery: str) -> RekeyStatus:
         """How far a change is."""
@@ -109,18 +113,20 @@ class Rekeying:
         pin = key.seal_pin(epoch or new_epoch(), now.seal.scope, seeds if same else None)
         return now.model_copy(update={"seal": pin})
 
-    async def _sent(self, gallery: str, status: RekeyStatus, wanted: Contract) -> RekeyStatus:
+    async def _sent(
+        self, gallery: str, status: RekeyStatus, wanted: Contract, whose: Sequence[str | None]
+    ) -> RekeyStatus:
         old_seal, new_seal = status.contract.seal, wanted.seal
         assert old_seal is not None  # noqa: S101 - checked above
         assert new_seal is not None  # noqa: S101
         old = self._galleries.checked(gallery, status.contract).of(old_seal)
         new = self._galleries.checked(gallery, wanted).of(new_seal)
-        whose: Sequence[str | None] = [None]
-        if wanted.verify_only:
-            size = 11 * wanted.dim * wanted.dim  # in base64
-            whose = status.subjects[: max(1, _BYTES_A_REQUEST // size)] if status.turning_to == wanted else []
         turns = [] if status.contract == wanted else await self._workers.run(_turns, old, new, whose, wanted.dim)
         return await self._cloud.rekey(gallery, RekeyRequest(contract=wanted, turns=turns))
+
+
+def _subjects_a_request(dim: int) -> int:
+    return max(1, _BYTES_A_REQUEST // (11 * dim * dim))  # 8 bytes, and a third more in base64
 
 
 def _turns(old: EpochKey, new: EpochKey, whose: Sequence[str | None], dim: int) -> list[Turn]:

@@ -64,7 +64,7 @@ gallery = Table(
     Column("templates", BigInteger, nullable=False, server_default="0"),
     # Counts the changes of key.
     Column("turn", Integer, nullable=False, server_default="0"),
-    # The contract of the next turn, while a change of key is under way: all that is in `turned` for it is under its key.
+    # The contract of the next turn, while a change of key is under way: what is in `turned` for it is under its key.
     Column("turning_to", JSON(none_as_null=True)),
     # Templates that are older never match; null: they do not expire.
     Column("max_age_seconds", BigInteger),
@@ -102,9 +102,9 @@ template = Table(
     Index(None, "subject_id"),
     sqlite_autoincrement=True,
 )
-# Templates under another key than that of `template.vector`, while a gallery's key is changed. One of the gallery's next
-# turn waits for it; one of its present turn is what counts, until it is moved to `template.vector`. In a table of its
-# own: in the template's row it would make SQLite move rows to other pages, and leave bytes behind (decision 13).
+# Templates under another key than that of `template.vector`, while a gallery's key is changed. One of the gallery's
+# next turn waits for it; one of its present turn is what counts, until it is moved to `template.vector`. In a table of
+# its own: in the template's row it would make SQLite move rows to other pages, and leave bytes behind (decision 13).
 turned = Table(
     "turned",
     metadata,

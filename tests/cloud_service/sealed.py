@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,13 @@ from shared.contract import Contract, SealPin
 from shared.rotation import RotationMatrix
 
 Rows = NDArray[np.float32]
+
+
+@cache
+def _haar(name: str, dim: int) -> NDArray[np.float64]:
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))
+    return np.asarray(q * np.sign(np.diagonal(r)))
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,7 @@ class Key:
 
     def seal(self, subject: str = "") -> NDArray[np.float64]:
         """(dim, dim) float64, orthogonal."""
-        name = f"{self.number} {subject if self.verify_only else ''}"
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
-        q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((self.dim, self.dim)))
-        return np.asarray(q * np.sign(np.diagonal(r)))
+        return _haar(f"{self.number} {subject if self.verify_only else ''}", self.dim)
 
     def template(self, row: Rows, subject: str = "") -> Rows:
         """What the edge makes of an embedding."""
