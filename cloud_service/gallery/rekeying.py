@@ -27,8 +27,8 @@ from shared.wire.cloud import RekeyRequest, RekeyStatus, Turn
 
 _log = get_logger(__name__)
 
-# Rows of one transaction: writers wait for some hundredths of a second.
-_ROWS: Final = 2_000
+# Rows of one transaction: a writer that comes meanwhile waits for some hundredths of a second.
+_ROWS: Final = 500
 # How many subjects whose matrices are needed are named at once.
 _NAMED: Final = 64
 # How long a caller waits for the work before it is told to come again; well under the edge's patience with an answer.

@@ -43,9 +43,9 @@ def _stored(cloud: Cloud) -> list[Rows]:
     return [np.frombuffer(blob, "<f4") for blob in blobs]
 
 
-@pytest.mark.parametrize(("dim", "count"), [(8, 300), (128, 300), (512, 60), (1500, 20)])
+@pytest.mark.parametrize(("dim", "count"), [(8, 300), (128, 300), (1100, 20)])
 def test_no_byte_of_an_old_template_is_left_and_erasures_stay_whole(cloud: Cloud, dim: int, count: int) -> None:
-    keys = [Key(dim, number) for number in range(4)]
+    keys = [Key(dim, number) for number in range(3)]
     rows = random_units(dim, count, dim)
     cloud.put_gallery(contract=keys[0].contract)
     _enroll(cloud, keys[0], rows)
@@ -61,7 +61,7 @@ def test_no_byte_of_an_old_template_is_left_and_erasures_stay_whole(cloud: Cloud
     assert _left(cloud.settings.home, now) == 7 * count // 10
 
 
-@pytest.mark.parametrize("dim", [8, 128, 1500])
+@pytest.mark.parametrize("dim", [8, 128])
 def test_what_is_erased_or_given_up_while_the_key_changes_is_gone_under_both_keys(cloud: Cloud, dim: int) -> None:
     old, new = Key(dim, 1, verify_only=True), Key(dim, 2, verify_only=True)
     cloud.put_gallery(contract=old.contract)
