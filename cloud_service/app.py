@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.erasures import Erasures
 from cloud_service.gallery.listing import Listing
 from cloud_service.gallery.matcher import Matcher
+from cloud_service.gallery.rekeying import Rekeying
 from cloud_service.gathering import Gathering
 from cloud_service.housekeeping import housekeeping
 from cloud_service.readiness import readiness_of
@@ -27,6 +29,8 @@ from shared.http.problems import RESPONSES
 from shared.http.system import system_routes
 from shared.key_ring import KeyRing
 from shared.metrics import Metrics
+
+_REKEY = re.compile(r"/v1/galleries/[^/]+/rekey")
 
 
 def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
@@ -48,6 +52,8 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
         app.state.store = store
         app.state.listing = Listing(store.record.database, store.record.clock)
         app.state.erasures = Erasures(store, timedelta(seconds=settings.retention.overwrite_within_seconds))
+        app.state.rekeying = rekeying = Rekeying(store, metrics)
+        await to_thread.run_sync(rekeying.start)
         work = settings.work
         app.state.admission = Admission(work.at_once, work.waiting, work.patience_seconds)
         gathering = partial(Gathering, waiting=work.waiting, patience_seconds=work.patience_seconds)
@@ -61,6 +67,7 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
             async with housekeeping(store, settings.retention):
                 yield
         finally:
+            await to_thread.run_sync(rekeying.close)
             await to_thread.run_sync(store.close)
 
     app = make_application(
@@ -68,7 +75,7 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
         description="Stores protected templates of faces and matches them. Takes no picture, returns no template.",
         lifespan=lifespan,
         metrics=metrics,
-        limit_for=lambda _path: settings.body.max_bytes,
+        limit_for=lambda path: settings.body.max_rekey_bytes if _REKEY.fullmatch(path) else settings.body.max_bytes,
         body_seconds=settings.body.seconds,
         rates=settings.rates,
         places=settings.work.waiting + settings.work.probes_a_batch,  # those who wait, and those who are worked on

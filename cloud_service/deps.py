@@ -14,6 +14,7 @@ from cloud_service.admission import Admission
 from cloud_service.gallery.erasures import Erasures
 from cloud_service.gallery.listing import Listing
 from cloud_service.gallery.matcher import Asked, Claim
+from cloud_service.gallery.rekeying import Rekeying
 from cloud_service.gallery.store import Store
 from cloud_service.gathering import Gathering
 from cloud_service.settings import Settings
@@ -55,6 +56,11 @@ async def _erasures(request: Request) -> Erasures:
     return erasures
 
 
+async def _rekeying(request: Request) -> Rekeying:
+    rekeying: Rekeying = request.app.state.rekeying
+    return rekeying
+
+
 async def _place(request: Request) -> AsyncIterator[None]:
     admission: Admission = request.app.state.admission
     async with admission.place():
@@ -64,6 +70,7 @@ async def _place(request: Request) -> AsyncIterator[None]:
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[Store, Depends(_store)]
 IdentificationsDep = Annotated[Gathering[Asked, IdentifyAnswer], Depends(_identifications)]
+RekeyingDep = Annotated[Rekeying, Depends(_rekeying)]
 ListingDep = Annotated[Listing, Depends(_listing)]
 ErasuresDep = Annotated[Erasures, Depends(_erasures)]
 

@@ -28,6 +28,8 @@ class BodySettings(BaseModel):
 
     max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     """100 templates of 1,024 float32 values are 0.55 MB in base64; longer ones go in fewer a request."""
+    max_rekey_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    """Of a change of key: one matrix of 1,024 times 1,024 float64 values is 11 MB in base64, one of 128 0.17 MB."""
     seconds: Annotated[float, Field(gt=0)] = 30.0
     """1 MiB over a slow uplink of 0.3 Mbit/s; a sender that drips bytes is cut off here."""
 
@@ -47,7 +49,7 @@ class RecordSettings(BaseModel):
     answers_kept_hours: Annotated[float, Field(gt=0, le=24 * 30)] = 24.0
     """How long an ``Idempotency-Key`` is remembered: a sender that was cut off tries again the same day."""
     max_templates_a_gallery: Annotated[int, Field(ge=1)] = 1_000_000
-    """The index holds all of them in memory: a million of 512 values are 0.5 GB."""
+    """The index holds all of them in memory: a million of 512 values are 0.5 GB, twice while a key changes."""
     max_templates_a_subject: Annotated[int, Field(ge=1)] = 1_000
     """Bounds the work of one verification, and how far one subject can crowd an identification."""
 

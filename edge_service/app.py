@@ -15,7 +15,8 @@ from edge_service.privacy.keys import KeyStore
 from edge_service.privacy.profiles import load_profile
 from edge_service.privacy.protect import Protector
 from edge_service.recognition import Recognition
-from edge_service.routes import embeddings, galleries, info, matching, pictures, subjects
+from edge_service.rekeying import Rekeying
+from edge_service.routes import embeddings, galleries, info, matching, pictures, rekey, subjects
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.tally import ProtectionTally
 from edge_service.vision.reader import open_reader
@@ -70,6 +71,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
             reader=reader, protector=protector, galleries=book, cloud=cloud, workers=workers, metrics=metrics
         )
         app.state.recognition = recognition
+        app.state.rekeying = Rekeying(cloud=cloud, keys=keys, galleries=book, workers=workers)
         app.state.plugin = Plugin(
             recognition=recognition,
             protector=protector,
@@ -102,7 +104,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         rates=settings.rates,
         places=_PLACES,
     )
-    parts = (matching, subjects, embeddings, pictures, galleries, info)
+    parts = (matching, subjects, embeddings, pictures, galleries, rekey, info)
     add_routes(app, *(part.router for part in parts), system_routes(metrics, checks))
     return app
 

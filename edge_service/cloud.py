@@ -34,6 +34,8 @@ from shared.wire.cloud import (
     GallerySpec,
     IdentifyAnswer,
     IdentifyRequest,
+    RekeyRequest,
+    RekeyStatus,
     VerifyRequest,
 )
 from shared.wire.common import (
@@ -163,6 +165,18 @@ class CloudClient:
         method = "DELETE" if retention is None else "PUT"
         return _read(await self._call(method, f"/v1/galleries/{gallery}/retention", retention), GalleryInfo)
 
+    async def rekey(self, gallery: str, request: RekeyRequest) -> RekeyStatus:
+        """Changes a gallery's key, or goes on with that; safe to repeat, since the request names the new contract."""
+        return _read(await self._call("POST", _rekey(gallery), request), RekeyStatus)
+
+    async def rekey_status(self, gallery: str) -> RekeyStatus:
+        """How far a change of a gallery's key is."""
+        return _read(await self._call("GET", _rekey(gallery)), RekeyStatus)
+
+    async def abandon_rekey(self, gallery: str) -> RekeyStatus:
+        """Gives a change of a gallery's key up."""
+        return _read(await self._call("DELETE", _rekey(gallery)), RekeyStatus)
+
     async def _call(
         self, method: str, path: str, body: BaseModel | None = None, params: dict[str, str] | None = None
     ) -> httpx.Response:
@@ -210,6 +224,10 @@ def _tell_of_tls(failure: httpx.HTTPError) -> bool:
     if why is not None:
         _log.error("cloud_line_refused", why=why)
     return why is not None
+
+
+def _rekey(gallery: str) -> str:
+    return f"/v1/galleries/{gallery}/rekey"
 
 
 def _translate(response: httpx.Response) -> Exception:

@@ -14,6 +14,7 @@ from edge_service.galleries import GalleryBook
 from edge_service.plugin import Plugin
 from edge_service.privacy.profiles import Profile
 from edge_service.recognition import Recognition
+from edge_service.rekeying import Rekeying
 from edge_service.settings import EdgeSettings
 from edge_service.uploads import PART
 from edge_service.vision.reader import FaceReader
@@ -53,6 +54,11 @@ async def _plugin(request: Request) -> Plugin:
     return found
 
 
+async def _rekeying(request: Request) -> Rekeying:
+    found: Rekeying = request.app.state.rekeying
+    return found
+
+
 async def _reader(request: Request) -> FaceReader:
     found: FaceReader = request.app.state.reader
     return found
@@ -68,6 +74,7 @@ SettingsDep = Annotated[EdgeSettings, Depends(_settings)]
 RecognitionDep = Annotated[Recognition, Depends(_recognition)]
 GalleriesDep = Annotated[GalleryBook, Depends(_galleries)]
 CloudDep = Annotated[CloudClient, Depends(_cloud)]
+RekeyingDep = Annotated[Rekeying, Depends(_rekeying)]
 PluginDep = Annotated[Plugin, Depends(_plugin)]
 ReaderDep = Annotated[FaceReader, Depends(_reader)]
 ThresholdDep = Annotated[Threshold, Depends(_default_threshold)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.cloud import CloudClient
-from edge_service.privacy.keys import NO_EPOCH, KeyStore, new_epoch
+from edge_service.privacy.keys import GalleryKey, KeyStore, new_epoch
 from edge_service.privacy.profiles import Profile
 from edge_service.privacy.protect import ProtectionContext
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
@@ -23,6 +23,7 @@ _MEND_KEY = "import the gallery's key from the edge that made it: patronus keys 
 @dataclass(frozen=True, slots=True)
 class _Known:
     context: ProtectionContext
+    key: GalleryKey = field(repr=False)
     until: float
 
 
@@ -100,13 +101,10 @@ class GalleryBook:
             raise Conflict(
                 f"The gallery exists and is {is_so}, which cannot be changed; choose another name, or erase it."
             )
-        scope: SealScope = "subject" if (found.contract.verify_only if found else verify_only) else "gallery"
-        # The epoch in which it was made, if it was: a new one would be another contract.
-        epoch = found.contract.seal.epoch if found and found.contract.seal else new_epoch()
+        # As it was made, if it was: a new epoch would be another contract.
+        contract = found.contract if found else self._new_contract(gallery, "subject" if verify_only else "gallery")
         wanted = threshold or (found.threshold if found else default)
-        return await self._cloud.put_gallery(
-            gallery, GallerySpec(contract=self._contract(gallery, epoch, scope), threshold=wanted)
-        )
+        return await self._cloud.put_gallery(gallery, GallerySpec(contract=contract, threshold=wanted))
 
     async def _found(self, gallery: str) -> GalleryInfo | None:
         """A gallery that exists and is this edge's to use; None if there is none yet."""
@@ -114,7 +112,7 @@ class GalleryBook:
             found = await self._cloud.gallery(gallery)
         except NotFound:
             return None
-        self._check(gallery, found)
+        self._check(gallery, found.contract)
         return found
 
     def face_id(self, gallery: str, subject: str, name: str | None, unit: NDArray[np.float32]) -> str:
@@ -127,31 +125,43 @@ class GalleryBook:
             unit: (d,) float32, the embedding.
         """
         content = name.encode() if name is not None else np.ascontiguousarray(unit, dtype="<f4").tobytes()
-        return self._keys.gallery(gallery).face_id(subject, b"name" if name is not None else b"values", content)
+        known = self._known.get(gallery)
+        key = self._keys.gallery(gallery) if known is None else known.key
+        return key.face_id(subject, b"name" if name is not None else b"values", content)
 
     def forget(self, gallery: str) -> None:
         """Asks the cloud again next time."""
         self._known.pop(gallery, None)
 
+    def checked(self, gallery: str, theirs: Contract) -> GalleryKey:
+        """The key that a gallery's contract names.
+
+        Raises:
+            ContractMismatch: it is not a contract that this edge makes templates for.
+        """
+        self._check(gallery, theirs)
+        return self._key(gallery, theirs.seal)
+
     def _remember(self, gallery: str, info: GalleryInfo) -> ProtectionContext:
-        self._check(gallery, info)
-        seal = info.contract.seal
-        # A profile that does not seal still seeds from the gallery's key.
-        key = self._keys.gallery(gallery).epoch(*((seal.epoch, seal.scope) if seal else (NO_EPOCH,)))
+        of_gallery = self.checked(gallery, info.contract)
+        key = of_gallery.of(info.contract.seal)  # a profile that does not seal still seeds from the gallery's key
         digest = info.contract.digest()
         one_by_one = info.contract.verify_only
         context = ProtectionContext(None, digest, subjects=key) if one_by_one else ProtectionContext(key, digest)
-        self._known[gallery] = _Known(context, time.monotonic() + self._cache_s)
+        self._known[gallery] = _Known(context, of_gallery, time.monotonic() + self._cache_s)
         return context
 
-    def _check(self, gallery: str, info: GalleryInfo) -> None:
+    def _check(self, gallery: str, theirs: Contract) -> None:
         """Compares the whole contract with the one that this edge would make: the cloud is not believed in parts.
 
-        Epoch and scope are the cloud's word, but the key's id follows from both: it can name only what this edge made.
+        Epoch, scope and seeds are the cloud's word, but the key's id follows from them: it can name only what an edge
+        with the key made.
         """
-        theirs = info.contract
         seal = theirs.seal
-        ours = self._contract(gallery, *((seal.epoch, seal.scope) if seal else (new_epoch(), "gallery")))
+        ours = self._new_contract(gallery, "gallery")
+        if ours.seal and seal:
+            key = self._key(gallery, seal)
+            ours = ours.model_copy(update={"seal": key.seal_pin(seal.epoch, seal.scope, seal.seeds)})
         if ours == theirs:
             return
         self.forget(gallery)
@@ -165,9 +175,11 @@ class GalleryBook:
             differing=differing,
         )
 
-    def _contract(self, gallery: str, epoch: str, scope: SealScope) -> Contract:
-        seal = None
-        if self._profile.seals:
-            key_id = self._keys.gallery(gallery).epoch(epoch, scope).key_id()
-            seal = SealPin(key_id=key_id, epoch=epoch, scope=scope)
+    def _key(self, gallery: str, seal: SealPin | None) -> GalleryKey:
+        """The key that a seal names, else the newest."""
+        found = None if seal is None else self._keys.named_by(gallery, seal)
+        return found or self._keys.gallery(gallery)
+
+    def _new_contract(self, gallery: str, scope: SealScope) -> Contract:
+        seal = self._keys.gallery(gallery).seal_pin(new_epoch(), scope) if self._profile.seals else None
         return Contract(dim=self._dim, embedder=self._embedder, profile=self._profile.pin, seal=seal)

@@ -52,6 +52,11 @@ class SealPin(BaseModel):
         description="what is sealed alike: the whole gallery, or the templates of one subject, so that those of two "
         "subjects cannot be compared and nobody can be identified among all",
     )
+    seeds: Epoch | None = Field(
+        default=None,
+        description="the epoch whose key seeds the perturbation, in a gallery whose key was changed in place: the one "
+        "that it was made in, so that every score stays what it was; absent: `epoch`",
+    )
 
 
 class Contract(BaseModel):
@@ -77,10 +82,12 @@ class Contract(BaseModel):
     def digest(self) -> str:
         """SHA-256 over the contract as JSON with sorted keys and no white space, as 64 hexadecimal digits.
 
-        The seal's scope is left out where it is the gallery.
+        The seal's scope is left out where it is the gallery, and its seeds where they are the epoch's own.
         """
         plain = self.model_dump(mode="json")
-        if plain["seal"] is not None and plain["seal"]["scope"] == "gallery":
-            del plain["seal"]["scope"]  # as contracts were before there was a choice
+        seal = plain["seal"]
+        for name, usual in (("scope", "gallery"), ("seeds", None)):
+            if seal is not None and seal[name] == usual:
+                del seal[name]  # as contracts were before there was a choice
         canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -50,9 +50,6 @@ class Action(StrEnum):
     RETENTION_CHANGED = "retention_changed"
     REKEY_BEGUN = "rekey_begun"
     REKEY_FLIPPED = "rekey_flipped"
-    REKEY_SETTLED = "rekey_settled"
-    RECORD_BACKED_UP = "record_backed_up"
-    RECORD_RESTORED = "record_restored"
 
 
 ERASURES: Final = frozenset(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -42,10 +43,12 @@ class Indexes(Protocol):
         """Makes every gallery searchable, at the start."""
 
     def of(self, gallery: PinnedGallery) -> VectorIndex:
-        """A gallery's index, made anew first if it was lost.
+        """The index of a gallery in its turn, made anew first if it was lost. Whoever was given one may search it to
+        the end, though the gallery's key is changed meanwhile: no index ever holds templates of two turns.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
+            ContractMismatch: its key was changed meanwhile.
         """
 
     def made(self, gallery: PinnedGallery) -> None:
@@ -83,8 +86,31 @@ class Indexes(Protocol):
     def doubtful(self, gallery: PinnedGallery) -> None:
         """Whether the last change of a gallery was committed cannot be told. Fails never: it is looked up later."""
 
+    def prepare(self, after: PinnedGallery) -> None:
+        """Makes an index of what is staged for a gallery's next turn, beside the one that is searched. May take long;
+        said again, it takes in what was staged since.
+        """
+
+    def turn(self, after: PinnedGallery, flip: Callable[[], object]) -> None:
+        """Runs the transaction that begins a gallery's next turn, and then gives out the index that was prepared, with
+        all that was added and removed since. Fails as the transaction does, and never after it.
+        """
+
+    def unprepare(self, after: PinnedGallery) -> None:
+        """That turn will not come; what was prepared for it is let go of."""
+
     def close(self) -> None:
         """Lets go of all."""
+
+
+@dataclass
+class _Prepared:
+    """The index of a gallery's next turn: how far it was built, and what has to be removed from it."""
+
+    turn: int
+    index: SegmentedIndex
+    built_to: int = 0
+    removed: list[NDArray[np.int64]] = field(default_factory=list)
 
 
 class LocalIndexes:
@@ -107,7 +133,9 @@ class LocalIndexes:
         self._settings = settings
         self._metrics = metrics
         self._changing = threading.Lock()
-        self._indexes: dict[int, SegmentedIndex] = {}
+        # By gallery and turn: an index that is asked for in the turn before is not there any more.
+        self._indexes: dict[tuple[int, int], SegmentedIndex] = {}
+        self._prepared: dict[int, _Prepared] = {}
         # The last template that a gallery's index was built with: what is added later has a larger id.
         self._built_to: dict[int, int] = {}
         self._to_mend: set[int] = set()
@@ -138,6 +166,7 @@ class LocalIndexes:
 
         Raises:
             NotFound: the gallery was erased meanwhile.
+            ContractMismatch: its key was changed meanwhile.
         """
         return self._of(gallery)
 
@@ -145,12 +174,12 @@ class LocalIndexes:
         """A gallery is new, and empty."""
         with self._changing:
             self._built_to[gallery.id] = 0
-            self._indexes[gallery.id] = SegmentedIndex(gallery.dim)
+            self._indexes[gallery.id, gallery.turn] = SegmentedIndex(gallery.dim)
 
     def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Templates were added; they can be found when this returns."""
         with self._changing, self._metrics.step("index"):
-            index = self._indexes.get(gallery.id)
+            index = self._indexes.get((gallery.id, gallery.turn))
             new = ids > self._built_to[gallery.id] if index is not None else np.zeros(len(ids), bool)
             try:
                 if index is None:
@@ -168,7 +197,10 @@ class LocalIndexes:
     def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
         """Templates were removed; their bytes are gone from memory and from the snapshots when this returns."""
         with self._changing, self._metrics.step("index"):
-            index = self._indexes.get(gallery.id)
+            prepared = self._prepared.get(gallery.id)
+            if prepared is not None:
+                prepared.removed.append(ids)
+            index = self._indexes.get((gallery.id, gallery.turn))
             try:
                 if index is not None:
                     index.remove(ids)
@@ -181,7 +213,8 @@ class LocalIndexes:
     def dropped(self, gallery: PinnedGallery) -> None:
         """A gallery was removed."""
         with self._changing:
-            index = self._indexes.pop(gallery.id, None)
+            index = self._indexes.pop((gallery.id, gallery.turn), None)
+            self._prepared.pop(gallery.id, None)
             self._built_to.pop(gallery.id, None)
             self._to_mend.discard(gallery.id)
             if index is not None:
@@ -221,7 +254,33 @@ class LocalIndexes:
     def doubtful(self, gallery: PinnedGallery) -> None:
         """Whether the last change of a gallery was committed cannot be told."""
         with self._changing:
-            self._indexes.pop(gallery.id, None)  # its next use builds it from the record
+            self._indexes.pop((gallery.id, gallery.turn), None)  # its next use builds it from the record
+
+    def prepare(self, after: PinnedGallery) -> None:
+        """Makes an index of what is staged for a gallery's next turn; searches and changes go on meanwhile."""
+        with self._changing:  # from here on, `removed` tells of what goes
+            prepared = self._prepared.get(after.id)
+            if prepared is None or prepared.turn != after.turn:
+                prepared = self._prepared[after.id] = _Prepared(after.turn, SegmentedIndex(after.dim))
+        self._fill(prepared, after)
+
+    def turn(self, after: PinnedGallery, flip: Callable[[], object]) -> None:
+        """Runs the transaction that begins a gallery's next turn, and gives out the index that was prepared for it."""
+        with self._changing:  # who asks for the new turn's index waits until it is whole
+            flip()
+            self._indexes.pop((after.id, after.turn - 1), None)  # not emptied: somebody may be searching it
+            prepared = self._prepared.pop(after.id, None)
+            try:
+                self._begin(after, prepared)
+            except Exception as error:
+                _log.error("index_turn_failed", **place_of(error))
+                self._mend(after)
+        self._sweep()
+
+    def unprepare(self, after: PinnedGallery) -> None:
+        """Lets go of what was prepared for a turn that will not come."""
+        with self._changing:
+            self._prepared.pop(after.id, None)
 
     def close(self) -> None:
         """Lets go of all, after the snapshots are written as far as there is time."""
@@ -231,19 +290,36 @@ class LocalIndexes:
         until = time.monotonic() + self._settings.close_seconds
         try:
             for gallery in self._record.galleries():
-                index = self._indexes.get(gallery.id)
+                index = self._indexes.get((gallery.id, gallery.turn))
                 if index is not None:
                     self._save(gallery, index, until)
         except Exception as error:
             _log.warning("snapshots_not_written", **place_of(error))  # the next start reads the record
         self._indexes.clear()
+        self._prepared.clear()
+
+    def _begin(self, after: PinnedGallery, prepared: _Prepared | None) -> None:
+        if prepared is None or prepared.turn != after.turn:
+            self._rebuild(after)
+            return
+        self._fill(prepared, after)  # what was enrolled since
+        if prepared.removed:
+            prepared.index.remove(np.concatenate(prepared.removed))
+        self._built_to[after.id] = prepared.built_to
+        self._indexes[after.id, after.turn] = prepared.index
+        self._to_mend.discard(after.id)
+
+    def _fill(self, prepared: _Prepared, after: PinnedGallery) -> None:
+        for ids, vectors in self._record.batches(after, prepared.built_to):
+            prepared.index.add(ids, vectors)
+            prepared.built_to = int(ids[-1])
 
     def _of(self, gallery: PinnedGallery) -> SegmentedIndex:
-        index = self._indexes.get(gallery.id)
+        index = self._indexes.get((gallery.id, gallery.turn))
         if index is not None:
             return index
         with self._changing:
-            index = self._indexes.get(gallery.id)
+            index = self._indexes.get((gallery.id, gallery.turn))
             if index is None:
                 self._record.require(gallery)
                 index = self._rebuild(gallery)
@@ -251,7 +327,7 @@ class LocalIndexes:
 
     def _mend(self, gallery: PinnedGallery) -> None:
         """Drops an index that cannot be trusted and rebuilds it; where that fails too, its next use tries again."""
-        self._indexes.pop(gallery.id, None)
+        self._indexes.pop((gallery.id, gallery.turn), None)
         self._to_mend.add(gallery.id)
         try:
             self._rebuild(gallery)
@@ -269,7 +345,7 @@ class LocalIndexes:
             index.add(ids, vectors)
             last = max(last, int(ids.max()))
         self._built_to[gallery.id] = max(last, int(known.max(initial=0)))
-        self._indexes[gallery.id] = index
+        self._indexes[gallery.id, gallery.turn] = index
         self._to_mend.discard(gallery.id)
         return index
 
@@ -284,7 +360,7 @@ class LocalIndexes:
         while not self._over.wait(self._settings.snapshot_seconds):
             try:
                 for gallery in self._record.galleries():
-                    index = self._indexes.get(gallery.id)
+                    index = self._indexes.get((gallery.id, gallery.turn))
                     if index is not None and not self._over.is_set():
                         self._sketch(gallery, index)
                         self._save(gallery, index)

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, func, insert, select, update
 
 from cloud_service.gallery.audit import Action, noted, subject_mark
 from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, Stored, to_bytes, to_rows
-from cloud_service.gallery.tables import gallery, subject, template
+from cloud_service.gallery.tables import gallery, subject, template, turned
 from shared.contract import Contract
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.scores import CosineThreshold
@@ -25,10 +25,18 @@ from shared.wire.cloud import GallerySpec, IndexKind
 from shared.wire.common import TemplateInfo
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
-_IDS_A_QUERY = 500
+IDS_A_QUERY = 500
+# How far two float32 unit vectors may be apart that are one template, sealed by two ways: by the edge under a gallery's
+# new key, or under its old key and then turned here. Both round some d times, by 6e-8 of what is at most 1.
+_ROUNDING = 1e-5
+# A template under the key of its gallery's turn: what was turned to it, until that is in the template's own row.
+_NOW = func.coalesce(turned.c.vector, template.c.vector).label("vector")
+_TURNED_NOW = and_(turned.c.template_id == template.c.id, turned.c.turn == gallery.c.turn)
 _VECTORS = (
-    select(subject.c.name, template.c.vector)
+    select(subject.c.name, _NOW)
     .join(template, subject.c.id == template.c.subject_id)
+    .join(gallery, gallery.c.id == subject.c.gallery_id)
+    .outerjoin(turned, _TURNED_NOW)
     .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
     .where(template.c.created_at > bindparam("after"))
 )
@@ -57,6 +65,9 @@ class Journal(Protocol):
     def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
         """A gallery is removed with all of its templates."""
 
+    def turned(self, connection: Connection, before: PinnedGallery, after: PinnedGallery) -> None:
+        """A gallery's key is changed: every template of it is now what it is in the next turn."""
+
 
 class Record:
     """Galleries, subjects and templates in SQL.
@@ -79,7 +90,7 @@ class Record:
     ) -> None:
         self.database = database
         self.clock = clock
-        self._journal = journal
+        self.journal = journal
         self._max_templates_a_gallery = max_templates_a_gallery
         self._max_templates_a_subject = max_templates_a_subject
 
@@ -93,18 +104,19 @@ class Record:
             return _pinned(connection, gallery.c.name == name)
 
     def require(self, pinned: PinnedGallery) -> None:
-        """Checks that a gallery is still there.
+        """Checks that a gallery is still there, and under the same key.
 
         Raises:
             NotFound: it was erased meanwhile, whatever may bear its name now.
+            ContractMismatch: its key was changed meanwhile.
         """
         with self.database.read() as connection:
-            _pinned(connection, gallery.c.id == pinned.id)
+            refuse_turned(pinned, _pinned(connection, gallery.c.id == pinned.id))
 
     def galleries(self) -> list[PinnedGallery]:
         """All galleries, in the order of their ids."""
         with self.database.read() as connection:
-            return [_pinned_from(row) for row in connection.execute(select(gallery).order_by(gallery.c.id))]
+            return [pinned_from(row) for row in connection.execute(select(gallery).order_by(gallery.c.id))]
 
     def find(self, gallery_id: int) -> PinnedGallery | None:
         """The gallery of this id; None: it was erased."""
@@ -173,10 +185,12 @@ class Record:
 
         Raises:
             NotFound: the gallery was erased meanwhile.
+            ContractMismatch: its key was changed meanwhile.
             Conflict: an id is taken by another template, or the gallery or the subject is full.
         """
         with self.database.write() as connection:
-            held = _counted(connection, pinned.id, 0)
+            held = counted(connection, pinned.id, 0)
+            refuse_turned(pinned, _pinned(connection, gallery.c.id == pinned.id))
             also(connection)
             known = _known(connection, pinned.id, name, rows)
             new = [row for row in rows if row.uid not in known]
@@ -191,14 +205,14 @@ class Record:
             if new:
                 self._refuse_when_full(connection, pinned.id, name, len(new), held)
                 subject_id = _subject_id(connection, pinned.id, name, now)
-                shared = {"gallery_id": pinned.id, "subject_id": subject_id, "turn": pinned.turn, "created_at": now}
+                shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
                 added = connection.scalars(
                     insert(template).returning(template.c.id, sort_by_parameter_order=True),
                     [{**shared, "uid": row.uid, "vector": to_bytes(row.vector)} for row in new],
                 )
                 ids = list(added)
-                _counted(connection, pinned.id, len(ids))
-                self._journal.added(connection, pinned, np.array(ids, dtype=np.int64))
+                counted(connection, pinned.id, len(ids))
+                self.journal.added(connection, pinned, np.array(ids, dtype=np.int64))
             if new or renewed:
                 noted(connection, pinned, Action.TEMPLATES_ENROLLED, by, templates=len(new) + len(renewed))
         return Added(
@@ -215,9 +229,10 @@ class Record:
         """
         with self.database.write(long=True) as connection:
             pinned = _pinned(connection, gallery.c.name == name)
-            templates = _counted(connection, pinned.id, 0)
+            templates = counted(connection, pinned.id, 0)
             subjects = _count(connection, subject.c.gallery_id == pinned.id)
-            self._journal.dropped(connection, pinned)
+            self.journal.dropped(connection, pinned)
+            connection.execute(delete(turned).where(turned.c.gallery_id == pinned.id))
             connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
             connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
             connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
@@ -231,7 +246,7 @@ class Record:
             NotFound: there is none.
         """
         with self.database.write() as connection:
-            _counted(connection, pinned.id, 0)
+            counted(connection, pinned.id, 0)
             subject_id = find_subject(connection, pinned.id, name)
             ids, gone = self.remove(connection, pinned, template.c.subject_id == subject_id, [subject_id])
             who = subject_mark(connection, pinned.id, name)
@@ -247,7 +262,7 @@ class Record:
             NotFound: there is no such subject, or it has no such template.
         """
         with self.database.write() as connection:
-            _counted(connection, pinned.id, 0)
+            counted(connection, pinned.id, 0)
             subject_id = find_subject(connection, pinned.id, name)
             which = (template.c.subject_id == subject_id) & (template.c.uid == uid)
             ids, gone = self.remove(connection, pinned, which, [subject_id])
@@ -265,7 +280,7 @@ class Record:
         Raises:
             NotFound: it was erased meanwhile.
         """
-        _counted(connection, pinned.id, 0)
+        counted(connection, pinned.id, 0)
         return _pinned(connection, gallery.c.id == pinned.id)
 
     def remove(
@@ -280,8 +295,8 @@ class Record:
         bare = ~exists().where(template.c.subject_id == subject.c.id)
         gone = connection.execute(delete(subject).where(subject.c.id.in_(list(subject_ids)), bare)).rowcount
         if len(ids):
-            _counted(connection, pinned.id, -len(ids))
-            self._journal.removed(connection, pinned, ids)
+            counted(connection, pinned.id, -len(ids))
+            self.journal.removed(connection, pinned, ids)
         return ids, gone
 
     def subject_vectors(
@@ -300,27 +315,36 @@ class Record:
         with self.database.read() as connection:
             pinned = _pinned(connection, gallery.c.name == gallery_name)
             after = oldest_alive(pinned.max_age_seconds, self.clock.now())
-            for start in range(0, len(wanted), _IDS_A_QUERY):
-                asked = {"gallery": pinned.id, "subjects": wanted[start : start + _IDS_A_QUERY], "after": after}
+            for start in range(0, len(wanted), IDS_A_QUERY):
+                asked = {"gallery": pinned.id, "subjects": wanted[start : start + IDS_A_QUERY], "after": after}
                 for name, vector in connection.execute(_VECTORS, asked):
                     blobs.setdefault(name, []).append(vector)
         return pinned, {name: to_rows(found, pinned.dim) for name, found in blobs.items()}
 
     def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64]) -> Iterator[Stored]:
-        """Those of the templates that are in the record now and have not expired, some hundred at a time."""
-        for start in range(0, len(ids), _IDS_A_QUERY):
+        """Those of the templates that are in the record now and have not expired, some hundred at a time.
+
+        Raises:
+            ContractMismatch: the gallery's key was changed meanwhile.
+        """
+        for start in range(0, len(ids), IDS_A_QUERY):
             after = oldest_alive(pinned.max_age_seconds, self.clock.now())
-            yield self._stored(pinned, ids[start : start + _IDS_A_QUERY], after)
+            yield self._stored(pinned, ids[start : start + IDS_A_QUERY], after)
 
     def _stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], after: datetime) -> Stored:
-        query = select(template.c.id, subject.c.name, template.c.vector).join(
-            subject, subject.c.id == template.c.subject_id
+        query = (
+            select(template.c.id, subject.c.name, _NOW, gallery.c.turn, gallery.c.contract_digest)
+            .join(subject, subject.c.id == template.c.subject_id)
+            .join(gallery, gallery.c.id == template.c.gallery_id)
+            .outerjoin(turned, _TURNED_NOW)
         )
         wanted = template.c.id.in_([int(found) for found in ids])
         with self.database.read() as connection:
             rows = connection.execute(
                 query.where(template.c.gallery_id == pinned.id, wanted, template.c.created_at > after)
             ).all()
+        for row in rows[:1]:
+            refuse_turned(pinned, row)
         return Stored(
             ids=np.array([row.id for row in rows], dtype=np.int64),
             subjects=[row.name for row in rows],
@@ -331,22 +355,31 @@ class Record:
         """The templates of a gallery in the order of ids, a few MB at a time.
 
         Args:
-            pinned: the gallery.
+            pinned: the gallery as it is; or as it will be in its next turn, and then those that were turned already.
             after: the id that they begin behind.
 
         Returns:
             (n,) int64 ids and (n, dim) float32 vectors.
+
+        Raises:
+            ContractMismatch: the gallery's key was changed meanwhile.
         """
         rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
+        query = (
+            select(template.c.id, _NOW, gallery.c.turn, gallery.c.contract_digest)
+            .join(gallery, gallery.c.id == template.c.gallery_id)
+            .outerjoin(turned, and_(turned.c.template_id == template.c.id, turned.c.turn == pinned.turn))
+            .where(template.c.gallery_id == pinned.id, (gallery.c.turn == pinned.turn) | turned.c.id.is_not(None))
+            .order_by(template.c.id)
+            .limit(rows_a_batch)
+        )
         last = after
         while True:
             with self.database.read() as connection:
-                rows = connection.execute(
-                    select(template.c.id, template.c.vector)
-                    .where(template.c.gallery_id == pinned.id, template.c.id > last)
-                    .order_by(template.c.id)
-                    .limit(rows_a_batch)
-                ).all()
+                rows = connection.execute(query.where(template.c.id > last)).all()
+            for row in rows[:1]:
+                if row.turn + 1 != pinned.turn:
+                    refuse_turned(pinned, row)
             if not rows:
                 return
             last = rows[-1].id
@@ -368,8 +401,8 @@ class Record:
             if held - later != len(known):
                 mine = select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.id <= last)
                 among = np.setdiff1d(np.fromiter(connection.scalars(mine), np.int64), known)
-        for start in range(0, len(among), _IDS_A_QUERY):
-            stored = self._stored(pinned, among[start : start + _IDS_A_QUERY], _EVER)
+        for start in range(0, len(among), IDS_A_QUERY):
+            stored = self._stored(pinned, among[start : start + IDS_A_QUERY], _EVER)
             yield stored.ids, stored.vectors
         yield from self.batches(pinned, last)
 
@@ -400,14 +433,33 @@ def oldest_alive(max_age_seconds: int | None, now: datetime) -> datetime:
     return _EVER if max_age_seconds is None else now - timedelta(seconds=max_age_seconds)
 
 
+def refuse_turned(pinned: PinnedGallery, now: Any) -> None:
+    """Refuses to go on with a gallery whose key was changed since it was read.
+
+    Args:
+        pinned: the gallery as it was read.
+        now: what has its ``turn`` and ``contract_digest`` as they are.
+
+    Raises:
+        ContractMismatch: it is in another turn.
+    """
+    if now.turn != pinned.turn:
+        raise ContractMismatch(
+            "The gallery's key was changed a moment ago; make the templates anew under its new contract.",
+            expected=now.contract_digest,
+            given=pinned.contract_digest,
+        )
+
+
 def _pinned(connection: Connection, which: ColumnElement[bool]) -> PinnedGallery:
     row = connection.execute(select(gallery).where(which)).first()
     if row is None:
         raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
-    return _pinned_from(row)
+    return pinned_from(row)
 
 
-def _pinned_from(row: Any) -> PinnedGallery:
+def pinned_from(row: Any) -> PinnedGallery:
+    """A gallery, from its row."""
     return PinnedGallery(
         id=row.id,
         name=row.name,
@@ -445,13 +497,15 @@ def _subject_id(connection: Connection, gallery_id: int, name: str, now: datetim
 
 def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[NewRow]) -> dict[str, datetime]:
     """When those of the templates that are stored already were stored, by their ids on the wire."""
-    sent = {row.uid: to_bytes(row.vector) for row in rows}
+    sent = {row.uid: row.vector for row in rows}
     found = connection.execute(
-        select(template.c.uid, template.c.vector, template.c.created_at, subject.c.name)
+        select(template.c.uid, _NOW, template.c.created_at, subject.c.name)
         .join(subject, subject.c.id == template.c.subject_id)
+        .join(gallery, gallery.c.id == template.c.gallery_id)
+        .outerjoin(turned, _TURNED_NOW)
         .where(template.c.gallery_id == gallery_id, template.c.uid.in_(list(sent)))
     ).all()
-    if any(row.name != name or row.vector != sent[row.uid] for row in found):
+    if any(row.name != name or not _alike(row.vector, sent[row.uid]) for row in found):
         raise Conflict(
             "A template id of the request belongs to another template already; choose a new id.",
             reason="template_id_taken",
@@ -459,7 +513,12 @@ def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[Ne
     return {row.uid: row.created_at for row in found}
 
 
-def _counted(connection: Connection, gallery_id: int, more: int) -> int:
+def _alike(stored: bytes, sent: NDArray[np.float32]) -> bool:
+    [vector] = to_rows([stored], len(sent))
+    return float(np.linalg.norm(vector.astype(np.float64) - sent)) <= _ROUNDING
+
+
+def counted(connection: Connection, gallery_id: int, more: int) -> int:
     """Adds to the number of a gallery's templates and gives it; whoever else changes the gallery waits from here on.
 
     Raises:

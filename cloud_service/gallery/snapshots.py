@@ -73,6 +73,10 @@ class Snapshots:
         """No file of the gallery is trusted any more."""
         connection.execute(delete(segment_file).where(segment_file.c.gallery_id == pinned.id))
 
+    def turned(self, connection: Connection, before: PinnedGallery, after: PinnedGallery) -> None:
+        """No file of the gallery is trusted any more: what they hold is under the key before."""
+        self.dropped(connection, before)
+
     def kept(self, pinned: PinnedGallery) -> Kept:
         """What there is of a gallery."""
         query = select(func.count(), func.coalesce(func.sum(segment_file.c.templates), 0))

@@ -241,6 +241,22 @@ class Store:
         self.indexes.pinned(gallery)
         return self.indexes.stats(gallery)
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The right to write, for a step of a change of key; waits for it until it comes."""
+        order = self._order.however_long() if isinstance(self._order, Turn) else nullcontext()
+        with order, self._writing.however_long():
+            yield
+
+    def scrub(self) -> None:
+        """Empties the record's log of what was overwritten.
+
+        Raises:
+            Overloaded: somebody reads an old state of the record.
+        """
+        with self._writing.however_long():
+            self.record.database.scrub()
+
     def close(self) -> None:
         """Closes the record, once the write that runs is done. What is left in its log, the next start overwrites."""
         order = self._order.however_long() if isinstance(self._order, Turn) else nullcontext()

@@ -67,8 +67,10 @@ gallery = Table(
     Column("threshold_fmr", Float, nullable=False),
     # How many templates there are. Each transaction that changes them changes this first, and so waits for the others.
     Column("templates", BigInteger, nullable=False, server_default="0"),
-    # Counts the changes of key. A template's vector is under the key of the same turn.
+    # Counts the changes of key.
     Column("turn", Integer, nullable=False, server_default="0"),
+    # The contract of the next turn, while a change of key is under way: what is in `turned` for it is under its key.
+    Column("turning_to", JSON(none_as_null=True)),
     # Templates that are older never match; null: they do not expire.
     Column("max_age_seconds", BigInteger),
     # The index that an operator chose, by name; null: by the number of templates.
@@ -98,14 +100,26 @@ template = Table(
     Column("uid", name_of(32), nullable=False),
     # (dim,) little-endian float32, the very bytes that were received.
     Column("vector", LargeBinary, nullable=False),
-    Column("turn", Integer, nullable=False, server_default="0"),
-    # The same template under the key of the next turn, while a change of key is under way.
-    Column("turned", LargeBinary),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("gallery_id", "uid"),
     Index(None, "gallery_id", "created_at"),
     Index(None, "gallery_id", "id"),
     Index(None, "subject_id"),
+    sqlite_autoincrement=True,
+)
+# Templates under another key than that of `template.vector`, while a gallery's key is changed. One of the gallery's
+# next turn waits for it; one of its present turn is what counts, until it is moved to `template.vector`. In a table of
+# its own: in the template's row it would make SQLite move rows to other pages, and leave bytes behind (decision 13).
+turned = Table(
+    "turned",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
+    Column("template_id", BigId, ForeignKey("template.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("turn", Integer, nullable=False),
+    # As in `template`.
+    Column("vector", LargeBinary, nullable=False),
+    Index(None, "gallery_id", "turn", "id"),
     sqlite_autoincrement=True,
 )
 

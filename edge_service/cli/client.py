@@ -164,6 +164,21 @@ def show_erasure(
     out.result(answer, f"{answer['templates']} templates, erased at {answer['receipt']['at']}; {left}.")
 
 
+@gallery.command("rekey")
+def rekey_gallery(
+    name: Gallery,
+    abandon: Annotated[bool, typer.Option("--abandon", help="Give up a change that is under way.")] = False,
+    edge: Edge = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Change a gallery's key: nobody is enrolled anew, and matching goes on. Run again after a stop, it goes on."""
+    from edge_service.cli.rekeying import rekey
+
+    client, out = _open(edge, key_file, json)
+    rekey(client, f"{gallery_path(name)}/rekey", out, abandon=abandon)
+
+
 @subject.command("list")
 def list_subjects(name: Gallery, edge: Edge = None, key_file: KeyFile = None, json: Json = False) -> None:
     """Show the subjects of a gallery."""

@@ -29,8 +29,9 @@ def export_key(
     from shared.errors import Conflict
     from shared.secret_files import write_secret
 
-    key = _store().gallery(_checked(gallery))
-    _check_with_cloud(key)
+    store = _store()
+    key = store.gallery(_checked(gallery))
+    _check_with_cloud(store, key)
     wrapped = wrap(key, _passphrase(passphrase_file, confirm=True))
     try:
         write_secret(out, wrapped.encode(), replace=False)
@@ -64,19 +65,28 @@ def fingerprint(gallery: Gallery) -> None:
 
 @app.command()
 def renew(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Draw a new master key, after the old one leaked: whatever was made before can be erased, and not used."""
+    """Draw a new master key, after the old one leaked. The old one is kept aside until all galleries are rekeyed."""
     store = _store()
     if not yes:
-        typer.confirm("Give up every gallery that this edge made or has a key of, for good?", abort=True, err=True)
+        typer.confirm("Draw a new master key, from which the next key of every gallery follows?", abort=True, err=True)
     store.renew()
     typer.echo(
-        "This edge has a new master key. Start it again now; then erase each gallery (patronus gallery delete), make "
-        "it again, and enroll anew. Destroy the back-ups of the old key."
+        "This edge has a new master key. Start it again now, and change the key of each gallery: patronus gallery "
+        "rekey GALLERY. Then destroy the old keys: patronus keys forget, and the back-ups of them."
     )
 
 
-def _check_with_cloud(key: GalleryKey) -> None:
-    """Makes sure that this is the key the gallery was made with: a wrong name would give a key of no use.
+@app.command()
+def forget(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Destroy the old keys that are kept aside. What is still under one of them cannot be matched any more."""
+    store = _store()
+    if not yes:
+        typer.confirm("Was every gallery rekeyed? What was not is lost, for good.", abort=True, err=True)
+    typer.echo("The old keys are gone. Start the edge again." if store.forget() else "There are no old keys aside.")
+
+
+def _check_with_cloud(store: KeyStore, key: GalleryKey) -> None:
+    """Makes sure that this edge has the key the gallery is under: a wrong name would give a key of no use.
 
     Raises:
         NotFound: there is no such gallery.
@@ -107,7 +117,7 @@ def _check_with_cloud(key: GalleryKey) -> None:
             "The cloud could not be asked whether this is the gallery's key; compare the fingerprints.", err=True
         )
         return
-    if seal is None or key.epoch(seal.epoch, seal.scope).key_id() != seal.key_id:
+    if seal is None or store.named_by(key.gallery, seal) is None:
         raise Conflict("This edge does not have the key of this gallery; export it at the edge that made the gallery.")
 
 

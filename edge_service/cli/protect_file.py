@@ -16,7 +16,7 @@ from edge_service.cli.arrays import Embeddings, written_whole
 from edge_service.cli.output import Output
 from edge_service.cloud import CloudClient
 from edge_service.privacy.embeddings import unit_rows
-from edge_service.privacy.keys import NO_EPOCH, PUBLIC_KEY, EpochKey, GalleryKey, KeyStore
+from edge_service.privacy.keys import PUBLIC_KEY, EpochKey, KeyStore
 from edge_service.privacy.profiles import Profile, load_profile
 from edge_service.privacy.protect import Protector
 from edge_service.settings import CloudSettings, EdgeSettings
@@ -69,9 +69,9 @@ def choose(name: str | None, gallery: str | None, contract: Path | None, subject
         return Chosen(profile, PUBLIC_KEY, sealed=False)
     if not (settings.home / "master.key").exists():
         raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
-    key = KeyStore(settings.home, may_make=False).gallery(gallery)
+    keys = KeyStore(settings.home, may_make=False)
     info = _asked(gallery, settings.cloud) if contract is None else _told(gallery, contract)
-    return Chosen(profile, _key_of(key, profile, info.contract, subject), sealed=True)
+    return Chosen(profile, _key_of(keys, gallery, profile, info.contract, subject), sealed=True)
 
 
 def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, force: bool) -> None:
@@ -141,7 +141,7 @@ def _told(gallery: str, contract: Path) -> GalleryInfo:
     return info
 
 
-def _key_of(key: GalleryKey, profile: Profile, contract: Contract, subject: str | None) -> EpochKey:
+def _key_of(keys: KeyStore, gallery: str, profile: Profile, contract: Contract, subject: str | None) -> EpochKey:
     seal = contract.seal
     if contract.profile != profile.pin or (seal is not None) != profile.seals:
         raise ContractMismatch(
@@ -156,8 +156,9 @@ def _key_of(key: GalleryKey, profile: Profile, contract: Contract, subject: str 
             "of many protected with patronus migrate --out."
         )
     if seal is None:
-        return key.epoch(NO_EPOCH)
-    made = key.epoch(seal.epoch, seal.scope)
-    if made.key_id() != seal.key_id:
+        return keys.gallery(gallery).of(None)
+    key = keys.named_by(gallery, seal)
+    if key is None:
         raise Conflict("This edge does not have the key of this gallery; import it: patronus keys import")
+    made = key.of(seal)
     return made if subject is None else made.of_subject(subject)

@@ -23,7 +23,6 @@ Rows = NDArray[np.float32]
 # The cosine of an embedding to its sealed self is that of two random directions: a standard deviation of 1/sqrt(d). At
 # 8 of them (a chance of 1e-15 a template) no seal was applied, whatever the code says.
 _SEAL_SIGMAS: Final = 8.0
-_SEED_PURPOSE: Final = "perturb seed"
 _CACHED_KEYS: Final = 256
 
 
@@ -211,7 +210,7 @@ class Protector:
 
 @lru_cache(maxsize=_CACHED_KEYS)
 def _seed_key(key: EpochKey) -> bytes:
-    return key.stream_key(_SEED_PURPOSE)
+    return key.seed_key()
 
 
 @lru_cache(maxsize=8)

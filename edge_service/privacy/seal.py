@@ -39,9 +39,29 @@ def haar_orthogonal(stream_key: bytes, dim: int) -> NDArray[np.float64]:
 @lru_cache(maxsize=_CACHED_MATRICES)
 def seal_matrix(key: EpochKey, dim: int) -> NDArray[np.float32]:
     """The seal of one epoch of one gallery: (dim, dim) float32, read-only."""
-    matrix = haar_orthogonal(key.stream_key(f"seal {dim}"), dim).astype(np.float32)
+    matrix = _seal(key, dim).astype(np.float32)
     matrix.flags.writeable = False
     return matrix
+
+
+def rotation(old: EpochKey, new: EpochKey, dim: int) -> NDArray[np.float64]:
+    """What turns templates that one key sealed into what another one would have sealed: R_new R_old^T.
+
+    For who has neither key it is a rotation at random, as each of the two is. Who has it and one key has both.
+
+    Args:
+        old: the key that sealed.
+        new: the key that is to have sealed.
+        dim: of templates.
+
+    Returns:
+        (dim, dim) float64, orthogonal to rounding.
+    """
+    return _seal(new, dim) @ _seal(old, dim).T
+
+
+def _seal(key: EpochKey, dim: int) -> NDArray[np.float64]:
+    return haar_orthogonal(key.stream_key(f"seal {dim}"), dim)
 
 
 def seal(rows: NDArray[np.float32], key: EpochKey) -> NDArray[np.float32]:

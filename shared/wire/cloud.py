@@ -8,13 +8,15 @@ from pydantic import ConfigDict, Field
 
 from shared.contract import Contract
 from shared.envelope import TemplateEnvelope
-from shared.names import HexDigest, TemplateId
+from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
+from shared.rotation import RotationMatrix
 from shared.whole import Whole
 from shared.wire.common import Candidate, Cosine, ExactMoment, Number, Rate, TemplateInfo, Threshold, Wire
 
 MAX_TEMPLATES_A_REQUEST = 100
 MAX_PROBES_A_REQUEST = 64
 MAX_TOP_K = 100
+MAX_TURNS_A_REQUEST = 512
 
 
 class GallerySpec(Wire):
@@ -127,6 +129,41 @@ class AuditHead(Wire):
 
     seq: Number
     digest: HexDigest
+
+
+class Turn(Wire):
+    """What turns the templates of a gallery, or of one subject where each has a seal of its own."""
+
+    subject: SubjectName | None = Field(default=None, description="absent where the gallery has one seal")
+    matrix: RotationMatrix = Field(repr=False)
+
+
+class RekeyRequest(Wire):
+    """A change of a gallery's key: the contract that is to hold, and matrices that turn old templates into new ones."""
+
+    contract: Contract
+    turns: Annotated[list[Turn], Field(default_factory=list, max_length=MAX_TURNS_A_REQUEST)]
+
+
+class RekeyStatus(Wire):
+    """How far a change of a gallery's key is."""
+
+    gallery: GalleryName
+    contract: Contract = Field(description="under which the gallery matches now")
+    contract_digest: str
+    turning_to: Contract | None = Field(description="under which it will match; null when no change is under way")
+    state: Literal["settled", "staging", "settling"] = Field(
+        description="staging: it matches under the old key, and each template is written under the new one beside; "
+        "settling: it matches under the new key, and what is left of the old one is overwritten; settled: neither"
+    )
+    working: bool = Field(
+        description="whether the cloud is at it now; where it is not while staging, send the matrices (again)"
+    )
+    templates: int = Field(ge=0)
+    left: int = Field(ge=0, description="templates that are still to be written, or to be overwritten")
+    subjects: list[SubjectName] = Field(
+        description="of a verify-only gallery while staging: some of those whose matrices are needed next"
+    )
 
 
 class CloudInfo(Wire):

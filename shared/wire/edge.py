@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from shared.contract import MAX_DIM, EmbedderPin, ProfilePin
+from shared.contract import MAX_DIM, EmbedderPin, Epoch, ProfilePin
 from shared.names import HexDigest, SubjectName, TemplateId
 from shared.wire.common import Candidate, Cosine, Rate, Threshold, VerifyAnswer, Wire
 
@@ -193,6 +193,16 @@ class CreateGallery(Wire):
         strict=True,
         description="whether each subject gets a seal of its own: templates of two subjects cannot be compared, by "
         "nobody, and people can be verified but not identified; absent, of a new gallery: false",
+    )
+
+
+class ChangeKey(Wire):
+    """Which key a gallery is to have next."""
+
+    epoch: Epoch | None = Field(
+        default=None,
+        description="a name of the new key, 16 hexadecimal digits; that of an answer goes on with what it began. "
+        "Absent: that of the change that is under way, or else a new one",
     )
 
 

@@ -35,8 +35,8 @@ def with_change(path: tuple[str, ...]) -> Contract:
     for name in path[:-1]:
         inner = inner[name]
     value = inner[path[-1]]
-    if path[-1] == "scope":
-        inner["scope"] = "subject"
+    if path[-1] in {"scope", "seeds"}:
+        inner[path[-1]] = {"scope": "subject", "seeds": "3" * 16}[path[-1]]
     else:
         inner[path[-1]] = value + 1 if isinstance(value, int) else ("0" if value[0] != "0" else "1") + value[1:]
     return Contract.model_validate(document)
@@ -55,9 +55,10 @@ def test_every_change_gives_a_digest_of_its_own() -> None:
     assert len({contract.digest() for contract in [CONTRACT, unsealed, *map(with_change, FREE)]}) == len(FREE) + 2
 
 
-def test_a_contract_from_before_seals_had_a_scope_is_the_same() -> None:
+def test_a_contract_from_before_seals_had_a_scope_or_seeds_is_the_same() -> None:
     document = CONTRACT.model_dump()
     del document["seal"]["scope"]
+    del document["seal"]["seeds"]
     assert Contract.model_validate(document) == CONTRACT
     assert not CONTRACT.verify_only
     assert with_change(("seal", "scope")).verify_only

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -163,6 +163,17 @@ class MilvusIndexes:
     def snapshot(self, gallery: PinnedGallery) -> SnapshotInfo:
         """Nothing: Milvus keeps its own files, and no start reads others."""
         return SnapshotInfo(files=0, templates=0)
+
+    def prepare(self, after: PinnedGallery) -> None:
+        """Nothing: a turn has a collection of its own, which is made when it begins."""
+
+    def turn(self, after: PinnedGallery, flip: Callable[[], object]) -> None:
+        """Runs the transaction that begins a gallery's next turn; 503 until Milvus has its templates."""
+        flip()
+        self._keeper.wake()
+
+    def unprepare(self, after: PinnedGallery) -> None:
+        """Nothing was."""
 
     def close(self) -> None:
         """Ends the keeper and the connection."""

@@ -89,6 +89,10 @@ class Outbox:
         """A gallery is removed with all of its templates."""
         self._note(connection, pinned, DROP, [None])
 
+    def turned(self, connection: Connection, before: PinnedGallery, after: PinnedGallery) -> None:
+        """A gallery's key was changed: its collection before that is to go."""
+        self._note(connection, before, DROP, [None])
+
     def told_of_additions(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
         """These can be found now."""
         with self._database.write() as connection:

@@ -17,12 +17,29 @@ def upgrade() -> None:
     big_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
     op.add_column("gallery", sa.Column("templates", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("gallery", sa.Column("turn", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("gallery", sa.Column("turning_to", sa.JSON))
     op.add_column("gallery", sa.Column("max_age_seconds", sa.BigInteger))
     op.add_column("gallery", sa.Column("index_kind", sa.String(32)))
     op.execute("UPDATE gallery SET templates = (SELECT count(*) FROM template WHERE template.gallery_id = gallery.id)")
-    op.add_column("template", sa.Column("turn", sa.Integer, nullable=False, server_default="0"))
-    op.add_column("template", sa.Column("turned", sa.LargeBinary))
     op.create_index("ix_template_gallery_id_created_at", "template", ["gallery_id", "created_at"])
+    op.create_table(
+        "turned",
+        sa.Column("id", big_id, nullable=False),
+        sa.Column("gallery_id", big_id, nullable=False),
+        sa.Column("template_id", big_id, nullable=False),
+        sa.Column("turn", sa.Integer, nullable=False),
+        sa.Column("vector", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_turned"),
+        sa.ForeignKeyConstraint(
+            ["gallery_id"], ["gallery.id"], name="fk_turned_gallery_id_gallery", ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["template_id"], ["template.id"], name="fk_turned_template_id_template", ondelete="CASCADE"
+        ),
+        sa.UniqueConstraint("template_id", name="uq_turned_template_id"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_turned_gallery_id_turn_id", "turned", ["gallery_id", "turn", "id"])
     op.create_table(
         "segment_file",
         sa.Column("id", big_id, nullable=False),

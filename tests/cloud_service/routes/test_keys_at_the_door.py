@@ -38,6 +38,9 @@ OPERATIONS: list[tuple[str, str, Any, set[Scope]]] = [
     ("GET", "/v1/audit/head", None, {MANAGE}),
     ("DELETE", f"{SUBJECT}/templates/{ID}", None, {ENROLL, MANAGE}),
     ("DELETE", SUBJECT, None, {ENROLL, MANAGE}),
+    ("POST", f"{GALLERY}/rekey", {"contract": contract_of().model_dump(mode="json")}, {MANAGE}),
+    ("GET", f"{GALLERY}/rekey", None, {MANAGE}),
+    ("DELETE", f"{GALLERY}/rekey", None, {MANAGE}),
     ("DELETE", GALLERY, None, {MANAGE}),
 ]
 NAMES = [f"{method} {path}" for method, path, _body, _scopes in OPERATIONS]
