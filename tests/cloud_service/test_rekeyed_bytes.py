@@ -70,8 +70,11 @@ def test_what_is_erased_or_given_up_while_the_key_changes_is_gone_under_both_key
     cloud.http.post(f"{PATH}/rekey", json=old.rekey(new, *(f"s{number}" for number in range(8))))
     both = _stored(cloud)
     assert (len(plain), len(both), _left(cloud.settings.home, both)) == (40, 72, 72)
-    assert cloud.http.delete(f"{PATH}/subjects/s1").json() == {"subjects": 1, "templates": 4}
-    assert cloud.http.delete(f"{PATH}/subjects/s2/templates/{8:032x}").json() == {"subjects": 0, "templates": 1}
+    assert cloud.http.delete(f"{PATH}/subjects/s1").json().items() >= {"subjects": 1, "templates": 4}.items()
+    assert (
+        cloud.http.delete(f"{PATH}/subjects/s2/templates/{8:032x}").json().items()
+        >= {"subjects": 0, "templates": 1}.items()
+    )
     assert _left(cloud.settings.home, both) == len(_stored(cloud)) == 72 - 8 - 2
     staged = _stored(cloud)[35:]
     assert cloud.http.delete(f"{PATH}/rekey").json()["state"] == "settled"

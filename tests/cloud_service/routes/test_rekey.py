@@ -264,7 +264,7 @@ def test_an_empty_gallery_and_one_that_is_made_again_have_keys_too(cloud: Cloud)
         cloud.http.delete(f"{PATH}/subjects/anna")
         assert cloud.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW)).status_code == 200
         assert _enroll(cloud, NEW, "anna", PEOPLE[0]).status_code == 201
-        assert cloud.http.delete(PATH).json() == {"subjects": 1, "templates": 1}
+        assert cloud.http.delete(PATH).json().items() >= {"subjects": 1, "templates": 1}.items()
 
 
 def test_a_matrix_is_not_in_a_log_or_an_error(sealed: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
