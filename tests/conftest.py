@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# Ten times as much and more is tried: pytest --hypothesis-profile=deep
+hypothesis.settings.register_profile("deep", max_examples=2_000, deadline=None)
 
 
 @pytest.fixture(scope="session")
