@@ -6,7 +6,7 @@
                                                                                   `-- HKDF(subject) --> subject's key
 
 One way only: who holds a gallery's key learns nothing of the master key or of another gallery; who holds an epoch's
-key, nothing of another epoch.
+key, nothing of another epoch, but for the one that its seeds follow from.
 """
 
 from __future__ import annotations

@@ -44,6 +44,21 @@ def test_a_verify_only_gallery_verifies_and_says_why_it_does_not_identify(comman
     assert "verify-only" in ended.stderr
 
 
+@pytest.mark.parametrize("kind", ["--identify", "--verify-only"])
+def test_a_gallerys_key_is_changed_while_it_is_used(command: Command, kind: str) -> None:
+    name = f"turned{kind}"
+    _status, [made] = command.quick("gallery", "create", kind, name)
+    assert command.quick("enroll", name, "obama", OBAMA)[0] == 0
+    before = command.quick("verify", name, "obama", SPEECH)[1][0]
+    status, [done] = command.quick("gallery", "rekey", name)
+    assert (status, done["state"], done["templates"]) == (0, "settled", 1)
+    assert done["contract"]["seal"]["epoch"] != made["contract"]["seal"]["epoch"]
+    after = command.quick("verify", name, "obama", SPEECH)[1][0]
+    assert after["similarity"] == pytest.approx(before["similarity"], abs=1e-6)
+    ended = command.run("gallery", "rekey", name, "--abandon")
+    assert (ended.returncode, done["contract"]["seal"]["epoch"] in ended.stdout) == (0, True), "nothing is under way"
+
+
 def test_no_match_is_an_answer_and_no_failure(command: Command, staff: str) -> None:
     assert command.quick("verify", staff, "obama", BIDEN)[1][0]["decision"] == "no_match"
     assert command.quick("verify", staff, "obama", BIDEN)[0] == 0
@@ -59,6 +74,7 @@ def test_no_match_is_an_answer_and_no_failure(command: Command, staff: str) -> N
         (["verify", "staff", "obama", "/nonexistent.jpg"], "cannot be read"),
         (["verify", "staff", "obama", __file__], "not a JPEG, PNG or WebP"),
         (["gallery", "show", "nowhere"], "gallery"),
+        (["gallery", "rekey", "nowhere"], "gallery"),
         (["gallery", "create", ".."], "name"),
         (["gallery", "create", "a/b"], ""),
         (["subject", "delete", "staff", "nobody", "--yes"], ""),

@@ -66,6 +66,53 @@ def test_a_new_master_key_makes_nothing_of_what_the_old_one_made(tmp_path: Path,
     assert new.gallery("door").epoch("0" * 16).key_id() != old.gallery("door").epoch("0" * 16).key_id()
 
 
+def test_old_keys_are_kept_aside_until_they_are_forgotten(tmp_path: Path, passphrase: Path) -> None:
+    carried, home = tmp_path / "roof.json", tmp_path / "home"
+    keys(tmp_path / "other", "export", "roof", carried, "--passphrase-file", passphrase)
+    keys(home, "import", carried, "--passphrase-file", passphrase)
+    before = KeyStore(home / "edge")
+    seals = {name: before.gallery(name).seal_pin("0" * 16, "gallery") for name in ("door", "roof")}
+    assert keys(home, "renew", "--yes").exit_code == 0
+    store = KeyStore(home / "edge")
+    for name, seal in seals.items():
+        assert store.named_by(name, seal) == before.gallery(name) != store.gallery(name)
+    again = keys(home, "renew", "--yes")
+    assert isinstance(again.exception, PatronusError), "the first ones would be lost"
+    assert "patronus keys forget" in again.exception.detail
+    assert keys(home, "forget", entered="n\n").exit_code == 1
+    assert (home / "edge" / "before" / "master.key").stat().st_mode & 0o777 == 0o600
+    assert "are gone" in keys(home, "forget", "--yes").output
+    assert [KeyStore(home / "edge").named_by(name, seal) for name, seal in seals.items()] == [None, None]
+    assert "no old keys" in keys(home, "forget", "--yes").output
+    assert keys(home, "renew", "--yes").exit_code == 0
+
+
+def test_a_renewal_that_was_cut_off_has_lost_nothing_and_is_done_again(tmp_path: Path, passphrase: Path) -> None:
+    home = tmp_path / "home"
+    store = KeyStore(home / "edge")
+    store.put(KeyStore(tmp_path / "other").gallery("roof"))
+    seals = {name: store.gallery(name).seal_pin("0" * 16, "gallery") for name in ("door", "roof")}
+    old = (home / "edge" / "master.key").read_bytes()
+    store.renew()
+    new = (home / "edge" / "master.key").read_bytes()
+    (home / "edge" / "master.key").write_bytes(old)  # as it is before the last step
+    cut = KeyStore(home / "edge")
+    assert all(cut.named_by(name, seal) for name, seal in seals.items())
+    cut.renew()
+    assert (home / "edge" / "master.key").read_bytes() not in {old, new}
+    assert all(KeyStore(home / "edge").named_by(name, seal) for name, seal in seals.items())
+
+
+def test_an_imported_key_that_another_takes_the_place_of_is_kept_aside(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path / "edge")
+    keys_of_roof = [KeyStore(tmp_path / name).gallery("roof") for name in ("first", "second", "third")]
+    seals = [key.seal_pin("0" * 16, "subject") for key in (*keys_of_roof, store.gallery("roof"))]
+    for key in keys_of_roof:
+        store.put(key, replace=True)
+    assert KeyStore(tmp_path / "edge").gallery("roof") == keys_of_roof[-1]
+    assert all(KeyStore(tmp_path / "edge").named_by("roof", seal) for seal in seals)
+
+
 def test_a_file_is_not_written_over(tmp_path: Path, passphrase: Path) -> None:
     carried = tmp_path / "door.json"
     carried.write_text("mine")

@@ -101,9 +101,24 @@ def test_an_upgrade_does_not_change_any_key() -> None:
     assert [key.secret.hex(), key.fingerprint(), epoch.key_id(), epoch.stream_key("seal 128").hex()] == GOLDEN
 
 
+def test_a_key_that_was_changed_in_place_seals_anew_and_seeds_as_before() -> None:
+    key = GalleryKey("door", bytes(32))
+    old, other = key.epoch(EPOCH), key.epoch("1" * 16)
+    for scope in ("gallery", "subject"):
+        first, new = key.epoch(EPOCH, scope), key.epoch("1" * 16, scope, EPOCH)
+        for was, now in ((first, new), (first.of_subject("ada"), new.of_subject("ada"))):
+            assert now.seed_key() == was.seed_key() == was.stream_key("perturb seed")
+            assert now.stream_key("seal 128") != was.stream_key("seal 128")
+            assert now.key_id() != was.key_id()
+    assert key.epoch("1" * 16, "gallery", EPOCH).key_id() != other.key_id(), "the seeds are in the key's name"
+    assert key.epoch("1" * 16, "gallery", "2" * 16).key_id() != key.epoch("1" * 16, "gallery", EPOCH).key_id()
+    assert key.of(key.seal_pin("1" * 16, "subject", EPOCH)) == key.epoch("1" * 16, "subject", EPOCH)
+    assert old.seed_key() != other.seed_key()
+
+
 def test_no_secret_is_shown() -> None:
     secret = bytes(range(65, 97))
-    for shown in (GalleryKey("door", secret), EpochKey("door", EPOCH, secret)):
+    for shown in (GalleryKey("door", secret), EpochKey("door", EPOCH, secret, secret)):
         for text in (repr(shown), str(shown), f"{shown}", f"{[shown]}"):
             assert "door" in text
             assert "ABCDEF" not in text
