@@ -1,8 +1,8 @@
 """Refusing at once what cannot be answered soon, for so little that the rest is answered as if it were not there.
 
-A request that is parsed, checked and then refused costs a third of one that is answered: at ten times the load that a
-service can carry, it would do little else. So it is counted here how many requests of each kind are inside, and when
-they are too many, a connection asks here before it parses anything. The same holds for a key that is over its rate.
+A request that is parsed, checked and then refused costs half of one that is answered: at twice the load that a service
+can carry, it would do little else. So it is counted here how many requests of each kind are inside, and a connection
+asks here before it parses anything. The same holds for a key that is over its rate.
 """
 
 from __future__ import annotations
