@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+import structlog
+
+
+@pytest.fixture
+def log_as_before() -> Iterator[None]:
+    """For what sets the log up as a service does: afterwards it is as it was."""
+    root = logging.getLogger()
+    handlers, level, before = list(root.handlers), root.level, structlog.get_config()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**before)
+
+
+@pytest.fixture
+def told(log_as_before: None) -> Iterator[list[MutableMapping[str, Any]]]:
+    """What is logged."""
+    structlog.reset_defaults()
+    with structlog.testing.capture_logs() as events:
+        yield events
 
 # Ten times as much and more is tried: pytest --hypothesis-profile=deep
 hypothesis.settings.register_profile("deep", max_examples=2_000, deadline=None)

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import structlog
 
 from shared.logs import configure_logging, get_logger
 from shared.request_context import begin_request
 
 
 @pytest.fixture
-def configured() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    before = structlog.get_config()
+def configured(log_as_before: None) -> None:
     configure_logging("info")
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.configure(**before)
 
 
 @pytest.mark.parametrize(

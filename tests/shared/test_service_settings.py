@@ -43,7 +43,7 @@ def test_a_misspelt_setting_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, 
         load_settings(Settings)
 
 
-def test_a_port_that_is_taken_is_told_with_the_setting_that_mends_it() -> None:
+def test_a_port_that_is_taken_is_told_with_the_setting_that_mends_it(log_as_before: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SetupError, match="PATRONUS_EDGE__PORT"):
