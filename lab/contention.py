@@ -21,6 +21,7 @@ from lab.load import request, under_load
 from lab.pair import Pair, free_port
 from lab.steady import Answered, Asked, steadily
 from shared.command import run
+from shared.rates import UNLIMITED
 from shared.secret_files import read_secret
 
 _HOST: Final = "127.0.0.1"
@@ -89,6 +90,7 @@ def _measured(size: int, dim: int, share: float, writes: float, seconds: float) 
         environment = {
             "PATRONUS_HOME": folder,
             "PATRONUS_CLOUD__LOG_LEVEL": "error",
+            "PATRONUS_CLOUD__RATES__MATCHING": UNLIMITED,
             "PATRONUS_CLOUD__PORT": str(port),
             "PATRONUS_CLOUD__RECORD__MAX_TEMPLATES_A_GALLERY": str(2 * size + 1_000_000),
         }

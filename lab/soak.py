@@ -25,6 +25,7 @@ from lab.load import request
 from lab.pair import Pair, free_port
 from lab.steady import Answered, Asked, steadily
 from shared.command import run
+from shared.rates import UNLIMITED
 from shared.secret_files import read_secret
 
 _HOST: Final = "127.0.0.1"
@@ -111,6 +112,7 @@ def main(
         environment = {"PATRONUS_HOME": folder}
         for name, port in ports.items():
             environment |= {f"PATRONUS_{name.upper()}__PORT": str(port), f"PATRONUS_{name.upper()}__LOG_LEVEL": "error"}
+            environment[f"PATRONUS_{name.upper()}__RATES__MATCHING"] = UNLIMITED
         environment["PATRONUS_EDGE__CLOUD__URL"] = f"http://{_HOST}:{ports['cloud']}"
         try:
             for name, port in ports.items():

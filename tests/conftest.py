@@ -30,6 +30,7 @@ def told(log_as_before: None) -> Iterator[list[MutableMapping[str, Any]]]:
     with structlog.testing.capture_logs() as events:
         yield events
 
+
 # Ten times as much and more is tried: pytest --hypothesis-profile=deep
 hypothesis.settings.register_profile("deep", max_examples=2_000, deadline=None)
 
