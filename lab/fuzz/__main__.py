@@ -12,18 +12,23 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import httpx
+import numpy as np
 import typer
 
 from lab.pair import Pair, free_port
 from shared.command import run
 from shared.contract import Contract
+from shared.envelope import TemplateEnvelope
 from shared.errors import SetupError
 from shared.secret_files import read_secret
 
 _HERE: Final = Path(__file__).parent
+_PICTURE: Final = _HERE.parents[1] / "tests" / "pictures" / "obama" / "portrait.jpg"
+# More than a run erases, most of which is aimed at somebody who is there.
+_PEOPLE: Final = 64
 # Pictures take a hundred times as long as templates.
 _SHARE_OF_THE_CLOUD: Final = 1 / 3
 # What schemathesis does besides, above what its time limit counts: loading, shrinking a failure, reporting.
@@ -135,11 +140,13 @@ def fuzzed(service: Service, url: str, key: str, out: Path, options: Sequence[st
     command += ["run", f"{url}/openapi.json", *options]
     command += ["--no-color", "--report", "json", "--report-json-path", str(report)]
     contract = _standing(service, url, key)
+    people = _standing_people(service, url, key, contract)
     environment = {
         "PATRONUS_FUZZ_KEY": key,
         "PATRONUS_FUZZ_GALLERY": f"standing-{service}",
         "PATRONUS_FUZZ_CONTRACT": contract.digest(),
         "PATRONUS_FUZZ_DIM": str(contract.dim),
+        "PATRONUS_FUZZ_SUBJECTS": json.dumps(people),
         "PYTHONPATH": str(_HERE.parents[1]),
     }
     with log.open("wb") as words:
@@ -159,7 +166,7 @@ def fuzzed(service: Service, url: str, key: str, out: Path, options: Sequence[st
 
 
 def _standing(service: Service, url: str, key: str) -> Contract:
-    """The contract of a gallery that is there from the first request on."""
+    """The contract of two galleries that are there from the first request on; in one of them, people may expire."""
     spec = {
         "contract": {
             "dim": _DIM,
@@ -169,13 +176,30 @@ def _standing(service: Service, url: str, key: str) -> Contract:
         },
         "threshold": {"cosine": 0.5, "fmr": 0.001},
     }
-    made = httpx.put(
-        f"{url}/v1/galleries/standing-{service}",
-        headers={"Authorization": f"Bearer {key}"},
-        json=spec if service is Service.CLOUD else {},
-        trust_env=False,
-    ).raise_for_status()
+    for name in (f"standing-{service}", f"aging-standing-{service}"):
+        made = httpx.put(
+            f"{url}/v1/galleries/{name}",
+            headers={"Authorization": f"Bearer {key}"},
+            json=spec if service is Service.CLOUD else {},
+            trust_env=False,
+        ).raise_for_status()
     return Contract.model_validate(made.json()["contract"])
+
+
+def _standing_people(service: Service, url: str, key: str, contract: Contract) -> dict[str, list[str]]:
+    """Some people in that gallery, to be erased: few of the requests that schemathesis draws enroll anybody."""
+    found = {}
+    for number in range(_PEOPLE):
+        subject, vector = f"standing-{number}", np.eye(contract.dim, dtype=np.float32)[number % contract.dim]
+        envelope = TemplateEnvelope.seal_in(vector, contract.digest()).model_dump()
+        what: dict[str, Any] = {"json": {"templates": [{"id": f"{number:032x}", "template": envelope}]}}
+        held = "templates"
+        if service is Service.EDGE:
+            what, held = {"files": {"image": _PICTURE.read_bytes()}}, "faces"
+        path = f"{url}/v1/galleries/standing-{service}/subjects/{subject}/{held}"
+        answer = httpx.post(path, headers={"Authorization": f"Bearer {key}"}, trust_env=False, **what)
+        found[subject] = [stored["id"] for stored in answer.raise_for_status().json()[held]]
+    return found
 
 
 if __name__ == "__main__":

@@ -74,10 +74,18 @@ class _Gallery:
 
 # What was made before the run, and is never aimed at as a whole, so that there is always something to be found.
 STANDING: Final = os.environ["PATRONUS_FUZZ_GALLERY"]
+# Another one, whose people may expire.
+AGING: Final = f"aging-{STANDING}"
 _galleries: dict[str, _Gallery] = {
-    STANDING: _Gallery(os.environ["PATRONUS_FUZZ_CONTRACT"], int(os.environ["PATRONUS_FUZZ_DIM"]))
+    STANDING: _Gallery(
+        os.environ["PATRONUS_FUZZ_CONTRACT"],
+        int(os.environ["PATRONUS_FUZZ_DIM"]),
+        json.loads(os.environ["PATRONUS_FUZZ_SUBJECTS"]),
+    )
 }
 _NO_SUBJECT: Final[dict[str, list[str]]] = {}
+# Of erasures: in which gallery, and the number of each.
+_receipts: list[tuple[str, int]] = []
 
 
 def _well_formed(case: Case) -> bool:
@@ -98,13 +106,17 @@ def _choice(case: Case) -> random.Random:
 def before_call(context: schemathesis.HookContext, case: Case, kwargs: dict[str, Any]) -> None:
     """Turns a well-formed request towards what is there."""
     at = case.path_parameters or {}
-    if case.method.upper() == "DELETE" and _is_of_a(case, "gallery") and at.get("gallery") == STANDING:
+    if case.method.upper() == "DELETE" and _is_of_a(case, "gallery") and at.get("gallery") in {STANDING, AGING}:
         case.path_parameters = {"gallery": "another"}
+    if case.operation.path.endswith("/retention") and at.get("gallery") == STANDING:
+        case.path_parameters = {"gallery": AGING}
     if not _well_formed(case):
         return
     chance = _choice(case)
     if at and not (_is_of_a(case, "gallery") and case.method.upper() in {"PUT", "DELETE"}):
         _where(case, chance)
+    if case.operation.path.endswith("/retention") and (case.path_parameters or {}).get("gallery") == STANDING:
+        case.path_parameters = {"gallery": AGING}
     _what(case, _galleries.get((case.path_parameters or {}).get("gallery", "")), chance)
     if "gallery" in case.query and chance.random() > _AS_DRAWN:
         case.query = {**case.query, "gallery": chance.choice(sorted(_galleries))}
@@ -141,18 +153,29 @@ def _is_of_a(case: Case, what: str) -> bool:
 
 def _where(case: Case, chance: random.Random) -> None:
     """Names a gallery, a subject and a template of it that are there; what a step before led to is left alone."""
-    at = {name: unquote(value) for name, value in case.path_parameters.items()}  # drawn as they stand in the path
+    drawn = case.path_parameters.items()  # names as they stand in the path
+    at: dict[str, Any] = {name: unquote(value) if isinstance(value, str) else value for name, value in drawn}
     if "gallery" in at and at["gallery"] not in _galleries and chance.random() > _AS_DRAWN:
         peopled = [name for name in sorted(_galleries) if _galleries[name].subjects]
         at["gallery"] = chance.choice(peopled if peopled and "subject" in at else sorted(_galleries))
     found = _galleries.get(at.get("gallery", ""))
     subjects = found.subjects if found else _NO_SUBJECT
+    if case.method.upper() == "DELETE" and "subject" in at and chance.random() > _AS_DRAWN:
+        # What is erased must be there; few of what is drawn was stored.
+        stored = [
+            (place, who) for place in sorted(_galleries) for who, ids in _galleries[place].subjects.items() if ids
+        ]
+        if stored and not subjects.get(at["subject"]):
+            at["gallery"], at["subject"] = chance.choice(stored)
+            subjects = _galleries[at["gallery"]].subjects
     if "subject" in at and at["subject"] not in subjects and subjects and chance.random() > _AS_DRAWN:
         at["subject"] = chance.choice(sorted(subjects))
     for name in ("template", "face"):
         held = subjects.get(at.get("subject", ""), [])
         if name in at and at[name] not in held and held and chance.random() > _AS_DRAWN:
             at[name] = chance.choice(held)
+    if "receipt" in at and _receipts and chance.random() > _AS_DRAWN:
+        at["gallery"], at["receipt"] = chance.choice(_receipts)
     case.path_parameters = at
 
 
@@ -183,6 +206,8 @@ def after_call(context: schemathesis.HookContext, case: Case, response: schemath
     subject = unquote(case.path_parameters.get("subject", "")) or None
     if name is None:
         return
+    if method == "DELETE" and "receipt" in (said := response.json()):
+        _receipts.append((name, said["receipt"]["id"]))
     subjects = _galleries[name].subjects if name in _galleries else {}
     if _is_of_a(case, "gallery") and method == "PUT":
         said = response.json()
@@ -213,7 +238,7 @@ def templates_are_judged_rightly(ctx: schemathesis.CheckContext, response: schem
         return
     taken = 200 <= response.status_code < 300
     assert all(sound) or not taken, "a template was taken that is no unit vector of its length"
-    if response.status_code == 422 and all(sound):
+    if response.status_code == 422 and all(sound) and response.json().get("reason") != "idempotency_key_reused":
         ids = [new["id"] for new in body.get("templates", [])]
         assert len(set(ids)) < len(ids), f"sound templates were refused: {response.text}"
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from shared.contract import Contract
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
+from shared.whole import Whole
 
 Item = TypeVar("Item")
 
 Cosine = Annotated[float, Field(ge=-1, le=1, description="a cosine, not a distance: larger is more alike")]
 Rate = Annotated[float, Field(ge=0, le=1)]
-MaxAge = Annotated[
-    int, Field(ge=1, le=100 * 365 * 86_400, description="seconds after which a template matches nobody and is erased")
-]
+MAX_AGE: Final = 100 * 365 * 86_400
 Number = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Of an entry in the audit log."""
 
@@ -54,7 +53,7 @@ class GalleryInfo(Wire):
     threshold: Threshold
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
-    max_age_seconds: MaxAge | None = Field(default=None, description="null: templates do not expire")
+    max_age_seconds: int | None = Field(default=None, ge=1, le=MAX_AGE, description="null: templates do not expire")
     created_at: datetime
 
 
@@ -63,7 +62,9 @@ class Retention(Wire):
 
     model_config = ConfigDict(strict=True)
 
-    max_age_seconds: MaxAge
+    max_age_seconds: Whole = Field(
+        ge=1, le=MAX_AGE, description="seconds after which a template matches nobody and is erased"
+    )
 
 
 class TemplateInfo(Wire):
