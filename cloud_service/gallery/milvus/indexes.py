@@ -73,7 +73,7 @@ class MilvusIndexes:
             if self._held.size(gallery) > MOST_HITS:
                 self._keeper.wake()
                 raise CollectionLost("The index of this gallery is being made; try again in a moment.")
-            self._keeper.see_to(gallery)
+            self._keeper.see_to(gallery, patient=False)
         return MilvusIndex(
             self._milvus,
             self._names.collection(gallery),
@@ -128,7 +128,7 @@ class MilvusIndexes:
             self._keeper.dropped(gallery)
             try:
                 if not self._keeper.away:
-                    self._keeper.drop(self._names.entry(gallery))
+                    self._keeper.drop(self._names.entry(gallery), patient=False)
             except Exception as error:  # erased all the same: the outbox tells of it until it is done
                 _log.warning("index_removal_failed", **place_of(error))
                 self._keeper.wake()

@@ -113,17 +113,21 @@ class Keeper:
         """Whether this replica knows that the gallery's collection is complete."""
         return self._names.collection(gallery) in self._trusted
 
-    def see_to(self, gallery: PinnedGallery) -> None:
+    def see_to(self, gallery: PinnedGallery, *, patient: bool) -> None:
         """Makes sure that a gallery's collection is there, loaded, and complete; fills it from the record if need be.
+
+        Args:
+            gallery: which.
+            patient: whether it may take long: not within a request.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
             IndexUnavailable: Milvus does not answer, or another replica is filling the collection.
         """
         era, name = self._era, self._names.collection(gallery)
-        if name not in self._milvus.collections() and not self._fill(gallery, name):
+        if name not in self._milvus.collections() and not self._fill(gallery, name, patient):
             raise CollectionLost("The index of this gallery is being made; try again in a moment.")
-        self._milvus.load(name)
+        self._milvus.load(name, patient=patient)
         self._compare(gallery, name)
         try:
             self._record.require(gallery)
@@ -181,14 +185,14 @@ class Keeper:
         self._milvus.remove(self._names.collection(gallery), ids)
         self._outbox.told_of_removals(gallery, ids)
 
-    def drop(self, entry: str) -> None:
+    def drop(self, entry: str, *, patient: bool) -> None:
         """Removes a collection, by the outbox's name of it.
 
         Raises:
             IndexUnavailable: Milvus does not answer; the outbox still tells of it.
         """
         for name in self._names.all_of(entry):
-            self._milvus.drop(name)
+            self._milvus.drop(name, patient=patient)
         self._outbox.told_of_drop(entry)
 
     def _work(self) -> None:
@@ -257,36 +261,36 @@ class Keeper:
 
     def _saw_to(self, gallery: PinnedGallery) -> bool:
         try:
-            self.see_to(gallery)
+            self.see_to(gallery, patient=True)
         except NotFound:
             return True
         except IndexUnavailable:
             return False
         return True
 
-    def _fill(self, gallery: PinnedGallery, name: str) -> bool:
+    def _fill(self, gallery: PinnedGallery, name: str, patient: bool) -> bool:
         """Makes a collection of all templates of the record; false when another replica is at it."""
         lease = Lease(self._record.database, _work_on(gallery.id, gallery.turn))
         if not lease.take():
             return False
         new = self._names.unfinished(gallery)
         try:
-            self._milvus.create(new, gallery.dim, approximate(gallery))
+            self._milvus.create(new, gallery.dim, approximate(gallery), patient=patient)
             for ids, vectors in self._record.batches(gallery):
                 self._milvus.put(new, ids, vectors)
                 lease.take()
-            self._milvus.rename(new, name)
+            self._milvus.rename(new, name, patient=patient)
         except IndexUnavailable:
-            self._remove_remains(new)
+            self._remove_remains(new, patient)
             raise
         finally:
             lease.give_back()
         _log.info("index_filled", gallery=gallery.id)
         return True
 
-    def _remove_remains(self, name: str) -> None:
+    def _remove_remains(self, name: str, patient: bool) -> None:
         try:
-            self._milvus.drop(name)
+            self._milvus.drop(name, patient=patient)
         except IndexUnavailable:
             _log.warning("index_remains_left")  # dropped when all galleries are looked at
 
@@ -322,7 +326,7 @@ class Keeper:
         gallery = self._record.find(parts.gallery_id)
         try:
             if gallery is None or gallery.turn > parts.turn:
-                self.drop(untold.entry)
+                self.drop(untold.entry, patient=True)
                 return
             if gallery.turn < parts.turn:
                 return
