@@ -165,15 +165,25 @@ class MilvusIndexes:
         return SnapshotInfo(files=0, templates=0)
 
     def prepare(self, after: PinnedGallery) -> None:
-        """Nothing: a turn has a collection of its own, which is made when it begins."""
+        """Fills a collection with what is staged for a gallery's next turn; where Milvus is away, later."""
+        try:
+            self._keeper.prepare(after)
+        except IndexUnavailable:
+            _log.warning("index_not_prepared", gallery=after.id)
 
     def turn(self, after: PinnedGallery, flip: Callable[[], object]) -> None:
-        """Runs the transaction that begins a gallery's next turn; 503 until Milvus has its templates."""
+        """Runs the transaction that begins a gallery's next turn. A large gallery's collection is compared with the
+        record before it is searched, and until then answered with 503.
+        """
         flip()
         self._keeper.wake()
 
     def unprepare(self, after: PinnedGallery) -> None:
-        """Nothing was."""
+        """That turn will not come; its collection is removed, now or when all are looked at."""
+        try:
+            self._keeper.unprepare(after)
+        except IndexUnavailable:
+            self._keeper.wake()
 
     def close(self) -> None:
         """Ends the keeper and the connection."""

@@ -19,7 +19,7 @@ from cloud_service.gallery.milvus.outbox import Outbox, Untold
 from cloud_service.gallery.milvus.purging import Purging
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import PinnedGallery
-from shared.errors import IndexUnavailable, NotFound
+from shared.errors import ContractMismatch, IndexUnavailable, NotFound
 from shared.logs import get_logger, place_of
 
 _log = get_logger(__name__)
@@ -137,6 +137,27 @@ class Keeper:
         if era == self._era:
             self._trusted.add(name)
 
+    def prepare(self, after: PinnedGallery) -> None:
+        """Fills a collection for a gallery's next turn with what is staged for it.
+
+        What is missing from it then is added when it is compared, before it is first searched.
+
+        Raises:
+            IndexUnavailable: Milvus does not answer.
+        """
+        name = self._names.collection(after)
+        if name not in self._milvus.collections():
+            self._fill(after, name, patient=True)
+        self._milvus.load(name)
+
+    def unprepare(self, after: PinnedGallery) -> None:
+        """Removes such a collection.
+
+        Raises:
+            IndexUnavailable: Milvus does not answer.
+        """
+        self._milvus.drop(self._names.collection(after))
+
     def put(self, told: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Stores templates that are committed, (n,) int64 and (n, dim) float32; they can be found when this returns.
 
@@ -165,7 +186,7 @@ class Keeper:
         Raises:
             IndexUnavailable: Milvus does not answer; the outbox still tells of them.
         """
-        for stored in self._record.stored(gallery, ids):
+        for stored in self._record.stored(gallery, ids, expired=True):
             if len(stored.ids):
                 self.put(gallery, stored.ids, stored.vectors)
         gone = np.setdiff1d(ids, self._held.of(gallery, ids))
@@ -264,7 +285,7 @@ class Keeper:
             self.see_to(gallery, patient=True)
         except NotFound:
             return True
-        except IndexUnavailable:
+        except (IndexUnavailable, ContractMismatch):  # its key was changed just now
             return False
         return True
 
@@ -280,7 +301,7 @@ class Keeper:
                 self._milvus.put(new, ids, vectors)
                 lease.take()
             self._milvus.rename(new, name, patient=patient)
-        except IndexUnavailable:
+        except (IndexUnavailable, ContractMismatch):
             self._remove_remains(new, patient)
             raise
         finally:
@@ -325,6 +346,9 @@ class Keeper:
             return
         gallery = self._record.find(parts.gallery_id)
         try:
+            if gallery is not None and gallery.turn > parts.turn and len(untold.remove):
+                # Erased while the key was being changed: the new collection may have been filled just before.
+                self._milvus.remove(self._names.collection(gallery), untold.remove)
             if gallery is None or gallery.turn > parts.turn:
                 self.drop(untold.entry, patient=True)
                 return
