@@ -321,14 +321,19 @@ class Record:
                     blobs.setdefault(name, []).append(vector)
         return pinned, {name: to_rows(found, pinned.dim) for name, found in blobs.items()}
 
-    def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64]) -> Iterator[Stored]:
-        """Those of the templates that are in the record now and have not expired, some hundred at a time.
+    def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], *, expired: bool = False) -> Iterator[Stored]:
+        """Those of the templates that are in the record now, some hundred at a time.
+
+        Args:
+            pinned: the gallery.
+            ids: (n,) int64.
+            expired: also those that match nobody any more, and are yet to be erased.
 
         Raises:
             ContractMismatch: the gallery's key was changed meanwhile.
         """
         for start in range(0, len(ids), IDS_A_QUERY):
-            after = oldest_alive(pinned.max_age_seconds, self.clock.now())
+            after = _EVER if expired else oldest_alive(pinned.max_age_seconds, self.clock.now())
             yield self._stored(pinned, ids[start : start + IDS_A_QUERY], after)
 
     def _stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], after: datetime) -> Stored:

@@ -43,6 +43,8 @@ class CollectionLost(IndexUnavailable):
 class Milvus:
     """A connection to Milvus, made with the first call.
 
+    What changes a whole collection may take a minute, unless it is told not to be patient, as within a request.
+
     Args:
         url: ``http://host:19530``, ``https://…``, or a path that ends with ``.db``: milvus-lite in this process.
         token: ``user:password`` or an API key of Milvus; empty: none.
@@ -81,7 +83,7 @@ class Milvus:
         names: list[str] = self._ask(lambda client: client.list_collections(timeout=self._seconds))
         return names
 
-    def create(self, name: str, dim: int, approximate: bool = False) -> None:
+    def create(self, name: str, dim: int, approximate: bool = False, *, patient: bool = True) -> None:
         """Makes a collection with its index (HNSW where that may be approximate, else FLAT), empty and not loaded."""
         kinds = self._pymilvus.DataType
         schema = self._pymilvus.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -96,29 +98,29 @@ class Milvus:
         )
 
         def make(client: Any) -> None:
-            client.create_collection(name, schema=schema, consistency_level="Strong", timeout=_SLOW_SECONDS)
-            client.create_index(name, index, timeout=_SLOW_SECONDS, sync=False)
+            client.create_collection(name, schema=schema, consistency_level="Strong", timeout=self._limit(patient))
+            client.create_index(name, index, timeout=self._limit(patient), sync=False)
 
         self._ask(make)
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, patient: bool = True) -> None:
         """Gives a collection another name, at once or not at all.
 
         Raises:
             IndexUnavailable: the name is taken, or Milvus does not answer.
         """
-        self._ask(lambda client: client.rename_collection(old, new, timeout=_SLOW_SECONDS))
+        self._ask(lambda client: client.rename_collection(old, new, timeout=self._limit(patient)))
 
-    def load(self, name: str) -> None:
+    def load(self, name: str, *, patient: bool = True) -> None:
         """Makes a collection searchable; nothing if it is."""
-        self._ask(lambda client: client.load_collection(name, timeout=_SLOW_SECONDS))
+        self._ask(lambda client: client.load_collection(name, timeout=self._limit(patient)))
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, *, patient: bool = True) -> None:
         """Removes a collection; nothing if it is not there."""
         self._ask(
             lambda client: (
-                client.drop_collection(name, timeout=_SLOW_SECONDS)
-                if client.has_collection(name, timeout=_SLOW_SECONDS)
+                client.drop_collection(name, timeout=self._limit(patient))
+                if client.has_collection(name, timeout=self._limit(patient))
                 else None
             )
         )
@@ -224,6 +226,9 @@ class Milvus:
                 self._client = None
             if self._lite is not None:
                 importlib.import_module("milvus_lite").server_manager_instance.release_server(str(self._lite))
+
+    def _limit(self, patient: bool) -> float:
+        return _SLOW_SECONDS if patient else self._seconds
 
     def _upsert(self, name: str, data: list[dict[str, Any]], client: Any) -> None:
         client.upsert(name, data, timeout=self._seconds)

@@ -73,7 +73,7 @@ class MilvusIndexes:
             if self._held.size(gallery) > MOST_HITS:
                 self._keeper.wake()
                 raise CollectionLost("The index of this gallery is being made; try again in a moment.")
-            self._keeper.see_to(gallery)
+            self._keeper.see_to(gallery, patient=False)
         return MilvusIndex(
             self._milvus,
             self._names.collection(gallery),
@@ -128,7 +128,7 @@ class MilvusIndexes:
             self._keeper.dropped(gallery)
             try:
                 if not self._keeper.away:
-                    self._keeper.drop(self._names.entry(gallery))
+                    self._keeper.drop(self._names.entry(gallery), patient=False)
             except Exception as error:  # erased all the same: the outbox tells of it until it is done
                 _log.warning("index_removal_failed", **place_of(error))
                 self._keeper.wake()
@@ -165,15 +165,25 @@ class MilvusIndexes:
         return SnapshotInfo(files=0, templates=0)
 
     def prepare(self, after: PinnedGallery) -> None:
-        """Nothing: a turn has a collection of its own, which is made when it begins."""
+        """Fills a collection with what is staged for a gallery's next turn; where Milvus is away, later."""
+        try:
+            self._keeper.prepare(after)
+        except IndexUnavailable:
+            _log.warning("index_not_prepared", gallery=after.id)
 
     def turn(self, after: PinnedGallery, flip: Callable[[], object]) -> None:
-        """Runs the transaction that begins a gallery's next turn; 503 until Milvus has its templates."""
+        """Runs the transaction that begins a gallery's next turn. A large gallery's collection is compared with the
+        record before it is searched, and until then answered with 503.
+        """
         flip()
         self._keeper.wake()
 
     def unprepare(self, after: PinnedGallery) -> None:
-        """Nothing was."""
+        """That turn will not come; its collection is removed, now or when all are looked at."""
+        try:
+            self._keeper.unprepare(after)
+        except IndexUnavailable:
+            self._keeper.wake()
 
     def close(self) -> None:
         """Ends the keeper and the connection."""

@@ -19,7 +19,7 @@ from cloud_service.gallery.milvus.outbox import Outbox, Untold
 from cloud_service.gallery.milvus.purging import Purging
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import PinnedGallery
-from shared.errors import IndexUnavailable, NotFound
+from shared.errors import ContractMismatch, IndexUnavailable, NotFound
 from shared.logs import get_logger, place_of
 
 _log = get_logger(__name__)
@@ -113,17 +113,21 @@ class Keeper:
         """Whether this replica knows that the gallery's collection is complete."""
         return self._names.collection(gallery) in self._trusted
 
-    def see_to(self, gallery: PinnedGallery) -> None:
+    def see_to(self, gallery: PinnedGallery, *, patient: bool) -> None:
         """Makes sure that a gallery's collection is there, loaded, and complete; fills it from the record if need be.
+
+        Args:
+            gallery: which.
+            patient: whether it may take long: not within a request.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
             IndexUnavailable: Milvus does not answer, or another replica is filling the collection.
         """
         era, name = self._era, self._names.collection(gallery)
-        if name not in self._milvus.collections() and not self._fill(gallery, name):
+        if name not in self._milvus.collections() and not self._fill(gallery, name, patient):
             raise CollectionLost("The index of this gallery is being made; try again in a moment.")
-        self._milvus.load(name)
+        self._milvus.load(name, patient=patient)
         self._compare(gallery, name)
         try:
             self._record.require(gallery)
@@ -132,6 +136,27 @@ class Keeper:
             raise
         if era == self._era:
             self._trusted.add(name)
+
+    def prepare(self, after: PinnedGallery) -> None:
+        """Fills a collection for a gallery's next turn with what is staged for it.
+
+        What is missing from it then is added when it is compared, before it is first searched.
+
+        Raises:
+            IndexUnavailable: Milvus does not answer.
+        """
+        name = self._names.collection(after)
+        if name not in self._milvus.collections():
+            self._fill(after, name, patient=True)
+        self._milvus.load(name)
+
+    def unprepare(self, after: PinnedGallery) -> None:
+        """Removes such a collection.
+
+        Raises:
+            IndexUnavailable: Milvus does not answer.
+        """
+        self._milvus.drop(self._names.collection(after))
 
     def put(self, told: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Stores templates that are committed, (n,) int64 and (n, dim) float32; they can be found when this returns.
@@ -161,7 +186,7 @@ class Keeper:
         Raises:
             IndexUnavailable: Milvus does not answer; the outbox still tells of them.
         """
-        for stored in self._record.stored(gallery, ids):
+        for stored in self._record.stored(gallery, ids, expired=True):
             if len(stored.ids):
                 self.put(gallery, stored.ids, stored.vectors)
         gone = np.setdiff1d(ids, self._held.of(gallery, ids))
@@ -181,14 +206,14 @@ class Keeper:
         self._milvus.remove(self._names.collection(gallery), ids)
         self._outbox.told_of_removals(gallery, ids)
 
-    def drop(self, entry: str) -> None:
+    def drop(self, entry: str, *, patient: bool) -> None:
         """Removes a collection, by the outbox's name of it.
 
         Raises:
             IndexUnavailable: Milvus does not answer; the outbox still tells of it.
         """
         for name in self._names.all_of(entry):
-            self._milvus.drop(name)
+            self._milvus.drop(name, patient=patient)
         self._outbox.told_of_drop(entry)
 
     def _work(self) -> None:
@@ -257,36 +282,36 @@ class Keeper:
 
     def _saw_to(self, gallery: PinnedGallery) -> bool:
         try:
-            self.see_to(gallery)
+            self.see_to(gallery, patient=True)
         except NotFound:
             return True
-        except IndexUnavailable:
+        except (IndexUnavailable, ContractMismatch):  # its key was changed just now
             return False
         return True
 
-    def _fill(self, gallery: PinnedGallery, name: str) -> bool:
+    def _fill(self, gallery: PinnedGallery, name: str, patient: bool) -> bool:
         """Makes a collection of all templates of the record; false when another replica is at it."""
         lease = Lease(self._record.database, _work_on(gallery.id, gallery.turn))
         if not lease.take():
             return False
         new = self._names.unfinished(gallery)
         try:
-            self._milvus.create(new, gallery.dim, approximate(gallery))
+            self._milvus.create(new, gallery.dim, approximate(gallery), patient=patient)
             for ids, vectors in self._record.batches(gallery):
                 self._milvus.put(new, ids, vectors)
                 lease.take()
-            self._milvus.rename(new, name)
-        except IndexUnavailable:
-            self._remove_remains(new)
+            self._milvus.rename(new, name, patient=patient)
+        except (IndexUnavailable, ContractMismatch):
+            self._remove_remains(new, patient)
             raise
         finally:
             lease.give_back()
         _log.info("index_filled", gallery=gallery.id)
         return True
 
-    def _remove_remains(self, name: str) -> None:
+    def _remove_remains(self, name: str, patient: bool) -> None:
         try:
-            self._milvus.drop(name)
+            self._milvus.drop(name, patient=patient)
         except IndexUnavailable:
             _log.warning("index_remains_left")  # dropped when all galleries are looked at
 
@@ -321,8 +346,11 @@ class Keeper:
             return
         gallery = self._record.find(parts.gallery_id)
         try:
+            if gallery is not None and gallery.turn > parts.turn and len(untold.remove):
+                # Erased while the key was being changed: the new collection may have been filled just before.
+                self._milvus.remove(self._names.collection(gallery), untold.remove)
             if gallery is None or gallery.turn > parts.turn:
-                self.drop(untold.entry)
+                self.drop(untold.entry, patient=True)
                 return
             if gallery.turn < parts.turn:
                 return

@@ -13,6 +13,7 @@ import pytest
 from cloud_client import Cloud, assert_problem, contract_of, random_units
 from milvus_server import Milvus as Server
 from milvus_server import MilvusLite
+from sealed import Key
 
 from cloud_service.gallery.milvus import client as client_module
 from cloud_service.gallery.milvus.client import Milvus
@@ -287,6 +288,32 @@ def test_a_start_mends_what_is_missing_and_removes_what_nobody_has(
         assert stray not in milvus.collections()
         assert other in milvus.collections()
         milvus.drop(other)
+
+
+def test_a_change_of_key_is_searched_at_once_and_leaves_no_collection_behind(
+    tmp_path: Path, shared_milvus: Server
+) -> None:
+    old, new = Key(8, 1), Key(8, 2)
+    with Cloud(_settings(tmp_path / "home", shared_milvus.url)) as cloud:
+        cloud.put_gallery(contract=old.contract, tau=0.9)
+        for at, vector in enumerate(VECTORS):
+            body = {"templates": [{"id": IDS[at], "template": old.envelope(vector)}]}
+            path = f"/v1/galleries/door/subjects/s{at}"
+            assert cloud.http.post(f"{path}/templates", json=body).status_code == 201
+        _assert_pending(cloud.http.delete("/v1/galleries/door/subjects/s5"))
+        before = _collection(cloud)
+        answer = cloud.http.post("/v1/galleries/door/rekey", json=old.rekey(new))
+        assert (answer.status_code, answer.json()["state"]) == (200, "settled")
+        body = {"probes": [new.envelope(vector) for vector in VECTORS], "top_k": 1}
+        answer = cloud.http.post("/v1/galleries/door/identify", json=body)
+        assert answer.status_code == 200, answer.text
+        found = [[one["subject"] for one in result["candidates"]] for result in answer.json()["results"]]
+        assert found == [[f"s{at}"] for at in range(5)] + [[]]
+        _, milvus, outbox = _parts(cloud)
+        assert _collection(cloud) != before
+        assert milvus.count(_collection(cloud)) == 5
+        _within(15, lambda: before not in milvus.collections() and outbox.waiting_since() is None)
+        _within(5, lambda: _ready(cloud))
 
 
 def test_pending_erasures_are_told_until_milvus_kept_nothing_for_long_enough(
