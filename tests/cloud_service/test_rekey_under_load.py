@@ -18,7 +18,7 @@ from sealed import Key, Rows
 from cloud_service.gallery import rekeying
 from cloud_service.gallery.turning import Turning
 
-DIM, STANDING, COMING = 32, 60, 12
+DIM, STANDING, COMING = 32, 30, 12
 PATH = "/v1/galleries/door"
 PEOPLE = random_units(41, STANDING + COMING, DIM)
 ABSENT = random_units(43, 8, DIM)
