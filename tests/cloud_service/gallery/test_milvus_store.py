@@ -32,7 +32,7 @@ def _settings(home: Path, url: str, **milvus: Any) -> Settings:
     return Settings(
         home=home,
         index=IndexSettings(url=url),
-        milvus=MilvusSettings(**{"token": "a:secret", "seconds": 2.0, "behind_seconds": 1.5, **milvus}),
+        milvus=MilvusSettings(**{"token": "a:secret", "seconds": 10.0, "behind_seconds": 1.5, **milvus}),
     )
 
 
@@ -98,7 +98,7 @@ def test_what_was_enrolled_is_found_also_by_the_next_process_and_by_no_other_rec
 
 
 def test_without_milvus_it_says_so_in_time_and_recovers_by_itself(tmp_path: Path, own_milvus: MilvusLite) -> None:
-    with Cloud(_settings(tmp_path / "home", own_milvus.url)) as cloud:
+    with Cloud(_settings(tmp_path / "home", own_milvus.url, seconds=2.0)) as cloud:
         cloud.put_gallery()
         cloud.enroll("anna", VECTORS[:1], ids=IDS[:1])
         cloud.enroll("ben", VECTORS[1:2])
@@ -302,8 +302,13 @@ def test_a_change_of_key_is_searched_at_once_and_leaves_no_collection_behind(
             assert cloud.http.post(f"{path}/templates", json=body).status_code == 201
         _assert_pending(cloud.http.delete("/v1/galleries/door/subjects/s5"))
         before = _collection(cloud)
-        answer = cloud.http.post("/v1/galleries/door/rekey", json=old.rekey(new))
-        assert (answer.status_code, answer.json()["state"]) == (200, "settled")
+
+        def settled() -> bool:
+            answer = cloud.http.post("/v1/galleries/door/rekey", json=old.rekey(new))
+            assert answer.status_code in (200, 202), answer.text
+            return bool(answer.json()["state"] == "settled")
+
+        _within(20, settled)
         body = {"probes": [new.envelope(vector) for vector in VECTORS], "top_k": 1}
         answer = cloud.http.post("/v1/galleries/door/identify", json=body)
         assert answer.status_code == 200, answer.text
@@ -333,9 +338,9 @@ def test_pending_erasures_are_told_until_milvus_kept_nothing_for_long_enough(
             time.sleep(2.5)
             assert outbox.pending(gallery.id).count == 2, "milvus-lite does not rewrite its files when told to"
             milvus._compacts = True  # as Milvus itself; milvus-lite takes the calls
-        _within(10, lambda: outbox.pending(gallery.id).count == 0)
+        _within(40, lambda: outbox.pending(gallery.id).count == 0)
         _assert_pending(cloud.http.delete("/v1/galleries/door"))
-        _within(10, lambda: outbox.pending(gallery.id).count == 0)
+        _within(40, lambda: outbox.pending(gallery.id).count == 0)
 
 
 def test_a_path_is_milvus_lite_in_this_process_and_private(tmp_path: Path) -> None:
