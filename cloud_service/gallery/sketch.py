@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.gallery.segment import ZERO, Segment
+from cloud_service.gallery.segment import ZERO, Segment, in_this_thread_only
 
 # Two values are told as one of sixteen points; more points are told apart by no kernel that keeps them in registers.
 _VALUES: Final = 2
@@ -34,6 +34,7 @@ class Sketch:
         store.pq.cp.min_points_per_centroid = 1  # it warns, on standard output
         values = (segment.codes[: segment.used].astype(np.float32) - ZERO) / np.float32(segment.scale)
         alive = values[segment.ids[: segment.used] >= 0]
+        in_this_thread_only()
         store.train(alive[:: max(1, len(alive) // _FITTED)])
         store.add(values)
         self._store = store
@@ -48,6 +49,7 @@ class Sketch:
 
     def propose(self, probes: NDArray[np.float32], width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The ``width`` best rows for each of (m, wide) float32 probes: (m, width) scores, best first, and rows."""
+        in_this_thread_only()
         scores, rows = self._store.search(probes, min(width, self._store.ntotal))
         return scores, rows
 
