@@ -52,7 +52,7 @@ async def answers(host: str, port: int, requests: Sequence[bytes]) -> list[Any]:
     found = []
     for one in requests:
         writer.write(one)
-        head, body = await _read(reader)
+        head, body = await read_answer(reader)
         if not head.startswith(_OK):
             raise ValueError(head.partition(b"\r\n")[0].decode())
         found.append(json.loads(body))
@@ -60,7 +60,7 @@ async def answers(host: str, port: int, requests: Sequence[bytes]) -> list[Any]:
     return found
 
 
-async def _read(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     """Head and body of an answer."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
@@ -91,7 +91,7 @@ async def under_load(host: str, port: int, requests: Sequence[bytes], callers: i
         while time.perf_counter() - began < seconds:
             start = time.perf_counter()
             writer.write(requests[at % len(requests)])
-            head, _ = await _read(reader)
+            head, _ = await read_answer(reader)
             if head.startswith(_OK):
                 taken.append(time.perf_counter() - start)
             else:

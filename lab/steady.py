@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from lab.load import read_answer
+
 _ACCEPTABLE: Final = range(200, 300)
 
 
@@ -106,9 +108,7 @@ class _Connection:
                 self._open = await asyncio.open_connection(*self._place)
             reader, writer = self._open
             writer.write(wire)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
-            await reader.readexactly(int(length))
+            head, _ = await read_answer(reader)
         except (OSError, asyncio.IncompleteReadError):
             self.close()
             return 0

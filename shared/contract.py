@@ -54,6 +54,7 @@ class SealPin(BaseModel):
     )
     seeds: Epoch | None = Field(
         default=None,
+        exclude_if=lambda seeds: seeds is None,
         description="the epoch whose key seeds the perturbation, in a gallery whose key was changed in place: the one "
         "that it was made in, so that every score stays what it was; absent: `epoch`",
     )
@@ -86,8 +87,7 @@ class Contract(BaseModel):
         """
         plain = self.model_dump(mode="json")
         seal = plain["seal"]
-        for name, usual in (("scope", "gallery"), ("seeds", None)):
-            if seal is not None and seal[name] == usual:
-                del seal[name]  # as contracts were before there was a choice
+        if seal is not None and seal["scope"] == "gallery":
+            del seal["scope"]  # as contracts were before there was a choice
         canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -10,7 +10,8 @@ from cloud_service.gallery.answers import Answers
 from cloud_service.gallery.audit import Action, append
 from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database
-from cloud_service.gallery.indexes import Indexes, LocalIndexes
+from cloud_service.gallery.indexes import Indexes
+from cloud_service.gallery.local_indexes import LocalIndexes
 from cloud_service.gallery.opening import closed_unless_ready, is_sqlite, open_database
 from cloud_service.gallery.record import Journal, Record
 from cloud_service.gallery.remnants import NotOverwritten, Remnant

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, Select, exists, func, select
 
 from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database
-from cloud_service.gallery.record import find_subject, oldest_alive
+from cloud_service.gallery.lookups import find_subject, oldest_alive
 from cloud_service.gallery.tables import gallery, subject, template
 from shared.contract import Contract
 from shared.errors import NotFound

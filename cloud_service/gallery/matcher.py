@@ -88,7 +88,7 @@ class Matcher:
             NotFound: there is no such gallery.
         """
         with self._metrics.step("record"):
-            gallery, vectors = self._record.subject_vectors(gallery_name, (claim.subject for claim in asked))
+            gallery, vectors = self._record.vectors.of_subjects(gallery_name, (claim.subject for claim in asked))
         with self._metrics.step("score"):
             return [_verified(gallery, vectors.get(claim.subject), claim) for claim in asked]
 
@@ -135,7 +135,7 @@ class Matcher:
 
     def _confirm(self, gallery: PinnedGallery, looks: Sequence[_Look]) -> None:
         wanted = np.unique(np.concatenate([look.proposed for look in looks]))
-        batches = self._record.stored(gallery, wanted)
+        batches = self._record.vectors.stored(gallery, wanted)
         while True:
             with self._metrics.step("record"):
                 stored = next(batches, None)

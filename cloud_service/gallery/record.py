@@ -5,49 +5,35 @@ Only the store calls what writes here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, update
 
 from cloud_service.gallery.audit import Action, noted, subject_mark
 from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database
-from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, Stored, to_bytes, to_rows
+from cloud_service.gallery.lookups import (
+    counted,
+    find_subject,
+    oldest_alive,
+    pinned_from,
+    pinned_where,
+    refuse_turned,
+)
+from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, to_bytes, to_rows
 from cloud_service.gallery.tables import gallery, subject, template, turned
-from shared.contract import Contract
+from cloud_service.gallery.vectors import NOW, TURNED_NOW, Vectors
 from shared.errors import Conflict, ContractMismatch, NotFound
-from shared.scores import CosineThreshold
 from shared.wire.cloud import GallerySpec, IndexKind
 from shared.wire.common import TemplateInfo
 
-# How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
-IDS_A_QUERY = 500
 # How far two float32 unit vectors may be apart that are one template, sealed by two ways: by the edge under a gallery's
 # new key, or under its old key and then turned here. Both round some d times, by 6e-8 of what is at most 1.
 _ROUNDING = 1e-5
-# A template under the key of its gallery's turn: what was turned to it, until that is in the template's own row.
-_NOW = func.coalesce(turned.c.vector, template.c.vector).label("vector")
-_TURNED_NOW = and_(turned.c.template_id == template.c.id, turned.c.turn == gallery.c.turn)
-_VECTORS = (
-    select(subject.c.name, _NOW)
-    .join(template, subject.c.id == template.c.subject_id)
-    .join(gallery, gallery.c.id == subject.c.gallery_id)
-    .outerjoin(turned, _TURNED_NOW)
-    .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
-    .where(template.c.created_at > bindparam("after"))
-)
-# How many bytes of vectors are read at a time when an index is rebuilt.
-_BATCH_BYTES = 16 * 1024 * 1024
-# Before all templates: where nothing expires, all are younger.
-_EVER = datetime(1, 1, 1, tzinfo=UTC)
-
-
-Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Ids, (n,), and vectors, (n, dim), of some templates."""
 
 
 class Journal(Protocol):
@@ -91,6 +77,7 @@ class Record:
         self.database = database
         self.clock = clock
         self.journal = journal
+        self.vectors = Vectors(database, clock)
         self._max_templates_a_gallery = max_templates_a_gallery
         self._max_templates_a_subject = max_templates_a_subject
 
@@ -101,7 +88,7 @@ class Record:
             NotFound: there is none.
         """
         with self.database.read() as connection:
-            return _pinned(connection, gallery.c.name == name)
+            return pinned_where(connection, gallery.c.name == name)
 
     def require(self, pinned: PinnedGallery) -> None:
         """Checks that a gallery is still there, and under the same key.
@@ -111,7 +98,7 @@ class Record:
             ContractMismatch: its key was changed meanwhile.
         """
         with self.database.read() as connection:
-            refuse_turned(pinned, _pinned(connection, gallery.c.id == pinned.id))
+            refuse_turned(pinned, pinned_where(connection, gallery.c.id == pinned.id))
 
     def galleries(self) -> list[PinnedGallery]:
         """All galleries, in the order of their ids."""
@@ -122,7 +109,7 @@ class Record:
         """The gallery of this id; None: it was erased."""
         try:
             with self.database.read() as connection:
-                return _pinned(connection, gallery.c.id == gallery_id)
+                return pinned_where(connection, gallery.c.id == gallery_id)
         except NotFound:
             return None
 
@@ -148,7 +135,7 @@ class Record:
                         created_at=self.clock.now(),
                     )
                 )
-            pinned = _pinned(connection, gallery.c.name == name)
+            pinned = pinned_where(connection, gallery.c.name == name)
             if found is None:
                 noted(connection, pinned, Action.GALLERY_MADE, by, contract=digest)
         if pinned.contract_digest != digest:
@@ -190,7 +177,7 @@ class Record:
         """
         with self.database.write() as connection:
             held = counted(connection, pinned.id, 0)
-            refuse_turned(pinned, _pinned(connection, gallery.c.id == pinned.id))
+            refuse_turned(pinned, pinned_where(connection, gallery.c.id == pinned.id))
             also(connection)
             known = _known(connection, pinned.id, name, rows)
             new = [row for row in rows if row.uid not in known]
@@ -228,7 +215,7 @@ class Record:
             NotFound: there is none.
         """
         with self.database.write(long=True) as connection:
-            pinned = _pinned(connection, gallery.c.name == name)
+            pinned = pinned_where(connection, gallery.c.name == name)
             templates = counted(connection, pinned.id, 0)
             subjects = _count(connection, subject.c.gallery_id == pinned.id)
             self.journal.dropped(connection, pinned)
@@ -281,7 +268,7 @@ class Record:
             NotFound: it was erased meanwhile.
         """
         counted(connection, pinned.id, 0)
-        return _pinned(connection, gallery.c.id == pinned.id)
+        return pinned_where(connection, gallery.c.id == pinned.id)
 
     def remove(
         self, connection: Connection, pinned: PinnedGallery, which: ColumnElement[bool], subject_ids: Iterable[int]
@@ -299,118 +286,6 @@ class Record:
             self.journal.removed(connection, pinned, ids)
         return ids, gone
 
-    def subject_vectors(
-        self, gallery_name: str, names: Iterable[str]
-    ) -> tuple[PinnedGallery, dict[str, NDArray[np.float32]]]:
-        """A gallery, and all templates of some of its subjects; all of it as it is at one moment. None has expired.
-
-        Returns:
-            the gallery, and by subject (n, dim) float32, n at least 1; subjects that are not there are left out.
-
-        Raises:
-            NotFound: there is no such gallery.
-        """
-        wanted = list(dict.fromkeys(names))
-        blobs: dict[str, list[bytes]] = {}
-        with self.database.read() as connection:
-            pinned = _pinned(connection, gallery.c.name == gallery_name)
-            after = oldest_alive(pinned.max_age_seconds, self.clock.now())
-            for start in range(0, len(wanted), IDS_A_QUERY):
-                asked = {"gallery": pinned.id, "subjects": wanted[start : start + IDS_A_QUERY], "after": after}
-                for name, vector in connection.execute(_VECTORS, asked):
-                    blobs.setdefault(name, []).append(vector)
-        return pinned, {name: to_rows(found, pinned.dim) for name, found in blobs.items()}
-
-    def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], *, expired: bool = False) -> Iterator[Stored]:
-        """Those of the templates that are in the record now, some hundred at a time.
-
-        Args:
-            pinned: the gallery.
-            ids: (n,) int64.
-            expired: also those that match nobody any more, and are yet to be erased.
-
-        Raises:
-            ContractMismatch: the gallery's key was changed meanwhile.
-        """
-        for start in range(0, len(ids), IDS_A_QUERY):
-            after = _EVER if expired else oldest_alive(pinned.max_age_seconds, self.clock.now())
-            yield self._stored(pinned, ids[start : start + IDS_A_QUERY], after)
-
-    def _stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], after: datetime) -> Stored:
-        query = (
-            select(template.c.id, subject.c.name, _NOW, gallery.c.turn, gallery.c.contract_digest)
-            .join(subject, subject.c.id == template.c.subject_id)
-            .join(gallery, gallery.c.id == template.c.gallery_id)
-            .outerjoin(turned, _TURNED_NOW)
-        )
-        wanted = template.c.id.in_([int(found) for found in ids])
-        with self.database.read() as connection:
-            rows = connection.execute(
-                query.where(template.c.gallery_id == pinned.id, wanted, template.c.created_at > after)
-            ).all()
-        for row in rows[:1]:
-            refuse_turned(pinned, row)
-        return Stored(
-            ids=np.array([row.id for row in rows], dtype=np.int64),
-            subjects=[row.name for row in rows],
-            vectors=to_rows([row.vector for row in rows], pinned.dim),
-        )
-
-    def batches(self, pinned: PinnedGallery, after: int = 0) -> Iterator[Batch]:
-        """The templates of a gallery in the order of ids, a few MB at a time.
-
-        Args:
-            pinned: the gallery as it is; or as it will be in its next turn, and then those that were turned already.
-            after: the id that they begin behind.
-
-        Returns:
-            (n,) int64 ids and (n, dim) float32 vectors.
-
-        Raises:
-            ContractMismatch: the gallery's key was changed meanwhile.
-        """
-        rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
-        query = (
-            select(template.c.id, _NOW, gallery.c.turn, gallery.c.contract_digest)
-            .join(gallery, gallery.c.id == template.c.gallery_id)
-            .outerjoin(turned, and_(turned.c.template_id == template.c.id, turned.c.turn == pinned.turn))
-            .where(template.c.gallery_id == pinned.id, (gallery.c.turn == pinned.turn) | turned.c.id.is_not(None))
-            .order_by(template.c.id)
-            .limit(rows_a_batch)
-        )
-        last = after
-        while True:
-            with self.database.read() as connection:
-                rows = connection.execute(query.where(template.c.id > last)).all()
-            for row in rows[:1]:
-                if row.turn + 1 != pinned.turn:
-                    refuse_turned(pinned, row)
-            if not rows:
-                return
-            last = rows[-1].id
-            yield np.array([row.id for row in rows], dtype=np.int64), to_rows([row.vector for row in rows], pinned.dim)
-
-    def batches_without(self, pinned: PinnedGallery, known: NDArray[np.int64]) -> Iterator[Batch]:
-        """The templates of a gallery but for those whose ids are known already, as ``batches`` gives them.
-
-        Args:
-            pinned: the gallery.
-            known: (k,) int64, ids that the record has.
-        """
-        last = int(known.max(initial=0))
-        query = select(func.count()).where(template.c.gallery_id == pinned.id, template.c.id > last)
-        with self.database.read() as connection:
-            held = connection.scalar(select(gallery.c.templates).where(gallery.c.id == pinned.id)) or 0
-            later = connection.scalar(query) or 0
-            among = np.empty(0, np.int64)
-            if held - later != len(known):
-                mine = select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.id <= last)
-                among = np.setdiff1d(np.fromiter(connection.scalars(mine), np.int64), known)
-        for start in range(0, len(among), IDS_A_QUERY):
-            stored = self._stored(pinned, among[start : start + IDS_A_QUERY], _EVER)
-            yield stored.ids, stored.vectors
-        yield from self.batches(pinned, last)
-
     def pin_index(self, name: str, kind: IndexKind | None) -> PinnedGallery:
         """Writes down how a gallery shall be searched; None: by the number of its templates.
 
@@ -419,7 +294,7 @@ class Record:
         """
         with self.database.write() as connection:
             connection.execute(update(gallery).where(gallery.c.name == name).values(index_kind=kind))
-            return _pinned(connection, gallery.c.name == name)
+            return pinned_where(connection, gallery.c.name == name)
 
     def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, held: int) -> None:
         if held + new > self._max_templates_a_gallery:
@@ -431,65 +306,6 @@ class Record:
         )
         if (of_subject or 0) + new > self._max_templates_a_subject:
             raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
-
-
-def oldest_alive(max_age_seconds: int | None, now: datetime) -> datetime:
-    """The moment after which a template must have been stored to match now."""
-    return _EVER if max_age_seconds is None else now - timedelta(seconds=max_age_seconds)
-
-
-def refuse_turned(pinned: PinnedGallery, now: Any) -> None:
-    """Refuses to go on with a gallery whose key was changed since it was read.
-
-    Args:
-        pinned: the gallery as it was read.
-        now: what has its ``turn`` and ``contract_digest`` as they are.
-
-    Raises:
-        ContractMismatch: it is in another turn.
-    """
-    if now.turn != pinned.turn:
-        raise ContractMismatch(
-            "The gallery's key was changed a moment ago; make the templates anew under its new contract.",
-            expected=now.contract_digest,
-            given=pinned.contract_digest,
-        )
-
-
-def _pinned(connection: Connection, which: ColumnElement[bool]) -> PinnedGallery:
-    row = connection.execute(select(gallery).where(which)).first()
-    if row is None:
-        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
-    return pinned_from(row)
-
-
-def pinned_from(row: Any) -> PinnedGallery:
-    """A gallery, from its row."""
-    return PinnedGallery(
-        id=row.id,
-        name=row.name,
-        contract_digest=row.contract_digest,
-        dim=row.dim,
-        threshold=CosineThreshold.of(row.threshold_cosine),
-        fmr=row.threshold_fmr,
-        verify_only=Contract.model_validate(row.contract).verify_only,
-        turn=row.turn,
-        max_age_seconds=row.max_age_seconds,
-        index_kind=row.index_kind,
-    )
-
-
-def find_subject(connection: Connection, gallery_id: int, name: str) -> int:
-    """The id of a subject.
-
-    Raises:
-        NotFound: the gallery has no such subject.
-    """
-    query = select(subject.c.id).where(subject.c.gallery_id == gallery_id, subject.c.name == name)
-    found = connection.scalar(query)
-    if found is None:
-        raise NotFound("The gallery has no subject of this name.", reason="unknown_subject")
-    return int(found)
 
 
 def _subject_id(connection: Connection, gallery_id: int, name: str, now: datetime) -> int:
@@ -504,10 +320,10 @@ def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[Ne
     """When those of the templates that are stored already were stored, by their ids on the wire."""
     sent = {row.uid: row.vector for row in rows}
     found = connection.execute(
-        select(template.c.uid, _NOW, template.c.created_at, subject.c.name)
+        select(template.c.uid, NOW, template.c.created_at, subject.c.name)
         .join(subject, subject.c.id == template.c.subject_id)
         .join(gallery, gallery.c.id == template.c.gallery_id)
-        .outerjoin(turned, _TURNED_NOW)
+        .outerjoin(turned, TURNED_NOW)
         .where(template.c.gallery_id == gallery_id, template.c.uid.in_(list(sent)))
     ).all()
     if any(row.name != name or not _alike(row.vector, sent[row.uid]) for row in found):
@@ -521,19 +337,6 @@ def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[Ne
 def _alike(stored: bytes, sent: NDArray[np.float32]) -> bool:
     [vector] = to_rows([stored], len(sent))
     return float(np.linalg.norm(vector.astype(np.float64) - sent)) <= _ROUNDING
-
-
-def counted(connection: Connection, gallery_id: int, more: int) -> int:
-    """Adds to the number of a gallery's templates and gives it; whoever else changes the gallery waits from here on.
-
-    Raises:
-        NotFound: the gallery was erased meanwhile.
-    """
-    change = update(gallery).where(gallery.c.id == gallery_id).values(templates=gallery.c.templates + more)
-    held = connection.scalar(change.returning(gallery.c.templates))
-    if held is None:
-        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
-    return int(held)
 
 
 def _count(connection: Connection, which: ColumnElement[bool]) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, exists, select, update
 
 from cloud_service.gallery.audit import Action, noted
-from cloud_service.gallery.record import Record, oldest_alive
+from cloud_service.gallery.lookups import oldest_alive
+from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import PinnedGallery, Removed
 from cloud_service.gallery.tables import gallery, note, template
 from shared.wire.common import moment_text

@@ -25,7 +25,8 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, ins
 
 from cloud_service.gallery.audit import Action, noted
 from cloud_service.gallery.database import Database
-from cloud_service.gallery.record import IDS_A_QUERY, Journal, counted, pinned_from, refuse_turned
+from cloud_service.gallery.lookups import IDS_A_QUERY, counted, pinned_from, refuse_turned
+from cloud_service.gallery.record import Journal
 from cloud_service.gallery.rows import PinnedGallery, to_bytes, to_rows
 from cloud_service.gallery.tables import gallery, subject, template, turned
 from shared.contract import Contract

@@ -9,13 +9,8 @@ from starlette.types import Scope
 
 
 def route_of(scope: Scope) -> str:
-    """The route's pattern, not the path: a path holds the names of subjects.
-
-    Where FastAPI includes routers lazily (0.165 does), the route in the scope lacks the prefixes of the routers around
-    it; what FastAPI leaves beside it has them.
-    """
-    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    return getattr(route, "path", None) or "(no route)"
+    """The route's pattern, not the path: a path holds the names of subjects."""
+    return getattr(scope.get("route"), "path", None) or "(no route)"
 
 
 def operations_of(app: FastAPI, scope: Scope) -> dict[str, dict[str, Any]]:

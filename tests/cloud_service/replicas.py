@@ -8,15 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from milvus_server import free_port
+from processes import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,13 +83,9 @@ class Replica:
         command = [sys.executable, "-m", "cloud_service", "serve", "--port", str(self.port)]
         with (self._home / f"{self.port}.log").open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
-        for _ in range(600):
-            assert self._process.poll() is None, (self._home / f"{self.port}.log").read_text()
-            with suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200:
-                    return self
-            time.sleep(0.1)
-        pytest.fail("it did not become ready")
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False) as client:
+            wait_until_ready(self._process, client)
+        return self
 
     def end(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:

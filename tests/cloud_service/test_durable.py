@@ -11,13 +11,13 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from cloud_client import contract_of, enveloped, random_units
+from processes import wait_until_ready
 
 from lab.pair import free_port
 
@@ -42,13 +42,7 @@ def traced(tmp_path: Path) -> Iterator[tuple[httpx.Client, Path]]:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
-            for _ in range(600):
-                assert process.poll() is None, "it did not start"
-                try:
-                    if client.get("/readyz").is_success:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.1)
+            wait_until_ready(process, client)
             client.headers["Authorization"] = f"Bearer {(tmp_path / 'cloud/api_key').read_text().strip()}"
             yield client, calls
     finally:

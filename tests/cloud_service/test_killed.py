@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from processes import wait_until_ready
 
 from lab.kills.model import Gallery, Model, Seen, contract_of
 from lab.kills.scan import held_in, pieces_of
 from lab.kills.series import Series
+from lab.pair import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -37,32 +31,20 @@ def home(tmp_path: Path, record_url: str | None, monkeypatch: pytest.MonkeyPatch
 @contextmanager
 def _served(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     """A service in a process of its own, and a client with its first key."""
-    port = _free_port()
+    port = free_port()
     environment = {**os.environ, "PATRONUS_HOME": str(home), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "cloud_service", "serve", "--port", str(port)]
     with (home / "log").open("ab") as log:
         process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-                _wait_until_ready(process, client)
+                wait_until_ready(process, client)
                 client.headers["Authorization"] = f"Bearer {(home / 'cloud/api_key').read_text().strip()}"
                 yield process, client
         finally:
             if process.poll() is None:
                 process.kill()
             process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client) -> None:
-    for _ in range(300):
-        assert process.poll() is None, "it did not start"
-        try:
-            if client.get("/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    pytest.fail("it did not become ready")
 
 
 def test_a_series_of_kills_under_load_loses_nothing_and_brings_nothing_back(tmp_path: Path) -> None:
@@ -96,7 +78,7 @@ def test_what_a_series_of_kills_would_find_it_does_find(tmp_path: Path) -> None:
 def test_a_second_service_on_the_same_record_is_refused_in_one_sentence(home: Path) -> None:
     with _served(home):
         second = subprocess.run(
-            [sys.executable, "-m", "cloud_service", "serve", "--port", str(_free_port())],
+            [sys.executable, "-m", "cloud_service", "serve", "--port", str(free_port())],
             env={**os.environ, "PATRONUS_HOME": str(home), "PYTHONPATH": str(ROOT)},
             check=False,
             capture_output=True,

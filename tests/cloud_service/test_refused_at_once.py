@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from cloud_client import contract_of, enveloped, random_units
+from processes import wait_until_ready
 
 from lab.load import request
 from lab.pair import free_port
@@ -77,13 +78,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     environment |= {"PATRONUS_CLOUD__RATES__MATCHING": "unlimited", "PATRONUS_CLOUD__LOG_LEVEL": "error"}
     process = subprocess.Popen([sys.executable, "-m", "cloud_service", "serve", "--port", str(port)], env=environment)
     try:
-        for _ in range(300):
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            wait_until_ready(process, client)
         yield Service(home, port)
     finally:
         process.terminate()

@@ -133,8 +133,8 @@ def test_an_index_that_is_made_anew_holds_what_has_expired_too_for_a_clock_may_b
     assert aging.found(VECTORS[0]) == []
     record = aging.app.state.store.record
     gallery = record.gallery("door")
-    [(ids, _vectors)] = record.batches(gallery)
-    left = [found for found, _ in record.batches_without(gallery, ids[2:])]
+    [(ids, _vectors)] = record.vectors.batches(gallery)
+    left = [found for found, _ in record.vectors.batches_without(gallery, ids[2:])]
     assert [list(found) for found in left] == [list(ids[:2])]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from certificates import ROOT, expired, make_certificates
+from processes import wait_until_ready
 
 from edge_service.cloud import CloudClient
 from edge_service.settings import CloudSettings
@@ -40,19 +41,6 @@ def served(service: str, home: Path, log: Path, **settings: str | Path) -> Itera
         finally:
             process.terminate()
             process.wait(30)
-
-
-def wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "it did not start"
-        try:
-            if client.get("/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    pytest.fail("it did not become ready")
 
 
 class Line:

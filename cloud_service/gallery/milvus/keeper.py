@@ -186,7 +186,7 @@ class Keeper:
         Raises:
             IndexUnavailable: Milvus does not answer; the outbox still tells of them.
         """
-        for stored in self._record.stored(gallery, ids, expired=True):
+        for stored in self._record.vectors.stored(gallery, ids, expired=True):
             if len(stored.ids):
                 self.put(gallery, stored.ids, stored.vectors)
         gone = np.setdiff1d(ids, self._held.of(gallery, ids))
@@ -297,7 +297,7 @@ class Keeper:
         new = self._names.unfinished(gallery)
         try:
             self._milvus.create(new, gallery.dim, approximate(gallery), patient=patient)
-            for ids, vectors in self._record.batches(gallery):
+            for ids, vectors in self._record.vectors.batches(gallery):
                 self._milvus.put(new, ids, vectors)
                 lease.take()
             self._milvus.rename(new, name, patient=patient)

@@ -243,7 +243,7 @@ def test_a_lost_collection_is_made_anew_and_no_answer_comes_from_half_of_it(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = random_units(10, 60)
-    monkeypatch.setattr("cloud_service.gallery.record._BATCH_BYTES", 7 * 8 * 4)
+    monkeypatch.setattr("cloud_service.gallery.vectors._BATCH_BYTES", 7 * 8 * 4)
     with Cloud(_settings(tmp_path / "home", shared_milvus.url)) as cloud:
         cloud.put_gallery(tau=0.95)
         for part in range(3):

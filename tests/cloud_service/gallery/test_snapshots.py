@@ -12,7 +12,7 @@ from cloud_client import Cloud, assert_problem, random_units
 
 from cloud_service.gallery import index as index_module
 from cloud_service.gallery.index import SegmentedIndex
-from cloud_service.gallery.indexes import LocalIndexes
+from cloud_service.gallery.local_indexes import LocalIndexes
 from cloud_service.gallery.record import Record
 from cloud_service.settings import IndexSettings, Settings
 

@@ -10,8 +10,8 @@ import pytest
 from cloud_client import Cloud, assert_problem, random_units
 from numpy.typing import NDArray
 
-from cloud_service.gallery import indexes as indexes_module
-from cloud_service.gallery import record as record_module
+from cloud_service.gallery import local_indexes as indexes_module
+from cloud_service.gallery import vectors as vectors_module
 from cloud_service.gallery.index import SegmentedIndex
 from cloud_service.gallery.store import Store
 from cloud_service.settings import Settings
@@ -161,7 +161,7 @@ def test_a_start_rebuilds_large_galleries_in_small_batches(settings: Settings, m
     with Cloud(settings) as cloud:
         cloud.put_gallery()
         cloud.enroll("anna", vectors)
-    monkeypatch.setattr(record_module, "_BATCH_BYTES", 7 * 8 * 4)
+    monkeypatch.setattr(vectors_module, "_BATCH_BYTES", 7 * 8 * 4)
     sizes: list[int] = []
     add: Callable[..., None] = SegmentedIndex.add
 

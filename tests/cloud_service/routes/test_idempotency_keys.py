@@ -181,5 +181,5 @@ def test_the_vectors_of_a_repeated_request_are_those_that_were_stored(door: Clou
     enroll(door, "k1")
     enroll(door, "k1")
     store = door.app.state.store
-    (stored,) = store.record.stored(store.record.gallery("door"), np.arange(1, 10))
+    (stored,) = store.record.vectors.stored(store.record.gallery("door"), np.arange(1, 10))
     assert np.array_equal(stored.vectors, VECTORS[:1])

@@ -1,0 +1,161 @@
+"""The templates of the record, read: of some subjects, by their ids, and all of them for an index.
+
+Each is what it is under the key of its gallery's turn, whatever a change of key has moved already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import and_, bindparam, func, select
+
+from cloud_service.gallery.clock import RecordClock
+from cloud_service.gallery.database import Database
+from cloud_service.gallery.lookups import EVER, IDS_A_QUERY, oldest_alive, pinned_where, refuse_turned
+from cloud_service.gallery.rows import PinnedGallery, Stored, to_rows
+from cloud_service.gallery.tables import gallery, subject, template, turned
+
+# A template under the key of its gallery's turn: what was turned to it, until that is in the template's own row.
+NOW = func.coalesce(turned.c.vector, template.c.vector).label("vector")
+TURNED_NOW = and_(turned.c.template_id == template.c.id, turned.c.turn == gallery.c.turn)
+_VECTORS = (
+    select(subject.c.name, NOW)
+    .join(template, subject.c.id == template.c.subject_id)
+    .join(gallery, gallery.c.id == subject.c.gallery_id)
+    .outerjoin(turned, TURNED_NOW)
+    .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
+    .where(template.c.created_at > bindparam("after"))
+)
+# How many bytes of vectors are read at a time when an index is rebuilt.
+_BATCH_BYTES = 16 * 1024 * 1024
+
+Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Ids, (n,), and vectors, (n, dim), of some templates."""
+
+
+class Vectors:
+    """Reads templates.
+
+    Args:
+        database: where they are.
+        clock: by what time they age.
+    """
+
+    def __init__(self, database: Database, clock: RecordClock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def of_subjects(
+        self, gallery_name: str, names: Iterable[str]
+    ) -> tuple[PinnedGallery, dict[str, NDArray[np.float32]]]:
+        """A gallery, and all templates of some of its subjects; all of it as it is at one moment. None has expired.
+
+        Returns:
+            the gallery, and by subject (n, dim) float32, n at least 1; subjects that are not there are left out.
+
+        Raises:
+            NotFound: there is no such gallery.
+        """
+        wanted = list(dict.fromkeys(names))
+        blobs: dict[str, list[bytes]] = {}
+        with self._database.read() as connection:
+            pinned = pinned_where(connection, gallery.c.name == gallery_name)
+            after = oldest_alive(pinned.max_age_seconds, self._clock.now())
+            for start in range(0, len(wanted), IDS_A_QUERY):
+                asked = {"gallery": pinned.id, "subjects": wanted[start : start + IDS_A_QUERY], "after": after}
+                for name, vector in connection.execute(_VECTORS, asked):
+                    blobs.setdefault(name, []).append(vector)
+        return pinned, {name: to_rows(found, pinned.dim) for name, found in blobs.items()}
+
+    def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], *, expired: bool = False) -> Iterator[Stored]:
+        """Those of the templates that are in the record now, some hundred at a time.
+
+        Args:
+            pinned: the gallery.
+            ids: (n,) int64.
+            expired: also those that match nobody any more, and are yet to be erased.
+
+        Raises:
+            ContractMismatch: the gallery's key was changed meanwhile.
+        """
+        for start in range(0, len(ids), IDS_A_QUERY):
+            after = EVER if expired else oldest_alive(pinned.max_age_seconds, self._clock.now())
+            yield self._stored(pinned, ids[start : start + IDS_A_QUERY], after)
+
+    def _stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], after: datetime) -> Stored:
+        query = (
+            select(template.c.id, subject.c.name, NOW, gallery.c.turn, gallery.c.contract_digest)
+            .join(subject, subject.c.id == template.c.subject_id)
+            .join(gallery, gallery.c.id == template.c.gallery_id)
+            .outerjoin(turned, TURNED_NOW)
+        )
+        wanted = template.c.id.in_([int(found) for found in ids])
+        with self._database.read() as connection:
+            rows = connection.execute(
+                query.where(template.c.gallery_id == pinned.id, wanted, template.c.created_at > after)
+            ).all()
+        for row in rows[:1]:
+            refuse_turned(pinned, row)
+        return Stored(
+            ids=np.array([row.id for row in rows], dtype=np.int64),
+            subjects=[row.name for row in rows],
+            vectors=to_rows([row.vector for row in rows], pinned.dim),
+        )
+
+    def batches(self, pinned: PinnedGallery, after: int = 0) -> Iterator[Batch]:
+        """The templates of a gallery in the order of ids, a few MB at a time.
+
+        Args:
+            pinned: the gallery as it is; or as it will be in its next turn, and then those that were turned already.
+            after: the id that they begin behind.
+
+        Returns:
+            (n,) int64 ids and (n, dim) float32 vectors.
+
+        Raises:
+            ContractMismatch: the gallery's key was changed meanwhile.
+        """
+        rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
+        query = (
+            select(template.c.id, NOW, gallery.c.turn, gallery.c.contract_digest)
+            .join(gallery, gallery.c.id == template.c.gallery_id)
+            .outerjoin(turned, and_(turned.c.template_id == template.c.id, turned.c.turn == pinned.turn))
+            .where(template.c.gallery_id == pinned.id, (gallery.c.turn == pinned.turn) | turned.c.id.is_not(None))
+            .order_by(template.c.id)
+            .limit(rows_a_batch)
+        )
+        last = after
+        while True:
+            with self._database.read() as connection:
+                rows = connection.execute(query.where(template.c.id > last)).all()
+            for row in rows[:1]:
+                if row.turn + 1 != pinned.turn:
+                    refuse_turned(pinned, row)
+            if not rows:
+                return
+            last = rows[-1].id
+            yield np.array([row.id for row in rows], dtype=np.int64), to_rows([row.vector for row in rows], pinned.dim)
+
+    def batches_without(self, pinned: PinnedGallery, known: NDArray[np.int64]) -> Iterator[Batch]:
+        """The templates of a gallery but for those whose ids are known already, as ``batches`` gives them.
+
+        Args:
+            pinned: the gallery.
+            known: (k,) int64, ids that the record has.
+        """
+        last = int(known.max(initial=0))
+        query = select(func.count()).where(template.c.gallery_id == pinned.id, template.c.id > last)
+        with self._database.read() as connection:
+            held = connection.scalar(select(gallery.c.templates).where(gallery.c.id == pinned.id)) or 0
+            later = connection.scalar(query) or 0
+            among = np.empty(0, np.int64)
+            if held - later != len(known):
+                mine = select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.id <= last)
+                among = np.setdiff1d(np.fromiter(connection.scalars(mine), np.int64), known)
+        for start in range(0, len(among), IDS_A_QUERY):
+            stored = self._stored(pinned, among[start : start + IDS_A_QUERY], EVER)
+            yield stored.ids, stored.vectors
+        yield from self.batches(pinned, last)

@@ -1,0 +1,25 @@
+"""Services in processes of their own, as tests start them."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import httpx
+import pytest
+
+_SECONDS = 60
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client) -> None:
+    """Returns when the service behind the client can do its work; fails when it ends, or takes too long."""
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "it did not start"
+        try:
+            if client.get("/readyz").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    pytest.fail("it did not become ready")
