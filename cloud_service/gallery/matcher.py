@@ -193,14 +193,19 @@ class _Look:
 
     def propose(self, hits: Hits, row: int) -> None:
         """Takes the index's proposals; those that are new are ``proposed``."""
-        near = hits.ids[row][hits.ids[row] >= 0]
-        self.proposed = np.setdiff1d(near, self._seen)
-        self._seen = np.union1d(self._seen, near)
+        near = np.unique(hits.ids[row][hits.ids[row] >= 0])
+        if len(self._seen):
+            self.proposed = np.setdiff1d(near, self._seen, assume_unique=True)
+            self._seen = np.union1d(self._seen, near)
+        else:
+            self.proposed = self._seen = near
         self._unseen_at_most = float(hits.unseen_at_most[row])
 
     def confirm(self, stored: Stored) -> None:
         """Scores those of the proposed templates that the record still has."""
-        mine = np.flatnonzero(np.isin(stored.ids, self.proposed))
+        places = np.searchsorted(stored.ids, self.proposed)
+        there = places < len(stored.ids)
+        mine = places[there][stored.ids[places[there]] == self.proposed[there]]
         for at, score in zip(mine, exact_scores(stored.vectors[mine], self.probe), strict=True):
             name = stored.subjects[at]
             if self._threshold.accepts(CosineSimilarity(float(score))):

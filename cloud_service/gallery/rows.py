@@ -64,7 +64,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Templates as they are in the record now: (n,) int64 ids, their subjects, and (n, dim) float32 vectors."""
+    """Templates as they are in the record now: (n,) int64 ids in order, their subjects, (n, dim) float32 vectors."""
 
     ids: NDArray[np.int64]
     subjects: list[str]

@@ -20,10 +20,13 @@ from cloud_service.gallery.sketch import Sketch
 _FEW: Final = 6
 # Rows that are turned into float32 at once: with the scores of 64 probes they stay in the processor's cache.
 _BLOCK: Final = 2_048
-# A sketch's proposals for each template wanted, over all segments, and how far under the true score they may lie: with
-# 128 values its scores are off by 0.05 (one standard deviation).
+# Proposals of sketches for each template wanted, over all segments, and how far under the true score they may lie.
 _PROPOSED: Final = 8
 _SKETCH_ERROR: Final = 0.25
+# A segment is asked for so many times its share of these, and for so many for each template wanted at least: each that
+# it is asked for costs, and what belongs together was not all enrolled together.
+_OVER_SHARE: Final = 2
+_LEAST_PROPOSED: Final = 2
 
 # Under every score that two unit vectors can have.
 _NOTHING: Final = -2.0
@@ -139,7 +142,8 @@ def _by_products(parts: Sequence[Part], probes: NDArray[np.float32], width: int,
 def _by_sketches(parts: Sequence[Part], probes: NDArray[np.float32], width: int, at_least: float) -> Found:
     """Sketches propose, codes score. What is not proposed is not spoken of."""
     count = _PROPOSED * width
-    proposed = [_sketched(part, probes, count, at_least) for part in parts]
+    each = max(_LEAST_PROPOSED * width, _OVER_SHARE * count // len(parts))
+    proposed = [_sketched(part, probes, min(count, each), at_least) for part in parts]
     rough = np.concatenate([scores for scores, _ in proposed], axis=1)
     rows = np.concatenate([rows for _, rows in proposed], axis=1)
     whose = np.concatenate([np.full(rows.shape[1], at) for at, (_, rows) in enumerate(proposed)])

@@ -96,7 +96,8 @@ class Vectors:
         # The sum keeps SQLite from looking through all of the gallery, by its index of ages, for a few of its ids.
         here = template.c.gallery_id + 0 == pinned.id
         with self._database.read() as connection:
-            rows = connection.execute(query.where(wanted, here, template.c.created_at > after)).all()
+            alive = query.where(wanted, here, template.c.created_at > after).order_by(template.c.id)
+            rows = connection.execute(alive).all()
         for row in rows[:1]:
             refuse_turned(pinned, row)
         return Stored(
