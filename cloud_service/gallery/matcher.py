@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,19 +25,19 @@ _WIDENING = 4
 _LEAST_WIDTH = 32
 
 
-def exact_scores(vectors: NDArray[np.float32], probe: NDArray[np.float32]) -> NDArray[np.float64]:
+def exact_scores(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> NDArray[np.float64]:
     """Cosines of unit vectors in float64, clipped to [-1, 1].
 
     A sum row by row, not a matrix product: equal rows get equal scores, wherever they stand.
 
     Args:
         vectors: (n, d) float32, unit rows.
-        probe: (d,) float32, a unit vector.
+        probes: (d,) float32, a unit vector; or (n, d), one for each row.
 
     Returns:
         (n,) float64.
     """
-    products = vectors.astype(np.float64) * probe.astype(np.float64)
+    products = vectors.astype(np.float64) * probes.astype(np.float64)
     scores: NDArray[np.float64] = np.maximum(
         -1.0, np.minimum(1.0, products.sum(axis=1))
     )  # np.clip takes 3 times as long
@@ -90,7 +90,7 @@ class Matcher:
         with self._metrics.step("record"):
             gallery, vectors = self._record.vectors.of_subjects(gallery_name, (claim.subject for claim in asked))
         with self._metrics.step("score"):
-            return [_verified(gallery, vectors.get(claim.subject), claim) for claim in asked]
+            return _verified(gallery, vectors, asked)
 
     def identify(self, gallery_name: str, asked: Sequence[Asked]) -> list[IdentifyAnswer | PatronusError]:
         """Looks for each probe in the whole gallery: the ``top_k`` best subjects that reach tau.
@@ -147,18 +147,37 @@ class Matcher:
 
 
 def _verified(
-    gallery: PinnedGallery, vectors: NDArray[np.float32] | None, claim: Claim
-) -> VerifyAnswer | PatronusError:
-    if vectors is None:
+    gallery: PinnedGallery, vectors: dict[str, NDArray[np.float32]], asked: Sequence[Claim]
+) -> list[VerifyAnswer | PatronusError]:
+    """Answers all claims; the scores of all are computed together, each row with its own probe."""
+    probes = [_probe(gallery, vectors, claim) for claim in asked]
+    rows = [vectors[claim.subject] for claim, probe in zip(asked, probes, strict=True) if isinstance(probe, np.ndarray)]
+    best: Iterator[float] = iter(())
+    if rows:
+        counts = [len(each) for each in rows]
+        theirs = np.repeat(np.stack([probe for probe in probes if isinstance(probe, np.ndarray)]), counts, axis=0)
+        scores = exact_scores(np.concatenate(rows), theirs)
+        best = iter(np.maximum.reduceat(scores, np.cumsum([0, *counts[:-1]])).tolist())
+    return [probe if isinstance(probe, PatronusError) else _decided(gallery, next(best)) for probe in probes]
+
+
+def _probe(
+    gallery: PinnedGallery, vectors: dict[str, NDArray[np.float32]], claim: Claim
+) -> NDArray[np.float32] | PatronusError:
+    if claim.subject not in vectors:
         return NotFound("The gallery has no subject of this name.", reason="unknown_subject")
     try:
         (probe,) = open_for(gallery, [claim.envelope])
     except PatronusError as error:
         return error
-    best = CosineSimilarity(float(exact_scores(vectors, probe).max()))
+    return probe
+
+
+def _decided(gallery: PinnedGallery, best: float) -> VerifyAnswer:
+    score = CosineSimilarity(best)
     return VerifyAnswer(
-        decision="match" if gallery.threshold.accepts(best) else "no_match",
-        similarity=best.value,
+        decision="match" if gallery.threshold.accepts(score) else "no_match",
+        similarity=score.value,
         threshold=gallery.threshold.cosine.value,
         fmr_at_threshold=gallery.fmr,
     )

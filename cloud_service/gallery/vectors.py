@@ -66,7 +66,7 @@ class Vectors:
             after = oldest_alive(pinned.max_age_seconds, self._clock.now())
             for start in range(0, len(wanted), IDS_A_QUERY):
                 asked = {"gallery": pinned.id, "subjects": wanted[start : start + IDS_A_QUERY], "after": after}
-                for name, vector in connection.execute(_VECTORS, asked):
+                for name, vector in connection.execute(_VECTORS, asked).all():
                     blobs.setdefault(name, []).append(vector)
         return pinned, {name: to_rows(found, pinned.dim) for name, found in blobs.items()}
 
