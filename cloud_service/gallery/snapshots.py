@@ -169,13 +169,17 @@ class Snapshots:
     def _register(self, pinned: PinnedGallery, ids: NDArray[np.int64], name: str, digest: str) -> bool:
         """Writes the digest down, unless a template was erased since it was copied, or the key changed."""
         first, last = int(ids.min()), int(ids.max())
+        within = (template.c.gallery_id == pinned.id, template.c.id.between(first, last))
+        with self._database.read() as connection:
+            there = np.fromiter(connection.scalars(select(template.c.id).where(*within)), np.int64)
+        if not np.isin(ids, there).all():
+            return False
         with self._database.write() as connection:
-            # Whoever erases waits from here on.
+            # Whoever erases waits from here on, and so not long: a gallery's ids only grow, so that as many as before
+            # are the same as before.
             turn = connection.scalar(select(gallery.c.turn).where(gallery.c.id == pinned.id).with_for_update())
-            there = connection.scalars(
-                select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.id.between(first, last))
-            )
-            if turn != pinned.turn or not np.isin(ids, np.fromiter(there, np.int64)).all():
+            held = connection.scalar(select(func.count()).select_from(template).where(*within))
+            if turn != pinned.turn or held != len(there):
                 return False
             values = {"first_id": first, "last_id": last, "templates": len(ids), "name": name, "digest": digest}
             connection.execute(insert(segment_file).values(gallery_id=pinned.id, turn=pinned.turn, **values))

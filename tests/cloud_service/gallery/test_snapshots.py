@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cloud_client import Cloud, assert_problem, random_units
+from sqlalchemy import Connection
 
 from cloud_service.gallery import index as index_module
 from cloud_service.gallery.index import SegmentedIndex
@@ -214,6 +216,29 @@ def test_a_segment_of_which_something_was_erased_while_it_was_copied_is_not_kept
         record.erase_subject(gallery, "s003", by=None)  # committed; the index was not told yet
         assert store.indexes._snapshots.save(gallery, segment) is False
         assert _files(patient) == []
+
+
+def test_nor_one_of_which_something_was_erased_after_the_record_was_asked_what_it_has(
+    patient: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Cloud(patient) as cloud:
+        store = cloud.app.state.store
+        gallery = store.record.gallery("door")
+        segment = _index(cloud).full()[0]
+        write = store.record.database.write
+        asked = []
+
+        def late_write() -> AbstractContextManager[Connection]:
+            patched.undo()
+            asked.append(store.record.erase_subject(gallery, "s003", by=None))
+            return write()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store.record.database, "write", late_write)
+            assert store.indexes._snapshots.save(gallery, segment) is False
+        assert len(asked) == 1
+        assert _files(patient) == []
+        assert store.indexes._snapshots.save(gallery, _index(cloud).full()[-1]) is True
 
 
 def test_a_folder_that_cannot_be_made_stops_nobody(patient: Settings) -> None:
