@@ -12,8 +12,9 @@ import os
 import secrets
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.rows import PinnedGallery
-from cloud_service.gallery.segment import Segment, width_of
+from cloud_service.gallery.segment import DEAD, Segment, width_of
 from cloud_service.gallery.tables import gallery, segment_file, template
 from shared.logs import get_logger, place_of
 
@@ -35,6 +36,7 @@ _MAGIC: Final = b"patronus segment 1\n"
 _HEAD: Final = struct.Struct("<IQdd")
 _CHUNK: Final = 1 << 20
 _READERS: Final = 4
+_IDS_A_READ: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class Snapshots:
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
         self._folder = folder
-        self._writing = threading.Lock()  # a file is not swept away before its digest is written down
+        # A file is not swept away before its digest is written down. Who waits is next: the keeper, who writes file
+        # after file, would else be quicker than an erasure every time.
+        self._writing, self._next = threading.Lock(), threading.Lock()
 
     def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
         """New templates stand in no file."""
@@ -111,14 +115,21 @@ class Snapshots:
         Raises:
             OSError: the file cannot be written.
         """
-        ids, codes = segment.alive()
-        content = [_MAGIC, _HEAD.pack(segment.dim, len(ids), segment.reach, segment.lost)]
-        content += [ids.astype("<i8").tobytes(), codes.tobytes()]
+        all_ids = segment.ids[: segment.used]
+        last = int(all_ids.max(initial=DEAD))
+        first = int(all_ids[all_ids != DEAD].min(initial=last))
+        there = self._there(pinned, first, last)
         name = f"{secrets.token_hex(16)}.segment"
-        with self._writing:
+        with self._alone():
+            ids, codes = segment.alive()  # of what is removed from now on, the sweep waits for this file
+            if not np.isin(ids, there).all():
+                return False
+            content = [_MAGIC, _HEAD.pack(segment.dim, len(ids), segment.reach, segment.lost)]
+            content += [ids.astype("<i8").tobytes(), codes.tobytes()]
+            values = {"first_id": first, "last_id": last, "templates": len(ids), "name": name}
             try:
                 self._write(name, content)
-                registered = self._register(pinned, ids, name, _digest(content))
+                registered = self._register(pinned, values | {"digest": _digest(content)}, len(there))
             except BaseException:
                 self._erase(self._folder / name)
                 raise
@@ -138,7 +149,7 @@ class Snapshots:
         Raises:
             OSError: one of them cannot be.
         """
-        with self._writing:
+        with self._alone():
             there = list(self._folder.iterdir()) if self._folder.is_dir() else []
             if not there:
                 return
@@ -166,24 +177,40 @@ class Snapshots:
         segment.append_codes(ids, codes.reshape(rows, -1), lost)
         return segment
 
-    def _register(self, pinned: PinnedGallery, ids: NDArray[np.int64], name: str, digest: str) -> bool:
-        """Writes the digest down, unless a template was erased since it was copied, or the key changed."""
-        first, last = int(ids.min()), int(ids.max())
-        within = (template.c.gallery_id == pinned.id, template.c.id.between(first, last))
-        with self._database.read() as connection:
-            there = np.fromiter(connection.scalars(select(template.c.id).where(*within)), np.int64)
-        if not np.isin(ids, there).all():
-            return False
+    def _there(self, pinned: PinnedGallery, first: int, last: int) -> NDArray[np.int64]:
+        """The ids of a gallery's templates from the first to the last, in short reads: an erasure waits for each."""
+        found: list[int] = []
+        query = select(template.c.id).order_by(template.c.id).limit(_IDS_A_READ)
+        more = True
+        while more:
+            with self._database.read() as connection:
+                some = connection.scalars(query.where(*_within(pinned, first, last))).all()
+            found += some
+            more = len(some) == _IDS_A_READ
+            first = found[-1] + 1 if found else first
+        return np.array(found, np.int64)
+
+    def _register(self, pinned: PinnedGallery, values: dict[str, Any], there: int) -> bool:
+        """Writes a digest down, unless one of the templates that were there was erased since, or the key changed."""
+        within = _within(pinned, values["first_id"], values["last_id"])
         with self._database.write() as connection:
             # Whoever erases waits from here on, and so not long: a gallery's ids only grow, so that as many as before
             # are the same as before.
             turn = connection.scalar(select(gallery.c.turn).where(gallery.c.id == pinned.id).with_for_update())
             held = connection.scalar(select(func.count()).select_from(template).where(*within))
-            if turn != pinned.turn or held != len(there):
+            if turn != pinned.turn or held != there:
                 return False
-            values = {"first_id": first, "last_id": last, "templates": len(ids), "name": name, "digest": digest}
             connection.execute(insert(segment_file).values(gallery_id=pinned.id, turn=pinned.turn, **values))
         return True
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._next:
+            self._writing.acquire()
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def _write(self, name: str, content: Iterable[bytes]) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -215,6 +242,10 @@ class Snapshots:
 
 def _of(pinned: PinnedGallery) -> tuple[Any, Any]:
     return segment_file.c.gallery_id == pinned.id, segment_file.c.turn == pinned.turn
+
+
+def _within(pinned: PinnedGallery, first: int, last: int) -> tuple[Any, Any]:
+    return template.c.gallery_id == pinned.id, template.c.id.between(first, last)
 
 
 def _digest(content: Iterable[bytes]) -> str:
