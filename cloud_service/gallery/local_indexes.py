@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,6 +26,8 @@ from shared.metrics import Metrics
 from shared.wire.cloud import IndexStats, SnapshotInfo
 
 _log = get_logger(__name__)
+# The keeper rests so many times as long as a file took it: searches need what it takes of the cores.
+_REST: Final = 3.0
 
 
 @dataclass
@@ -287,20 +290,23 @@ class LocalIndexes:
                     index = self._indexes.get((gallery.id, gallery.turn))
                     if index is not None and not self._over.is_set():
                         self._sketch(gallery, index)
-                        self._save(gallery, index)
+                        self._save(gallery, index, rest=_REST)
                 self._snapshots.sweep()
             except Exception as error:
                 _log.error("index_not_kept", **place_of(error))
 
-    def _save(self, gallery: PinnedGallery, index: SegmentedIndex, until: float = math.inf) -> None:
-        with self._saving:
-            for segment in index.full():
-                if self._saved.get(segment) == segment.removed or time.monotonic() > until:
+    def _save(self, gallery: PinnedGallery, index: SegmentedIndex, until: float = math.inf, rest: float = 0.0) -> None:
+        for segment in index.full():
+            began = time.monotonic()
+            with self._saving:
+                if self._saved.get(segment) == segment.removed or began > until:
                     continue
                 removed = segment.removed
                 with self._metrics.step("snapshot"):
-                    if self._snapshots.save(gallery, segment):
+                    if self._snapshots.save(gallery, segment, index.segments()):
                         self._saved[segment] = removed
+            if rest and self._over.wait(rest * (time.monotonic() - began)):
+                return
 
     def _sketch(self, gallery: PinnedGallery, index: SegmentedIndex) -> None:
         """Makes the sketches that are missing, or lets go of all."""

@@ -137,7 +137,8 @@ class Segment:
     def alive(self) -> tuple[NDArray[np.int64], Codes]:
         """The ids and codes that are there, in the order in which they came: copies, (n,) and (n, wide)."""
         rows = np.flatnonzero(self.ids[: self.used] != DEAD)
-        return self.ids[rows], self.codes[rows]
+        whole = slice(len(rows)) if len(rows) == self.used else rows  # a slice is copied many times as fast
+        return self.ids[whole].copy(), self.codes[whole].copy()
 
     def scan(self, probes: NDArray[np.float32], width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The ``width`` best rows for each of (m, wide) float32 probes: (m, width) scores, best first, and rows.

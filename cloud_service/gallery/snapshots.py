@@ -25,7 +25,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.rows import PinnedGallery
-from cloud_service.gallery.segment import DEAD, Segment, width_of
+from cloud_service.gallery.segment import Segment, width_of
 from cloud_service.gallery.tables import gallery, segment_file, template
 from shared.logs import get_logger, place_of
 
@@ -36,7 +36,6 @@ _MAGIC: Final = b"patronus segment 1\n"
 _HEAD: Final = struct.Struct("<IQdd")
 _CHUNK: Final = 1 << 20
 _READERS: Final = 4
-_IDS_A_READ: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +108,30 @@ class Snapshots:
             self.sweep()
         return [segment for segment in found if segment is not None]
 
-    def save(self, pinned: PinnedGallery, segment: Segment) -> bool:
+    def save(self, pinned: PinnedGallery, segment: Segment, among: Iterable[Segment]) -> bool:
         """Writes a segment that is full to a file; false when it changed meanwhile, and is not kept.
+
+        Args:
+            pinned: the gallery.
+            segment: what is written.
+            among: all segments of the gallery's index.
 
         Raises:
             OSError: the file cannot be written.
         """
-        all_ids = segment.ids[: segment.used]
-        last = int(all_ids.max(initial=DEAD))
-        first = int(all_ids[all_ids != DEAD].min(initial=last))
-        there = self._there(pinned, first, last)
         name = f"{secrets.token_hex(16)}.segment"
         with self._alone():
             ids, codes = segment.alive()  # of what is removed from now on, the sweep waits for this file
-            if not np.isin(ids, there).all():
+            if not len(ids):
                 return False
-            content = [_MAGIC, _HEAD.pack(segment.dim, len(ids), segment.reach, segment.lost)]
-            content += [ids.astype("<i8").tobytes(), codes.tobytes()]
+            first, last = int(ids.min()), int(ids.max())
+            within = np.concatenate([_ids_within(one, first, last) for one in among])
+            content: list[bytes | memoryview] = [_MAGIC, _HEAD.pack(segment.dim, len(ids), segment.reach, segment.lost)]
+            content += [np.ascontiguousarray(ids, "<i8").data.cast("B"), codes.data.cast("B")]
             values = {"first_id": first, "last_id": last, "templates": len(ids), "name": name}
             try:
                 self._write(name, content)
-                registered = self._register(pinned, values | {"digest": _digest(content)}, len(there))
+                registered = self._register(pinned, values | {"digest": _digest(content)}, within)
             except BaseException:
                 self._erase(self._folder / name)
                 raise
@@ -177,28 +179,18 @@ class Snapshots:
         segment.append_codes(ids, codes.reshape(rows, -1), lost)
         return segment
 
-    def _there(self, pinned: PinnedGallery, first: int, last: int) -> NDArray[np.int64]:
-        """The ids of a gallery's templates from the first to the last, in short reads: an erasure waits for each."""
-        found: list[int] = []
-        query = select(template.c.id).order_by(template.c.id).limit(_IDS_A_READ)
-        more = True
-        while more:
-            with self._database.read() as connection:
-                some = connection.scalars(query.where(*_within(pinned, first, last))).all()
-            found += some
-            more = len(some) == _IDS_A_READ
-            first = found[-1] + 1 if found else first
-        return np.array(found, np.int64)
+    def _register(self, pinned: PinnedGallery, values: dict[str, Any], within: NDArray[np.int64]) -> bool:
+        """Writes a digest down, unless the record does not have what the index has there, or the key changed.
 
-    def _register(self, pinned: PinnedGallery, values: dict[str, Any], there: int) -> bool:
-        """Writes a digest down, unless one of the templates that were there was erased since, or the key changed."""
-        within = _within(pinned, values["first_id"], values["last_id"])
+        The two are compared by the number of ids and their sum, which the record counts in milliseconds, while whoever
+        erases waits: the index is told of each template after the record, so that it may have more, never others.
+        """
+        there = template.c.id.between(values["first_id"], values["last_id"])
+        query = select(func.count(), func.coalesce(func.sum(template.c.id), 0))
         with self._database.write() as connection:
-            # Whoever erases waits from here on, and so not long: a gallery's ids only grow, so that as many as before
-            # are the same as before.
             turn = connection.scalar(select(gallery.c.turn).where(gallery.c.id == pinned.id).with_for_update())
-            held = connection.scalar(select(func.count()).select_from(template).where(*within))
-            if turn != pinned.turn or held != there:
+            held, total = connection.execute(query.where(template.c.gallery_id == pinned.id, there)).one()
+            if turn != pinned.turn or (int(held), int(total)) != (len(within), int(within.sum())):
                 return False
             connection.execute(insert(segment_file).values(gallery_id=pinned.id, turn=pinned.turn, **values))
         return True
@@ -212,7 +204,7 @@ class Snapshots:
         finally:
             self._writing.release()
 
-    def _write(self, name: str, content: Iterable[bytes]) -> None:
+    def _write(self, name: str, content: Iterable[bytes | memoryview]) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / name
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -244,11 +236,12 @@ def _of(pinned: PinnedGallery) -> tuple[Any, Any]:
     return segment_file.c.gallery_id == pinned.id, segment_file.c.turn == pinned.turn
 
 
-def _within(pinned: PinnedGallery, first: int, last: int) -> tuple[Any, Any]:
-    return template.c.gallery_id == pinned.id, template.c.id.between(first, last)
+def _ids_within(segment: Segment, first: int, last: int) -> NDArray[np.int64]:
+    ids = segment.ids[: segment.used]
+    return ids[(ids >= first) & (ids <= last)]
 
 
-def _digest(content: Iterable[bytes]) -> str:
+def _digest(content: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.blake2b(digest_size=32)
     for part in content:
         digest.update(part)

@@ -214,8 +214,8 @@ def test_a_segment_of_which_something_was_erased_while_it_was_copied_is_not_kept
         segment = _index(cloud).full()[0]
         record: Record = store.record
         record.erase_subject(gallery, "s003", by=None)  # committed; the index was not told yet
-        assert store.indexes._snapshots.save(gallery, segment) is False
-        assert not (patient.home / "index").exists()  # nothing of it was ever written
+        assert store.indexes._snapshots.save(gallery, segment, _index(cloud).segments()) is False
+        assert _files(patient) == []
 
 
 def test_nor_one_of_which_something_was_erased_after_the_record_was_asked_what_it_has(
@@ -235,10 +235,11 @@ def test_nor_one_of_which_something_was_erased_after_the_record_was_asked_what_i
 
         with monkeypatch.context() as patched:
             patched.setattr(store.record.database, "write", late_write)
-            assert store.indexes._snapshots.save(gallery, segment) is False
+            assert store.indexes._snapshots.save(gallery, segment, _index(cloud).segments()) is False
         assert len(asked) == 1
         assert _files(patient) == []
-        assert store.indexes._snapshots.save(gallery, _index(cloud).full()[-1]) is True
+        index = _index(cloud)
+        assert store.indexes._snapshots.save(gallery, index.full()[-1], index.segments()) is True
 
 
 def test_a_folder_that_cannot_be_made_stops_nobody(patient: Settings) -> None:
