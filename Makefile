@@ -46,7 +46,7 @@ bench-cloud: $(VENV)/.test  ## Time the cloud beside FAISS itself: make bench-cl
 	@$(BIN)/python -m lab.bench_cloud $(if $(SIZES),--sizes $(SIZES)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(ARGS)
 
 bench-recall: $(VENV)/.test models  ## Compare the index with plain products on real faces: make bench-recall LFW=FOLDER
-	@test -n "$(LFW)$$PATRONUS_FACE_DATA" || { echo "Name the folder with lfw112.tar, lfw_pairs.txt and utkface112.tar: make bench-recall LFW=FOLDER" >&2; exit 2; }
+	@test -n "$(LFW)$${PATRONUS_FACE_DATA:-}" || { echo "Name the folder with lfw112.tar, lfw_pairs.txt and utkface112.tar: make bench-recall LFW=FOLDER" >&2; exit 2; }
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m lab.bench_recall --faces "$${PATRONUS_FACE_DATA:-$(LFW)}" $(ARGS)
 
 contention: $(VENV)/.test  ## Time searches while somebody writes: make contention SIZES=1000000
@@ -62,7 +62,7 @@ fuzz: $(VENV)/.test models  ## Try what both OpenAPI documents promise: make fuz
 	@$(BIN)/python -m lab.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LFW=FOLDER
-	@test -n "$(LFW)$$PATRONUS_FACE_DATA" || { echo "Name the folder with lfw112.tar and lfw_pairs.txt: make accuracy LFW=FOLDER (docs/accuracy.md)" >&2; exit 2; }
+	@test -n "$(LFW)$${PATRONUS_FACE_DATA:-}" || { echo "Name the folder with lfw112.tar and lfw_pairs.txt: make accuracy LFW=FOLDER (docs/accuracy.md)" >&2; exit 2; }
 	@$(BIN)/python -m lab.accuracy $(if $(LFW),--lfw $(LFW)) $(ARGS)
 
 models: $(VENV)/.run  ## Fetch, check and convert the face models
