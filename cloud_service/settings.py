@@ -64,7 +64,7 @@ class IndexSettings(BaseModel):
     A path that ends with ``.db``: milvus-lite in this process, for trying it out."""
     exact_up_to: Annotated[int, Field(ge=0)] = 1_000_000
     """Templates of a gallery beyond which an approximate index proposes: exact scores still decide. Up to a million, a
-    lone identification takes some 15 ms on two cores, exactly. In Milvus all is exact but what is pinned otherwise."""
+    lone identification takes some 20 ms on two cores, exactly. In Milvus all is exact but what is pinned otherwise."""
     snapshot_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How often what became full is written to files, so that the next start need not read it from the record."""
     close_seconds: Annotated[float, Field(ge=0)] = 5.0

@@ -13,8 +13,8 @@ from cloud_service.gallery.scan import Found, Part, best_of, joined, parts_of, s
 from cloud_service.gallery.segment import DEAD, Segment, narrow_reach, width_of
 from cloud_service.gallery.sketch import Sketch
 
-# Rows of the largest segment: 8 MB of 128 values. Writing one anew holds up a writer for some hundredths of a second,
-# and a search not at all.
+# Rows of the largest segment: 8 MB of 128 values. Writing one anew holds up a writer for a hundredth of a second or
+# two, and a search not at all.
 _MOST: Final = 65_536
 _LEAST: Final = 256
 # Rows from which a search is shared by several threads.
