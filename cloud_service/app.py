@@ -28,8 +28,10 @@ from shared.http.flat import add_routes
 from shared.http.problems import RESPONSES
 from shared.http.system import system_routes
 from shared.key_ring import KeyRing
+from shared.logs import get_logger
 from shared.metrics import Metrics
 
+_log = get_logger(__name__)
 _REKEY = re.compile(r"/v1/galleries/[^/]+/rekey")
 
 
@@ -47,7 +49,8 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await to_thread.run_sync(app.state.key_ring.ensure_first_key, settings.first_key_file)
+        if await to_thread.run_sync(app.state.key_ring.ensure_first_key, settings.first_key_file):
+            _log.info("first_api_key_made", file=str(settings.first_key_file))
         store = await to_thread.run_sync(open_store, settings, metrics, clock)
         app.state.store = store
         app.state.listing = Listing(store.record.database, store.record.clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -62,7 +63,10 @@ class Pair:
         """
         while True:
             for name, process in self._running.items():
-                if process.poll() is not None:
+                status = process.poll()
+                if status is not None and status < 0:
+                    raise SetupError(f"The {name} was killed ({signal.Signals(-status).name}); both services end here.")
+                if status is not None:
                     raise SetupError(f"The {name} ended by itself; its reason stands above.")
             time.sleep(0.2)
 

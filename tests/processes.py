@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ import pytest
 _SECONDS = 60
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client) -> None:
+def wait_until_ready(process: subprocess.Popen[Any], client: httpx.Client) -> None:
     """Returns when the service behind the client can do its work; fails when it ends, or takes too long."""
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:

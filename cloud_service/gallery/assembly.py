@@ -59,7 +59,10 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
             answers=Answers(database, timedelta(hours=limits.answers_kept_hours)),
             patience_seconds=settings.work.patience_seconds + limits.busy_seconds,
         )
-        clock.begin(store.retention.time_seen())
+        if store.retention.limited():
+            clock.begin(store.retention.time_seen())
+        else:  # nothing ages, nobody kept the time: the machine's is believed, unless it is behind
+            clock.look(store.retention.time_seen())
         store.load()
         _note_start(database)
     return store

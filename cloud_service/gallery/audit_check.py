@@ -97,7 +97,8 @@ def _wrong(row: Any, before: AuditHead, noted: AuditHead | None) -> str | None:
     if row.digest != digest:
         return f"entry {row.seq} is not what it was when it was written"
     if noted is not None and noted.seq == row.seq and noted.digest != row.digest:
-        return f"entry {row.seq} is another one than was noted down: the log was written anew"
+        written = "the log was written anew, or a back-up from before that entry was restored"
+        return f"entry {row.seq} is another one than was noted down: {written}"
     return None
 
 

@@ -158,7 +158,7 @@ class LocalIndexes:
         return IndexStats(
             backend="faiss",
             kind="approximate" if index.sketched else "exact",
-            pinned=gallery.index_kind is not None,
+            pinned=gallery.index_kind,
             templates=len(index),
             memory_bytes=index.nbytes,
             snapshot_templates=self._snapshots.kept(gallery).templates,

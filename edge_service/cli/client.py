@@ -133,7 +133,7 @@ def keep_gallery(
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Set how long faces are kept. One that has expired matches nobody, and is erased within minutes."""
+    """Set how long faces are kept. One that has expired matches nobody, and is erased within a minute."""
     if (max_age is None) is not forever:
         raise typer.BadParameter("give --max-age AGE or --forever, one of the two")
     path = f"{gallery_path(name)}/retention"

@@ -52,8 +52,11 @@ def _address_left(settings: EdgeSettings) -> Iterator[None]:
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     scheme = "http" if settings.tls.certificate is None else "https"
-    settings.address_file.write_text(f"{scheme}://{host}:{settings.port}\n")
+    address = f"{scheme}://{host}:{settings.port}\n"
+    settings.address_file.write_text(address)
     try:
         yield
     finally:
-        settings.address_file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if settings.address_file.read_text() == address:  # else another edge's, which may go on
+                settings.address_file.unlink()

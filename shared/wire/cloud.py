@@ -90,8 +90,8 @@ class IndexStats(Wire):
     """The index of a gallery. The record decides: whatever the index proposes is scored exactly from there."""
 
     backend: Literal["faiss", "milvus"]
-    kind: IndexKind
-    pinned: bool = Field(description="whether the kind was chosen by an operator, not by the number of templates")
+    kind: IndexKind = Field(description="as it is now; what is in no full segment of 65,536 is always compared exactly")
+    pinned: IndexKind | None = Field(description="as an operator chose; null: by the number of templates")
     templates: int = Field(ge=0)
     memory_bytes: int | None = Field(ge=0, description="null where it is not in this process")
     snapshot_templates: int | None = Field(ge=0, description="how many a start reads from files; null: it needs none")

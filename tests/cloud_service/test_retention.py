@@ -270,6 +270,21 @@ def test_a_record_that_was_away_for_days_matches_no_expired_one_and_erases_it_wi
         assert _held(cloud) == 0
 
 
+def test_where_nothing_ages_a_start_believes_the_clock_and_a_retention_holds_at_once(
+    settings: Settings, hands: Hands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Cloud(settings, hands.clock()) as cloud:
+        cloud.put_gallery()
+        cloud.enroll("anna", VECTORS[:1])
+    hands.pass_by(30 * DAY)
+    with Cloud(settings, hands.clock()) as cloud:
+        _sweep(cloud)
+        assert "clock_is_ahead_of_the_record" not in capsys.readouterr().out
+        _keep(cloud, 10 * DAY)
+        _sweep(cloud)
+        assert _held(cloud) == 0
+
+
 def _until(done: Callable[[], bool]) -> None:
     for _ in range(200):
         if done():

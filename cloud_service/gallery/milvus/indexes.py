@@ -146,7 +146,7 @@ class MilvusIndexes:
         return IndexStats(
             backend="milvus",
             kind="approximate" if approximate(gallery) else "exact",
-            pinned=gallery.index_kind is not None,
+            pinned=gallery.index_kind,
             templates=len(self.of(gallery)),
             memory_bytes=None,
             snapshot_templates=None,
