@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ class Pair:
         Raises:
             SetupError: it ended, or did not answer in time; its own words are on standard error.
         """
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that `stop` is come to, as after Ctrl-C
         with httpx.Client(trust_env=False, timeout=2) as client:
             if _answers(client, url + "/healthz"):
                 raise SetupError(
