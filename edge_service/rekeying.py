@@ -122,7 +122,9 @@ class Rekeying:
         old = self._galleries.checked(gallery, status.contract).of(old_seal)
         new = self._galleries.checked(gallery, wanted).of(new_seal)
         turns = [] if status.contract == wanted else await self._workers.run(_turns, old, new, whose, wanted.dim)
-        return await self._cloud.rekey(gallery, RekeyRequest(contract=wanted, turns=turns))
+        return await self._cloud.rekey(
+            gallery, RekeyRequest(contract=wanted, replaces=status.contract_digest, turns=turns)
+        )
 
 
 def _subjects_a_request(dim: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,8 @@ from shared.wire.common import Candidate, VerifyAnswer
 # subjects with a few templates each are settled at once, and n templates in log(n) looks.
 _WIDENING = 4
 _LEAST_WIDTH = 32
+# Values of templates that are scored together: copies of them, as float64, are made.
+_VALUES_AT_ONCE = 1 << 18
 
 
 def exact_scores(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -149,16 +151,26 @@ class Matcher:
 def _verified(
     gallery: PinnedGallery, vectors: dict[str, NDArray[np.float32]], asked: Sequence[Claim]
 ) -> list[VerifyAnswer | PatronusError]:
-    """Answers all claims; the scores of all are computed together, each row with its own probe."""
+    """Answers all claims; where few rows are to be scored, those of all together, each row with its own probe."""
     probes = [_probe(gallery, vectors, claim) for claim in asked]
-    rows = [vectors[claim.subject] for claim, probe in zip(asked, probes, strict=True) if isinstance(probe, np.ndarray)]
-    best: Iterator[float] = iter(())
-    if rows:
-        counts = [len(each) for each in rows]
-        theirs = np.repeat(np.stack([probe for probe in probes if isinstance(probe, np.ndarray)]), counts, axis=0)
-        scores = exact_scores(np.concatenate(rows), theirs)
-        best = iter(np.maximum.reduceat(scores, np.cumsum([0, *counts[:-1]])).tolist())
+    pairs = [
+        (vectors[claim.subject], probe)
+        for claim, probe in zip(asked, probes, strict=True)
+        if isinstance(probe, np.ndarray)
+    ]
+    best = iter(_best_scores(pairs))
     return [probe if isinstance(probe, PatronusError) else _decided(gallery, next(best)) for probe in probes]
+
+
+def _best_scores(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[float]:
+    """The best score of each (n, d) rows with its (d,) probe."""
+    if len(pairs) < 2 or sum(rows.size for rows, _ in pairs) > _VALUES_AT_ONCE:
+        return [float(exact_scores(rows, probe).max()) for rows, probe in pairs]
+    counts = [len(rows) for rows, _ in pairs]
+    theirs = np.repeat(np.stack([probe for _, probe in pairs]), counts, axis=0)
+    scores = exact_scores(np.concatenate([rows for rows, _ in pairs]), theirs)
+    found: list[float] = np.maximum.reduceat(scores, np.cumsum([0, *counts[:-1]])).tolist()
+    return found
 
 
 def _probe(

@@ -98,7 +98,7 @@ class Rekeying:
 
         Raises:
             NotFound: there is no such gallery.
-            ContractMismatch: the contracts differ in more than the key.
+            ContractMismatch: the contracts differ in more than the key, or the matrices turn from another one.
             Conflict: the gallery is not sealed, or the change was abandoned meanwhile.
             Unprocessable: a matrix is not a rotation of the gallery's length, or not one for each that has a seal.
         """
@@ -110,6 +110,14 @@ class Rekeying:
             job = self._give(now.pinned, _Job(None), self._settle) if now.unsettled else None
         else:
             _refuse_more_than_a_key(now.contract, wanted.contract)
+            # From here on each transaction asks whether the gallery is in the turn that was looked at.
+            if wanted.replaces != now.pinned.contract_digest:
+                raise ContractMismatch(
+                    "The matrices turn from another key than the gallery has now: it was changed meanwhile, or they "
+                    "are late. Make them anew from its contract.",
+                    expected=now.pinned.contract_digest,
+                    given=wanted.replaces,
+                )
             job = self._give(now.pinned, _Job(wanted.contract, _opened(now.pinned, wanted.turns), by), self._change)
         return self._waited_for(name, job)
 

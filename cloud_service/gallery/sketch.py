@@ -56,5 +56,5 @@ class Sketch:
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Overwrites what is kept of some rows."""
         nothing = np.zeros(self._packer.code_size, np.uint8)
-        for row in rows:
-            self._packer.pack_1(nothing, int(row), self.blocks)
+        for block, place in zip(*np.divmod(rows, self._packer.nvec), strict=True):
+            self._packer.pack_1(nothing, int(place), self.blocks[block : block + 1])

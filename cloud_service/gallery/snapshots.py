@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,8 @@ class Snapshots:
         # A file is not swept away before its digest is written down. Who waits is next: the keeper, who writes file
         # after file, would else be quicker than an erasure every time.
         self._writing, self._next = threading.Lock(), threading.Lock()
+        # In which file a segment stands.
+        self._names: WeakKeyDictionary[Segment, str] = WeakKeyDictionary()
 
     def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
         """New templates stand in no file."""
@@ -100,13 +103,20 @@ class Snapshots:
             return []
         with ThreadPoolExecutor(min(_READERS, len(files))) as readers:
             found = list(readers.map(lambda file: self._read(pinned, file), files))
-        bad = [file.id for file, segment in zip(files, found, strict=True) if segment is None]
+        bad: list[int] = []
+        sound: list[Segment] = []
+        for file, segment in zip(files, found, strict=True):
+            if segment is None or any(_share_templates(segment, other) for other in sound):
+                bad.append(file.id)
+            else:
+                self._names[segment] = file.name
+                sound.append(segment)
         if bad:
             _log.warning("snapshot_files_refused", files=len(bad))
             with self._database.write() as connection:
                 connection.execute(delete(segment_file).where(segment_file.c.id.in_(bad)))
             self.sweep()
-        return [segment for segment in found if segment is not None]
+        return sound
 
     def save(self, pinned: PinnedGallery, segment: Segment, among: Iterable[Segment]) -> bool:
         """Writes a segment that is full to a file; false when it changed meanwhile, and is not kept.
@@ -125,18 +135,24 @@ class Snapshots:
             if not len(ids):
                 return False
             first, last = int(ids.min()), int(ids.max())
-            within = np.concatenate([_ids_within(one, first, last) for one in among])
+            live = list(among)
+            within = np.concatenate([_ids_within(one, first, last) for one in live])
+            others = [self._names[one] for one in live if one in self._names and one is not segment]
             content: list[bytes | memoryview] = [_MAGIC, _HEAD.pack(segment.dim, len(ids), segment.reach, segment.lost)]
             content += [np.ascontiguousarray(ids, "<i8").data.cast("B"), codes.data.cast("B")]
             values = {"first_id": first, "last_id": last, "templates": len(ids), "name": name}
             try:
                 self._write(name, content)
-                registered = self._register(pinned, values | {"digest": _digest(content)}, within)
+                registered = self._register(pinned, values | {"digest": _digest(content)}, within, others)
             except BaseException:
                 self._erase(self._folder / name)
                 raise
-            if not registered:
+            if registered:
+                self._names[segment] = name
+            else:
                 self._erase(self._folder / name)
+        if registered:
+            self.sweep()  # of segments that the index has no more
         return registered
 
     def forget(self, pinned: PinnedGallery) -> None:
@@ -179,8 +195,13 @@ class Snapshots:
         segment.append_codes(ids, codes.reshape(rows, -1), lost)
         return segment
 
-    def _register(self, pinned: PinnedGallery, values: dict[str, Any], within: NDArray[np.int64]) -> bool:
+    def _register(
+        self, pinned: PinnedGallery, values: dict[str, Any], within: NDArray[np.int64], others: list[str]
+    ) -> bool:
         """Writes a digest down, unless the record does not have what the index has there, or the key changed.
+
+        Of the gallery's other files only those of segments that the index still has are trusted from then on: what it
+        wrote anew stands in a newer file, and must not be read twice.
 
         The two are compared by the number of ids and their sum, which the record counts in milliseconds, while whoever
         erases waits: the index is told of each template after the record, so that it may have more, never others.
@@ -192,6 +213,7 @@ class Snapshots:
             held, total = connection.execute(query.where(template.c.gallery_id == pinned.id, there)).one()
             if turn != pinned.turn or (int(held), int(total)) != (len(within), int(within.sum())):
                 return False
+            connection.execute(delete(segment_file).where(*_of(pinned), segment_file.c.name.not_in(others)))
             connection.execute(insert(segment_file).values(gallery_id=pinned.id, turn=pinned.turn, **values))
         return True
 
@@ -239,6 +261,11 @@ def _of(pinned: PinnedGallery) -> tuple[Any, Any]:
 def _ids_within(segment: Segment, first: int, last: int) -> NDArray[np.int64]:
     ids = segment.ids[: segment.used]
     return ids[(ids >= first) & (ids <= last)]
+
+
+def _share_templates(one: Segment, other: Segment) -> bool:
+    apart = one.ids.min() > other.ids.max() or one.ids.max() < other.ids.min()
+    return not apart and bool(np.isin(one.ids, other.ids).any())
 
 
 def _digest(content: Iterable[bytes | memoryview]) -> str:

@@ -184,7 +184,11 @@ class Caller:
         matrix = vectors.key(new) @ vectors.key(gallery.epoch).T
         data = base64.b64encode(np.ascontiguousarray(matrix, "<f8").tobytes()).decode()
         turns = [{"matrix": {"dim": DIM, "dtype": "float64", "data": data}}]
-        body = {"contract": contract_of(new).model_dump(mode="json"), "turns": turns}
+        body = {
+            "contract": contract_of(new).model_dump(mode="json"),
+            "replaces": contract_of(gallery.epoch).digest(),
+            "turns": turns,
+        }
         self._ask(
             Unsure(
                 f"change to epoch {new}",

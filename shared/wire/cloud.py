@@ -142,6 +142,7 @@ class RekeyRequest(Wire):
     """A change of a gallery's key: the contract that is to hold, and matrices that turn old templates into new ones."""
 
     contract: Contract
+    replaces: HexDigest = Field(description="digest of the contract that the matrices turn from")
     turns: Annotated[list[Turn], Field(default_factory=list, max_length=MAX_TURNS_A_REQUEST)]
 
 

@@ -52,7 +52,11 @@ class Key:
     def rekey(self, after: Key, *subjects: str) -> dict[str, Any]:
         """The request that changes this key to another."""
         turns = [_turn(self, after, subject) for subject in (subjects if self.verify_only else ("",))]
-        return {"contract": after.contract.model_dump(mode="json"), "turns": turns}
+        return {
+            "contract": after.contract.model_dump(mode="json"),
+            "replaces": self.contract.digest(),
+            "turns": turns,
+        }
 
 
 def _turn(before: Key, after: Key, subject: str) -> dict[str, Any]:

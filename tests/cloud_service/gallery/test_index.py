@@ -170,6 +170,26 @@ def test_the_bytes_of_what_was_removed_are_gone_and_its_room_comes_back() -> Non
     assert list(index.segments()) == []
 
 
+def test_any_row_of_a_large_segment_is_forgotten_by_its_sketch() -> None:
+    """FAISS's packer takes a block of rows at a time, and a segment of the usual size has many."""
+    segment = Segment(DIM, 40_000, 1.0)
+    rows = random_units(5, 40_000, DIM)
+    segment.append(np.arange(40_000), rows)
+    sketch = Sketch(segment)
+    gone = np.array([0, 31, 32, 20_000, 39_999])
+    wide = np.zeros((len(gone), segment.codes.shape[1]), np.float32)
+    wide[:, :DIM] = rows[gone]
+    assert (sketch.propose(wide, 40)[1] == gone[:, np.newaxis]).any(axis=1).all()
+    kept = np.setdiff1d(np.arange(64), gone)
+    before = [sketch._packer.unpack_1(sketch.blocks, int(row)).copy() for row in kept]
+    sketch.forget(gone)
+    for row in gone:
+        block, place = divmod(int(row), sketch._packer.nvec)
+        assert not sketch._packer.unpack_1(sketch.blocks[block : block + 1], place).any()
+    for row, code in zip(kept, before, strict=True):
+        assert (sketch._packer.unpack_1(sketch.blocks, int(row)) == code).all()
+
+
 @pytest.mark.usefixtures("small_segments")
 @pytest.mark.parametrize("probes", [VECTORS[:2], VECTORS[:300]])
 def test_sketches_propose_what_is_near_and_nothing_that_was_removed(probes: NDArray[np.float32]) -> None:

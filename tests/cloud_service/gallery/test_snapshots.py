@@ -250,6 +250,38 @@ def test_a_folder_that_cannot_be_made_stops_nobody(patient: Settings) -> None:
         assert cloud.enroll("new", random_units(22, 1)).status_code == 201
 
 
+def _in_memory(cloud: Cloud) -> list[int]:
+    ids = np.concatenate([segment.ids[: segment.used] for segment in _index(cloud).segments()])
+    return sorted(ids[ids >= 0].tolist())
+
+
+@pytest.mark.parametrize("erased", [[5], [5, 170], list(range(0, 40)), list(range(20, 60))], ids=str)
+def test_no_template_is_read_from_two_files_however_often_it_starts(patient: Settings, erased: list[int]) -> None:
+    """Segments are written anew, joined and filled up between files; what stood in an older one is not read again."""
+    left = 200 - len(erased)
+    for _ in range(2):
+        with Cloud(patient) as cloud:
+            assert len(_in_memory(cloud)) == 200
+            _snapshot(cloud)
+        with Cloud(patient) as cloud:
+            _snapshot(cloud)
+    with Cloud(patient) as cloud:
+        for number in erased:
+            cloud.erase(f"/subjects/s{number:03}")
+        _snapshot(cloud)
+    for _ in range(4):
+        with Cloud(patient) as cloud:
+            ids = _in_memory(cloud)
+            assert (len(ids), len(set(ids))) == (left, left)
+            assert cloud.http.get("/v1/galleries/door/stats").json()["templates"] == left
+            written = _snapshot(cloud)
+            assert written["templates"] <= left
+            assert written["files"] == len(_files(patient))
+    with Cloud(patient) as cloud:
+        cloud.erase("/subjects/s100")
+        assert len(_in_memory(cloud)) == left - 1
+
+
 def test_an_operator_pins_how_a_gallery_is_searched(patient: Settings) -> None:
     with Cloud(patient) as cloud:
         path = "/v1/galleries/door"

@@ -85,6 +85,17 @@ def test_scores_and_decisions_stay_what_they_were_on_random_templates(sealed: Cl
     assert sealed.http.get(PATH).json()["contract_digest"] == OLD.contract.digest()
 
 
+def test_matrices_from_another_key_than_the_gallery_has_are_refused(sealed: Cloud) -> None:
+    """As of two edges at the same time, or of a request that is late: applied, they would spoil every template."""
+    assert sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW)).status_code == 200
+    before = _identify(sealed, NEW, PEOPLE).json()
+    answer = sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(THIRD))
+    problem = assert_problem(answer, 409, "contract-mismatch")
+    assert (problem["expected"], problem["given"]) == (NEW.contract.digest(), OLD.contract.digest())
+    assert _identify(sealed, NEW, PEOPLE).json() == before
+    assert sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW)).status_code == 200  # again: it was done
+
+
 def test_what_was_made_under_the_old_key_is_refused_and_told_the_new_contract(sealed: Cloud) -> None:
     sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW))
     for answer in (
