@@ -51,6 +51,7 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if await to_thread.run_sync(app.state.key_ring.ensure_first_key, settings.first_key_file):
             _log.info("first_api_key_made", file=str(settings.first_key_file))
+        await to_thread.run_sync(app.state.key_ring.records)  # a file that cannot be read stops the start
         store = await to_thread.run_sync(open_store, settings, metrics, clock)
         app.state.store = store
         app.state.listing = Listing(store.record.database, store.record.clock)

@@ -19,7 +19,7 @@ _AT_ONCE = 2
 
 
 def readiness_of(app: FastAPI) -> Checks:
-    """The checks of an application: the record answers and can be written, and every gallery's index is loaded."""
+    """The checks of an application: the record answers and can be written, every index is loaded, keys can be read."""
 
     limiter = CapacityLimiter(_AT_ONCE)
 
@@ -28,7 +28,7 @@ def readiness_of(app: FastAPI) -> Checks:
         record = False
         with move_on_after(_PATIENCE_S):
             record = await to_thread.run_sync(_answers, store, abandon_on_cancel=True, limiter=limiter)
-        return {"record": record, "index": store.indexes.sound}
+        return {"record": record, "index": store.indexes.sound, "keys": app.state.key_ring.readable()}
 
     return checks
 

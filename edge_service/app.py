@@ -52,6 +52,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         ring = KeyRing(settings.keys_file)
         if ring.ensure_first_key(settings.first_key_file):
             _log.info("first_api_key_made", file=str(settings.first_key_file))
+        ring.records()  # a file that cannot be read stops the start
         reader = open_reader(settings, metrics)
         profile = load_profile(settings.profile, reader.pin, reader.spec.dim, settings.profiles)
         protector = Protector(profile, tell=tally)
@@ -92,7 +93,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
             await cloud.close()
 
     async def checks() -> dict[str, bool]:
-        return {"models": True, "cloud": await app.state.cloud.alive()}
+        return {"models": True, "keys": app.state.key_ring.readable(), "cloud": await app.state.cloud.alive()}
 
     app = make_application(
         title="Patronus edge",

@@ -252,6 +252,18 @@ class OutcomeUnknown(RecordUnavailable):
         )
 
 
+class KeysUnavailable(PatronusError):
+    """The service's file of API keys went missing, is damaged, or can be read by others: nobody is let in."""
+
+    status = 503
+    kind = "keys-unavailable"
+    title = "API keys unavailable"
+
+    def __init__(self, detail: str, *, retry_after_s: int = 10) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
 class InsufficientStorage(PatronusError):
     """The disk under the record is full. What is stored can be read, and nothing acknowledged is lost."""
 

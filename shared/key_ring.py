@@ -60,6 +60,14 @@ class KeyRing:
         self._refresh()
         return list(self._records)
 
+    def readable(self) -> bool:
+        """Whether the file can be read now."""
+        try:
+            self._refresh()
+        except SetupError:
+            return False
+        return True
+
     def ensure_first_key(self, shown_in: Path, label: str = "made at the first start") -> bool:
         """Makes the first key, with every scope, if the service has none yet, and leaves it in a private file.
 

@@ -16,9 +16,10 @@ from cloud_service.gallery.opening import closed_unless_ready, is_sqlite, open_d
 from cloud_service.gallery.record import Journal, Record
 from cloud_service.gallery.remnants import NotOverwritten, Remnant
 from cloud_service.gallery.snapshots import Snapshots
+from cloud_service.gallery.sqlite import file_of
 from cloud_service.gallery.store import Store
 from cloud_service.settings import RetentionSettings, Settings
-from shared.errors import PatronusError
+from shared.errors import PatronusError, SetupError
 from shared.home import patronus_version
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
@@ -47,6 +48,7 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
     # keeper beside them.
     connections = settings.work.at_once + 2 * settings.work.searches + 5
     limits = settings.record
+    _refuse_lost_record(settings)
     database = open_database(settings.record_url, limits, connections, shared=_shared(settings))
     with closed_unless_ready(database):
         clock = clock or clock_of(settings.retention)
@@ -74,6 +76,19 @@ def _note_start(database: Database) -> None:
             append(connection, Action.SERVICE_STARTED, by=None, details={"version": patronus_version()})
     except (PatronusError, SQLAlchemyError) as error:  # a full disk: it can match all the same
         _log.error("start_not_noted", **place_of(error))
+
+
+def _refuse_lost_record(settings: Settings) -> None:
+    """Refuses to begin anew where a record was: the files of its index are there, and it is not."""
+    if not is_sqlite(settings.record_url):
+        return
+    record, index = file_of(settings.record_url), settings.home.expanduser() / "index"
+    there = record.exists() and record.stat().st_size > 0
+    if not there and any(index.glob("*.segment")):
+        raise SetupError(
+            f"The record {record} is missing or empty, though files of its index are in {index}. Mount or restore the "
+            "record; to begin anew with an empty one, remove that folder first."
+        )
 
 
 def _shared(settings: Settings) -> bool:

@@ -168,7 +168,8 @@ class Snapshots:
             OSError: one of them cannot be.
         """
         with self._alone():
-            there = list(self._folder.iterdir()) if self._folder.is_dir() else []
+            # Files only: what a link names is not ours, and a volume may bring folders of its own.
+            there = [path for path in self._folder.glob("*") if _is_file(path)] if self._folder.is_dir() else []
             if not there:
                 return
             with self._database.read() as connection:
@@ -179,7 +180,8 @@ class Snapshots:
 
     def _read(self, pinned: PinnedGallery, file: Any) -> Segment | None:
         try:
-            content = (self._folder / file.name).read_bytes()
+            path = self._folder / file.name
+            content = path.read_bytes() if _is_file(path) else b""
         except OSError as error:
             _log.warning("snapshot_file_unreadable", **place_of(error))
             return None
@@ -243,7 +245,7 @@ class Snapshots:
     @staticmethod
     def _erase(path: Path) -> None:
         try:
-            with path.open("r+b") as file:
+            with os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b") as file:
                 left = os.fstat(file.fileno()).st_size
                 while left > 0:
                     left -= file.write(bytes(min(left, _CHUNK)))
@@ -261,6 +263,10 @@ def _of(pinned: PinnedGallery) -> tuple[Any, Any]:
 def _ids_within(segment: Segment, first: int, last: int) -> NDArray[np.int64]:
     ids = segment.ids[: segment.used]
     return ids[(ids >= first) & (ids <= last)]
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def _share_templates(one: Segment, other: Segment) -> bool:

@@ -24,6 +24,8 @@ _SCRUBS: Final = 5
 # Primary result codes of SQLite that speak of the disk and not of the file.
 _NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL})
 _NO_WRITING: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+# Of the file.
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 # A full disk has room again when a large request fits: the least one may succeed in what a log had left.
 _ROOM: Final = 1 << 20
 _FULL: Final = "The disk of the record is full: nothing was changed. The operator must make room; then send it again."
@@ -50,6 +52,7 @@ class SqliteDatabase(Database):
         super().__init__(engine, reader=engine, writer=engine.execution_options(**{_WRITES: True}))
         _set_up(engine, busy_seconds)
         self._remains: Remains | None = None
+        self._damaged = False
         try:
             _make_private(self._path)
             self._remains = Remains(self._path)
@@ -84,6 +87,8 @@ class SqliteDatabase(Database):
             PatronusError: as ``read`` and ``write`` say.
             SQLAlchemyError: the record does not answer as it should.
         """
+        if self._damaged:
+            raise RecordUnavailable("A page of the record is damaged; restore a back-up.")
         if self._unwritable:
             disk = os.statvfs(self._path.parent)
             if disk.f_bavail * disk.f_frsize < _ROOM:
@@ -141,6 +146,11 @@ class SqliteDatabase(Database):
     def told(self, error: DBAPIError) -> PatronusError | None:
         """What callers are told of SQLite's error; None: nobody foresaw it."""
         code = _code_of(error.orig)
+        if code in _DAMAGED:
+            self._damaged = True
+            return RecordUnavailable(
+                "The record is damaged: nothing was changed. The operator must restore a back-up of it."
+            )
         if code == sqlite3.SQLITE_BUSY:
             return Overloaded("Somebody else is writing to the record; try again.")
         if code in _NO_ROOM:

@@ -9,8 +9,11 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
 from shared.credentials import ApiKeyRecord, Scope
-from shared.errors import Forbidden, NotFound, Unauthenticated
+from shared.errors import Forbidden, KeysUnavailable, NotFound, SetupError, Unauthenticated
 from shared.key_ring import KeyRing
+from shared.logs import get_logger, place_of
+
+_log = get_logger(__name__)
 
 CALLER = "patronus.caller"
 """Where the gate leaves, in the ASGI scope, whose key a request came with."""
@@ -21,12 +24,20 @@ def known_caller(scope: Mapping[str, Any], header: str | None) -> ApiKeyRecord:
 
     Raises:
         Unauthenticated: no key, or one that is not known or was revoked.
+        KeysUnavailable: the file of keys is missing, damaged, or readable by others.
     """
     kind, _, key = (header or "").partition(" ")
-    if kind.lower() != "bearer" or not key.strip():
+    key = key.strip(" \t")
+    if kind.lower() != "bearer" or not key:
         raise Unauthenticated("Send an API key in the header `Authorization: Bearer KEY`.")
     ring: KeyRing = scope["app"].state.key_ring
-    record = ring.check(key.strip())
+    try:
+        record = ring.check(key)
+    except SetupError as error:
+        _log.error("api_keys_unreadable", **place_of(error))
+        raise KeysUnavailable(
+            "The service cannot read its file of API keys now; the operator must mend it. Nothing was done."
+        ) from None
     if record is None:
         raise Unauthenticated("This API key is not known here, or it was revoked; ask the operator for a new one.")
     return record

@@ -188,4 +188,5 @@ def _what(path: str) -> str:
 
 
 def _digest(header: bytes) -> bytes:
-    return blake2b(header, digest_size=16).digest()
+    """Of the key alone: the scheme's name and the blanks around it can be written in many ways."""
+    return blake2b(header.partition(b" ")[2].strip(b" \t"), digest_size=16).digest()

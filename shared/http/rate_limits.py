@@ -53,20 +53,27 @@ class RateLimits:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._told: dict[str, float] = {}
 
-    def count(self, record: ApiKeyRecord, kind: Kind, cost: int = 1) -> None:
+    def count(self, record: ApiKeyRecord, kind: Kind, cost: int = 1, counted: int = 0) -> None:
         """Counts a call, or several, of a key.
 
         A call that costs more than a whole limit costs all of it.
+
+        Args:
+            record: of the key.
+            kind: what it is used for.
+            cost: of the call.
+            counted: how much of that was counted before.
 
         Raises:
             RateLimited: that is more than the key may.
         """
         # A rate of the key's own is for all that it does together.
-        rate, counted = (record.rate, "all") if record.rate else (self._defaults[kind], kind.value)
+        rate, what = (record.rate, "all") if record.rate else (self._defaults[kind], kind.value)
         # The shortest first: what a short one refuses must not count against a long one.
         for item in _items(rate):
-            if not self._limiter.hit(item, record.id, counted, cost=min(cost, item.amount)):
-                raise self._refused(record, counted, item)
+            more = min(cost, item.amount) - counted
+            if more > 0 and not self._limiter.hit(item, record.id, what, cost=more):
+                raise self._refused(record, what, item)
 
     def _refused(self, record: ApiKeyRecord, counted: str, item: RateLimitItem) -> RateLimited:
         now = time.time()
@@ -97,4 +104,4 @@ def count_probes(request: Request, probes: int) -> None:
     """
     if probes > 1:
         limits: RateLimits = request.app.state.rate_limits
-        limits.count(request.scope[CALLER], Kind.MATCHING, probes - 1)
+        limits.count(request.scope[CALLER], Kind.MATCHING, probes, counted=1)

@@ -107,3 +107,11 @@ def test_a_rate_that_is_none_is_refused(rate: str) -> None:
         RateSettings(matching=rate)
     with pytest.raises(ValidationError):
         a_key(rate)
+
+
+def test_a_call_with_more_probes_than_a_limit_passes_when_nothing_else_was_counted() -> None:
+    limits, key = RateLimits(RateSettings(matching="10/minute")), a_key()
+    limits.count(key, MATCHING)  # at the gate, before the probes are known
+    limits.count(key, MATCHING, 11, counted=1)
+    with pytest.raises(RateLimited):
+        limits.count(key, MATCHING)

@@ -17,6 +17,7 @@ from cloud_service.gallery.index import SegmentedIndex
 from cloud_service.gallery.local_indexes import LocalIndexes
 from cloud_service.gallery.record import Record
 from cloud_service.settings import IndexSettings, Settings
+from shared.errors import SetupError
 
 VECTORS = random_units(21, 200)
 PROBES = VECTORS[::9]
@@ -310,3 +311,33 @@ def test_beyond_a_number_of_templates_it_is_approximate_by_itself(settings: Sett
             cloud.app.state.store.indexes._over.wait(0.05)
         assert (stats["kind"], stats["pinned"]) == ("approximate", None)
         assert all(cloud.found(vector)[0] == f"s{number:03}" for number, vector in enumerate(VECTORS))
+
+
+def test_what_is_no_file_of_ours_is_left_alone(patient: Settings, tmp_path: Path) -> None:
+    folder = patient.home / "index"
+    folder.mkdir(mode=0o700)
+    (folder / "lost+found").mkdir()
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"not to be overwritten")
+    (folder / "link.segment").symlink_to(mine)
+    (folder / "stray.segment").write_bytes(b"left by a crash")
+    with Cloud(patient) as cloud:
+        assert cloud.found(VECTORS[0])[0] == "s000"
+        _snapshot(cloud)
+    assert mine.read_bytes() == b"not to be overwritten"
+    assert not (folder / "stray.segment").exists()
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_a_record_that_is_gone_while_its_index_is_there_stops_the_start(patient: Settings, left: str) -> None:
+    with Cloud(patient) as cloud:
+        _snapshot(cloud)
+    for file in patient.home.glob("record.db*"):
+        file.unlink()
+    if left == "an empty file":
+        (patient.home / "record.db").touch()
+    with pytest.raises(SetupError, match="missing or empty"), Cloud(patient):
+        pass
+    shutil.rmtree(patient.home / "index")
+    with Cloud(patient) as cloud:
+        assert cloud.put_gallery().status_code == 201

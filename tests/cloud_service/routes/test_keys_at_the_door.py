@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
 
+from cloud_service.settings import Settings
 from shared.credentials import Scope
+from shared.errors import Overloaded, SetupError
+from shared.http.front_desk import FrontDesk
+from shared.metrics import Metrics
 
 VECTOR = random_units(3, 1)[0]
 SPEC = {"contract": contract_of().model_dump(mode="json"), "threshold": {"cosine": 0.5, "fmr": 0.001}}
@@ -38,7 +43,7 @@ OPERATIONS: list[tuple[str, str, Any, set[Scope]]] = [
     ("GET", "/v1/audit/head", None, {MANAGE}),
     ("DELETE", f"{SUBJECT}/templates/{ID}", None, {ENROLL, MANAGE}),
     ("DELETE", SUBJECT, None, {ENROLL, MANAGE}),
-    ("POST", f"{GALLERY}/rekey", {"contract": contract_of().model_dump(mode="json")}, {MANAGE}),
+    ("POST", f"{GALLERY}/rekey", {"contract": contract_of().model_dump(mode="json"), "replaces": "0" * 64}, {MANAGE}),
     ("GET", f"{GALLERY}/rekey", None, {MANAGE}),
     ("DELETE", f"{GALLERY}/rekey", None, {MANAGE}),
     ("DELETE", GALLERY, None, {MANAGE}),
@@ -106,7 +111,7 @@ def test_alive_ready_and_metrics_need_no_key_and_name_nobody(door: Cloud) -> Non
     assert door.http.get("/healthz", headers=stranger).json() == {"status": "ok"}
     assert door.http.get("/readyz", headers=stranger).json() == {
         "status": "ready",
-        "checks": {"record": True, "index": True},
+        "checks": {"record": True, "index": True, "keys": True},
     }
     metrics = door.http.get("/metrics", headers=stranger).text
     assert 'route="/v1/galleries/{gallery}/identify"' in metrics
@@ -120,3 +125,51 @@ def test_info_tells_the_limits(cloud: Cloud) -> None:
     info = cloud.http.get("/v1/info").json()
     assert info["service"] == "patronus-cloud"
     assert info["max_body_bytes"] == cloud.settings.body.max_bytes
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "garbage", "readable by others", "a folder"])
+def test_a_file_of_keys_that_cannot_be_read_lets_nobody_in_and_is_told_by_readiness(
+    settings: Settings, damage: str
+) -> None:
+    file = settings.keys_file
+    with Cloud(settings) as cloud:
+        cloud.put_gallery()
+        sound = file.read_bytes()
+        _damage(file, damage)
+        assert_problem(cloud.http.get("/v1/galleries/door"), 503, "keys-unavailable")
+        ready = cloud.http.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["keys"]) == (503, False)
+        _damage(file, "gone")
+        file.touch(0o600)
+        file.write_bytes(sound)
+        assert cloud.http.get("/v1/galleries/door").status_code == 200
+        assert cloud.http.get("/readyz").status_code == 200
+    if damage != "gone":  # then new ones are made
+        _damage(file, damage)
+        with pytest.raises(SetupError), Cloud(settings):
+            pass
+
+
+def _damage(file: Path, how: str) -> None:
+    if file.is_dir():
+        file.rmdir()
+    elif how == "readable by others":
+        file.chmod(0o644)
+        return
+    else:
+        file.unlink(missing_ok=True)
+    if how == "a folder":
+        file.mkdir()
+    elif how != "gone":
+        file.touch(0o600)
+        file.write_text("?" if how == "garbage" else "")
+
+
+@pytest.mark.parametrize("spelt", ["bearer {}", "BEARER {}", "Bearer  {}", "Bearer {} "])
+def test_a_key_has_one_share_of_the_places_however_it_is_spelt(spelt: str) -> None:
+    desk = FrontDesk(4, Metrics("test"))
+    for _ in range(3):
+        desk.enter("/v1/galleries", b"Bearer patronus_one")
+    with pytest.raises(Overloaded):
+        desk.enter("/v1/galleries", spelt.format("patronus_one").encode())
+    desk.enter("/v1/galleries", b"Bearer patronus_other")

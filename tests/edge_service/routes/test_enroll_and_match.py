@@ -292,7 +292,7 @@ def test_readiness_tells_of_the_cloud(edge: Edge) -> None:
     from edge_house import CloudLine
     from httpx import ConnectError, Request, Response
 
-    assert edge.call("GET", "/readyz").json()["checks"] == {"models": True, "cloud": True}
+    assert edge.call("GET", "/readyz").json()["checks"] == {"models": True, "keys": True, "cloud": True}
 
     async def away(_line: CloudLine, request: Request) -> Response:
         raise ConnectError("no route", request=request)
