@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 import sqlite3
@@ -191,16 +192,24 @@ def test_an_erasure_whose_bytes_cannot_be_overwritten_yet_says_so_until_they_are
         assert _age_of_oldest(cloud) == 0
 
 
-def test_a_file_of_the_index_that_cannot_be_taken_away_is_told_as_pending(impatient: Settings) -> None:
+def test_a_file_of_the_index_that_cannot_be_taken_away_is_told_as_pending(
+    impatient: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_path: Path) -> None:
+        raise OSError(errno.EIO, "as a disk fails")
+
     with Cloud(impatient) as cloud:
         _prepare(cloud, 8)
         in_the_way = impatient.home / "index" / f"{'0' * 32}.segment"
-        in_the_way.mkdir(parents=True)
-        answer = cloud.http.delete("/v1/galleries/door/subjects/anna")
+        in_the_way.parent.mkdir()
+        in_the_way.write_bytes(b"of what was erased")
+        with monkeypatch.context() as patched:
+            patched.setattr(Snapshots, "_erase", staticmethod(failing))
+            answer = cloud.http.delete("/v1/galleries/door/subjects/anna")
         assert (answer.status_code, answer.json()["pending"]) == (202, ["index files"])
-        in_the_way.rmdir()
         cloud.app.state.store.finish_erasures()
         assert _pending(cloud, answer.json()) == []
+        assert not in_the_way.exists()
 
 
 def test_a_service_that_ends_before_it_could_overwrite_leaves_that_to_its_next_start(impatient: Settings) -> None:
