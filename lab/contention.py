@@ -119,16 +119,21 @@ async def _compared(
     rows, there = iter(new), deque[str]()
     one, other = (_Writer(cloud, rows, there, writes, erases=erases) for erases in (False, True))
     loads: dict[str, list[_Writer]] = {"quiet": [], "enrolling": [one], "enrolling_and_erasing": [one, other]}
-    answers: dict[str, list[Answered]] = {name: [] for name in loads}
-    # In turns, and what is answered in all of them counted together: the machine has other work, by the minute.
+    # In turns: the machine has other work, by the minute. A load is compared with the quiet one of the same turn, and
+    # the middle one of these ratios is told beside that of all turns together.
+    answers: dict[str, list[list[Answered]]] = {name: [] for name in loads}
     for _ in range(_TURNS):
         for name, writers in loads.items():
-            answers[name] += await _searched(cloud, rate, seconds / _TURNS, writers)
+            answers[name].append(await _searched(cloud, rate, seconds / _TURNS, writers))
     found: dict[str, Any] = {"capacity": capacity, "searches_a_second": rate, "writes_a_second": writes}
-    times = {name: _times(each) for name, each in answers.items()}
+    times = {name: _times([answer for turn in turns for answer in turn]) for name, turns in answers.items()}
+    p99 = {name: np.array([_times(turn)["p99"] for turn in turns]) for name, turns in answers.items()}
     for name, load in times.items():
         found[name] = load
-        found[f"{name}_p99_ratio"] = load["p99"] / times["quiet"]["p99"]
+        ratios = p99[name] / p99["quiet"]
+        found[f"{name}_p99_ratio"] = float(np.median(ratios))
+        found[f"{name}_p99_ratio_of_all"] = load["p99"] / times["quiet"]["p99"]
+        found[f"{name}_p99_ratios"] = ratios.round(2).tolist()
     return found
 
 
