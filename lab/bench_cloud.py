@@ -33,6 +33,7 @@ from cloud_service.gallery.tables import gallery as gallery_table
 from cloud_service.gallery.tables import subject, template
 from cloud_service.settings import RecordSettings, RetentionSettings
 from lab import bare
+from lab.console_table import measurements
 from lab.load import Load, answers, request, under_load
 from lab.pair import Pair, free_port
 from shared.command import run
@@ -52,12 +53,11 @@ _BATCH: Final = 64
 _PROBES: Final = 512
 _SECONDS: Final = 10.0
 _PAIRS: Final = 5
-_WIDTH: Final = 110
 _RATIOS: Final = {"_least": 0, "": 50, "_most": 100}
 _AT_A_TIME: Final = 50_000
 _CAPTION: Final = (
     "/ FAISS, / product: answers over those of IndexFlatIP in batches of 64, and of the matrix product alone; "
-    "memory: of the whole process, over the vectors' own"
+    "memory: of the whole process, as a multiple of the vectors' own"
 )
 GALLERY: Final = "bench"
 app = typer.Typer()
@@ -80,7 +80,7 @@ def main(
             typer.echo(json.dumps(line))
     out.mkdir(parents=True, exist_ok=True)
     (out / "cloud.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    console.print(_table(lines), width=_WIDTH)
+    console.print(speed_table(lines))
 
 
 def people(size: int, dim: int, seed: int = 0) -> Rows:
@@ -298,10 +298,11 @@ def _resident(process: int) -> int:
     return 0
 
 
-def _table(lines: list[dict[str, Any]]) -> Table:
-    heads = [
+def speed_table(lines: list[dict[str, Any]]) -> Table:
+    """What was measured of each size, question and number of callers."""
+    heads = (
         "templates",
-        "what",
+        "asked",
         "callers",
         "a second",
         "p50 ms",
@@ -310,10 +311,9 @@ def _table(lines: list[dict[str, Any]]) -> Table:
         "/ product",
         "start s",
         "memory",
-    ]
-    table = Table(*heads, title="The cloud, and FAISS on the same templates", caption=_CAPTION)
-    for line in lines:
-        table.add_row(
+    )
+    rows = (
+        (
             f"{line['size']:,}",
             line["what"],
             str(line["concurrency"]),
@@ -322,9 +322,11 @@ def _table(lines: list[dict[str, Any]]) -> Table:
             f"{line['p99']:.1f}",
             *(f"{line[name]:.2f}" if name in line else "" for name in ("ratio_to_faiss", "ratio_to_product")),
             f"{line['start_seconds']:.1f}",
-            f"{line['memory_over_vectors']:.2f} x",
+            f"{line['memory_over_vectors']:.2f}",
         )
-    return table
+        for line in lines
+    )
+    return measurements("The cloud, and FAISS on the same templates", heads, rows, _CAPTION)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lab.console_table import measurements
 from lab.kills.model import TAU, Vectors, contract_of
 from lab.load import request
 from lab.pair import Pair, free_port
@@ -127,7 +128,7 @@ def main(
             pair.stop()
     verdict = judged(samples, answers)
     (out / "soak.json").write_text(json.dumps({**verdict, "samples": [asdict(one) for one in samples]}, indent=1))
-    Console(stderr=True).print(_table(samples))
+    Console(stderr=True).print(growth_table(samples))
     typer.echo(json.dumps(verdict))
     if not verdict["sound"]:
         raise typer.Exit(1)
@@ -273,10 +274,11 @@ def _key(folder: Path) -> str:
     return read_secret(folder / "api_key").decode().strip()
 
 
-def _table(samples: list[Sample]) -> Table:
-    table = Table("service", "minute", "memory MB", "descriptors", "threads", "WAL kB", "files MB", "p99 ms")
-    for sample in samples[:: max(1, len(samples) // 40)]:
-        table.add_row(
+def growth_table(samples: list[Sample]) -> Table:
+    """Some forty of the samples, in their order."""
+    heads = ("service", "minute", "memory MB", "descriptors", "threads", "WAL kB", "files MB", "p99 ms")
+    rows = (
+        (
             sample.service,
             f"{sample.at / 60:.1f}",
             f"{sample.memory_bytes / 1e6:.1f}",
@@ -286,7 +288,9 @@ def _table(samples: list[Sample]) -> Table:
             f"{sample.file_bytes / 1e6:.1f}",
             f"{sample.p99:.0f}",
         )
-    return table
+        for sample in samples[:: max(1, len(samples) // 40)]
+    )
+    return measurements("What grew under a steady load", heads, rows)
 
 
 if __name__ == "__main__":
