@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What the services install: every package at one version, checked against the digests of its wheels.
 LOCKED := $(PIP) --require-hashes --only-binary :all:
+# With the setuptools of tools.txt, which warns of every editable installation.
+EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-build-isolation
 LOCKS := deploy/requirements
 PACKAGES := pyproject.toml $(addprefix $(LOCKS)/,tools.txt edge.txt cloud.txt models.txt)
 UV := uv==0.13.9
@@ -94,10 +96,10 @@ $(VENV)/.run: $(PACKAGES) | $(VENV)/bin/python
 	@echo "Installing packages into $(VENV) (once) ..."
 	@$(LOCKED) --requirement $(LOCKS)/tools.txt
 	@$(LOCKED) --requirement $(LOCKS)/edge.txt --requirement $(LOCKS)/cloud.txt --requirement $(LOCKS)/models.txt
-	@$(PIP) --no-deps --no-build-isolation --editable .
+	@$(EDITABLE) --no-deps --editable .
 	@touch $@
 
 $(VENV)/.test: constraints.txt $(VENV)/.run
 	@echo "Installing packages for tests into $(VENV) (once) ..."
-	@$(PIP) --no-build-isolation --constraint constraints.txt --editable '.[test]'
+	@$(EDITABLE) --constraint constraints.txt --editable '.[test]'
 	@touch $@
