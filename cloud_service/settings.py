@@ -17,6 +17,7 @@ from shared.logs import LogLevel
 from shared.rates import RateSettings
 from shared.service_settings import ServiceSettings
 from shared.tls import TlsSettings
+from shared.urls import Host
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -134,7 +135,7 @@ class Settings(ServiceSettings):
 
     home: Path = Field(default_factory=lambda: patronus_home() / "cloud")
     """The folder of the record and of the API keys; nobody else may look into it."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Loopback: to be reached from elsewhere is decided by a person, behind TLS."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """0 takes a free one."""

@@ -13,6 +13,7 @@ from shared.logs import LogLevel
 from shared.rates import RateSettings
 from shared.service_settings import ServiceSettings
 from shared.tls import TlsSettings
+from shared.urls import Host, ServiceUrl
 from shared.wire.edge import QualityFilter
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -23,9 +24,7 @@ class CloudSettings(BaseModel):
 
     model_config = _FROZEN
 
-    url: Annotated[str, Field(pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[!-~]*)?$")] = (
-        "http://127.0.0.1:8001"
-    )
+    url: ServiceUrl = "http://127.0.0.1:8001"
     # The key that this edge shows to the cloud. On one machine, the one that the cloud made at its first start.
     api_key_file: Path = Field(default_factory=lambda: patronus_home() / "cloud" / "api_key")
     # The authority that the cloud's certificate must be of. Absent: those that this system trusts.
@@ -110,7 +109,7 @@ class EdgeSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="PATRONUS_EDGE__")
 
     # Loopback: to be reached from elsewhere is decided by a person, behind TLS.
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
     log_level: LogLevel = "info"

@@ -19,6 +19,7 @@ from shared.errors import SetupError
 from shared.http.front_desk import PLACE, FrontDesk
 from shared.logs import LogLevel, configure_logging
 from shared.tls import TlsSettings, server_context
+from shared.urls import host_and_port
 
 # Longer than the edge's pool keeps an idle connection (20 s), so that the caller, not this side, ends it.
 _KEEP_ALIVE_SECONDS = 30
@@ -171,16 +172,25 @@ async def _serve(service: str, app: FastAPI, host: str, port: int, tls: ssl.SSLC
 
 def _listen(service: str, host: str, port: int) -> socket.socket:
     """The socket, bound before anything is opened: a port that is taken is told in one sentence."""
+    try:
+        # A name may stand for an IPv6 address only, so the system says which family it is.
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError):
+        raise _cannot_listen(service, host, port) from None
     # TCP by name: asyncio turns Nagle's algorithm off for such sockets only. With it an answer, which goes out as head
     # and body, waits 40 ms for the caller's delayed acknowledgement (docs/speed.md).
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        listener.bind(address)
     except OSError:
         listener.close()
-        raise SetupError(
-            f"The {service} cannot listen at {host}:{port}: the port is taken, or the address is not this machine's; "
-            f"choose others with PATRONUS_{service.upper()}__HOST and PATRONUS_{service.upper()}__PORT."
-        ) from None
+        raise _cannot_listen(service, host, port) from None
     return listener
+
+
+def _cannot_listen(service: str, host: str, port: int) -> SetupError:
+    return SetupError(
+        f"The {service} cannot listen at {host_and_port(host, port)}: the port is taken, or the address is not this "
+        f"machine's; choose others with PATRONUS_{service.upper()}__HOST and PATRONUS_{service.upper()}__PORT."
+    )
