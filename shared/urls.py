@@ -73,4 +73,4 @@ Host = Annotated[str, AfterValidator(_checked_host)]
 """What a service listens at: an IPv4 or IPv6 address, or a host name."""
 
 ServiceUrl = Annotated[str, AfterValidator(_checked_url)]
-"""Where a service is reached: ``http`` or ``https``, a host (an IPv6 address in brackets), and perhaps a port and a path."""
+"""Where a service is reached: ``http`` or ``https``, a host, and perhaps a port and a path."""

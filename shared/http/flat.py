@@ -16,6 +16,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 
 from shared.http.auth import KeyCheck
+from shared.http.json_bodies import StrictRequest
 from shared.http.query import known_query_only
 
 
@@ -35,6 +36,7 @@ class CheckedRoute(APIRoute):
             self.dependant = whole
 
         async def checked(request: Request) -> Response:
+            request = StrictRequest(request.scope, request.receive)
             for check in checks:
                 check.caller_of(request)
             if request.scope["query_string"]:
