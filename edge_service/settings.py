@@ -70,12 +70,12 @@ class PictureLimits(BaseModel):
 
     model_config = _FROZEN
 
-    max_bytes: Annotated[int, Field(ge=1024)] = 15 * 1024 * 1024
+    max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 15 * 1024 * 1024
     # 40 megapixels cover phones' main cameras and are 120 MB decoded; more is a decompression bomb or a mistake.
-    max_pixels: Annotated[int, Field(ge=1024)] = 40_000_000
+    max_pixels: Annotated[int, Field(ge=1024, le=2**30)] = 40_000_000
     # Several pictures of one person in one enrollment.
     max_pictures: Annotated[int, Field(ge=1, le=50)] = 10
-    max_request_bytes: Annotated[int, Field(ge=1024)] = 48 * 1024 * 1024
+    max_request_bytes: Annotated[int, Field(ge=1024, le=2**31)] = 48 * 1024 * 1024
     body_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 
 
