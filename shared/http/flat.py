@@ -35,13 +35,14 @@ class CheckedRoute(APIRoute):
         finally:
             self.dependant = whole
 
+        reads_body = bool(whole.body_params)
+
         async def checked(request: Request) -> Response:
-            request = StrictRequest(request.scope, request.receive)
             for check in checks:
                 check.caller_of(request)
             if request.scope["query_string"]:
                 known_query_only(request)
-            return await answer(request)
+            return await answer(StrictRequest(request.scope, request.receive) if reads_body else request)
 
         return checked
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from starlette.requests import Request
@@ -44,9 +45,11 @@ def single_headers_only(scope: Scope) -> None:
     Raises:
         BadRequest: says which.
     """
-    names = [name for name, _ in scope["headers"]]
-    if len(set(names)) != len(names):
-        doubled = sorted(name.decode("latin-1") for name in _SINGLE if names.count(name) > 1)
+    headers = scope["headers"]
+    names = {name for name, _ in headers}
+    if len(names) != len(headers):
+        counted = Counter(name for name, _ in headers)
+        doubled = sorted(name.decode("latin-1") for name in _SINGLE if counted[name] > 1)
         if doubled:
             raise BadRequest(f"The header {doubled[0]} came more than once; send it once.", reason="repeated_header")
     if b"content-encoding" in names and raw_header(scope, b"content-encoding") not in {b"", b"identity"}:

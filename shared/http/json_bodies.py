@@ -31,7 +31,7 @@ def read_json(body: bytes) -> Any:
         raise BadRequest("The body is not UTF-8; send JSON in UTF-8.", reason="not_utf8") from None
     try:
         value = _DECODER.decode(text)
-        if _SURROGATE.search(text):
+        if "\\u" in text and _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError:
         raise
