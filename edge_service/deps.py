@@ -22,8 +22,9 @@ from shared.contract import MAX_DIM
 from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
+from shared.whole import DigitsInText
 from shared.wire.cloud import MAX_TOP_K
-from shared.wire.common import Number, Threshold
+from shared.wire.common import NumberInText, Threshold
 from shared.wire.edge import QualityFilter
 
 MAX_FACES = 32
@@ -88,12 +89,12 @@ MayAsk = Depends(require(*Scope))
 GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
 SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]
 FacePath = Annotated[TemplateId, Path(description="id that enrolling the picture answered")]
-ReceiptPath = Annotated[Number, Path(description="id of the receipt that an erasure was answered with")]
-LimitQuery = Annotated[int, Query(ge=1, le=500, description="items a page")]
+ReceiptPath = Annotated[NumberInText, Path(description="id of the receipt that an erasure was answered with")]
+LimitQuery = Annotated[DigitsInText, Query(ge=1, le=500, description="items a page")]
 AfterGalleryQuery = Annotated[GalleryName | None, Query(description="the last page's `next`")]
 AfterSubjectQuery = Annotated[SubjectName | None, Query(description="the last page's `next`")]
-TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="candidates a face, at most")]
-MaxFacesQuery = Annotated[int, Query(ge=1, le=MAX_FACES, description="faces to look for, largest first")]
+TopKQuery = Annotated[DigitsInText, Query(ge=1, le=MAX_TOP_K, description="candidates a face, at most")]
+MaxFacesQuery = Annotated[DigitsInText, Query(ge=1, le=MAX_FACES, description="faces to look for, largest first")]
 QualityQuery = Annotated[
     QualityFilter | None, Query(description="what a face must be good enough for; absent: as the edge is set")
 ]
@@ -101,7 +102,9 @@ GalleryQuery = Annotated[GalleryName | None, Query(description="whose key seeds 
 SubjectQuery = Annotated[
     SubjectName | None, Query(description="whose templates; needed where the gallery is verify-only")
 ]
-DimQuery = Annotated[int | None, Query(ge=2, le=MAX_DIM, description="values an embedding, for a body of float32")]
+DimQuery = Annotated[
+    DigitsInText | None, Query(ge=2, le=MAX_DIM, description="values an embedding, for a body of float32")
+]
 
 
 def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, object]:

@@ -16,16 +16,13 @@ from starlette.requests import ClientDisconnect
 
 from edge_service.plugin import HandedBack
 from shared.errors import BadRequest, TooLarge, Unprocessable
+from shared.http.json_bodies import repeated_member
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_BYTES, ProtectAnswer, ProtectRequest
 
 JSON: Final = "application/json"
 FLOATS: Final = "application/octet-stream"
 _VALUE_BYTES: Final = 4
-
-
-def media_type(request: Request) -> str:
-    """What the body says it is, without parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+_QUOTES: Final = 2
 
 
 async def read_body(request: Request) -> bytes:
@@ -68,16 +65,20 @@ def read_embeddings(kind: str, body: bytes, dim: int | None) -> NDArray[np.float
         dim: values an embedding, for plain float32.
 
     Raises:
-        BadRequest: neither JSON nor plain float32.
+        BadRequest: neither JSON nor plain float32, or JSON with a member twice.
         Unprocessable: not a list of such vectors, or not whole rows; or more than are taken at once.
     """
     if kind == JSON:
         try:
-            return rows_of(ProtectRequest.model_validate_json(body).embeddings)
+            embeddings = ProtectRequest.model_validate_json(body).embeddings
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             at = ".".join(str(part) for part in first["loc"]) or "body"
             raise Unprocessable(f"The body is not what this takes ({at}: {first['msg']}).", reason="bad_body") from None
+        # The one name of its one member is all that is in quotes; the parser would take the last of several.
+        if body.count(b'"') > _QUOTES:
+            raise repeated_member()
+        return rows_of(embeddings)
     if kind != FLOATS:
         raise BadRequest(
             f"Send a picture as multipart/form-data, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",

@@ -13,6 +13,7 @@ from shared.logs import LogLevel
 from shared.rates import RateSettings
 from shared.service_settings import ServiceSettings
 from shared.tls import TlsSettings
+from shared.urls import Host, ServiceUrl
 from shared.wire.edge import QualityFilter
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -23,9 +24,7 @@ class CloudSettings(BaseModel):
 
     model_config = _FROZEN
 
-    url: Annotated[str, Field(pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[!-~]*)?$")] = (
-        "http://127.0.0.1:8001"
-    )
+    url: ServiceUrl = "http://127.0.0.1:8001"
     # The key that this edge shows to the cloud. On one machine, the one that the cloud made at its first start.
     api_key_file: Path = Field(default_factory=lambda: patronus_home() / "cloud" / "api_key")
     # The authority that the cloud's certificate must be of. Absent: those that this system trusts.
@@ -71,12 +70,12 @@ class PictureLimits(BaseModel):
 
     model_config = _FROZEN
 
-    max_bytes: Annotated[int, Field(ge=1024)] = 15 * 1024 * 1024
+    max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 15 * 1024 * 1024
     # 40 megapixels cover phones' main cameras and are 120 MB decoded; more is a decompression bomb or a mistake.
-    max_pixels: Annotated[int, Field(ge=1024)] = 40_000_000
+    max_pixels: Annotated[int, Field(ge=1024, le=2**30)] = 40_000_000
     # Several pictures of one person in one enrollment.
     max_pictures: Annotated[int, Field(ge=1, le=50)] = 10
-    max_request_bytes: Annotated[int, Field(ge=1024)] = 48 * 1024 * 1024
+    max_request_bytes: Annotated[int, Field(ge=1024, le=2**31)] = 48 * 1024 * 1024
     body_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 
 
@@ -110,7 +109,7 @@ class EdgeSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="PATRONUS_EDGE__")
 
     # Loopback: to be reached from elsewhere is decided by a person, behind TLS.
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
     log_level: LogLevel = "info"

@@ -36,7 +36,7 @@ from lab import bare
 from lab.console_table import measurements
 from lab.load import Load, answers, request, under_load
 from lab.pair import Pair, free_port
-from shared.command import run
+from shared.command import finite, run
 from shared.contract import Contract, EmbedderPin, ProfilePin
 from shared.envelope import TemplateEnvelope
 from shared.rates import UNLIMITED
@@ -68,7 +68,7 @@ def main(
     sizes: Annotated[str, typer.Option(help="Templates, by comma.")] = "10000,100000,1000000",
     concurrency: Annotated[str, typer.Option(help="Callers at once, by comma.")] = "1,8,64",
     dim: Annotated[int, typer.Option(min=8, max=1024, help="Length of a template.")] = 128,
-    seconds: Annotated[float, typer.Option(min=1, max=120, help="Of each load.")] = _SECONDS,
+    seconds: Annotated[float, typer.Option(callback=finite, min=1, max=120, help="Of each load.")] = _SECONDS,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:
     """Time the cloud under load on this machine, the load generator beside it."""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from shared.command import finite
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -37,11 +39,13 @@ def train(
     terms: Annotated[str, typer.Option(help="On what terms the pictures may be used; goes into the model card.")] = "",
     profile: Annotated[str, typer.Option(help="Name of the profile.")] = "own",
     embedder: Annotated[str, typer.Option(help="An embedder of the edge, or the path of an .onnx file.")] = "",
-    tau: Annotated[float | None, typer.Option(help="Cosine threshold of your system. Default: the embedder's.")] = None,
+    tau: Annotated[
+        float | None, typer.Option(callback=finite, help="Cosine threshold of your system. Default: the embedder's.")
+    ] = None,
     plugin: Annotated[
         bool, typer.Option("--plugin", help="Perturb probes alone, for a gallery that stays unprotected.")
     ] = False,
-    phi_max: Annotated[float | None, typer.Option(help="Largest angle to train for, degrees.")] = None,
+    phi_max: Annotated[float | None, typer.Option(callback=finite, help="Largest angle to train for, degrees.")] = None,
     rounds: Annotated[int, typer.Option(min=0, max=5, help="Times that attackers are retrained.")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of hours; protects badly.")] = False,
@@ -180,7 +184,12 @@ def attack(
     embedder: Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")] = None,
     tau: Annotated[
         float | None,
-        typer.Option(min=-1, max=1, help="Cosine threshold, where the profile names none. [default: the embedder's]"),
+        typer.Option(
+            callback=finite,
+            min=-1,
+            max=1,
+            help="Cosine threshold, where the profile names none. [default: the embedder's]",
+        ),
     ] = None,
     judge: Annotated[
         list[str] | None,

@@ -25,7 +25,7 @@ from lab.bench_cloud import GALLERY, PER_PERSON, filled, people, pictures_of
 from lab.console_table import measurements
 from lab.load import request, under_load
 from lab.pair import Pair, free_port
-from shared.command import run
+from shared.command import finite, run
 from shared.envelope import TemplateEnvelope
 from shared.secret_files import read_secret
 
@@ -148,7 +148,7 @@ async def crowd(host: str, port: int, requests: list[bytes], rate: float, second
 @app.command()
 def main(
     times: Annotated[str, typer.Option(help="How many times the capacity, by comma.")] = "1,2,5,10",
-    seconds: Annotated[float, typer.Option(min=1, max=60, help="Of each load.")] = 10.0,
+    seconds: Annotated[float, typer.Option(callback=finite, min=1, max=60, help="Of each load.")] = 10.0,
     rounds: Annotated[int, typer.Option(min=1, max=9, help="Repetitions; the middle one is shown.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:

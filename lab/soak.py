@@ -25,7 +25,7 @@ from lab.kills.model import TAU, Vectors, contract_of
 from lab.load import request
 from lab.pair import Pair, free_port
 from lab.steady import Answered, Asked, steadily
-from shared.command import run
+from shared.command import finite, run
 from shared.rates import UNLIMITED
 from shared.secret_files import read_secret
 
@@ -96,12 +96,12 @@ class _Mix:
 
 @app.command()
 def main(
-    minutes: Annotated[float, typer.Option(min=0.2, help="How long.")] = 20.0,
-    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 40.0,
+    minutes: Annotated[float, typer.Option(callback=finite, min=0.2, help="How long.")] = 20.0,
+    rate: Annotated[float, typer.Option(callback=finite, min=1, help="Requests a second.")] = 40.0,
     standing: Annotated[int, typer.Option(min=8, max=20_000, help="Templates that are there all the time.")] = 2_000,
     pictures: Annotated[bool, typer.Option("--pictures", help="Pictures to an edge, too.")] = False,
-    picture_rate: Annotated[float, typer.Option(min=0.1, help="Pictures a second.")] = 3.0,
-    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 5.0,
+    picture_rate: Annotated[float, typer.Option(callback=finite, min=0.1, help="Pictures a second.")] = 3.0,
+    every: Annotated[float, typer.Option(callback=finite, min=0.5, help="Seconds between two looks.")] = 5.0,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:
     """Load a cloud, or a pair, steadily; the exit status is 1 where something grows that must not."""

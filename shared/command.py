@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -46,6 +47,17 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(patronus_version())
         raise typer.Exit
+
+
+def finite(value: float | None) -> float | None:
+    """For an option's ``callback``: refuses NaN, which every range lets through, and infinity.
+
+    Raises:
+        typer.BadParameter: it is one of these.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("this takes a finite number")
+    return value
 
 
 def main() -> None:

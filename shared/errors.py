@@ -34,7 +34,10 @@ value, a path, a key or the text of another exception.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+RETRY_STATUSES: Final = frozenset({429, 503, 507})
+"""Of answers after which the same request may be sent again; each of them says when."""
 
 
 class PatronusError(Exception):
@@ -44,11 +47,16 @@ class PatronusError(Exception):
         detail: one sentence for the caller: what is wrong and how to mend it.
         reason: a stable word for programs, such as ``too_small``; defaults to the class's own.
         extra: further members of the problem document; plain JSON values, never biometric.
+
+    Attributes:
+        retry_after_s: seconds after which the same request may be sent again, for ``Retry-After``. It goes out with
+            every answer of a status in ``RETRY_STATUSES``.
     """
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "unexpected-error"
     title: ClassVar[str] = "Unexpected error"
+    retry_after_s: int = 2
 
     def __init__(self, detail: str, *, reason: str | None = None, **extra: Any) -> None:
         super().__init__(detail)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shared.command import finite
 from shared.errors import BadRequest
 from shared.names import GALLERY_PATTERN, SUBJECT_PATTERN, TEMPLATE_ID_PATTERN
 from shared.wire.edge import QualityFilter
@@ -47,10 +48,12 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 def create_gallery(
     name: Gallery,
     threshold: Annotated[
-        float | None, typer.Option(min=0.0001, max=0.9999, help="Cosine to accept at. [default: the embedder's]")
+        float | None,
+        typer.Option(callback=finite, min=0.0001, max=0.9999, help="Cosine to accept at. [default: the embedder's]"),
     ] = None,
     fmr: Annotated[
-        float | None, typer.Option(min=0, max=1, help="False match rate that you measured at this threshold.")
+        float | None,
+        typer.Option(callback=finite, min=0, max=1, help="False match rate that you measured at this threshold."),
     ] = None,
     verify_only: Annotated[
         bool | None,

@@ -49,10 +49,10 @@ def serve(
 @contextlib.contextmanager
 def _address_left(settings: EdgeSettings) -> Iterator[None]:
     """Leaves the address where the command line on this machine looks, so that it needs no flag."""
-    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
+    from shared.urls import service_url
+
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scheme = "http" if settings.tls.certificate is None else "https"
-    address = f"{scheme}://{host}:{settings.port}\n"
+    address = service_url(settings.host, settings.port, tls=settings.tls.certificate is not None) + "\n"
     settings.address_file.write_text(address)
     try:
         yield

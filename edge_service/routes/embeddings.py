@@ -29,7 +29,6 @@ from edge_service.embedding_bodies import (
     JSON,
     as_floats,
     as_json,
-    media_type,
     read_body,
     read_embeddings,
     rows_of,
@@ -40,6 +39,7 @@ from edge_service.uploads import read_pictures
 from shared.credentials import ApiKeyRecord
 from shared.errors import Forbidden, NotFound
 from shared.http.auth import Caller
+from shared.http.headers import media_type
 from shared.http.problems import RESPONSES
 from shared.wire.edge import (
     EnrollEmbeddings,

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from shared.home import patronus_version
 from shared.http.front_desk import FrontDesk
-from shared.http.middleware import BodyLimits, Gate, RequestContext
+from shared.http.middleware import BodyLimits, Gate, HeadAsGet, RequestContext
 from shared.http.problems import DESCRIBED, REQUEST_ID_DESCRIBED, install_problems
 from shared.http.rate_limits import RateLimits
 from shared.metrics import Metrics
@@ -80,6 +80,7 @@ def make_application(
     )
     install_problems(app, metrics)
     app.router.redirect_slashes = False  # a redirect would be built from the caller's own Host header
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimits, limit_for=limit_for, seconds=body_seconds, budget=_BODIES_AT_ONCE)
     app.state.front_desk = FrontDesk(places, metrics)
     app.state.rate_limits = RateLimits(rates)

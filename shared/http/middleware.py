@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.errors import NotFound, Overloaded, PatronusError, RateLimited, RequestTimedOut, TooLarge
 from shared.http.auth import CALLER, known_caller
 from shared.http.front_desk import PLACE, FrontDesk, Place
+from shared.http.headers import header_of, raw_header, single_headers_only
 from shared.http.problems import problem_response, unexpected
 from shared.http.rate_limits import RateLimits, kind_of
 from shared.http.routing import route_of
@@ -32,21 +33,6 @@ _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode("ascii")
 _ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _OURS = frozenset({_REQUEST_ID, *(name for name, _ in _ALWAYS)})
-
-
-def raw_header(scope: Scope, name: bytes) -> bytes | None:
-    """A request's header by its name in lower case; the first, if it came several times."""
-    for each, value in scope["headers"]:
-        if each == name:
-            found: bytes = value
-            return found
-    return None
-
-
-def header_of(scope: Scope, name: bytes) -> str | None:
-    """The same as text."""
-    found = raw_header(scope, name)
-    return None if found is None else found.decode("latin-1")
 
 
 class RequestContext:
@@ -141,6 +127,7 @@ class Gate:
                 self.desk.leave(place)
 
     def _let_in(self, scope: Scope) -> None:
+        single_headers_only(scope)
         header = raw_header(scope, b"authorization") or b""
         scope[CALLER] = known_caller(scope, header.decode("latin-1"))
         if b"%2f" in scope.get("raw_path", b"").lower():
@@ -266,3 +253,32 @@ async def _drain(receive: Receive) -> None:
                     return
     except TimeoutError:
         return
+
+
+class HeadAsGet:
+    """Answers HEAD as GET is answered, without the body: every GET route has it, and none says so itself.
+
+    Args:
+        app: the application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        # In place: the route that is found is noted in this very scope, for the log.
+        scope["method"] = "GET"
+        try:
+            await self.app(scope, receive, send_head)
+        finally:
+            scope["method"] = "HEAD"

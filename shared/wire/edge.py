@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from shared.contract import MAX_DIM, EmbedderPin, Epoch, ProfilePin
 from shared.names import HexDigest, SubjectName, TemplateId
-from shared.wire.common import Candidate, Cosine, Rate, Threshold, VerifyAnswer, Wire
+from shared.wire.common import Candidate, Cosine, NewThreshold, Rate, Threshold, VerifyAnswer, Wire
 
 MAX_EMBEDDINGS_A_REQUEST = 500
 # 500 embeddings of 512 values, written out with all digits, are 6 MB of JSON.
@@ -187,7 +187,7 @@ class CompareAnswer(VerifyAnswer):
 class CreateGallery(Wire):
     """How a gallery is to be; what is absent is as it is, where the gallery exists."""
 
-    threshold: Threshold | None = Field(default=None, description="absent, of a new gallery: the embedder's own")
+    threshold: NewThreshold | None = Field(default=None, description="absent, of a new gallery: the embedder's own")
     verify_only: bool | None = Field(
         default=None,
         strict=True,
