@@ -19,6 +19,7 @@ from edge_service.vision.reader import FaceReader, FoundFace, ReadPicture, level
 from edge_service.workers import Workers
 from shared.errors import Conflict, ContractMismatch, FaceRefused, PatronusError
 from shared.metrics import Metrics
+from shared.request_context import check_caller
 from shared.scores import CosineSimilarity, CosineThreshold
 from shared.wire.cloud import EnrollRequest, IdentifyRequest, NewTemplate, ProbeResult, VerifyRequest
 from shared.wire.common import TemplateInfo, Threshold, VerifyAnswer
@@ -175,7 +176,9 @@ class Recognition:
         """Protects embeddings and sends what came out; once more if the gallery's key was rotated meanwhile."""
         context = await self._context(gallery, subject)
         try:
-            return await send(await self._made(unit, context))
+            made = await self._made(unit, context)
+            check_caller()  # what nobody waits for is not sent
+            return await send(made)
         except ContractMismatch:
             self._galleries.forget(gallery)
             renewed = await self._context(gallery, subject)
@@ -188,6 +191,7 @@ class Recognition:
         return context if subject is None else context.for_subject(subject)
 
     async def _made(self, unit: NDArray[np.float32], context: ProtectionContext) -> Outgoing:
+        check_caller()
         with self._metrics.step("protect"):
             if len(unit) <= _AT_ONCE:
                 return self._protector.protect(unit, context)
@@ -196,6 +200,7 @@ class Recognition:
     def _single_faces(self, pictures: list[bytes], level: QualityFilter) -> tuple[list[FoundFace], Embeddings]:
         faces = []
         for position, picture in enumerate(pictures):
+            check_caller()
             try:
                 faces.append(the_one_face(self._reader.read(picture), level))
             except PatronusError as error:

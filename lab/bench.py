@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import platform
 import tempfile
 import time
@@ -20,6 +19,7 @@ from rich.console import Console
 from lab.console_table import measurements
 from lab.pair import running_pair
 from shared.command import run
+from shared.process_limits import usable_cpus
 from shared.secret_files import read_secret
 
 _PICTURES = Path(__file__).resolve().parents[1] / "tests" / "pictures"
@@ -38,7 +38,7 @@ def main(
         "door camera 640x480": _jpeg("obama/speech.jpg", 640),
     }
     results: dict[str, object] = {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "machine": platform.machine(),
         "rounds": rounds,
     }

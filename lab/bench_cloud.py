@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
-import os
 import platform
 import tempfile
 import time
@@ -39,6 +38,7 @@ from lab.pair import Pair, free_port
 from shared.command import finite, run
 from shared.contract import Contract, EmbedderPin, ProfilePin
 from shared.envelope import TemplateEnvelope
+from shared.process_limits import usable_cpus
 from shared.rates import UNLIMITED
 from shared.secret_files import read_secret
 from shared.wire.cloud import GallerySpec
@@ -110,7 +110,7 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
     about: dict[str, Any] = {
         "size": size,
         "dim": dim,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "machine": platform.machine(),
     }
     raw = _raw(vectors, probes)

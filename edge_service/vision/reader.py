@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from edge_service.models import locate
@@ -26,6 +27,8 @@ from edge_service.vision.sessions import OrtSession
 from shared.contract import EmbedderPin
 from shared.errors import FaceRefused
 from shared.metrics import Metrics
+from shared.process_limits import usable_cpus
+from shared.request_context import check_caller
 from shared.wire.edge import QualityFilter
 
 # A second face this large beside the first may as well be the person who is meant; a smaller one is background.
@@ -76,11 +79,14 @@ class FaceReader:
 
         Raises:
             PatronusError: the picture is refused; see ``decode``.
+            CallerGone: nobody waits for the answer any more.
         """
         with self._metrics.step("decode"):
             pixels = decode(data, self._limits)
+        check_caller()
         with self._metrics.step("detect"):
             faces = self._detector.detect(pixels, every_face=every_face)
+        check_caller()
         with self._metrics.step("align"):
             found = []
             for face in faces:
@@ -92,7 +98,12 @@ class FaceReader:
         return ReadPicture(width=pixels.shape[1], height=pixels.shape[0], faces=found)
 
     def embed(self, faces: list[FoundFace]) -> Embeddings:
-        """Raw embeddings of faces, in one batch."""
+        """Raw embeddings of faces, in one batch.
+
+        Raises:
+            CallerGone: nobody waits for the answer any more.
+        """
+        check_caller()
         with self._metrics.step("embed"):
             return self._embedder.embed(np.stack([found.aligned for found in faces]))
 
@@ -136,6 +147,7 @@ def open_reader(settings: EdgeSettings, metrics: Metrics) -> FaceReader:
     Raises:
         SetupError: there is no such embedder, or a model is missing or not what the manifest says.
     """
+    cv2.setNumThreads(usable_cpus())
     spec = spec_named(settings.embedder)
     detector, embedder = locate("face-detector"), locate("face-embedder", name=spec.name)
     made = Embedder(OrtSession(embedder, settings.inference), spec)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge_service.models import PreparedModel
 from edge_service.settings import InferenceSettings
 from shared.errors import SetupError
+from shared.process_limits import usable_cpus
 
 # ONNX Runtime's wheels since 1.29 write a device id and a database into the user's cache and upload events. Its own
 # `disable_telemetry_events()` comes too late, after both were made; this variable, before the import, stops it all.
@@ -112,14 +113,9 @@ def _shape(axes: Sequence[object]) -> tuple[int | None, ...]:
     return tuple(axis if isinstance(axis, int) else None for axis in axes)
 
 
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def _options(settings: InferenceSettings) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = settings.threads or usable_cores()
+    options.intra_op_num_threads = settings.threads or usable_cpus()
     # These networks are chains: there is nothing to run side by side inside one of them.
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
