@@ -14,6 +14,7 @@ from shared.errors import SetupError
 from shared.key_ring import KeyRing
 from shared.names import GALLERY_PATTERN
 from shared.rates import RATE_PATTERN
+from shared.standard_streams import OutputFailed
 
 _MOST_LABEL = 100
 
@@ -64,7 +65,7 @@ def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
             return
         try:
             typer.echo(key)
-        except OSError:  # whoever was to read it is gone, or the disk is full
+        except (OutputFailed, OSError):  # whoever was to read it is gone, or the disk is full
             keys.withdraw(record.id)
             raise
 

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from edge_service.privacy.key_folder import KeyFolder
 from shared.contract import SealPin, SealScope
 from shared.errors import Conflict, SetupError
+from shared.process_secrets import lock_pages
 from shared.secret_files import read_secret, write_secret
 
 KEY_BYTES: Final = 32
@@ -284,4 +285,5 @@ def _load(path: Path) -> bytes:
             f"The master key {path} is damaged: it must hold 64 hexadecimal digits. Put its backup back; "
             "a new key cannot open what the old one sealed."
         )
+    lock_pages(key)
     return key
