@@ -132,3 +132,8 @@ class EdgeSettings(ServiceSettings):
     def address_file(self) -> Path:
         """Where the edge that runs on this machine is reached, for the command line."""
         return self.home / "address"
+
+    @property
+    def cloud_line_file(self) -> Path:
+        """How the edge that runs on this machine reaches its cloud, for the command line: ``CloudSettings`` as JSON."""
+        return self.home / "cloud.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,19 +12,19 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge_service.cli.arrays import Embeddings, written_whole
+from edge_service.cli.cloud_line import ask_for_gallery
 from edge_service.cli.output import Output
-from edge_service.cloud import CloudClient
 from edge_service.privacy.embeddings import unit_rows
 from edge_service.privacy.keys import PUBLIC_KEY, EpochKey, KeyStore
 from edge_service.privacy.profiles import Profile, load_profile
 from edge_service.privacy.protect import Protector
-from edge_service.settings import CloudSettings, EdgeSettings
+from edge_service.settings import EdgeSettings
 from shared.contract import Contract
-from shared.errors import BadRequest, Conflict, ContractMismatch, SetupError, UpstreamUnavailable
-from shared.metrics import Metrics
+from shared.errors import BadRequest, Conflict, ContractMismatch, SetupError
 from shared.service_settings import load_settings
 from shared.wire.common import GalleryInfo
 
+_OTHERWISE: Final = ", or give with --contract what `patronus gallery show GALLERY --json` printed"
 _ROWS: Final = 2048  # between two moves of the bar: about a second
 
 
@@ -70,7 +69,7 @@ def choose(name: str | None, gallery: str | None, contract: Path | None, subject
     if not (settings.home / "master.key").exists():
         raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
     keys = KeyStore(settings.home, may_make=False)
-    info = _asked(gallery, settings.cloud) if contract is None else _told(gallery, contract)
+    info = ask_for_gallery(gallery, settings, _OTHERWISE) if contract is None else _told(gallery, contract)
     return Chosen(profile, _key_of(keys, gallery, profile, info.contract, subject), sealed=True)
 
 
@@ -110,23 +109,6 @@ def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, for
     what = "sealed templates" if sealed else "templates, NOT sealed,"
     left = f"; {unturned} had no margin and were not perturbed" if unturned else ""
     out.result(told, f"{target}: {embeddings.count} {what} under the profile {profile.pin.name}{left}.")
-
-
-def _asked(gallery: str, settings: CloudSettings) -> GalleryInfo:
-    async def ask() -> GalleryInfo:
-        client = CloudClient(settings, Metrics("edge"))
-        try:
-            return await client.gallery(gallery)
-        finally:
-            await client.close()
-
-    try:
-        return asyncio.run(ask())
-    except UpstreamUnavailable:
-        raise UpstreamUnavailable(
-            "The cloud, which knows the gallery's key epoch, does not answer; start it, or give with --contract what "
-            "`patronus gallery show` printed with --json when it last did."
-        ) from None
 
 
 def _told(gallery: str, contract: Path) -> GalleryInfo:

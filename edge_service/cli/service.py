@@ -34,15 +34,20 @@ def serve(
 ) -> None:
     """Run the service in the foreground."""
     from edge_service.app import create_app
+    from edge_service.cli.cloud_line import cloud_line_left
     from edge_service.memory import give_back_large_blocks
     from edge_service.settings import EdgeSettings
     from shared.http.serving import serve as run
+    from shared.logs import configure_logging, get_logger
+    from shared.process_secrets import lock_memory
     from shared.service_settings import load_settings
 
     settings = load_settings(EdgeSettings, host=host, port=port)
+    configure_logging(settings.log_level, "edge")
+    get_logger(__name__).info("memory_locked", what=lock_memory().value)
     give_back_large_blocks()
     app = create_app(settings)
-    with _address_left(settings):
+    with _address_left(settings), cloud_line_left(settings):
         run("edge", app, host=settings.host, port=settings.port, log_level=settings.log_level, tls=settings.tls)
 
 
