@@ -53,10 +53,13 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
     with closed_unless_ready(database):
         clock = clock or clock_of(settings.retention)
         record, indexes, remnant = _record_and_indexes(database, settings, clock, metrics)
+        log = NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient))
+        if database.log_left:
+            log.doubtful()
         store = Store(
             record,
             indexes,
-            [NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient)), remnant],
+            [log, remnant],
             metrics,
             answers=Answers(database, timedelta(hours=limits.answers_kept_hours)),
             patience_seconds=settings.work.patience_seconds + limits.busy_seconds,
@@ -71,6 +74,9 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
 
 
 def _note_start(database: Database) -> None:
+    if not database.has_room():  # a service that is started again and again must not use up what is left
+        _log.error("start_not_noted", why="the disk is full")
+        return
     try:
         with database.write() as connection:
             append(connection, Action.SERVICE_STARTED, by=None, details={"version": patronus_version()})
@@ -115,5 +121,6 @@ def _record_and_indexes(
 
     record, indexes, kept = in_milvus(settings.index.url, settings.milvus, database, record_with, metrics)
     for gallery in record.galleries():
-        snapshots.forget(gallery)  # of a time without Milvus: no erasure would reach them
+        if snapshots.kept(gallery).files:
+            snapshots.forget(gallery)  # of a time without Milvus: no erasure would reach them
     return record, indexes, kept
