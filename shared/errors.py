@@ -22,7 +22,8 @@
     ├── UpstreamFailed            502  the cloud answered something the edge does not understand
     ├── UpstreamUnavailable       503  the cloud cannot be reached
     ├── RecordUnavailable         503  the record cannot be reached or written; Retry-After is set
-    │   └── OutcomeUnknown        503  it went away while a change was being committed
+    │   ├── OutcomeUnknown        503  it went away while a change was being committed
+    │   └── RecordDamaged         503  a row of the record is not what was written
     ├── IndexUnavailable          503  the cloud's index cannot be reached, or is being made anew
     ├── InsufficientStorage       507  the record's disk is full; Retry-After is set
     └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
@@ -250,6 +251,13 @@ class OutcomeUnknown(RecordUnavailable):
             "The record went away before it said whether this was stored; send the same again in a moment.",
             reason="outcome_unknown",
         )
+
+
+class RecordDamaged(RecordUnavailable):
+    """A row of the record is not what was written. What other rows hold is not touched by it."""
+
+    kind = "record-damaged"
+    title = "Record damaged"
 
 
 class KeysUnavailable(PatronusError):

@@ -216,15 +216,24 @@ class Record:
         """
         with self.database.write(long=True) as connection:
             pinned = pinned_where(connection, gallery.c.name == name)
-            templates = counted(connection, pinned.id, 0)
-            subjects = _count(connection, subject.c.gallery_id == pinned.id)
-            self.journal.dropped(connection, pinned)
-            connection.execute(delete(turned).where(turned.c.gallery_id == pinned.id))
-            connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
-            connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
-            connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
+            subjects, templates = self.remove_gallery(connection, pinned)
             receipt = noted(connection, pinned, Action.GALLERY_ERASED, by, subjects=subjects, templates=templates)
         return pinned, Removed(subjects, templates, receipt, np.empty(0, np.int64))
+
+    def remove_gallery(self, connection: Connection, pinned: PinnedGallery) -> tuple[int, int]:
+        """Removes a gallery and all in it, within a transaction; how many subjects and templates that were.
+
+        Raises:
+            NotFound: it was erased meanwhile.
+        """
+        templates = counted(connection, pinned.id, 0)
+        subjects = _count(connection, subject.c.gallery_id == pinned.id)
+        self.journal.dropped(connection, pinned)
+        connection.execute(delete(turned).where(turned.c.gallery_id == pinned.id))
+        connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
+        connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
+        connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
+        return subjects, templates
 
     def erase_subject(self, pinned: PinnedGallery, name: str, by: str | None) -> Removed:
         """Removes a subject and all of its templates.
