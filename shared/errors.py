@@ -22,8 +22,8 @@
     ├── UpstreamFailed            502  the cloud answered something the edge does not understand
     ├── UpstreamUnavailable       503  the cloud cannot be reached
     ├── RecordUnavailable         503  the record cannot be reached or written; Retry-After is set
-    │   ├── OutcomeUnknown        503  it went away while a change was being committed
-    │   └── RecordDamaged         503  a row of the record is not what was written
+    │   └── OutcomeUnknown        503  it went away while a change was being committed
+    ├── RecordDamaged             503  a row of the record is not what was written
     ├── IndexUnavailable          503  the cloud's index cannot be reached, or is being made anew
     ├── InsufficientStorage       507  the record's disk is full; Retry-After is set
     └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
@@ -226,8 +226,8 @@ class IndexUnavailable(PatronusError):
     kind = "index-unavailable"
     title = "Index unavailable"
 
-    def __init__(self, detail: str, *, retry_after_s: int = 2) -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str, *, reason: str | None = None, retry_after_s: int = 2) -> None:
+        super().__init__(detail, reason=reason)
         self.retry_after_s = retry_after_s
 
 
@@ -253,9 +253,10 @@ class OutcomeUnknown(RecordUnavailable):
         )
 
 
-class RecordDamaged(RecordUnavailable):
-    """A row of the record is not what was written. What other rows hold is not touched by it."""
+class RecordDamaged(PatronusError):
+    """A row of the record is not what was written. What other rows hold is answered as ever."""
 
+    status = 503
     kind = "record-damaged"
     title = "Record damaged"
 

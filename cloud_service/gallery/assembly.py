@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_service.gallery.answers import Answers
-from cloud_service.gallery.audit import Action, append
+from cloud_service.gallery.audit import Action, append, head, marker
 from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.indexes import Indexes
@@ -51,6 +51,7 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
     _refuse_lost_record(settings)
     database = open_database(settings.record_url, limits, connections, shared=_shared(settings))
     with closed_unless_ready(database):
+        _refuse_damaged_notes(database)
         clock = clock or clock_of(settings.retention)
         record, indexes, remnant = _record_and_indexes(database, settings, clock, metrics)
         log = NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient))
@@ -71,6 +72,13 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
         store.load()
         _note_start(database)
     return store
+
+
+def _refuse_damaged_notes(database: Database) -> None:
+    """Refuses a record that could be read, and not be written: each write is noted in the audit log."""
+    with database.read() as connection:
+        head(connection)
+        marker(connection)
 
 
 def _note_start(database: Database) -> None:

@@ -17,6 +17,7 @@ from cloud_service.gallery.carrying import CarriedOver, Replaced, carry_over, re
 from cloud_service.gallery.erasure_list import ErasureList, load_erasures
 from cloud_service.gallery.folder_lock import FolderLock
 from cloud_service.gallery.opening import open_database
+from cloud_service.gallery.row_check import damaged_rows
 from cloud_service.settings import RecordSettings
 from shared.errors import Conflict, NotFound, SetupError
 
@@ -136,6 +137,8 @@ def _checked(path: Path) -> Held:
             found = [row[0] for row in file.execute("PRAGMA integrity_check(1)")]
             if found != ["ok"] or file.execute("PRAGMA foreign_key_check").fetchone() is not None:
                 raise sqlite3.DatabaseError("it is damaged")
+            for damage in damaged_rows(file):
+                raise sqlite3.DatabaseError(damage)
             counts = (file.execute(f"SELECT count(*) FROM {table}") for table in ("gallery", "subject", "template"))  # noqa: S608 - these three
             return Held(*(int(count.fetchone()[0]) for count in counts))
     except sqlite3.DatabaseError as error:

@@ -119,7 +119,7 @@ class Rekeying:
                     given=wanted.replaces,
                 )
             job = self._give(now.pinned, _Job(wanted.contract, _opened(now.pinned, wanted.turns), by), self._change)
-        return self._waited_for(name, job)
+        return self._waited_for(name, job, wanted.contract)
 
     def abandon(self, name: str) -> RekeyStatus:
         """Discards what was staged; the gallery stays under the key that it has.
@@ -183,9 +183,15 @@ class Rekeying:
             self._jobs[pinned.id] = job
         return job
 
-    def _waited_for(self, name: str, job: _Job | None) -> RekeyStatus:
+    def _waited_for(self, name: str, job: _Job | None, wanted: Contract | None = None) -> RekeyStatus:
+        """How far a gallery is, once the job is done or after a moment.
+
+        A job that failed after the key was changed is told as how far that is, not as an error: it was changed.
+        """
         if job is not None and wait([job.done], _PATIENCE_SECONDS).done:
-            job.done.result()
+            error = job.done.exception()
+            if error is not None and (wanted is None or self._turning.look(name).contract != wanted):
+                raise error
         return self.status(name)
 
     def _run(self, pinned: PinnedGallery, job: _Job, work: Callable[[PinnedGallery, _Job], None]) -> None:
