@@ -20,7 +20,15 @@ from cloud_service.gallery.rows import PinnedGallery
 from cloud_service.gallery.store import Store
 from cloud_service.gallery.turning import Turning, UnderWay, Unstaged
 from shared.contract import Contract
-from shared.errors import Conflict, ContractMismatch, Overloaded, PatronusError, Unprocessable
+from shared.errors import (
+    Conflict,
+    ContractMismatch,
+    OutcomeUnknown,
+    Overloaded,
+    PatronusError,
+    RecordUnavailable,
+    Unprocessable,
+)
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.wire.cloud import RekeyRequest, RekeyStatus, Turn
@@ -190,9 +198,15 @@ class Rekeying:
         """
         if job is not None and wait([job.done], _PATIENCE_SECONDS).done:
             error = job.done.exception()
-            if error is not None and (wanted is None or self._turning.look(name).contract != wanted):
+            if error is not None and not (wanted is not None and self._is_under(name, wanted)):
                 raise error
         return self.status(name)
+
+    def _is_under(self, name: str, contract: Contract) -> bool:
+        try:
+            return self._turning.look(name).contract == contract
+        except RecordUnavailable:
+            raise OutcomeUnknown from None
 
     def _run(self, pinned: PinnedGallery, job: _Job, work: Callable[[PinnedGallery, _Job], None]) -> None:
         try:

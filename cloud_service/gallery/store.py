@@ -30,6 +30,23 @@ _STORED = "The templates are stored"
 
 
 @contextmanager
+def _before_commit() -> Iterator[None]:
+    """Around what must be possible before anything is stored.
+
+    Raises:
+        IndexUnavailable: it is not; ``reason`` is ``not_stored``.
+    """
+    try:
+        yield
+    except IndexUnavailable as error:
+        raise IndexUnavailable(
+            "The index cannot be reached or is being made: nothing was stored. Send the same again in a moment.",
+            reason="not_stored",
+            retry_after_s=error.retry_after_s,
+        ) from error
+
+
+@contextmanager
 def after_commit(what: str) -> Iterator[None]:
     """Around what follows a commit: whatever fails there is told as what it is, and not as if nothing were stored.
 
@@ -142,7 +159,8 @@ class Store:
         if len({row.uid for row in rows}) < len(rows):
             raise Unprocessable("A template id stands in the request twice; give each its own.", reason="duplicate_id")
         with self._order:
-            self.indexes.of(gallery)  # what could not be searched is not stored either
+            with _before_commit():
+                self.indexes.of(gallery)  # what could not be searched is not stored either
             also = partial(self._answers.note, once=once)
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
                 added = self.record.add_templates(gallery, subject, rows, by, also)
@@ -266,7 +284,8 @@ class Store:
             IndexUnavailable: the index is away, and nothing was chosen; or with the reason ``stored``, it was chosen,
                 and the index is yet to be made so.
         """
-        self.indexes.of(self.record.gallery(gallery_name))  # what could not be done is not chosen either
+        with _before_commit():
+            self.indexes.of(self.record.gallery(gallery_name))  # what could not be done is not chosen either
         with self._writing:
             gallery = self.record.pin_index(gallery_name, kind)
         with after_commit("The choice is stored"):
