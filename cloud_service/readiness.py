@@ -19,7 +19,8 @@ _AT_ONCE = 2
 
 
 def readiness_of(app: FastAPI) -> Checks:
-    """The checks of an application: the record answers and can be written, every index is loaded, keys can be read."""
+    """The checks of an application: the record answers and can be written, every index is loaded, keys can be read,
+    and no gallery's row is damaged."""
 
     limiter = CapacityLimiter(_AT_ONCE)
 
@@ -28,7 +29,12 @@ def readiness_of(app: FastAPI) -> Checks:
         record = False
         with move_on_after(_PATIENCE_S):
             record = await to_thread.run_sync(_answers, store, abandon_on_cancel=True, limiter=limiter)
-        return {"record": record, "index": store.indexes.sound, "keys": app.state.key_ring.readable()}
+        return {
+            "record": record,
+            "index": store.indexes.sound,
+            "keys": app.state.key_ring.readable(),
+            "galleries": not store.record.damaged,
+        }
 
     return checks
 

@@ -23,6 +23,7 @@
     ├── UpstreamUnavailable       503  the cloud cannot be reached
     ├── RecordUnavailable         503  the record cannot be reached or written; Retry-After is set
     │   └── OutcomeUnknown        503  it went away while a change was being committed
+    ├── RecordDamaged             503  a row of the record is not what was written
     ├── IndexUnavailable          503  the cloud's index cannot be reached, or is being made anew
     ├── InsufficientStorage       507  the record's disk is full; Retry-After is set
     └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
@@ -233,8 +234,8 @@ class IndexUnavailable(PatronusError):
     kind = "index-unavailable"
     title = "Index unavailable"
 
-    def __init__(self, detail: str, *, retry_after_s: int = 2) -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str, *, reason: str | None = None, retry_after_s: int = 2) -> None:
+        super().__init__(detail, reason=reason)
         self.retry_after_s = retry_after_s
 
 
@@ -258,6 +259,14 @@ class OutcomeUnknown(RecordUnavailable):
             "The record went away before it said whether this was stored; send the same again in a moment.",
             reason="outcome_unknown",
         )
+
+
+class RecordDamaged(PatronusError):
+    """A row of the record is not what was written. What other rows hold is answered as ever."""
+
+    status = 503
+    kind = "record-damaged"
+    title = "Record damaged"
 
 
 class KeysUnavailable(PatronusError):

@@ -79,7 +79,7 @@ class LocalIndexes:
 
     def load(self) -> None:
         """Reads every gallery's index from its snapshot and the record."""
-        self._snapshots.sweep()
+        self._sweep()
         with self._changing:
             for gallery in self._record.galleries():
                 self._rebuild(gallery)

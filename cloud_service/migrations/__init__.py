@@ -9,6 +9,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from cloud_service.gallery.database import Database
@@ -16,13 +18,18 @@ from shared.errors import SetupError
 
 
 def upgrade(database: Database) -> None:
-    """Runs the revisions that the record does not have yet, all or none.
+    """Runs the revisions that the record does not have yet, all or none. Writes nothing where it has them all.
 
     Raises:
         SetupError: the record was written by a newer version.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    with database.read() as connection:
+        if MigrationContext.configure(connection).get_current_heads() == tuple(
+            ScriptDirectory.from_config(config).get_heads()
+        ):
+            return
     with database.migrating() as connection:
         config.attributes["connection"] = connection
         try:
