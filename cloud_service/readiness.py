@@ -19,7 +19,11 @@ _AT_ONCE = 2
 
 
 def readiness_of(app: FastAPI) -> Checks:
-    """The checks of an application: the record answers and can be written, every index is loaded, keys can be read."""
+    """The checks of an application.
+
+    The record answers and can be written, no stored template is known to be damaged, every index is loaded, and the API
+    keys can be read.
+    """
 
     limiter = CapacityLimiter(_AT_ONCE)
 
@@ -28,7 +32,12 @@ def readiness_of(app: FastAPI) -> Checks:
         record = False
         with move_on_after(_PATIENCE_S):
             record = await to_thread.run_sync(_answers, store, abandon_on_cancel=True, limiter=limiter)
-        return {"record": record, "index": store.indexes.sound, "keys": app.state.key_ring.readable()}
+        return {
+            "record": record,
+            "templates": not len(store.record.damage),
+            "index": store.indexes.sound,
+            "keys": app.state.key_ring.readable(),
+        }
 
     return checks
 
@@ -36,6 +45,7 @@ def readiness_of(app: FastAPI) -> Checks:
 def _answers(store: Store) -> bool:
     try:
         store.record.database.ping()
+        store.record.vectors.look_again()
     except (SQLAlchemyError, PatronusError) as error:
         _log.error("record_unreachable", **place_of(error))
         return False

@@ -23,6 +23,7 @@
     ├── UpstreamUnavailable       503  the cloud cannot be reached
     ├── RecordUnavailable         503  the record cannot be reached or written; Retry-After is set
     │   └── OutcomeUnknown        503  it went away while a change was being committed
+    ├── RecordDamaged             503  a stored template is damaged and is not compared; Retry-After is set
     ├── IndexUnavailable          503  the cloud's index cannot be reached, or is being made anew
     ├── InsufficientStorage       507  the record's disk is full; Retry-After is set
     └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
@@ -250,6 +251,18 @@ class OutcomeUnknown(RecordUnavailable):
             "The record went away before it said whether this was stored; send the same again in a moment.",
             reason="outcome_unknown",
         )
+
+
+class RecordDamaged(PatronusError):
+    """A stored template is not what was stored. It is not compared; an operator has to act."""
+
+    status = 503
+    kind = "record-damaged"
+    title = "Record damaged"
+
+    def __init__(self, detail: str, *, reason: str | None = None, retry_after_s: int = 60) -> None:
+        super().__init__(detail, reason=reason)
+        self.retry_after_s = retry_after_s
 
 
 class KeysUnavailable(PatronusError):

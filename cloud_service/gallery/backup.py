@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from cloud_service.gallery.folder_lock import FolderLock
 from cloud_service.gallery.opening import open_database
+from cloud_service.gallery.record_check import refuse_damaged
 from cloud_service.settings import RecordSettings
 from shared.errors import Conflict, NotFound, SetupError
 
@@ -43,7 +44,7 @@ def back_up(record: Path, target: Path, *, replace: bool = False) -> Held:
 
     Raises:
         NotFound: there is no record. Conflict: the target is there.
-        SetupError: the record is damaged, or the target cannot be written.
+        SetupError: the record or a template in it is damaged, or the target cannot be written.
     """
     if not record.is_file():
         raise NotFound(f"There is no record {record} to back up.")
@@ -72,7 +73,7 @@ def restore(backup: Path, record: Path, *, replace: bool = False) -> Held:
 
     Raises:
         NotFound: there is no such backup. Conflict: there is a record.
-        SetupError: the backup is damaged or of a newer version, or a service uses the record.
+        SetupError: the backup or a template in it is damaged, it is of a newer version, or a service uses the record.
     """
     if not backup.is_file():
         raise NotFound(f"There is no backup {backup}.")
@@ -115,16 +116,18 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def _checked(path: Path) -> Held:
-    """Reads all of a file as SQLite's own check does, and counts what is in it."""
+    """Reads all of a file as SQLite's own check does, and all templates, and counts what is in it."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as file:
             found = [row[0] for row in file.execute("PRAGMA integrity_check(1)")]
             if found != ["ok"] or file.execute("PRAGMA foreign_key_check").fetchone() is not None:
                 raise sqlite3.DatabaseError("it is damaged")
             counts = (file.execute(f"SELECT count(*) FROM {table}") for table in ("gallery", "subject", "template"))  # noqa: S608 - these three
-            return Held(*(int(count.fetchone()[0]) for count in counts))
+            held = Held(*(int(count.fetchone()[0]) for count in counts))
     except sqlite3.DatabaseError as error:
         raise SetupError(f"This is no sound record of Patronus ({error}); nothing was replaced.") from None
+    refuse_damaged(path)
+    return held
 
 
 def _brought_up_to_date(part: Path) -> None:

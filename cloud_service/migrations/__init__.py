@@ -9,14 +9,18 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from alembic.util import CommandError
 
 from cloud_service.gallery.database import Database
 from shared.errors import SetupError
 
 
-def upgrade(database: Database) -> None:
+def upgrade(database: Database) -> bool:
     """Runs the revisions that the record does not have yet, all or none.
+
+    Returns:
+        whether a record of an earlier version was changed: rows may have been written anew, and bytes left behind.
 
     Raises:
         SetupError: the record was written by a newer version.
@@ -25,7 +29,10 @@ def upgrade(database: Database) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with database.migrating() as connection:
         config.attributes["connection"] = connection
+        before = MigrationContext.configure(connection).get_current_revision()
         try:
             command.upgrade(config, "head")
         except CommandError:
             raise SetupError("The record was written by a newer version of Patronus; run that one.") from None
+        after = MigrationContext.configure(connection).get_current_revision()
+    return before is not None and before != after

@@ -16,6 +16,7 @@ from shared.errors import (
     Overloaded,
     PatronusError,
     RateLimited,
+    RecordDamaged,
     RecordUnavailable,
     SetupError,
     Unauthenticated,
@@ -30,7 +31,14 @@ from shared.request_context import REQUEST_ID_HEADER, current_request_id
 MEDIA_TYPE = "application/problem+json"
 _log = get_logger(__name__)
 # Errors after which a request may be sent again as it is; the answer says when.
-_AGAIN: Final = (Overloaded, UpstreamUnavailable, RecordUnavailable, IndexUnavailable, InsufficientStorage)
+_AGAIN: Final = (
+    Overloaded,
+    UpstreamUnavailable,
+    RecordDamaged,
+    RecordUnavailable,
+    IndexUnavailable,
+    InsufficientStorage,
+)
 
 
 def _by_status(kind: type[PatronusError]) -> dict[int, list[type[PatronusError]]]:
