@@ -105,6 +105,32 @@ def restore(
         typer.echo(f"Under the key of the backup again: {', '.join(carried.other_key)}.")
 
 
+@app.command()
+def check(
+    show_subjects: Annotated[
+        bool, typer.Option("--show-subjects", help="Also name the subjects to erase: personal data.")
+    ] = False,
+) -> None:
+    """Read the whole record and the index files, while the service runs, and list what is damaged."""
+    from cloud_service.gallery.record_check import check_record
+    from cloud_service.settings import Settings
+    from shared.service_settings import load_settings
+
+    settings = load_settings(Settings)
+    found = check_record(settings.record_url, settings.home.expanduser() / "index")
+    for one in found.damaged:
+        staged = ", written for the change of the gallery's key," if one.staged else ""
+        whose = f": subject {one.subject}, template {one.template}" if show_subjects else ""
+        typer.echo(f"gallery {one.gallery}: template row {one.row}{staged} is damaged{whose}")
+    for problem in found.problems:
+        typer.echo(problem)
+    read = f"{found.galleries} galleries, {found.templates} templates and {found.index_files} index files were read"
+    if found.damaged or found.problems:
+        typer.echo(f"{read}: {len(found.damaged)} templates are damaged, {len(found.problems)} other faults.", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{read}: nothing is damaged.")
+
+
 def _record() -> Path:
     from cloud_service.gallery.opening import is_sqlite
     from cloud_service.gallery.sqlite import file_of

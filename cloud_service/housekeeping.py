@@ -69,6 +69,7 @@ class _House:
 
     async def finish(self) -> None:
         await to_thread.run_sync(self._store.finish_erasures)
+        await to_thread.run_sync(self._store.record.vectors.look_again)
 
     async def _closing_within(self, seconds: float) -> bool:
         try:

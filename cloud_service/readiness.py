@@ -19,8 +19,11 @@ _AT_ONCE = 2
 
 
 def readiness_of(app: FastAPI) -> Checks:
-    """The checks of an application: the record answers and can be written, every index is loaded, keys can be read,
-    and no gallery's row is damaged."""
+    """The checks of an application.
+
+    The record answers and can be written, no gallery's row and no stored template is known to be damaged, every index
+    is loaded, and the API keys can be read.
+    """
 
     limiter = CapacityLimiter(_AT_ONCE)
 
@@ -31,9 +34,10 @@ def readiness_of(app: FastAPI) -> Checks:
             record = await to_thread.run_sync(_answers, store, abandon_on_cancel=True, limiter=limiter)
         return {
             "record": record,
+            "galleries": not store.record.damaged,
+            "templates": not len(store.record.damage),
             "index": store.indexes.sound,
             "keys": app.state.key_ring.readable(),
-            "galleries": not store.record.damaged,
         }
 
     return checks
@@ -42,6 +46,7 @@ def readiness_of(app: FastAPI) -> Checks:
 def _answers(store: Store) -> bool:
     try:
         store.record.database.ping()
+        store.record.vectors.look_again()
     except (SQLAlchemyError, PatronusError) as error:
         _log.error("record_unreachable", **place_of(error))
         return False

@@ -17,6 +17,7 @@ from shared.errors import (
     Overloaded,
     PatronusError,
     RateLimited,
+    RecordDamaged,
     SetupError,
     TooLarge,
     Unprocessable,
@@ -256,6 +257,8 @@ def _translate(response: httpx.Response) -> Exception:
         after = response.headers.get("Retry-After", "")
         seconds = min(int(after), _MOST_RETRY_AFTER_S) if after.isdecimal() else 1
         return Overloaded("The cloud is working at its limit; try again in a moment.", retry_after_s=max(1, seconds))
+    if kind == RecordDamaged.kind:  # asked again, it is answered the same
+        return RecordDamaged(detail, reason=problem.get("reason"))
     if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
         return _Retry(UpstreamUnavailable(_AWAY))
     known = _PASSED_ON.get(kind)

@@ -25,6 +25,7 @@ from rich.table import Table
 from sqlalchemy import insert, update
 
 from cloud_service.gallery.assembly import clock_of
+from cloud_service.gallery.checksums import to_blobs
 from cloud_service.gallery.opening import open_database
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.snapshots import Snapshots
@@ -280,9 +281,12 @@ def filled(home: Path, vectors: Rows) -> Contract:
                 connection.execute(insert(subject), [{"id": at + 1, "name": f"s{at}", **now} for at in some])
             for start in range(0, len(vectors), _AT_A_TIME):
                 some = range(start, min(start + _AT_A_TIME, len(vectors)))
+                blobs = to_blobs(
+                    vectors[some.start : some.stop], [f"s{at // PER_PERSON}" for at in some], gallery.id, gallery.turn
+                )
                 rows = [
-                    {"subject_id": at // PER_PERSON + 1, "uid": f"{at:032x}", "vector": vectors[at].tobytes(), **now}
-                    for at in some
+                    {"subject_id": at // PER_PERSON + 1, "uid": f"{at:032x}", "vector": blob, **now}
+                    for at, blob in zip(some, blobs, strict=True)
                 ]
                 connection.execute(insert(template), rows)
             connection.execute(update(gallery_table).values(templates=len(vectors)))

@@ -23,7 +23,7 @@
     ├── UpstreamUnavailable       503  the cloud cannot be reached
     ├── RecordUnavailable         503  the record cannot be reached or written; Retry-After is set
     │   └── OutcomeUnknown        503  it went away while a change was being committed
-    ├── RecordDamaged             503  a row of the record is not what was written
+    ├── RecordDamaged             503  a row of the record is damaged, and not used; Retry-After is set
     ├── IndexUnavailable          503  the cloud's index cannot be reached, or is being made anew
     ├── InsufficientStorage       507  the record's disk is full; Retry-After is set
     └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
@@ -262,11 +262,12 @@ class OutcomeUnknown(RecordUnavailable):
 
 
 class RecordDamaged(PatronusError):
-    """A row of the record is not what was written. What other rows hold is answered as ever."""
+    """A row of the record is not what was written. It is not used; an operator has to act. Others are answered."""
 
     status = 503
     kind = "record-damaged"
     title = "Record damaged"
+    retry_after_s = 60
 
 
 class KeysUnavailable(PatronusError):

@@ -40,7 +40,7 @@ def reading(url: str) -> Iterator[Connection]:
         NotFound: there is no record.
         SetupError: it cannot be read, or is of another version.
     """
-    engine = _engine(url)
+    engine = read_only_engine(url)
     try:
         with engine.connect() as connection:
             yield connection
@@ -123,7 +123,12 @@ def _rows(connection: Connection) -> Iterator[Any]:
             return
 
 
-def _engine(url: str) -> Engine:
+def read_only_engine(url: str) -> Engine:
+    """Connections to a record that is only read; each begins a transaction that sees one state of it.
+
+    Raises:
+        NotFound: there is no record.
+    """
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(url, isolation_level="REPEATABLE READ", poolclass=NullPool)
     path = file_of(url)

@@ -17,6 +17,7 @@ from cloud_service.gallery.carrying import CarriedOver, Replaced, carry_over, re
 from cloud_service.gallery.erasure_list import ErasureList, load_erasures
 from cloud_service.gallery.folder_lock import FolderLock
 from cloud_service.gallery.opening import open_database
+from cloud_service.gallery.record_check import refuse_damaged
 from cloud_service.gallery.row_check import damaged_rows
 from cloud_service.settings import RecordSettings
 from shared.errors import Conflict, NotFound, SetupError
@@ -54,7 +55,7 @@ def back_up(record: Path, target: Path, *, replace: bool = False) -> Held:
 
     Raises:
         NotFound: there is no record. Conflict: the target is there.
-        SetupError: the record is damaged, or the target cannot be written.
+        SetupError: the record or a template in it is damaged, or the target cannot be written.
     """
     if not record.is_file():
         raise NotFound(f"There is no record {record} to back up.")
@@ -131,7 +132,7 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def _checked(path: Path) -> Held:
-    """Reads all of a file as SQLite's own check does, and counts what is in it."""
+    """Reads all of a file as SQLite's own check does, and all templates, and counts what is in it."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as file:
             found = [row[0] for row in file.execute("PRAGMA integrity_check(1)")]
@@ -140,9 +141,11 @@ def _checked(path: Path) -> Held:
             for damage in damaged_rows(file):
                 raise sqlite3.DatabaseError(damage)
             counts = (file.execute(f"SELECT count(*) FROM {table}") for table in ("gallery", "subject", "template"))  # noqa: S608 - these three
-            return Held(*(int(count.fetchone()[0]) for count in counts))
+            held = Held(*(int(count.fetchone()[0]) for count in counts))
     except sqlite3.DatabaseError as error:
         raise SetupError(f"This is no sound record of Patronus ({error}); nothing was replaced.") from None
+    refuse_damaged(path)
+    return held
 
 
 def _brought_up_to_date(part: Path, before: Replaced | None, listed: ErasureList | None) -> CarriedOver:

@@ -8,16 +8,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_service.gallery.damage import of_subject
 from cloud_service.gallery.envelopes import open_for
 from cloud_service.gallery.index import Hits
 from cloud_service.gallery.rows import PinnedGallery, Stored
 from cloud_service.gallery.store import Store
-from shared.envelope import TemplateEnvelope
-from shared.errors import Conflict, NotFound, PatronusError
+from cloud_service.gallery.vectors import OfSubjects
+from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
+from shared.errors import Conflict, NotFound, PatronusError, RecordDamaged
+from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.scores import CosineSimilarity
 from shared.wire.cloud import IdentifyAnswer, ProbeResult
 from shared.wire.common import Candidate, VerifyAnswer
+
+_log = get_logger(__name__)
 
 # The first look asks for this many templates per subject wanted, and each further look for as many times more:
 # subjects with a few templates each are settled at once, and n templates in log(n) looks.
@@ -25,10 +30,12 @@ _WIDENING = 4
 _LEAST_WIDTH = 32
 # Values of templates that are scored together: copies of them, as float64, are made.
 _VALUES_AT_ONCE = 1 << 18
+# The largest inner product of a template and a probe, each within UNIT_TOLERANCE of length 1; float64 adds 1e-12.
+_MOST = (1 + UNIT_TOLERANCE) ** 2 + 1e-9
 
 
 def exact_scores(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosines of unit vectors in float64, clipped to [-1, 1].
+    """Cosines of unit vectors in float64; off [-1, 1] by rounding at most, which ``similarity_of`` checks.
 
     A sum row by row, not a matrix product: equal rows get equal scores, wherever they stand.
 
@@ -40,10 +47,19 @@ def exact_scores(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> N
         (n,) float64.
     """
     products = vectors.astype(np.float64) * probes.astype(np.float64)
-    scores: NDArray[np.float64] = np.maximum(
-        -1.0, np.minimum(1.0, products.sum(axis=1))
-    )  # np.clip takes 3 times as long
+    scores: NDArray[np.float64] = products.sum(axis=1)
     return scores
+
+
+def similarity_of(score: float) -> CosineSimilarity:
+    """A score that may decide.
+
+    Raises:
+        RecordDamaged: no two unit vectors can have it.
+    """
+    if not abs(score) <= _MOST:  # also NaN
+        raise of_subject()
+    return CosineSimilarity(max(-1.0, min(1.0, score)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +100,16 @@ class Matcher:
 
         Returns:
             an answer to each, or why there is none: NotFound, there is no such subject; ContractMismatch, the probe was
-            made under another contract; InvalidTemplate, it is not a unit vector of the gallery's length.
+            made under another contract; InvalidTemplate, it is not a unit vector of the gallery's length;
+            RecordDamaged, a template of the subject is damaged.
 
         Raises:
             NotFound: there is no such gallery.
         """
         with self._metrics.step("record"):
-            gallery, vectors = self._record.vectors.of_subjects(gallery_name, (claim.subject for claim in asked))
+            stored = self._record.vectors.of_subjects(gallery_name, (claim.subject for claim in asked))
         with self._metrics.step("score"):
-            return _verified(gallery, vectors, asked)
+            return _verified(stored, asked)
 
     def identify(self, gallery_name: str, asked: Sequence[Asked]) -> list[IdentifyAnswer | PatronusError]:
         """Looks for each probe in the whole gallery: the ``top_k`` best subjects that reach tau.
@@ -148,18 +165,16 @@ class Matcher:
                     look.confirm(stored)
 
 
-def _verified(
-    gallery: PinnedGallery, vectors: dict[str, NDArray[np.float32]], asked: Sequence[Claim]
-) -> list[VerifyAnswer | PatronusError]:
+def _verified(stored: OfSubjects, asked: Sequence[Claim]) -> list[VerifyAnswer | PatronusError]:
     """Answers all claims; where few rows are to be scored, those of all together, each row with its own probe."""
-    probes = [_probe(gallery, vectors, claim) for claim in asked]
+    probes = [_probe(stored, claim) for claim in asked]
     pairs = [
-        (vectors[claim.subject], probe)
+        (stored.vectors[claim.subject], probe)
         for claim, probe in zip(asked, probes, strict=True)
         if isinstance(probe, np.ndarray)
     ]
     best = iter(_best_scores(pairs))
-    return [probe if isinstance(probe, PatronusError) else _decided(gallery, next(best)) for probe in probes]
+    return [probe if isinstance(probe, PatronusError) else _decided(stored.gallery, next(best)) for probe in probes]
 
 
 def _best_scores(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[float]:
@@ -173,20 +188,23 @@ def _best_scores(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]
     return found
 
 
-def _probe(
-    gallery: PinnedGallery, vectors: dict[str, NDArray[np.float32]], claim: Claim
-) -> NDArray[np.float32] | PatronusError:
-    if claim.subject not in vectors:
+def _probe(stored: OfSubjects, claim: Claim) -> NDArray[np.float32] | PatronusError:
+    if claim.subject in stored.damaged:
+        return of_subject()
+    if claim.subject not in stored.vectors:
         return NotFound("The gallery has no subject of this name.", reason="unknown_subject")
     try:
-        (probe,) = open_for(gallery, [claim.envelope])
+        (probe,) = open_for(stored.gallery, [claim.envelope])
     except PatronusError as error:
         return error
     return probe
 
 
-def _decided(gallery: PinnedGallery, best: float) -> VerifyAnswer:
-    score = CosineSimilarity(best)
+def _decided(gallery: PinnedGallery, best: float) -> VerifyAnswer | PatronusError:
+    try:
+        score = similarity_of(best)
+    except RecordDamaged as error:
+        return error
     return VerifyAnswer(
         decision="match" if gallery.threshold.accepts(score) else "no_match",
         similarity=score.value,
@@ -239,8 +257,13 @@ class _Look:
         mine = places[there][stored.ids[places[there]] == self.proposed[there]]
         for at, score in zip(mine, exact_scores(stored.vectors[mine], self.probe), strict=True):
             name = stored.subjects[at]
-            if self._threshold.accepts(CosineSimilarity(float(score))):
-                self._best[name] = max(float(score), self._best.get(name, -1.0))
+            try:
+                similarity = similarity_of(float(score))
+            except RecordDamaged:  # the others are answered
+                _log.error("impossible_score", row=int(stored.ids[at]))
+                continue
+            if self._threshold.accepts(similarity):
+                self._best[name] = max(similarity.value, self._best.get(name, -1.0))
 
     def settled(self) -> bool:
         """Whether no template that the index has not shown yet can change the result."""

@@ -34,8 +34,10 @@ def open_database(url: str, settings: RecordSettings, connections: int, *, share
     """
     database = _connected(url, settings, connections, shared)
     with closed_unless_ready(database):
-        upgrade(database)
+        upgraded = upgrade(database)
         database.claim()
+        if upgraded:  # rows that grew left copies of themselves, which no later erasure would find
+            database.scrub()
     return database
 
 

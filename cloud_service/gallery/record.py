@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, update
 
 from cloud_service.gallery.audit import Action, noted, subject_mark
+from cloud_service.gallery.checksums import from_blobs, to_blobs
 from cloud_service.gallery.clock import RecordClock
+from cloud_service.gallery.damage import KnownDamage, of_subject
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.lookups import (
     counted,
@@ -24,7 +26,7 @@ from cloud_service.gallery.lookups import (
     pinned_where,
     refuse_turned,
 )
-from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed, to_bytes, to_rows
+from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed
 from cloud_service.gallery.tables import gallery, subject, template, turned
 from cloud_service.gallery.vectors import NOW, TURNED_NOW, Vectors
 from shared.errors import Conflict, ContractMismatch, NotFound
@@ -80,9 +82,10 @@ class Record:
         self.database = database
         self.clock = clock
         self.journal = journal
-        self.vectors = Vectors(database, clock)
         # Numbers of the galleries whose rows were found damaged when all were last looked at.
         self.damaged: list[int] = []
+        self.damage = KnownDamage()
+        self.vectors = Vectors(database, clock, self.damage)
         self._max_templates_a_gallery = max_templates_a_gallery
         self._max_templates_a_subject = max_templates_a_subject
 
@@ -187,13 +190,16 @@ class Record:
             NotFound: the gallery was erased meanwhile.
             ContractMismatch: its key was changed meanwhile.
             Conflict: an id is taken by another template, or the gallery or the subject is full.
+            RecordDamaged: what is stored under one of the ids is damaged.
         """
+        vectors = np.array([row.vector for row in rows], dtype=np.float32).reshape(len(rows), pinned.dim)
         with self.database.write() as connection:
             held = counted(connection, pinned.id, 0)
             refuse_turned(pinned, pinned_where(connection, gallery.c.id == pinned.id))
             also(connection)
-            known = _known(connection, pinned.id, name, rows)
-            new = [row for row in rows if row.uid not in known]
+            known = self._known(connection, pinned, name, rows)
+            mine = [place for place, row in enumerate(rows) if row.uid not in known]
+            new, vectors = [rows[place] for place in mine], vectors[mine]
             now = self.clock.now()
             oldest = oldest_alive(pinned.max_age_seconds, now)
             renewed = [uid for uid, created_at in known.items() if created_at <= oldest]
@@ -206,9 +212,10 @@ class Record:
                 self._refuse_when_full(connection, pinned.id, name, len(new), held)
                 subject_id = _subject_id(connection, pinned.id, name, now)
                 shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
+                blobs = to_blobs(vectors, [name] * len(new), pinned.id, pinned.turn)
                 added = connection.scalars(
                     insert(template).returning(template.c.id, sort_by_parameter_order=True),
-                    [{**shared, "uid": row.uid, "vector": to_bytes(row.vector)} for row in new],
+                    [{**shared, "uid": row.uid, "vector": blob} for row, blob in zip(new, blobs, strict=True)],
                 )
                 ids = list(added)
                 counted(connection, pinned.id, len(ids))
@@ -218,7 +225,7 @@ class Record:
         return Added(
             answers=[TemplateInfo(id=row.uid, created_at=known.get(row.uid, now)) for row in rows],
             ids=np.array(ids, dtype=np.int64),
-            vectors=np.array([row.vector for row in new], dtype=np.float32).reshape(len(new), pinned.dim),
+            vectors=vectors,
         )
 
     def erase_gallery(self, name: str, by: str | None) -> tuple[PinnedGallery, Removed]:
@@ -318,6 +325,36 @@ class Record:
             connection.execute(update(gallery).where(gallery.c.name == name).values(index_kind=kind))
             return pinned_where(connection, gallery.c.name == name)
 
+    def _known(
+        self, connection: Connection, pinned: PinnedGallery, name: str, rows: Sequence[NewRow]
+    ) -> dict[str, datetime]:
+        """When those of the templates that are stored already were stored, by their ids on the wire."""
+        sent = {row.uid: row.vector for row in rows}
+        found = connection.execute(
+            select(template.c.id, template.c.uid, NOW, template.c.created_at, subject.c.name)
+            .join(subject, subject.c.id == template.c.subject_id)
+            .join(gallery, gallery.c.id == template.c.gallery_id)
+            .outerjoin(turned, TURNED_NOW)
+            .where(template.c.gallery_id == pinned.id, template.c.uid.in_(list(sent)))
+        ).all()
+        if not found:
+            return {}
+        taken = Conflict(
+            "A template id of the request belongs to another template already; choose a new id.",
+            reason="template_id_taken",
+        )
+        if any(row.name != name for row in found):
+            raise taken
+        vectors, sound = from_blobs(
+            [row.vector for row in found], [name] * len(found), pinned.dim, pinned.id, pinned.turn
+        )
+        if not sound.all():
+            self.damage.found(pinned, [row.id for row, fits in zip(found, sound, strict=True) if not fits])
+            raise of_subject()
+        if not all(_alike(vector, sent[row.uid]) for row, vector in zip(found, vectors, strict=True)):
+            raise taken
+        return {row.uid: row.created_at for row in found}
+
     def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, held: int) -> None:
         if held + new > self._max_templates_a_gallery:
             raise Conflict("The gallery is full; erase templates, or use another gallery.", reason="gallery_full")
@@ -330,35 +367,16 @@ class Record:
             raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
 
 
+def _alike(stored: NDArray[np.float32], sent: NDArray[np.float32]) -> bool:
+    return float(np.linalg.norm(stored.astype(np.float64) - sent)) <= _ROUNDING
+
+
 def _subject_id(connection: Connection, gallery_id: int, name: str, now: datetime) -> int:
     try:
         return find_subject(connection, gallery_id, name)
     except NotFound:
         made = insert(subject).values(gallery_id=gallery_id, name=name, created_at=now).returning(subject.c.id)
         return int(connection.scalars(made).one())
-
-
-def _known(connection: Connection, gallery_id: int, name: str, rows: Sequence[NewRow]) -> dict[str, datetime]:
-    """When those of the templates that are stored already were stored, by their ids on the wire."""
-    sent = {row.uid: row.vector for row in rows}
-    found = connection.execute(
-        select(template.c.uid, NOW, template.c.created_at, subject.c.name)
-        .join(subject, subject.c.id == template.c.subject_id)
-        .join(gallery, gallery.c.id == template.c.gallery_id)
-        .outerjoin(turned, TURNED_NOW)
-        .where(template.c.gallery_id == gallery_id, template.c.uid.in_(list(sent)))
-    ).all()
-    if any(row.name != name or not _alike(row.vector, sent[row.uid]) for row in found):
-        raise Conflict(
-            "A template id of the request belongs to another template already; choose a new id.",
-            reason="template_id_taken",
-        )
-    return {row.uid: row.created_at for row in found}
-
-
-def _alike(stored: bytes, sent: NDArray[np.float32]) -> bool:
-    [vector] = to_rows([stored], len(sent))
-    return float(np.linalg.norm(vector.astype(np.float64) - sent)) <= _ROUNDING
 
 
 def _count(connection: Connection, which: ColumnElement[bool]) -> int:

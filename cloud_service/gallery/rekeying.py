@@ -84,7 +84,7 @@ class Rekeying:
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
         self._indexes = store.indexes
-        self._turning = Turning(store.record.database, store.record.journal)
+        self._turning = Turning(store.record.database, store.record.journal, store.record.damage)
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rekey")
         self._jobs: dict[int, _Job] = {}
@@ -109,6 +109,7 @@ class Rekeying:
             ContractMismatch: the contracts differ in more than the key, or the matrices turn from another one.
             Conflict: the gallery is not sealed, or the change was abandoned meanwhile.
             Unprocessable: a matrix is not a rotation of the gallery's length, or not one for each that has a seal.
+            RecordDamaged: a template is damaged; what was staged until then stays, and nothing else is changed.
         """
         now = self._turning.look(name)
         job = self._at_work(now)
@@ -252,17 +253,18 @@ class Rekeying:
                     break
                 rows = _turned(some, job.matrices)
                 with self._store.writing():
-                    self._turning.stage(pinned, contract, some.ids, rows)
+                    self._turning.stage(pinned, contract, some, rows)
                 last = int(some.ids[-1])
             if subject is None:
                 job.staged_to = last
-        left = self._turning.unstaged(pinned, job.staged_to, 1)
-        if pinned.verify_only and len(left.ids):
-            job.staged_to = int(left.ids[0]) - 1
+        left, _subjects = self._turning.lacking(pinned, job.staged_to, 1)
+        if pinned.verify_only and left:
+            job.staged_to = left[0] - 1
             return False
         return not job.stop.is_set()
 
     def _flip(self, pinned: PinnedGallery, after: PinnedGallery, contract: Contract, job: _Job) -> None:
+        self._store.record.vectors.check_staged(after)
         self._indexes.prepare(after)
         with self._store.writing(), self._metrics.step("flip"):
             began = time.perf_counter()
@@ -305,11 +307,11 @@ class Rekeying:
         staged_to = last.staged_to if last is not None and last.contract == now.turning_to else 0
         found: dict[str, None] = {}
         while len(found) < _NAMED:
-            some = self._turning.unstaged(now.pinned, staged_to, _NAMED)
-            if not len(some.ids):
+            ids, subjects = self._turning.lacking(now.pinned, staged_to, _NAMED)
+            if not ids:
                 break
-            found.update(dict.fromkeys(some.subjects))
-            staged_to = int(some.ids[-1])
+            found.update(dict.fromkeys(subjects))
+            staged_to = ids[-1]
         return list(found)[:_NAMED]
 
 

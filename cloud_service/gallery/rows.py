@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,18 +63,12 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Templates as they are in the record now: (n,) int64 ids in order, their subjects, (n, dim) float32 vectors."""
+    """Templates as they are in the record now: (n,) int64 ids in order, their subjects, (n, dim) float32 vectors.
+
+    ``damaged`` is (k,) int64: ids of further templates whose bytes are not what was stored.
+    """
 
     ids: NDArray[np.int64]
     subjects: list[str]
     vectors: NDArray[np.float32]
-
-
-def to_bytes(vector: NDArray[np.float32]) -> bytes:
-    """The bytes of (d,) float32 as they are stored: little-endian, the very bytes that were received."""
-    return vector.astype("<f4").tobytes()
-
-
-def to_rows(blobs: Sequence[bytes], dim: int) -> NDArray[np.float32]:
-    """Stored vectors as (n, dim) float32."""
-    return np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(len(blobs), dim)
+    damaged: NDArray[np.int64]

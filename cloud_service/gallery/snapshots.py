@@ -122,13 +122,16 @@ class Snapshots:
                 _log.error("snapshot_files_not_removed", **place_of(error))
         return sound
 
-    def save(self, pinned: PinnedGallery, segment: Segment, among: Iterable[Segment]) -> bool:
+    def save(
+        self, pinned: PinnedGallery, segment: Segment, among: Iterable[Segment], left_out: NDArray[np.int64]
+    ) -> bool:
         """Writes a segment that is full to a file; false when it changed meanwhile, and is not kept.
 
         Args:
             pinned: the gallery.
             segment: what is written.
             among: all segments of the gallery's index.
+            left_out: (k,) int64, in order: templates that are damaged; the record has them, the index perhaps not.
 
         Raises:
             OSError: the file cannot be written.
@@ -141,6 +144,8 @@ class Snapshots:
             first, last = int(ids.min()), int(ids.max())
             live = list(among)
             within = np.concatenate([_ids_within(one, first, last) for one in live])
+            damaged = left_out[(left_out >= first) & (left_out <= last)]
+            within = np.concatenate([within, np.setdiff1d(damaged, within)])
             others = [self._names[one] for one in live if one in self._names and one is not segment]
             content: list[bytes | memoryview] = [_MAGIC, _HEAD.pack(segment.dim, len(ids), segment.reach, segment.lost)]
             content += [np.ascontiguousarray(ids, "<i8").data.cast("B"), codes.data.cast("B")]
@@ -258,6 +263,15 @@ class Snapshots:
         except FileNotFoundError:
             return
         path.unlink(missing_ok=True)
+
+
+def digest_of_file(path: Path) -> str | None:
+    """The digest of a file, as the record has it of its own; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return _digest(iter(lambda: file.read(_CHUNK), b""))
+    except OSError:
+        return None
 
 
 def _of(pinned: PinnedGallery) -> tuple[Any, Any]:

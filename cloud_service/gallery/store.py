@@ -104,6 +104,11 @@ class Store:
         # Taken before the other, around a change of the record and what the index is told of it.
         self._order = Turn(patience_seconds) if indexes.in_order else nullcontext()
         self._lingering: deque[Receipt] = deque()
+        Gauge(
+            "patronus_cloud_damaged_templates",
+            "Stored templates that are known to be damaged: they are not compared",
+            registry=metrics.registry,
+        ).set_function(lambda: len(record.damage))
         self._age_of_oldest = Gauge(
             "patronus_cloud_erasure_pending_seconds",
             "Age of the oldest erasure of which overwritten bytes may still be somewhere; 0 where there is none",

@@ -131,7 +131,7 @@ template = Table(
     Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
     Column("subject_id", BigId, ForeignKey("subject.id", ondelete="CASCADE"), nullable=False),
     Column("uid", name_of(32), nullable=False),
-    # (dim,) little-endian float32, the very bytes that were received.
+    # (dim,) little-endian float32, the very bytes that were received; then 8 bytes of checksum (`checksums`).
     Column("vector", LargeBinary, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("gallery_id", "uid"),

@@ -15,7 +15,7 @@ right to write.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
 
 from cloud_service.gallery.audit import Action, noted
+from cloud_service.gallery.checksums import from_blobs, to_blobs
+from cloud_service.gallery.damage import KnownDamage, stops_rekey
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.lookups import (
     IDS_A_QUERY,
@@ -34,7 +36,7 @@ from cloud_service.gallery.lookups import (
     refuse_turned,
 )
 from cloud_service.gallery.record import Journal
-from cloud_service.gallery.rows import PinnedGallery, to_bytes, to_rows
+from cloud_service.gallery.rows import PinnedGallery
 from cloud_service.gallery.tables import gallery, subject, template, turned
 from shared.contract import Contract
 from shared.errors import Conflict, NotFound
@@ -74,11 +76,13 @@ class Turning:
     Args:
         database: where the record is.
         journal: what is written with the flip.
+        damage: where templates that are found damaged are noted.
     """
 
-    def __init__(self, database: Database, journal: Journal) -> None:
+    def __init__(self, database: Database, journal: Journal, damage: KnownDamage) -> None:
         self._database = database
         self._journal = journal
+        self._damage = damage
 
     def look(self, name: str) -> UnderWay:
         """How far a gallery is.
@@ -126,20 +130,33 @@ class Turning:
             beyond: an id; templates up to it are left out.
             limit: the most of them.
             of_subject: only this one's.
+
+        Raises:
+            RecordDamaged: one of them is damaged.
         """
         with self._database.read() as connection:
-            return _unstaged(connection, pinned, beyond, limit, of_subject)
+            return self._opened(pinned, _unstaged(connection, pinned, beyond, limit, of_subject))
 
-    def stage(
-        self, pinned: PinnedGallery, contract: Contract, ids: NDArray[np.int64], vectors: NDArray[np.float32]
-    ) -> None:
+    def lacking(self, pinned: PinnedGallery, beyond: int, limit: int) -> tuple[list[int], list[str]]:
+        """The ids of the next templates that are yet to be turned, and their subjects; they are not read.
+
+        Args:
+            pinned: the gallery.
+            beyond: an id; templates up to it are left out.
+            limit: the most of them.
+        """
+        with self._database.read() as connection:
+            rows = _unstaged(connection, pinned, beyond, limit, None)
+        return [row.id for row in rows], [row.name for row in rows]
+
+    def stage(self, pinned: PinnedGallery, contract: Contract, some: Unstaged, vectors: NDArray[np.float32]) -> None:
         """Writes templates under the new key beside the old ones; those that were erased meanwhile are passed over.
 
         Args:
             pinned: the gallery.
             contract: of its next turn.
-            ids: (n,) int64, n over 0.
-            vectors: (n, dim) float32, unit rows under its key.
+            some: n templates under the present key, n over 0.
+            vectors: (n, dim) float32, the same under the new key: unit rows.
 
         Raises:
             NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
@@ -147,7 +164,7 @@ class Turning:
         """
         with self._database.write() as connection:
             _refuse_abandoned(_locked(connection, pinned), contract)
-            _write(connection, pinned, ids, vectors)
+            _write(connection, pinned, some, vectors)
 
     def flip(self, pinned: PinnedGallery, contract: Contract, turn: Turn, beyond: int, by: str | None) -> PinnedGallery:
         """Makes the new key the gallery's: all of it or nothing.
@@ -165,14 +182,15 @@ class Turning:
         Raises:
             NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
             Conflict: this change was abandoned meanwhile.
+            RecordDamaged: one of those that were enrolled since is damaged; nothing is changed then.
             Exception: whatever ``turn`` raises; nothing is changed then.
         """
         with self._database.write() as connection:
             row = _locked(connection, pinned)
             _refuse_abandoned(row, contract)
-            late = _unstaged(connection, pinned, beyond, None, None)
+            late = self._opened(pinned, _unstaged(connection, pinned, beyond, None, None))
             if len(late.ids):
-                _write(connection, pinned, late.ids, turn(late))
+                _write(connection, pinned, late, turn(late))
             if _count(connection, pinned, pinned.turn + 1) != row.templates:
                 raise RuntimeError("A template was not turned; nothing was changed.")
             after = replace(pinned, turn=pinned.turn + 1, contract_digest=contract.digest())
@@ -219,6 +237,15 @@ class Turning:
             connection.execute(update(gallery).where(gallery.c.id == pinned.id).values(turning_to=None))
             return False
 
+    def _opened(self, pinned: PinnedGallery, rows: Sequence[Row[Any]]) -> Unstaged:
+        ids = np.array([row.id for row in rows], dtype=np.int64)
+        subjects = [row.name for row in rows]
+        vectors, sound = from_blobs([row.vector for row in rows], subjects, pinned.dim, pinned.id, pinned.turn)
+        if not sound.all():
+            self._damage.found(pinned, ids[~sound].tolist())
+            raise stops_rekey()
+        return Unstaged(ids, subjects, vectors)
+
 
 def _row(connection: Connection, which: ColumnElement[bool]) -> Row[Any]:
     row = connection.execute(select(gallery).where(which)).first()
@@ -249,7 +276,7 @@ def _refuse_abandoned(row: Row[Any], contract: Contract) -> None:
 
 def _unstaged(
     connection: Connection, pinned: PinnedGallery, beyond: int, limit: int | None, of_subject: str | None
-) -> Unstaged:
+) -> Sequence[Row[Any]]:
     whose = template.c.gallery_id == pinned.id
     if of_subject is not None:
         one = select(subject.c.id).where(subject.c.gallery_id == pinned.id, subject.c.name == of_subject)
@@ -262,25 +289,21 @@ def _unstaged(
         .order_by(template.c.id)
         .limit(limit)
     )
-    rows = connection.execute(query).all()
-    return Unstaged(
-        ids=np.array([row.id for row in rows], dtype=np.int64),
-        subjects=[row.name for row in rows],
-        vectors=to_rows([row.vector for row in rows], pinned.dim),
-    )
+    return connection.execute(query).all()
 
 
-def _write(connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+def _write(connection: Connection, pinned: PinnedGallery, some: Unstaged, vectors: NDArray[np.float32]) -> None:
     there: set[int] = set()
-    for start in range(0, len(ids), IDS_A_QUERY):
-        asked = [int(one) for one in ids[start : start + IDS_A_QUERY]]
+    for start in range(0, len(some.ids), IDS_A_QUERY):
+        asked = some.ids[start : start + IDS_A_QUERY].tolist()
         there.update(connection.scalars(select(template.c.id).where(template.c.id.in_(asked))))
         there.difference_update(connection.scalars(select(turned.c.template_id).where(turned.c.template_id.in_(asked))))
     shared = {"gallery_id": pinned.id, "turn": pinned.turn + 1}
+    blobs = to_blobs(vectors, some.subjects, pinned.id, pinned.turn + 1)
     rows = [
-        {**shared, "template_id": int(one), "vector": to_bytes(vector)}
-        for one, vector in zip(ids, vectors, strict=True)
-        if int(one) in there
+        {**shared, "template_id": one, "vector": blob}
+        for one, blob in zip(some.ids.tolist(), blobs, strict=True)
+        if one in there
     ]
     if rows:
         connection.execute(insert(turned), rows)

@@ -1,28 +1,34 @@
 """The templates of the record, read: of some subjects, by their ids, and all of them for an index.
 
-Each is what it is under the key of its gallery's turn, whatever a change of key has moved already.
+Each is what it is under the key of its gallery's turn, whatever a change of key has moved already. A template whose
+bytes are not what was stored is never given out: it is noted as damaged and left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import and_, bindparam, func, select
 
+from cloud_service.gallery.checksums import from_blobs
 from cloud_service.gallery.clock import RecordClock
+from cloud_service.gallery.damage import KnownDamage, stops_rekey_staged
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.lookups import EVER, IDS_A_QUERY, oldest_alive, pinned_where, refuse_turned
-from cloud_service.gallery.rows import PinnedGallery, Stored, to_rows
+from cloud_service.gallery.rows import PinnedGallery, Stored
 from cloud_service.gallery.tables import gallery, subject, template, turned
+from shared.errors import ContractMismatch, NotFound
 
 # A template under the key of its gallery's turn: what was turned to it, until that is in the template's own row.
 NOW = func.coalesce(turned.c.vector, template.c.vector).label("vector")
 TURNED_NOW = and_(turned.c.template_id == template.c.id, turned.c.turn == gallery.c.turn)
 _VECTORS = (
-    select(subject.c.name, NOW)
+    select(template.c.id, subject.c.name, NOW)
     .join(template, subject.c.id == template.c.subject_id)
     .join(gallery, gallery.c.id == subject.c.gallery_id)
     .outerjoin(turned, TURNED_NOW)
@@ -36,39 +42,57 @@ Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Ids, (n,), and vectors, (n, dim), of some templates."""
 
 
+@dataclass(frozen=True, slots=True)
+class OfSubjects:
+    """All templates of some subjects of a gallery.
+
+    ``vectors`` is (n, dim) float32, n at least 1, by subject; subjects that are not there are left out. ``damaged`` are
+    the subjects of which at least one template is damaged; they have no entry in ``vectors``.
+    """
+
+    gallery: PinnedGallery
+    vectors: dict[str, NDArray[np.float32]]
+    damaged: frozenset[str]
+
+
 class Vectors:
     """Reads templates.
 
     Args:
         database: where they are.
         clock: by what time they age.
+        damage: where templates that are found damaged are noted.
     """
 
-    def __init__(self, database: Database, clock: RecordClock) -> None:
+    def __init__(self, database: Database, clock: RecordClock, damage: KnownDamage) -> None:
         self._database = database
         self._clock = clock
+        self._damage = damage
 
-    def of_subjects(
-        self, gallery_name: str, names: Iterable[str]
-    ) -> tuple[PinnedGallery, dict[str, NDArray[np.float32]]]:
+    def of_subjects(self, gallery_name: str, names: Iterable[str]) -> OfSubjects:
         """A gallery, and all templates of some of its subjects; all of it as it is at one moment. None has expired.
-
-        Returns:
-            the gallery, and by subject (n, dim) float32, n at least 1; subjects that are not there are left out.
 
         Raises:
             NotFound: there is no such gallery.
         """
         wanted = list(dict.fromkeys(names))
-        blobs: dict[str, list[bytes]] = {}
+        rows: list[Any] = []
         with self._database.read() as connection:
             pinned = pinned_where(connection, gallery.c.name == gallery_name)
             after = oldest_alive(pinned.max_age_seconds, self._clock.now())
             for start in range(0, len(wanted), IDS_A_QUERY):
                 asked = {"gallery": pinned.id, "subjects": wanted[start : start + IDS_A_QUERY], "after": after}
-                for name, vector in connection.execute(_VECTORS, asked).all():
-                    blobs.setdefault(name, []).append(vector)
-        return pinned, {name: to_rows(found, pinned.dim) for name, found in blobs.items()}
+                rows += connection.execute(_VECTORS, asked).all()
+        if not rows:
+            return OfSubjects(pinned, {}, frozenset())
+        ids, subjects, blobs = zip(*rows, strict=True)
+        vectors, sound = from_blobs(blobs, subjects, pinned.dim, pinned.id, pinned.turn)
+        damaged: frozenset[str] = frozenset()
+        if not sound.all():
+            places = np.flatnonzero(~sound)
+            self._damage.found(pinned, [ids[place] for place in places])
+            damaged = frozenset(subjects[place] for place in places)
+        return OfSubjects(pinned, _by_subject(subjects, vectors, damaged), damaged)
 
     def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], *, expired: bool = False) -> Iterator[Stored]:
         """Those of the templates that are in the record now, some hundred at a time.
@@ -100,28 +124,56 @@ class Vectors:
             rows = connection.execute(alive).all()
         for row in rows[:1]:
             refuse_turned(pinned, row)
-        return Stored(
-            ids=np.array([row.id for row in rows], dtype=np.int64),
-            subjects=[row.name for row in rows],
-            vectors=to_rows([row.vector for row in rows], pinned.dim),
-        )
+        return self._read(pinned, rows)
+
+    def _read(self, pinned: PinnedGallery, rows: Sequence[Any]) -> Stored:
+        """Templates from rows with ``id``, ``name`` and ``vector``; those that are damaged are noted."""
+        ids = np.array([row.id for row in rows], dtype=np.int64)
+        subjects = [row.name for row in rows]
+        vectors, sound = from_blobs([row.vector for row in rows], subjects, pinned.dim, pinned.id, pinned.turn)
+        if sound.all():
+            return Stored(ids, subjects, vectors, np.empty(0, np.int64))
+        self._damage.found(pinned, ids[~sound].tolist())
+        kept = np.flatnonzero(sound)
+        return Stored(ids[kept], [subjects[place] for place in kept], vectors[kept], ids[~sound])
 
     def batches(self, pinned: PinnedGallery, after: int = 0) -> Iterator[Batch]:
-        """The templates of a gallery in the order of ids, a few MB at a time.
+        """The templates of a gallery in the order of ids, a few MB at a time. Damaged ones are left out.
 
         Args:
             pinned: the gallery as it is; or as it will be in its next turn, and then those that were turned already.
             after: the id that they begin behind.
 
         Returns:
-            (n,) int64 ids and (n, dim) float32 vectors.
+            (n,) int64 ids and (n, dim) float32 vectors, n at least 1.
 
         Raises:
             ContractMismatch: the gallery's key was changed meanwhile.
         """
+        for stored in self._pages(pinned, after):
+            if len(stored.ids):
+                yield stored.ids, stored.vectors
+
+    def check_staged(self, after: PinnedGallery) -> None:
+        """Reads all that is staged for a gallery's next turn.
+
+        Args:
+            after: the gallery as it will be in that turn.
+
+        Raises:
+            ContractMismatch: the gallery's key was changed meanwhile.
+            RecordDamaged: a staged template is damaged.
+        """
+        for stored in self._pages(after, 0):
+            if len(stored.damaged):
+                self._damage.gone(after.id, stored.damaged.tolist())  # what matching reads now may be sound
+                raise stops_rekey_staged()
+
+    def _pages(self, pinned: PinnedGallery, after: int) -> Iterator[Stored]:
         rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
         query = (
-            select(template.c.id, NOW, gallery.c.turn, gallery.c.contract_digest)
+            select(template.c.id, subject.c.name, NOW, gallery.c.turn, gallery.c.contract_digest)
+            .join(subject, subject.c.id == template.c.subject_id)
             .join(gallery, gallery.c.id == template.c.gallery_id)
             .outerjoin(turned, and_(turned.c.template_id == template.c.id, turned.c.turn == pinned.turn))
             .where(template.c.gallery_id == pinned.id, (gallery.c.turn == pinned.turn) | turned.c.id.is_not(None))
@@ -138,7 +190,7 @@ class Vectors:
             if not rows:
                 return
             last = rows[-1].id
-            yield np.array([row.id for row in rows], dtype=np.int64), to_rows([row.vector for row in rows], pinned.dim)
+            yield self._read(pinned, rows)
 
     def batches_without(self, pinned: PinnedGallery, known: NDArray[np.int64]) -> Iterator[Batch]:
         """The templates of a gallery but for those whose ids are known already, as ``batches`` gives them.
@@ -158,5 +210,32 @@ class Vectors:
                 among = np.setdiff1d(np.fromiter(connection.scalars(mine), np.int64), known)
         for start in range(0, len(among), IDS_A_QUERY):
             stored = self._stored(pinned, among[start : start + IDS_A_QUERY], EVER)
-            yield stored.ids, stored.vectors
+            if len(stored.ids):
+                yield stored.ids, stored.vectors
         yield from self.batches(pinned, last)
+
+    def look_again(self) -> None:
+        """Reads some of the templates that are known as damaged, and forgets those that were erased or are sound."""
+        for gallery_id, ids in self._damage.some(IDS_A_QUERY).items():
+            try:
+                with self._database.read() as connection:
+                    pinned = pinned_where(connection, gallery.c.id == gallery_id)
+                still = self._stored(pinned, np.array(ids, dtype=np.int64), EVER).damaged
+            except NotFound:
+                still = np.empty(0, np.int64)
+            except ContractMismatch:  # its key was changed just now: the next look tells
+                continue
+            self._damage.gone(gallery_id, set(ids) - set(still.tolist()))
+
+
+def _by_subject(
+    subjects: Sequence[str], vectors: NDArray[np.float32], without: frozenset[str]
+) -> dict[str, NDArray[np.float32]]:
+    """The rows of each subject, but for some."""
+    names = set(subjects)
+    if len(names) == 1:
+        return dict.fromkeys(names - without, vectors)
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(subjects):
+        places.setdefault(name, []).append(place)
+    return {name: vectors[mine] for name, mine in places.items() if name not in without}

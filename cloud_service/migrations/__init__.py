@@ -17,8 +17,11 @@ from cloud_service.gallery.database import Database
 from shared.errors import SetupError
 
 
-def upgrade(database: Database) -> None:
-    """Runs the revisions that the record does not have yet, all or none. Writes nothing where it has them all.
+def upgrade(database: Database) -> bool:
+    """Runs the revisions that the record does not have yet, all or none.
+
+    Returns:
+        whether a record of an earlier version was changed: rows may have been written anew, and bytes left behind.
 
     Raises:
         SetupError: the record was written by a newer version.
@@ -29,10 +32,13 @@ def upgrade(database: Database) -> None:
         if MigrationContext.configure(connection).get_current_heads() == tuple(
             ScriptDirectory.from_config(config).get_heads()
         ):
-            return
+            return False
     with database.migrating() as connection:
         config.attributes["connection"] = connection
+        before = MigrationContext.configure(connection).get_current_revision()
         try:
             command.upgrade(config, "head")
         except CommandError:
             raise SetupError("The record was written by a newer version of Patronus; run that one.") from None
+        after = MigrationContext.configure(connection).get_current_revision()
+    return before is not None and before != after

@@ -189,6 +189,8 @@ class Keeper:
         for stored in self._record.vectors.stored(gallery, ids, expired=True):
             if len(stored.ids):
                 self.put(gallery, stored.ids, stored.vectors)
+            if len(stored.damaged):
+                self._outbox.told_of_additions(gallery, stored.damaged)  # never to be found: nothing waits for them
         gone = np.setdiff1d(ids, self._held.of(gallery, ids))
         if len(gone):
             self._milvus.remove(self._names.collection(gallery), gone)
