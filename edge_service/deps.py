@@ -24,9 +24,7 @@ from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
 from shared.wire.cloud import MAX_TOP_K
 from shared.wire.common import Number, Threshold
-from shared.wire.edge import QualityFilter
-
-MAX_FACES = 32
+from shared.wire.edge import MAX_FACES, QualityFilter
 
 
 async def _settings(request: Request) -> EdgeSettings:
