@@ -25,9 +25,7 @@ from shared.names import GalleryName, SubjectName, TemplateId
 from shared.whole import DigitsInText
 from shared.wire.cloud import MAX_TOP_K
 from shared.wire.common import NumberInText, Threshold
-from shared.wire.edge import QualityFilter
-
-MAX_FACES = 32
+from shared.wire.edge import MAX_FACES, QualityFilter
 
 
 async def _settings(request: Request) -> EdgeSettings:

@@ -90,6 +90,9 @@ class DetectionSettings(BaseModel):
     first_pass_side: Annotated[int, Field(ge=160, le=2048)] = 640
     # Longest side of the second pass, for small faces in large pictures: when the first found none, or all are wanted.
     second_pass_side: Annotated[int, Field(ge=160, le=4096)] = 1920
+    # Where these passes find no face that is the right way up: look for one that fills the picture, and at the picture
+    # turned by 90, 180 and 270 degrees. At most 0.6 s of one core more (docs/speed.md).
+    search_further: bool = True
 
 
 class WorkSettings(BaseModel):

@@ -121,7 +121,10 @@ def moved(face: Pixels, right: int, down: int) -> Pixels:
 
 def _shifts(sample: list[Pixels]) -> NDArray[np.float64]:
     """By how much each face that is found would have to move: (m, 2) pixels."""
-    detector = FaceDetector(OrtSession(locate("face-detector"), InferenceSettings(threads=1)), DetectionSettings())
+    # Two passes alone: a face that is found after a turn is none that is aligned.
+    detector = FaceDetector(
+        OrtSession(locate("face-detector"), InferenceSettings(threads=1)), DetectionSettings(search_further=False)
+    )
     found = []
     for face in sample:
         room = cv2.copyMakeBorder(face, *(_SMALLER,) * 4, cv2.BORDER_REPLICATE)

@@ -273,7 +273,7 @@ def identify(
     name: Gallery,
     picture: Picture,
     top_k: Annotated[int, typer.Option(min=1, max=100, help="Candidates a face, at most.")] = 5,
-    max_faces: Annotated[int, typer.Option(min=1, max=32, help="Faces to look for, largest first.")] = 1,
+    max_faces: Annotated[int, typer.Option(min=1, max=200, help="Faces to look for, largest first.")] = 1,
     quality: Quality = None,
     edge: Edge = None,
     key_file: KeyFile = None,
@@ -288,7 +288,20 @@ def identify(
     for number, face in enumerate(answer["faces"], start=1):
         who = ", ".join(f"{one['subject']} ({one['similarity']:.3f})" for one in face["candidates"]) or "unknown"
         lines.append(f"face {number}: {who}")
+    lines += _left_out(answer)
     out.result(answer, "\n".join(lines))
+
+
+def _left_out(answer: dict[str, Any]) -> list[str]:
+    """A line about the faces that were found and not looked for; none where all were."""
+    left_out = answer["faces_left_out"]
+    why = []
+    if left_out["over_max_faces"]:
+        why.append(f"{left_out['over_max_faces']} beyond --max-faces")
+    if left_out["poor_quality"]:
+        reasons = ", ".join(f"{reason.replace('_', ' ')}: {n}" for reason, n in left_out["reasons"].items())
+        why.append(f"{left_out['poor_quality']} of poor quality ({reasons})")
+    return [f"{answer['faces_found']} faces were found; left out: {'; '.join(why)}"] if why else []
 
 
 def _open(edge: str | None, key_file: Path | None, as_json: bool) -> tuple[EdgeClient, Output]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 
 from edge_service.deps import (
@@ -18,7 +20,8 @@ from edge_service.deps import (
 from edge_service.routes.views import box_of, quality_of
 from edge_service.uploads import read_pictures
 from shared.http.problems import RESPONSES
-from shared.wire.edge import IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
+from shared.http.rate_limits import count_probes
+from shared.wire.edge import FacesLeftOut, IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["matching"], responses=RESPONSES)
 
@@ -35,7 +38,7 @@ async def verify(
     """Whether the picture shows this subject."""
     [picture] = await read_pictures(request, settings.pictures, at_most=1)
     answer, face = await recognition.verify(gallery, subject, picture, quality_filter or settings.quality_filter)
-    return VerifyFaceAnswer(**answer.model_dump(), quality=quality_of(face))
+    return VerifyFaceAnswer(**answer.model_dump(), faces_found=face.faces_found, quality=quality_of(face))
 
 
 @router.post("/identify", dependencies=[MayMatch], openapi_extra=picture_body())
@@ -56,11 +59,22 @@ async def identify(
         top_k=top_k,
         max_faces=max_faces,
         quality=quality_filter or settings.quality_filter,
+        count=partial(count_probes, request),
     )
     faces = [
         IdentifiedFace(
             box=box_of(face), quality=quality_of(face), decision=result.decision, candidates=result.candidates
         )
-        for face, result in zip(found.faces, found.results, strict=True)
+        for face, result in zip(found.selected.faces, found.results, strict=True)
     ]
-    return IdentifyFacesAnswer(faces=faces, threshold=found.threshold, fmr_at_threshold=found.fmr_at_threshold)
+    return IdentifyFacesAnswer(
+        faces=faces,
+        faces_found=found.selected.faces_found,
+        faces_left_out=FacesLeftOut(
+            over_max_faces=found.selected.over_limit,
+            poor_quality=found.selected.poor,
+            reasons=found.selected.reasons,
+        ),
+        threshold=found.threshold,
+        fmr_at_threshold=found.fmr_at_threshold,
+    )

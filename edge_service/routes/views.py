@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Final, Literal
 
 from edge_service.vision.quality import objections
-from edge_service.vision.reader import FoundFace
+from edge_service.vision.reader import FoundFace, ReadPicture
 from shared.wire.edge import Box, DetectedFace, Landmarks, Point, Quality, QualityFilter
+
+# Clockwise, as EXIF and image editors count, from quarter turns counterclockwise, as NumPy does.
+_ROTATIONS: Final[tuple[Literal[0, 90, 180, 270], ...]] = (0, 270, 180, 90)
 
 
 def quality_of(found: FoundFace, level: QualityFilter = "none") -> Quality:
@@ -28,3 +32,8 @@ def face_of(found: FoundFace, level: QualityFilter) -> DetectedFace:
         landmarks=Landmarks(**dict(zip(Landmarks.model_fields, points, strict=True))),
         quality=quality_of(found, level),
     )
+
+
+def rotation_of(picture: ReadPicture) -> Literal[0, 90, 180, 270]:
+    """Degrees clockwise by which a picture has to be rotated to be upright."""
+    return _ROTATIONS[picture.quarter_turns]

@@ -14,11 +14,16 @@ from shared.wire.common import Candidate, Cosine, NewThreshold, Rate, Threshold,
 MAX_EMBEDDINGS_A_REQUEST = 500
 # 500 embeddings of 512 values, written out with all digits, are 6 MB of JSON.
 MAX_EMBEDDINGS_BYTES = 8 * 1024 * 1024
+# Of one picture. Larger groups are rare, and each face costs some 30 ms to embed.
+MAX_FACES = 200
 # As many as the cloud stores at once.
 MAX_EMBEDDINGS_OF_A_SUBJECT = 100
 
 QualityFilter = Literal["none", "auto", "low", "medium", "high"]
 RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "turned_away", "too_dark"]
+
+
+_FOUND = "how many faces were found in the picture; the largest was used"
 
 
 class Box(Wire):
@@ -68,10 +73,15 @@ class DetectedFace(Wire):
 
 
 class DetectAnswer(Wire):
-    """All faces of a picture, largest first."""
+    """The faces of a picture, largest first, at most 200."""
 
     width: int
     height: int
+    rotation: Literal[0, 90, 180, 270] = Field(
+        description="degrees clockwise by which the picture has to be rotated for its faces to be upright; boxes and "
+        "landmarks are those of the picture before that"
+    )
+    faces_found: int = Field(ge=0, description="how many faces were found; beyond 200 the smallest are not listed")
     faces: list[DetectedFace]
 
 
@@ -80,6 +90,7 @@ class EnrolledFace(Wire):
 
     id: TemplateId
     picture: int = Field(ge=0, description="position of the picture in the request, from 0")
+    faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
 
@@ -164,10 +175,22 @@ class IdentifiedFace(Wire):
     candidates: list[Candidate]
 
 
+class FacesLeftOut(Wire):
+    """How many faces of a picture were not looked for, and why."""
+
+    over_max_faces: int = Field(ge=0, description="beyond `max_faces`; the largest faces come first")
+    poor_quality: int = Field(ge=0, description="not good enough for the quality filter")
+    reasons: dict[RefusalReason, int] = Field(
+        description="what the filter objects to, with the number of faces; a face may have several reasons"
+    )
+
+
 class IdentifyFacesAnswer(Wire):
     """One entry a face, largest face first."""
 
     faces: list[IdentifiedFace]
+    faces_found: int = Field(ge=1, description="how many faces were found: those listed, and those left out")
+    faces_left_out: FacesLeftOut
     threshold: Cosine
     fmr_at_threshold: Rate
 
@@ -175,12 +198,16 @@ class IdentifyFacesAnswer(Wire):
 class VerifyFaceAnswer(VerifyAnswer):
     """The answer of a 1:1 comparison, with the quality of the probe."""
 
+    faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
 
 class CompareAnswer(VerifyAnswer):
     """The answer of comparing two pictures at the edge; nothing was sent to the cloud."""
 
+    faces_found: Annotated[
+        list[int], Field(min_length=2, max_length=2, description="of each picture; the largest face was used")
+    ]
     qualities: Annotated[list[Quality], Field(min_length=2, max_length=2)]
 
 
