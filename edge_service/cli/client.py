@@ -47,7 +47,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 def create_gallery(
     name: Gallery,
     threshold: Annotated[
-        float | None, typer.Option(min=0.0001, max=0.9999, help="Cosine to accept at. [default: the embedder's]")
+        float | None, typer.Option(min=0.0001, max=0.9999, help="Cosine to accept at. [default: the edge's]")
     ] = None,
     fmr: Annotated[
         float | None, typer.Option(min=0, max=1, help="False match rate that you measured at this threshold.")
@@ -72,7 +72,8 @@ def create_gallery(
     answer = client.call("PUT", gallery_path(name), json=wanted)
     at = answer["threshold"]
     kind = " for verification only" if _verify_only(answer) else ""
-    out.result(answer, f"Gallery {name} is ready{kind}; it accepts from cosine {at['cosine']:g} (FMR {at['fmr']:g}).")
+    rate = f"reference FMR {at['fmr']:g}, not of children"
+    out.result(answer, f"Gallery {name} is ready{kind}; it accepts from cosine {at['cosine']:g} ({rate}).")
 
 
 @gallery.command("list")

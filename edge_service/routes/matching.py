@@ -12,10 +12,11 @@ from edge_service.deps import (
     RecognitionDep,
     SettingsDep,
     SubjectPath,
+    ThresholdDep,
     TopKQuery,
     picture_body,
 )
-from edge_service.routes.views import box_of, quality_of
+from edge_service.routes.views import box_of, by_gallery, quality_of
 from edge_service.uploads import read_pictures
 from shared.http.problems import RESPONSES
 from shared.wire.edge import IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
@@ -30,12 +31,16 @@ async def verify(
     subject: SubjectPath,
     recognition: RecognitionDep,
     settings: SettingsDep,
+    default: ThresholdDep,
     quality_filter: QualityQuery = None,
 ) -> VerifyFaceAnswer:
     """Whether the picture shows this subject."""
     [picture] = await read_pictures(request, settings.pictures, at_most=1)
     answer, face = await recognition.verify(gallery, subject, picture, quality_filter or settings.quality_filter)
-    return VerifyFaceAnswer(**answer.model_dump(), quality=quality_of(face))
+    applied = by_gallery(answer.threshold, answer.fmr_at_threshold, default)
+    return VerifyFaceAnswer(
+        decision=answer.decision, similarity=answer.similarity, **applied.model_dump(), quality=quality_of(face)
+    )
 
 
 @router.post("/identify", dependencies=[MayMatch], openapi_extra=picture_body())
@@ -44,6 +49,7 @@ async def identify(
     gallery: GalleryPath,
     recognition: RecognitionDep,
     settings: SettingsDep,
+    default: ThresholdDep,
     top_k: TopKQuery = 5,
     max_faces: MaxFacesQuery = 1,
     quality_filter: QualityQuery = None,
@@ -63,4 +69,5 @@ async def identify(
         )
         for face, result in zip(found.faces, found.results, strict=True)
     ]
-    return IdentifyFacesAnswer(faces=faces, threshold=found.threshold, fmr_at_threshold=found.fmr_at_threshold)
+    applied = by_gallery(found.threshold, found.fmr_at_threshold, default)
+    return IdentifyFacesAnswer(faces=faces, **applied.model_dump())
