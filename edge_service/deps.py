@@ -12,19 +12,18 @@ from fastapi import Depends, Path, Query, Request
 from edge_service.cloud import CloudClient
 from edge_service.galleries import GalleryBook
 from edge_service.plugin import Plugin
-from edge_service.privacy.profiles import Profile
+from edge_service.privacy.profiles import DefaultThreshold, Profile
 from edge_service.recognition import Recognition
 from edge_service.rekeying import Rekeying
 from edge_service.settings import EdgeSettings
 from edge_service.uploads import PART
 from edge_service.vision.reader import FaceReader
-from shared.contract import MAX_DIM
 from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
 from shared.whole import DigitsInText
 from shared.wire.cloud import MAX_TOP_K
-from shared.wire.common import NumberInText, Threshold
+from shared.wire.common import NumberInText
 from shared.wire.edge import MAX_FACES, QualityFilter
 
 
@@ -63,10 +62,10 @@ async def _reader(request: Request) -> FaceReader:
     return found
 
 
-async def _default_threshold(request: Request) -> Threshold:
-    """Of galleries that name none: what the profile was calibrated at, else what the embedder was published with."""
+async def _default_threshold(request: Request) -> DefaultThreshold:
+    """Of comparisons, and of galleries that are made without one."""
     profile: Profile = request.app.state.profile
-    return profile.document.threshold or (await _reader(request)).spec.threshold
+    return profile.default_threshold((await _reader(request)).spec.threshold)
 
 
 SettingsDep = Annotated[EdgeSettings, Depends(_settings)]
@@ -76,7 +75,7 @@ CloudDep = Annotated[CloudClient, Depends(_cloud)]
 RekeyingDep = Annotated[Rekeying, Depends(_rekeying)]
 PluginDep = Annotated[Plugin, Depends(_plugin)]
 ReaderDep = Annotated[FaceReader, Depends(_reader)]
-ThresholdDep = Annotated[Threshold, Depends(_default_threshold)]
+ThresholdDep = Annotated[DefaultThreshold, Depends(_default_threshold)]
 
 MayEnroll = Depends(require(Scope.ENROLL))
 MayMatch = Depends(require(Scope.MATCH))
@@ -100,9 +99,7 @@ GalleryQuery = Annotated[GalleryName | None, Query(description="whose key seeds 
 SubjectQuery = Annotated[
     SubjectName | None, Query(description="whose templates; needed where the gallery is verify-only")
 ]
-DimQuery = Annotated[
-    DigitsInText | None, Query(ge=2, le=MAX_DIM, description="values an embedding, for a body of float32")
-]
+DimQuery = Annotated[DigitsInText | None, Query(ge=1, description="values an embedding, for a body of float32")]
 
 
 def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, object]:

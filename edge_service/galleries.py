@@ -59,7 +59,7 @@ class GalleryBook:
         Args:
             gallery: its name.
             threshold: wanted; None takes the one of a gallery that exists, else the default.
-            default: the embedder's.
+            default: of this edge, for a new gallery.
             verify_only: whether each subject is to have a seal of its own; None takes a gallery that exists as it is.
 
         Raises:

@@ -63,7 +63,7 @@ class Plugin:
         self._galleries = galleries
         self._keys = keys
         self._workers = workers
-        self._dim = dim
+        self.dim = dim
 
     async def protect_picture(
         self, picture: bytes, gallery: str | None, quality: QualityFilter, subject: str | None = None
@@ -87,7 +87,7 @@ class Plugin:
             NotFound: there is no such gallery; ContractMismatch: it was made under another contract.
         """
         key, contract = await self._key(gallery, subject)
-        unit, _norms = unit_rows(raw, self._protector.profile, self._dim)
+        unit, _norms = unit_rows(raw, self._protector.profile, self.dim)
         return await self._made(unit, key, contract)
 
     async def enroll(
@@ -112,7 +112,7 @@ class Plugin:
             NotFound: there is no such gallery; ContractMismatch: it was made under another contract.
         """
         await self._galleries.context(gallery)
-        unit, _norms = unit_rows(raw, self._protector.profile, self._dim)
+        unit, _norms = unit_rows(raw, self._protector.profile, self.dim)
         ids = [self._galleries.face_id(gallery, subject, *each) for each in zip(faces, unit, strict=True)]
         kept = {uid: row for row, uid in reversed(list(enumerate(ids)))}
         if any(not np.array_equal(unit[kept[uid]], unit[row]) for row, uid in enumerate(ids)):

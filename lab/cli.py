@@ -125,7 +125,10 @@ def evaluate(
     out: _Out = _RUN,
     cache: _Cache = _CACHE,
 ) -> None:
-    """Measure accuracy at the threshold, and what attackers rebuild, on people who took no part."""
+    """Measure accuracy at the threshold, and what attackers rebuild, on people who took no part.
+
+    Where the names of the training's pictures hold age, sex and group, as UTKFace's do, also false matches by these.
+    """
     from lab.measuring import evaluate_run, table
     from lab.runs import Run
 
@@ -134,6 +137,47 @@ def evaluate(
     run.write("evaluation.json", found)
     typer.echo(table(found))
     typer.echo(f"Next: patronus lab export --out {out}")
+
+
+@app.command()
+def demographics(
+    images: Annotated[
+        Path, typer.Argument(help="Folder or tar of faces named AGE_SEX_GROUP_NUMBER.jpg, as UTKFace's are.")
+    ],
+    profile: Annotated[str, typer.Option(help="The profile to measure.")] = "default",
+    profiles: Annotated[Path | None, typer.Option(help="Your own folder of profiles.")] = None,
+    embedder: Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")] = None,
+    tau: Annotated[
+        float | None,
+        typer.Option(min=-1, max=1, help="Cosine threshold, where the profile names none. [default: the embedder's]"),
+    ] = None,
+    most: Annotated[
+        int | None,
+        typer.Option(min=0, help="Pictures of each age band at most, drawn at random; 0: all. [default: 900]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write all figures, as JSON.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Also write the table into this model card.")] = None,
+    cache: _Cache = _CACHE,
+) -> None:
+    """Measure how often people of one age, sex or group are taken for each other, under a finished profile."""
+    import json
+
+    from edge_service.models.files import write_whole
+    from edge_service.privacy.profiles import load_profile
+    from lab.card import with_demographics
+    from lab.demographic_figures import measure_profile, table
+    from lab.demographics import MOST_A_BAND
+    from lab.redteam.suite import encoder_of, tau_of
+
+    chosen = load_profile(profile, own=profiles)
+    encoder = encoder_of(chosen, embedder)
+    limit = MOST_A_BAND if most is None else most or None
+    found = measure_profile(chosen, encoder, tau_of(chosen, encoder, tau), images, cache=cache, most=limit)
+    typer.echo(table(found))
+    if out is not None:
+        write_whole(out, (json.dumps(found, indent=1) + "\n").encode())
+    if card is not None:
+        write_whole(card, with_demographics(card.read_text(), found).encode())
 
 
 @app.command()

@@ -49,7 +49,7 @@ def create_gallery(
     name: Gallery,
     threshold: Annotated[
         float | None,
-        typer.Option(callback=finite, min=0.0001, max=0.9999, help="Cosine to accept at. [default: the embedder's]"),
+        typer.Option(callback=finite, min=0.0001, max=0.9999, help="Cosine to accept at. [default: the edge's]"),
     ] = None,
     fmr: Annotated[
         float | None,
@@ -75,7 +75,8 @@ def create_gallery(
     answer = client.call("PUT", gallery_path(name), json=wanted)
     at = answer["threshold"]
     kind = " for verification only" if _verify_only(answer) else ""
-    out.result(answer, f"Gallery {name} is ready{kind}; it accepts from cosine {at['cosine']:g} (FMR {at['fmr']:g}).")
+    rate = f"reference FMR {at['fmr']:g}, not of children"
+    out.result(answer, f"Gallery {name} is ready{kind}; it accepts from cosine {at['cosine']:g} ({rate}).")
 
 
 @gallery.command("list")

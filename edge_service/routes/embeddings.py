@@ -85,7 +85,7 @@ async def protect(
         [picture] = await read_pictures(request, settings.pictures, at_most=1)
         made = await plugin.protect_picture(picture, gallery, quality_filter or settings.quality_filter, subject)
     else:
-        raw = await run_in_threadpool(read_embeddings, media_type(request), await read_body(request), dim)
+        raw = await run_in_threadpool(read_embeddings, media_type(request), await read_body(request), dim, plugin.dim)
         made = await plugin.protect(raw, gallery, subject)
     return _floats(made) if wants_floats(request) else await run_in_threadpool(as_json, made)
 

@@ -14,10 +14,11 @@ from edge_service.deps import (
     RecognitionDep,
     SettingsDep,
     SubjectPath,
+    ThresholdDep,
     TopKQuery,
     picture_body,
 )
-from edge_service.routes.views import box_of, quality_of
+from edge_service.routes.views import box_of, by_gallery, quality_of
 from edge_service.uploads import read_pictures
 from shared.http.problems import RESPONSES
 from shared.http.rate_limits import count_probes
@@ -33,12 +34,20 @@ async def verify(
     subject: SubjectPath,
     recognition: RecognitionDep,
     settings: SettingsDep,
+    default: ThresholdDep,
     quality_filter: QualityQuery = None,
 ) -> VerifyFaceAnswer:
     """Whether the picture shows this subject."""
     [picture] = await read_pictures(request, settings.pictures, at_most=1)
     answer, face = await recognition.verify(gallery, subject, picture, quality_filter or settings.quality_filter)
-    return VerifyFaceAnswer(**answer.model_dump(), faces_found=face.faces_found, quality=quality_of(face))
+    applied = by_gallery(answer.threshold, answer.fmr_at_threshold, default)
+    return VerifyFaceAnswer(
+        decision=answer.decision,
+        similarity=answer.similarity,
+        **applied.model_dump(),
+        faces_found=face.faces_found,
+        quality=quality_of(face),
+    )
 
 
 @router.post("/identify", dependencies=[MayMatch], openapi_extra=picture_body())
@@ -47,6 +56,7 @@ async def identify(
     gallery: GalleryPath,
     recognition: RecognitionDep,
     settings: SettingsDep,
+    default: ThresholdDep,
     top_k: TopKQuery = 5,
     max_faces: MaxFacesQuery = 1,
     quality_filter: QualityQuery = None,
@@ -67,6 +77,7 @@ async def identify(
         )
         for face, result in zip(found.selected.faces, found.results, strict=True)
     ]
+    applied = by_gallery(found.threshold, found.fmr_at_threshold, default)
     return IdentifyFacesAnswer(
         faces=faces,
         faces_found=found.selected.faces_found,
@@ -75,6 +86,5 @@ async def identify(
             poor_quality=found.selected.poor,
             reasons=found.selected.reasons,
         ),
-        threshold=found.threshold,
-        fmr_at_threshold=found.fmr_at_threshold,
+        **applied.model_dump(),
     )

@@ -73,7 +73,7 @@ class IdentifyAnswer(Wire):
 
     results: list[ProbeResult]
     threshold: Cosine
-    fmr_at_threshold: Rate
+    fmr_at_threshold: Rate = Field(description="as the gallery was made with; the cloud measures nothing")
 
 
 IndexKind = Literal["exact", "approximate"]

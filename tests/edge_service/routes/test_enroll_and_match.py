@@ -53,7 +53,8 @@ def test_the_same_person_matches_and_another_does_not(edge: Edge) -> None:
     same, other = edge.verify("door", "obama", OBAMA[2]).json(), edge.verify("door", "obama", BIDEN).json()
     assert (same["decision"], other["decision"]) == ("match", "no_match")
     assert same["similarity"] > same["threshold"] > other["similarity"]
-    assert same["fmr_at_threshold"] > 0
+    assert (same["threshold_from"], same["fmr_measured_on"]) == ("gallery", "lfw_adults")
+    assert same["reference_fmr"] > 0
 
 
 def test_every_face_of_a_picture_is_identified_or_unknown(edge: Edge) -> None:
