@@ -38,6 +38,7 @@ _MAGIC: Final = b"patronus segment 1\n"
 _HEAD: Final = struct.Struct("<IQdd")
 _CHUNK: Final = 1 << 20
 _READERS: Final = 4
+_NO_IDS: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Snapshots:
         return sound
 
     def save(
-        self, pinned: PinnedGallery, segment: Segment, among: Iterable[Segment], left_out: NDArray[np.int64]
+        self, pinned: PinnedGallery, segment: Segment, among: Iterable[Segment], left_out: NDArray[np.int64] = _NO_IDS
     ) -> bool:
         """Writes a segment that is full to a file; false when it changed meanwhile, and is not kept.
 

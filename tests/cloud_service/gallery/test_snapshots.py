@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cloud_client import Cloud, assert_problem, random_units
+from damaging import change_blob, huge
 from sqlalchemy import Connection
 
 from cloud_service.gallery import index as index_module
@@ -241,6 +242,24 @@ def test_nor_one_of_which_something_was_erased_after_the_record_was_asked_what_i
         assert _files(patient) == []
         index = _index(cloud)
         assert store.indexes._snapshots.save(gallery, index.full()[-1], index.segments()) is True
+
+
+def test_a_damaged_template_that_the_index_lacks_does_not_keep_the_others_from_being_written(
+    patient: Settings, read: list[int]
+) -> None:
+    with Cloud(patient) as cloud:
+        for row in (3, 4, 100):
+            change_blob(cloud, row, huge(0))
+    with Cloud(patient) as cloud:
+        assert _snapshot(cloud) == {"files": 6, "templates": 192}
+        assert set(_in_memory(cloud)) == set(range(1, 201)) - {3, 4, 100}
+        change_blob(cloud, 50, huge(0))  # and one that the index has
+        cloud.verify("s049", VECTORS[49])
+        assert _snapshot(cloud) == {"files": 6, "templates": 192}
+    read.clear()
+    with Cloud(patient) as cloud:
+        assert sum(read) == 5
+        assert cloud.found(VECTORS[60])[0] == "s060"
 
 
 def test_a_folder_that_cannot_be_made_stops_nobody(patient: Settings) -> None:
