@@ -52,8 +52,9 @@ class RecordSettings(BaseModel):
     """The longest that PostgreSQL may take for a statement; the edge waits 10 s for the whole of an answer."""
     answers_kept_hours: Annotated[float, Field(gt=0, le=24 * 30)] = 24.0
     """How long an ``Idempotency-Key`` is remembered: a sender that was cut off tries again the same day."""
-    max_templates_a_gallery: Annotated[int, Field(ge=1, le=10**9)] = 1_000_000
-    """The index holds all of them in memory: a million of 512 values are 0.5 GB, twice while a key changes."""
+    max_templates_a_gallery: Annotated[int, Field(ge=1, le=10**9)] = 2_000_000
+    """The index holds all of them in memory, twice while a key changes. Two million of 128 values take 0.34 GB with
+    their sketches, of 512 values 1.3 GB. More than ``index.exact_up_to``: else the approximate index never begins."""
     max_templates_a_subject: Annotated[int, Field(ge=1, le=10**9)] = 1_000
     """Bounds the work of one verification, and how far one subject can crowd an identification."""
 
@@ -68,7 +69,8 @@ class IndexSettings(BaseModel):
     A path that ends with ``.db``: milvus-lite in this process, for trying it out."""
     exact_up_to: Annotated[int, Field(ge=0, le=10**9)] = 1_000_000
     """Templates of a gallery beyond which an approximate index proposes: exact scores still decide. Up to a million, a
-    lone identification takes some 20 ms on two cores, exactly. In Milvus all is exact but what is pinned otherwise."""
+    lone identification takes some 20 ms on two cores, exactly; two million would take twice that, and take a quarter of
+    it with the approximate index. In Milvus all is exact but what is pinned otherwise."""
     snapshot_seconds: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
     """How often what became full is written to files, so that the next start need not read it from the record."""
     close_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0

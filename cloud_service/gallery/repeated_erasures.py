@@ -92,7 +92,7 @@ class _Repeater:
         return None if row is None else pinned_from(row)
 
     def _erase(self, pinned: PinnedGallery, erasure: KnownErasure, all_before: bool) -> tuple[int, int]:
-        if erasure.action == Action.GALLERY_ERASED:
+        if erasure.action == "gallery_erased":
             return self._record.remove_gallery(self._connection, pinned)
         which = (template.c.gallery_id == pinned.id) & self._named(pinned, erasure)
         if not all_before:
@@ -107,9 +107,9 @@ class _Repeater:
 
     def _named(self, pinned: PinnedGallery, erasure: KnownErasure) -> ColumnElement[bool]:
         """What an erasure named of a gallery's templates."""
-        if erasure.action == Action.TEMPLATES_EXPIRED:
+        if erasure.action == "templates_expired":
             return false() if erasure.stored_until is None else template.c.created_at <= erasure.stored_until
-        if erasure.action == Action.TEMPLATE_ERASED:
+        if erasure.action == "template_erased":
             return template.c.uid == erasure.template
         return template.c.subject_id == self._subjects(pinned).get(erasure.subject or "", 0)
 
