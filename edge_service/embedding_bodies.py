@@ -115,6 +115,7 @@ def as_json(made: HandedBack) -> ProtectAnswer:
         templates=made.protected.templates.tolist(),
         angles=made.protected.angles.tolist(),
         unturned=made.protected.unturned,
+        faces_found=made.faces_found,
     )
 
 

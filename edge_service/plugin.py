@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,13 @@ class HandedBack:
         protected: them.
         profile: that made them.
         contract: digest of the gallery's contract; None where none was named.
+        faces_found: how many faces the picture has, of which the largest was used; None where there was no picture.
     """
 
     protected: Protected = field(repr=False)
     profile: ProfilePin
     contract: str | None
+    faces_found: int | None = None
 
 
 class Plugin:
@@ -70,8 +72,9 @@ class Plugin:
     ) -> HandedBack:
         """The template of a picture's one face."""
         key, contract = await self._key(gallery, subject)
-        embeddings = await self._recognition.one_face(picture, quality)
-        return await self._made(embeddings.unit, key, contract)
+        face, embeddings = await self._recognition.one_face(picture, quality)
+        made = await self._made(embeddings.unit, key, contract)
+        return replace(made, faces_found=face.faces_found)
 
     async def protect(self, raw: Rows, gallery: str | None, subject: str | None = None) -> HandedBack:
         """Templates of raw embeddings.

@@ -190,9 +190,10 @@ class Recognition:
 
         return await self._protected(gallery, unit, send)
 
-    async def one_face(self, picture: bytes, quality: QualityFilter) -> Embeddings:
-        """The raw embedding of a picture's one face; nothing is sent."""
-        return (await self._workers.run(self._single_faces, [picture], level_for(quality, "enroll")))[1]
+    async def one_face(self, picture: bytes, quality: QualityFilter) -> tuple[FoundFace, Embeddings]:
+        """A picture's one face and its raw embedding; nothing is sent."""
+        [face], embeddings = await self._workers.run(self._single_faces, [picture], level_for(quality, "enroll"))
+        return face, embeddings
 
     async def _protected(
         self,

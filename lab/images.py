@@ -36,7 +36,7 @@ from shared.errors import FaceRefused, PatronusError, SetupError
 from shared.metrics import Metrics
 
 # Goes up when the same source would give other pixels, names or people: what is in the cache is then made anew.
-FORMAT: Final = 2
+FORMAT: Final = 3
 # How many pictures tell whether a folder is aligned already.
 _LOOKED_AT: Final = 20
 _NAMED: Final = 10  # of the skipped pictures

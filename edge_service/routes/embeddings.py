@@ -118,4 +118,6 @@ def _floats(made: HandedBack) -> Response:
         "X-Patronus-Dim": str(made.protected.templates.shape[1]),
         "X-Patronus-Unturned": str(made.protected.unturned),
     }
+    if made.faces_found is not None:
+        headers["X-Patronus-Faces-Found"] = str(made.faces_found)
     return Response(as_floats(made), media_type=FLOATS, headers=headers)

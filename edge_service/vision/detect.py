@@ -34,7 +34,7 @@ _CLOSE_UP_SIDE: Final = 160
 # A face may fill the picture although the first look found another one, such as a face on a poster behind it. It is
 # looked for where the faces found are smaller than the first share of the picture's longest side, and taken where it
 # is larger than the second.
-_SMALL_SHARE: Final = 0.2
+_SMALL_SHARE: Final = 0.1
 _CLOSE_UP_SHARE: Final = 0.4
 # Sides of the looks at a turned picture: at 320 faces are found from a tenth of the longest side on, at 960 those of
 # 5 % of the height in a picture of 16 : 9.
@@ -161,7 +161,7 @@ class _Search:
         new = [(key, row) for key, row in zip(keys, largest, strict=True) if key not in self._upright]
         side = _cut_out_side(len(new))
         for key, row in new:
-            plain = plainly and row[14] >= _PLAINLY_UPRIGHT
+            plain = plainly and float(row[14]) >= _PLAINLY_UPRIGHT
             self._upright[key] = plain or self._is_upright(row, quarter_turns, side)
         faces = [
             Face(row[:4].copy(), row[4:14].reshape(5, 2).copy(), float(row[14]), quarter_turns, self._upright[key])

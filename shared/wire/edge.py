@@ -123,6 +123,7 @@ class ProtectAnswer(Wire):
     templates: list[list[float]] = Field(repr=False, description="unit vectors")
     angles: list[float] = Field(description="radians by which each was perturbed after erase")
     unturned: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
+    faces_found: int | None = Field(default=None, ge=1, description=f"{_FOUND}; null where embeddings were sent")
 
 
 class NewEmbedding(Wire):
