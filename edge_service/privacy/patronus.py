@@ -37,6 +37,8 @@ _TRIALS: Final = 32
 # and how far erase takes an embedding, as a chord. Networks that are worth having do ten times as much.
 _PERTURBS: Final = 0.1
 _ERASES: Final = 0.01
+# What tells that a graph is not what its profile says.
+_REFUSED: Final[tuple[type[Exception], ...]] = (ProtectionFailed, *RUNTIME_ERRORS)
 
 
 class PatronusGraph:
@@ -60,7 +62,7 @@ class PatronusGraph:
         try:
             self._erase = self._learn_erase()
             self._try_out()
-        except (ProtectionFailed, *RUNTIME_ERRORS) as error:
+        except _REFUSED as error:
             reason = error.detail if isinstance(error, ProtectionFailed) else "it does not run"
             raise SetupError(f"The graph {what} does not do what the profile says: {reason}") from None
 
