@@ -57,7 +57,7 @@ class InferenceSettings(BaseModel):
 
     # The first available of these runs; CPU must be among them as the last resort.
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    # 0: as many as there are cores this process may use. More threads than cores only wait for each other.
+    # 0: as many as there are processors this process may use, at most 16. More only wait for each other.
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     # Spinning threads burn the core that the next model needs: 1.2 to 1.6 times as long with it (docs/speed.md).
     spinning: bool = False
@@ -100,7 +100,8 @@ class WorkSettings(BaseModel):
 
     model_config = _FROZEN
 
-    # Requests that are decoded and inferred at the same time; 0: one a core. Each holds one decoded picture in memory.
+    # Requests that are decoded and inferred at the same time; 0: one for each processor that this process may use, at
+    # most 16 (shared/process_limits.py). Each holds one decoded picture in memory.
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     # Requests that may wait for a worker; one more is answered 429 instead of waiting without end.
     waiting: Annotated[int, Field(ge=0, le=1000)] = 32

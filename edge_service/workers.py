@@ -26,8 +26,8 @@ T = TypeVar("T")
 # Of the places of those who wait, those that one key may hold: the others find room.
 _SHARE: Final = 0.75
 # For so long after a key asked for work, other keys leave a worker free for its next request. A door or a desk that is
-# in use asks again within seconds; a key that is quiet for longer takes nothing from the others.
-_SECONDS_IN_USE: Final = 10.0
+# in use asks again within a minute; a key that is quiet for longer takes nothing from the others.
+_SECONDS_IN_USE: Final = 60.0
 _BUSY: Final = "The edge is working at its limit; try again in a moment."
 
 

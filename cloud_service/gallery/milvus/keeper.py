@@ -228,7 +228,7 @@ class Keeper:
     def _round_or_log(self) -> None:
         try:
             self._round()
-        except Exception as error:
+        except Exception as error:  # a thread that ended would tell Milvus of nothing any more: the next round may do
             _log.warning("index_round_failed", away=self.away, **place_of(error))
 
     def _round(self) -> None:
