@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from shared.request_context import REQUEST_ID_HEADER, begin_request
 # A refused upload is read on for a moment, so that the sender gets to see the answer instead of a broken pipe.
 _DRAIN_SECONDS = 1.0
 _DRAIN_BYTES = 64 * 1024 * 1024
+_DIGITS = re.compile("[0-9]+")
+_MOST_DIGITS = 18
 _FULL = "The service holds as much as it can at once; try again in a moment."
 # Asked every few seconds by whatever watches the service.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -172,9 +175,9 @@ class BodyLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit, declared = self.limit_for(scope["path"]), header_of(scope, b"content-length") or ""
-        if PLACE in scope and int(declared or 0) <= limit:
-            await self._whole(int(declared or 0), scope, receive, send)
+        limit, declared = self.limit_for(scope["path"]), _length(header_of(scope, b"content-length"))
+        if PLACE in scope and declared <= limit:
+            await self._whole(declared, scope, receive, send)
             return
         body = _Body(limit, time.monotonic() + self.seconds)
         started = False
@@ -209,7 +212,7 @@ class BodyLimits:
                 started = True
                 await send(message)
 
-        if declared.isdigit() and int(declared) > body.limit:
+        if declared > body.limit:
             body.refused = _too_large(body.limit)
         else:
             try:
@@ -236,6 +239,13 @@ class BodyLimits:
             await self.app(scope, receive, send)
         finally:
             self._held -= size
+
+
+def _length(declared: str | None) -> int:
+    """What a body's length is said to be; 0 where nothing is said, or what is said is no number."""
+    if declared is None or not _DIGITS.fullmatch(declared):
+        return 0
+    return int(declared[:_MOST_DIGITS])  # of a longer one the beginning is over every limit as well
 
 
 def _too_large(limit: int) -> TooLarge:
