@@ -1,8 +1,9 @@
 """``python -m lab.fairness``: how long one key's verifications take at the edge while another key floods it.
 
 Three loads take turns: nobody else; callers of another key with ordinary pictures, who ask again as soon as they are
-answered; and callers of that key with the dearest picture, who hang up after 1.5 seconds and call again. The generator
-shares the machine with the pair.
+answered, and where they are refused after as long as ``Retry-After`` says (or ``--again``); and callers of that key
+with the dearest picture, who hang up after 1.5 seconds, and call again at once, or 0.05 seconds after they are refused.
+The generator shares the machine with the pair.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ _PICTURE: Final = Path(__file__).parents[1] / "tests" / "pictures" / "obama" / "
 _SIDE: Final = 640
 _BOUNDARY: Final = "patronus-fairness"
 _PATIENCE_SECONDS: Final = 1.5
-# Who is refused asks again after this: far sooner than `Retry-After` says.
-_REFUSED_SECONDS: Final = 0.05
+_HOSTILE_SECONDS: Final = 0.05
 _IDLE_SECONDS: Final = 8.0
 app = typer.Typer()
 
@@ -78,8 +78,18 @@ class _Edge:
     flood: bytes
     dearest: bytes
 
-    async def call(self, asked: bytes, seconds: float, seen: Seen, patience: float | None = None) -> None:
-        """Asks the same again and again, on one connection or, after hanging up, on a new one."""
+    async def call(
+        self, asked: bytes, seconds: float, seen: Seen, patience: float | None = None, again: float | None = None
+    ) -> None:
+        """Asks the same again and again, on one connection or, after hanging up, on a new one.
+
+        Args:
+            asked: the request.
+            seconds: for how long.
+            seen: where to count.
+            patience: seconds after which it hangs up; None: never.
+            again: seconds after which it asks again where it was refused; None: as the answer says.
+        """
         until = time.perf_counter() + seconds
         reader, writer = await asyncio.open_connection(_HOST, self.port)
         while time.perf_counter() < until:
@@ -96,7 +106,8 @@ class _Edge:
             status = int(head[9:12])
             if status == httpx.codes.TOO_MANY_REQUESTS:
                 seen.refused += 1
-                await asyncio.sleep(_REFUSED_SECONDS)
+                said = float(head.lower().partition(b"retry-after:")[2].partition(b"\r\n")[0])
+                await asyncio.sleep(said if again is None else again)
             elif status in {httpx.codes.OK, httpx.codes.UNPROCESSABLE_ENTITY}:
                 seen.answered.append((time.perf_counter() - began) * 1e3)
             else:
@@ -114,6 +125,7 @@ def main(
     seconds: Annotated[float, typer.Option(min=2, max=60, help="Of each load, in each round.")] = 10.0,
     rounds: Annotated[int, typer.Option(min=1, max=9, help="How often the loads take turns.")] = 3,
     callers: Annotated[int, typer.Option(min=1, max=200, help="Connections of the key that floods.")] = 36,
+    again: Annotated[float | None, typer.Option(min=0, help="Seconds after which the refused ask again.")] = None,
     dearest: Annotated[Path | None, typer.Option(help="The picture that costs most; else one is made.")] = None,
 ) -> None:
     """Measure what one key's flood does to another key."""
@@ -135,7 +147,7 @@ def main(
             pair.start("edge", "edge_service", f"http://{_HOST}:{edge}", environment)
             process = pair.process_id("edge")
             tried = _prepared(home, edge, process, dearest.read_bytes() if dearest else _dearest())
-            found = asyncio.run(_measured(tried, seconds, rounds, callers))
+            found = asyncio.run(_measured(tried, seconds, rounds, callers, again))
         finally:
             pair.stop()
     Console(soft_wrap=True).print_json(json.dumps(found))
@@ -156,15 +168,15 @@ def _prepared(home: Path, port: int, process: int, dearest: bytes) -> _Edge:
     return _Edge(port, process, verify(first, picture), verify(key, picture), verify(key, dearest))
 
 
-async def _measured(edge: _Edge, seconds: float, rounds: int, callers: int) -> dict[str, Any]:
+async def _measured(edge: _Edge, seconds: float, rounds: int, callers: int, again: float | None) -> dict[str, Any]:
     await edge.call(edge.ordinary, 2, Seen())  # warm
     alone = Seen()
     for _ in range(3):
         await edge.call(edge.dearest, 0.01, alone)  # one call
-    loads: dict[str, tuple[bytes, float | None] | None] = {
+    loads: dict[str, tuple[bytes, float | None, float | None] | None] = {
         "quiet": None,
-        "ordinary": (edge.flood, None),
-        "hostile": (edge.dearest, _PATIENCE_SECONDS),
+        "ordinary": (edge.flood, None, again),
+        "hostile": (edge.dearest, _PATIENCE_SECONDS, _HOSTILE_SECONDS),
     }
     ours, theirs = {name: Seen() for name in loads}, {name: Seen() for name in loads}
     after = []
@@ -174,7 +186,8 @@ async def _measured(edge: _Edge, seconds: float, rounds: int, callers: int) -> d
                 []
                 if load is None
                 else [
-                    asyncio.create_task(edge.call(load[0], seconds + 1, theirs[name], load[1])) for _ in range(callers)
+                    asyncio.create_task(edge.call(load[0], seconds + 1, theirs[name], *load[1:]))
+                    for _ in range(callers)
                 ]
             )
             await asyncio.sleep(1)

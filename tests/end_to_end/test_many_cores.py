@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -60,25 +60,22 @@ def many_cores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @contextmanager
-def may_have_threads(process: int, most: int) -> Iterator[bool]:
-    """Moves a process into a control group of so many threads; false where none can be made here."""
+def at_most_threads(process: int, most: int) -> Iterator[None]:
+    """Moves a process into a control group of so many threads, where one can be made; else the count must do."""
     base = Path("/sys/fs/cgroup")
-    group = (base if (base / "cgroup.controllers").exists() else base / "pids") / f"patronus-test-{process}"
-    home = group.parent / "cgroup.procs"
-    try:
+    hierarchy = base if (base / "cgroup.controllers").exists() else base / "pids"
+    group = hierarchy / f"patronus-test-{process}"
+    with suppress(OSError):
         group.mkdir()
-    except OSError:
-        yield False
-        return
-    try:
         (group / "pids.max").write_text(str(most))
         (group / "cgroup.procs").write_text(str(process))
-        yield True
-    except OSError:
-        yield False
+    try:
+        yield
     finally:
-        home.write_text(str(process))
-        group.rmdir()
+        with suppress(OSError):  # there is none, or the process has ended
+            (hierarchy / "cgroup.procs").write_text(str(process))
+        with suppress(OSError):
+            group.rmdir()
 
 
 def threads_of(process: int) -> int:
@@ -113,8 +110,8 @@ def test_services_that_are_told_of_96_cores_answer_with_few_threads(
         processes = [pair.process_id(name) for name in ("cloud", "edge")]
         key = read_secret(tmp_path / "edge" / "api_key").decode().strip()
         with (
-            may_have_threads(processes[0], MOST_THREADS),
-            may_have_threads(processes[1], MOST_THREADS),
+            at_most_threads(processes[0], MOST_THREADS),
+            at_most_threads(processes[1], MOST_THREADS),
             httpx.Client(
                 base_url=f"http://127.0.0.1:{edge}",
                 headers={"Authorization": f"Bearer {key}"},
