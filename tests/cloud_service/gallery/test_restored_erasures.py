@@ -303,12 +303,15 @@ class _Life:
         self.database.close()
 
     def step(self) -> None:
-        self._step += 1
         kinds = ["enroll"] * 6 + ["subject", "template", "gallery", "backup", "backup", "restore"]
         getattr(self, f"_{self._chance.choice(kinds)}")()
 
     def _enroll(self) -> None:
-        name, who, uid = self._chance.choice("xyz"), self._chance.choice("abcd"), uuid.uuid4().hex
+        self.enroll(self._chance.choice("xyz"), self._chance.choice("abcd"))
+
+    def enroll(self, name: str, who: str) -> None:
+        uid = uuid.uuid4().hex
+        self._step += 1
         if name not in self.galleries:
             self.galleries[name], self._made[name] = {}, self._step
         pinned, _ = self.record.put_gallery(name, SPEC, None)
@@ -323,7 +326,10 @@ class _Life:
     def _subject(self) -> None:
         if (chosen := self._any()) is None:
             return
-        name, who = chosen[0], self.galleries[chosen[0]][chosen[1]]
+        self.erase(chosen[0], self.galleries[chosen[0]][chosen[1]])
+
+    def erase(self, name: str, who: str) -> None:
+        self._step += 1
         self.record.erase_subject(self.record.gallery(name), who, None)
         self.erased.append((self._made[name], who, None, self._step))
         self.galleries[name] = {uid: one for uid, one in self.galleries[name].items() if one != who}
@@ -333,25 +339,33 @@ class _Life:
             return
         name, uid = chosen
         who = self.galleries[name].pop(uid)
+        self._step += 1
         self.record.erase_template(self.record.gallery(name), who, uid, None)
         self.erased.append((self._made[name], None, uid, self._step))
 
     def _gallery(self) -> None:
         if (chosen := self._any()) is None:
             return
+        self._step += 1
         self.record.erase_gallery(chosen[0], None)
         self.erased.append((self._made[chosen[0]], None, None, self._step))
         del self.galleries[chosen[0]]
 
     def _backup(self) -> None:
+        self.back_up()
+
+    def back_up(self) -> None:
+        self._step += 1
         target = self.record_file.parent / f"backup {self._step}"
         back_up(self.record_file, target)
         self.backups.append((target, {name: dict(uids) for name, uids in self.galleries.items()}, dict(self._made)))
 
     def _restore(self) -> None:
-        if not self.backups:
-            return
-        target, galleries, made = self._chance.choice(self.backups)
+        if self.backups:
+            self.restore(self._chance.randrange(len(self.backups)))
+
+    def restore(self, number: int) -> None:
+        target, galleries, made = self.backups[number]
         self.close()
         restore(target, self.record_file, replace=True)
         self._open()
@@ -378,6 +392,46 @@ class _Life:
             for row in connection.execute(rows.join(subject, subject.c.id == template.c.subject_id)):
                 found[row.name][row.uid] = row.who
         return found
+
+
+def test_an_erasure_is_of_one_gallery_and_not_of_another_that_bore_its_number(tmp_path: Path) -> None:
+    """Numbers begin again when a record is restored: two galleries x have had the first, and one lost somebody."""
+    life = _Life(tmp_path, random.Random(0))
+    life.back_up()
+    life.enroll("x", "a")
+    life.back_up()
+    life.restore(0)
+    life.enroll("x", "a")
+    life.enroll("x", "b")
+    life.erase("x", "a")
+    life.restore(1)
+    assert life.held() == life.galleries
+    assert [list(held.values()) for held in life.galleries.values()] == [["a"]]
+    life.close()
+
+
+def test_what_was_there_before_an_erasure_goes_whatever_the_clocks_said(settings: Settings) -> None:
+    with Cloud(settings) as cloud:
+        cloud.put_gallery(tau=0.9)
+        cloud.enroll("anna", VECTORS[:1])
+        _age(cloud, "anna", -timedelta(hours=1))  # the machine's clock was ahead
+        backup = _backed_up(settings)
+        cloud.erase("/subjects/anna")
+    assert _restored(settings, backup) == Repeated(1, 1, 1)
+
+
+def test_a_list_that_is_applied_late_leaves_whoever_came_again(
+    backup: Path, settings: Settings, tmp_path: Path, run: Callable[..., Result]
+) -> None:
+    listed = tmp_path / "erasures.json"
+    run("erasures", "export", listed)
+    (settings.home / "record.db").unlink()
+    run("restore", backup)
+    with Cloud(settings) as cloud:
+        cloud.enroll("anna", VECTORS[25:26])
+    assert apply_list(settings, listed) == Repeated(6, 3, 7), "anna stays, with what she enrolled since"
+    with Cloud(settings) as cloud:
+        assert _found(cloud) == [1, 5, 6, 25]
 
 
 @pytest.mark.parametrize("seed", range(2))
