@@ -48,11 +48,8 @@ def repeat_erasures(
     known = {one.entry for one in mine.erasures}
     last = None if descends else connection.scalar(select(audit.c.at).order_by(audit.c.seq.desc()).limit(1))
     repeater = _Repeater(record, connection)
-    done = [
-        repeater.repeat(one, descends or last is None or last <= one.at)
-        for one in joined(lists)
-        if one.entry not in known
-    ]
+    new = [one for one in joined(lists) if one.entry not in known]
+    done = [repeater.repeat(one, descends or last is None or last <= one.at) for one in new]
     return Repeated(len(done), sum(subjects for subjects, _ in done), sum(templates for _, templates in done))
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from cloud_client import Cloud, contract_of, random_units
+from cloud_client import Cloud, random_units
+from random_life import Life
 from sealed import Key
 from sqlalchemy import select, update
 from typer.testing import CliRunner
@@ -22,22 +23,14 @@ from cloud_service.cli import app
 from cloud_service.gallery import index as index_module
 from cloud_service.gallery.backup import back_up, restore
 from cloud_service.gallery.carrying import apply_list
-from cloud_service.gallery.clock import RecordClock
-from cloud_service.gallery.opening import open_database
-from cloud_service.gallery.record import Record
 from cloud_service.gallery.repeated_erasures import Repeated
-from cloud_service.gallery.rows import NewRow
-from cloud_service.gallery.snapshots import Snapshots
-from cloud_service.gallery.tables import gallery, subject, template
+from cloud_service.gallery.tables import subject, template
 from cloud_service.housekeeping import look
 from cloud_service.settings import IndexSettings, Settings
 from shared.errors import NotFound, SetupError
-from shared.wire.cloud import GallerySpec
-from shared.wire.common import Threshold
 
 VECTORS = random_units(71, 40)
 IDS = [f"{number:032x}" for number in range(40)]
-SPEC = GallerySpec(contract=contract_of(), threshold=Threshold(cosine=0.9, fmr=0.001))
 
 
 @pytest.fixture
@@ -274,119 +267,53 @@ def test_a_key_that_was_changed_since_is_the_one_of_the_backup_again_and_that_is
         assert [[one["subject"] for one in result["candidates"]] for result in results] == [[], ["ben"]]
 
 
-Name = tuple[str, str]
+def test_an_erasure_is_of_one_gallery_and_not_of_another_that_bore_its_number(tmp_path: Path) -> None:
+    """Numbers begin again when a record is restored: two galleries x have had the first, and one lost somebody."""
+    life = Life(tmp_path, random.Random(0))
+    life.back_up()
+    life.enroll("x", "a")
+    life.back_up()
+    life.restore(0)
+    life.enroll("x", "a")
+    life.enroll("x", "b")
+    life.erase("x", "a")
+    life.restore(1)
+    assert life.held() == life.galleries
+    assert [list(held.values()) for held in life.galleries.values()] == [["a"]]
+    life.close()
 
 
-class _Life:
-    """A record that is written to, backed up and restored at random, and what should be in it by then."""
+def test_what_was_there_before_an_erasure_goes_whatever_the_clocks_said(settings: Settings) -> None:
+    with Cloud(settings) as cloud:
+        cloud.put_gallery(tau=0.9)
+        cloud.enroll("anna", VECTORS[:1])
+        _age(cloud, "anna", -timedelta(hours=1))  # the machine's clock was ahead
+        backup = _backed_up(settings)
+        cloud.erase("/subjects/anna")
+    assert _restored(settings, backup) == Repeated(1, 1, 1)
 
-    def __init__(self, folder: Path, chance: random.Random) -> None:
-        self.record_file = folder / "record.db"
-        self._chance = chance
-        # Galleries and, in them, templates by their ids with the subject. A gallery made anew is another one.
-        self.galleries: dict[str, dict[str, str]] = {}
-        self.backups: list[tuple[Path, dict[str, dict[str, str]], dict[str, int]]] = []
-        self._made: dict[str, int] = {}
-        # What was erased in all this time: a gallery, a subject or a template of the gallery that was made as the nth.
-        self.erased: list[tuple[int, str | None, str | None, int]] = []
-        self._step = 0
-        self._since: dict[str, int] = {}
-        self._open()
 
-    def _open(self) -> None:
-        url = f"sqlite:///{self.record_file}"
-        self.database = open_database(url, Settings(home=self.record_file.parent).record, connections=2)
-        journal = Snapshots(self.database, self.record_file.parent / "index")
-        self.record = Record(self.database, journal, 10**6, 10**3, RecordClock(timedelta(minutes=5), 0))
-
-    def close(self) -> None:
-        self.database.close()
-
-    def step(self) -> None:
-        self._step += 1
-        kinds = ["enroll"] * 6 + ["subject", "template", "gallery", "backup", "backup", "restore"]
-        getattr(self, f"_{self._chance.choice(kinds)}")()
-
-    def _enroll(self) -> None:
-        name, who, uid = self._chance.choice("xyz"), self._chance.choice("abcd"), uuid.uuid4().hex
-        if name not in self.galleries:
-            self.galleries[name], self._made[name] = {}, self._step
-        pinned, _ = self.record.put_gallery(name, SPEC, None)
-        self.record.add_templates(pinned, who, [NewRow(uid, VECTORS[0])], None)
-        self.galleries[name][uid] = who
-        self._since[uid] = self._step
-
-    def _any(self) -> tuple[str, str] | None:
-        there = [(name, uid) for name, uids in self.galleries.items() for uid in uids]
-        return self._chance.choice(there) if there else None
-
-    def _subject(self) -> None:
-        if (chosen := self._any()) is None:
-            return
-        name, who = chosen[0], self.galleries[chosen[0]][chosen[1]]
-        self.record.erase_subject(self.record.gallery(name), who, None)
-        self.erased.append((self._made[name], who, None, self._step))
-        self.galleries[name] = {uid: one for uid, one in self.galleries[name].items() if one != who}
-
-    def _template(self) -> None:
-        if (chosen := self._any()) is None:
-            return
-        name, uid = chosen
-        who = self.galleries[name].pop(uid)
-        self.record.erase_template(self.record.gallery(name), who, uid, None)
-        self.erased.append((self._made[name], None, uid, self._step))
-
-    def _gallery(self) -> None:
-        if (chosen := self._any()) is None:
-            return
-        self.record.erase_gallery(chosen[0], None)
-        self.erased.append((self._made[chosen[0]], None, None, self._step))
-        del self.galleries[chosen[0]]
-
-    def _backup(self) -> None:
-        target = self.record_file.parent / f"backup {self._step}"
-        back_up(self.record_file, target)
-        self.backups.append((target, {name: dict(uids) for name, uids in self.galleries.items()}, dict(self._made)))
-
-    def _restore(self) -> None:
-        if not self.backups:
-            return
-        target, galleries, made = self._chance.choice(self.backups)
-        self.close()
-        restore(target, self.record_file, replace=True)
-        self._open()
-        self._made = dict(made)
-        self.galleries = {
-            name: {uid: who for uid, who in uids.items() if not self._was_erased(made[name], who, uid)}
-            for name, uids in galleries.items()
-            if not any(which == made[name] and who is None and one is None for which, who, one, _ in self.erased)
-        }
-
-    def _was_erased(self, made: int, who: str, uid: str) -> bool:
-        """Whether the template, or its subject after it was enrolled, was erased at any time."""
-        return any(
-            which == made and (one == uid or (whose == who and at > self._since[uid]))
-            for which, whose, one, at in self.erased
-        )
-
-    def held(self) -> dict[str, dict[str, str]]:
-        found: dict[str, dict[str, str]] = {}
-        with self.database.read() as connection:
-            for (name,) in connection.execute(select(gallery.c.name)):
-                found[name] = {}
-            rows = select(gallery.c.name, template.c.uid, subject.c.name.label("who")).join_from(gallery, template)
-            for row in connection.execute(rows.join(subject, subject.c.id == template.c.subject_id)):
-                found[row.name][row.uid] = row.who
-        return found
+def test_a_list_that_is_applied_late_leaves_whoever_came_again(
+    backup: Path, settings: Settings, tmp_path: Path, run: Callable[..., Result]
+) -> None:
+    listed = tmp_path / "erasures.json"
+    run("erasures", "export", listed)
+    (settings.home / "record.db").unlink()
+    run("restore", backup)
+    with Cloud(settings) as cloud:
+        cloud.enroll("anna", VECTORS[25:26])
+    assert apply_list(settings, listed) == Repeated(6, 3, 7), "anna stays, with what she enrolled since"
+    with Cloud(settings) as cloud:
+        assert _found(cloud) == [1, 5, 6, 25]
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_after_any_life_nothing_erased_is_there_and_nothing_else_is_missing(tmp_path: Path, seed: int) -> None:
-    life = _Life(tmp_path, random.Random(seed))
+    life = Life(tmp_path, random.Random(seed))
     for _ in range(50):
         life.step()
     for _ in range(3):
-        life._restore()
+        life.restore_any()
         assert life.held() == life.galleries
     assert life.erased
     life.close()
