@@ -109,18 +109,22 @@ def _sound(rows: NDArray[np.void], owners: NDArray[np.uint64]) -> NDArray[np.boo
     # A second line: what was no unit vector when its checksum was made must not decide anything either.
     squares = np.einsum("ij,ij->i", values, values)  # infinite or NaN where a value is too large or not finite
     sound: NDArray[np.bool_] = np.abs(squares - 1) <= _SQUARE_TOLERANCE
-    return sound & (rows["checksum"] == _checksums(values, owners))
+    sound &= rows["checksum"] == _checksums(values, owners)
+    return sound
 
 
 def _checksums(values: NDArray[np.float32], owners: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The checksums of (n, dim) float32 rows: (n,) uint64. Overflow is the arithmetic modulo 2**64 that is meant."""
     dim = values.shape[1]
+    sums: NDArray[np.uint64]
     if dim % 2:
-        return np.einsum("ij,j->i", values.view("<u4").astype(np.uint64), _FACTORS[:dim]) + owners * _FACTORS[dim]
+        sums = np.einsum("ij,j->i", values.view("<u4").astype(np.uint64), _FACTORS[:dim])
+        sums += owners * _FACTORS[dim]
+        return sums
     # Two values at a time, which takes two thirds of the time: with w = low + 2**32 * high, and factors a and b,
     # a * low + b * high = a * w + (b - 2**32 * a) * high.
     pairs = values.view("<u8")
-    sums: NDArray[np.uint64] = np.einsum("ij,j->i", pairs, _FACTORS[:dim:2])
+    sums = np.einsum("ij,j->i", pairs, _FACTORS[:dim:2])
     sums += np.einsum("ij,j->i", pairs >> _HALF, _HIGH_FACTORS[: dim // 2])
     sums += owners * _FACTORS[dim]
     return sums
