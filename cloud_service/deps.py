@@ -21,8 +21,9 @@ from cloud_service.settings import Settings
 from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
+from shared.whole import DigitsInText
 from shared.wire.cloud import IdentifyAnswer
-from shared.wire.common import Number, VerifyAnswer
+from shared.wire.common import NumberInText, VerifyAnswer
 
 
 async def _settings(request: Request) -> Settings:
@@ -86,8 +87,8 @@ PLACE = Depends(_place, scope="function")
 GalleryInPath = Annotated[GalleryName, Path(alias="gallery")]
 SubjectInPath = Annotated[SubjectName, Path(alias="subject")]
 TemplateInPath = Annotated[TemplateId, Path(alias="template")]
-Limit = Annotated[int, Query(ge=1, le=500, description="the most items on one page")]
+Limit = Annotated[DigitsInText, Query(ge=1, le=500, description="the most items on one page")]
 AfterGallery = Annotated[GalleryName | None, Query(description="`next` of the page before")]
-ReceiptInPath = Annotated[Number, Path(alias="receipt")]
-AfterEntry = Annotated[Number, Query(description="`next` of the page before; 0: from the first entry on")]
+ReceiptInPath = Annotated[NumberInText, Path(alias="receipt")]
+AfterEntry = Annotated[NumberInText, Query(description="`next` of the page before; 0: from the first entry on")]
 AfterSubject = Annotated[SubjectName | None, Query(description="`next` of the page before")]

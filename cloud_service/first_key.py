@@ -7,7 +7,7 @@ from pathlib import Path
 from cloud_service.settings import Settings
 from shared.errors import SetupError
 from shared.key_ring import KeyRing
-from shared.secret_files import read_secret, write_secret
+from shared.secret_files import locked, read_secret, remove_leftovers, write_secret
 from shared.service_settings import load_settings
 
 
@@ -27,7 +27,9 @@ def make_first_key(api_key_out: Path | None) -> str:
                 f"The first API key is not in {settings.first_key_file} any more, or was revoked; "
                 "make another: patronus cloud keys create --out FILE."
             )
-        write_secret(api_key_out, f"{key}\n".encode("ascii"), replace=True)
+        with locked(ring.path):
+            remove_leftovers(api_key_out)
+            write_secret(api_key_out, f"{key}\n".encode("ascii"), replace=True)
     if made:
         return f"The first API key is in {settings.first_key_file}."
     return "The cloud has API keys already."

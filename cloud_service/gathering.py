@@ -127,7 +127,7 @@ class Gathering(Generic[Asked, Answer]):
         found: Sequence[Answer | Exception]
         try:
             found = await to_thread.run_sync(self._work, about, asked, limiter=CapacityLimiter(1))
-        except Exception as error:
+        except Exception as error:  # whatever it is, those who asked get it, as if each had asked alone
             found = [_copy(error) for _ in batch]
         for one, answer in zip(batch, found, strict=True):
             if one.answer.done():

@@ -21,8 +21,8 @@ _AT_ONCE = 2
 def readiness_of(app: FastAPI) -> Checks:
     """The checks of an application.
 
-    The record answers and can be written, no stored template is known to be damaged, every index is loaded, and the API
-    keys can be read.
+    The record answers and can be written, no gallery's row and no stored template is known to be damaged, every index
+    is loaded, and the API keys can be read.
     """
 
     limiter = CapacityLimiter(_AT_ONCE)
@@ -34,6 +34,7 @@ def readiness_of(app: FastAPI) -> Checks:
             record = await to_thread.run_sync(_answers, store, abandon_on_cancel=True, limiter=limiter)
         return {
             "record": record,
+            "galleries": not store.record.damaged,
             "templates": not len(store.record.damage),
             "index": store.indexes.sound,
             "keys": app.state.key_ring.readable(),

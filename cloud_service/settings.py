@@ -17,8 +17,12 @@ from shared.logs import LogLevel
 from shared.rates import RateSettings
 from shared.service_settings import ServiceSettings
 from shared.tls import TlsSettings
+from shared.urls import Host
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
+# Seconds. Longer times are no settings but mistakes, and infinity is not a time.
+_DAY = 86_400
+_YEAR = 366 * _DAY
 
 
 class BodySettings(BaseModel):
@@ -26,11 +30,11 @@ class BodySettings(BaseModel):
 
     model_config = _FROZEN
 
-    max_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 1024 * 1024
     """100 templates of 1,024 float32 values are 0.55 MB in base64; longer ones go in fewer a request."""
-    max_rekey_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    max_rekey_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 16 * 1024 * 1024
     """Of a change of key: one matrix of 1,024 times 1,024 float64 values is 11 MB in base64, one of 128 0.17 MB."""
-    seconds: Annotated[float, Field(gt=0)] = 30.0
+    seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
     """1 MiB over a slow uplink of 0.3 Mbit/s; a sender that drips bytes is cut off here."""
 
 
@@ -48,9 +52,10 @@ class RecordSettings(BaseModel):
     """The longest that PostgreSQL may take for a statement; the edge waits 10 s for the whole of an answer."""
     answers_kept_hours: Annotated[float, Field(gt=0, le=24 * 30)] = 24.0
     """How long an ``Idempotency-Key`` is remembered: a sender that was cut off tries again the same day."""
-    max_templates_a_gallery: Annotated[int, Field(ge=1)] = 1_000_000
-    """The index holds all of them in memory: a million of 512 values are 0.5 GB, twice while a key changes."""
-    max_templates_a_subject: Annotated[int, Field(ge=1)] = 1_000
+    max_templates_a_gallery: Annotated[int, Field(ge=1, le=10**9)] = 2_000_000
+    """The index holds all of them in memory, twice while a key changes. Two million of 128 values take 0.34 GB with
+    their sketches, of 512 values 1.3 GB. More than ``index.exact_up_to``: else the approximate index never begins."""
+    max_templates_a_subject: Annotated[int, Field(ge=1, le=10**9)] = 1_000
     """Bounds the work of one verification, and how far one subject can crowd an identification."""
 
 
@@ -62,12 +67,13 @@ class IndexSettings(BaseModel):
     url: Annotated[str | None, Field(repr=False, pattern=r"^(https?://.+|.+\.db)$")] = None
     """Absent: in the memory of this process. ``http://host:19530`` or ``https://…``: a Milvus, for several replicas.
     A path that ends with ``.db``: milvus-lite in this process, for trying it out."""
-    exact_up_to: Annotated[int, Field(ge=0)] = 1_000_000
+    exact_up_to: Annotated[int, Field(ge=0, le=10**9)] = 1_000_000
     """Templates of a gallery beyond which an approximate index proposes: exact scores still decide. Up to a million, a
-    lone identification takes some 20 ms on two cores, exactly. In Milvus all is exact but what is pinned otherwise."""
-    snapshot_seconds: Annotated[float, Field(gt=0)] = 60.0
+    lone identification takes some 20 ms on two cores, exactly; two million would take twice that, and take a quarter of
+    it with the approximate index. In Milvus all is exact but what is pinned otherwise."""
+    snapshot_seconds: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
     """How often what became full is written to files, so that the next start need not read it from the record."""
-    close_seconds: Annotated[float, Field(ge=0)] = 5.0
+    close_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0
     """How long an end may wait for the same."""
 
 
@@ -76,19 +82,19 @@ class RetentionSettings(BaseModel):
 
     model_config = _FROZEN
 
-    sweep_seconds: Annotated[float, Field(gt=0)] = 60.0
+    sweep_seconds: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
     """How often what has expired is erased. It matches nobody from the second on in which it expires."""
     sweep_templates: Annotated[int, Field(ge=1, le=10_000)] = 500
     """Erased in one transaction: other writers wait some hundredths of a second for it."""
-    clock_jump_seconds: Annotated[float, Field(gt=0)] = 300.0
+    clock_jump_seconds: Annotated[float, Field(gt=0, le=_YEAR)] = 300.0
     """How far the machine's clock may be ahead of the record's own time and be believed at once: more than a restart
     takes, less than a wrong time zone."""
-    clock_settle_seconds: Annotated[float, Field(ge=0)] = 3600.0
+    clock_settle_seconds: Annotated[float, Field(ge=0, le=_YEAR)] = 3600.0
     """How long a clock that jumped further must run on before anything is erased by it. Long enough for time servers to
     set it right, and for an operator to see the warning; short enough for a machine that is switched off at night."""
-    finish_seconds: Annotated[float, Field(gt=0)] = 5.0
+    finish_seconds: Annotated[float, Field(ge=0.01, le=_DAY)] = 5.0
     """How often it is tried to overwrite what could not be overwritten when it was erased."""
-    overwrite_within_seconds: Annotated[float, Field(gt=0)] = 86_400.0
+    overwrite_within_seconds: Annotated[float, Field(gt=0, le=_YEAR)] = 86_400.0
     """`due_by` of an erasure of which something is left on disk: a backup, or a report, is done in a day."""
 
 
@@ -103,9 +109,9 @@ class MilvusSettings(BaseModel):
     """Whom to trust for ``https``, as PEM; absent: the system's authorities."""
     seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
     """The longest that one call may take within a request; then that is answered with 503."""
-    behind_seconds: Annotated[float, Field(gt=0)] = 10.0
+    behind_seconds: Annotated[float, Field(gt=0, le=_DAY)] = 10.0
     """How long a change may wait to be told before ``/readyz`` says that the index is not ready."""
-    keeps_hours: Annotated[float, Field(ge=0)] = 72.0
+    keeps_hours: Annotated[float, Field(ge=0, le=24 * 366)] = 72.0
     """How long it keeps what it dropped: by its own defaults, old files 3 hours and its log 3 days. An erasure is
     pending in the index until then."""
 
@@ -117,9 +123,9 @@ class WorkSettings(BaseModel):
 
     at_once: Annotated[int, Field(ge=1, le=32)] = 8
     """Requests at work in threads; under the 40 threads that the API keys' checks share with them."""
-    waiting: Annotated[int, Field(ge=0)] = 256
+    waiting: Annotated[int, Field(ge=0, le=100_000)] = 256
     """Requests that may wait for their turn, of each kind."""
-    patience_seconds: Annotated[float, Field(gt=0)] = 2.0
+    patience_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
     """A door does not wait longer; the caller is told to come again."""
     searches: Annotated[int, Field(ge=1, le=32)] = 2
     """Galleries that are searched at once: a small one does not wait for a large one. A search uses all cores."""
@@ -134,7 +140,7 @@ class Settings(ServiceSettings):
 
     home: Path = Field(default_factory=lambda: patronus_home() / "cloud")
     """The folder of the record and of the API keys; nobody else may look into it."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Loopback: to be reached from elsewhere is decided by a person, behind TLS."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """0 takes a free one."""

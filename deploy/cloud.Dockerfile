@@ -1,19 +1,28 @@
 # The cloud: sees protected templates. Built from the repository's root: docker build -f deploy/cloud.Dockerfile .
 # It holds no code of the edge, no torch, and nothing that could read a picture.
 
-FROM python:3.11-slim-bookworm AS packages
+# Name the base image by its digest to build from exactly what was looked at: --build-arg PYTHON_IMAGE=python@sha256:...
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS packages
 # The package index is the one that the base image's pip is set up with, unless the build names another.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-RUN python3 -m venv /tools
 WORKDIR /build
-COPY pyproject.toml constraints.txt LICENSE ./
-# The sources are not here yet: this installs the packages of the cloud, and of the project its name and version.
+# milvus.txt where the index is in Milvus.
+ARG REQUIREMENTS=cloud.txt
+COPY deploy/requirements/*.txt requirements/
+RUN python3 -m venv /tools \
+    && /tools/bin/pip install --quiet --require-hashes --only-binary :all: --requirement requirements/tools.txt
 RUN python3 -m venv --without-pip /opt/patronus/venv \
     && /tools/bin/pip --python /opt/patronus/venv/bin/python install \
-        --quiet --no-compile --only-binary :all: --constraint constraints.txt '.[cloud,postgresql]' \
+        --quiet --no-compile --require-hashes --only-binary :all: --requirement "requirements/$REQUIREMENTS"
+# The sources are not here yet: of the project, this installs its name and version.
+COPY pyproject.toml LICENSE ./
+RUN /tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir wheels . \
+    && /tools/bin/pip --python /opt/patronus/venv/bin/python install --quiet --no-compile --no-deps wheels/*.whl \
     && find /opt/patronus/venv/lib -type d -path '*/numpy/*' -name tests -prune -exec rm -r {} + \
     && /opt/patronus/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/patronus/venv/lib
 COPY shared code/shared
@@ -22,7 +31,7 @@ COPY LICENSE code/
 RUN /opt/patronus/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /build/code -p /opt/patronus code \
     && chmod -R a+rX,go-w code
 
-FROM python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Patronus cloud" org.opencontainers.image.licenses="Apache-2.0"
 # One account id in both images: the key that the cloud leaves for the edge belongs to its reader.
 # These folders' owner and mode are those of a named volume that is first mounted over them.

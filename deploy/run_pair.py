@@ -6,41 +6,46 @@ import contextlib
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
-from cloud_service.settings import Settings as CloudSettings
-from edge_service.settings import EdgeSettings
-from lab.pair import Pair
-from shared.errors import PatronusError, SetupError
-from shared.service_settings import load_settings
+
+class EndRequest:
+    """Whether this process was asked to end, by SIGINT or SIGTERM, once or several times.
+
+    The handler only takes note. One that raises would interrupt an import, or the very code that ends the services.
+    """
+
+    def __init__(self) -> None:
+        self._received = False
+
+    def listen(self) -> None:
+        """Takes note from now on; also where a shell started this with SIGINT ignored."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take_note)
+
+    def received(self) -> bool:
+        """Whether there was a signal."""
+        return self._received
+
+    def _take_note(self, _number: int, _frame: FrameType | None) -> None:
+        self._received = True
 
 
 def main() -> int:
     """Runs the pair; the exit status is 0 after Ctrl-C."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this with SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
-    pair = Pair()
+    request = EndRequest()
+    request.listen()
+    # They take a second to load, in which a signal must be heard already.
+    from deploy.service_pair import serve_until  # noqa: PLC0415
+    from shared.errors import PatronusError  # noqa: PLC0415
+
     try:
-        cloud = load_settings(CloudSettings)
-        edge = load_settings(EdgeSettings)
-        if cloud.tls.certificate or edge.tls.certificate:
-            raise SetupError("This starts both services here, without TLS; with it, start each by itself.")
-        cloud_url = f"http://{cloud.host}:{cloud.port}"
-        pair.start("cloud", "cloud_service", cloud_url, {})
-        environment = {
-            "PATRONUS_EDGE__CLOUD__URL": cloud_url,
-            "PATRONUS_EDGE__CLOUD__API_KEY_FILE": str(cloud.first_key_file),
-        }
-        edge_url = f"http://{edge.host}:{edge.port}"
-        pair.start("edge", "edge_service", edge_url, environment)
-        print(_welcome(edge_url, edge.first_key_file), flush=True)  # noqa: T201
-        pair.wait()
+        serve_until(request.received, lambda edge_url, key_file: print(_welcome(edge_url, key_file), flush=True))  # noqa: T201
     except PatronusError as error:
         print(error.detail, file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
         return 0
-    finally:
-        pair.stop()
     return 1
 
 

@@ -2,3 +2,7 @@
 
 It never imports the cloud; what both agree on is in ``shared``.
 """
+
+from shared.process_limits import limit_native_threads
+
+limit_native_threads()  # before numpy is imported

@@ -22,6 +22,7 @@ from edge_service.tally import ProtectionTally
 from edge_service.vision.reader import open_reader
 from edge_service.workers import Workers
 from shared.http.application import make_application
+from shared.http.disconnects import DisconnectWatch
 from shared.http.flat import add_routes
 from shared.http.system import system_routes
 from shared.key_ring import KeyRing
@@ -104,6 +105,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         body_seconds=settings.pictures.body_timeout_s,
         rates=settings.rates,
         places=_PLACES,
+        innermost=DisconnectWatch,
     )
     parts = (matching, subjects, embeddings, pictures, galleries, rekey, info)
     add_routes(app, *(part.router for part in parts), system_routes(metrics, checks))

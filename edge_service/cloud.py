@@ -204,10 +204,10 @@ class CloudClient:
             response = await self._http.request(method, path, content=content, headers=headers, params=params)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as failure:
             if _tell_of_tls(failure):
-                raise UpstreamUnavailable(_AWAY) from None
+                raise _refused_line(failure) from None
             raise _Retry(UpstreamUnavailable(_AWAY)) from None  # nothing was sent
         except httpx.HTTPError as failure:
-            error = UpstreamUnavailable(_AWAY)
+            error = _refused_line(failure)
             if _tell_of_tls(failure):  # with TLS 1.3 the cloud's refusal comes after the handshake
                 raise error from None
             if method == "DELETE":  # it may be done: repeating it would report that nothing was there
@@ -217,6 +217,15 @@ class CloudClient:
         if response.is_success:
             return response
         raise _translate(response)
+
+
+def _refused_line(failure: httpx.HTTPError) -> UpstreamUnavailable:
+    """What the caller is told; the reason is a note of the exception, for the operator's command line alone."""
+    error = UpstreamUnavailable(_AWAY)
+    why = why_refused(failure)
+    if why is not None:
+        error.add_note(why)
+    return error
 
 
 def _tell_of_tls(failure: httpx.HTTPError) -> bool:

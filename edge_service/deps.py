@@ -12,21 +12,19 @@ from fastapi import Depends, Path, Query, Request
 from edge_service.cloud import CloudClient
 from edge_service.galleries import GalleryBook
 from edge_service.plugin import Plugin
-from edge_service.privacy.profiles import Profile
+from edge_service.privacy.profiles import DefaultThreshold, Profile
 from edge_service.recognition import Recognition
 from edge_service.rekeying import Rekeying
 from edge_service.settings import EdgeSettings
 from edge_service.uploads import PART
 from edge_service.vision.reader import FaceReader
-from shared.contract import MAX_DIM
 from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
+from shared.whole import DigitsInText
 from shared.wire.cloud import MAX_TOP_K
-from shared.wire.common import Number, Threshold
-from shared.wire.edge import QualityFilter
-
-MAX_FACES = 32
+from shared.wire.common import NumberInText
+from shared.wire.edge import MAX_FACES, QualityFilter
 
 
 async def _settings(request: Request) -> EdgeSettings:
@@ -64,10 +62,10 @@ async def _reader(request: Request) -> FaceReader:
     return found
 
 
-async def _default_threshold(request: Request) -> Threshold:
-    """Of galleries that name none: what the profile was calibrated at, else what the embedder was published with."""
+async def _default_threshold(request: Request) -> DefaultThreshold:
+    """Of comparisons, and of galleries that are made without one."""
     profile: Profile = request.app.state.profile
-    return profile.document.threshold or (await _reader(request)).spec.threshold
+    return profile.default_threshold((await _reader(request)).spec.threshold)
 
 
 SettingsDep = Annotated[EdgeSettings, Depends(_settings)]
@@ -77,7 +75,7 @@ CloudDep = Annotated[CloudClient, Depends(_cloud)]
 RekeyingDep = Annotated[Rekeying, Depends(_rekeying)]
 PluginDep = Annotated[Plugin, Depends(_plugin)]
 ReaderDep = Annotated[FaceReader, Depends(_reader)]
-ThresholdDep = Annotated[Threshold, Depends(_default_threshold)]
+ThresholdDep = Annotated[DefaultThreshold, Depends(_default_threshold)]
 
 MayEnroll = Depends(require(Scope.ENROLL))
 MayMatch = Depends(require(Scope.MATCH))
@@ -88,12 +86,12 @@ MayAsk = Depends(require(*Scope))
 GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
 SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]
 FacePath = Annotated[TemplateId, Path(description="id that enrolling the picture answered")]
-ReceiptPath = Annotated[Number, Path(description="id of the receipt that an erasure was answered with")]
-LimitQuery = Annotated[int, Query(ge=1, le=500, description="items a page")]
+ReceiptPath = Annotated[NumberInText, Path(description="id of the receipt that an erasure was answered with")]
+LimitQuery = Annotated[DigitsInText, Query(ge=1, le=500, description="items a page")]
 AfterGalleryQuery = Annotated[GalleryName | None, Query(description="the last page's `next`")]
 AfterSubjectQuery = Annotated[SubjectName | None, Query(description="the last page's `next`")]
-TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="candidates a face, at most")]
-MaxFacesQuery = Annotated[int, Query(ge=1, le=MAX_FACES, description="faces to look for, largest first")]
+TopKQuery = Annotated[DigitsInText, Query(ge=1, le=MAX_TOP_K, description="candidates a face, at most")]
+MaxFacesQuery = Annotated[DigitsInText, Query(ge=1, le=MAX_FACES, description="faces to look for, largest first")]
 QualityQuery = Annotated[
     QualityFilter | None, Query(description="what a face must be good enough for; absent: as the edge is set")
 ]
@@ -101,7 +99,7 @@ GalleryQuery = Annotated[GalleryName | None, Query(description="whose key seeds 
 SubjectQuery = Annotated[
     SubjectName | None, Query(description="whose templates; needed where the gallery is verify-only")
 ]
-DimQuery = Annotated[int | None, Query(ge=2, le=MAX_DIM, description="values an embedding, for a body of float32")]
+DimQuery = Annotated[DigitsInText | None, Query(ge=1, description="values an embedding, for a body of float32")]
 
 
 def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, object]:

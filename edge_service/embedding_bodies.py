@@ -15,17 +15,17 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from edge_service.plugin import HandedBack
+from edge_service.privacy.embeddings import check_dimension
 from shared.errors import BadRequest, TooLarge, Unprocessable
+from shared.http.json_bodies import repeated_member
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_BYTES, ProtectAnswer, ProtectRequest
 
 JSON: Final = "application/json"
 FLOATS: Final = "application/octet-stream"
 _VALUE_BYTES: Final = 4
-
-
-def media_type(request: Request) -> str:
-    """What the body says it is, without parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+_QUOTES: Final = 2
+# Of an error in one embedding: ("embeddings", its number).
+_LOC_OF_AN_EMBEDDING: Final = 2
 
 
 async def read_body(request: Request) -> bytes:
@@ -59,32 +59,40 @@ def rows_of(vectors: list[list[float]]) -> NDArray[np.float32]:
         return np.array(vectors, dtype=np.float64).astype(np.float32)
 
 
-def read_embeddings(kind: str, body: bytes, dim: int | None) -> NDArray[np.float32]:
+def read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> NDArray[np.float32]:
     """The embeddings of a body: (n, d) float32, whatever their values.
 
     Args:
         kind: the media type of the body.
         body: of the request.
         dim: values an embedding, for plain float32.
+        wanted: values that an embedding must have.
 
     Raises:
-        BadRequest: neither JSON nor plain float32.
-        Unprocessable: not a list of such vectors, or not whole rows; or more than are taken at once.
+        BadRequest: neither JSON nor plain float32, or JSON with a member twice.
+        Unprocessable: not a list of such vectors, not whole rows, another dimension, or more than are taken at once.
     """
     if kind == JSON:
         try:
-            return rows_of(ProtectRequest.model_validate_json(body).embeddings)
+            embeddings = ProtectRequest.model_validate_json(body).embeddings
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            first = error.errors(include_input=False, include_url=False)[0]
+            if first["type"] == "too_long" and len(first["loc"]) == _LOC_OF_AN_EMBEDDING:
+                check_dimension(first["ctx"]["actual_length"], wanted)
             at = ".".join(str(part) for part in first["loc"]) or "body"
             raise Unprocessable(f"The body is not what this takes ({at}: {first['msg']}).", reason="bad_body") from None
+        # The one name of its one member is all that is in quotes; the parser would take the last of several.
+        if body.count(b'"') > _QUOTES:
+            raise repeated_member()
+        return rows_of(embeddings)
     if kind != FLOATS:
         raise BadRequest(
             f"Send a picture as multipart/form-data, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",
             reason="unknown_body",
         )
     if dim is None:
-        raise Unprocessable("Say how many values make an embedding: ?dim=128", reason="no_dim")
+        raise Unprocessable(f"Say how many values make an embedding: ?dim={wanted}", reason="no_dim")
+    check_dimension(dim, wanted)
     if not body or len(body) % (_VALUE_BYTES * dim):
         raise Unprocessable(f"The body is not whole rows of {dim} little-endian float32 values.", reason="uneven")
     rows = np.frombuffer(body, dtype="<f4").astype(np.float32).reshape(-1, dim)
@@ -107,6 +115,7 @@ def as_json(made: HandedBack) -> ProtectAnswer:
         templates=made.protected.templates.tolist(),
         angles=made.protected.angles.tolist(),
         unturned=made.protected.unturned,
+        faces_found=made.faces_found,
     )
 
 

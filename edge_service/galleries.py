@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from edge_service.cloud import CloudClient
 from edge_service.privacy.keys import GalleryKey, KeyStore, new_epoch
@@ -15,7 +16,7 @@ from edge_service.privacy.protect import ProtectionContext
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
 from shared.errors import Conflict, ContractMismatch, NotFound, Unprocessable
 from shared.wire.cloud import GallerySpec
-from shared.wire.common import GalleryInfo, Threshold
+from shared.wire.common import GalleryInfo, NewThreshold, Threshold
 
 _MEND_KEY = "import the gallery's key from the edge that made it: patronus keys export, then patronus keys import"
 
@@ -58,7 +59,7 @@ class GalleryBook:
         Args:
             gallery: its name.
             threshold: wanted; None takes the one of a gallery that exists, else the default.
-            default: the embedder's.
+            default: of this edge, for a new gallery.
             verify_only: whether each subject is to have a seal of its own; None takes a gallery that exists as it is.
 
         Raises:
@@ -104,7 +105,14 @@ class GalleryBook:
         # As it was made, if it was: a new epoch would be another contract.
         contract = found.contract if found else self._new_contract(gallery, "subject" if verify_only else "gallery")
         wanted = threshold or (found.threshold if found else default)
-        return await self._cloud.put_gallery(gallery, GallerySpec(contract=contract, threshold=wanted))
+        try:
+            new = NewThreshold(**wanted.model_dump())
+        except ValidationError:  # made by an earlier version, or an embedder's own
+            raise Unprocessable(
+                "The threshold is not one that galleries are made with: a cosine of 0.0001 to 0.9999, and its rate.",
+                reason="bad_threshold",
+            ) from None
+        return await self._cloud.put_gallery(gallery, GallerySpec(contract=contract, threshold=new))
 
     async def _found(self, gallery: str) -> GalleryInfo | None:
         """A gallery that exists and is this edge's to use; None if there is none yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,13 @@ class HandedBack:
         protected: them.
         profile: that made them.
         contract: digest of the gallery's contract; None where none was named.
+        faces_found: how many faces the picture has, of which the largest was used; None where there was no picture.
     """
 
     protected: Protected = field(repr=False)
     profile: ProfilePin
     contract: str | None
+    faces_found: int | None = None
 
 
 class Plugin:
@@ -63,15 +65,16 @@ class Plugin:
         self._galleries = galleries
         self._keys = keys
         self._workers = workers
-        self._dim = dim
+        self.dim = dim
 
     async def protect_picture(
         self, picture: bytes, gallery: str | None, quality: QualityFilter, subject: str | None = None
     ) -> HandedBack:
         """The template of a picture's one face."""
         key, contract = await self._key(gallery, subject)
-        embeddings = await self._recognition.one_face(picture, quality)
-        return await self._made(embeddings.unit, key, contract)
+        face, embeddings = await self._recognition.one_face(picture, quality)
+        made = await self._made(embeddings.unit, key, contract)
+        return replace(made, faces_found=face.faces_found)
 
     async def protect(self, raw: Rows, gallery: str | None, subject: str | None = None) -> HandedBack:
         """Templates of raw embeddings.
@@ -87,7 +90,7 @@ class Plugin:
             NotFound: there is no such gallery; ContractMismatch: it was made under another contract.
         """
         key, contract = await self._key(gallery, subject)
-        unit, _norms = unit_rows(raw, self._protector.profile, self._dim)
+        unit, _norms = unit_rows(raw, self._protector.profile, self.dim)
         return await self._made(unit, key, contract)
 
     async def enroll(
@@ -112,7 +115,7 @@ class Plugin:
             NotFound: there is no such gallery; ContractMismatch: it was made under another contract.
         """
         await self._galleries.context(gallery)
-        unit, _norms = unit_rows(raw, self._protector.profile, self._dim)
+        unit, _norms = unit_rows(raw, self._protector.profile, self.dim)
         ids = [self._galleries.face_id(gallery, subject, *each) for each in zip(faces, unit, strict=True)]
         kept = {uid: row for row, uid in reversed(list(enumerate(ids)))}
         if any(not np.array_equal(unit[kept[uid]], unit[row]) for row, uid in enumerate(ids)):

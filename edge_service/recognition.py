@@ -13,14 +13,21 @@ from numpy.typing import NDArray
 from edge_service.cloud import CloudClient
 from edge_service.galleries import GalleryBook
 from edge_service.privacy.protect import Outgoing, ProtectionContext, Protector
-from edge_service.vision.embed import Embeddings
-from edge_service.vision.quality import ADVICE, objections
-from edge_service.vision.reader import FaceReader, FoundFace, ReadPicture, level_for, refuse_poor, the_one_face
+from edge_service.vision.embed import MAX_BATCH, Embeddings
+from edge_service.vision.reader import FaceReader, FoundFace, ReadPicture, Selected, level_for, select, the_one_face
 from edge_service.workers import Workers
-from shared.errors import Conflict, ContractMismatch, FaceRefused, PatronusError
+from shared.errors import Conflict, ContractMismatch, PatronusError
 from shared.metrics import Metrics
+from shared.request_context import check_caller
 from shared.scores import CosineSimilarity, CosineThreshold
-from shared.wire.cloud import EnrollRequest, IdentifyRequest, NewTemplate, ProbeResult, VerifyRequest
+from shared.wire.cloud import (
+    MAX_PROBES_A_REQUEST,
+    EnrollRequest,
+    IdentifyRequest,
+    NewTemplate,
+    ProbeResult,
+    VerifyRequest,
+)
 from shared.wire.common import TemplateInfo, Threshold, VerifyAnswer
 from shared.wire.edge import QualityFilter
 
@@ -33,7 +40,7 @@ _AT_ONCE = 10
 class Identified:
     """The faces that were looked for, what each matched, and at which threshold."""
 
-    faces: list[FoundFace]
+    selected: Selected
     results: list[ProbeResult]
     threshold: float
     fmr_at_threshold: float
@@ -139,9 +146,24 @@ class Recognition:
         return await self._protected(gallery, embeddings.unit, send, subject), faces[0]
 
     async def identify(
-        self, gallery: str, picture: bytes, *, top_k: int, max_faces: int, quality: QualityFilter
+        self,
+        gallery: str,
+        picture: bytes,
+        *,
+        top_k: int,
+        max_faces: int,
+        quality: QualityFilter,
+        count: Callable[[int], None],
     ) -> Identified:
         """Looks for the faces of a picture in a gallery, largest faces first.
+
+        Args:
+            gallery: where.
+            picture: a JPEG, PNG or WebP file.
+            top_k: candidates a face, at most.
+            max_faces: how many faces to look for, at most.
+            quality: what a face must be good enough for; others are left out.
+            count: is told how many probes there are before any is sent, and raises if they are too many.
 
         Raises:
             Conflict: the gallery is verify-only.
@@ -153,17 +175,25 @@ class Recognition:
                 reason="verify_only",
             )
         level = level_for(quality, "probe")
-        faces, embeddings = await self._workers.run(self._several_faces, picture, level, max_faces)
+        selected, first = await self._workers.run(self._selected_faces, picture, level, max_faces)
+        count(len(selected.faces))
+        rest = [await self._workers.run(self._reader.embed, part) for part in _parts(selected.faces, MAX_BATCH)[1:]]
+        unit = np.concatenate([embeddings.unit for embeddings in (first, *rest)])
 
         async def send(made: Outgoing) -> Identified:
-            answer = await self._cloud.identify(gallery, IdentifyRequest(probes=made.envelopes, top_k=top_k))
-            return Identified(faces, answer.results, answer.threshold, answer.fmr_at_threshold)
+            requests = [
+                IdentifyRequest(probes=part, top_k=top_k) for part in _parts(made.envelopes, MAX_PROBES_A_REQUEST)
+            ]
+            answers = [await self._cloud.identify(gallery, request) for request in requests]
+            results = [result for answer in answers for result in answer.results]
+            return Identified(selected, results, answers[0].threshold, answers[0].fmr_at_threshold)
 
-        return await self._protected(gallery, embeddings.unit, send)
+        return await self._protected(gallery, unit, send)
 
-    async def one_face(self, picture: bytes, quality: QualityFilter) -> Embeddings:
-        """The raw embedding of a picture's one face; nothing is sent."""
-        return (await self._workers.run(self._single_faces, [picture], level_for(quality, "enroll")))[1]
+    async def one_face(self, picture: bytes, quality: QualityFilter) -> tuple[FoundFace, Embeddings]:
+        """A picture's one face and its raw embedding; nothing is sent."""
+        [face], embeddings = await self._workers.run(self._single_faces, [picture], level_for(quality, "enroll"))
+        return face, embeddings
 
     async def _protected(
         self,
@@ -175,7 +205,9 @@ class Recognition:
         """Protects embeddings and sends what came out; once more if the gallery's key was rotated meanwhile."""
         context = await self._context(gallery, subject)
         try:
-            return await send(await self._made(unit, context))
+            made = await self._made(unit, context)
+            check_caller()  # what nobody waits for is not sent
+            return await send(made)
         except ContractMismatch:
             self._galleries.forget(gallery)
             renewed = await self._context(gallery, subject)
@@ -188,6 +220,7 @@ class Recognition:
         return context if subject is None else context.for_subject(subject)
 
     async def _made(self, unit: NDArray[np.float32], context: ProtectionContext) -> Outgoing:
+        check_caller()
         with self._metrics.step("protect"):
             if len(unit) <= _AT_ONCE:
                 return self._protector.protect(unit, context)
@@ -196,6 +229,7 @@ class Recognition:
     def _single_faces(self, pictures: list[bytes], level: QualityFilter) -> tuple[list[FoundFace], Embeddings]:
         faces = []
         for position, picture in enumerate(pictures):
+            check_caller()
             try:
                 faces.append(the_one_face(self._reader.read(picture), level))
             except PatronusError as error:
@@ -203,13 +237,11 @@ class Recognition:
                 raise
         return faces, self._reader.embed(faces)
 
-    def _several_faces(
-        self, picture: bytes, level: QualityFilter, max_faces: int
-    ) -> tuple[list[FoundFace], Embeddings]:
-        read = self._reader.read(picture, every_face=max_faces > 1)
-        good = [found for found in read.faces if not objections(found.quality, level)][:max_faces]
-        if not read.faces:
-            raise FaceRefused(ADVICE["no_face"], reason="no_face")
-        if not good:
-            refuse_poor(read.faces[0], level)
-        return good, self._reader.embed(good)
+    def _selected_faces(self, picture: bytes, level: QualityFilter, max_faces: int) -> tuple[Selected, Embeddings]:
+        """The faces to identify, and embeddings of the first batch: most requests have no other."""
+        selected = select(self._reader.read(picture, every_face=max_faces > 1), level, max_faces)
+        return selected, self._reader.embed(selected.faces[:MAX_BATCH])
+
+
+def _parts(items: list[T], size: int) -> list[list[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

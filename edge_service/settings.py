@@ -13,6 +13,7 @@ from shared.logs import LogLevel
 from shared.rates import RateSettings
 from shared.service_settings import ServiceSettings
 from shared.tls import TlsSettings
+from shared.urls import Host, ServiceUrl
 from shared.wire.edge import QualityFilter
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -23,9 +24,7 @@ class CloudSettings(BaseModel):
 
     model_config = _FROZEN
 
-    url: Annotated[str, Field(pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[!-~]*)?$")] = (
-        "http://127.0.0.1:8001"
-    )
+    url: ServiceUrl = "http://127.0.0.1:8001"
     # The key that this edge shows to the cloud. On one machine, the one that the cloud made at its first start.
     api_key_file: Path = Field(default_factory=lambda: patronus_home() / "cloud" / "api_key")
     # The authority that the cloud's certificate must be of. Absent: those that this system trusts.
@@ -58,7 +57,7 @@ class InferenceSettings(BaseModel):
 
     # The first available of these runs; CPU must be among them as the last resort.
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    # 0: as many as there are cores this process may use. More threads than cores only wait for each other.
+    # 0: as many as there are processors this process may use, at most 16. More only wait for each other.
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     # Spinning threads burn the core that the next model needs: 1.2 to 1.6 times as long with it (docs/speed.md).
     spinning: bool = False
@@ -71,12 +70,12 @@ class PictureLimits(BaseModel):
 
     model_config = _FROZEN
 
-    max_bytes: Annotated[int, Field(ge=1024)] = 15 * 1024 * 1024
+    max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 15 * 1024 * 1024
     # 40 megapixels cover phones' main cameras and are 120 MB decoded; more is a decompression bomb or a mistake.
-    max_pixels: Annotated[int, Field(ge=1024)] = 40_000_000
+    max_pixels: Annotated[int, Field(ge=1024, le=2**30)] = 40_000_000
     # Several pictures of one person in one enrollment.
     max_pictures: Annotated[int, Field(ge=1, le=50)] = 10
-    max_request_bytes: Annotated[int, Field(ge=1024)] = 48 * 1024 * 1024
+    max_request_bytes: Annotated[int, Field(ge=1024, le=2**31)] = 48 * 1024 * 1024
     body_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 
 
@@ -91,6 +90,9 @@ class DetectionSettings(BaseModel):
     first_pass_side: Annotated[int, Field(ge=160, le=2048)] = 640
     # Longest side of the second pass, for small faces in large pictures: when the first found none, or all are wanted.
     second_pass_side: Annotated[int, Field(ge=160, le=4096)] = 1920
+    # Where these passes find no face that is the right way up: look for one that fills the picture, and at the picture
+    # turned by 90, 180 and 270 degrees. At most 0.6 s of one core more (docs/speed.md).
+    search_further: bool = True
 
 
 class WorkSettings(BaseModel):
@@ -98,7 +100,8 @@ class WorkSettings(BaseModel):
 
     model_config = _FROZEN
 
-    # Requests that are decoded and inferred at the same time; 0: one a core. Each holds one decoded picture in memory.
+    # Requests that are decoded and inferred at the same time; 0: one for each processor that this process may use, at
+    # most 16 (shared/process_limits.py). Each holds one decoded picture in memory.
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     # Requests that may wait for a worker; one more is answered 429 instead of waiting without end.
     waiting: Annotated[int, Field(ge=0, le=1000)] = 32
@@ -110,7 +113,7 @@ class EdgeSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="PATRONUS_EDGE__")
 
     # Loopback: to be reached from elsewhere is decided by a person, behind TLS.
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
     log_level: LogLevel = "info"
@@ -133,3 +136,8 @@ class EdgeSettings(ServiceSettings):
     def address_file(self) -> Path:
         """Where the edge that runs on this machine is reached, for the command line."""
         return self.home / "address"
+
+    @property
+    def cloud_line_file(self) -> Path:
+        """How the edge that runs on this machine reaches its cloud, for the command line: ``CloudSettings`` as JSON."""
+        return self.home / "cloud.json"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from edge_service.settings import PictureLimits
 from shared.errors import BadRequest, TooLarge, Unprocessable
+from shared.http.headers import media_type
 
 PART = "image"
 
@@ -43,21 +45,23 @@ async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int
         exactly: whether fewer are refused too.
 
     Raises:
-        BadRequest: not a multipart form, or a broken one.
+        BadRequest: not a multipart form, or a broken one, or one in another charset than UTF-8.
         TooLarge: a picture over the limit.
         Unprocessable: no ``image`` part, one that is not a file, another part, or too many of them.
     """
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    if media_type(request) != "multipart/form-data":
         raise BadRequest(
             f"Send the picture as multipart/form-data with a file part named `{PART}`; with curl: -F image=@FILE",
             reason="not_multipart",
         )
+    if _charset(request) != b"utf-8":
+        raise BadRequest("Send the form without a charset, or with charset=utf-8.", reason="unknown_charset")
     parser = _WholeForm(request.headers, request.stream(), max_files=at_most + 1)
     # Starlette moves what is larger than this into a temporary file on disk. Nothing is larger than the body's limit.
     parser.spool_max_size = limits.max_request_bytes + limits.max_bytes
     try:
         form = await parser.parse()
-    except MultiPartException:
+    except (MultiPartException, ValueError):  # ValueError: what the parser makes of some headers of parts
         raise BadRequest(
             "The multipart form is broken, was cut off, or has too many parts; send it again as a whole.",
             reason="broken_multipart",
@@ -68,6 +72,12 @@ async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int
         return [await _read(part, name, limits) for name, part in _counted(form.multi_items(), at_most, exactly)]
     finally:
         await form.close()
+
+
+def _charset(request: Request) -> bytes:
+    """By which the names of parts are to be read, says the form; no name of a part here needs another than UTF-8."""
+    _, parameters = parse_options_header(request.headers["content-type"])
+    return parameters.get(b"charset", b"utf-8").lower()
 
 
 def _counted(

@@ -123,7 +123,7 @@ def main(
     pairs = data.pairs()
     key = GalleryKey("accuracy", bytes(32)).epoch("0" * 16)
     protected = Protector(chosen).templates(made.unit, key, sealed=chosen.seals)
-    tau = spec.threshold.cosine if chosen.document.threshold is None else chosen.document.threshold.cosine
+    tau = chosen.default_threshold(spec.threshold).threshold.cosine
     found = {"clean": measure(made.unit, names, pairs, tau), profile: measure(protected.templates, names, pairs, tau)}
     typer.echo(f"{'':20} {'clean':>14} {profile:>14}")
     for name, clean in found["clean"].items():

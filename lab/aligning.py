@@ -4,6 +4,10 @@ Such sets differ. Some stand on the template for 96 x 112 pixels with a strip ad
 were cut out close before they were aligned, so that a third of each picture is black, as UTKFace was. An embedder is
 not itself on the former, and decoders learn to draw black on the latter. Both are seen on a sample and mended for the
 set as a whole; what single faces have is left to them.
+
+Filled borders are for decoders only. Matching is measured with the borders left black: once their borders are filled,
+SFace takes two adults of UTKFace for each other 18 times as often (0.9 % against 0.05 %). With black borders it does so
+as often as when the edge itself finds and aligns the faces.
 """
 
 from __future__ import annotations
@@ -121,7 +125,10 @@ def moved(face: Pixels, right: int, down: int) -> Pixels:
 
 def _shifts(sample: list[Pixels]) -> NDArray[np.float64]:
     """By how much each face that is found would have to move: (m, 2) pixels."""
-    detector = FaceDetector(OrtSession(locate("face-detector"), InferenceSettings(threads=1)), DetectionSettings())
+    # Two passes alone: a face that is found after a turn is none that is aligned.
+    detector = FaceDetector(
+        OrtSession(locate("face-detector"), InferenceSettings(threads=1)), DetectionSettings(search_further=False)
+    )
     found = []
     for face in sample:
         room = cv2.copyMakeBorder(face, *(_SMALLER,) * 4, cv2.BORDER_REPLICATE)

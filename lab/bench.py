@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import platform
 import tempfile
 import time
@@ -16,10 +15,11 @@ import numpy as np
 import typer
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
+from lab.console_table import measurements
 from lab.pair import running_pair
 from shared.command import run
+from shared.process_limits import usable_cpus
 from shared.secret_files import read_secret
 
 _PICTURES = Path(__file__).resolve().parents[1] / "tests" / "pictures"
@@ -38,7 +38,7 @@ def main(
         "door camera 640x480": _jpeg("obama/speech.jpg", 640),
     }
     results: dict[str, object] = {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "machine": platform.machine(),
         "rounds": rounds,
     }
@@ -90,15 +90,12 @@ def _time(edge: httpx.Client, picture: bytes, rounds: int) -> dict[str, list[flo
 
 
 def _show(name: str, taken: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    table = Table(title=f"verify, {name}, ms", title_justify="left")
-    for column in ("step", "p50", "p95"):
-        table.add_column(column, justify="left" if column == "step" else "right")
-    found = {}
+    found, rows = {}, []
     for step, values in taken.items():
         p50, p95 = (float(value) for value in np.percentile(values, [50, 95]))
         found[step] = {"p50_ms": round(p50, 3), "p95_ms": round(p95, 3)}
-        table.add_row(step, f"{p50:.2f}", f"{p95:.2f}")
-    Console().print(table)
+        rows.append((step, f"{p50:.2f}", f"{p95:.2f}"))
+    Console().print(measurements(f"verify, {name}", ("step", "p50 ms", "p95 ms"), rows))
     return found
 
 

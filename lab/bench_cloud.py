@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
-import os
 import platform
 import tempfile
 import time
@@ -34,11 +33,13 @@ from cloud_service.gallery.tables import gallery as gallery_table
 from cloud_service.gallery.tables import subject, template
 from cloud_service.settings import RecordSettings, RetentionSettings
 from lab import bare
+from lab.console_table import measurements
 from lab.load import Load, answers, request, under_load
 from lab.pair import Pair, free_port
-from shared.command import run
+from shared.command import finite, run
 from shared.contract import Contract, EmbedderPin, ProfilePin
 from shared.envelope import TemplateEnvelope
+from shared.process_limits import usable_cpus
 from shared.rates import UNLIMITED
 from shared.secret_files import read_secret
 from shared.wire.cloud import GallerySpec
@@ -53,12 +54,11 @@ _BATCH: Final = 64
 _PROBES: Final = 512
 _SECONDS: Final = 10.0
 _PAIRS: Final = 5
-_WIDTH: Final = 110
 _RATIOS: Final = {"_least": 0, "": 50, "_most": 100}
 _AT_A_TIME: Final = 50_000
 _CAPTION: Final = (
     "/ FAISS, / product: answers over those of IndexFlatIP in batches of 64, and of the matrix product alone; "
-    "memory: of the whole process, over the vectors' own"
+    "memory: of the whole process, as a multiple of the vectors' own"
 )
 GALLERY: Final = "bench"
 app = typer.Typer()
@@ -69,7 +69,7 @@ def main(
     sizes: Annotated[str, typer.Option(help="Templates, by comma.")] = "10000,100000,1000000",
     concurrency: Annotated[str, typer.Option(help="Callers at once, by comma.")] = "1,8,64",
     dim: Annotated[int, typer.Option(min=8, max=1024, help="Length of a template.")] = 128,
-    seconds: Annotated[float, typer.Option(min=1, max=120, help="Of each load.")] = _SECONDS,
+    seconds: Annotated[float, typer.Option(callback=finite, min=1, max=120, help="Of each load.")] = _SECONDS,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:
     """Time the cloud under load on this machine, the load generator beside it."""
@@ -81,7 +81,7 @@ def main(
             typer.echo(json.dumps(line))
     out.mkdir(parents=True, exist_ok=True)
     (out / "cloud.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    console.print(_table(lines), width=_WIDTH)
+    console.print(speed_table(lines))
 
 
 def people(size: int, dim: int, seed: int = 0) -> Rows:
@@ -111,7 +111,7 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
     about: dict[str, Any] = {
         "size": size,
         "dim": dim,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "machine": platform.machine(),
     }
     raw = _raw(vectors, probes)
@@ -302,10 +302,11 @@ def _resident(process: int) -> int:
     return 0
 
 
-def _table(lines: list[dict[str, Any]]) -> Table:
-    heads = [
+def speed_table(lines: list[dict[str, Any]]) -> Table:
+    """What was measured of each size, question and number of callers."""
+    heads = (
         "templates",
-        "what",
+        "asked",
         "callers",
         "a second",
         "p50 ms",
@@ -314,10 +315,9 @@ def _table(lines: list[dict[str, Any]]) -> Table:
         "/ product",
         "start s",
         "memory",
-    ]
-    table = Table(*heads, title="The cloud, and FAISS on the same templates", caption=_CAPTION)
-    for line in lines:
-        table.add_row(
+    )
+    rows = (
+        (
             f"{line['size']:,}",
             line["what"],
             str(line["concurrency"]),
@@ -326,9 +326,11 @@ def _table(lines: list[dict[str, Any]]) -> Table:
             f"{line['p99']:.1f}",
             *(f"{line[name]:.2f}" if name in line else "" for name in ("ratio_to_faiss", "ratio_to_product")),
             f"{line['start_seconds']:.1f}",
-            f"{line['memory_over_vectors']:.2f} x",
+            f"{line['memory_over_vectors']:.2f}",
         )
-    return table
+        for line in lines
+    )
+    return measurements("The cloud, and FAISS on the same templates", heads, rows, _CAPTION)
 
 
 if __name__ == "__main__":

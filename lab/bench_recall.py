@@ -20,7 +20,7 @@ from cloud_service.gallery.index import SegmentedIndex
 from cloud_service.gallery.sketch import Sketch
 from lab.embedders import embed_images, open_encoder, unit
 from lab.images import read_lfw, read_tar
-from shared.command import run
+from shared.command import finite, run
 
 Rows = NDArray[np.float32]
 _BATCH: Final = 64
@@ -34,7 +34,7 @@ def main(
     faces: Annotated[Path, typer.Option(help="Folder with lfw112.tar, lfw_pairs.txt and utkface112.tar.")],
     size: Annotated[int, typer.Option(min=40_000, help="Templates.")] = 1_000_000,
     embedder: Annotated[str, typer.Option(help="Name, or an ONNX file.")] = "sface_2021dec",
-    tau: Annotated[float, typer.Option(help="Threshold.")] = 0.384,
+    tau: Annotated[float, typer.Option(callback=finite, help="Threshold.")] = 0.384,
 ) -> None:
     """Compare the index with plain products, on embeddings of real faces, sealed and not."""
     encoder = open_encoder(embedder)

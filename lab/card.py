@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from edge_service.privacy.profiles import ProfileDocument
+from lab.demographic_figures import far_worse, table
 from lab.lfw import PAIRS
 from lab.recipe import Recipe
+
+_DEMOGRAPHICS: Final = "## False matches by age, sex and group"
+_SEEN: Final = (
+    "Where the network\nlearned on these very pictures (above), protected figures may be a little too good; clean ones "
+    "are the embedder's alone."
+)
 
 
 def card(recipe: Recipe, document: ProfileDocument, parameters: int) -> bytes:
@@ -62,7 +69,41 @@ def card(recipe: Recipe, document: ProfileDocument, parameters: int) -> bytes:
 The document `profile.json` beside this file holds all that was measured, with intervals over people and each attacker's
 score on clean templates.
 """
+    if document.figures and "demographics" in document.figures:
+        text = with_demographics(text, dict(document.figures["demographics"]))  # type: ignore[arg-type]
     return text.encode()
+
+
+def with_demographics(text: str, found: Mapping[str, Any]) -> str:
+    """A card with its section on false matches by age, sex and group, which is its last; one that is there is replaced.
+
+    Args:
+        text: the card.
+        found: what ``lab.demographic_figures`` measured.
+    """
+    before = text.partition(f"\n{_DEMOGRAPHICS}\n")[0].rstrip()
+    worse = far_worse(dict(found))
+    warning = ""
+    if worse:
+        warning = (
+            f"**Not for children.** Strangers of {' years, '.join(worse)} years are accepted as each other more than\n"
+            "ten times as often as adults of 25 to 45 years.\n\n"
+        )
+    return f"""{before}
+
+{_DEMOGRAPHICS}
+
+{warning}Measured on {found["pictures"]:,} pictures of `{found["source"]}`, {_drawn(found)}, with the embedder
+`{found["embedder"]}` at cosine {found["tau"]:g}. {found["copies"]} further copies of the same photos were left out
+(correlation of grey thumbnails 0.97 or more). Nobody knows who is on these pictures, so every pair is presumed to be
+of two people: pairs of one person that are still there count as false matches. Intervals are a bootstrap over pictures,
+and never narrower than Wilson's over pairs. Templates are unsealed: the seal keeps every score. {_SEEN}
+{table(dict(found))}"""
+
+
+def _drawn(found: Mapping[str, Any]) -> str:
+    most = found["most_a_band"]
+    return "all that have labels" if most is None else f"at most {most:,} of each age band, drawn at random"
 
 
 def _source(path: str) -> str:

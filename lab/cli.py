@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from shared.command import finite
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -37,11 +39,13 @@ def train(
     terms: Annotated[str, typer.Option(help="On what terms the pictures may be used; goes into the model card.")] = "",
     profile: Annotated[str, typer.Option(help="Name of the profile.")] = "own",
     embedder: Annotated[str, typer.Option(help="An embedder of the edge, or the path of an .onnx file.")] = "",
-    tau: Annotated[float | None, typer.Option(help="Cosine threshold of your system. Default: the embedder's.")] = None,
+    tau: Annotated[
+        float | None, typer.Option(callback=finite, help="Cosine threshold of your system. Default: the embedder's.")
+    ] = None,
     plugin: Annotated[
         bool, typer.Option("--plugin", help="Perturb probes alone, for a gallery that stays unprotected.")
     ] = False,
-    phi_max: Annotated[float | None, typer.Option(help="Largest angle to train for, degrees.")] = None,
+    phi_max: Annotated[float | None, typer.Option(callback=finite, help="Largest angle to train for, degrees.")] = None,
     rounds: Annotated[int, typer.Option(min=0, max=5, help="Times that attackers are retrained.")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of hours; protects badly.")] = False,
@@ -121,7 +125,10 @@ def evaluate(
     out: _Out = _RUN,
     cache: _Cache = _CACHE,
 ) -> None:
-    """Measure accuracy at the threshold, and what attackers rebuild, on people who took no part."""
+    """Measure accuracy at the threshold, and what attackers rebuild, on people who took no part.
+
+    Where the names of the training's pictures hold age, sex and group, as UTKFace's do, also false matches by these.
+    """
     from lab.measuring import evaluate_run, table
     from lab.runs import Run
 
@@ -130,6 +137,47 @@ def evaluate(
     run.write("evaluation.json", found)
     typer.echo(table(found))
     typer.echo(f"Next: patronus lab export --out {out}")
+
+
+@app.command()
+def demographics(
+    images: Annotated[
+        Path, typer.Argument(help="Folder or tar of faces named AGE_SEX_GROUP_NUMBER.jpg, as UTKFace's are.")
+    ],
+    profile: Annotated[str, typer.Option(help="The profile to measure.")] = "default",
+    profiles: Annotated[Path | None, typer.Option(help="Your own folder of profiles.")] = None,
+    embedder: Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")] = None,
+    tau: Annotated[
+        float | None,
+        typer.Option(min=-1, max=1, help="Cosine threshold, where the profile names none. [default: the embedder's]"),
+    ] = None,
+    most: Annotated[
+        int | None,
+        typer.Option(min=0, help="Pictures of each age band at most, drawn at random; 0: all. [default: 900]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write all figures, as JSON.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Also write the table into this model card.")] = None,
+    cache: _Cache = _CACHE,
+) -> None:
+    """Measure how often people of one age, sex or group are taken for each other, under a finished profile."""
+    import json
+
+    from edge_service.models.files import write_whole
+    from edge_service.privacy.profiles import load_profile
+    from lab.card import with_demographics
+    from lab.demographic_figures import measure_profile, table
+    from lab.demographics import MOST_A_BAND
+    from lab.redteam.suite import encoder_of, tau_of
+
+    chosen = load_profile(profile, own=profiles)
+    encoder = encoder_of(chosen, embedder)
+    limit = MOST_A_BAND if most is None else most or None
+    found = measure_profile(chosen, encoder, tau_of(chosen, encoder, tau), images, cache=cache, most=limit)
+    typer.echo(table(found))
+    if out is not None:
+        write_whole(out, (json.dumps(found, indent=1) + "\n").encode())
+    if card is not None:
+        write_whole(card, with_demographics(card.read_text(), found).encode())
 
 
 @app.command()
@@ -180,7 +228,12 @@ def attack(
     embedder: Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")] = None,
     tau: Annotated[
         float | None,
-        typer.Option(min=-1, max=1, help="Cosine threshold, where the profile names none. [default: the embedder's]"),
+        typer.Option(
+            callback=finite,
+            min=-1,
+            max=1,
+            help="Cosine threshold, where the profile names none. [default: the embedder's]",
+        ),
     ] = None,
     judge: Annotated[
         list[str] | None,

@@ -20,7 +20,7 @@ from lab.bench_cloud import filled, people
 from lab.load import request, under_load
 from lab.pair import Pair, free_port
 from lab.steady import Answered, Asked, steadily
-from shared.command import run
+from shared.command import finite, run
 from shared.rates import UNLIMITED
 from shared.secret_files import read_secret
 
@@ -58,9 +58,13 @@ class _Cloud:
 def main(
     sizes: Annotated[str, typer.Option(help="Templates, by comma.")] = "1000000",
     dim: Annotated[int, typer.Option(min=8, max=1024, help="Length of a template.")] = 128,
-    share: Annotated[float, typer.Option(min=0.05, max=0.9, help="Of the searches that it can answer.")] = 0.5,
-    writes: Annotated[float, typer.Option(min=0.1, help="Enrollments a second, and as many erasures.")] = 5.0,
-    seconds: Annotated[float, typer.Option(min=2, help="Of each load, in turns.")] = 60.0,
+    share: Annotated[
+        float, typer.Option(callback=finite, min=0.05, max=0.9, help="Of the searches that it can answer.")
+    ] = 0.5,
+    writes: Annotated[
+        float, typer.Option(callback=finite, min=0.1, help="Enrollments a second, and as many erasures.")
+    ] = 5.0,
+    seconds: Annotated[float, typer.Option(callback=finite, min=2, help="Of each load, in turns.")] = 60.0,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:
     """Time searches with nobody writing, with one who enrolls, and with one who enrolls and one who erases."""

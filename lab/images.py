@@ -12,7 +12,7 @@ import os
 import tarfile
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
@@ -36,7 +36,7 @@ from shared.errors import FaceRefused, PatronusError, SetupError
 from shared.metrics import Metrics
 
 # Goes up when the same source would give other pixels, names or people: what is in the cache is then made anew.
-FORMAT: Final = 2
+FORMAT: Final = 3
 # How many pictures tell whether a folder is aligned already.
 _LOOKED_AT: Final = 20
 _NAMED: Final = 10  # of the skipped pictures
@@ -151,18 +151,22 @@ def _place(key: str, seed: int) -> float:
     return int.from_bytes(digest[:6], "big") / 2.0**48
 
 
-def read_images(source: Path, *, cache: Path = DEFAULT, aligned: bool | None = None, at_least: int = 1) -> FaceImages:
+def read_images(
+    source: Path, *, cache: Path = DEFAULT, aligned: bool | None = None, at_least: int = 1, fills: bool = True
+) -> FaceImages:
     """The faces of a folder or a tar; see ``read_folder`` and ``read_tar``.
 
     Raises:
         SetupError: it is neither, or has too few faces.
     """
     if source.is_dir():
-        return read_folder(source, cache=cache, aligned=aligned, at_least=at_least)
-    return read_tar(source, cache=cache, at_least=at_least)
+        return read_folder(source, cache=cache, aligned=aligned, at_least=at_least, fills=fills)
+    return read_tar(source, cache=cache, at_least=at_least, fills=fills)
 
 
-def read_folder(folder: Path, *, cache: Path = DEFAULT, aligned: bool | None = None, at_least: int = 1) -> FaceImages:
+def read_folder(
+    folder: Path, *, cache: Path = DEFAULT, aligned: bool | None = None, at_least: int = 1, fills: bool = True
+) -> FaceImages:
     """The faces of a folder of pictures.
 
     A sub-folder is a person, with all that lies below it; nobody knows who is on pictures at the top. Hidden files are
@@ -174,6 +178,7 @@ def read_folder(folder: Path, *, cache: Path = DEFAULT, aligned: bool | None = N
         aligned: whether the pictures are aligned faces of 112 x 112 already, mended at most as ``lab.aligning`` does;
             None: they are if the first 20 of them, by name, are all of that size.
         at_least: how many faces are needed.
+        fills: whether black borders of aligned faces may be filled; false to measure matching, see ``lab.aligning``.
 
     Raises:
         SetupError: no such folder, or too few faces in it.
@@ -187,19 +192,19 @@ def read_folder(folder: Path, *, cache: Path = DEFAULT, aligned: bool | None = N
             rule = f"the first {min(_LOOKED_AT, len(files))} pictures are {'all' if aligned else 'not all'} 112 x 112"
             _log.info("%s: %s, so faces are %s", folder, rule, "taken as aligned" if aligned else "found and aligned")
     stamps = [(name, *_stamp(folder / name)) for name in files]
-    digest = digest_of("folder", FORMAT, aligned, locate("face-detector").sha256, stamps)
+    digest = digest_of("folder", FORMAT, aligned, locate("face-detector").sha256, stamps, *_unfilled(fills))
     cached = _load(cache, digest)
     if cached is None:
         reader = None if aligned else open_reader(EdgeSettings(embedder=SFACE.name), Metrics("lab"))
         read = [(name, _person(name), folder / name) for name in files]
         found = _from_files(iter(read), reader)
         if aligned:
-            found = _mended(found, _mending(_from_files(iter(_sampled(read)), None), str(folder)))
+            found = _mended(found, _mending(_from_files(iter(_sampled(read)), None), str(folder), fills=fills))
         cached = _decode(cache, digest, found, len(files))
     return _enough(cached, str(folder), at_least)
 
 
-def read_tar(path: Path, *, cache: Path = DEFAULT, at_least: int = 1) -> FaceImages:
+def read_tar(path: Path, *, cache: Path = DEFAULT, at_least: int = 1, fills: bool = True) -> FaceImages:
     """The faces of a tar of aligned 112 x 112 pictures, mended as a whole where they need it; see ``lab.aligning``.
 
     Where all members lie in one folder, that folder says nothing; below it, a folder is a person.
@@ -208,6 +213,7 @@ def read_tar(path: Path, *, cache: Path = DEFAULT, at_least: int = 1) -> FaceIma
         path: the tar, of plain files and folders alone.
         cache: where the faces are kept for the next run.
         at_least: how many faces are needed.
+        fills: whether black borders may be filled; false to measure matching, see ``lab.aligning``.
 
     Raises:
         SetupError: no such file, not a tar, a member that is neither file nor folder, or too few faces.
@@ -215,13 +221,13 @@ def read_tar(path: Path, *, cache: Path = DEFAULT, at_least: int = 1) -> FaceIma
     content = sha256_of_file(path)
     if content is None:
         raise SetupError(f"{path} is missing; name a folder of pictures or a tar of aligned faces.")
-    digest = digest_of("tar", FORMAT, locate("face-detector").sha256, content)
+    digest = digest_of("tar", FORMAT, locate("face-detector").sha256, content, *_unfilled(fills))
     cached = _load(cache, digest)
     if cached is None:
         try:
             with tarfile.open(path) as tar:
                 members = _members(tar, path)
-                mending = _mending(_from_tar(tar, _sampled(members)), str(path))
+                mending = _mending(_from_tar(tar, _sampled(members)), str(path), fills=fills)
                 cached = _decode(cache, digest, _mended(_from_tar(tar, members), mending), len(members))
         except tarfile.TarError as problem:
             raise SetupError(f"{path} is not a tar, or is cut off; make or copy it again.") from problem
@@ -343,8 +349,15 @@ def _sampled(members: Sequence[_Member]) -> list[_Member]:
     return list(members[::every][:SAMPLE])
 
 
-def _mending(found: Iterator[_Found], source: str) -> Mending:
+def _unfilled(fills: bool) -> tuple[str, ...]:
+    """A part of the cache's key: none for filled faces, whose key is as it always was."""
+    return () if fills else ("unfilled",)
+
+
+def _mending(found: Iterator[_Found], source: str, *, fills: bool) -> Mending:
     mending = mending_of(face for _, _, face in found if not isinstance(face, str))
+    if not fills:
+        mending = replace(mending, fills=False)
     if str(mending):
         _log.info("%s: faces are %s", source, mending)
     return mending

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
+from lab import demographic_figures
 from lab.embedders import Encoder, embed_images, open_encoder, unit
 from lab.evaluation import Accuracy, Cases, accuracy, as_json, cases, floors, judge, reconstruction
 from lab.matching import Comparison
@@ -106,6 +108,16 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     found["teacher"] = _teacher(labelled, erased, protected, decoder, tester, twin, few, material.encoder, recipe.tau)
     attacks["average face"] = {"clean": as_json(_average(run, labelled, chosen, panel))}
     found["attacks"] = attacks
+    if demographic_figures.has_labels(material.pictures.names):
+        console.print("false matches by age, sex and group ...")
+        found["demographics"] = demographic_figures.measure(
+            Path(recipe.images),
+            material.encoder,
+            recipe.tau,
+            lambda rows: protect(network, rows).templates,
+            recipe.sides,
+            cache=run.cache,
+        )
     return found
 
 
@@ -245,7 +257,8 @@ def table(found: dict[str, Any]) -> str:
         lines += ["", f"Gradient descent at the same angles, {name}: cosine of the rebuilt to the true face"]
         lines[-1] += f" {cosine['before']:.2f} before, {cosine['descent']:.2f}; the network {cosine['network']:.2f}"
         lines[-1] += f", which is {share:.0%} of that effect."
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return text + demographic_figures.table(found["demographics"]) if "demographics" in found else text
 
 
 def _percent(share: dict[str, float]) -> str:

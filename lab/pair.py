@@ -7,34 +7,46 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 
+from lab import child_process
 from shared.errors import SetupError
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
+"""After which a service that was asked to end is killed. Its own limits, 8 s of graceful shutdown among them, are
+shorter."""
 
 
 class Pair:
-    """The two services as processes of their own, as they would run on two machines."""
+    """The two services as processes of their own, as they would run on two machines.
 
-    def __init__(self) -> None:
+    They end when this process does, however it ends.
+
+    Args:
+        asked_to_end: whether the start or the wait is to be given up, by KeyboardInterrupt; asked several times a
+            second. For who handles signals without exceptions.
+    """
+
+    def __init__(self, asked_to_end: Callable[[], bool] = lambda: False) -> None:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._asked_to_end = asked_to_end
 
     def start(self, name: str, module: str, url: str, environment: dict[str, str]) -> None:
         """Starts a service and waits until it is ready.
 
         Raises:
             SetupError: it ended, or did not answer in time; its own words are on standard error.
+            KeyboardInterrupt: this process was asked to end.
         """
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that `stop` is come to, as after Ctrl-C
+        self._go_on()
         with httpx.Client(trust_env=False, timeout=2) as client:
             if _answers(client, url + "/healthz"):
                 raise SetupError(
@@ -43,11 +55,15 @@ class Pair:
                 )
             # A session of its own: Ctrl-C reaches this process alone, which then stops the two in order.
             process = subprocess.Popen(
-                [sys.executable, "-m", module, "serve"], env={**os.environ, **environment}, start_new_session=True
+                child_process.command(module, ["serve"]),
+                env={**os.environ, **environment},
+                stdin=subprocess.PIPE,
+                start_new_session=True,
             )
             self._running[name] = process
             deadline = time.monotonic() + _START_SECONDS
             while not _answers(client, url + "/readyz"):
+                self._go_on()
                 if process.poll() is not None:
                     raise SetupError(f"The {name} did not start; its reason stands above.")
                 if time.monotonic() > deadline:
@@ -63,8 +79,10 @@ class Pair:
 
         Raises:
             SetupError: says which.
+            KeyboardInterrupt: this process was asked to end.
         """
         while True:
+            self._go_on()
             for name, process in self._running.items():
                 status = process.poll()
                 if status is not None and status < 0:
@@ -88,6 +106,12 @@ class Pair:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+    def _go_on(self) -> None:
+        if self._asked_to_end():
+            raise KeyboardInterrupt
 
 
 def _answers(client: httpx.Client, url: str) -> bool:

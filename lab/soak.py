@@ -20,11 +20,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lab.console_table import measurements
 from lab.kills.model import TAU, Vectors, contract_of
 from lab.load import request
 from lab.pair import Pair, free_port
 from lab.steady import Answered, Asked, steadily
-from shared.command import run
+from shared.command import finite, run
 from shared.rates import UNLIMITED
 from shared.secret_files import read_secret
 
@@ -95,12 +96,12 @@ class _Mix:
 
 @app.command()
 def main(
-    minutes: Annotated[float, typer.Option(min=0.2, help="How long.")] = 20.0,
-    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 40.0,
+    minutes: Annotated[float, typer.Option(callback=finite, min=0.2, help="How long.")] = 20.0,
+    rate: Annotated[float, typer.Option(callback=finite, min=1, help="Requests a second.")] = 40.0,
     standing: Annotated[int, typer.Option(min=8, max=20_000, help="Templates that are there all the time.")] = 2_000,
     pictures: Annotated[bool, typer.Option("--pictures", help="Pictures to an edge, too.")] = False,
-    picture_rate: Annotated[float, typer.Option(min=0.1, help="Pictures a second.")] = 3.0,
-    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 5.0,
+    picture_rate: Annotated[float, typer.Option(callback=finite, min=0.1, help="Pictures a second.")] = 3.0,
+    every: Annotated[float, typer.Option(callback=finite, min=0.5, help="Seconds between two looks.")] = 5.0,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:
     """Load a cloud, or a pair, steadily; the exit status is 1 where something grows that must not."""
@@ -127,7 +128,7 @@ def main(
             pair.stop()
     verdict = judged(samples, answers)
     (out / "soak.json").write_text(json.dumps({**verdict, "samples": [asdict(one) for one in samples]}, indent=1))
-    Console(stderr=True).print(_table(samples))
+    Console(stderr=True).print(growth_table(samples))
     typer.echo(json.dumps(verdict))
     if not verdict["sound"]:
         raise typer.Exit(1)
@@ -213,7 +214,7 @@ def _sampled(service: str, process: int, folder: Path, at: float, p99: float) ->
         service=service,
         at=at,
         memory_bytes=int(status["VmRSS"].split()[0]) * 1024,
-        descriptors=sum(1 for _ in Path(f"/proc/{process}/fd").iterdir()),
+        descriptors=_descriptors(process, status),
         threads=int(status["Threads"]),
         wal_bytes=sizes.get("record.db-wal", 0),
         file_bytes=sum(sizes.values()),
@@ -269,14 +270,22 @@ def _faces(home: Path, port: int) -> _Mix:
     return _Mix(ask, ["standing"])
 
 
+def _descriptors(process: int, status: dict[str, str]) -> int:
+    try:
+        return sum(1 for _ in Path(f"/proc/{process}/fd").iterdir())
+    except PermissionError:  # services let none but root look into them; this is the room that they have for open files
+        return int(status["FDSize"])
+
+
 def _key(folder: Path) -> str:
     return read_secret(folder / "api_key").decode().strip()
 
 
-def _table(samples: list[Sample]) -> Table:
-    table = Table("service", "minute", "memory MB", "descriptors", "threads", "WAL kB", "files MB", "p99 ms")
-    for sample in samples[:: max(1, len(samples) // 40)]:
-        table.add_row(
+def growth_table(samples: list[Sample]) -> Table:
+    """Some forty of the samples, in their order."""
+    heads = ("service", "minute", "memory MB", "descriptors", "threads", "WAL kB", "files MB", "p99 ms")
+    rows = (
+        (
             sample.service,
             f"{sample.at / 60:.1f}",
             f"{sample.memory_bytes / 1e6:.1f}",
@@ -286,7 +295,9 @@ def _table(samples: list[Sample]) -> Table:
             f"{sample.file_bytes / 1e6:.1f}",
             f"{sample.p99:.0f}",
         )
-    return table
+        for sample in samples[:: max(1, len(samples) // 40)]
+    )
+    return measurements("What grew under a steady load", heads, rows)
 
 
 if __name__ == "__main__":

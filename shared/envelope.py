@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shared.canonical_base64 import CANONICAL_PATTERN, decode_canonical
 from shared.contract import MAX_DIM
 from shared.errors import InvalidTemplate
 from shared.names import HexDigest
@@ -19,13 +19,12 @@ from shared.whole import One, Whole
 # A float32 unit vector of 4,096 values is off by less than 1e-5; what is further off was never normalised.
 UNIT_TOLERANCE = 1e-4
 _FLOAT32_BYTES = 4
-_BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
 class TemplateEnvelope(BaseModel):
     """A protected template on the wire.
 
-    ``data`` is base64 (standard alphabet, padded) of ``dim`` little-endian float32 values of a unit vector.
+    ``data`` is canonical base64 (standard alphabet, padded) of ``dim`` little-endian float32 values of a unit vector.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -41,7 +40,7 @@ class TemplateEnvelope(BaseModel):
             repr=False,
             description="base64 of `dim` little-endian float32 values, which make a unit vector",
             # Told, and held by `open`: what is wrong with a template is answered in words of its own.
-            json_schema_extra={"contentEncoding": "base64", "pattern": _BASE64, "minLength": 12},
+            json_schema_extra={"contentEncoding": "base64", "pattern": CANONICAL_PATTERN, "minLength": 12},
         ),
     ]
 
@@ -72,9 +71,9 @@ class TemplateEnvelope(BaseModel):
             InvalidTemplate: not base64, of another length than ``dim`` says, not finite, or not a unit vector.
         """
         try:
-            raw = base64.b64decode(self.data, validate=True)
-        except (binascii.Error, ValueError):
-            raise InvalidTemplate("The template's data is not base64.") from None
+            raw = decode_canonical(self.data)
+        except ValueError:
+            raise InvalidTemplate("The template's data is not base64 in its canonical form.") from None
         if len(raw) != self.dim * _FLOAT32_BYTES:
             raise InvalidTemplate(
                 f"The template holds {len(raw)} bytes; {self.dim} float32 values are {self.dim * _FLOAT32_BYTES}."

@@ -23,7 +23,7 @@
     ├── UpstreamUnavailable       503  the cloud cannot be reached
     ├── RecordUnavailable         503  the record cannot be reached or written; Retry-After is set
     │   └── OutcomeUnknown        503  it went away while a change was being committed
-    ├── RecordDamaged             503  a stored template is damaged and is not compared; Retry-After is set
+    ├── RecordDamaged             503  a row of the record is damaged, and not used; Retry-After is set
     ├── IndexUnavailable          503  the cloud's index cannot be reached, or is being made anew
     ├── InsufficientStorage       507  the record's disk is full; Retry-After is set
     └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
@@ -35,7 +35,10 @@ value, a path, a key or the text of another exception.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+RETRY_STATUSES: Final = frozenset({429, 503, 507})
+"""Of answers after which the same request may be sent again; each of them says when."""
 
 
 class PatronusError(Exception):
@@ -45,11 +48,16 @@ class PatronusError(Exception):
         detail: one sentence for the caller: what is wrong and how to mend it.
         reason: a stable word for programs, such as ``too_small``; defaults to the class's own.
         extra: further members of the problem document; plain JSON values, never biometric.
+
+    Attributes:
+        retry_after_s: seconds after which the same request may be sent again, for ``Retry-After``. It goes out with
+            every answer of a status in ``RETRY_STATUSES``.
     """
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "unexpected-error"
     title: ClassVar[str] = "Unexpected error"
+    retry_after_s: int = 2
 
     def __init__(self, detail: str, *, reason: str | None = None, **extra: Any) -> None:
         super().__init__(detail)
@@ -226,8 +234,8 @@ class IndexUnavailable(PatronusError):
     kind = "index-unavailable"
     title = "Index unavailable"
 
-    def __init__(self, detail: str, *, retry_after_s: int = 2) -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str, *, reason: str | None = None, retry_after_s: int = 2) -> None:
+        super().__init__(detail, reason=reason)
         self.retry_after_s = retry_after_s
 
 
@@ -254,15 +262,12 @@ class OutcomeUnknown(RecordUnavailable):
 
 
 class RecordDamaged(PatronusError):
-    """A stored template is not what was stored. It is not compared; an operator has to act."""
+    """A row of the record is not what was written. It is not used; an operator has to act. Others are answered."""
 
     status = 503
     kind = "record-damaged"
     title = "Record damaged"
-
-    def __init__(self, detail: str, *, reason: str | None = None, retry_after_s: int = 60) -> None:
-        super().__init__(detail, reason=reason)
-        self.retry_after_s = retry_after_s
+    retry_after_s = 60
 
 
 class KeysUnavailable(PatronusError):

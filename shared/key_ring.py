@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.credentials import ApiKeyRecord, Scope, authenticate, mint
-from shared.errors import Conflict, NotFound, SetupError
-from shared.secret_files import locked, read_secret, write_secret
+from shared.errors import Conflict, NotFound, PatronusError, SetupError
+from shared.secret_files import locked, read_secret, remove_leftovers, write_secret
 
 
 class _File(BaseModel):
@@ -71,10 +71,16 @@ class KeyRing:
     def ensure_first_key(self, shown_in: Path, label: str = "made at the first start") -> bool:
         """Makes the first key, with every scope, if the service has none yet, and leaves it in a private file.
 
+        Also removes what a writer of either file left that was killed: services call this at each start.
+
         Returns:
             Whether a key was made.
+
+        Raises:
+            SetupError: the folder cannot be written.
         """
         with locked(self.path):
+            remove_leftovers(self.path, shown_in)
             if self.path.exists():
                 return False
             key, record = mint(label, list(Scope))
@@ -84,9 +90,28 @@ class KeyRing:
         return True
 
     def add(
-        self, label: str, scopes: list[Scope], galleries: list[str] | None, rate: str | None = None
+        self,
+        label: str,
+        scopes: list[Scope],
+        galleries: list[str] | None,
+        rate: str | None = None,
+        *,
+        shown_in: Path | None = None,
     ) -> tuple[str, ApiKeyRecord]:
-        """Makes a further key; returns it, to be shown once, and its record."""
+        """Makes a further key; returns it, to be shown once, and its record.
+
+        Args:
+            label: what it is for.
+            scopes: what it may do.
+            galleries: that it is for; None: all.
+            rate: how often it may call; None: as it is set.
+            shown_in: a new private file that gets the key.
+
+        Raises:
+            Conflict: an id was drawn that exists already.
+            FileExistsError: the file to show it in is there.
+            SetupError: a file cannot be written; no key was made.
+        """
         key, record = mint(label, scopes, galleries, rate)
 
         def with_it(records: list[ApiKeyRecord]) -> list[ApiKeyRecord]:
@@ -94,8 +119,25 @@ class KeyRing:
                 raise Conflict("A key with this id exists already; try again.")
             return [*records, record]
 
-        self._change(with_it)
+        if shown_in is None:
+            self._change(with_it)
+            return key, record
+        # The key before its digest: a crash between the two leaves a file of no use, never a key that nobody has.
+        write_secret(shown_in, f"{key}\n".encode("ascii"), replace=False)
+        try:
+            self._change(with_it)
+        except PatronusError:
+            shown_in.unlink(missing_ok=True)
+            raise
         return key, record
+
+    def withdraw(self, key_id: str) -> None:
+        """Takes back a key that was made a moment ago and could not be shown to anybody.
+
+        Raises:
+            SetupError: the file cannot be written.
+        """
+        self._change(lambda records: [record for record in records if record.id != key_id])
 
     def revoke(self, key_id: str) -> None:
         """Revokes a key, at once and for good.
@@ -117,6 +159,7 @@ class KeyRing:
 
     def _change(self, change: Callable[[list[ApiKeyRecord]], list[ApiKeyRecord]]) -> None:
         with locked(self.path):
+            remove_leftovers(self.path)
             self._refresh()
             self._write(change(self._records))
 

@@ -14,7 +14,7 @@ from shared.errors import SetupError
 from shared.key_ring import KeyRing
 from shared.names import GALLERY_PATTERN
 from shared.rates import RATE_PATTERN
-from shared.secret_files import write_secret
+from shared.standard_streams import OutputFailed
 
 _MOST_LABEL = 100
 
@@ -55,14 +55,19 @@ def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
             raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens")
         if rate is not None and re.fullmatch(RATE_PATTERN, rate) is None:
             raise typer.BadParameter("a rate is like 50/second, 50/second;20000/hour, or unlimited")
-        if out is not None and out.exists():
-            raise SetupError(f"The file {out} is there already; name another.")
-        key, record = ring().add(label, scope, gallery or None, rate)
-        if out is None:
-            typer.echo(key)
+        keys = ring()
+        try:
+            key, record = keys.add(label, scope, gallery or None, rate, shown_in=out)
+        except FileExistsError:
+            raise SetupError(f"The file {out} is there already; name another.") from None
+        if out is not None:
+            typer.echo(f"The key {record.id} is in {out}.")
             return
-        write_secret(out, f"{key}\n".encode("ascii"), replace=False)
-        typer.echo(f"The key {record.id} is in {out}.")
+        try:
+            typer.echo(key)
+        except (OutputFailed, OSError):  # whoever was to read it is gone, or the disk is full
+            keys.withdraw(record.id)
+            raise
 
     @app.command()
     def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as listed.")]) -> None:

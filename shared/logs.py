@@ -55,6 +55,17 @@ def configure_logging(level: LogLevel = "info", service: str = "patronus") -> No
     )
 
 
+def silence_logs() -> None:
+    """Turns off the log of this process, and that of libraries: a command says what it has to say in one sentence.
+
+    ``configure_logging`` turns it on again.
+    """
+    logging.getLogger().handlers[:] = [logging.NullHandler()]
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+    )
+
+
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger whose events are a word and members: ``log.info("gallery_created", templates=0)``."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)

@@ -1,19 +1,86 @@
-"""The request that is being answered: its id travels from the caller through both services and into their logs."""
+"""The request that is being answered: its id, which travels from the caller through both services and into their logs,
+and whether its caller still waits for the answer."""
 
 from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Final
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _ACCEPTED = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _current: ContextVar[str] = ContextVar("request_id", default="-")
 
 
+class CallerGone(Exception):
+    """The caller closed the connection before the answer. Not a ``PatronusError``: nobody is left to be answered."""
+
+
+class Caller:
+    """Whoever waits for the answer to one request. Made and changed on the event loop; ``check`` works in any thread.
+
+    Args:
+        key_id: id of the API key that the request came with.
+    """
+
+    def __init__(self, key_id: str) -> None:
+        self.key_id: Final = key_id
+        self._gone = False
+        self._listeners: list[Callable[[], None]] = []
+
+    def check(self) -> None:
+        """Between the steps of long work.
+
+        Raises:
+            CallerGone: nobody waits for the answer any more.
+        """
+        if self._gone:
+            raise CallerGone
+
+    def leave(self) -> None:
+        """The connection was closed: tells who asked to know."""
+        self._gone = True
+        for listener in tuple(self._listeners):
+            listener()
+
+    def when_gone(self, listener: Callable[[], None]) -> None:
+        """Has a function called when the caller leaves."""
+        self._listeners.append(listener)
+
+    def forget(self, listener: Callable[[], None]) -> None:
+        """Has it not called any more."""
+        self._listeners.remove(listener)
+
+
+_caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
 def current_request_id() -> str:
     """The id of the request being answered; ``-`` outside of one."""
     return _current.get()
+
+
+def current_caller() -> Caller:
+    """Whose request is being answered; somebody who stays, and has no key, outside of one."""
+    return _caller.get() or Caller("")
+
+
+def set_caller(caller: Caller) -> None:
+    """From here on in this task, and in the threads that work for it, that is who waits."""
+    _caller.set(caller)
+
+
+def check_caller() -> None:
+    """Between the steps of long work.
+
+    Raises:
+        CallerGone: nobody waits for the answer any more.
+    """
+    caller = _caller.get()
+    if caller is not None:
+        caller.check()
 
 
 def begin_request(offered: str | None) -> str:

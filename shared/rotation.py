@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.canonical_base64 import decode_canonical
 from shared.contract import MAX_DIM
 from shared.errors import Unprocessable
 from shared.whole import Whole
@@ -51,9 +51,9 @@ class RotationMatrix(BaseModel):
             Unprocessable: not base64, of another size than ``dim`` says, not finite, or not orthogonal.
         """
         try:
-            raw = base64.b64decode(self.data, validate=True)
-        except (binascii.Error, ValueError):
-            raise _refused("The matrix's data is not base64.") from None
+            raw = decode_canonical(self.data)
+        except ValueError:
+            raise _refused("The matrix's data is not base64 in its canonical form.") from None
         if len(raw) != self.dim * self.dim * _FLOAT64_BYTES:
             raise _refused(f"The matrix does not hold {self.dim} times {self.dim} float64 values.")
         matrix = np.frombuffer(raw, dtype="<f8").astype(np.float64).reshape(self.dim, self.dim)

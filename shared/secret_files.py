@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from shared.errors import SetupError
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+# What `tempfile.mkstemp` appends to a prefix.
+_RANDOM_SUFFIX: Final = re.compile(r"[a-z0-9_]{8}")
 
 
 def read_secret(path: Path) -> bytes:
@@ -57,13 +61,13 @@ def write_secret(path: Path, content: bytes, *, replace: bool) -> None:
 
     Raises:
         FileExistsError: it is there and may not be replaced.
-        SetupError: the folder cannot be written.
+        SetupError: the folder cannot be written, or its disk is full.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(path.parent)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp: mode 0600
-    except OSError:
-        raise _not_writable(path.parent) from None
+    except OSError as error:
+        raise _not_writable(path.parent, error) from None
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -74,10 +78,59 @@ def write_secret(path: Path, content: bytes, *, replace: bool) -> None:
             temporary.replace(path)
         else:
             os.link(temporary, path)  # fails if it exists: of two first starts at once, one wins
+        sync_folder(path.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise SetupError(f"The file {path} cannot be written ({error.strerror}).") from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-    _sync_folder(path.parent)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files of ``write_secret(path, ...)`` whose process was killed, or is still writing.
+
+    They hold secrets, and a killed writer's file may even be a second link to ``path``. Remove them only while holding
+    the lock that every writer of ``path`` takes.
+    """
+    prefix = f".{path.name}."
+    try:
+        names = os.listdir(path.parent)  # noqa: PTH208 - a missing folder is told at once, not at the first item
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [
+        path.with_name(name)
+        for name in names
+        if name.startswith(prefix) and _RANDOM_SUFFIX.fullmatch(name.removeprefix(prefix))
+    ]
+
+
+def remove_leftovers(*paths: Path) -> None:
+    """Removes what killed writers of these files left; the caller holds the lock of all writers.
+
+    Raises:
+        SetupError: the folder cannot be written.
+    """
+    for path in paths:
+        for found in leftovers(path):
+            try:
+                found.unlink(missing_ok=True)
+            except OSError as error:
+                raise _not_writable(path.parent, error) from None
+
+
+def make_private_folder(folder: Path) -> None:
+    """Makes a folder with mode 0700, and those above it, so that they outlast a loss of power.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if folder.is_dir():
+        return
+    make_private_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
 
 
 @contextlib.contextmanager
@@ -88,10 +141,10 @@ def locked(path: Path) -> Iterator[None]:
         SetupError: the folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(path.parent)
         descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        raise _not_writable(path.parent) from None
+    except OSError as error:
+        raise _not_writable(path.parent, error) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -99,13 +152,20 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _not_writable(folder: Path) -> SetupError:
-    return SetupError(f"The folder {folder} cannot be written; name another with PATRONUS_HOME.")
+def sync_folder(folder: Path) -> None:
+    """Writes a folder's list of names to the disk, so that a rename in it outlasts a loss of power.
 
-
-def _sync_folder(folder: Path) -> None:
+    Raises:
+        OSError: it cannot be opened or synchronized.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _not_writable(folder: Path, error: OSError) -> SetupError:
+    return SetupError(
+        f"The folder {folder} cannot be written ({error.strerror}); name another, for keys and data with PATRONUS_HOME."
+    )

@@ -1,8 +1,12 @@
-"""Whole numbers as JSON has them: 128 and 128.0 are the same number there, and some encoders write the second."""
+"""Whole numbers as JSON has them: 128 and 128.0 are the same number there, and some encoders write the second.
+
+In paths and queries a number is text, and there is one way to write it.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator
 
@@ -15,6 +19,18 @@ _AS_JSON_HAS_IT = BeforeValidator(_without_point)
 
 Whole = Annotated[int, _AS_JSON_HAS_IT]
 """For models that are strict, which else refuse 128.0. A text, a truth value and 128.5 are refused as ever."""
+
+_DIGITS: Final = re.compile("0|[1-9][0-9]*")
+
+
+def _plain_digits(value: object) -> object:
+    if isinstance(value, str) and not _DIGITS.fullmatch(value):
+        raise ValueError("write a whole number in plain digits, such as 100")
+    return value
+
+
+DigitsInText = Annotated[int, BeforeValidator(_plain_digits)]
+"""For paths and queries, where a number is text: ``100``, and not ``+100``, ``0100``, ``100.0``, ``1_00`` or blanks."""
 
 One = Annotated[Literal[1], _AS_JSON_HAS_IT]
 """The version of what has one version only."""

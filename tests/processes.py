@@ -12,13 +12,16 @@ import pytest
 _SECONDS = 60
 
 
-def wait_until_ready(process: subprocess.Popen[Any], client: httpx.Client) -> None:
-    """Returns when the service behind the client can do its work; fails when it ends, or takes too long."""
+def wait_until_ready(process: subprocess.Popen[Any], client: httpx.Client, path: str = "/readyz") -> None:
+    """Returns when the service behind the client can do its work (``/healthz``: when it answers).
+
+    Fails when it ends, or takes too long.
+    """
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, "it did not start"
         try:
-            if client.get("/readyz").is_success:
+            if client.get(path).is_success:
                 return
         except httpx.TransportError:
             pass

@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_service.gallery.answers import Answers
-from cloud_service.gallery.audit import Action, append
+from cloud_service.gallery.audit import Action, append, head, marker
 from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.indexes import Indexes
@@ -51,12 +51,16 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
     _refuse_lost_record(settings)
     database = open_database(settings.record_url, limits, connections, shared=_shared(settings))
     with closed_unless_ready(database):
+        _refuse_damaged_notes(database)
         clock = clock or clock_of(settings.retention)
         record, indexes, remnant = _record_and_indexes(database, settings, clock, metrics)
+        log = NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient))
+        if database.log_left:
+            log.doubtful()
         store = Store(
             record,
             indexes,
-            [NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient)), remnant],
+            [log, remnant],
             metrics,
             answers=Answers(database, timedelta(hours=limits.answers_kept_hours)),
             patience_seconds=settings.work.patience_seconds + limits.busy_seconds,
@@ -70,7 +74,17 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
     return store
 
 
+def _refuse_damaged_notes(database: Database) -> None:
+    """Refuses a record that could be read, and not be written: each write is noted in the audit log."""
+    with database.read() as connection:
+        head(connection)
+        marker(connection)
+
+
 def _note_start(database: Database) -> None:
+    if not database.has_room():  # a service that is started again and again must not use up what is left
+        _log.error("start_not_noted", why="the disk is full")
+        return
     try:
         with database.write() as connection:
             append(connection, Action.SERVICE_STARTED, by=None, details={"version": patronus_version()})
@@ -115,5 +129,6 @@ def _record_and_indexes(
 
     record, indexes, kept = in_milvus(settings.index.url, settings.milvus, database, record_with, metrics)
     for gallery in record.galleries():
-        snapshots.forget(gallery)  # of a time without Milvus: no erasure would reach them
+        if snapshots.kept(gallery).files:
+            snapshots.forget(gallery)  # of a time without Milvus: no erasure would reach them
     return record, indexes, kept

@@ -14,16 +14,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, insert, select, update
 
+from cloud_service.gallery.notes import damaged_note, noted_value
 from cloud_service.gallery.rows import PinnedGallery
 from cloud_service.gallery.tables import audit, note
-from shared.errors import NotFound
+from shared.errors import NotFound, RecordDamaged
 from shared.wire.cloud import AuditEntry, AuditHead, AuditPage
 from shared.wire.common import Receipt, moment_text
 
@@ -50,10 +52,18 @@ class Action(StrEnum):
     RETENTION_CHANGED = "retention_changed"
     REKEY_BEGUN = "rekey_begun"
     REKEY_FLIPPED = "rekey_flipped"
+    RECORD_RESTORED = "record_restored"
+    ERASURE_REPEATED = "erasure_repeated"
 
 
 ERASURES: Final = frozenset(
-    {Action.GALLERY_ERASED, Action.SUBJECT_ERASED, Action.TEMPLATE_ERASED, Action.TEMPLATES_EXPIRED}
+    {
+        Action.GALLERY_ERASED,
+        Action.SUBJECT_ERASED,
+        Action.TEMPLATE_ERASED,
+        Action.TEMPLATES_EXPIRED,
+        Action.ERASURE_REPEATED,
+    }
 )
 """Actions whose entry is a receipt."""
 
@@ -113,19 +123,38 @@ def digest_of(
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def subject_mark(connection: Connection, gallery_id: int, name: str) -> str:
-    """What stands for a subject in the log: HMAC-SHA-256 of the gallery's number and the name, under the record's salt.
+def marker(connection: Connection) -> Callable[[int, str], str]:
+    """Makes what stands for subjects in the log, of a gallery's number and a name: 64 hexadecimal digits.
 
-    Who has the record and the name finds a subject's entries; the log alone, without the salt, names nobody.
+    It is HMAC-SHA-256 of both under the record's salt. Who has the record and the name finds a subject's entries; the
+    log alone, without the salt, names nobody.
+
+    Raises:
+        RecordDamaged: the record has no salt.
     """
-    salt = connection.scalars(select(note.c.value).where(note.c.name == SALT)).one()
-    return hmac.new(bytes.fromhex(salt), f"{gallery_id}:{name}".encode(), hashlib.sha256).hexdigest()
+    try:
+        salt = bytes.fromhex(noted_value(connection, SALT))
+    except ValueError:
+        raise damaged_note(SALT) from None
+    return lambda gallery_id, name: hmac.new(salt, f"{gallery_id}:{name}".encode(), hashlib.sha256).hexdigest()
+
+
+def subject_mark(connection: Connection, gallery_id: int, name: str) -> str:
+    """What stands for one subject in the log.
+
+    Raises:
+        RecordDamaged: the record has no salt.
+    """
+    return marker(connection)(gallery_id, name)
 
 
 def head(connection: Connection) -> AuditHead:
-    """The last entry's number and digest; 0 and zeros of an empty log."""
-    value = connection.scalars(select(note.c.value).where(note.c.name == HEAD)).one()
-    return parse_head(value)
+    """The last entry's number and digest; 0 and zeros of an empty log.
+
+    Raises:
+        RecordDamaged: they are not written down.
+    """
+    return _head_of(noted_value(connection, HEAD))
 
 
 def parse_head(value: str) -> AuditHead:
@@ -171,28 +200,39 @@ def page(connection: Connection, only: Collection[str] | None, after: int, limit
 
 def about(connection: Connection, gallery: str, subject: str) -> Iterator[AuditEntry]:
     """The entries about one subject, of all galleries that ever had this name."""
+    mark_of = marker(connection)
     for row in connection.execute(select(audit).where(audit.c.gallery == gallery).order_by(audit.c.seq)):
-        mark = row.details.get("subject")
-        if mark is not None and mark == subject_mark(connection, row.details["gallery_id"], subject):
-            yield _entry(row)
+        found = _entry(row)
+        mark = found.details.get("subject")
+        if mark is not None and mark == mark_of(found.details.get("gallery_id", 0), subject):
+            yield found
 
 
 def _locked_head(connection: Connection) -> tuple[int, str]:
     # SQLite has one writer anyway, and leaves FOR UPDATE out. On PostgreSQL this waits for the transaction that appends
     # now, and reads what it left; were the isolation stricter, it would fail, and so would a number used twice.
-    value = connection.scalars(select(note.c.value).where(note.c.name == HEAD).with_for_update()).one()
-    at = parse_head(value)
+    at = _head_of(noted_value(connection, HEAD, for_update=True))
     return at.seq, at.digest
 
 
+def _head_of(value: str) -> AuditHead:
+    try:
+        return parse_head(value)
+    except ValueError:
+        raise damaged_note(HEAD) from None
+
+
 def _entry(row: Any) -> AuditEntry:
-    return AuditEntry(
-        seq=row.seq,
-        at=row.at,
-        key_id=row.key_id,
-        action=row.action,
-        gallery=row.gallery,
-        details=row.details,
-        previous=row.previous,
-        digest=row.digest,
-    )
+    try:
+        return AuditEntry(
+            seq=row.seq,
+            at=row.at,
+            key_id=row.key_id,
+            action=row.action,
+            gallery=row.gallery,
+            details=row.details,
+            previous=row.previous,
+            digest=row.digest,
+        )
+    except ValidationError:
+        raise RecordDamaged(f"The row {row.seq} of the table audit is damaged.") from None

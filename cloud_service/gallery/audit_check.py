@@ -10,13 +10,13 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, make_url, select
-from sqlalchemy.exc import NoResultFound, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from cloud_service.gallery.audit import NO_ENTRY, digest_of, head
 from cloud_service.gallery.sqlite import file_of
 from cloud_service.gallery.tables import audit
-from shared.errors import NotFound, SetupError
+from shared.errors import NotFound, RecordDamaged, SetupError
 from shared.wire.cloud import AuditHead
 from shared.wire.common import moment_text
 
@@ -73,7 +73,7 @@ def _wrong_end(connection: Connection, last: AuditHead, noted: AuditHead | None)
         return f"the log ends with entry {last.seq}, but entry {noted.seq} was noted down: its end was cut off"
     try:
         kept = head(connection)
-    except (ValueError, NoResultFound):
+    except RecordDamaged:
         kept = None
     if kept == last:
         return None
@@ -112,7 +112,7 @@ def _rows(connection: Connection) -> Iterator[Any]:
         while True:
             try:
                 row = found.fetchone()
-            except (TypeError, ValueError):  # a moment or details that somebody wrote by hand
+            except (TypeError, ValueError, RecordDamaged):  # a moment or details that somebody wrote by hand
                 yield None
                 return
             if row is None:

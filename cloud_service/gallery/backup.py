@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from cloud_service.gallery.carrying import CarriedOver, Replaced, carry_over, read_replaced
+from cloud_service.gallery.erasure_list import ErasureList, load_erasures
 from cloud_service.gallery.folder_lock import FolderLock
 from cloud_service.gallery.opening import open_database
 from cloud_service.gallery.record_check import refuse_damaged
+from cloud_service.gallery.row_check import damaged_rows
 from cloud_service.settings import RecordSettings
 from shared.errors import Conflict, NotFound, SetupError
 
@@ -29,6 +32,14 @@ class Held:
     galleries: int
     subjects: int
     templates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What is in a restored record, and what was carried over into it."""
+
+    held: Held
+    carried: CarriedOver
 
 
 def back_up(record: Path, target: Path, *, replace: bool = False) -> Held:
@@ -61,22 +72,26 @@ def back_up(record: Path, target: Path, *, replace: bool = False) -> Held:
     return held
 
 
-def restore(backup: Path, record: Path, *, replace: bool = False) -> Held:
+def restore(backup: Path, record: Path, *, replace: bool = False, erasures: Path | None = None) -> Restored:
     """Puts a backup in the place of the record, whole or not at all. The service must not run.
 
-    What was erased after the backup was taken is there again, and must be erased again.
+    What is known to have been erased since the backup was taken is erased from it first: by the audit log of the record
+    that is replaced, and by a list of erasures. Everything else is as it was when the backup was taken.
 
     Args:
         backup: a file that ``back_up`` wrote.
         record: the SQLite file of the record.
         replace: whether a record that is there may be replaced.
+        erasures: a list that ``export_erasures`` wrote.
 
     Raises:
-        NotFound: there is no such backup. Conflict: there is a record.
-        SetupError: the backup or a template in it is damaged, it is of a newer version, or a service uses the record.
+        NotFound: there is no such backup, or no such list. Conflict: there is a record.
+        SetupError: the backup is damaged or of a newer version, a service uses the record, the list is of another
+            record, or what was erased from the record cannot be read and there is no list.
     """
     if not backup.is_file():
         raise NotFound(f"There is no backup {backup}.")
+    listed = None if erasures is None else load_erasures(erasures)
     lock = FolderLock(record)
     try:
         if record.exists() and (not replace or backup.samefile(record)):
@@ -86,14 +101,15 @@ def restore(backup: Path, record: Path, *, replace: bool = False) -> Held:
                 while chunk := source.read(1 << 20):
                     copy.write(chunk)
             _checked(part)
-            _brought_up_to_date(part)
+            before = read_replaced(record, required=listed is None)
+            carried = _brought_up_to_date(part, before, listed)
             held = _checked(part)
             for companion in _COMPANIONS:  # of the old record: its log must never meet the new file
                 record.with_name(record.name + companion).unlink(missing_ok=True)
             _into_place(part, record)
     finally:
         lock.release()
-    return held
+    return Restored(held, carried)
 
 
 @contextlib.contextmanager
@@ -122,6 +138,8 @@ def _checked(path: Path) -> Held:
             found = [row[0] for row in file.execute("PRAGMA integrity_check(1)")]
             if found != ["ok"] or file.execute("PRAGMA foreign_key_check").fetchone() is not None:
                 raise sqlite3.DatabaseError("it is damaged")
+            for damage in damaged_rows(file):
+                raise sqlite3.DatabaseError(damage)
             counts = (file.execute(f"SELECT count(*) FROM {table}") for table in ("gallery", "subject", "template"))  # noqa: S608 - these three
             held = Held(*(int(count.fetchone()[0]) for count in counts))
     except sqlite3.DatabaseError as error:
@@ -130,10 +148,12 @@ def _checked(path: Path) -> Held:
     return held
 
 
-def _brought_up_to_date(part: Path) -> None:
+def _brought_up_to_date(part: Path, before: Replaced | None, listed: ErasureList | None) -> CarriedOver:
     database = open_database(f"sqlite:///{part.resolve()}", RecordSettings(busy_seconds=1), connections=1)
     try:
+        carried = carry_over(database, before, listed)
         database.scrub()
+        return carried
     finally:
         database.close()
 

@@ -94,6 +94,15 @@ class Database(ABC):
         with self.read() as connection:
             connection.execute(text("SELECT count(*) FROM gallery"))
 
+    def has_room(self) -> bool:
+        """Whether there is room to write more, as far as can be told from here."""
+        return True
+
+    @property
+    def log_left(self) -> bool:
+        """Whether the start left bytes of what was erased for a later ``scrub``."""
+        return False
+
     @abstractmethod
     def migrating(self) -> AbstractContextManager[Connection]:
         """A writing transaction in which the tables may be changed: no other process that starts is in one."""

@@ -40,7 +40,7 @@ class Indexes(Protocol):
         """
 
     def made(self, gallery: PinnedGallery) -> None:
-        """A gallery is new, and empty."""
+        """A gallery is new, and empty. Never raises: what is left behind is mended later."""
 
     def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Templates were added, (n,) int64 and (n, dim) float32; they can be found when this returns."""

@@ -10,10 +10,10 @@ from sqlalchemy import ColumnElement, Row, Select, exists, func, select
 
 from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.database import Database
-from cloud_service.gallery.lookups import find_subject, oldest_alive
+from cloud_service.gallery.lookups import find_subject, oldest_alive, pinned_from, pinned_where
 from cloud_service.gallery.tables import gallery, subject, template
 from shared.contract import Contract
-from shared.errors import NotFound
+from shared.errors import NotFound, RecordDamaged
 from shared.wire.common import GalleryInfo, Page, SubjectDetail, SubjectInfo, TemplateInfo, Threshold
 
 Item = TypeVar("Item")
@@ -47,7 +47,7 @@ class Listing:
         return _gallery_info(row)
 
     def galleries(self, only: Collection[str] | None, after: str | None, limit: int) -> Page[GalleryInfo]:
-        """A page of galleries.
+        """A page of galleries. Those whose row is damaged are left out.
 
         Args:
             only: the names that the caller may know of; None: all.
@@ -55,7 +55,17 @@ class Listing:
             limit: the most on one page.
         """
         query = _galleries if only is None else _galleries.where(gallery.c.name.in_(sorted(only)))
-        return self._page(query, gallery.c.name, after, limit, _gallery_info)
+        try:
+            return self._page(query, gallery.c.name, after, limit, _gallery_info)
+        except RecordDamaged:
+            names = self._page(query.with_only_columns(gallery.c.name), gallery.c.name, after, limit, _name)
+        return Page(items=[info for name in names.items if (info := self._sound(name)) is not None], next=names.next)
+
+    def _sound(self, name: str) -> GalleryInfo | None:
+        try:
+            return self.gallery(name)
+        except (NotFound, RecordDamaged):
+            return None
 
     def subjects(self, gallery_name: str, after: str | None, limit: int) -> Page[SubjectInfo]:
         """A page of a gallery's subjects.
@@ -96,12 +106,9 @@ class Listing:
 
     def _gallery(self, name: str) -> tuple[int, datetime]:
         """The number of a gallery, and after which moment its templates were stored that have not expired."""
-        query = select(gallery.c.id, gallery.c.max_age_seconds).where(gallery.c.name == name)
         with self._database.read() as connection:
-            found = connection.execute(query).first()
-        if found is None:
-            raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
-        return int(found.id), oldest_alive(found.max_age_seconds, self._clock.now())
+            found = pinned_where(connection, gallery.c.name == name)
+        return found.id, oldest_alive(found.max_age_seconds, self._clock.now())
 
     def _page(
         self,
@@ -121,6 +128,7 @@ class Listing:
 
 
 def _gallery_info(row: Row[Any]) -> GalleryInfo:
+    pinned_from(row)  # refuses a row that is damaged
     return GalleryInfo(
         gallery=row.name,
         contract=Contract.model_validate(row.contract),
@@ -131,6 +139,10 @@ def _gallery_info(row: Row[Any]) -> GalleryInfo:
         max_age_seconds=row.max_age_seconds,
         created_at=row.created_at,
     )
+
+
+def _name(row: Row[Any]) -> str:
+    return str(row.name)
 
 
 def _subject_info(row: Row[Any]) -> SubjectInfo:

@@ -79,7 +79,7 @@ class LocalIndexes:
 
     def load(self) -> None:
         """Reads every gallery's index from its snapshot and the record."""
-        self._snapshots.sweep()
+        self._sweep()
         with self._changing:
             for gallery in self._record.galleries():
                 self._rebuild(gallery)
@@ -199,7 +199,7 @@ class LocalIndexes:
             prepared = self._prepared.pop(after.id, None)
             try:
                 self._begin(after, prepared)
-            except Exception as error:
+            except Exception as error:  # the record has turned: whatever is wrong here, the index is made anew
                 _log.error("index_turn_failed", **place_of(error))
                 self._mend(after)
         self._sweep()
@@ -220,7 +220,7 @@ class LocalIndexes:
                 index = self._indexes.get((gallery.id, gallery.turn))
                 if index is not None:
                     self._save(gallery, index, until)
-        except Exception as error:
+        except Exception as error:  # an end must not fail for want of files that only save time
             _log.warning("snapshots_not_written", **place_of(error))  # the next start reads the record
         self._indexes.clear()
         self._prepared.clear()
@@ -258,7 +258,7 @@ class LocalIndexes:
         self._to_mend.add(gallery.id)
         try:
             self._rebuild(gallery)
-        except Exception as error:
+        except Exception as error:  # the caller has an error of its own to tell
             _log.error("index_rebuild_failed", **place_of(error))
 
     def _rebuild(self, gallery: PinnedGallery) -> SegmentedIndex:
@@ -292,7 +292,7 @@ class LocalIndexes:
                         self._sketch(gallery, index)
                         self._save(gallery, index, rest=_REST)
                 self._snapshots.sweep()
-            except Exception as error:
+            except Exception as error:  # a thread that ended would keep nothing any more: the next round may do
                 _log.error("index_not_kept", **place_of(error))
 
     def _save(self, gallery: PinnedGallery, index: SegmentedIndex, until: float = math.inf, rest: float = 0.0) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final, get_args
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
 from cloud_service.gallery.rows import PinnedGallery
 from cloud_service.gallery.tables import gallery, subject
 from shared.contract import Contract
-from shared.errors import ContractMismatch, NotFound
+from shared.errors import ContractMismatch, NotFound, RecordDamaged
 from shared.scores import CosineThreshold
+from shared.wire.cloud import IndexKind
+
+_KINDS: Final = (None, *get_args(IndexKind))
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
 IDS_A_QUERY = 500
@@ -47,6 +50,7 @@ def pinned_where(connection: Connection, which: ColumnElement[bool]) -> PinnedGa
 
     Raises:
         NotFound: there is none.
+        RecordDamaged: its row is not what was written.
     """
     row = connection.execute(select(gallery).where(which)).first()
     if row is None:
@@ -55,19 +59,60 @@ def pinned_where(connection: Connection, which: ColumnElement[bool]) -> PinnedGa
 
 
 def pinned_from(row: Any) -> PinnedGallery:
-    """A gallery, from its row."""
+    """A gallery, from its row.
+
+    Raises:
+        RecordDamaged: a value of it cannot be one of a gallery, or does not fit the others.
+    """
+    try:
+        contract = Contract.model_validate(row.contract)
+        threshold = CosineThreshold.of(row.threshold_cosine)
+        whole = (row.turn, row.templates, *(() if row.max_age_seconds is None else (row.max_age_seconds,)))
+        fits = contract.dim == row.dim and all(isinstance(value, int) and value >= 0 for value in whole)
+        if not fits or row.index_kind not in _KINDS or not 0 <= row.threshold_fmr <= 1:
+            raise damaged_gallery(row.id)
+    except (TypeError, ValueError):
+        raise damaged_gallery(row.id) from None
     return PinnedGallery(
         id=row.id,
         name=row.name,
         contract_digest=row.contract_digest,
         dim=row.dim,
-        threshold=CosineThreshold.of(row.threshold_cosine),
+        threshold=threshold,
         fmr=row.threshold_fmr,
-        verify_only=Contract.model_validate(row.contract).verify_only,
+        verify_only=contract.verify_only,
         turn=row.turn,
         max_age_seconds=row.max_age_seconds,
         index_kind=row.index_kind,
     )
+
+
+def damaged_gallery(gallery_id: int) -> RecordDamaged:
+    """Says that the row of a gallery is not what was written."""
+    return RecordDamaged(
+        f"The row {gallery_id} of the table gallery is damaged: this gallery is not answered for until the record is "
+        "restored from a backup. Other galleries are."
+    )
+
+
+def galleries_where(
+    connection: Connection, which: ColumnElement[bool] | None = None
+) -> tuple[list[PinnedGallery], list[int]]:
+    """The galleries for which this holds, in the order of their numbers; and the numbers of those that are damaged."""
+    query = select(gallery).order_by(gallery.c.id)
+    query = query if which is None else query.where(which)
+    try:
+        return [pinned_from(row) for row in connection.execute(query).all()], []
+    except RecordDamaged:
+        numbers = list(connection.scalars(query.with_only_columns(gallery.c.id)))
+    sound: list[PinnedGallery] = []
+    damaged: list[int] = []
+    for number in numbers:
+        try:
+            sound.append(pinned_where(connection, gallery.c.id == number))
+        except RecordDamaged:
+            damaged.append(number)
+    return sound, damaged
 
 
 def find_subject(connection: Connection, gallery_id: int, name: str) -> int:

@@ -13,7 +13,7 @@ from cloud_service.gallery.database import Database
 from cloud_service.gallery.sqlite import SqliteDatabase
 from cloud_service.migrations import upgrade
 from cloud_service.settings import RecordSettings
-from shared.errors import InsufficientStorage, Overloaded, RecordUnavailable, SetupError
+from shared.errors import InsufficientStorage, Overloaded, RecordDamaged, RecordUnavailable, SetupError
 
 _FORMS: Final = "sqlite:////folder/record.db or postgresql://user:password@host/database"
 
@@ -50,7 +50,7 @@ def closed_unless_ready(database: Database) -> Iterator[None]:
     """
     try:
         yield
-    except (Overloaded, RecordUnavailable, InsufficientStorage) as error:
+    except (Overloaded, RecordUnavailable, RecordDamaged, InsufficientStorage) as error:
         database.close()
         if isinstance(error.__cause__, DBAPIError):
             raise database.unusable(error.__cause__) from None

@@ -21,8 +21,8 @@ from cloud_service.gallery.database import Database
 from cloud_service.gallery.lookups import (
     counted,
     find_subject,
+    galleries_where,
     oldest_alive,
-    pinned_from,
     pinned_where,
     refuse_turned,
 )
@@ -30,8 +30,11 @@ from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed
 from cloud_service.gallery.tables import gallery, subject, template, turned
 from cloud_service.gallery.vectors import NOW, TURNED_NOW, Vectors
 from shared.errors import Conflict, ContractMismatch, NotFound
+from shared.logs import get_logger
 from shared.wire.cloud import GallerySpec, IndexKind
 from shared.wire.common import TemplateInfo
+
+_log = get_logger(__name__)
 
 # How far two float32 unit vectors may be apart that are one template, sealed by two ways: by the edge under a gallery's
 # new key, or under its old key and then turned here. Both round some d times, by 6e-8 of what is at most 1.
@@ -79,6 +82,8 @@ class Record:
         self.database = database
         self.clock = clock
         self.journal = journal
+        # Numbers of the galleries whose rows were found damaged when all were last looked at.
+        self.damaged: list[int] = []
         self.damage = KnownDamage()
         self.vectors = Vectors(database, clock, self.damage)
         self._max_templates_a_gallery = max_templates_a_gallery
@@ -104,12 +109,20 @@ class Record:
             refuse_turned(pinned, pinned_where(connection, gallery.c.id == pinned.id))
 
     def galleries(self) -> list[PinnedGallery]:
-        """All galleries, in the order of their ids."""
+        """All galleries, in the order of their ids, but for those whose row is damaged; these are ``damaged``."""
         with self.database.read() as connection:
-            return [pinned_from(row) for row in connection.execute(select(gallery).order_by(gallery.c.id))]
+            sound, damaged = galleries_where(connection)
+        if damaged != self.damaged:
+            self.damaged = damaged
+            _log.error("galleries_damaged", rows=", ".join(map(str, damaged)))
+        return sound
 
     def find(self, gallery_id: int) -> PinnedGallery | None:
-        """The gallery of this id; None: it was erased."""
+        """The gallery of this id; None: it was erased.
+
+        Raises:
+            RecordDamaged: its row is not what was written.
+        """
         try:
             with self.database.read() as connection:
                 return pinned_where(connection, gallery.c.id == gallery_id)
@@ -223,15 +236,24 @@ class Record:
         """
         with self.database.write(long=True) as connection:
             pinned = pinned_where(connection, gallery.c.name == name)
-            templates = counted(connection, pinned.id, 0)
-            subjects = _count(connection, subject.c.gallery_id == pinned.id)
-            self.journal.dropped(connection, pinned)
-            connection.execute(delete(turned).where(turned.c.gallery_id == pinned.id))
-            connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
-            connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
-            connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
+            subjects, templates = self.remove_gallery(connection, pinned)
             receipt = noted(connection, pinned, Action.GALLERY_ERASED, by, subjects=subjects, templates=templates)
         return pinned, Removed(subjects, templates, receipt, np.empty(0, np.int64))
+
+    def remove_gallery(self, connection: Connection, pinned: PinnedGallery) -> tuple[int, int]:
+        """Removes a gallery and all in it, within a transaction; how many subjects and templates that were.
+
+        Raises:
+            NotFound: it was erased meanwhile.
+        """
+        templates = counted(connection, pinned.id, 0)
+        subjects = _count(connection, subject.c.gallery_id == pinned.id)
+        self.journal.dropped(connection, pinned)
+        connection.execute(delete(turned).where(turned.c.gallery_id == pinned.id))
+        connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
+        connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
+        connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
+        return subjects, templates
 
     def erase_subject(self, pinned: PinnedGallery, name: str, by: str | None) -> Removed:
         """Removes a subject and all of its templates.

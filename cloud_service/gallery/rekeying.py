@@ -20,7 +20,15 @@ from cloud_service.gallery.rows import PinnedGallery
 from cloud_service.gallery.store import Store
 from cloud_service.gallery.turning import Turning, UnderWay, Unstaged
 from shared.contract import Contract
-from shared.errors import Conflict, ContractMismatch, Overloaded, PatronusError, Unprocessable
+from shared.errors import (
+    Conflict,
+    ContractMismatch,
+    OutcomeUnknown,
+    Overloaded,
+    PatronusError,
+    RecordUnavailable,
+    Unprocessable,
+)
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.wire.cloud import RekeyRequest, RekeyStatus, Turn
@@ -120,7 +128,7 @@ class Rekeying:
                     given=wanted.replaces,
                 )
             job = self._give(now.pinned, _Job(wanted.contract, _opened(now.pinned, wanted.turns), by), self._change)
-        return self._waited_for(name, job)
+        return self._waited_for(name, job, wanted.contract)
 
     def abandon(self, name: str) -> RekeyStatus:
         """Discards what was staged; the gallery stays under the key that it has.
@@ -184,10 +192,22 @@ class Rekeying:
             self._jobs[pinned.id] = job
         return job
 
-    def _waited_for(self, name: str, job: _Job | None) -> RekeyStatus:
+    def _waited_for(self, name: str, job: _Job | None, wanted: Contract | None = None) -> RekeyStatus:
+        """How far a gallery is, once the job is done or after a moment.
+
+        A job that failed after the key was changed is told as how far that is, not as an error: it was changed.
+        """
         if job is not None and wait([job.done], _PATIENCE_SECONDS).done:
-            job.done.result()
+            error = job.done.exception()
+            if error is not None and not (wanted is not None and self._is_under(name, wanted)):
+                raise error
         return self.status(name)
+
+    def _is_under(self, name: str, contract: Contract) -> bool:
+        try:
+            return self._turning.look(name).contract == contract
+        except RecordUnavailable:
+            raise OutcomeUnknown from None
 
     def _run(self, pinned: PinnedGallery, job: _Job, work: Callable[[PinnedGallery, _Job], None]) -> None:
         try:

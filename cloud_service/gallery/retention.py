@@ -6,13 +6,14 @@ what writes here.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, exists, select, update
 
 from cloud_service.gallery.audit import Action, noted
 from cloud_service.gallery.lookups import oldest_alive
+from cloud_service.gallery.notes import damaged_note, noted_value
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import PinnedGallery, Removed
 from cloud_service.gallery.tables import gallery, note, template
@@ -100,10 +101,17 @@ class Retention:
         return redated
 
     def time_seen(self) -> datetime:
-        """The latest settled time that was kept."""
+        """The latest settled time that was kept.
+
+        Raises:
+            RecordDamaged: what is noted is no moment.
+        """
         with self._database.read() as connection:
-            text = connection.scalars(select(note.c.value).where(note.c.name == _TIME_SEEN)).one()
-        return datetime.fromisoformat(text)
+            text = noted_value(connection, _TIME_SEEN)
+        try:
+            return datetime.fromisoformat(text).astimezone(UTC)
+        except (OverflowError, ValueError):
+            raise damaged_note(_TIME_SEEN) from None
 
     def keep_time(self) -> None:
         """Keeps the settled time for the next start, and for other processes; it does not go back."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from cloud_service.gallery.nearest import Nearest
 from cloud_service.gallery.segment import DEAD, ZERO, Segment
 from cloud_service.gallery.sketch import Sketch
+from shared.process_limits import usable_cpus
 
 # Up to so many probes FAISS's scan of bytes is quicker than turning them into float32 for a matrix product.
 _FEW: Final = 6
@@ -177,7 +177,7 @@ def _sketched(
 
 @cache
 def _threads() -> int:
-    return len(os.sched_getaffinity(0))
+    return usable_cpus()
 
 
 @cache

@@ -28,6 +28,7 @@ from cloud_service.gallery.database import Database
 from cloud_service.gallery.rows import PinnedGallery
 from cloud_service.gallery.segment import Segment, width_of
 from cloud_service.gallery.tables import gallery, segment_file, template
+from shared.errors import InsufficientStorage, RecordUnavailable
 from shared.logs import get_logger, place_of
 
 _log = get_logger(__name__)
@@ -114,9 +115,12 @@ class Snapshots:
                 sound.append(segment)
         if bad:
             _log.warning("snapshot_files_refused", files=len(bad))
-            with self._database.write() as connection:
-                connection.execute(delete(segment_file).where(segment_file.c.id.in_(bad)))
-            self.sweep()
+            try:
+                with self._database.write() as connection:
+                    connection.execute(delete(segment_file).where(segment_file.c.id.in_(bad)))
+                self.sweep()
+            except (OSError, InsufficientStorage, RecordUnavailable) as error:  # a full disk: it can match all the same
+                _log.error("snapshot_files_not_removed", **place_of(error))
         return sound
 
     def save(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -14,8 +14,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.folder_lock import FolderLock
+from cloud_service.gallery.read_only import ReadOnlyMode, connect_unchanging
 from cloud_service.gallery.remains import Remains
 from shared.errors import InsufficientStorage, Overloaded, PatronusError, RecordUnavailable, SetupError
+from shared.logs import get_logger
+
+_log = get_logger(__name__)
 
 _WRITES: Final = "patronus_writes"
 # How often emptying the log is tried while others write between.
@@ -28,6 +32,9 @@ _NO_WRITING: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, s
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 # A full disk has room again when a large request fits: the least one may succeed in what a log had left.
 _ROOM: Final = 1 << 20
+# Reads the file's first page, and so needs all that a read needs.
+_ANYTHING: Final = "SELECT count(*) FROM sqlite_master"
+_NOT_NOW: Final = "The record cannot be written now: nothing was changed. Send it again in a moment."
 _FULL: Final = "The disk of the record is full: nothing was changed. The operator must make room; then send it again."
 
 
@@ -50,17 +57,18 @@ class SqliteDatabase(Database):
             url, pool_size=connections, max_overflow=2, pool_timeout=busy_seconds, hide_parameters=True
         )
         super().__init__(engine, reader=engine, writer=engine.execution_options(**{_WRITES: True}))
-        _set_up(engine, busy_seconds)
+        self._read_only = ReadOnlyMode(busy_seconds)
+        _set_up(engine, busy_seconds, self._path, self._read_only)
         self._remains: Remains | None = None
         self._damaged = False
+        self._log_file = self._path.with_name(f"{self._path.name}-wal")
+        # Whether what a crash left in the file is yet to be looked for.
+        self._crashed = False
         try:
             _make_private(self._path)
             self._remains = Remains(self._path)
-            crashed = self._path.with_name(f"{self._path.name}-wal").exists()
-            self._empty_log(self._remains)
-            if crashed:
-                self._remains.note_all()
-                self._empty_log(self._remains)
+            self._crashed = self._log_file.exists()
+            self._start(self._remains)
         except sqlite3.DatabaseError as error:
             self.close()
             raise unusable(str(self._path), error) from None
@@ -69,12 +77,24 @@ class SqliteDatabase(Database):
             raise
 
     @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the record throughout.
+
+        Raises:
+            PatronusError: as any database's.
+        """
+        with self._read_only.reading(), super().read() as connection:
+            yield connection
+
+    @contextmanager
     def write(self, *, long: bool = False) -> Iterator[Connection]:
         """A transaction that changes the record; durable when this ends without an error, else undone.
 
         Raises:
             PatronusError: as any database's.
         """
+        if self._read_only.on:
+            self._make_writable()
         with super().write(long=long) as connection:
             yield connection
         if self._remains is not None:
@@ -89,11 +109,19 @@ class SqliteDatabase(Database):
         """
         if self._damaged:
             raise RecordUnavailable("A page of the record is damaged; restore a back-up.")
-        if self._unwritable:
-            disk = os.statvfs(self._path.parent)
-            if disk.f_bavail * disk.f_frsize < _ROOM:
-                raise InsufficientStorage(_FULL)
+        if self._unwritable and not self.has_room():
+            raise InsufficientStorage(_FULL)
         super().ping()
+
+    def has_room(self) -> bool:
+        """Whether the disk has room for more than the least request."""
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize >= _ROOM
+
+    @property
+    def log_left(self) -> bool:
+        """Whether the start could not empty the log, for want of room."""
+        return self._unwritable
 
     def migrating(self) -> AbstractContextManager[Connection]:
         """A writing transaction in which the tables may be changed."""
@@ -123,7 +151,9 @@ class SqliteDatabase(Database):
         """
         assert self._remains is not None  # noqa: S101 - opened before the first
         try:
-            self._empty_log(self._remains, patient=patient)
+            if self._read_only.on:
+                self._make_writable()
+            self._clean(self._remains, patient=patient)
         except sqlite3.DatabaseError as error:
             code = _code_of(error)
             if code in _NO_ROOM:
@@ -171,6 +201,56 @@ class SqliteDatabase(Database):
 
     def _begun_to_write(self, connection: Connection, long: bool) -> None:
         """Nothing: a statement of SQLite's waits for nobody, the transaction having begun."""
+
+    def _start(self, remains: Remains) -> None:
+        """Empties the log; on a full disk that is left for later, and what is there is read as it is.
+
+        Raises:
+            sqlite3.DatabaseError: the file is damaged; or the disk is full, and the log holds what cannot be read.
+        """
+        try:
+            self._clean(remains)
+            return
+        except sqlite3.DatabaseError as error:
+            if _code_of(error) not in _NO_ROOM | _NO_WRITING or self.has_room():
+                raise
+            full = error
+        try:
+            with closing(self.engine.raw_connection()) as connection:
+                cast(sqlite3.Connection, connection.driver_connection).execute(_ANYTHING).close()
+        except sqlite3.DatabaseError:
+            # No room for SQLite's shared memory. Without it the file can be read, the log cannot.
+            if self._log_file.exists() and self._log_file.stat().st_size:
+                raise full from None
+            self.engine.dispose()
+            self._read_only.on = True
+        self._unwritable = True
+        _log.error("record_disk_full", read_only=self._read_only.on)
+
+    def _make_writable(self) -> None:
+        """Opens the file for writing after a start without room.
+
+        Raises:
+            InsufficientStorage: there still is none. Overloaded: long reads are under way.
+        """
+        if not self.has_room():
+            raise InsufficientStorage(_FULL)
+        try:
+            self._read_only.leave(self._open_for_writing)
+        except sqlite3.DatabaseError as error:
+            raise (InsufficientStorage(_FULL) if _code_of(error) in _NO_ROOM else RecordUnavailable(_NOT_NOW)) from None
+
+    def _open_for_writing(self) -> None:
+        self.engine.dispose()
+        with closing(self.engine.raw_connection()) as connection:
+            cast(sqlite3.Connection, connection.driver_connection).execute(_ANYTHING).close()
+
+    def _clean(self, remains: Remains, *, patient: bool = True) -> None:
+        self._empty_log(remains, patient=patient)
+        if self._crashed:
+            remains.note_all()
+            self._empty_log(remains, patient=patient)
+            self._crashed = False
 
     def _empty_log(self, remains: Remains, *, patient: bool = True) -> None:
         connection = self.engine.raw_connection()
@@ -242,14 +322,21 @@ def _make_private(path: Path) -> None:
         raise SetupError(f"The record {path} cannot be opened by this user for reading and writing.") from None
 
 
-def _set_up(engine: Engine, busy_seconds: float) -> None:
+def _set_up(engine: Engine, busy_seconds: float, path: Path, read_only: ReadOnlyMode) -> None:
+    @event.listens_for(engine, "do_connect")
+    def connect(*_how: Any) -> sqlite3.Connection | None:
+        return connect_unchanging(path) if read_only.on else None  # None: as ever
+
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins no transaction of its own; `begin` below does
         for pragma in (
             f"busy_timeout = {int(busy_seconds * 1000)}",
-            "journal_mode = WAL",  # readers do not wait for the writer
+            *(() if read_only.on else ("journal_mode = WAL",)),  # readers do not wait for the writer
             "synchronous = FULL",  # a commit is on the disk before it is acknowledged
+            # On macOS a plain fsync leaves it in the disk's own cache; elsewhere these two change nothing.
+            "fullfsync = ON",
+            "checkpoint_fullfsync = ON",
             "foreign_keys = ON",
             "secure_delete = ON",  # overwrite what is deleted
             "temp_store = MEMORY",  # no vector in a temporary file

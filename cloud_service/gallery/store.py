@@ -18,13 +18,53 @@ from cloud_service.gallery.remnants import Remnant
 from cloud_service.gallery.retention import Retention
 from cloud_service.gallery.rows import NewRow, PinnedGallery, Removed
 from cloud_service.gallery.turn import Turn
-from shared.errors import NotFound, OutcomeUnknown, Unprocessable
+from shared.errors import IndexUnavailable, NotFound, OutcomeUnknown, Overloaded, RecordUnavailable, Unprocessable
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import EnrollAnswer, GallerySpec, IndexKind, IndexStats, NewTemplate
 from shared.wire.common import Erased, Receipt
 
 _log = get_logger(__name__)
+
+_STORED = "The templates are stored"
+
+
+@contextmanager
+def _before_commit() -> Iterator[None]:
+    """Around what must be possible before anything is stored.
+
+    Raises:
+        IndexUnavailable: it is not; ``reason`` is ``not_stored``.
+    """
+    try:
+        yield
+    except IndexUnavailable as error:
+        raise IndexUnavailable(
+            "The index cannot be reached or is being made: nothing was stored. Send the same again in a moment.",
+            reason="not_stored",
+            retry_after_s=error.retry_after_s,
+        ) from error
+
+
+@contextmanager
+def after_commit(what: str) -> Iterator[None]:
+    """Around what follows a commit: whatever fails there is told as what it is, and not as if nothing were stored.
+
+    Args:
+        what: was committed, as the subject of a sentence.
+
+    Raises:
+        IndexUnavailable: the index or the record went away; ``reason`` is ``stored``.
+    """
+    try:
+        yield
+    except (IndexUnavailable, RecordUnavailable, Overloaded) as error:
+        raise IndexUnavailable(
+            f"{what}, but the index cannot be reached or is being made, so it is not in effect for searches yet. It "
+            "will be by itself; send the same again in a moment to see whether it is.",
+            reason="stored",
+            retry_after_s=error.retry_after_s,
+        ) from error
 
 
 class Store:
@@ -115,6 +155,7 @@ class Store:
             InvalidTemplate: a template is not a unit vector of the gallery's length.
             Unprocessable: an id stands in the request twice.
             Conflict: an id is taken by another template, or the gallery or subject is full.
+            IndexUnavailable: the templates could not be searched. They are stored where the reason is ``stored``.
         """
         with self._metrics.step("record"):
             gallery = self.record.gallery(gallery_name)
@@ -123,14 +164,16 @@ class Store:
         if len({row.uid for row in rows}) < len(rows):
             raise Unprocessable("A template id stands in the request twice; give each its own.", reason="duplicate_id")
         with self._order:
-            self.indexes.of(gallery)  # what could not be searched is not stored either
+            with _before_commit():
+                self.indexes.of(gallery)  # what could not be searched is not stored either
             also = partial(self._answers.note, once=once)
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
                 added = self.record.add_templates(gallery, subject, rows, by, also)
-            if len(added.ids):
-                self.indexes.added(gallery, added.ids, added.vectors)
-            if len(added.ids) < len(rows):
-                self.indexes.added_before(gallery, [row.uid for row in rows])
+            with after_commit(_STORED):
+                if len(added.ids):
+                    self.indexes.added(gallery, added.ids, added.vectors)
+                if len(added.ids) < len(rows):
+                    self.indexes.added_before(gallery, [row.uid for row in rows])
         return EnrollAnswer(subject=subject, templates=added.answers)
 
     def enroll_once(
@@ -149,8 +192,9 @@ class Store:
                 templates = self._answers.before(once, gallery, subject, [new.id for new in sent])
             if templates is None:
                 return self.enroll(gallery_name, subject, sent, by, once), False
-            self.indexes.of(gallery)  # lost meanwhile, it is made anew
-            self.indexes.added_before(gallery, [new.id for new in sent])  # stored before, and now searchable
+            with after_commit(_STORED):
+                self.indexes.of(gallery)  # lost meanwhile, it is made anew
+                self.indexes.added_before(gallery, [new.id for new in sent])  # stored before, and now searchable
             return EnrollAnswer(subject=subject, templates=templates), True
 
     def erase_gallery(self, name: str, by: str | None) -> Erased:
@@ -193,7 +237,9 @@ class Store:
         """
         with self._order, self._writing, self._metrics.step("record"):
             self.record.clock.look(self.retention.time_seen())
-            gallery, removed = self.retention.change(self.record.gallery(gallery_name), max_age_seconds, by)
+            gallery = self.record.gallery(gallery_name)
+            with self._in_doubt(gallery):
+                gallery, removed = self.retention.change(gallery, max_age_seconds, by)
             if removed is not None:
                 self._forget(gallery, removed)
 
@@ -240,11 +286,16 @@ class Store:
 
         Raises:
             NotFound: there is no such gallery.
+            IndexUnavailable: the index is away, and nothing was chosen; or with the reason ``stored``, it was chosen,
+                and the index is yet to be made so.
         """
+        with _before_commit():
+            self.indexes.of(self.record.gallery(gallery_name))  # what could not be done is not chosen either
         with self._writing:
             gallery = self.record.pin_index(gallery_name, kind)
-        self.indexes.pinned(gallery)
-        return self.indexes.stats(gallery)
+        with after_commit("The choice is stored"):
+            self.indexes.pinned(gallery)
+            return self.indexes.stats(gallery)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -21,6 +23,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
+
+from shared.errors import RecordDamaged
 
 # SQLite reuses no id only in a column declared INTEGER with AUTOINCREMENT.
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -45,6 +49,35 @@ class UtcDateTime(TypeDecorator[datetime]):
         """From what is stored to an aware moment."""
         return None if value is None else value.replace(tzinfo=UTC)
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """Reads what is stored; what is no moment is told as damage."""
+        return _told_as_damage(super().result_processor(dialect, coltype))
+
+
+class StoredJson(TypeDecorator[Any]):
+    """A JSON value; None is stored as no value."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """Reads what is stored; what is no JSON is told as damage."""
+        return _told_as_damage(super().result_processor(dialect, coltype))
+
+
+def _told_as_damage(process: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+    """A reader of stored values that raises RecordDamaged for those that were not written so."""
+    if process is None:
+        return None
+
+    def read(value: Any) -> Any:
+        try:
+            return process(value)
+        except (TypeError, ValueError):
+            raise RecordDamaged("A row of the record is damaged: restore it from a backup.") from None
+
+    return read
+
 
 metadata = MetaData(
     naming_convention={
@@ -60,7 +93,7 @@ gallery = Table(
     metadata,
     Column("id", BigId, primary_key=True),
     Column("name", name_of(64), nullable=False, unique=True),
-    Column("contract", JSON, nullable=False),
+    Column("contract", StoredJson, nullable=False),
     Column("contract_digest", String(64), nullable=False),
     Column("dim", Integer, nullable=False),
     Column("threshold_cosine", Float, nullable=False),
@@ -70,7 +103,7 @@ gallery = Table(
     # Counts the changes of key.
     Column("turn", Integer, nullable=False, server_default="0"),
     # The contract of the next turn, while a change of key is under way: what is in `turned` for it is under its key.
-    Column("turning_to", JSON(none_as_null=True)),
+    Column("turning_to", StoredJson),
     # Templates that are older never match; null: they do not expire.
     Column("max_age_seconds", BigInteger),
     # The index that an operator chose, by name; null: by the number of templates.
@@ -168,7 +201,7 @@ audit = Table(
     Column("key_id", String(12)),
     Column("action", String(32), nullable=False),
     Column("gallery", String(64)),
-    Column("details", JSON, nullable=False),
+    Column("details", StoredJson, nullable=False),
     Column("previous", String(64), nullable=False),
     Column("digest", String(64), nullable=False),
     sqlite_autoincrement=True,

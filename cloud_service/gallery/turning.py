@@ -27,7 +27,14 @@ from cloud_service.gallery.audit import Action, noted
 from cloud_service.gallery.checksums import from_blobs, to_blobs
 from cloud_service.gallery.damage import KnownDamage, stops_rekey
 from cloud_service.gallery.database import Database
-from cloud_service.gallery.lookups import IDS_A_QUERY, counted, pinned_from, refuse_turned
+from cloud_service.gallery.lookups import (
+    IDS_A_QUERY,
+    counted,
+    damaged_gallery,
+    galleries_where,
+    pinned_from,
+    refuse_turned,
+)
 from cloud_service.gallery.record import Journal
 from cloud_service.gallery.rows import PinnedGallery
 from cloud_service.gallery.tables import gallery, subject, template, turned
@@ -88,14 +95,14 @@ class Turning:
             pinned = pinned_from(row)
             staged = _count(connection, pinned, pinned.turn + 1)
             unsettled = _count(connection, pinned, pinned.turn)
-        contract, turning_to = Contract.model_validate(row.contract), _contract(row)
-        return UnderWay(pinned, contract, turning_to, row.templates, staged, unsettled)
+        turning_to = _contract(row)
+        return UnderWay(pinned, Contract.model_validate(row.contract), turning_to, row.templates, staged, unsettled)
 
     def unsettled(self) -> list[PinnedGallery]:
         """The galleries whose key was changed, and that still hold what the old one sealed."""
         left = select(turned.c.id).where(turned.c.gallery_id == gallery.c.id, turned.c.turn == gallery.c.turn)
         with self._database.read() as connection:
-            return [pinned_from(row) for row in connection.execute(select(gallery).where(left.exists()))]
+            return galleries_where(connection, left.exists())[0]
 
     def begin(self, pinned: PinnedGallery, contract: Contract, by: str | None) -> None:
         """Notes what is staged from here on; ``by`` is the id of the caller's API key, for the audit log.
@@ -256,7 +263,10 @@ def _locked(connection: Connection, pinned: PinnedGallery) -> Row[Any]:
 
 
 def _contract(row: Row[Any]) -> Contract | None:
-    return None if row.turning_to is None else Contract.model_validate(row.turning_to)
+    try:
+        return None if row.turning_to is None else Contract.model_validate(row.turning_to)
+    except ValueError:
+        raise damaged_gallery(row.id) from None
 
 
 def _refuse_abandoned(row: Row[Any], contract: Contract) -> None:

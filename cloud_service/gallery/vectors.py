@@ -24,7 +24,7 @@ from cloud_service.gallery.database import Database
 from cloud_service.gallery.lookups import EVER, IDS_A_QUERY, oldest_alive, pinned_where, refuse_turned
 from cloud_service.gallery.rows import PinnedGallery, Stored
 from cloud_service.gallery.tables import gallery, subject, template, turned
-from shared.errors import ContractMismatch, NotFound
+from shared.errors import ContractMismatch, NotFound, RecordDamaged
 
 # A template under the key of its gallery's turn: what was turned to it, until that is in the template's own row.
 NOW = func.coalesce(turned.c.vector, template.c.vector).label("vector")
@@ -237,6 +237,6 @@ class Vectors:
                 still = self._stored(pinned, np.array(ids, dtype=np.int64), EVER).damaged
             except NotFound:
                 still = np.empty(0, np.int64)
-            except ContractMismatch:  # its key was changed just now: the next look tells
+            except (ContractMismatch, RecordDamaged):  # its key was changed just now, or its own row is damaged
                 continue
             self._damage.gone(gallery_id, set(ids) - set(still.tolist()))

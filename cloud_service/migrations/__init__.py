@@ -9,7 +9,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from cloud_service.gallery.database import Database
@@ -27,6 +28,11 @@ def upgrade(database: Database) -> bool:
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    with database.read() as connection:
+        if MigrationContext.configure(connection).get_current_heads() == tuple(
+            ScriptDirectory.from_config(config).get_heads()
+        ):
+            return False
     with database.migrating() as connection:
         config.attributes["connection"] = connection
         before = MigrationContext.configure(connection).get_current_revision()

@@ -14,12 +14,15 @@ from cloud_service.deps import (
     ListingDep,
     StoreDep,
 )
+from cloud_service.gallery.store import after_commit
 from shared.http.auth import Caller
 from shared.http.erased import PENDING, answered
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import Erased, GalleryInfo, Page, Retention
 
 router = APIRouter(prefix="/galleries", tags=["galleries"])
+
+_RETENTION = "The age at which templates expire is stored"
 
 
 @router.put(
@@ -39,7 +42,8 @@ def put_gallery(
     """Makes a gallery pinned to a contract and a threshold; harmless when repeated."""
     if store.put_gallery(gallery, spec, caller.id):
         response.status_code = status.HTTP_201_CREATED
-    return listing.gallery(gallery)
+    with after_commit("The gallery is made"):
+        return listing.gallery(gallery)
 
 
 @router.get("", response_model=Page[GalleryInfo], dependencies=[MAY_MANAGE, PLACE])
@@ -68,11 +72,13 @@ def put_retention(
 ) -> GalleryInfo:
     """Has templates expire at an age, also those that are there already; harmless when repeated."""
     store.set_retention(gallery, wanted.max_age_seconds, caller.id)
-    return listing.gallery(gallery)
+    with after_commit(_RETENTION):
+        return listing.gallery(gallery)
 
 
 @router.delete("/{gallery}/retention", response_model=GalleryInfo, dependencies=[MAY_MANAGE, PLACE])
 def delete_retention(gallery: GalleryInPath, caller: Caller, store: StoreDep, listing: ListingDep) -> GalleryInfo:
     """Has templates kept until somebody erases them. Those that have expired stay so."""
     store.set_retention(gallery, None, caller.id)
-    return listing.gallery(gallery)
+    with after_commit(_RETENTION):
+        return listing.gallery(gallery)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shared.command import finite
 from shared.errors import BadRequest
 from shared.names import GALLERY_PATTERN, SUBJECT_PATTERN, TEMPLATE_ID_PATTERN
 from shared.wire.edge import QualityFilter
@@ -47,10 +48,12 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 def create_gallery(
     name: Gallery,
     threshold: Annotated[
-        float | None, typer.Option(min=0.0001, max=0.9999, help="Cosine to accept at. [default: the embedder's]")
+        float | None,
+        typer.Option(callback=finite, min=0.0001, max=0.9999, help="Cosine to accept at. [default: the edge's]"),
     ] = None,
     fmr: Annotated[
-        float | None, typer.Option(min=0, max=1, help="False match rate that you measured at this threshold.")
+        float | None,
+        typer.Option(callback=finite, min=0, max=1, help="False match rate that you measured at this threshold."),
     ] = None,
     verify_only: Annotated[
         bool | None,
@@ -72,7 +75,8 @@ def create_gallery(
     answer = client.call("PUT", gallery_path(name), json=wanted)
     at = answer["threshold"]
     kind = " for verification only" if _verify_only(answer) else ""
-    out.result(answer, f"Gallery {name} is ready{kind}; it accepts from cosine {at['cosine']:g} (FMR {at['fmr']:g}).")
+    rate = f"reference FMR {at['fmr']:g}, not of children"
+    out.result(answer, f"Gallery {name} is ready{kind}; it accepts from cosine {at['cosine']:g} ({rate}).")
 
 
 @gallery.command("list")
@@ -270,7 +274,7 @@ def identify(
     name: Gallery,
     picture: Picture,
     top_k: Annotated[int, typer.Option(min=1, max=100, help="Candidates a face, at most.")] = 5,
-    max_faces: Annotated[int, typer.Option(min=1, max=32, help="Faces to look for, largest first.")] = 1,
+    max_faces: Annotated[int, typer.Option(min=1, max=200, help="Faces to look for, largest first.")] = 1,
     quality: Quality = None,
     edge: Edge = None,
     key_file: KeyFile = None,
@@ -285,7 +289,20 @@ def identify(
     for number, face in enumerate(answer["faces"], start=1):
         who = ", ".join(f"{one['subject']} ({one['similarity']:.3f})" for one in face["candidates"]) or "unknown"
         lines.append(f"face {number}: {who}")
+    lines += _left_out(answer)
     out.result(answer, "\n".join(lines))
+
+
+def _left_out(answer: dict[str, Any]) -> list[str]:
+    """A line about the faces that were found and not looked for; none where all were."""
+    left_out = answer["faces_left_out"]
+    why = []
+    if left_out["over_max_faces"]:
+        why.append(f"{left_out['over_max_faces']} beyond --max-faces")
+    if left_out["poor_quality"]:
+        reasons = ", ".join(f"{reason.replace('_', ' ')}: {n}" for reason, n in left_out["reasons"].items())
+        why.append(f"{left_out['poor_quality']} of poor quality ({reasons})")
+    return [f"{answer['faces_found']} faces were found; left out: {'; '.join(why)}"] if why else []
 
 
 def _open(edge: str | None, key_file: Path | None, as_json: bool) -> tuple[EdgeClient, Output]:

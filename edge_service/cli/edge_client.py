@@ -112,7 +112,7 @@ def connect(url: str | None, key_file: Path | None) -> EdgeClient:
     """
     key = os.environ.get("PATRONUS_API_KEY")
     if key is None or key_file is not None:
-        path = key_file or patronus_home() / "edge" / "api_key"
+        path = key_file or _edge_home() / "api_key"
         try:
             key = read_secret(path).decode("ascii").strip()
         except (FileNotFoundError, UnicodeDecodeError):
@@ -127,6 +127,12 @@ def connect(url: str | None, key_file: Path | None) -> EdgeClient:
 def _running_here() -> str | None:
     """The address that ``make run`` left while it runs."""
     try:
-        return (patronus_home() / "edge" / "address").read_text().strip() or None
+        return (_edge_home() / "address").read_text().strip() or None
     except OSError:
         return None
+
+
+def _edge_home() -> Path:
+    """As the edge's own settings have it; these are not loaded here, for a client may know nothing of a service."""
+    named = os.environ.get("PATRONUS_EDGE__HOME")
+    return Path(named) if named else patronus_home() / "edge"

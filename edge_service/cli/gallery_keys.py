@@ -92,29 +92,18 @@ def _check_with_cloud(store: KeyStore, key: GalleryKey) -> None:
         NotFound: there is no such gallery.
         Conflict: another edge made it, and this edge does not have its key.
     """
-    import asyncio
-
-    from edge_service.cloud import CloudClient
+    from edge_service.cli.cloud_line import ask_for_gallery
     from edge_service.settings import EdgeSettings
     from shared.errors import Conflict, NotFound, PatronusError
-    from shared.metrics import Metrics
     from shared.service_settings import load_settings
-    from shared.wire.common import GalleryInfo
-
-    async def ask() -> GalleryInfo:
-        client = CloudClient(load_settings(EdgeSettings).cloud, Metrics("edge"))
-        try:
-            return await client.gallery(key.gallery)
-        finally:
-            await client.close()
 
     try:
-        seal = asyncio.run(ask()).contract.seal
+        seal = ask_for_gallery(key.gallery, load_settings(EdgeSettings)).contract.seal
     except NotFound:
         raise
-    except PatronusError:
+    except PatronusError as error:
         typer.echo(
-            "The cloud could not be asked whether this is the gallery's key; compare the fingerprints.", err=True
+            f"{error.detail} So it was not checked that this is the gallery's key; compare the fingerprints.", err=True
         )
         return
     if seal is None or store.named_by(key.gallery, seal) is None:
@@ -124,8 +113,10 @@ def _check_with_cloud(store: KeyStore, key: GalleryKey) -> None:
 def _store() -> KeyStore:
     from edge_service.privacy.keys import KeyStore
     from edge_service.settings import EdgeSettings
+    from shared.process_secrets import lock_memory
     from shared.service_settings import load_settings
 
+    lock_memory()
     settings = load_settings(EdgeSettings)
     return KeyStore(settings.home, may_make=not settings.keys_file.exists())
 

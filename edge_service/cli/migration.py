@@ -17,6 +17,7 @@ from edge_service.cli.arrays import Embeddings, written_whole
 from edge_service.cli.client import gallery_path
 from edge_service.cli.edge_client import EdgeClient, Refused
 from edge_service.cli.output import Output
+from edge_service.privacy.embeddings import check_dimension
 from shared.errors import BadRequest, ContractMismatch
 from shared.names import SUBJECT_PATTERN
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJECT
@@ -69,9 +70,11 @@ class Migration:
             Whether all were taken.
 
         Raises:
-            Refused: the edge refuses all alike; SetupError: no edge answers.
+            Unprocessable: the embeddings have another dimension than the gallery's; Refused: the edge refuses all
+                alike; SetupError: no edge answers.
         """
-        client.call("GET", gallery)  # a gallery that is not there is told before anything is sent
+        # A gallery that is not there, or is for other embeddings, is told before anything is sent.
+        self._check_gallery(client.call("GET", gallery))
         taken, unturned, refused = 0, 0, 0
         with _bar(out) as progress:
             bar = progress.add_task("", total=self._embeddings.count)
@@ -104,10 +107,13 @@ class Migration:
             force: whether a file that is there may be replaced.
 
         Raises:
-            Refused: the edge refuses an embedding, or all; Conflict: the target is there.
+            Unprocessable: the embeddings have another dimension than the gallery's; Refused: the edge refuses an
+                embedding, or all; Conflict: the target is there.
         """
         source = self._embeddings
-        seal = client.call("GET", gallery_path(gallery))["contract"]["seal"]
+        info = client.call("GET", gallery_path(gallery))
+        self._check_gallery(info)
+        seal = info["contract"]["seal"]
         one_by_one = seal is not None and seal["scope"] == "subject"
         angles = np.empty(source.count, dtype=np.float32)
         unturned = done = 0
@@ -134,6 +140,9 @@ class Migration:
                 arrays.put("face_ids", np.array(self._faces))
         told = {"protected": source.count, "unturned": unturned}
         out.result(told, f"{target}: {source.count} templates; nothing was sent to the cloud.")
+
+    def _check_gallery(self, info: dict[str, Any]) -> None:
+        check_dimension(self._embeddings.dim, info["contract"]["dim"])
 
     def _shares(self) -> Iterator[_Share]:
         """The embeddings in the order of the file, those of one subject that stand near each other together."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,19 +12,19 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge_service.cli.arrays import Embeddings, written_whole
+from edge_service.cli.cloud_line import ask_for_gallery
 from edge_service.cli.output import Output
-from edge_service.cloud import CloudClient
 from edge_service.privacy.embeddings import unit_rows
 from edge_service.privacy.keys import PUBLIC_KEY, EpochKey, KeyStore
-from edge_service.privacy.profiles import Profile, load_profile
+from edge_service.privacy.profiles import Profile, check_profile_dimension, load_profile
 from edge_service.privacy.protect import Protector
-from edge_service.settings import CloudSettings, EdgeSettings
+from edge_service.settings import EdgeSettings
 from shared.contract import Contract
-from shared.errors import BadRequest, Conflict, ContractMismatch, SetupError, UpstreamUnavailable
-from shared.metrics import Metrics
+from shared.errors import BadRequest, Conflict, ContractMismatch, SetupError
 from shared.service_settings import load_settings
 from shared.wire.common import GalleryInfo
 
+_OTHERWISE: Final = ", or give with --contract what `patronus gallery show GALLERY --json` printed"
 _ROWS: Final = 2048  # between two moves of the bar: about a second
 
 
@@ -37,11 +36,13 @@ class Chosen:
         profile: which steps.
         key: whose seeds and seal.
         sealed: whether a seal of the profile is applied.
+        dim: values that an embedding must have: the gallery's, else the profile's.
     """
 
     profile: Profile
     key: EpochKey = field(repr=False)
     sealed: bool
+    dim: int
 
 
 def choose(name: str | None, gallery: str | None, contract: Path | None, subject: str | None) -> Chosen:
@@ -54,7 +55,7 @@ def choose(name: str | None, gallery: str | None, contract: Path | None, subject
         subject: whose embeddings they all are, for a gallery whose subjects have seals of their own.
 
     Raises:
-        SetupError: no such profile, or no key here.
+        SetupError: no such profile, no key here, or a profile for another dimension than the gallery's.
         BadRequest: the file says nothing of this gallery.
         NotFound: there is no such gallery.
         ContractMismatch: the gallery was made under another profile; Conflict: under another key, or with seals for
@@ -64,14 +65,17 @@ def choose(name: str | None, gallery: str | None, contract: Path | None, subject
     settings = load_settings(EdgeSettings)
     profile = load_profile(settings.profile if name is None else name, own=settings.profiles)
     if gallery is None:
-        if profile.document.patronus is None:
+        step = profile.document.patronus
+        if step is None:
             raise SetupError(f"Without its seal the profile {profile.pin.name!r} protects nothing; name a --gallery.")
-        return Chosen(profile, PUBLIC_KEY, sealed=False)
+        return Chosen(profile, PUBLIC_KEY, sealed=False, dim=step.dim)
     if not (settings.home / "master.key").exists():
         raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
     keys = KeyStore(settings.home, may_make=False)
-    info = _asked(gallery, settings.cloud) if contract is None else _told(gallery, contract)
-    return Chosen(profile, _key_of(keys, gallery, profile, info.contract, subject), sealed=True)
+    info = ask_for_gallery(gallery, settings, _OTHERWISE) if contract is None else _told(gallery, contract)
+    key = _key_of(keys, gallery, profile, info.contract, subject)
+    check_profile_dimension(profile, info.contract.dim)
+    return Chosen(profile, key, sealed=True, dim=info.contract.dim)
 
 
 def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, force: bool) -> None:
@@ -94,7 +98,7 @@ def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, for
         bar = progress.add_task("protecting", total=embeddings.count)
         with arrays.rows("templates", embeddings.count, embeddings.dim) as templates:
             for part in embeddings.parts(_ROWS):
-                unit, lengths = unit_rows(part, profile, first=done)
+                unit, lengths = unit_rows(part, profile, chosen.dim, first=done)
                 made = protector.templates(unit, chosen.key, sealed=chosen.sealed)
                 templates.write(np.ascontiguousarray(made.templates, dtype="<f4").tobytes())
                 angles.append(made.angles)
@@ -110,23 +114,6 @@ def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, for
     what = "sealed templates" if sealed else "templates, NOT sealed,"
     left = f"; {unturned} had no margin and were not perturbed" if unturned else ""
     out.result(told, f"{target}: {embeddings.count} {what} under the profile {profile.pin.name}{left}.")
-
-
-def _asked(gallery: str, settings: CloudSettings) -> GalleryInfo:
-    async def ask() -> GalleryInfo:
-        client = CloudClient(settings, Metrics("edge"))
-        try:
-            return await client.gallery(gallery)
-        finally:
-            await client.close()
-
-    try:
-        return asyncio.run(ask())
-    except UpstreamUnavailable:
-        raise UpstreamUnavailable(
-            "The cloud, which knows the gallery's key epoch, does not answer; start it, or give with --contract what "
-            "`patronus gallery show` printed with --json when it last did."
-        ) from None
 
 
 def _told(gallery: str, contract: Path) -> GalleryInfo:

@@ -34,25 +34,30 @@ def serve(
 ) -> None:
     """Run the service in the foreground."""
     from edge_service.app import create_app
+    from edge_service.cli.cloud_line import cloud_line_left
     from edge_service.memory import give_back_large_blocks
     from edge_service.settings import EdgeSettings
     from shared.http.serving import serve as run
+    from shared.logs import configure_logging, get_logger
+    from shared.process_secrets import lock_memory
     from shared.service_settings import load_settings
 
     settings = load_settings(EdgeSettings, host=host, port=port)
+    configure_logging(settings.log_level, "edge")
+    get_logger(__name__).info("memory_locked", what=lock_memory().value)
     give_back_large_blocks()
     app = create_app(settings)
-    with _address_left(settings):
+    with _address_left(settings), cloud_line_left(settings):
         run("edge", app, host=settings.host, port=settings.port, log_level=settings.log_level, tls=settings.tls)
 
 
 @contextlib.contextmanager
 def _address_left(settings: EdgeSettings) -> Iterator[None]:
     """Leaves the address where the command line on this machine looks, so that it needs no flag."""
-    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
+    from shared.urls import service_url
+
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scheme = "http" if settings.tls.certificate is None else "https"
-    address = f"{scheme}://{host}:{settings.port}\n"
+    address = service_url(settings.host, settings.port, tls=settings.tls.certificate is not None) + "\n"
     settings.address_file.write_text(address)
     try:
         yield

@@ -8,29 +8,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.privacy.profiles import Profile
-from shared.contract import MAX_DIM
 from shared.errors import Unprocessable
 
 # Systems that keep unit vectors keep them in float32, or in float16 at worst.
 _UNIT: Final = 1e-3
 # A unit vector of 4,096 float32 values that were rounded one by one is off by less than this.
 _ROUNDING: Final = 1e-6
-# Fewer are rotated by too little that is secret.
-_FEWEST_SEALED: Final = 16
 _SHORTEST: Final = float(np.finfo(np.float32).tiny)
 _LONGEST: Final = float(np.finfo(np.float32).max)
 
 
+def check_dimension(given: int, wanted: int) -> None:
+    """Refuses embeddings of another dimension than the templates of an edge or a gallery have.
+
+    The only place that decides this, so every way in gives the same answer.
+
+    Args:
+        given: values an embedding has.
+        wanted: values it must have: the embedder's dimension, which the gallery's contract names too.
+
+    Raises:
+        Unprocessable: they differ; names both.
+    """
+    if given != wanted:
+        raise Unprocessable(
+            f"The embeddings have {given} dimensions, and {wanted} are wanted; send those of the embedder that the "
+            "edge runs.",
+            reason="wrong_dimension",
+            given=given,
+            wanted=wanted,
+        )
+
+
 def unit_rows(
-    raw: NDArray[np.float32], profile: Profile, dim: int | None = None, first: int = 0
+    raw: NDArray[np.float32], profile: Profile, dim: int, first: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Raw embeddings as unit rows, and their lengths.
 
     Args:
         raw: (n, d) float32, of any length but 0.
-        profile: that they are to be protected under; says which dimension and lengths are plausible. A row of length 1
-            always is: many systems keep embeddings so.
-        dim: the embedder's, for a profile that is for any.
+        profile: that they are to be protected under; says which lengths are plausible. A row of length 1 always is:
+            many systems keep embeddings so.
+        dim: that they must have; see ``check_dimension``.
         first: number of the first row, for the error.
 
     Returns:
@@ -40,19 +59,8 @@ def unit_rows(
         Unprocessable: another dimension, a value that is not finite, a zero vector, or a length that is not plausible;
             names the row, never a value of it.
     """
+    check_dimension(raw.shape[1], dim)
     step = profile.document.patronus
-    if not _FEWEST_SEALED <= raw.shape[1] <= MAX_DIM and step is None:
-        raise Unprocessable(
-            f"The embeddings have {raw.shape[1]} dimensions; a seal takes {_FEWEST_SEALED} to {MAX_DIM}, since a "
-            "secret rotation of few is soon found.",
-            reason="wrong_dimension",
-        )
-    wanted = step.dim if step is not None else dim
-    if wanted is not None and raw.shape[1] != wanted:
-        raise Unprocessable(
-            f"The embeddings have {raw.shape[1]} dimensions; the profile {profile.pin.name} takes {wanted}.",
-            reason="wrong_dimension",
-        )
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(raw).all(axis=1))
     _refuse(~finite, first, "holds a value that is not finite", "not_finite")
     wide = raw.astype(np.float64)

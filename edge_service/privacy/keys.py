@@ -11,10 +11,8 @@ key, nothing of another epoch, but for the one that its seeds follow from.
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import secrets
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,17 +22,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from edge_service.privacy.key_folder import KeyFolder
 from shared.contract import SealPin, SealScope
 from shared.errors import Conflict, SetupError
+from shared.process_secrets import lock_pages
 from shared.secret_files import read_secret, write_secret
 
 KEY_BYTES: Final = 32
 # The epoch of a gallery whose profile does not seal: its contract names none.
 NO_EPOCH: Final = "0" * 16
 _NONCE_BYTES: Final = 12
-_MASTER: Final = "master.key"
-_IMPORTED: Final = "gallery_keys"
-_BEFORE: Final = "before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +139,9 @@ class KeyStore:
     """
 
     def __init__(self, folder: Path, *, may_make: bool = True) -> None:
-        self._folder = folder
-        self._master = _load_or_make(folder / _MASTER, may_make=may_make)
+        self._files = KeyFolder(folder)
+        self._files.finish()
+        self._master = _load_or_make(self._files, may_make=may_make)
 
     def gallery(self, name: str) -> GalleryKey:
         """The newest key of a gallery: the imported one where there is one, else the master key's own.
@@ -176,92 +174,108 @@ class KeyStore:
             Conflict: another imported key is there already and is not to be replaced.
             SetupError: the folder cannot be written.
         """
-        known = self._imported(key.gallery)
-        if known is not None and known != key:
-            if not replace:
-                raise Conflict("Another key was imported for this gallery before; say so if it is to be replaced.")
-            KeyStore(self._folder / _BEFORE).put(known, replace=True)  # until the gallery's key is changed
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = AESGCM(self._wrapping_key()).encrypt(nonce, key.secret, key.gallery.encode())
-        write_secret(self._path(key.gallery), nonce + sealed, replace=True)
+        with self._files.changing():
+            self._master = _load(self._files.master)  # it may have been renewed since this was opened
+            known = self._imported(key.gallery)
+            if known is not None and known != key:
+                if not replace:
+                    raise Conflict("Another key was imported for this gallery before; say so if it is to be replaced.")
+                self._put_aside(known)  # until the gallery's key is changed
+            write_secret(self._files.imported(key.gallery), _wrapped(key, self._master), replace=True)
 
     def renew(self) -> None:
         """Puts a new master key in the place of the old one, which is kept aside with the imported keys: galleries are
         matched under their old keys until these are changed, one gallery after the other.
 
-        Who is stopped in between has lost nothing, and does it again.
+        Done by the rename that replaces the master key. A renewal that was stopped before it changed nothing.
 
         Raises:
             Conflict: there are keys aside from the last time.
             SetupError: the folder cannot be written.
         """
-        before = self._before()
-        if before is not None and before._master != self._master:
-            raise Conflict(
-                "There are old keys aside already; change the key of every gallery, then: patronus keys forget"
-            )
-        write_secret(self._folder / _BEFORE / _MASTER, _written(self._master), replace=True)
-        imported = list((self._folder / _IMPORTED).glob("*.key"))
-        for path in imported:
-            write_secret(self._folder / _BEFORE / _IMPORTED / path.name, read_secret(path), replace=True)
-        for path in imported:  # before the master key goes, under which they open
-            path.unlink(missing_ok=True)
-        master = secrets.token_bytes(KEY_BYTES)
-        write_secret(self._folder / _MASTER, _written(master), replace=True)
-        self._master = master
+        with self._files.changing():
+            if self._files.before.exists():
+                raise Conflict(
+                    "There are old keys aside already; change the key of every gallery, then: patronus keys forget"
+                )
+            old, master = _load(self._files.master), secrets.token_bytes(KEY_BYTES)
+            self._files.put_aside(_written(old), self._files.imported_files())
+            write_secret(self._files.master, _written(master), replace=True)
+            self._master = master
+        self._files.finish()  # removes the imported keys that only the old master key opens
 
     def forget(self) -> bool:
-        """Destroys the keys that are aside; false where there are none. A gallery still under one of them is lost."""
-        before = self._folder / _BEFORE
-        found = before.exists()
-        if found:
-            shutil.rmtree(before)
+        """Destroys the keys that are aside; false where there are none. A gallery still under one of them is lost.
+
+        Done by one rename. What it leaves when it is stopped is removed when the folder is opened again.
+
+        Raises:
+            SetupError: the folder cannot be written.
+        """
+        with self._files.changing():
+            found = self._files.before.exists()
+            if found:
+                self._files.destroy_before()
         return found
 
+    def _put_aside(self, key: GalleryKey) -> None:
+        before = self._before()
+        if before is not None:
+            before.put(key, replace=True)
+            return
+        master = secrets.token_bytes(KEY_BYTES)
+        self._files.put_aside(_written(master), {key.gallery: _wrapped(key, master)})
+
     def _before(self) -> KeyStore | None:
-        folder = self._folder / _BEFORE
-        return KeyStore(folder, may_make=False) if (folder / _MASTER).exists() else None
+        return KeyStore(self._files.before, may_make=False) if KeyFolder(self._files.before).master.exists() else None
 
     def _own(self, name: str) -> GalleryKey:
         return GalleryKey(name, derive(self._master, "gallery", name))
 
     def _imported(self, name: str) -> GalleryKey | None:
         try:
-            content = read_secret(self._path(name))
+            content = read_secret(self._files.imported(name))
         except FileNotFoundError:
             return None
         nonce, sealed = content[:_NONCE_BYTES], content[_NONCE_BYTES:]
         try:
-            return GalleryKey(name, AESGCM(self._wrapping_key()).decrypt(nonce, sealed, name.encode()))
+            return GalleryKey(name, AESGCM(_wrapping_key(self._master)).decrypt(nonce, sealed, name.encode()))
         except (InvalidTag, ValueError):
             raise SetupError(
                 f"The imported key of gallery {name} does not open under this edge's master key; import it again."
             ) from None
 
-    def _path(self, name: str) -> Path:
-        return self._folder / _IMPORTED / f"{name}.key"
 
-    def _wrapping_key(self) -> bytes:
-        return derive(self._master, "wrap imported keys")
+def _wrapping_key(master: bytes) -> bytes:
+    return derive(master, "wrap imported keys")
+
+
+def _wrapped(key: GalleryKey, master: bytes) -> bytes:
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return nonce + AESGCM(_wrapping_key(master)).encrypt(nonce, key.secret, key.gallery.encode())
 
 
 def _written(key: bytes) -> bytes:
     return key.hex().encode() + b"\n"
 
 
-def _load_or_make(path: Path, *, may_make: bool) -> bytes:
+def _load_or_make(files: KeyFolder, *, may_make: bool) -> bytes:
     try:
-        content = read_secret(path)
+        return _load(files.master)
     except FileNotFoundError:
         if not may_make:
             raise SetupError(
-                f"The master key {path} is missing, though this edge was started before: put its backup back. If "
-                "nothing that it sealed is needed any more, remove api_keys.json beside it, and a new one is made."
+                f"The master key {files.master} is missing, though this edge was started before: put its backup back. "
+                "If nothing that it sealed is needed any more, remove api_keys.json beside it, and a new one is made."
             ) from None
-        # If another process had its first start at the same moment, its key is the key.
-        with contextlib.suppress(FileExistsError):
-            write_secret(path, _written(secrets.token_bytes(KEY_BYTES)), replace=False)
-        content = read_secret(path)
+    with files.changing():
+        if not files.master.exists():  # else another process had its first start at the same moment
+            write_secret(files.master, _written(secrets.token_bytes(KEY_BYTES)), replace=False)
+        return _load(files.master)
+
+
+def _load(path: Path) -> bytes:
+    content = read_secret(path)
     try:
         key = bytes.fromhex(content.decode("ascii").strip())
     except ValueError:
@@ -271,4 +285,5 @@ def _load_or_make(path: Path, *, may_make: bool) -> bytes:
             f"The master key {path} is damaged: it must hold 64 hexadecimal digits. Put its backup back; "
             "a new key cannot open what the old one sealed."
         )
+    lock_pages(key)
     return key

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.privacy.profiles import PatronusStep
-from edge_service.vision.sessions import OrtGraph, Signature
+from edge_service.vision.sessions import RUNTIME_ERRORS, OrtGraph, Signature
 from shared.errors import ProtectionFailed, SetupError
 
 Rows = NDArray[np.float32]
@@ -37,6 +37,8 @@ _TRIALS: Final = 32
 # and how far erase takes an embedding, as a chord. Networks that are worth having do ten times as much.
 _PERTURBS: Final = 0.1
 _ERASES: Final = 0.01
+# What tells that a graph is not what its profile says.
+_REFUSED: Final[tuple[type[Exception], ...]] = (ProtectionFailed, *RUNTIME_ERRORS)
 
 
 class PatronusGraph:
@@ -60,7 +62,7 @@ class PatronusGraph:
         try:
             self._erase = self._learn_erase()
             self._try_out()
-        except Exception as error:
+        except _REFUSED as error:
             reason = error.detail if isinstance(error, ProtectionFailed) else "it does not run"
             raise SetupError(f"The graph {what} does not do what the profile says: {reason}") from None
 
@@ -131,6 +133,8 @@ class PatronusGraph:
         probes = (probes / np.linalg.norm(probes, axis=1, keepdims=True)).astype(np.float32)
         nothing, seeds = np.zeros(len(probes), np.float32), np.zeros((len(probes), self.step.seed_dim), np.float32)
         found = self._infer(probes, seeds, nothing, np.eye(dim, dtype=np.float32))[0].astype(np.float64)
+        if not np.isfinite(found).all():
+            raise ProtectionFailed("It gives values that are not finite.")
         base, ahead, behind = found[0], found[1 : dim + 1], found[dim + 1 :]
         between = np.einsum("nd,nd->n", ahead, behind)
         one, other = 2 * ahead @ base, 2 * behind @ base

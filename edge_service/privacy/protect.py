@@ -17,7 +17,9 @@ from edge_service.privacy.profiles import Profile
 from edge_service.privacy.seal import seal, seal_matrix
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
 from shared.errors import ProtectionFailed, SetupError
+from shared.logs import get_logger, place_of
 
+_log = get_logger(__name__)
 Rows = NDArray[np.float32]
 
 # The cosine of an embedding to its sealed self is that of two random directions: a standard deviation of 1/sqrt(d). At
@@ -161,7 +163,8 @@ class Protector:
         protected = self.templates(embeddings, context.key)
         try:
             packed = [TemplateEnvelope.seal_in(row, context.contract_digest) for row in protected.templates]
-        except Exception:
+        except Exception as error:  # whatever it is, nothing may be sent; the log has its kind and place
+            _log.error("template_not_packed", **place_of(error))
             raise ProtectionFailed("A template could not be packed; nothing was sent.") from None
         return Outgoing(packed, protected.unturned)
 
@@ -200,7 +203,8 @@ class Protector:
                 _refuse_unsealed(rows, made.templates)
         except ProtectionFailed:
             raise
-        except Exception:
+        except Exception as error:  # whatever it is, nothing may be sent; the log has its kind and place
+            _log.error("protection_step_failed", **place_of(error))
             # Without the cause: its text or its frames may hold the embedding.
             raise ProtectionFailed("A step of the protection failed; nothing was sent.") from None
         if self._tell is not None:

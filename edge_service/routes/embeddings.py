@@ -29,7 +29,6 @@ from edge_service.embedding_bodies import (
     JSON,
     as_floats,
     as_json,
-    media_type,
     read_body,
     read_embeddings,
     rows_of,
@@ -40,6 +39,7 @@ from edge_service.uploads import read_pictures
 from shared.credentials import ApiKeyRecord
 from shared.errors import Forbidden, NotFound
 from shared.http.auth import Caller
+from shared.http.headers import media_type
 from shared.http.problems import RESPONSES
 from shared.wire.edge import (
     EnrollEmbeddings,
@@ -85,7 +85,7 @@ async def protect(
         [picture] = await read_pictures(request, settings.pictures, at_most=1)
         made = await plugin.protect_picture(picture, gallery, quality_filter or settings.quality_filter, subject)
     else:
-        raw = await run_in_threadpool(read_embeddings, media_type(request), await read_body(request), dim)
+        raw = await run_in_threadpool(read_embeddings, media_type(request), await read_body(request), dim, plugin.dim)
         made = await plugin.protect(raw, gallery, subject)
     return _floats(made) if wants_floats(request) else await run_in_threadpool(as_json, made)
 
@@ -118,4 +118,6 @@ def _floats(made: HandedBack) -> Response:
         "X-Patronus-Dim": str(made.protected.templates.shape[1]),
         "X-Patronus-Unturned": str(made.protected.unturned),
     }
+    if made.faces_found is not None:
+        headers["X-Patronus-Faces-Found"] = str(made.faces_found)
     return Response(as_floats(made), media_type=FLOATS, headers=headers)

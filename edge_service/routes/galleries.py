@@ -43,7 +43,7 @@ async def create(
 ) -> GalleryInfo:
     """Makes a gallery in the cloud, pinned to this edge's contract. Making it again changes nothing."""
     wanted = wanted or CreateGallery()
-    info, made = await galleries.create(gallery, wanted.threshold, default, verify_only=wanted.verify_only)
+    info, made = await galleries.create(gallery, wanted.threshold, default.threshold, verify_only=wanted.verify_only)
     response.status_code = HTTP_201_CREATED if made else HTTP_200_OK
     return info
 

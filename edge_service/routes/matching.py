@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 
 from edge_service.deps import (
@@ -12,13 +14,15 @@ from edge_service.deps import (
     RecognitionDep,
     SettingsDep,
     SubjectPath,
+    ThresholdDep,
     TopKQuery,
     picture_body,
 )
-from edge_service.routes.views import box_of, quality_of
+from edge_service.routes.views import box_of, by_gallery, quality_of
 from edge_service.uploads import read_pictures
 from shared.http.problems import RESPONSES
-from shared.wire.edge import IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
+from shared.http.rate_limits import count_probes
+from shared.wire.edge import FacesLeftOut, IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["matching"], responses=RESPONSES)
 
@@ -30,12 +34,20 @@ async def verify(
     subject: SubjectPath,
     recognition: RecognitionDep,
     settings: SettingsDep,
+    default: ThresholdDep,
     quality_filter: QualityQuery = None,
 ) -> VerifyFaceAnswer:
     """Whether the picture shows this subject."""
     [picture] = await read_pictures(request, settings.pictures, at_most=1)
     answer, face = await recognition.verify(gallery, subject, picture, quality_filter or settings.quality_filter)
-    return VerifyFaceAnswer(**answer.model_dump(), quality=quality_of(face))
+    applied = by_gallery(answer.threshold, answer.fmr_at_threshold, default)
+    return VerifyFaceAnswer(
+        decision=answer.decision,
+        similarity=answer.similarity,
+        **applied.model_dump(),
+        faces_found=face.faces_found,
+        quality=quality_of(face),
+    )
 
 
 @router.post("/identify", dependencies=[MayMatch], openapi_extra=picture_body())
@@ -44,6 +56,7 @@ async def identify(
     gallery: GalleryPath,
     recognition: RecognitionDep,
     settings: SettingsDep,
+    default: ThresholdDep,
     top_k: TopKQuery = 5,
     max_faces: MaxFacesQuery = 1,
     quality_filter: QualityQuery = None,
@@ -56,11 +69,22 @@ async def identify(
         top_k=top_k,
         max_faces=max_faces,
         quality=quality_filter or settings.quality_filter,
+        count=partial(count_probes, request),
     )
     faces = [
         IdentifiedFace(
             box=box_of(face), quality=quality_of(face), decision=result.decision, candidates=result.candidates
         )
-        for face, result in zip(found.faces, found.results, strict=True)
+        for face, result in zip(found.selected.faces, found.results, strict=True)
     ]
-    return IdentifyFacesAnswer(faces=faces, threshold=found.threshold, fmr_at_threshold=found.fmr_at_threshold)
+    applied = by_gallery(found.threshold, found.fmr_at_threshold, default)
+    return IdentifyFacesAnswer(
+        faces=faces,
+        faces_found=found.selected.faces_found,
+        faces_left_out=FacesLeftOut(
+            over_max_faces=found.selected.over_limit,
+            poor_quality=found.selected.poor,
+            reasons=found.selected.reasons,
+        ),
+        **applied.model_dump(),
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from edge_service.deps import MayMatch, QualityQuery, ReaderDep, RecognitionDep, SettingsDep, picture_body
-from edge_service.routes.views import face_of, quality_of
+from edge_service.deps import MayMatch, QualityQuery, RecognitionDep, SettingsDep, ThresholdDep, picture_body
+from edge_service.routes.views import by_default, face_of, quality_of, rotation_of
 from edge_service.uploads import read_pictures
 from edge_service.vision.reader import level_for
 from shared.http.problems import RESPONSES
@@ -22,7 +22,13 @@ async def detect(
     [picture] = await read_pictures(request, settings.pictures, at_most=1)
     found = await recognition.detect(picture)
     level = level_for(quality_filter or settings.quality_filter, "enroll")
-    return DetectAnswer(width=found.width, height=found.height, faces=[face_of(face, level) for face in found.faces])
+    return DetectAnswer(
+        width=found.width,
+        height=found.height,
+        rotation=rotation_of(found),
+        faces_found=found.faces_found,
+        faces=[face_of(face, level) for face in found.faces],
+    )
 
 
 @router.post("/compare", dependencies=[MayMatch], openapi_extra=picture_body(2, 2))
@@ -30,12 +36,16 @@ async def compare(
     request: Request,
     recognition: RecognitionDep,
     settings: SettingsDep,
-    reader: ReaderDep,
+    default: ThresholdDep,
     quality_filter: QualityQuery = None,
 ) -> CompareAnswer:
-    """Compares the faces of two pictures, sent as two `image` parts."""
+    """Compares the faces of two pictures, sent as two `image` parts, at the threshold of galleries made without one."""
     pictures = await read_pictures(request, settings.pictures, at_most=2, exactly=True)
-    answer, faces = await recognition.compare(
-        pictures, reader.spec.threshold, quality_filter or settings.quality_filter
+    answer, faces = await recognition.compare(pictures, default.threshold, quality_filter or settings.quality_filter)
+    return CompareAnswer(
+        decision=answer.decision,
+        similarity=answer.similarity,
+        **by_default(default).model_dump(),
+        faces_found=[face.faces_found for face in faces],
+        qualities=[quality_of(face) for face in faces],
     )
-    return CompareAnswer(**answer.model_dump(), qualities=[quality_of(face) for face in faces])

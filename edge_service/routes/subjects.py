@@ -49,7 +49,7 @@ async def enroll(
     pictures = await read_pictures(request, settings.pictures, at_most=settings.pictures.max_pictures)
     enrolled = await recognition.enroll(gallery, subject, pictures, quality_filter or settings.quality_filter)
     faces = [
-        EnrolledFace(id=info.id, picture=position, quality=quality_of(face))
+        EnrolledFace(id=info.id, picture=position, faces_found=face.faces_found, quality=quality_of(face))
         for position, (info, face) in enumerate(enrolled.faces)
     ]
     return EnrollFacesAnswer(subject=subject, faces=faces, unturned=enrolled.unturned)

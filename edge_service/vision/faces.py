@@ -17,11 +17,16 @@ class Face:
         landmarks: (5, 2) float32, x and y of right eye, left eye, nose, right and left corner of the mouth,
             left and right being the subject's own.
         score: the detector's confidence, 0 to 1.
+        quarter_turns: quarter turns counterclockwise after which the face was found, 0 to 3. Box and landmarks are
+            those of the picture before it was turned.
+        upright: whether the face is the right way up after those turns.
     """
 
     box: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     score: float
+    quarter_turns: int = 0
+    upright: bool = True
 
     @property
     def area(self) -> float:

@@ -72,7 +72,7 @@ def measure(face: Face, aligned: Pixels, *, upright: bool = True) -> FaceQuality
     Args:
         face: where it was found.
         aligned: (112, 112, 3) uint8 RGB.
-        upright: what ``FaceDetector.is_upright`` says of it.
+        upright: whether it is the right way up, as the detector tells.
     """
     grey = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
     inner = grey[24:104, 24:88]  # brow to chin, cheek to cheek: without hair and background

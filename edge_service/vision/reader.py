@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from edge_service.models import locate
@@ -26,7 +28,9 @@ from edge_service.vision.sessions import OrtSession
 from shared.contract import EmbedderPin
 from shared.errors import FaceRefused
 from shared.metrics import Metrics
-from shared.wire.edge import QualityFilter
+from shared.process_limits import usable_cpus
+from shared.request_context import check_caller
+from shared.wire.edge import QualityFilter, RefusalReason
 
 # A second face this large beside the first may as well be the person who is meant; a smaller one is background.
 _SECOND_FACE_SHARE = 0.25
@@ -34,20 +38,31 @@ _SECOND_FACE_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundFace:
-    """A face, aligned as the embedder wants it: (side, side, 3) uint8 RGB."""
+    """A face, aligned as the embedder wants it: (side, side, 3) uint8 RGB; and how many its picture has in all."""
 
     face: Face
     aligned: Pixels
     quality: FaceQuality
+    faces_found: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPicture:
-    """The faces of a picture, largest first; the picture itself is not kept."""
+    """The faces of a picture; the picture itself is not kept.
+
+    Attributes:
+        width: in pixels.
+        height: in pixels.
+        faces: the largest faces, at most ``MAX_FACES``, largest first.
+        faces_found: how many were found.
+        quarter_turns: quarter turns counterclockwise that make the picture upright, 0 to 3.
+    """
 
     width: int
     height: int
     faces: list[FoundFace]
+    faces_found: int
+    quarter_turns: int
 
 
 class FaceReader:
@@ -76,23 +91,32 @@ class FaceReader:
 
         Raises:
             PatronusError: the picture is refused; see ``decode``.
+            CallerGone: nobody waits for the answer any more.
         """
         with self._metrics.step("decode"):
             pixels = decode(data, self._limits)
+        check_caller()
         with self._metrics.step("detect"):
-            faces = self._detector.detect(pixels, every_face=every_face)
+            detected = self._detector.find(pixels, every_face=every_face)
+        check_caller()
         with self._metrics.step("align"):
             found = []
-            for face in faces:
+            for face in detected.faces:
                 crop = align(pixels, face.landmarks)
-                quality = measure(face, crop, upright=self._detector.is_upright(pixels, face))
+                quality = measure(face, crop, upright=face.upright)
                 wanted = self.spec.alignment
                 aligned = crop if wanted is ARCFACE else align(pixels, face.landmarks, wanted)
-                found.append(FoundFace(face, aligned, quality))
-        return ReadPicture(width=pixels.shape[1], height=pixels.shape[0], faces=found)
+                found.append(FoundFace(face, aligned, quality, detected.total))
+        height, width = pixels.shape[:2]
+        return ReadPicture(width, height, found, detected.total, detected.quarter_turns)
 
     def embed(self, faces: list[FoundFace]) -> Embeddings:
-        """Raw embeddings of faces, in one batch."""
+        """Raw embeddings of faces, in one batch.
+
+        Raises:
+            CallerGone: nobody waits for the answer any more.
+        """
+        check_caller()
         with self._metrics.step("embed"):
             return self._embedder.embed(np.stack([found.aligned for found in faces]))
 
@@ -119,6 +143,42 @@ def the_one_face(picture: ReadPicture, level: QualityFilter) -> FoundFace:
     return first
 
 
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The faces of a picture that are to be identified, and how many are left out.
+
+    Attributes:
+        faces: good enough for the quality filter, largest first.
+        faces_found: all faces of the picture: these, the poor ones, and those over the limit.
+        over_limit: left out because there are larger faces.
+        poor: left out for their quality.
+        reasons: why those are poor: number of faces by reason. A face may have several.
+    """
+
+    faces: list[FoundFace]
+    faces_found: int
+    over_limit: int
+    poor: int
+    reasons: dict[RefusalReason, int]
+
+
+def select(picture: ReadPicture, level: QualityFilter, max_faces: int) -> Selected:
+    """The largest faces of a picture that are good enough.
+
+    Raises:
+        FaceRefused: no face, or none that is good enough; ``reason`` is that of the largest.
+    """
+    if not picture.faces:
+        raise FaceRefused(ADVICE["no_face"], reason="no_face")
+    good = [found for found in picture.faces if not objections(found.quality, level)]
+    if not good:
+        refuse_poor(picture.faces[0], level)
+    poor = len(picture.faces) - len(good)
+    reasons = Counter(reason for found in picture.faces for reason in objections(found.quality, level))
+    faces = good[:max_faces]
+    return Selected(faces, picture.faces_found, picture.faces_found - poor - len(faces), poor, dict(reasons))
+
+
 def refuse_poor(found: FoundFace, level: QualityFilter) -> None:
     """Refuses a face that the level objects to.
 
@@ -136,6 +196,7 @@ def open_reader(settings: EdgeSettings, metrics: Metrics) -> FaceReader:
     Raises:
         SetupError: there is no such embedder, or a model is missing or not what the manifest says.
     """
+    cv2.setNumThreads(usable_cpus())
     spec = spec_named(settings.embedder)
     detector, embedder = locate("face-detector"), locate("face-embedder", name=spec.name)
     made = Embedder(OrtSession(embedder, settings.inference), spec)

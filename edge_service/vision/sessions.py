@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,25 @@ from numpy.typing import NDArray
 from edge_service.models import PreparedModel
 from edge_service.settings import InferenceSettings
 from shared.errors import SetupError
+from shared.process_limits import usable_cpus
 
 # ONNX Runtime's wheels since 1.29 write a device id and a database into the user's cache and upload events. Its own
 # `disable_telemetry_events()` comes too late, after both were made; this variable, before the import, stops it all.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+RUNTIME_ERRORS: Final[tuple[type[Exception], ...]] = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+"""What ONNX Runtime raises for a model that it cannot load or run; the classes share no base but ``Exception``."""
 
 Floats = NDArray[np.float32]
 Signature = dict[str, tuple[str, tuple[int | None, ...]]]
@@ -63,9 +76,10 @@ class OrtSession:
                 f"None of the execution providers {', '.join(settings.providers)} is available here; "
                 f"this onnxruntime has {', '.join(available)}."
             )
+        options = _options(settings)
         try:
-            self._session: Any = ort.InferenceSession(data, sess_options=_options(settings), providers=providers)
-        except Exception as error:
+            self._session: Any = ort.InferenceSession(data, sess_options=options, providers=providers)
+        except RUNTIME_ERRORS as error:
             raise SetupError(f"ONNX Runtime refuses {what}") from error
         self._inputs = tuple(found.name for found in self._session.get_inputs())
         self._outputs = tuple(found.name for found in self._session.get_outputs())
@@ -112,14 +126,9 @@ def _shape(axes: Sequence[object]) -> tuple[int | None, ...]:
     return tuple(axis if isinstance(axis, int) else None for axis in axes)
 
 
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def _options(settings: InferenceSettings) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = settings.threads or usable_cores()
+    options.intra_op_num_threads = settings.threads or usable_cpus()
     # These networks are chains: there is nothing to run side by side inside one of them.
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

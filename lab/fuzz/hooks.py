@@ -248,6 +248,8 @@ def _is_sound(envelope: dict[str, Any]) -> bool:
         raw = base64.b64decode(envelope["data"], validate=True)
     except binascii.Error:
         return False
+    if base64.b64encode(raw).decode() != envelope["data"]:
+        return False
     if len(raw) != 4 * envelope["dim"]:
         return False
     row = np.frombuffer(raw, dtype="<f4").astype(np.float64)

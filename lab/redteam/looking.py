@@ -37,7 +37,10 @@ class Eye:
 
     def __init__(self, twin: nn.Module) -> None:
         self._twin = twin
-        self._detector = FaceDetector(OrtSession(locate("face-detector"), InferenceSettings()), DetectionSettings())
+        # Two passes alone: what is asked is whether an aligned crop shows a face, not whether one can be searched out.
+        self._detector = FaceDetector(
+            OrtSession(locate("face-detector"), InferenceSettings()), DetectionSettings(search_further=False)
+        )
         layers = [module for module in twin.modules() if isinstance(module, nn.Conv2d)]
         self._layers = [layers[at] for at in sorted({round(share * (len(layers) - 1)) for share in _DEPTHS})]
 

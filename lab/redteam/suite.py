@@ -109,8 +109,8 @@ class Suite:
         if asked.profiles is not None and not asked.profiles.is_dir():
             raise SetupError(f"There is no folder {asked.profiles} with profiles; see --profiles.")
         self._profile = load_profile(asked.profile, own=asked.profiles)
-        self._encoder = _encoder_of(self._profile, asked.embedder)
-        self._tau = _tau_of(self._profile, self._encoder, asked.tau)
+        self._encoder = encoder_of(self._profile, asked.embedder)
+        self._tau = tau_of(self._profile, self._encoder, asked.tau)
         self._judges = _judges_of(asked.judges, self._encoder)
         self._effort = QUICK if asked.quick else FULL
         about = {
@@ -332,7 +332,12 @@ class Suite:
         return columns
 
 
-def _encoder_of(profile: Profile, wanted: str | None) -> Encoder:
+def encoder_of(profile: Profile, wanted: str | None) -> Encoder:
+    """The embedder that a profile is for, or the one wanted where it is for any.
+
+    Raises:
+        SetupError: the profile is for another one.
+    """
     document = profile.document
     name = wanted or (SFACE.name if document.embedder == ANY_EMBEDDER else document.embedder)
     if wanted is None and document.embedder != ANY_EMBEDDER and name not in EMBEDDERS:
@@ -348,7 +353,12 @@ def _encoder_of(profile: Profile, wanted: str | None) -> Encoder:
     return encoder
 
 
-def _tau_of(profile: Profile, encoder: Encoder, asked: float | None) -> float:
+def tau_of(profile: Profile, encoder: Encoder, asked: float | None) -> float:
+    """The cosine threshold that a profile was calibrated at, else the one asked for, else the embedder's.
+
+    Raises:
+        SetupError: the profile's is another one than the one asked for, or there is none.
+    """
     threshold = profile.document.threshold
     if threshold is not None:
         if asked not in (None, threshold.cosine):

@@ -7,10 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from shared.home import patronus_version
 from shared.http.front_desk import FrontDesk
-from shared.http.middleware import BodyLimits, Gate, RequestContext
+from shared.http.middleware import BodyLimits, Gate, HeadAsGet, RequestContext
 from shared.http.problems import DESCRIBED, REQUEST_ID_DESCRIBED, install_problems
 from shared.http.rate_limits import RateLimits
 from shared.metrics import Metrics
@@ -55,6 +56,7 @@ def make_application(
     body_seconds: float,
     rates: RateSettings,
     places: int,
+    innermost: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> FastAPI:
     """An application without routes.
 
@@ -69,6 +71,7 @@ def make_application(
         body_seconds: the longest that a body may take to arrive.
         rates: how often a key may call.
         places: requests of one kind that may be inside; what comes then is refused before it is parsed.
+        innermost: a further middleware, inside the others.
     """
     app = _Described(
         title=title,
@@ -80,6 +83,9 @@ def make_application(
     )
     install_problems(app, metrics)
     app.router.redirect_slashes = False  # a redirect would be built from the caller's own Host header
+    if innermost is not None:
+        app.add_middleware(innermost)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimits, limit_for=limit_for, seconds=body_seconds, budget=_BODIES_AT_ONCE)
     app.state.front_desk = FrontDesk(places, metrics)
     app.state.rate_limits = RateLimits(rates)

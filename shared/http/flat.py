@@ -16,6 +16,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 
 from shared.http.auth import KeyCheck
+from shared.http.json_bodies import StrictRequest
 from shared.http.query import known_query_only
 
 
@@ -34,12 +35,14 @@ class CheckedRoute(APIRoute):
         finally:
             self.dependant = whole
 
+        reads_body = bool(whole.body_params)
+
         async def checked(request: Request) -> Response:
             for check in checks:
                 check.caller_of(request)
             if request.scope["query_string"]:
                 known_query_only(request)
-            return await answer(request)
+            return await answer(StrictRequest(request.scope, request.receive) if reads_body else request)
 
         return checked
 

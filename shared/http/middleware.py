@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.errors import NotFound, Overloaded, PatronusError, RateLimited, RequestTimedOut, TooLarge
 from shared.http.auth import CALLER, known_caller
 from shared.http.front_desk import PLACE, FrontDesk, Place
+from shared.http.headers import header_of, raw_header, single_headers_only
 from shared.http.problems import problem_response, unexpected
 from shared.http.rate_limits import RateLimits, kind_of
 from shared.http.routing import route_of
@@ -24,6 +26,8 @@ from shared.request_context import REQUEST_ID_HEADER, begin_request
 # A refused upload is read on for a moment, so that the sender gets to see the answer instead of a broken pipe.
 _DRAIN_SECONDS = 1.0
 _DRAIN_BYTES = 64 * 1024 * 1024
+_DIGITS = re.compile("[0-9]+")
+_MOST_DIGITS = 18
 _FULL = "The service holds as much as it can at once; try again in a moment."
 # Asked every few seconds by whatever watches the service.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -32,21 +36,6 @@ _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode("ascii")
 _ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _OURS = frozenset({_REQUEST_ID, *(name for name, _ in _ALWAYS)})
-
-
-def raw_header(scope: Scope, name: bytes) -> bytes | None:
-    """A request's header by its name in lower case; the first, if it came several times."""
-    for each, value in scope["headers"]:
-        if each == name:
-            found: bytes = value
-            return found
-    return None
-
-
-def header_of(scope: Scope, name: bytes) -> str | None:
-    """The same as text."""
-    found = raw_header(scope, name)
-    return None if found is None else found.decode("latin-1")
 
 
 class RequestContext:
@@ -141,6 +130,7 @@ class Gate:
                 self.desk.leave(place)
 
     def _let_in(self, scope: Scope) -> None:
+        single_headers_only(scope)
         header = raw_header(scope, b"authorization") or b""
         scope[CALLER] = known_caller(scope, header.decode("latin-1"))
         if b"%2f" in scope.get("raw_path", b"").lower():
@@ -185,9 +175,9 @@ class BodyLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit, declared = self.limit_for(scope["path"]), header_of(scope, b"content-length") or ""
-        if PLACE in scope and int(declared or 0) <= limit:
-            await self._whole(int(declared or 0), scope, receive, send)
+        limit, declared = self.limit_for(scope["path"]), _length(header_of(scope, b"content-length"))
+        if PLACE in scope and declared <= limit:
+            await self._whole(declared, scope, receive, send)
             return
         body = _Body(limit, time.monotonic() + self.seconds)
         started = False
@@ -222,7 +212,7 @@ class BodyLimits:
                 started = True
                 await send(message)
 
-        if declared.isdigit() and int(declared) > body.limit:
+        if declared > body.limit:
             body.refused = _too_large(body.limit)
         else:
             try:
@@ -251,6 +241,13 @@ class BodyLimits:
             self._held -= size
 
 
+def _length(declared: str | None) -> int:
+    """What a body's length is said to be; 0 where nothing is said, or what is said is no number."""
+    if declared is None or not _DIGITS.fullmatch(declared):
+        return 0
+    return int(declared[:_MOST_DIGITS])  # of a longer one the beginning is over every limit as well
+
+
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"The body is over this path's limit of {limit} bytes; send a smaller one.", limit_bytes=limit)
 
@@ -266,3 +263,32 @@ async def _drain(receive: Receive) -> None:
                     return
     except TimeoutError:
         return
+
+
+class HeadAsGet:
+    """Answers HEAD as GET is answered, without the body: every GET route has it, and none says so itself.
+
+    Args:
+        app: the application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        # In place: the route that is found is noted in this very scope, for the log.
+        scope["method"] = "GET"
+        try:
+            await self.app(scope, receive, send_head)
+        finally:
+            scope["method"] = "HEAD"

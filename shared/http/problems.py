@@ -11,17 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from shared.errors import (
-    IndexUnavailable,
-    InsufficientStorage,
-    Overloaded,
+    RETRY_STATUSES,
     PatronusError,
     RateLimited,
-    RecordDamaged,
-    RecordUnavailable,
     SetupError,
     Unauthenticated,
     Unprocessable,
-    UpstreamUnavailable,
 )
 from shared.http.routing import operations_of
 from shared.logs import get_logger, place_of
@@ -30,15 +25,11 @@ from shared.request_context import REQUEST_ID_HEADER, current_request_id
 
 MEDIA_TYPE = "application/problem+json"
 _log = get_logger(__name__)
-# Errors after which a request may be sent again as it is; the answer says when.
-_AGAIN: Final = (
-    Overloaded,
-    UpstreamUnavailable,
-    RecordDamaged,
-    RecordUnavailable,
-    IndexUnavailable,
-    InsufficientStorage,
-)
+RETRY_AFTER_DESCRIBED: Final[dict[str, Any]] = {
+    "required": True,
+    "description": "seconds",
+    "schema": {"type": "integer", "minimum": 1},
+}
 
 
 def _by_status(kind: type[PatronusError]) -> dict[int, list[type[PatronusError]]]:
@@ -55,9 +46,8 @@ def _described(kinds: list[type[PatronusError]]) -> dict[str, Any]:
     headers = {REQUEST_ID_HEADER: REQUEST_ID_DESCRIBED}
     if any(issubclass(kind, Unauthenticated) for kind in kinds):
         headers["WWW-Authenticate"] = {"required": True, "schema": {"const": "Bearer"}}
-    if all(issubclass(kind, _AGAIN) for kind in kinds):
-        seconds = {"type": "integer", "minimum": 1}
-        headers["Retry-After"] = {"required": True, "description": "seconds", "schema": seconds}
+    if all(kind.status in RETRY_STATUSES for kind in kinds):
+        headers["Retry-After"] = RETRY_AFTER_DESCRIBED
     return {
         "description": " ".join(f"`{kind.kind}`: {(kind.__doc__ or kind.title).splitlines()[0]}" for kind in kinds),
         "headers": headers,
@@ -104,7 +94,7 @@ def problem_headers(error: PatronusError) -> dict[str, str]:
     headers = {}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, _AGAIN):
+    if error.status in RETRY_STATUSES:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, RateLimited):
         # draft-ietf-httpapi-ratelimit-headers: what may be done in which time, what is left of it, and until when.
@@ -150,6 +140,9 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101
+        if isinstance(error.__cause__, PatronusError):
+            # FastAPI puts its own 400 in the place of whatever is raised while it reads a body.
+            return await patronus_error(request, error.__cause__)
         phrase = http.HTTPStatus(error.status_code).phrase
         word = phrase.lower().replace(" ", "-")
         metrics.refused.labels(word, "").inc()
@@ -167,7 +160,8 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
         headers = {**(error.headers or {}), REQUEST_ID_HEADER: current_request_id()}
         if error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
             # The router tells of the first route with this path; another one has the other methods.
-            headers["Allow"] = ", ".join(sorted(method.upper() for method in operations_of(app, request.scope)))
+            methods = {method.upper() for method in operations_of(app, request.scope)}
+            headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         return JSONResponse(body, status_code=error.status_code, media_type=MEDIA_TYPE, headers=headers)
 
     app.add_exception_handler(PatronusError, patronus_error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import resource
 import signal
 import socket
@@ -15,10 +16,13 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from shared.errors import SetupError
+from shared.errors import BadRequest, SetupError
 from shared.http.front_desk import PLACE, FrontDesk
+from shared.http.problems import MEDIA_TYPE, problem_document
 from shared.logs import LogLevel, configure_logging
+from shared.request_context import REQUEST_ID_HEADER, id_of_request
 from shared.tls import TlsSettings, server_context
+from shared.urls import host_and_port
 
 # Longer than the edge's pool keeps an idle connection (20 s), so that the caller, not this side, ends it.
 _KEEP_ALIVE_SECONDS = 30
@@ -34,6 +38,7 @@ _MOST_CONNECTIONS = 1200
 _FILES = 2048
 # All but those of 100 Continue, after which nothing comes for a while.
 _HEADS = (b"HTTP/1.1 2", b"HTTP/1.1 4", b"HTTP/1.1 5")
+_MALFORMED = BadRequest("This is not a request in HTTP/1.1; send it anew, with sound headers.", reason="malformed_http")
 # Some 64 requests at work hold as many; Python's own 700 are reached several times in each of them.
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
@@ -91,6 +96,24 @@ class HurriedProtocol(H11Protocol):
             cast(dict[str, Any], self.cycle.scope)[PLACE] = found
         elif found is not None:  # what looked like a request was none
             self._desk.leave(found)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is not HTTP with a problem document, as all that is wrong is answered, and closes."""
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:  # else an answer is on its way already
+            request_id = id_of_request(None)
+            body = json.dumps(problem_document(_MALFORMED, request_id)).encode()
+            headers = {
+                "Content-Type": MEDIA_TYPE,
+                "Content-Length": str(len(body)),
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+                REQUEST_ID_HEADER: request_id,
+                "Connection": "close",
+            }
+            head = h11.Response(status_code=_MALFORMED.status, headers=list(headers.items()), reason=b"Bad Request")
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self._line.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """Begins to wait for the next request."""
@@ -171,16 +194,25 @@ async def _serve(service: str, app: FastAPI, host: str, port: int, tls: ssl.SSLC
 
 def _listen(service: str, host: str, port: int) -> socket.socket:
     """The socket, bound before anything is opened: a port that is taken is told in one sentence."""
+    try:
+        # A name may stand for an IPv6 address only, so the system says which family it is.
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError):
+        raise _cannot_listen(service, host, port) from None
     # TCP by name: asyncio turns Nagle's algorithm off for such sockets only. With it an answer, which goes out as head
     # and body, waits 40 ms for the caller's delayed acknowledgement (docs/speed.md).
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        listener.bind(address)
     except OSError:
         listener.close()
-        raise SetupError(
-            f"The {service} cannot listen at {host}:{port}: the port is taken, or the address is not this machine's; "
-            f"choose others with PATRONUS_{service.upper()}__HOST and PATRONUS_{service.upper()}__PORT."
-        ) from None
+        raise _cannot_listen(service, host, port) from None
     return listener
+
+
+def _cannot_listen(service: str, host: str, port: int) -> SetupError:
+    return SetupError(
+        f"The {service} cannot listen at {host_and_port(host, port)}: the port is taken, or the address is not this "
+        f"machine's; choose others with PATRONUS_{service.upper()}__HOST and PATRONUS_{service.upper()}__PORT."
+    )

@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
-from shared.http.problems import RESPONSES
+from shared.errors import PatronusError
+from shared.http.problems import RESPONSES, RETRY_AFTER_DESCRIBED
 from shared.metrics import Metrics
 from shared.wire.common import Health, Readiness
 
@@ -31,12 +32,13 @@ def system_routes(metrics: Metrics, checks: Checks) -> APIRouter:
         """The process is alive."""
         return Health()
 
-    @router.get("/readyz", responses={503: {"model": Readiness}})
+    @router.get("/readyz", responses={503: {"model": Readiness, "headers": {"Retry-After": RETRY_AFTER_DESCRIBED}}})
     async def ready(response: Response) -> Readiness:
         """Whether the service can do its work; 503 when it cannot."""
         found = await checks()
         if not all(found.values()):
             response.status_code = 503
+            response.headers["Retry-After"] = str(PatronusError.retry_after_s)
             return Readiness(status="not_ready", checks=found)
         return Readiness(status="ready", checks=found)
 

@@ -11,7 +11,7 @@ from shared.envelope import TemplateEnvelope
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
 from shared.rotation import RotationMatrix
 from shared.whole import Whole
-from shared.wire.common import Candidate, Cosine, ExactMoment, Number, Rate, TemplateInfo, Threshold, Wire
+from shared.wire.common import Candidate, Cosine, ExactMoment, NewThreshold, Number, Rate, TemplateInfo, Wire
 
 MAX_TEMPLATES_A_REQUEST = 100
 MAX_PROBES_A_REQUEST = 64
@@ -23,7 +23,7 @@ class GallerySpec(Wire):
     """What a gallery is pinned to when it is made."""
 
     contract: Contract
-    threshold: Threshold
+    threshold: NewThreshold
 
 
 class NewTemplate(Wire):
@@ -73,7 +73,7 @@ class IdentifyAnswer(Wire):
 
     results: list[ProbeResult]
     threshold: Cosine
-    fmr_at_threshold: Rate
+    fmr_at_threshold: Rate = Field(description="as the gallery was made with; the cloud measures nothing")
 
 
 IndexKind = Literal["exact", "approximate"]

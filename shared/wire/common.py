@@ -5,19 +5,23 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Final, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 
 from shared.contract import Contract
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
-from shared.whole import Whole
+from shared.whole import DigitsInText, Whole
 
 Item = TypeVar("Item")
 
 Cosine = Annotated[float, Field(ge=-1, le=1, description="a cosine, not a distance: larger is more alike")]
 Rate = Annotated[float, Field(ge=0, le=1)]
+MIN_RATE: Final = 1e-12
+"""Nobody has measured a false match rate below this and above 0: it takes a million million comparisons."""
 MAX_AGE: Final = 100 * 365 * 86_400
 Number = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Of an entry in the audit log."""
+NumberInText = Annotated[DigitsInText, Field(ge=0, le=2**63 - 1)]
+"""The same in a path or a query."""
 
 
 def moment_text(moment: datetime) -> str:
@@ -41,7 +45,28 @@ class Threshold(Wire):
     model_config = ConfigDict(strict=True)
 
     cosine: Annotated[float, Field(gt=0, lt=1, description="accept when the cosine is at least this")]
-    fmr: Rate = Field(description="false match rate of one comparison at this threshold, as measured for the embedder")
+    fmr: Rate = Field(
+        description="false match rate of one comparison at this threshold: of a default, as measured on adults' faces "
+        "of Labeled Faces in the Wild; else as stated by whoever made the gallery"
+    )
+
+
+def _no_tiny_rate(rate: float) -> float:
+    if 0 < rate < MIN_RATE:
+        raise ValueError(f"a rate is 0 or at least {MIN_RATE:g}")
+    return abs(rate)  # 0, where it was -0
+
+
+class NewThreshold(Threshold):
+    """A threshold that a gallery is made with; those that are there may be any cosine that decides something."""
+
+    cosine: Annotated[float, Field(ge=0.0001, le=0.9999, description="accept when the cosine is at least this")]
+    fmr: Annotated[float, AfterValidator(_no_tiny_rate)] = Field(
+        ge=0,
+        le=1,
+        description="false match rate of one comparison at this threshold, as measured for the embedder",
+        json_schema_extra={"anyOf": [{"const": 0}, {"minimum": MIN_RATE}]},
+    )
 
 
 class GalleryInfo(Wire):
@@ -132,7 +157,7 @@ class VerifyAnswer(Wire):
     decision: Literal["match", "no_match"]
     similarity: Cosine
     threshold: Cosine
-    fmr_at_threshold: Rate
+    fmr_at_threshold: Rate = Field(description="as the gallery was made with; the cloud measures nothing")
 
 
 class Candidate(Wire):

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from shared.contract import MAX_DIM, EmbedderPin, Epoch, ProfilePin
 from shared.names import HexDigest, SubjectName, TemplateId
-from shared.wire.common import Candidate, Cosine, Rate, Threshold, VerifyAnswer, Wire
+from shared.wire.common import Candidate, Cosine, NewThreshold, Rate, Threshold, Wire
 
 MAX_EMBEDDINGS_A_REQUEST = 500
 # 500 embeddings of 512 values, written out with all digits, are 6 MB of JSON.
 MAX_EMBEDDINGS_BYTES = 8 * 1024 * 1024
+# Of one picture. Larger groups are rare, and each face costs some 30 ms to embed.
+MAX_FACES = 200
 # As many as the cloud stores at once.
 MAX_EMBEDDINGS_OF_A_SUBJECT = 100
 
 QualityFilter = Literal["none", "auto", "low", "medium", "high"]
 RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "turned_away", "too_dark"]
+
+
+_FOUND = "how many faces were found in the picture; the largest was used"
 
 
 class Box(Wire):
@@ -68,10 +73,15 @@ class DetectedFace(Wire):
 
 
 class DetectAnswer(Wire):
-    """All faces of a picture, largest first."""
+    """The faces of a picture, largest first, at most 200."""
 
     width: int
     height: int
+    rotation: Literal[0, 90, 180, 270] = Field(
+        description="degrees clockwise by which the picture has to be rotated for its faces to be upright; boxes and "
+        "landmarks are those of the picture before that"
+    )
+    faces_found: int = Field(ge=0, description="how many faces were found; beyond 200 the smallest are not listed")
     faces: list[DetectedFace]
 
 
@@ -80,6 +90,7 @@ class EnrolledFace(Wire):
 
     id: TemplateId
     picture: int = Field(ge=0, description="position of the picture in the request, from 0")
+    faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
 
@@ -91,7 +102,8 @@ class EnrollFacesAnswer(Wire):
     unturned: int = Field(ge=0, description="faces that the profile's network left unperturbed, for want of a margin")
 
 
-RawEmbedding = Annotated[list[float], Field(min_length=2, max_length=MAX_DIM)]
+# Of any dimension: one that is not the edge's is refused with a sentence that names both.
+RawEmbedding = Annotated[list[float], Field(min_length=1, max_length=MAX_DIM)]
 
 
 class ProtectRequest(Wire):
@@ -111,6 +123,7 @@ class ProtectAnswer(Wire):
     templates: list[list[float]] = Field(repr=False, description="unit vectors")
     angles: list[float] = Field(description="radians by which each was perturbed after erase")
     unturned: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
+    faces_found: int | None = Field(default=None, ge=1, description=f"{_FOUND}; null where embeddings were sent")
 
 
 class NewEmbedding(Wire):
@@ -155,6 +168,31 @@ class EnrollEmbeddingsAnswer(Wire):
     unturned: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
 
 
+ThresholdFrom = Literal["gallery", "profile", "embedder"]
+FmrMeasuredOn = Literal["lfw_adults", "own_profile", "operator"]
+_MEASURED_ON: Final = (
+    "whose faces the rate was measured on. `lfw_adults`: Labeled Faces in the Wild, nearly all adults; children are "
+    "taken for each other far more often. `own_profile`: the people that your own profile was evaluated on. "
+    "`operator`: stated by whoever made the gallery"
+)
+_CHOSEN_BY: Final = (
+    "what chose the threshold: the gallery, which keeps the one that it was made with; or, where no gallery takes "
+    "part, the profile, which was calibrated at it, else the embedder, which was published with it"
+)
+
+
+class AppliedThreshold(Wire):
+    """The threshold of a decision, and what is known of its false match rate."""
+
+    threshold: Cosine
+    threshold_from: ThresholdFrom = Field(description=_CHOSEN_BY)
+    reference_fmr: Rate = Field(
+        description="false match rate of one comparison at this threshold, of the people that `fmr_measured_on` names; "
+        "not that of the people before your camera"
+    )
+    fmr_measured_on: FmrMeasuredOn = Field(description=_MEASURED_ON)
+
+
 class IdentifiedFace(Wire):
     """A face of the picture and who it matched."""
 
@@ -164,30 +202,50 @@ class IdentifiedFace(Wire):
     candidates: list[Candidate]
 
 
-class IdentifyFacesAnswer(Wire):
+class FacesLeftOut(Wire):
+    """How many faces of a picture were not looked for, and why."""
+
+    over_max_faces: int = Field(ge=0, description="beyond `max_faces`; the largest faces come first")
+    poor_quality: int = Field(ge=0, description="not good enough for the quality filter")
+    reasons: dict[RefusalReason, int] = Field(
+        description="what the filter objects to, with the number of faces; a face may have several reasons"
+    )
+
+
+class IdentifyFacesAnswer(AppliedThreshold):
     """One entry a face, largest face first."""
 
     faces: list[IdentifiedFace]
-    threshold: Cosine
-    fmr_at_threshold: Rate
+    faces_found: int = Field(ge=1, description="how many faces were found: those listed, and those left out")
+    faces_left_out: FacesLeftOut
 
 
-class VerifyFaceAnswer(VerifyAnswer):
+class VerifyFaceAnswer(AppliedThreshold):
     """The answer of a 1:1 comparison, with the quality of the probe."""
 
+    decision: Literal["match", "no_match"]
+    similarity: Cosine
+    faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
 
-class CompareAnswer(VerifyAnswer):
+class CompareAnswer(AppliedThreshold):
     """The answer of comparing two pictures at the edge; nothing was sent to the cloud."""
 
+    decision: Literal["match", "no_match"]
+    similarity: Cosine
+    faces_found: Annotated[
+        list[int], Field(min_length=2, max_length=2, description="of each picture; the largest face was used")
+    ]
     qualities: Annotated[list[Quality], Field(min_length=2, max_length=2)]
 
 
 class CreateGallery(Wire):
     """How a gallery is to be; what is absent is as it is, where the gallery exists."""
 
-    threshold: Threshold | None = Field(default=None, description="absent, of a new gallery: the embedder's own")
+    threshold: NewThreshold | None = Field(
+        default=None, description="absent, of a new gallery: the edge's `default_threshold`, as `GET /v1/info` tells it"
+    )
     verify_only: bool | None = Field(
         default=None,
         strict=True,
@@ -215,7 +273,11 @@ class EdgeInfo(Wire):
     profile: ProfilePin
     sealed: bool
     dim: int
-    default_threshold: Threshold
+    default_threshold: Threshold = Field(
+        description="of `POST /v1/compare`, and of galleries that are made without one"
+    )
+    threshold_from: Literal["profile", "embedder"] = Field(description="what chose the default threshold")
+    fmr_measured_on: FmrMeasuredOn = Field(description=_MEASURED_ON)
     max_picture_bytes: int
     max_pixels: int
     max_pictures_a_request: int

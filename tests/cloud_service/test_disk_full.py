@@ -13,7 +13,9 @@ import pytest
 from cloud_client import Cloud, assert_problem, contract_of, random_units
 from sqlalchemy import event
 
+from cloud_service.gallery.read_only import ReadOnlyMode
 from cloud_service.settings import Settings
+from shared.errors import Overloaded, SetupError
 
 VECTORS = random_units(51, 300, 1024)
 
@@ -113,6 +115,73 @@ def test_what_is_asked_of_an_erasure_on_a_full_disk_is_answered_truthfully(small
             else:
                 detail = assert_problem(answer, 507, "insufficient-storage")["detail"]
                 assert ("nothing was changed" in detail) is there
+
+
+def _files(settings: Settings) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in settings.home.iterdir() if path.suffix != ".lock"}
+
+
+@pytest.mark.parametrize("filled", ["by the record itself", "after it was closed"])
+def test_on_a_full_disk_it_starts_and_matches_and_is_as_ever_once_there_is_room(small: Path, filled: str) -> None:
+    settings = Settings(home=small / "cloud")
+    with Cloud(settings) as cloud:
+        _opened(cloud)
+        if filled == "by the record itself":
+            enrolled = _until_full(cloud)
+        else:
+            enrolled = 10
+            for number in range(1, enrolled + 1):
+                assert cloud.enroll(f"s{number}", VECTORS[number : number + 1]).status_code == 201
+    (small / "full").write_bytes(bytes(_free(small)))
+    with Cloud(settings) as cloud:
+        assert _lost(cloud, enrolled) == []
+    files = _files(settings)
+    with Cloud(settings) as cloud:
+        assert _lost(cloud, enrolled) == [], "started once more, it matches all the same"
+        assert not _ready(cloud)
+        assert_problem(cloud.enroll("late", VECTORS[-1:]), 507, "insufficient-storage")
+        answer = cloud.http.delete("/v1/galleries/door/subjects/anna")
+        assert "nothing was changed" in assert_problem(answer, 507, "insufficient-storage")["detail"]
+        assert cloud.found(VECTORS[0]) == ["anna"]
+        assert _files(settings) == files, "no start takes up more of the disk"
+
+        subprocess.run(["mount", "-o", "remount,size=12m", str(small)], check=True)
+        assert _ready(cloud)
+        assert cloud.enroll("late", VECTORS[-1:]).status_code == 201
+        assert cloud.http.delete("/v1/galleries/door/subjects/anna").status_code == 200
+        assert _lost(cloud, enrolled) == []
+        assert (cloud.found(VECTORS[0]), cloud.found(VECTORS[-1])) == ([], ["late"])
+        assert VECTORS[0].tobytes() not in b"".join(file.read_bytes() for file in settings.home.iterdir())
+
+
+def test_a_first_start_on_a_full_disk_is_refused_in_one_sentence(small: Path) -> None:
+    settings = Settings(home=small / "cloud")
+    with Cloud(settings):
+        pass
+    for file in settings.home.glob("record.db*"):
+        file.unlink()
+    (small / "full").write_bytes(bytes(_free(small)))
+    with pytest.raises(SetupError, match="make room"), Cloud(settings):
+        pass
+
+
+def test_nobody_reads_without_locks_when_writing_begins() -> None:
+    """The change to writing waits for the reads that are under way, and gives up rather than disturb them."""
+    mode = ReadOnlyMode(0.05)
+    mode.on = True
+    with mode.reading(), pytest.raises(Overloaded):
+        mode.leave(lambda: None)
+    assert mode.on
+
+    def failing() -> None:
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        mode.leave(failing)
+    assert mode.on, "what could not be opened for writing is read as before"
+    mode.leave(lambda: None)
+    with mode.reading():
+        assert not mode.on
 
 
 @pytest.fixture

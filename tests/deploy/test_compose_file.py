@@ -125,10 +125,27 @@ def test_a_dockerfile_holds_neither_torch_nor_the_other_service(name: str) -> No
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_a_dockerfile_builds_with_every_builder_and_names_no_index(name: str) -> None:
     stages = _stages(name)
-    assert all(stage[0].startswith("FROM python:3.11-slim-bookworm") or " AS " in stage[0] for stage in stages)
     instructions = "\n".join(line for stage in stages for line in stage)
     assert not re.search(r"--mount|<<|https?://|^ADD ", instructions, re.MULTILINE)
-    assert "--constraint constraints.txt" in instructions
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_base_image_can_be_named_by_its_digest(name: str) -> None:
+    before, *stages = _stages(name)
+    assert before == ["ARG PYTHON_IMAGE=python:3.11-slim-bookworm"]
+    names = {stage[0].rpartition(" AS ")[2] for stage in stages}
+    assert all(stage[0].split()[1] in {"${PYTHON_IMAGE}", *names} for stage in stages)
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_installs_only_wheels_whose_digests_are_known(name: str) -> None:
+    commands = [command for stage in _stages(name) for line in stage for command in line.split(" && ")]
+    installs = [command for command in commands if "/tools/bin/pip" in command]
+    assert len(installs) >= 4
+    for command in installs:
+        from_locks = "--require-hashes" in command and "--only-binary :all:" in command and "requirements/" in command
+        # The project itself, which no index serves: its wheel is built and installed without packages of others.
+        assert from_locks or "--no-deps" in command, command
 
 
 def test_the_builder_is_sent_only_what_the_images_are_made_from() -> None:
@@ -139,12 +156,12 @@ def test_the_builder_is_sent_only_what_the_images_are_made_from() -> None:
         f"!{name}"
         for name in (
             "pyproject.toml",
-            "constraints.txt",
             "LICENSE",
             "shared",
             "edge_service",
             "cloud_service",
             "deploy/models.json",
+            "deploy/requirements",
         )
     }
 
@@ -195,12 +212,12 @@ def _answers(command: list[str]) -> bool:
 
 
 def _stages(name: str) -> list[list[str]]:
-    """The instructions of each stage, one a line, without comments."""
+    """The instructions before the first stage and those of each stage, one a line, without comments."""
     text = (ROOT / "deploy" / f"{name}.Dockerfile").read_text()
     text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
     stages: list[list[str]] = []
     for line in filter(None, (re.sub(r"\s+", " ", line).strip() for line in text.split("\n"))):
-        if line.startswith("FROM "):
+        if line.startswith("FROM ") or not stages:
             stages.append([])
         stages[-1].append(line)
     return stages

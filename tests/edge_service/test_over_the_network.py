@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
-from edge_house import House, sample
+from edge_house import House, encoded, pixels, sample
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from edge_service.app import create_app
-from edge_service.settings import CloudSettings, EdgeSettings, PictureLimits
+from edge_service.settings import CloudSettings, EdgeSettings, PictureLimits, WorkSettings
 
 FACE = sample("collins/portrait.png")
 SECONDS = 1.0
 START = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
 FORM = START + FACE + b"\r\n--b--\r\n"
+HUNG_UP = "499"
 
 
 class Served:
@@ -75,6 +79,30 @@ class Served:
         top, _, body = answer.partition(b"\r\n\r\n")
         return int(top.split()[1]), json.JSONDecoder().raw_decode(body.decode())[0] if body else {}  # the first answer
 
+    def left_alone(self, path: str, body: bytes) -> socket.socket:
+        """A connection on which a whole request was sent whose answer is not waited for."""
+        line = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: edge\r\nAuthorization: Bearer {self.key}\r\n"
+            f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        line.sendall(head.encode() + body)
+        return line
+
+    def counted(self, metric: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels."""
+        text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", trust_env=False).text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == metric and labels.items() <= sample.labels.items()
+        )
+
+    def steps(self, name: str) -> float:
+        """How often a step of the work was done."""
+        return self.counted("patronus_edge_step_seconds_count", step=name)
+
     def alive(self) -> bool:
         return httpx.get(f"http://127.0.0.1:{self.port}/healthz", trust_env=False).status_code == 200
 
@@ -87,6 +115,23 @@ def served(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         limits = PictureLimits(body_timeout_s=SECONDS)
         with Served(EdgeSettings(home=folder / "edge", cloud=cloud, pictures=limits)) as edge:
             yield edge
+
+
+@pytest.fixture(scope="module")
+def with_one_worker(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("one_worker")
+    (folder / "key").write_text("patronus_of_no_cloud")
+    (folder / "key").chmod(0o600)
+    cloud = CloudSettings(url="http://127.0.0.1:9", api_key_file=folder / "key")
+    with Served(EdgeSettings(home=folder / "edge", cloud=cloud, work=WorkSettings(workers=1, waiting=8))) as edge:
+        yield edge
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def whole(data: bytes) -> Callable[[], Iterator[bytes]]:
@@ -158,3 +203,32 @@ def test_a_cloud_that_nobody_answers_for_is_told(served: Served) -> None:
     path = "/v1/galleries/door/identify"
     status, body = served.exchange(path, f"Content-Length: {len(FORM)}", chunks=whole(FORM))
     assert (status, body["type"]) == (503, "urn:patronus:problem:cloud-unavailable")
+
+
+def test_nothing_is_done_for_callers_who_hang_up_while_they_wait(with_one_worker: Served) -> None:
+    edge = with_one_worker
+    large = START + encoded(np.zeros((4000, 6000, 3), np.uint8)) + b"\r\n--b--\r\n"
+    decoded, gone = edge.steps("decode"), edge.counted("patronus_edge_request_seconds_count", status=HUNG_UP)
+    with edge.left_alone("/v1/detect", large) as first:
+        waiting = [edge.left_alone("/v1/detect", FORM) for _ in range(4)]
+        for line in waiting:
+            line.close()
+        assert first.recv(64).startswith(b"HTTP/1.1 200")
+    until(lambda: edge.counted("patronus_edge_request_seconds_count", status=HUNG_UP) == gone + 4)
+    status, _ = edge.exchange("/v1/detect", f"Content-Length: {len(FORM)}", chunks=whole(FORM))
+    assert status == 200
+    assert edge.steps("decode") == decoded + 2, "the first picture, and the last"
+
+
+def test_work_ends_at_its_next_step_when_its_caller_hangs_up(with_one_worker: Served) -> None:
+    edge = with_one_worker
+    face = Image.fromarray(pixels("obama/portrait.jpg")).resize((4000, 5000))
+    picture = encoded(np.asarray(face), "JPEG")
+    part = START.replace(b"--b", b"\r\n--b")
+    form = START + picture + part + picture + b"\r\n--b--\r\n"
+    decoded, embedded = edge.steps("decode"), edge.steps("embed")
+    gone = edge.counted("patronus_edge_request_seconds_count", status=HUNG_UP)
+    with edge.left_alone("/v1/compare", form):
+        until(lambda: edge.steps("decode") > decoded)
+    until(lambda: edge.counted("patronus_edge_request_seconds_count", status=HUNG_UP) == gone + 1)
+    assert edge.steps("embed") == embedded

@@ -1,17 +1,27 @@
-"""``make run``: both services in the foreground, and what it says when one of them is gone."""
+"""``make run``: both services in the foreground, what it says when one of them is gone, and that both end with it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 from processes import wait_until_ready
 
-from lab.pair import free_port
+from lab import pair as pair_module
+from lab.pair import Pair, free_port
+from shared.urls import service_url
+
+# A service closes within some 8 s of graceful shutdown; a loaded machine takes its time.
+_END_SECONDS = 30
 
 
 def test_a_service_that_is_killed_is_named_with_its_signal_and_the_other_ends_too(tmp_path: Path) -> None:
@@ -50,3 +60,134 @@ def _child(parent: int, module: str) -> int:
         if int(fields[1]) == parent and module in command:
             return int(folder.name)
     raise AssertionError(f"{module} does not run")
+
+
+class Runner:
+    """``make run`` as a process of its own, in a process group of its own."""
+
+    def __init__(self, home: Path, host: str = "127.0.0.1") -> None:
+        self.home, self.host = home, host
+        self.cloud, self.edge = free_port(), free_port()
+        environment = {"PATRONUS_CLOUD__PORT": str(self.cloud), "PATRONUS_EDGE__PORT": str(self.edge)}
+        environment |= {f"PATRONUS_{service}__HOST": host for service in ("CLOUD", "EDGE")}
+        self._words = (home.parent / "words").open("w+b")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.run_pair"],
+            env=os.environ | environment | {"PATRONUS_HOME": str(home)},
+            stdout=subprocess.DEVNULL,
+            stderr=self._words,
+            start_new_session=True,
+        )
+
+    def words(self) -> str:
+        """Its standard error, and that of the services."""
+        self._words.seek(0)
+        return self._words.read().decode()
+
+    def services(self) -> list[int]:
+        """The processes that were started with its home and have not ended."""
+        mine, found = f"PATRONUS_HOME={self.home}".encode(), []
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit() or int(folder.name) == self.process.pid:
+                continue
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if mine in (folder / "environ").read_bytes() and " Z " not in (folder / "stat").read_text():
+                    found.append(int(folder.name))
+        return found
+
+    def wait_until(self, so: Callable[[], bool]) -> None:
+        """Returns when it is so."""
+        deadline = time.monotonic() + _END_SECONDS
+        while not so():
+            assert time.monotonic() < deadline, self.words()
+            time.sleep(0.02)
+
+    def assert_all_ended(self) -> None:
+        """Neither it nor a service is left, the ports are free, and nobody told of a traceback."""
+        self.process.wait(_END_SECONDS)
+        self.wait_until(lambda: not self.services())
+        for port in (self.cloud, self.edge):
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            with socket.socket(family) as taker:
+                taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                taker.bind((self.host, port))
+        assert "Traceback" not in self.words()
+
+    def close(self) -> None:
+        for pid in (self.process.pid, *self.services()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self._words.close()
+
+
+@pytest.fixture
+def runner(tmp_path: Path, models_folder: Path) -> Iterator[Callable[..., Runner]]:
+    """Starts one."""
+    with contextlib.ExitStack() as opened:
+
+        def start(host: str = "127.0.0.1") -> Runner:
+            made = Runner(tmp_path / "home", host)
+            opened.callback(made.close)
+            return made
+
+        yield start
+
+
+def test_asked_to_end_twice_while_the_cloud_starts_nothing_is_left(runner: Callable[..., Runner]) -> None:
+    running = runner()
+    running.wait_until(lambda: bool(running.services()))
+    # As `make` and a supervisor do it: once to the group, and once more to the process.
+    os.killpg(running.process.pid, signal.SIGTERM)
+    running.process.send_signal(signal.SIGTERM)
+    running.assert_all_ended()
+    assert running.process.returncode == 0
+
+
+def test_ctrl_c_twice_ends_a_pair_on_an_ipv6_address(runner: Callable[..., Runner]) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback address")
+    running = runner("::1")
+    url = service_url("::1", running.edge)
+    with httpx.Client(base_url=url, trust_env=False) as edge:
+        wait_until_ready(running.process, edge)
+    assert (running.home / "edge" / "address").read_text() == f"http://[::1]:{running.edge}\n"
+    started = running.services()
+    running.process.send_signal(signal.SIGINT)
+    running.wait_until(lambda: len(running.services()) < len(started))  # the edge has ended, and the cloud is next
+    running.process.send_signal(signal.SIGINT)
+    running.assert_all_ended()
+    assert not (running.home / "edge" / "address").exists()
+
+
+def test_the_services_of_a_runner_that_is_killed_end_too(runner: Callable[..., Runner]) -> None:
+    running = runner()
+    running.wait_until(lambda: len(running.services()) == 2)
+    running.process.kill()
+    running.assert_all_ended()
+
+
+def test_a_service_that_does_not_end_when_asked_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stubborn.py").write_text(_STUBBORN)
+    monkeypatch.setattr(pair_module, "_STOP_SECONDS", 0.2)
+    port, pair = free_port(), Pair()
+    pair.start("stubborn", "stubborn", f"http://127.0.0.1:{port}", {"PYTHONPATH": str(tmp_path), "PORT": str(port)})
+    pid = pair.process_id("stubborn")
+    pair.stop()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+_STUBBORN = """
+import http.server, os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *words):
+        pass
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Ready).serve_forever()
+"""

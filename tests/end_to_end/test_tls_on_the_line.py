@@ -186,5 +186,11 @@ def test_an_edge_and_its_command_line_speak_tls_from_end_to_end(
                 command, env=environment | named, capture_output=True, text=True, timeout=60, check=False
             )
             assert done.returncode == status, done.stderr
+        passphrase = tmp_path / "passphrase"
+        passphrase.write_text("correct horse battery")
+        passphrase.chmod(0o600)
+        export = [*command[:3], "keys", "export", "tls", tmp_path / "key.json", "--passphrase-file", passphrase]
+        exported = subprocess.run(export, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "PATRONUS_EDGE_CA" in done.stderr
     assert line.galleries() == 1
+    assert (exported.returncode, exported.stderr) == (0, ""), "it finds the cloud, and the files for TLS"

@@ -66,7 +66,7 @@ def _arguments(given: list[str]) -> Iterator[None]:
 def faces_tar() -> Callable[..., Path]:
     """Writes a tar of generated aligned faces: each person a pattern of tiles, each picture with light of its own."""
 
-    def write(path: Path, people: int, each: int = 2, seed: int = 0) -> Path:
+    def write(path: Path, people: int, each: int = 2, seed: int = 0, *, labels: bool = False) -> Path:
         random = np.random.default_rng([seed, 5])
         with tarfile.open(path, "w") as tar:
             for person in range(people):
@@ -74,7 +74,9 @@ def faces_tar() -> Callable[..., Path]:
                 for number in range(each):
                     light = random.normal() * 0.1 + random.normal(size=pattern.shape) * 0.08
                     data = _jpeg(pattern + light)
-                    member = tarfile.TarInfo(f"faces/person-{person:04d}/{number}.jpg")
+                    # Labels as UTKFace names them: age, sex, group.
+                    label = f"{(2, 30)[person % 2]}_{person // 2 % 2}_{person % 5}_20170116" if labels else ""
+                    member = tarfile.TarInfo(f"faces/person-{person:04d}/{label}{number}.jpg")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
         return path

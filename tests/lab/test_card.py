@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edge_service.privacy.profiles import PatronusStep, ProfileDocument, SealStep
-from lab.card import card
+from lab.card import card, with_demographics
 from lab.recipe import Recipe
 from shared.wire.common import Threshold
 
@@ -25,6 +25,17 @@ def _figures() -> dict[str, Any]:
         "accuracy": {name: {"tar": _share(tar), "fmr": 1e-3} for name, tar in (("clean", 0.975), ("protected", 0.971))},
         "attacks": {"attentive (held out)": attacked, "average face": {"clean": attacked["clean"]}},
     }
+
+
+def _demographics(children: float) -> dict[str, Any]:
+    rows = [
+        {"ages": ages, "sex": sex, "group": None, "pictures": 500, "pairs": 124_750, "accepted": 1, "value": value}
+        | {"low": value / 2, "high": value * 2, "threshold": 0.41}
+        for ages, value in (("0 to 2", children), ("7 to 12", 0.012), ("25 to 45", 1e-3))
+        for sex in (None, "female")
+    ]
+    about = {"source": "faces.tar", "embedder": "mine", "tau": 0.4, "sides": "both", "most_a_band": 900}
+    return about | {"pictures": 1500, "copies": 3, "unlabelled": 0, "clean": rows, "protected": rows}
 
 
 def _card(*, plugin: bool = False, figures: dict[str, Any] | None = None, **more: Any) -> str:
@@ -91,3 +102,15 @@ def test_figures_are_those_of_the_document(plugin: bool) -> None:
     assert "accepted against the another picture" not in text
     assert "average face" not in text
     assert "Nothing was measured" in _card(plugin=plugin)
+
+
+def test_a_card_says_whom_it_is_not_for_where_that_was_measured() -> None:
+    text = _card(figures=_figures() | {"demographics": _demographics(0.6)})
+    assert "**Not for children.** Strangers of 0 to 2 years, 7 to 12 years are accepted" in text
+    assert "| 0 to 2 | 500 | 124,750 | 1 | 60 (30 to 120) | 1 | 60 (30 to 120) | 0.410, 0.410 |" in text
+    assert "| 25 to 45 | female | 124,750 | 0.10 (0.050 to 0.20) | 1 | 0.10 (0.050 to 0.20) |" in text
+    assert "3 further copies of the same photos" in text
+    again = with_demographics(text, _demographics(0.005))
+    assert again.count("## False matches by age, sex and group") == 1
+    assert "Strangers of 7 to 12 years are" in again
+    assert "False matches by age" not in _card(figures=_figures())

@@ -36,7 +36,7 @@ def done(
 ) -> SimpleNamespace:
     """A training with all its steps behind it, and what each of them said."""
     home = tmp_path_factory.mktemp("lab")
-    faces, others = faces_tar(home / "faces.tar", PEOPLE), faces_tar(home / "others.tar", 500, seed=1)
+    faces, others = faces_tar(home / "faces.tar", PEOPLE), faces_tar(home / "others.tar", 500, seed=1, labels=True)
     embedder, judge = write_embedder(home / "mine.onnx"), write_embedder(home / "judge.onnx", seed=1)
     out, elsewhere = home / "run", home / "elsewhere"
     elsewhere.mkdir()
@@ -122,6 +122,48 @@ def test_evaluation_is_of_people_who_test_alone(done: SimpleNamespace) -> None:
         for outcome in results.values():
             assert set(outcome["type_1"]) == {"target", "judge"}
             assert -1 <= outcome["ssim"]["value"] <= 1
+
+
+def test_evaluation_tells_false_matches_by_age_sex_and_group_where_names_hold_them(done: SimpleNamespace) -> None:
+    found = json.loads((done.out / "evaluation.json").read_text())["demographics"]
+    assert (found["pictures"] + found["copies"], found["unlabelled"], found["source"]) == (1000, 0, "others.tar")
+    run = Run.open(done.out, done.home / "cache")
+    material = run.material()
+    for kind, rows in (
+        ("clean", material.learned),
+        ("protected", protect(run.network(run.fitted(material)), material.learned).templates),
+    ):
+        [told] = [row for row in found[kind] if (row["ages"], row["sex"], row["group"]) == ("0 to 2", None, None)]
+        assert told["pairs"] == told["pictures"] * (told["pictures"] - 1) // 2
+        young = rows[[name.split("/")[-1].startswith("2_") for name in material.pictures.names]]
+        scores = young @ young.T
+        rate = np.mean(scores[~np.eye(len(young), dtype=bool)] >= TAU)
+        assert told["low"] <= rate <= told["high"]
+    assert {row["sex"] for row in found["clean"]} == {None, "male", "female"}
+    assert {row["ages"] for row in found["clean"]} == {"0 to 2", "25 to 45"}
+    assert "| ages, cosine 0.85 |" in done.said["evaluate"].out
+    assert "| ages, cosine 0.85 |" in (done.home / "profiles" / "own" / "MODEL_CARD.md").read_text()
+
+
+def test_a_finished_profile_is_measured_on_a_labelled_set(
+    done: SimpleNamespace, patronus: Callable[..., Any], faces_tar: Callable[..., Path], tmp_path: Path
+) -> None:
+    card, out = tmp_path / "CARD.md", tmp_path / "found.json"
+    shutil.copy(done.home / "profiles" / "own" / "MODEL_CARD.md", card)
+    own = ("--profile", "own", "--profiles", done.home / "profiles", "--embedder", done.embedder)
+    kept = ("--cache", done.home / "cache", "--out", out, "--card", card)
+    said = patronus("lab", "demographics", done.home / "others.tar", *own, *kept)
+    assert said.status == 0, said.err
+    found, trained = json.loads(out.read_text()), json.loads((done.out / "evaluation.json").read_text())["demographics"]
+    assert found["profile"] == "own"
+    assert found["clean"] == trained["clean"], "the same pictures, embedder and threshold"
+    for one, other in zip(found["protected"], trained["protected"], strict=True):
+        assert one["low"] <= other["value"] <= one["high"], "torch and ONNX Runtime, with other seeds"
+    assert card.read_text().count("## False matches by age, sex and group") == 1
+
+    few = patronus("lab", "demographics", done.home / "faces.tar", *own, "--cache", done.home / "cache")
+    assert few.status == 1
+    assert "has 0 pictures whose names hold age, sex and group, and 100 are needed" in few.sentence
 
 
 def test_the_edge_reads_the_profile_and_its_templates_are_those_of_torch(done: SimpleNamespace) -> None:

@@ -13,6 +13,7 @@ from cloud_service.gallery.milvus.outbox import Outbox, instance_of
 from cloud_service.gallery.record import Journal, Record
 from cloud_service.gallery.remnants import Remnant
 from cloud_service.settings import MilvusSettings
+from shared.errors import Overloaded, RecordUnavailable
 from shared.metrics import Metrics
 from shared.wire.common import Receipt
 
@@ -56,6 +57,9 @@ class InMilvus:
         """The keeper sees to it."""
 
     def holds(self, receipt: Receipt) -> bool:
-        """Whether an erasure as old as this one, or older, is not done."""
-        oldest = self._outbox.oldest_pending()
+        """Whether an erasure as old as this one, or older, is not done; also where that cannot be read now."""
+        try:
+            oldest = self._outbox.oldest_pending()
+        except (RecordUnavailable, Overloaded):
+            return True
         return oldest is not None and oldest <= receipt.at

@@ -247,7 +247,7 @@ class Milvus:
             return question(self._connected())
         except IndexUnavailable:
             raise
-        except Exception as error:
+        except Exception as error:  # pymilvus, gRPC and milvus-lite share no base class; the log has kind and place
             code = getattr(error, "code", None)
             if code in (_NO_COLLECTION, _NOT_LOADED):
                 raise CollectionLost("The index of this gallery is being made; try again in a moment.") from None

@@ -83,13 +83,13 @@ class MilvusIndexes:
         )
 
     def made(self, gallery: PinnedGallery) -> None:
-        """A gallery is new, and empty.
-
-        Raises:
-            IndexUnavailable: Milvus is away; the collection is made when it is back.
-        """
+        """A gallery is new, and empty. Where Milvus is away, its collection is made when it is back."""
         with self._metrics.step("index"):
-            self.of(gallery)
+            try:
+                self.of(gallery)
+            except Exception as error:  # made all the same: the keeper sees to every gallery of the record
+                _log.warning("index_not_made", **place_of(error))
+                self._keeper.wake()
 
     def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Templates were added, (n,) int64 and (n, dim) float32; they can be found when this returns.

@@ -19,7 +19,7 @@ from cloud_service.gallery.milvus.outbox import Outbox, Untold
 from cloud_service.gallery.milvus.purging import Purging
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import PinnedGallery
-from shared.errors import ContractMismatch, IndexUnavailable, NotFound
+from shared.errors import ContractMismatch, IndexUnavailable, NotFound, RecordDamaged
 from shared.logs import get_logger, place_of
 
 _log = get_logger(__name__)
@@ -228,7 +228,7 @@ class Keeper:
     def _round_or_log(self) -> None:
         try:
             self._round()
-        except Exception as error:
+        except Exception as error:  # a thread that ended would tell Milvus of nothing any more: the next round may do
             _log.warning("index_round_failed", away=self.away, **place_of(error))
 
     def _round(self) -> None:
@@ -275,7 +275,7 @@ class Keeper:
         expected = {self._names.collection(gallery) for gallery in galleries}
         for name in present:
             parts = self._names.parts(name)
-            if parts is None or name in expected:
+            if parts is None or name in expected or parts.gallery_id in self._record.damaged:
                 continue
             # One of a coming turn is being made by whoever changes the key, and one with a lease is being filled.
             coming = parts.turn > turns.get(parts.gallery_id, parts.turn) and not parts.unfinished
@@ -346,7 +346,10 @@ class Keeper:
         parts = self._names.parts(untold.entry)
         if parts is None:  # of a record that this one was restored from
             return
-        gallery = self._record.find(parts.gallery_id)
+        try:
+            gallery = self._record.find(parts.gallery_id)
+        except RecordDamaged:  # told when it is restored
+            return
         try:
             if gallery is not None and gallery.turn > parts.turn and len(untold.remove):
                 # Erased while the key was being changed: the new collection may have been filled just before.

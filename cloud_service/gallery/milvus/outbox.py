@@ -53,6 +53,10 @@ class Untold:
 def instance_of(database: Database) -> str:
     """The random value that this record's collections are named by; made at the first asking."""
     query = select(note.c.value).where(note.c.name == _INSTANCE)
+    with database.read() as connection:
+        found = connection.scalar(query)
+    if found is not None:
+        return str(found)
     try:
         with database.write() as connection:
             found = connection.scalar(query)

@@ -5,7 +5,23 @@ model card, which is for people.
 """
 
 from edge_service.privacy.profiles.document import PatronusStep, ProfileDocument, SealStep
-from edge_service.privacy.profiles.load import Profile, available, load_profile
+from edge_service.privacy.profiles.load import (
+    DefaultThreshold,
+    Profile,
+    available,
+    check_profile_dimension,
+    load_profile,
+)
 from edge_service.privacy.profiles.write import write_profile
 
-__all__ = ["PatronusStep", "Profile", "ProfileDocument", "SealStep", "available", "load_profile", "write_profile"]
+__all__ = [
+    "DefaultThreshold",
+    "PatronusStep",
+    "Profile",
+    "ProfileDocument",
+    "SealStep",
+    "available",
+    "check_profile_dimension",
+    "load_profile",
+    "write_profile",
+]

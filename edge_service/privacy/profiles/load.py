@@ -7,18 +7,36 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import ValidationError
 
 from edge_service.privacy.profiles.document import ANY_EMBEDDER, NAME_PATTERN, VERSION, ProfileDocument
-from shared.contract import EmbedderPin, ProfilePin
+from shared.contract import MAX_DIM, EmbedderPin, ProfilePin
 from shared.errors import SetupError
+from shared.wire.common import Threshold
 
 _SHIPPED: Final = Path(__file__).parent
 DOCUMENT: Final = "profile.json"
 # For people: of all files of a profile the one that its digest leaves out, so that a word can be mended.
 CARD: Final = "MODEL_CARD.md"
+# Dimensions. A secret rotation of fewer holds too few secret numbers.
+_FEWEST_SEALED: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultThreshold:
+    """A threshold that nobody asked for, and where it comes from.
+
+    Attributes:
+        threshold: it.
+        chosen_by: the profile, which was calibrated at it, or the embedder, which was published with it.
+        measured_on: whose faces its false match rate was measured on.
+    """
+
+    threshold: Threshold
+    chosen_by: Literal["profile", "embedder"]
+    measured_on: Literal["lfw_adults", "own_profile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +47,31 @@ class Profile:
         document: the steps.
         pin: name, version and digest over all files but the model card, for the contract.
         graph: the network's file, whose digest was right; None where no step runs one.
+        shipped: whether it comes with Patronus; false for one of the operator's own.
     """
 
     document: ProfileDocument
     pin: ProfilePin
     graph: bytes | None = field(default=None, repr=False)
+    shipped: bool = False
 
     @property
     def seals(self) -> bool:
         """Whether templates are sealed under the gallery's key."""
         return self.document.kinds[-1] == "seal"
+
+    def default_threshold(self, published: Threshold) -> DefaultThreshold:
+        """The threshold where nobody names one: the profile's, else the embedder's.
+
+        The only rule for a default, so a comparison and a new gallery decide alike.
+
+        Args:
+            published: the embedder's own.
+        """
+        calibrated = self.document.threshold
+        if calibrated is None:
+            return DefaultThreshold(published, "embedder", "lfw_adults")
+        return DefaultThreshold(calibrated, "profile", "lfw_adults" if self.shipped else "own_profile")
 
 
 def available(own: Path | None = None) -> list[str]:
@@ -55,21 +88,35 @@ def load_profile(
     Args:
         name: of its folder.
         embedder: the embedder that will run; the profile must be for it. None: embeddings come from elsewhere.
-        dim: length of its embeddings.
+        dim: length of its embeddings; None: checked later, with ``check_profile_dimension``.
         own: the operator's folder of profiles, beside those that come with Patronus.
 
     Raises:
         SetupError: there is no such profile, it is damaged or newer than this program, a file of it is not the one it
-            names, or it is for another embedder.
+            names, or it is for another embedder or dimension.
     """
     profile = read_profile(_place(name, own))
-    document = profile.document
     if embedder is not None:
-        _check_embedder(document, embedder)
-    step = document.patronus
-    if dim is not None and step is not None and step.dim != dim:
-        raise SetupError(f"The protection profile {name!r} is for {step.dim} dimensions; these embeddings have {dim}.")
+        _check_embedder(profile.document, embedder)
+    if dim is not None:
+        check_profile_dimension(profile, dim)
     return profile
+
+
+def check_profile_dimension(profile: Profile, dim: int) -> None:
+    """Refuses a profile that is not for embeddings of this dimension.
+
+    Raises:
+        SetupError: its network is for another dimension, or it has none and the dimension is not one to be sealed.
+    """
+    step, name = profile.document.patronus, profile.document.name
+    if step is not None and step.dim != dim:
+        raise SetupError(f"The protection profile {name!r} is for {step.dim} dimensions; these embeddings have {dim}.")
+    if step is None and not _FEWEST_SEALED <= dim <= MAX_DIM:
+        raise SetupError(
+            f"The protection profile {name!r} seals {_FEWEST_SEALED} to {MAX_DIM} dimensions, since a secret rotation "
+            f"of few is soon found; these embeddings have {dim}."
+        )
 
 
 def read_profile(home: Path) -> Profile:
@@ -96,7 +143,8 @@ def read_profile(home: Path) -> Profile:
                 f"The file {document.patronus.file} of the protection profile {name!r} is not the one that the profile "
                 "names (its SHA-256 is another); put the right one back."
             )
-    return Profile(document, ProfilePin(name=name, version=document.version, sha256=_digest(files)), graph)
+    pin = ProfilePin(name=name, version=document.version, sha256=_digest(files))
+    return Profile(document, pin, graph, shipped=home.parent == _SHIPPED)
 
 
 def _place(name: str, own: Path | None) -> Path:

@@ -40,7 +40,7 @@ def test_what_was_backed_up_can_be_restored_and_matched(record: Path, settings: 
         cloud.enroll("later", [VECTORS[3]])
     with pytest.raises(Conflict, match="say --force"):
         restore(backup, record)
-    assert restore(backup, record, replace=True) == Held(1, 2, 2)
+    assert restore(backup, record, replace=True).held == Held(1, 2, 2)
     with Cloud(settings) as cloud:
         assert cloud.found(VECTORS[0]) == ["anna"]
         assert cloud.found(VECTORS[3]) == []

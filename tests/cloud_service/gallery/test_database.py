@@ -145,7 +145,13 @@ def test_a_record_that_does_not_answer_makes_the_service_not_ready(door: Cloud) 
         connection.execute(text("ALTER TABLE gallery RENAME TO hidden"))
     answer = door.http.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json()["checks"] == {"record": False, "templates": True, "index": True, "keys": True}
+    assert answer.json()["checks"] == {
+        "record": False,
+        "galleries": True,
+        "templates": True,
+        "index": True,
+        "keys": True,
+    }
 
 
 def test_a_full_disk_is_not_taken_for_a_damaged_file() -> None:

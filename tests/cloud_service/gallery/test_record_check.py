@@ -134,4 +134,4 @@ def test_a_damaged_backup_replaces_nothing_and_says_where(settings: Settings, tm
         restore(backup, record, replace=True)
     assert record.read_bytes() == before
     flip_in_file(backup, huge(0)(VECTORS[1].tobytes()))
-    assert restore(backup, record, replace=True) == Held(1, 1, 2)
+    assert restore(backup, record, replace=True).held == Held(1, 1, 2)

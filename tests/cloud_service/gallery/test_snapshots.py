@@ -320,6 +320,12 @@ def test_an_operator_pins_how_a_gallery_is_searched(patient: Settings) -> None:
         assert_problem(cloud.http.get("/v1/galleries/none/stats"), 404, "not-found", "unknown_gallery")
 
 
+def test_a_gallery_may_hold_more_than_what_is_searched_exactly() -> None:
+    """Else the approximate index could never begin by itself."""
+    settings = Settings()
+    assert settings.index.exact_up_to < settings.record.max_templates_a_gallery
+
+
 def test_beyond_a_number_of_templates_it_is_approximate_by_itself(settings: Settings) -> None:
     index = IndexSettings(exact_up_to=100, snapshot_seconds=0.05)
     with Cloud(settings.model_copy(update={"index": index})) as cloud:

@@ -91,7 +91,7 @@ def test_an_enrollment_that_the_index_did_not_take_is_not_acknowledged_and_is_me
     failing.add("add")
     assert_problem(flawed.enroll("anna", VECTORS[:2], ids=IDS[:2]), 500, "unexpected-error")
     assert flawed.found(VECTORS[1]) == ["anna"], "committed; the index was rebuilt from the record"
-    assert _ready(flawed) == {"record": True, "templates": True, "index": True, "keys": True}
+    assert _ready(flawed) == {"record": True, "galleries": True, "templates": True, "index": True, "keys": True}
     assert flawed.enroll("anna", VECTORS[:2], ids=IDS[:2]).status_code == 201
     assert flawed.held() == (1, 2)
     store = _store(flawed)
@@ -104,14 +104,14 @@ def test_an_index_that_cannot_be_rebuilt_makes_the_service_not_ready_until_it_ca
     flawed.enroll("anna", VECTORS[:1], ids=IDS[:1])
     failing.add("always")
     assert_problem(flawed.enroll("ben", VECTORS[1:2], ids=IDS[1:2]), 500, "unexpected-error")
-    assert _ready(flawed) == {"record": True, "templates": True, "index": False, "keys": True}
+    assert _ready(flawed) == {"record": True, "galleries": True, "templates": True, "index": False, "keys": True}
     assert_problem(flawed.identify(VECTORS[0]), 500, "unexpected-error")
     assert_problem(flawed.enroll("carl", VECTORS[2:3]), 500, "unexpected-error")
     failing.clear()
     assert flawed.found(VECTORS[0]) == ["anna"]
     assert flawed.found(VECTORS[1]) == ["ben"]
     assert flawed.found(VECTORS[2]) == []
-    assert _ready(flawed) == {"record": True, "templates": True, "index": True, "keys": True}
+    assert _ready(flawed) == {"record": True, "galleries": True, "templates": True, "index": True, "keys": True}
 
 
 def test_an_erasure_that_the_index_refuses_is_done_all_the_same(flawed: Cloud, failing: set[str]) -> None:
@@ -130,7 +130,7 @@ def test_erasing_while_the_index_is_lost_needs_no_index(flawed: Cloud, failing: 
     flawed.enroll("ben", VECTORS[1:2])
     assert flawed.http.delete("/v1/galleries/door/subjects/anna").status_code == 200
     assert flawed.http.delete("/v1/galleries/door").status_code == 200
-    assert _ready(flawed) == {"record": True, "templates": True, "index": True, "keys": True}
+    assert _ready(flawed) == {"record": True, "galleries": True, "templates": True, "index": True, "keys": True}
 
 
 def test_a_gallery_erased_and_made_again_is_another_one(flawed: Cloud) -> None:

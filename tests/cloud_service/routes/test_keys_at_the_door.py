@@ -111,7 +111,7 @@ def test_alive_ready_and_metrics_need_no_key_and_name_nobody(door: Cloud) -> Non
     assert door.http.get("/healthz", headers=stranger).json() == {"status": "ok"}
     assert door.http.get("/readyz", headers=stranger).json() == {
         "status": "ready",
-        "checks": {"record": True, "templates": True, "index": True, "keys": True},
+        "checks": {"record": True, "galleries": True, "templates": True, "index": True, "keys": True},
     }
     metrics = door.http.get("/metrics", headers=stranger).text
     assert 'route="/v1/galleries/{gallery}/identify"' in metrics

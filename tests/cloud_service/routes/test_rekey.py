@@ -13,7 +13,9 @@ from sealed import Key, Rows
 from sqlalchemy import select
 
 from cloud_service.gallery.tables import gallery, template, turned
+from cloud_service.gallery.turning import Turning
 from cloud_service.settings import BodySettings, Settings
+from shared.errors import RecordUnavailable
 from shared.wire.cloud import RekeyRequest
 
 PATH = "/v1/galleries/door"
@@ -297,3 +299,20 @@ def test_the_record_names_the_contract_to_come_only_while_it_is_to_come(each: Cl
     assert noted() == NEW_EACH.contract.model_dump(mode="json")
     each.http.post(f"{PATH}/rekey", json=OLD_EACH.rekey(NEW_EACH, *(f"s{number}" for number in range(12))))
     assert noted() is None
+
+
+def test_a_key_that_was_changed_is_told_as_changed_though_what_follows_fails(
+    sealed: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+
+        def fail(*_given: Any) -> bool:
+            raise RecordUnavailable("The record cannot be written now: nothing was changed.")
+
+        # Before the change there is nothing to settle, and settling is asked for all the same.
+        broken.setattr(Turning, "settle", lambda self, pinned, limit: pinned.turn > 0 and fail())
+        answer = sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW))
+        assert (answer.status_code, answer.json()["state"]) == (202, "settling")
+        assert answer.json()["contract_digest"] == NEW.contract.digest()
+    answer = sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW))
+    assert (answer.status_code, answer.json()["state"]) == (200, "settled")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edge_house import PICTURES, encoded
+from edge_house import PICTURES, encoded, pasted, pixels
 from patronus_command import Command
 
 OBAMA = str(PICTURES / "obama" / "portrait.jpg")
@@ -32,6 +32,18 @@ def test_a_person_needs_no_flags(command: Command, staff: str) -> None:
     assert ended.stdout.startswith("match: cosine 0.")
     ended = command.run("identify", staff, SPEECH)
     assert (ended.returncode, ended.stdout.startswith("face 1: obama (0.")) == (0, True)
+
+
+def test_identify_says_which_faces_it_left_out(command: Command, staff: str, tmp_path: Path) -> None:
+    head = pixels("collins/portrait.png")[:300, 60:360]
+    picture = pasted(head, 1000, 320, (10, 10), (350, 10))
+    picture[10:310, 690:990] = (head * 0.08).astype(np.uint8)
+    path = tmp_path / "three.png"
+    path.write_bytes(encoded(picture))
+    ended = command.run("identify", staff, str(path), "--quality", "medium")
+    assert ended.returncode == 0
+    assert "3 faces were found; left out: 1 beyond --max-faces; 1 of poor quality (too dark: 1)" in ended.stdout
+    assert "left out" not in command.run("identify", staff, SPEECH).stdout
 
 
 def test_a_verify_only_gallery_verifies_and_says_why_it_does_not_identify(command: Command) -> None:

@@ -111,6 +111,7 @@ def test_a_file_for_a_verify_only_gallery_has_each_subject_under_its_own_seal(co
         ({"subjects": np.array(["a"] * 3), "face_ids": np.array(["1", "2", "1"])}, "rows 0 and 2 have one face id"),
         ({"face_ids": np.array(["1", "", "3"])}, "row 1 has a face id of no letters"),
         ({"embeddings": np.full((3, 128), np.nan, np.float32)}, "row 0 holds a value that is not finite"),
+        ({"embeddings": units(3, 512)}, "have 512 dimensions, and 128 are wanted"),
     ],
 )
 def test_a_bad_file_is_one_sentence_and_nothing_is_sent(
@@ -120,9 +121,15 @@ def test_a_bad_file_is_one_sentence_and_nothing_is_sent(
     arrays = {"embeddings": units(3), "subjects": np.array(["a", "b", "c"])} | change
     np.savez(tmp_path / "in.npz", **{name: array for name, array in arrays.items() if array is not None})
     environment = {"PATRONUS_HOME": str(command.home), "PATRONUS_EDGE_URL": command.edge}
-    ended = CliRunner().invoke(build(), ["migrate", "bad", str(tmp_path / "in.npz")], env=environment)
-    assert isinstance(ended.exception, PatronusError)
-    assert says in ended.exception.detail
+    if "embeddings" in change:
+        ways: list[list[str]] = [[], ["--out", str(tmp_path / "out.npz")]]
+    else:
+        ways = [[]]
+    for way in ways:
+        ended = CliRunner().invoke(build(), ["migrate", "bad", str(tmp_path / "in.npz"), *way], env=environment)
+        assert isinstance(ended.exception, PatronusError)
+        assert says in ended.exception.detail
+    assert not (tmp_path / "out.npz").exists()
     assert held(command, "bad") == (0, 0)
 
 

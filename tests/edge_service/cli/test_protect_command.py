@@ -180,7 +180,7 @@ def with_row(row: int, value: Any) -> Any:
 
 BAD: dict[str, tuple[Any, str]] = {
     "no array": ({"vectors": units(2, DIM)}, "no array named embeddings"),
-    "another dimension": ({"embeddings": units(2, 9)}, "9 dimensions; the profile sealing takes 8"),
+    "another dimension": ({"embeddings": units(2, 9)}, "have 9 dimensions, and 8 are wanted"),
     "float64": ({"embeddings": units(2, DIM).astype(np.float64)}, "are float64; save them as float32"),
     "integers": ({"embeddings": np.ones((2, DIM), np.int32)}, "are int32"),
     "flat": ({"embeddings": units(1, DIM)[0]}, "not n rows of d values"),

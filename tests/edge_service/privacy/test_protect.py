@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from edge_house import Edge, House, assert_problem, sample
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from edge_service.privacy.keys import PUBLIC_KEY, GalleryKey, KeyStore
 from edge_service.privacy.profiles import Profile, load_profile
@@ -93,6 +94,15 @@ def test_a_broken_step_gives_no_template(profile: Profile, engine: Any) -> None:
         Protector(profile, engine).protect(units(3), CONTEXT)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_the_log_has_what_broke_and_not_what_it_held(profile: Profile) -> None:
+    with capture_logs() as lines, pytest.raises(ProtectionFailed):
+        Protector(profile, raising).protect(units(3), CONTEXT)
+    [line] = lines
+    assert (line["event"], line["exception"]) == ("protection_step_failed", "RuntimeError")
+    assert "raising" in line["at"]
+    assert "secret" not in str(line)
 
 
 def test_a_seal_that_does_nothing_is_found_out(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:

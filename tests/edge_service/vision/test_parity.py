@@ -144,7 +144,7 @@ def head(side: int) -> Picture:
 def test_a_small_face_in_a_large_picture_is_found_by_the_second_pass(looks: Looks) -> None:
     picture = pasted(head(40), 4000, 3000, (2600, 1900))
     [face] = FaceDetector(looks, DetectionSettings()).detect(picture)
-    assert looks.sizes == [640, 1920]
+    assert looks.sizes[:3] == [640, 160, 1920]
     assert 2600 < face.box[0] < 2734
     assert 1900 < face.box[1] < 2034
     assert 25 < face.box[2] < 55

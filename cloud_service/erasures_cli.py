@@ -1,0 +1,40 @@
+"""``patronus cloud erasures``: keep a list of what was erased, for a restore when the record is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="What was erased: listed in a file, and erased again.", no_args_is_help=True)
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="The list to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Write all erasures of the record to a file, while the service runs or not. It names no subject."""
+    from cloud_service.gallery.audit_check import reading
+    from cloud_service.gallery.erasure_list import export_erasures
+    from cloud_service.settings import Settings
+    from shared.service_settings import load_settings
+
+    with reading(load_settings(Settings).record_url) as connection:
+        found = export_erasures(connection, target, replace=force)
+    typer.echo(f"{target}: {len(found.erasures)} erasures, up to entry {found.head.seq} of the audit log.")
+
+
+@app.command()
+def apply(source: Annotated[Path, typer.Argument(metavar="FILE", help="A list of erasures.")]) -> None:
+    """Erase again what a list names, from the record; the service must not run. For PostgreSQL, after pg_restore."""
+    from cloud_service.gallery.carrying import apply_list
+    from cloud_service.settings import Settings
+    from shared.service_settings import load_settings
+
+    done = apply_list(load_settings(Settings), source)
+    typer.echo(
+        f"{done.erasures} erasures were done again; "
+        f"they took away {done.subjects} subjects, {done.templates} templates."
+    )

@@ -1,0 +1,111 @@
+"""How commands beside a running edge reach the cloud that this edge speaks to.
+
+While an edge runs, its folder holds its settings for the cloud: an address, paths and time limits, and no secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from edge_service.cloud import CloudClient
+from edge_service.settings import CloudSettings, EdgeSettings
+from shared.errors import SetupError, UpstreamUnavailable
+from shared.logs import get_logger
+from shared.metrics import Metrics
+from shared.secret_files import read_secret, write_secret
+from shared.wire.common import GalleryInfo
+
+_log = get_logger(__name__)
+_SETTING = "PATRONUS_EDGE__CLOUD__URL"
+
+
+@dataclass(frozen=True, slots=True)
+class CloudLine:
+    """Settings for the cloud, and in words where its address was found."""
+
+    settings: CloudSettings
+    found: str
+
+
+@contextlib.contextmanager
+def cloud_line_left(settings: EdgeSettings) -> Iterator[None]:
+    """Leaves the settings for the cloud in the edge's folder while it runs. Serves on where that cannot be written."""
+    cloud = settings.cloud
+    files = {name: path for name in ("api_key_file", "ca", "certificate", "key") if (path := getattr(cloud, name))}
+    absolute = cloud.model_copy(update={name: path.absolute() for name, path in files.items()})
+    content = absolute.model_dump_json().encode()
+    try:
+        write_secret(settings.cloud_line_file, content, replace=True)
+    except SetupError as error:
+        _log.warning("cloud_line_not_left", why=error.detail)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, SetupError):
+            if read_secret(settings.cloud_line_file) == content:  # else another edge's, which may go on
+                settings.cloud_line_file.unlink()
+
+
+def find_cloud(settings: EdgeSettings) -> CloudLine:
+    """The cloud that the environment names, else the one of the edge that runs here, else the default.
+
+    Raises:
+        SetupError: the settings of the environment do not go with the address that the edge left.
+    """
+    given = settings.cloud.model_dump(include=settings.cloud.model_fields_set)
+    left = None if "url" in given else _left(settings)
+    if left is None:
+        return CloudLine(settings.cloud, f"set by {_SETTING}" if "url" in given else "the default")
+    try:
+        merged = CloudSettings(**(left.model_dump() | given))
+    except ValidationError as error:
+        raise SetupError(
+            f"The settings PATRONUS_EDGE__CLOUD__* do not go with {left.url}, where the edge that runs here reaches "
+            f"the cloud: {error.errors(include_input=False)[0]['msg']}. Set {_SETTING} too."
+        ) from None
+    return CloudLine(merged, "where the edge that runs here reaches it")
+
+
+def ask_for_gallery(gallery: str, settings: EdgeSettings, otherwise: str = "") -> GalleryInfo:
+    """What the cloud says of a gallery.
+
+    Args:
+        gallery: its name.
+        settings: of this edge.
+        otherwise: what else the caller can do where the cloud does not answer, for the end of a sentence.
+
+    Raises:
+        NotFound: there is no such gallery.
+        SetupError: the API key for the cloud, or a file for TLS, is missing or wrong.
+        UpstreamUnavailable: the cloud does not answer; names the address and the setting.
+        UpstreamFailed: the cloud refuses the API key, or is not one.
+    """
+    line = find_cloud(settings)
+    try:
+        return asyncio.run(_asked(gallery, line.settings))
+    except UpstreamUnavailable as error:
+        why = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+        raise UpstreamUnavailable(
+            f"No cloud answers at {line.settings.url} ({line.found}).{why} Start it, or name its address with "
+            f"{_SETTING}{otherwise}."
+        ) from None
+
+
+async def _asked(gallery: str, settings: CloudSettings) -> GalleryInfo:
+    client = CloudClient(settings, Metrics("edge"))
+    try:
+        return await client.gallery(gallery)
+    finally:
+        await client.close()
+
+
+def _left(settings: EdgeSettings) -> CloudSettings | None:
+    try:
+        return CloudSettings.model_validate_json(read_secret(settings.cloud_line_file))
+    except (FileNotFoundError, ValidationError):  # no edge runs here, or one of another version
+        return None

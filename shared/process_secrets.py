@@ -1,0 +1,77 @@
+"""Keeps what a process holds in memory, such as keys and pictures, out of core dumps and out of swap.
+
+``keep_out_of_dumps`` is for every program that may hold a key. ``lock_memory`` is for those that hold the edge's keys.
+What neither can do stands in docs/threat-model.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+# prctl(2), mlockall(2) and capabilities(7) of Linux.
+_PR_SET_DUMPABLE: Final = 4
+_MCL_CURRENT: Final = 1
+_MCL_FUTURE: Final = 2
+_MCL_ONFAULT: Final = 4
+_CAP_IPC_LOCK: Final = 14
+
+
+class Locked(StrEnum):
+    """How much of a process's memory cannot be swapped out."""
+
+    ALL = "all"
+    """Everything that the process has touched, and will touch."""
+    NOTHING = "nothing"
+    """The system allows too little: each key would have to be locked, and Python copies bytes freely."""
+
+
+def keep_out_of_dumps() -> None:
+    """Switches core dumps of this process off, for good; on Linux also its inspection by others of the same user.
+
+    The resource limit alone does not bind where the kernel hands dumps to a program (``core_pattern`` begins with
+    ``|``), and a child inherits the limit only: a program that is started from here and holds keys calls this itself.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def lock_memory() -> Locked:
+    """Locks all memory of this process, now and later, where the system sets no limit to that.
+
+    Under a limit it locks nothing: the kernel counts addresses, not pages in use, so every later allocation beyond the
+    limit would fail.
+    """
+    if sys.platform != "linux" or not _may_lock_all():
+        return Locked.NOTHING
+    # On fault: a page is locked when it is first used. Otherwise each thread's whole stack would become resident.
+    done = ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
+    return Locked.ALL if done else Locked.NOTHING
+
+
+def lock_pages(secret: bytes) -> bool:
+    """Locks the pages that hold these bytes, and not copies of them; they stay locked while the process lives.
+
+    Returns:
+        Whether the system allowed it. Nearly every one allows some pages.
+    """
+    mlock = ctypes.CDLL(None).mlock
+    mlock.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+    return mlock(secret, len(secret)) == 0
+
+
+def _may_lock_all() -> bool:
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
+        return True
+    try:
+        status = Path(f"/proc/{os.getpid()}/status").read_text()
+    except OSError:
+        return False
+    effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> _CAP_IPC_LOCK & 1)

@@ -1,0 +1,76 @@
+"""Addresses of services: made from a host and a port in one place, and checked when they are read as settings."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
+
+_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_PATH: Final = re.compile(r"[!-~]*")
+_MAX_PORT: Final = 65535
+
+
+def host_and_port(host: str, port: int) -> str:
+    """``host:port`` as it stands in a URL; an IPv6 address is put in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def service_url(host: str, port: int, *, tls: bool = False) -> str:
+    """The URL at which a service is reached from the machine that it runs on.
+
+    Args:
+        host: that the service listens at. For all addresses of a family, the loopback address of that family is named.
+        port: that it listens at.
+        tls: whether it speaks TLS.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        reachable = host
+    else:
+        reachable = str(address)
+        if address.is_unspecified:
+            reachable = "127.0.0.1" if address.version == 4 else "::1"
+    return f"{'https' if tls else 'http'}://{host_and_port(reachable, port)}"
+
+
+def _checked_host(host: str) -> str:
+    if not _is_host(host):
+        raise ValueError(
+            "not a host name or an IP address; an IPv6 address is written without brackets and without a zone: ::1"
+        )
+    return host
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # refuses what is no number, or over 65535
+    except ValueError:
+        raise ValueError("not an address such as http://127.0.0.1:8001 or https://[::1]:8001") from None
+    host, authority = parts.hostname or "", parts.netloc
+    bracketed = f"[{host}]" if ":" in host else host
+    known = {bracketed, f"{bracketed}:{port}"}  # nothing else: no user, no password, no empty or odd port
+    sound = parts.scheme in {"http", "https"} and _is_host(host) and authority.lower() in known and port != 0
+    if not sound or parts.query or parts.fragment or not _PATH.fullmatch(url):
+        raise ValueError("not an address such as http://127.0.0.1:8001 or https://[::1]:8001")
+    return url
+
+
+def _is_host(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return ":" not in host and not host.replace(".", "").isdigit() and _NAME.fullmatch(host) is not None
+    return "%" not in str(address)
+
+
+Host = Annotated[str, AfterValidator(_checked_host)]
+"""What a service listens at: an IPv4 or IPv6 address, or a host name."""
+
+ServiceUrl = Annotated[str, AfterValidator(_checked_url)]
+"""Where a service is reached: ``http`` or ``https``, a host, and perhaps a port and a path."""

@@ -1,0 +1,133 @@
+"""A row of the record that holds what was never written: one sentence that names it, and other galleries go on."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from cloud_client import Cloud, assert_problem, random_units
+from typer.testing import CliRunner
+
+from cloud_service.cli import app
+from cloud_service.gallery.backup import back_up, restore
+from cloud_service.settings import Settings
+from shared.errors import PatronusError, SetupError
+
+VECTORS = random_units(81, 3)
+DOOR = "/v1/galleries/door"
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a cloud with two galleries; ``gone`` was erased from the first."""
+    home = tmp_path_factory.mktemp("lived") / "cloud"
+    with Cloud(Settings(home=home)) as cloud:
+        for gallery in ("door", "other"):
+            cloud.put_gallery(gallery)
+            cloud.enroll("anna", VECTORS[:1], gallery=gallery)
+        cloud.enroll("gone", VECTORS[1:2])
+        cloud.erase("/subjects/gone")
+    return home
+
+
+@pytest.fixture
+def record(lived: Path, settings: Settings) -> Path:
+    shutil.copytree(lived, settings.home)
+    return settings.home / "record.db"
+
+
+def _damage(record: Path, change: str) -> None:
+    with closing(sqlite3.connect(record)) as file:
+        assert file.execute(change).rowcount == 1
+        file.commit()
+
+
+NOTES = {
+    "time_seen": [
+        "UPDATE note SET value = 'yesterday' WHERE name = 'time_seen'",
+        "DELETE FROM note WHERE name = 'time_seen'",
+    ],
+    "audit_head": ["UPDATE note SET value = 'x' WHERE name = 'audit_head'"],
+    "audit_salt": ["UPDATE note SET value = 'zz' WHERE name = 'audit_salt'"],
+}
+
+
+@pytest.mark.parametrize(("name", "change"), [(name, change) for name, changes in NOTES.items() for change in changes])
+def test_a_damaged_note_stops_the_start_and_copies_with_one_sentence(
+    record: Path, settings: Settings, tmp_path: Path, name: str, change: str
+) -> None:
+    _damage(record, change)
+    with pytest.raises(SetupError, match=f"The row {name} of the table note is"), Cloud(settings):
+        pass
+    with pytest.raises(SetupError, match=f"the row {name} of the table note is"):
+        back_up(record, tmp_path / "backup")
+    copy = tmp_path / "copy"
+    record.rename(copy)
+    with pytest.raises(SetupError, match=f"the row {name} of the table note is"):
+        restore(copy, record)
+    assert not record.exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "contract = '{'",
+        "contract = '{}'",
+        "created_at = 'nonsense'",
+        "threshold_cosine = 7",
+        "threshold_fmr = 'x'",
+        "dim = 9",
+        "max_age_seconds = 'x'",
+        "turning_to = '{'",
+    ],
+)
+def test_a_damaged_gallery_is_not_answered_for_and_the_others_are(
+    record: Path, settings: Settings, tmp_path: Path, values: str
+) -> None:
+    _damage(record, f"UPDATE gallery SET {values} WHERE name = 'door'")
+    with Cloud(settings) as cloud:
+        answer = cloud.http.get("/readyz")
+        checks = {"record": True, "index": True, "keys": True, "galleries": False}
+        assert (answer.status_code, answer.json()["checks"]) == (503, checks)
+        assert cloud.verify("anna", VECTORS[0], gallery="other").json()["decision"] == "match"
+        assert cloud.found(VECTORS[0], gallery="other") == ["anna"]
+        assert cloud.enroll("ben", VECTORS[1:2], gallery="other").status_code == 201
+        assert [one["gallery"] for one in cloud.http.get("/v1/galleries").json()["items"]] == ["other"]
+        for refused in (
+            cloud.verify("anna", VECTORS[0]),
+            cloud.identify(VECTORS[0]),
+            cloud.enroll("ben", VECTORS[1:2]),
+            cloud.put_gallery(),
+            cloud.http.get(DOOR),
+            cloud.http.get(f"{DOOR}/subjects"),
+            cloud.http.get(f"{DOOR}/stats"),
+            cloud.http.get(f"{DOOR}/rekey"),
+            cloud.http.delete(f"{DOOR}/subjects/anna"),
+        ):
+            assert_problem(refused, 503, "record-damaged")
+    with pytest.raises(SetupError, match="the row 1 of the table gallery is damaged"):
+        back_up(record, tmp_path / "backup")
+
+
+def test_damage_in_the_log_or_in_a_template_s_time_is_told_by_whatever_reads_it(
+    record: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATRONUS_CLOUD__HOME", str(settings.home))
+    _damage(record, "UPDATE audit SET details = '{' WHERE action = 'subject_erased'")
+    _damage(record, "UPDATE template SET created_at = 'nonsense' WHERE id = 1")
+    with Cloud(settings) as cloud:
+        assert_problem(cloud.http.get("/v1/audit"), 503, "record-damaged")
+        assert_problem(cloud.http.get(f"{DOOR}/subjects/anna"), 503, "record-damaged")
+        assert cloud.verify("anna", VECTORS[0]).json()["decision"] == "match"
+    for words in (
+        ["audit", "find", "door", "gone"],
+        ["erasures", "export", str(tmp_path / "list")],
+        ["backup", str(tmp_path / "backup")],
+    ):
+        said = CliRunner().invoke(app, words)
+        assert isinstance(said.exception, PatronusError), "one sentence and status 1"
+        assert "damaged" in said.exception.detail
+    assert CliRunner().invoke(app, ["audit", "verify"]).exit_code == 1

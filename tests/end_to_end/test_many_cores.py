@@ -1,0 +1,134 @@
+"""A machine that reports many cores, and a container that may use few threads: both services start and answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from pair_in_test import PICTURES
+
+from lab.pair import Pair, free_port
+from shared.secret_files import read_secret
+
+CORES = 96
+# Half of what the compose file allows: 16 workers, 15 and 15 of the models, those of asyncio's and of the libraries.
+MOST_THREADS = 128
+CALLERS = 40
+# What a C library is asked for the number of cores, by Python, numpy's OpenBLAS, OpenMP, OpenCV and ONNX Runtime.
+PRETENDED = f"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <unistd.h>
+int sched_getaffinity(pid_t process, size_t size, cpu_set_t *set) {{
+    memset(set, 0, size);
+    for (size_t core = 0; core < {CORES} && core < 8 * size; core++) CPU_SET_S(core, size, set);
+    return 0;
+}}
+int pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t *set) {{ return sched_getaffinity(0, size, set); }}
+int sched_setaffinity(pid_t process, size_t size, const cpu_set_t *set) {{ return 0; }}
+int pthread_setaffinity_np(pthread_t thread, size_t size, const cpu_set_t *set) {{ return 0; }}
+int get_nprocs(void) {{ return {CORES}; }}
+int get_nprocs_conf(void) {{ return {CORES}; }}
+long sysconf(int name) {{
+    long (*real)(int) = dlsym(RTLD_NEXT, "sysconf");
+    return name == _SC_NPROCESSORS_ONLN || name == _SC_NPROCESSORS_CONF ? {CORES} : real(name);
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def many_cores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that is told of 96 cores, whomever it asks."""
+    compiler = shutil.which("cc")
+    if compiler is None or not Path("/proc/self/task").exists():
+        pytest.skip("pretending cores needs Linux and a C compiler")
+    folder = tmp_path_factory.mktemp("cores")
+    (folder / "cores.c").write_text(PRETENDED)
+    library = folder / "cores.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "cores.c", "-ldl"], check=True, timeout=60)
+    return {"LD_PRELOAD": str(library)}
+
+
+@contextmanager
+def at_most_threads(process: int, most: int) -> Iterator[None]:
+    """Moves a process into a control group of so many threads, where one can be made; else the count must do."""
+    base = Path("/sys/fs/cgroup")
+    hierarchy = base if (base / "cgroup.controllers").exists() else base / "pids"
+    group = hierarchy / f"patronus-test-{process}"
+    with suppress(OSError):
+        group.mkdir()
+        (group / "pids.max").write_text(str(most))
+        (group / "cgroup.procs").write_text(str(process))
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # there is none, or the process has ended
+            (hierarchy / "cgroup.procs").write_text(str(process))
+        with suppress(OSError):
+            group.rmdir()
+
+
+def threads_of(process: int) -> int:
+    return len(list(Path(f"/proc/{process}/task").iterdir()))
+
+
+@pytest.fixture
+def _no_pools_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have bounded the libraries' pools; that would hide what is tested."""
+    for name in tuple(os.environ):
+        if name.endswith("_NUM_THREADS"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("_no_pools_named")
+def test_services_that_are_told_of_96_cores_answer_with_few_threads(
+    tmp_path: Path, models_folder: Path, many_cores: dict[str, str]
+) -> None:
+    cloud, edge = free_port(), free_port()
+    environment = many_cores | {
+        "PATRONUS_HOME": str(tmp_path),
+        "PATRONUS_MODELS": str(models_folder),
+        "PATRONUS_CLOUD__PORT": str(cloud),
+        "PATRONUS_EDGE__PORT": str(edge),
+        "PATRONUS_EDGE__CLOUD__URL": f"http://127.0.0.1:{cloud}",
+    }
+    picture = (PICTURES / "obama" / "portrait.jpg").read_bytes()
+    pair = Pair()
+    try:
+        pair.start("cloud", "cloud_service", f"http://127.0.0.1:{cloud}", environment)
+        pair.start("edge", "edge_service", f"http://127.0.0.1:{edge}", environment)
+        processes = [pair.process_id(name) for name in ("cloud", "edge")]
+        key = read_secret(tmp_path / "edge" / "api_key").decode().strip()
+        with (
+            at_most_threads(processes[0], MOST_THREADS),
+            at_most_threads(processes[1], MOST_THREADS),
+            httpx.Client(
+                base_url=f"http://127.0.0.1:{edge}",
+                headers={"Authorization": f"Bearer {key}"},
+                trust_env=False,
+                timeout=60,
+            ) as client,
+            ThreadPoolExecutor(CALLERS) as callers,
+        ):
+            assert client.put("/v1/galleries/door").status_code == 201
+
+            def call(number: int) -> int:
+                path = "identify" if number % 2 else f"subjects/s{number}/faces"
+                return client.post(f"/v1/galleries/door/{path}", files={"image": picture}).status_code
+
+            answers = set(callers.map(call, range(CALLERS)))
+            threads = [threads_of(process) for process in processes]
+    finally:
+        pair.stop()
+    assert answers <= {200, 201}
+    assert max(threads) < MOST_THREADS
