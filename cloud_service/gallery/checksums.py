@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Final
 
@@ -30,6 +30,10 @@ _SQUARE_TOLERANCE: Final = 5e-4
 _FACTORS: Final[NDArray[np.uint64]] = (
     np.frombuffer(hashlib.shake_256(b"patronus template checksum 1").digest(8 * (MAX_DIM + 1)), "<u8") | 1
 ).astype(np.uint64)
+
+
+_HALF: Final = np.uint64(32)
+_HIGH_FACTORS: Final[NDArray[np.uint64]] = _FACTORS[1::2] - (_FACTORS[:MAX_DIM:2] << _HALF)
 
 
 def to_blobs(vectors: NDArray[np.float32], subjects: Sequence[str], gallery_id: int, key_version: int) -> list[bytes]:
@@ -65,8 +69,23 @@ def from_blobs(
     Returns:
         (n, dim) float32 vectors, and (n,) bool: which of them are what was stored. A damaged row is all zeros.
     """
+    return _read(blobs, _owners(subjects, gallery_id, key_version), dim)
+
+
+def from_grouped_blobs(
+    blobs: Mapping[str, Sequence[bytes]], dim: int, gallery_id: int, key_version: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """As ``from_blobs``, with the blobs of each subject by its name: all rows, subject after subject."""
+    owners = _owners(blobs.keys(), gallery_id, key_version)
+    if len(blobs) > 1:
+        owners = owners.repeat([len(some) for some in blobs.values()])
+    return _read([blob for some in blobs.values() for blob in some], owners, dim)
+
+
+def _read(
+    blobs: Sequence[bytes], owners: NDArray[np.uint64], dim: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     layout = _layout(dim)
-    owners = _owners(subjects, gallery_id, key_version)
     joined = b"".join(blobs)
     if len(joined) == layout.itemsize * len(blobs):
         rows = np.frombuffer(joined, layout)
@@ -90,17 +109,28 @@ def _sound(rows: NDArray[np.void], owners: NDArray[np.uint64]) -> NDArray[np.boo
     # A second line: what was no unit vector when its checksum was made must not decide anything either.
     squares = np.einsum("ij,ij->i", values, values)  # infinite or NaN where a value is too large or not finite
     sound: NDArray[np.bool_] = np.abs(squares - 1) <= _SQUARE_TOLERANCE
-    return sound & (rows["checksum"] == _checksums(values, owners))
+    sound &= rows["checksum"] == _checksums(values, owners)
+    return sound
 
 
 def _checksums(values: NDArray[np.float32], owners: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The checksums of (n, dim) float32 rows: (n,) uint64. Overflow is the arithmetic modulo 2**64 that is meant."""
     dim = values.shape[1]
-    sums: NDArray[np.uint64] = np.einsum("ij,j->i", values.view("<u4").astype(np.uint64), _FACTORS[:dim])
-    return sums + owners * _FACTORS[dim]
+    sums: NDArray[np.uint64]
+    if dim % 2:
+        sums = np.einsum("ij,j->i", values.view("<u4").astype(np.uint64), _FACTORS[:dim])
+        sums += owners * _FACTORS[dim]
+        return sums
+    # Two values at a time, which takes two thirds of the time: with w = low + 2**32 * high, and factors a and b,
+    # a * low + b * high = a * w + (b - 2**32 * a) * high.
+    pairs = values.view("<u8")
+    sums = np.einsum("ij,j->i", pairs, _FACTORS[:dim:2])
+    sums += np.einsum("ij,j->i", pairs >> _HALF, _HIGH_FACTORS[: dim // 2])
+    sums += owners * _FACTORS[dim]
+    return sums
 
 
-def _owners(subjects: Sequence[str], gallery_id: int, key_version: int) -> NDArray[np.uint64]:
+def _owners(subjects: Collection[str], gallery_id: int, key_version: int) -> NDArray[np.uint64]:
     """Where each row belongs, as (n,) uint64; (1,) where all belong to one subject."""
     start = zlib.crc32(b"%d/%d/" % (gallery_id, key_version))
     crcs = {name: zlib.crc32(name.encode(), start) for name in set(subjects)}

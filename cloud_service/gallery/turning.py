@@ -237,7 +237,7 @@ class Turning:
             connection.execute(update(gallery).where(gallery.c.id == pinned.id).values(turning_to=None))
             return False
 
-    def _opened(self, pinned: PinnedGallery, rows: Sequence[Row[Any]]) -> Unstaged:
+    def _opened(self, pinned: PinnedGallery, rows: Sequence[Any]) -> Unstaged:
         ids = np.array([row.id for row in rows], dtype=np.int64)
         subjects = [row.name for row in rows]
         vectors, sound = from_blobs([row.vector for row in rows], subjects, pinned.dim, pinned.id, pinned.turn)
@@ -276,7 +276,7 @@ def _refuse_abandoned(row: Row[Any], contract: Contract) -> None:
 
 def _unstaged(
     connection: Connection, pinned: PinnedGallery, beyond: int, limit: int | None, of_subject: str | None
-) -> Sequence[Row[Any]]:
+) -> Sequence[Any]:
     whose = template.c.gallery_id == pinned.id
     if of_subject is not None:
         one = select(subject.c.id).where(subject.c.gallery_id == pinned.id, subject.c.name == of_subject)

@@ -7,28 +7,30 @@ bytes are not what was stored is never given out: it is noted as damaged and lef
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import and_, bindparam, func, select
 
-from cloud_service.gallery.checksums import from_blobs
+from cloud_service.gallery.checksums import from_blobs, from_grouped_blobs
 from cloud_service.gallery.clock import RecordClock
 from cloud_service.gallery.damage import KnownDamage, stops_rekey_staged
 from cloud_service.gallery.database import Database
 from cloud_service.gallery.lookups import EVER, IDS_A_QUERY, oldest_alive, pinned_where, refuse_turned
 from cloud_service.gallery.rows import PinnedGallery, Stored
 from cloud_service.gallery.tables import gallery, subject, template, turned
-from shared.errors import ContractMismatch, NotFound
+from shared.errors import ContractMismatch, NotFound, RecordDamaged
 
 # A template under the key of its gallery's turn: what was turned to it, until that is in the template's own row.
 NOW = func.coalesce(turned.c.vector, template.c.vector).label("vector")
 TURNED_NOW = and_(turned.c.template_id == template.c.id, turned.c.turn == gallery.c.turn)
 _VECTORS = (
-    select(template.c.id, subject.c.name, NOW)
+    select(subject.c.name, NOW)
     .join(template, subject.c.id == template.c.subject_id)
     .join(gallery, gallery.c.id == subject.c.gallery_id)
     .outerjoin(turned, TURNED_NOW)
@@ -76,23 +78,35 @@ class Vectors:
             NotFound: there is no such gallery.
         """
         wanted = list(dict.fromkeys(names))
-        rows: list[Any] = []
+        blobs: dict[str, list[bytes]] = {}
         with self._database.read() as connection:
             pinned = pinned_where(connection, gallery.c.name == gallery_name)
             after = oldest_alive(pinned.max_age_seconds, self._clock.now())
             for start in range(0, len(wanted), IDS_A_QUERY):
                 asked = {"gallery": pinned.id, "subjects": wanted[start : start + IDS_A_QUERY], "after": after}
-                rows += connection.execute(_VECTORS, asked).all()
-        if not rows:
-            return OfSubjects(pinned, {}, frozenset())
-        ids, subjects, blobs = zip(*rows, strict=True)
-        vectors, sound = from_blobs(blobs, subjects, pinned.dim, pinned.id, pinned.turn)
-        damaged: frozenset[str] = frozenset()
-        if not sound.all():
-            places = np.flatnonzero(~sound)
-            self._damage.found(pinned, [ids[place] for place in places])
-            damaged = frozenset(subjects[place] for place in places)
-        return OfSubjects(pinned, _by_subject(subjects, vectors, damaged), damaged)
+                for name, vector in connection.execute(_VECTORS, asked).all():
+                    blobs.setdefault(name, []).append(vector)
+        rows, sound = from_grouped_blobs(blobs, pinned.dim, pinned.id, pinned.turn)
+        ends = list(accumulate(map(len, blobs.values())))
+        vectors = {name: rows[end - len(blobs[name]) : end] for name, end in zip(blobs, ends, strict=True)}
+        if sound.all():
+            return OfSubjects(pinned, vectors, frozenset())
+        damaged = frozenset(
+            name for name, end in zip(blobs, ends, strict=True) if not sound[end - len(blobs[name]) : end].all()
+        )
+        self._note_damage(pinned, damaged)
+        return OfSubjects(pinned, {name: vectors[name] for name in blobs if name not in damaged}, damaged)
+
+    def _note_damage(self, pinned: PinnedGallery, subjects: Iterable[str]) -> None:
+        """Reads subjects with damaged templates once more, with the ids of these, which the quick way leaves out."""
+        query = select(template.c.id).join(subject, subject.c.id == template.c.subject_id)
+        for name in subjects:
+            with self._database.read() as connection:
+                mine = query.where(subject.c.gallery_id == pinned.id, subject.c.name == name)
+                ids = np.fromiter(connection.scalars(mine), np.int64)
+            with suppress(ContractMismatch):  # its key was changed just now: the next reader tells
+                for _ in self.stored(pinned, ids, expired=True):
+                    pass
 
     def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], *, expired: bool = False) -> Iterator[Stored]:
         """Those of the templates that are in the record now, some hundred at a time.
@@ -223,19 +237,6 @@ class Vectors:
                 still = self._stored(pinned, np.array(ids, dtype=np.int64), EVER).damaged
             except NotFound:
                 still = np.empty(0, np.int64)
-            except ContractMismatch:  # its key was changed just now: the next look tells
+            except (ContractMismatch, RecordDamaged):  # its key was changed just now, or its own row is damaged
                 continue
             self._damage.gone(gallery_id, set(ids) - set(still.tolist()))
-
-
-def _by_subject(
-    subjects: Sequence[str], vectors: NDArray[np.float32], without: frozenset[str]
-) -> dict[str, NDArray[np.float32]]:
-    """The rows of each subject, but for some."""
-    names = set(subjects)
-    if len(names) == 1:
-        return dict.fromkeys(names - without, vectors)
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(subjects):
-        places.setdefault(name, []).append(place)
-    return {name: vectors[mine] for name, mine in places.items() if name not in without}

@@ -37,6 +37,10 @@ def _towards_the_stranger(vector: np.ndarray) -> int:
     return int(np.argmax(vector * STRANGER))
 
 
+def _failing(cloud: Cloud) -> list[str]:
+    return [name for name, holds in checks(cloud).items() if not holds]
+
+
 DAMAGE: list[Change] = [
     huge(_towards_the_stranger(VECTORS[0])),
     set_value(0, float("nan")),
@@ -64,7 +68,7 @@ def test_a_damaged_template_matches_nobody_and_the_others_are_answered(people: C
         assert people.found(VECTORS[1]) == ["anna"], "her other template is sound"
         assert people.verify("ben", VECTORS[2]).json()["decision"] == "match"
         assert people.found(VECTORS[3]) == ["carl"]
-        assert checks(people) == {"record": True, "templates": False, "index": True, "keys": True}
+        assert _failing(people) == ["templates"]
         assert damaged_metric(people) == 1
         change_blob(people, first, lambda _blob, sound=sound: sound)
         assert all(checks(people).values()), "an operator put the right bytes back"
@@ -120,7 +124,7 @@ def test_a_start_with_damaged_templates_serves_all_others_and_says_so(settings: 
             [row] = rows_of(cloud, name)
             change_blob(cloud, row, huge(_towards_the_stranger(VECTORS[0])))
     with Cloud(settings) as cloud:
-        assert checks(cloud) == {"record": True, "templates": False, "index": True, "keys": True}
+        assert _failing(cloud) == ["templates"]
         assert damaged_metric(cloud) == 3
         indexed = [cloud.http.get(f"/v1/galleries/{name}/stats").json()["templates"] for name in ("door", "empty")]
         assert indexed == [1, 0]

@@ -176,4 +176,4 @@ def test_in_a_backup(examined: Examined, tmp_path_factory: pytest.TempPathFactor
 
     each()
     assert not restored.exists()
-    assert restore(backup, restored).templates == 2 * len(PEOPLE)
+    assert restore(backup, restored).held.templates == 2 * len(PEOPLE)

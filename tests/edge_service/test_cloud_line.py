@@ -67,6 +67,17 @@ def test_a_cloud_that_is_away_is_told_in_time_and_nothing_is_lost(edge: Edge, fa
     assert edge.enroll("door", "someone", FACE).status_code == 201
 
 
+def test_a_damaged_template_is_told_as_such_and_not_asked_for_again(edge: Edge) -> None:
+    problem = {"type": "urn:patronus:problem:record-damaged", "detail": "A stored template is damaged; erase it."}
+    edge.line.always = answering(503, json.dumps(problem | {"reason": "template_damaged"}).encode())
+    before = len(edge.line.crossed)
+    answer = edge.verify("door", "someone", FACE)
+    body = assert_problem(answer, 503, "record-damaged", "template_damaged")
+    assert body["detail"] == problem["detail"]
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert len(edge.line.crossed) == before + 1
+
+
 @pytest.mark.parametrize("drop", [dropped_before, dropped_after, unreachable])
 def test_after_a_dropped_connection_a_face_is_stored_exactly_once(edge: Edge, drop: Fault) -> None:
     edge.line.faults.extend([drop, drop])

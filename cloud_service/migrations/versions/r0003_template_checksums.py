@@ -83,7 +83,8 @@ def _checksum(vector: bytes, name: str, gallery_id: int, key_version: int) -> by
     words = np.frombuffer(vector, "<u4").astype(np.uint64)
     owner = zlib.crc32(f"{gallery_id}/{key_version}/{name}".encode())
     factors = _FACTORS[: len(words) + 1]
-    return np.sum(factors * np.append(words, np.uint64(owner)), dtype=np.uint64).astype("<u8").tobytes()
+    checksum = np.sum(factors * np.append(words, np.uint64(owner)), dtype=np.uint64)
+    return int(checksum).to_bytes(8, "little")
 
 
 # One for each value of the longest template, 4,096, and one for the owner.

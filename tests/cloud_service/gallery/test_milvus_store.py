@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from cloud_client import Cloud, assert_problem, contract_of, random_units
+from damaging import change_blob, huge, rows_of
 from milvus_server import Milvus as Server
 from milvus_server import MilvusLite
 from sealed import Key
@@ -123,6 +124,28 @@ def test_without_milvus_it_says_so_in_time_and_recovers_by_itself(tmp_path: Path
         assert cloud.found(VECTORS[2]) == ["carl"]
         _within(10, lambda: milvus.count(_collection(cloud)) == 2)
         assert outbox.waiting_since() is None
+
+
+def test_a_damaged_template_stays_out_of_milvus_and_nothing_waits_for_it(tmp_path: Path, shared_milvus: Server) -> None:
+    with Cloud(_settings(tmp_path / "home", shared_milvus.url)) as cloud:
+        cloud.put_gallery()
+        cloud.enroll("anna", VECTORS[:1])
+        cloud.enroll("ben", VECTORS[1:2])
+        [row] = rows_of(cloud, "anna")
+        change_blob(cloud, row, huge(0))
+        assert cloud.found(VECTORS[0]) == [], "Milvus proposes what it was given; the record decides"
+        assert cloud.found(VECTORS[1]) == ["ben"]
+        assert_problem(cloud.verify("anna", VECTORS[0]), 503, "record-damaged")
+        record, (indexes, milvus, outbox) = _store(cloud).record, _parts(cloud)
+        gallery = record.gallery("door")
+        with record.database.write() as connection:  # as if Milvus had been away when she was enrolled
+            outbox.added(connection, gallery, np.array([row]))
+        indexes._keeper.put_stored(gallery, np.array([row]))
+        assert outbox.waiting_since() is None
+        milvus.drop(_collection(cloud))
+        indexes._keeper.lost(gallery)
+        _within(10, lambda: _ready(cloud) and milvus.count(_collection(cloud)) == 1)
+        assert cloud.found(VECTORS[1]) == ["ben"]
 
 
 def test_a_milvus_that_hangs_holds_nobody_up_for_long(tmp_path: Path, own_milvus: MilvusLite) -> None:

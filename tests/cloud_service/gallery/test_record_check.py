@@ -47,8 +47,10 @@ def _check(*options: str) -> tuple[int, list[str], str]:
 def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed(settings: Settings) -> None:
     with Cloud(settings) as cloud:
         cloud.put_gallery()
-        for number, vector in enumerate(VECTORS):
-            cloud.enroll(f"person-{number}", [vector], ids=[f"{number:032x}"])
+        for number in range(8):
+            mine = range(number, 40, 8)
+            ids = [f"{which:032x}" for which in mine]
+            cloud.enroll(f"person-{number}", [VECTORS[which] for which in mine], ids=ids)
         cloud.http.post("/v1/galleries/door/snapshot")
         cloud.put_gallery("sealed", contract=KEY.contract)
         for name in ("anna", "ben"):
@@ -57,7 +59,7 @@ def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed
         cloud.http.post("/v1/galleries/sealed/rekey", json=KEY.rekey(NEXT, "anna"))
         sound = _check()
         assert sound == (0, ["2 galleries, 42 templates and 1 index files were read: nothing is damaged."], "")
-        [row], [staged] = rows_of(cloud, "person-7"), rows_of(cloud, "anna")
+        row, [staged] = rows_of(cloud, "person-3")[0], rows_of(cloud, "anna")
         change_blob(cloud, row, huge(1))
         change_blob(cloud, staged, huge(1), turned)
         [file] = (settings.home / "index").iterdir()
@@ -74,8 +76,8 @@ def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed
         )
         assert "2 templates are damaged, 1 other faults" in summary
         status, lines, _ = _check("--show-subjects")
-        assert lines[0].endswith(f": subject person-7, template {7:032x}")
-        for path in ("door/subjects/person-7", "sealed"):
+        assert lines[0].endswith(f": subject person-3, template {3:032x}")
+        for path in ("door/subjects/person-3", "sealed"):
             cloud.http.delete(f"/v1/galleries/{path}")
         assert _check()[0] == 0, "the file of the index went with the erasure"
 
@@ -83,7 +85,7 @@ def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed
 def test_a_damaged_page_of_the_file_is_found(settings: Settings) -> None:
     with Cloud(settings) as cloud:
         cloud.put_gallery()
-        for number, vector in enumerate(VECTORS):
+        for number, vector in enumerate(VECTORS[:5]):
             cloud.enroll(f"person-{number}", [vector])
     path = settings.home / "record.db"
     content = path.read_bytes()
@@ -132,4 +134,4 @@ def test_a_damaged_backup_replaces_nothing_and_says_where(settings: Settings, tm
         restore(backup, record, replace=True)
     assert record.read_bytes() == before
     flip_in_file(backup, huge(0)(VECTORS[1].tobytes()))
-    assert restore(backup, record, replace=True) == Held(1, 1, 2)
+    assert restore(backup, record, replace=True).held == Held(1, 1, 2)
