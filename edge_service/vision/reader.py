@@ -103,7 +103,7 @@ class FaceReader:
     def _memory_of(self, header: PictureHeader) -> int:
         """Most bytes that a picture takes until its faces are cut out."""
         side = min(self._search_side, max(header.width, header.height))
-        return max(header.peak_bytes, header.pixel_bytes + _SEARCH_BYTES * side * side)
+        return max(header.charged_bytes, header.pixel_bytes + _SEARCH_BYTES * side * side)
 
     def _search(self, pixels: Pixels, *, every_face: bool) -> ReadPicture:
         with self._metrics.step("detect"):

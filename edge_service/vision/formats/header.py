@@ -35,6 +35,7 @@ class PictureHeader:
         file_copies: how many copies of the parts there are while the picture is decoded.
         blocks: of a JPEG without its end: the same picture up to the end of its last blocks, every part of which shows.
             By it, it must be shown that nothing is missing. None of a file that has its end.
+        tables_bytes: memory for tables that a file made for it may take besides; ordinary files take next to none.
         fillings: with how many different endings that is tried.
     """
 
@@ -49,6 +50,7 @@ class PictureHeader:
     file_copies: int = 1
     blocks: PictureHeader | None = None
     fillings: int = 0
+    tables_bytes: int = 0
 
     @property
     def pixels(self) -> int:
@@ -62,10 +64,15 @@ class PictureHeader:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that decoding takes at any moment, beside the file as it was sent."""
+        """The most memory that decoding takes at any moment, beside the file as it was sent and ``tables_bytes``."""
         file_bytes = self.file_copies * sum(len(part) for part in self.parts)
         at_most = max(self.decoder_bytes, self.image_bytes + self.pixel_bytes)
         return at_most + file_bytes + self.height * _ROW_BYTES + _WORKING_BYTES
+
+    @property
+    def charged_bytes(self) -> int:
+        """What must be free before this picture is decoded: what any file with such a header may take."""
+        return self.peak_bytes + self.tables_bytes
 
     def file(self, end: bytes = b"") -> bytes:
         """The parts as one file.

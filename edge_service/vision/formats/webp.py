@@ -19,6 +19,13 @@ _EXTENDED_BYTES: Final = 10
 # Of libwebp: two canvases of four bytes a pixel, or one and the picture that is made of it.
 _DECODER_BYTES: Final = 8
 _IMAGE_BYTES: Final = 4
+# Lossless data may have a group of code tables for each 4 x 4 pixels, in libwebp of up to 5,004 entries of 4 bytes and
+# some 600 bytes more. How many there are stands behind coded data. The smallest table, of 1 KiB, takes 4 bits.
+_MAX_GROUPS: Final = 1 << 16
+_GROUP_SIDE: Final = 4
+_GROUP_BYTES: Final = 5004 * 4 + 600
+_TABLE_BYTES_A_BYTE: Final = 2560
+_LOSSLESS_ALPHA: Final = 1
 
 
 def is_webp(data: bytes) -> bool:
@@ -68,7 +75,19 @@ def read_webp(data: bytes) -> PictureHeader:
         most_pixels=_MOST_PIXELS,
         parts=(memoryview(b"RIFF" + struct.pack("<I", body_bytes) + b"WEBP"), *parts),
         file_copies=2,
+        tables_bytes=_tables_bytes(width, height, parts),
     )
+
+
+def _tables_bytes(width: int, height: int, parts: list[memoryview]) -> int:
+    """The most that code tables of the lossless parts may take; parts are decoded one after the other."""
+    groups = min(_MAX_GROUPS, -(-width // _GROUP_SIDE) * -(-height // _GROUP_SIDE))
+    lossless = [
+        len(part)
+        for part in parts
+        if bytes(part[:4]) == b"VP8L" or (bytes(part[:4]) == b"ALPH" and part[8] & 3 == _LOSSLESS_ALPHA)
+    ]
+    return min(groups * _GROUP_BYTES, _TABLE_BYTES_A_BYTE * max(lossless, default=0))
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
@@ -88,7 +107,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
 def _whole(chunk: memoryview) -> memoryview:
     """The chunk with its padding, if all of it is there."""
     length = int.from_bytes(chunk[4:8], "little")
-    if len(chunk) < 8 + length:
+    if not length or len(chunk) < 8 + length:
         raise damaged()
     if len(chunk) < 8 + length + length % 2:
         return memoryview(bytes(chunk) + b"\x00")

@@ -299,6 +299,7 @@ def costly_files() -> dict[str, Callable[[], bytes]]:
         "PNG, 15 MB of tables of codes": partial(png_of_tables, *sides(5_700_000), 15_000_000),
         "PNG, 15 MB behind the last row": partial(png_with_too_much_behind, 10, 10, 15_000_000),
         "PNG, 1 x 39,999,999": partial(png, 1, 39_999_999),
+        "WebP, 65,536 groups of code tables": partial(webp_of_tables, 1024, 1024),
         "WebP, 6,324 x 6,324, RGBA": partial(webp, 6324, 6324),
         "JPEG, an EXIF segment of 5,400 long values": partial(jpeg, 64, 64, extra=long_exif()),
     }
@@ -308,3 +309,37 @@ def long_exif() -> bytes:
     """An EXIF segment whose 5,400 entries each name nearly all of it as their value."""
     entries = b"".join(struct.pack(">HHII", 0x8000 + place, 7, 64_000, 8) for place in range(5400))
     return segment(0xE1, b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 5400) + entries + bytes(4))
+
+
+def webp_of_tables(width: int, height: int) -> bytes:
+    """A lossless WebP of one color with as many groups of code tables as there can be: one for each 4 x 4 pixels."""
+    blocks = ceil(width / 4) * ceil(height / 4)
+    groups = min(blocks, 1 << 16)
+    bits, length = 0, 0
+
+    def put(value: int, count: int) -> None:
+        nonlocal bits, length
+        bits |= value << length
+        length += count
+
+    for value, count in ((0x2F, 8), (width - 1, 14), (height - 1, 14), (0, 4)):
+        put(value, count)
+    put(0, 1), put(0, 1), put(1, 1), put(0, 3)  # no transform, no color cache; groups, for blocks of 4 x 4
+    put(0, 1)  # the image of groups has no color cache
+    for symbols in (280, 256):  # green and red: 256 codes of eight bits
+        put(0, 1), put(8, 4), put(1 << 33, 36)
+        if symbols == 256:
+            put(0, 1)
+        else:
+            put(1, 1), put(3, 3), put(254, 8)
+    put(0x111, 12)  # blue, alpha and distance: one symbol
+    reverse = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
+    numbers = b"".join(bytes([reverse[place & 255], reverse[place >> 8 & 255]]) for place in range(groups))
+    image = (numbers * (blocks // groups + 1))[: 2 * blocks]
+    put(int.from_bytes(image, "little"), 8 * len(image))
+    tables = b"\x11" * ceil(groups * 20 / 8)
+    put(int.from_bytes(tables, "little"), 8 * len(tables))
+    packed = bits.to_bytes(ceil(length / 8) + 8, "little")
+    packed += bytes(len(packed) % 2)
+    chunk = b"VP8L" + struct.pack("<I", len(packed)) + packed
+    return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk

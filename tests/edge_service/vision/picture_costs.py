@@ -64,7 +64,7 @@ def cost(name: str, data: bytes, *, search: bool = False) -> Cost:
     seconds, peak = time.process_time() - began, resident_mb("VmHWM") - before
     if outcome == "decoded":
         header = inspect(data, PictureLimits())
-        charged, megapixels = header.peak_bytes / 1e6, header.pixels / 1e6
+        charged, megapixels = header.charged_bytes / 1e6, header.pixels / 1e6
     return Cost(
         name=name,
         outcome=outcome,
