@@ -73,6 +73,17 @@ class PictureLimits(BaseModel):
     max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 15 * 1024 * 1024
     # 40 megapixels cover phones' main cameras and are 120 MB decoded; more is a decompression bomb or a mistake.
     max_pixels: Annotated[int, Field(ge=1024, le=2**30)] = 40_000_000
+    # The longest panoramas of phones have some 17,000 pixels; every row and column costs beside its pixels.
+    max_side: Annotated[int, Field(ge=1024, le=2**16)] = 20_000
+    # The long side to the short one. No face can be found in a strip.
+    max_aspect: Annotated[int, Field(ge=4, le=2**16)] = 32
+    # What decoding one picture may take at its peak; what a picture takes is told from its header.
+    max_memory_bytes: Annotated[int, Field(ge=32_000_000, le=2**40)] = 400_000_000
+    # What all pictures at work may take together; 0: a share of what this process may use, by its control group.
+    all_memory_bytes: Annotated[int, Field(ge=0, le=2**40)] = 0
+    # How long a picture may wait for its memory, with its worker, before it is answered 429. Decoding takes a second
+    # at most, and searching about as long.
+    memory_wait_s: Annotated[float, Field(ge=0, le=60)] = 3.0
     # Several pictures of one person in one enrollment.
     max_pictures: Annotated[int, Field(ge=1, le=50)] = 10
     max_request_bytes: Annotated[int, Field(ge=1024, le=2**31)] = 48 * 1024 * 1024

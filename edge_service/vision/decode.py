@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
+from collections.abc import Callable
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from edge_service.settings import PictureLimits
-from edge_service.vision.structure import check_scans, count_scans
-from shared.errors import TooLarge, UnreadablePicture, UnsupportedPicture
+from edge_service.vision.formats import FORMATS, PictureHeader, read_header
+from edge_service.vision.formats.header import damaged
+from shared.errors import TooLarge, UnreadablePicture
+
+__all__ = ["FORMATS", "Pixels", "decode", "decode_pixels", "inspect"]
 
 Pixels = NDArray[np.uint8]
+# Some rows of the stored picture, from one and up to another, as an image in one of Pillow's modes.
+_Rows = Callable[[int, int], Image.Image]
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP")
-_ORIENTATION_TAG: Final = 0x0112
 # EXIF orientation to the turn that makes the picture upright.
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,7 +34,18 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDES_SWAPPED: Final = {5, 6, 7, 8}
+_ROWS_FROM_THE_END: Final = {3, 4, 6, 7}
 _WIDE_GREY: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+# Pixels that are converted at a time: a MiB, which stays in the processor's caches.
+_BLOCK_PIXELS: Final = 256 * 1024
+_NO_MEMORY: Final = -4  # OpenCV's StsNoMem
+_END_OF_JPEG: Final = b"\xff\xd9"
+_ENDINGS: Final = ((0xAA, 89), (0x55, 0), (0xC3, 57))
+# In place of what may be missing from a JPEG. Without it libjpeg takes zeros there; the first begins with a one, so
+# that the first missing bit already makes another code or another value. They go on for several blocks and hold no
+# marker. What the last scan of a progressive picture tells may be lost in rounding: there all three are tried.
+_FILLINGS: Final = tuple(bytes((first + step * place) % 0xFF for place in range(64)) for first, step in _ENDINGS)
 
 # The limit is checked below, on the header, as an error of ours; Pillow's own is a process-wide warning.
 Image.MAX_IMAGE_PIXELS = None
@@ -39,15 +56,26 @@ def decode(data: bytes, limits: PictureLimits) -> Pixels:
 
     Args:
         data: a whole JPEG, PNG or WebP file.
-        limits: bytes and pixels allowed; pixels are checked on the header, before any is decoded.
+        limits: bytes, sides, pixels and memory allowed, checked on the header, before any pixel is decoded.
 
     Returns:
         (h, w, 3) uint8, RGB, 0 to 255, upright by its EXIF orientation; transparency lies on white.
 
     Raises:
-        TooLarge: more bytes or pixels than allowed.
+        TooLarge: more bytes, pixels or memory than allowed.
         UnsupportedPicture: not one of the formats.
-        UnreadablePicture: empty, damaged, or animated.
+        UnreadablePicture: empty, damaged, too narrow, or animated.
+    """
+    return decode_pixels(inspect(data, limits))
+
+
+def inspect(data: bytes, limits: PictureLimits) -> PictureHeader:
+    """Reads a picture's header and checks it against the limits; decodes nothing.
+
+    Raises:
+        TooLarge: more bytes, pixels or memory than allowed.
+        UnsupportedPicture: not one of the formats.
+        UnreadablePicture: empty, damaged, too narrow, or animated.
     """
     if not data:
         raise UnreadablePicture("The picture is empty; send the bytes of a JPEG, PNG or WebP file.", reason="empty")
@@ -57,75 +85,136 @@ def decode(data: bytes, limits: PictureLimits) -> Pixels:
             reason="too_many_bytes",
             limit_bytes=limits.max_bytes,
         )
-    scans = count_scans(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which is not used
-        with _open(data) as image:
-            _check(image, limits)
-            check_scans(scans, image.width * image.height)
-            return _pixels(image)
+    header = read_header(data)
+    _check(header, limits)
+    return header
 
 
-def _open(data: bytes) -> Image.Image:
+def decode_pixels(header: PictureHeader) -> Pixels:
+    """Decodes a picture whose header was checked; takes no more than ``header.peak_bytes`` at any moment.
+
+    Returns:
+        As ``decode``.
+
+    Raises:
+        TooLarge: the system gives no memory for it.
+        UnreadablePicture: damaged.
+    """
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise UnsupportedPicture(
-            "These bytes are not a JPEG, PNG or WebP picture; convert the picture to one of them.",
-            reason="unknown_format",
-        ) from None
-    except Exception:  # Pillow's parsers raise what they please on hostile bytes
-        raise _damaged() from None
-
-
-def _check(image: Image.Image, limits: PictureLimits) -> None:
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise TooLarge(
-            f"The picture has {width} x {height} pixels; the limit is {limits.max_pixels} in all. Send a smaller one.",
-            reason="too_many_pixels",
-            limit_pixels=limits.max_pixels,
-        )
-    # A JPEG with several frames is a phone's multi-picture file, whose first frame is the picture.
-    if image.format in {"PNG", "WEBP"} and getattr(image, "is_animated", False):
-        raise UnreadablePicture("The picture is animated; send one still frame of it.", reason="animated")
-
-
-def _pixels(image: Image.Image) -> Pixels:
-    try:
-        turn = _UPRIGHT.get(_orientation(image))
-        image.load()
-        rgb = _to_rgb(image)
+        if header.blocks is not None:
+            endings = {_checksum(header.blocks, filling) for filling in (b"", *_FILLINGS[: header.fillings])}
+            if len(endings) > 1:
+                raise damaged()
+        return _decoded(header)
     except MemoryError:
         raise TooLarge(
-            "The picture is too large to decode here; send a smaller one.", reason="too_many_pixels"
+            "The picture is too large to decode here; send a smaller one.", reason="too_much_memory"
         ) from None
-    except Exception:
-        raise _damaged() from None
-    if turn is not None:
-        rgb = rgb.transpose(turn)
-    return np.ascontiguousarray(np.asarray(rgb, dtype=np.uint8))
 
 
-def _orientation(image: Image.Image) -> int:
+def _check(header: PictureHeader, limits: PictureLimits) -> None:
+    width, height = header.width, header.height
+    most = min(limits.max_pixels, header.most_pixels)
+    if header.pixels > most:
+        raise TooLarge(
+            f"The picture has {width} x {height} pixels; for this kind of {header.format} the limit is {most} in all. "
+            "Send a smaller one.",
+            reason="too_many_pixels",
+            limit_pixels=most,
+        )
+    if max(width, height) > limits.max_side:
+        raise TooLarge(
+            f"The picture has {width} x {height} pixels; the limit of a side is {limits.max_side}. Cut it.",
+            reason="side_too_long",
+            limit_pixels=limits.max_side,
+        )
+    if max(width, height) > limits.max_aspect * min(width, height) and max(width, height) > limits.max_aspect:
+        raise UnreadablePicture(
+            f"The picture has {width} x {height} pixels; one side may be at most {limits.max_aspect} times the other. "
+            "Cut it to the people in it.",
+            reason="too_narrow",
+        )
+    if header.peak_bytes > limits.max_memory_bytes:
+        raise TooLarge(
+            f"Decoding this picture takes {header.peak_bytes // 1_000_000} MB of memory; the limit is "
+            f"{limits.max_memory_bytes // 1_000_000} MB. Send a smaller one, or a JPEG that is not progressive.",
+            reason="too_much_memory",
+            limit_bytes=limits.max_memory_bytes,
+        )
+
+
+def _checksum(header: PictureHeader, filling: bytes = b"") -> int:
+    """Of all pixels of a JPEG, with this behind what there is of it.
+
+    libjpeg fills what is missing with grey and says nothing of it. What it shows then depends on what follows the cut;
+    a picture that is all there does not.
+    """
+    rows = _pillow_rows(header, filling)
+    block = max(1, _BLOCK_PIXELS // header.width)
+    checksum = 0
+    for first in range(0, header.height, block):
+        checksum = zlib.crc32(rows(first, min(first + block, header.height)).tobytes(), checksum)
+    return checksum
+
+
+def _decoded(header: PictureHeader) -> Pixels:
+    rows = _webp_rows(header) if header.format == "WEBP" else _pillow_rows(header)
+    swapped = header.orientation in _SIDES_SWAPPED
+    shape = (header.width, header.height) if swapped else (header.height, header.width)
+    pixels = np.empty((*shape, 3), np.uint8)
+    turn = _UPRIGHT.get(header.orientation)
+    block = max(1, _BLOCK_PIXELS // header.width)
+    for first in range(0, header.height, block):
+        after = min(first + block, header.height)
+        rgb = _to_rgb(rows(first, after))
+        if turn is not None:
+            rgb = rgb.transpose(turn)
+        if header.orientation in _ROWS_FROM_THE_END:
+            first, after = header.height - after, header.height - first  # noqa: PLW2901
+        if swapped:
+            pixels[:, first:after] = np.asarray(rgb)
+        else:
+            pixels[first:after] = np.asarray(rgb)
+    return pixels
+
+
+def _pillow_rows(header: PictureHeader, filling: bytes = b"") -> _Rows:
+    end = _END_OF_JPEG if header.format == "JPEG" else b""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what Pillow finds odd and reads all the same
+        try:
+            image = Image.open(io.BytesIO(header.file(filling + end)), formats=[header.format])
+            image.load()
+        except MemoryError:
+            raise
+        except Exception:  # Pillow's parsers raise what they please on hostile bytes
+            raise damaged() from None
+    if image.size != (header.width, header.height):
+        raise damaged()
+    return lambda first, after: image.crop((0, first, header.width, after))
+
+
+def _webp_rows(header: PictureHeader) -> _Rows:
+    """By OpenCV, whose decoder of WebP keeps half as much in memory as Pillow's."""
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # damaged metadata: the pixels may well be good
-        return 1
+        image = cv2.imdecode(np.frombuffer(header.file(), np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        if error.code == _NO_MEMORY:
+            raise MemoryError from None
+        raise damaged() from None
+    if image is None or image.shape[:2] != (header.height, header.width):
+        raise damaged()
+    to_rgb = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return lambda first, after: Image.fromarray(cv2.cvtColor(image[first:after], to_rgb))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in _WIDE_GREY:
-        # In the type they come in: 40 megapixels as int64 would be 320 MB, several times over.
         return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _damaged() -> UnreadablePicture:
-    return UnreadablePicture("The picture is damaged or cut off; export or upload it again.", reason="damaged")

@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 
 from edge_service.models import locate
+from edge_service.picture_memory import PictureMemory, open_picture_memory
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.align import ARCFACE, align
-from edge_service.vision.decode import Pixels, decode
+from edge_service.vision.decode import Pixels, decode_pixels, inspect
 from edge_service.vision.detect import FaceDetector
 from edge_service.vision.embed import Embedder, Embeddings, spec_named
 from edge_service.vision.faces import Face
+from edge_service.vision.formats import PictureHeader
 from edge_service.vision.quality import (
     ADVICE,
     AUTO_FOR_ENROLLMENT,
@@ -34,6 +36,8 @@ from shared.wire.edge import QualityFilter, RefusalReason
 
 # A second face this large beside the first may as well be the person who is meant; a smaller one is background.
 _SECOND_FACE_SHARE = 0.25
+# Memory that the detector takes for each pixel that it looks at: 48 bytes measured, in squares of up to 1,920 a side.
+_SEARCH_BYTES = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,15 +77,27 @@ class FaceReader:
         embedder: embeds them.
         pin: the embedder for the contract.
         limits: on pictures.
+        memory: the budget of all pictures at work.
+        search_side: the longest side, in pixels, at which the detector looks at a picture.
         metrics: where steps are timed.
     """
 
     def __init__(
-        self, *, detector: FaceDetector, embedder: Embedder, pin: EmbedderPin, limits: PictureLimits, metrics: Metrics
+        self,
+        *,
+        detector: FaceDetector,
+        embedder: Embedder,
+        pin: EmbedderPin,
+        limits: PictureLimits,
+        memory: PictureMemory,
+        search_side: int,
+        metrics: Metrics,
     ) -> None:
         self._detector = detector
         self._embedder = embedder
         self._limits = limits
+        self.memory = memory
+        self._search_side = search_side
         self._metrics = metrics
         self.pin = pin
         self.spec = embedder.spec
@@ -91,11 +107,23 @@ class FaceReader:
 
         Raises:
             PatronusError: the picture is refused; see ``decode``.
+            Overloaded: other pictures hold the memory that it takes.
             CallerGone: nobody waits for the answer any more.
         """
-        with self._metrics.step("decode"):
-            pixels = decode(data, self._limits)
-        check_caller()
+        header = inspect(data, self._limits)
+        with self.memory.reserve(self._memory_of(header)):
+            check_caller()
+            with self._metrics.step("decode"):
+                pixels = decode_pixels(header)
+            check_caller()
+            return self._search(pixels, every_face=every_face)
+
+    def _memory_of(self, header: PictureHeader) -> int:
+        """Most bytes that a picture takes until its faces are cut out."""
+        side = min(self._search_side, max(header.width, header.height))
+        return max(header.charged_bytes, header.pixel_bytes + _SEARCH_BYTES * side * side)
+
+    def _search(self, pixels: Pixels, *, every_face: bool) -> ReadPicture:
         with self._metrics.step("detect"):
             detected = self._detector.find(pixels, every_face=every_face)
         check_caller()
@@ -205,5 +233,7 @@ def open_reader(settings: EdgeSettings, metrics: Metrics) -> FaceReader:
         embedder=made,
         pin=EmbedderPin(name=spec.name, sha256=embedder.sha256, preprocessing=spec.preprocessing),
         limits=settings.pictures,
+        memory=open_picture_memory(settings.pictures),
+        search_side=settings.detection.second_pass_side,
         metrics=metrics,
     )

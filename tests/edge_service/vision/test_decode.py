@@ -19,7 +19,6 @@ from PIL import Image
 
 from edge_service.settings import PictureLimits
 from edge_service.vision.decode import decode
-from edge_service.vision.structure import check_scans
 from shared.errors import TooLarge, UnreadablePicture, UnsupportedPicture
 
 LIMITS = PictureLimits()
@@ -291,13 +290,6 @@ def test_a_file_of_endless_markers_is_refused_before_it_costs_time(slow: bytes) 
     with pytest.raises(UnreadablePicture):
         decode(slow, PictureLimits())
     assert time.process_time() - began < 0.5
-
-
-def test_many_scans_of_many_pixels_are_refused_though_few_pixels_may_have_them() -> None:
-    check_scans(90, 1_000_000)
-    with pytest.raises(UnreadablePicture):
-        check_scans(90, 40_000_000)
-    check_scans(12, 40_000_000)
 
 
 FILES = [small("JPEG"), small("PNG"), small("WEBP"), sample("collins/portrait.png")[:20_000]]

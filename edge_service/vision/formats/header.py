@@ -1,0 +1,117 @@
+"""The header of a picture, and what decoding that picture takes at most."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from shared.errors import UnreadablePicture
+
+_ORIENTATION_TAG: Final = 0x0112
+_SHORT, _LONG = 3, 4  # types of EXIF values
+_EXIF_PREFIX: Final = b"Exif\x00\x00"
+# Cameras write some fifteen entries into the first directory, in the order of their tags; the orientation is early.
+_MAX_EXIF_ENTRIES: Final = 256
+# Blocks of rows on their way from the decoder to the array, a decoder's tables and rows, and the heap's rounding.
+_WORKING_BYTES: Final = 8 * 1024 * 1024
+# Beside the pixels of each row: a pointer or two, and padding.
+_ROW_BYTES: Final = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureHeader:
+    """What a picture file says of itself.
+
+    Attributes:
+        format: by content.
+        width: in pixels, as stored: before the picture is put upright.
+        height: in pixels, as stored.
+        orientation: by EXIF, 1 to 8; 1 where there is none.
+        decoder_bytes: most memory that the decoder takes while it runs, its own image included.
+        image_bytes: memory of the decoder's image.
+        most_pixels: of this format and depth, as many as are decoded in bearable time.
+        parts: what the decoder is given, as parts of the file: nothing that does not change a pixel.
+        file_copies: how many copies of the parts there are while the picture is decoded.
+        blocks: of a JPEG without its end: the same picture up to the end of its last blocks, every part of which shows.
+            By it, it must be shown that nothing is missing. None of a file that has its end.
+        tables_bytes: memory for tables that a file made for it may take besides; ordinary files take next to none.
+        fillings: with how many different endings that is tried.
+    """
+
+    format: Literal["JPEG", "PNG", "WEBP"]
+    width: int
+    height: int
+    orientation: int
+    decoder_bytes: int
+    image_bytes: int
+    most_pixels: int
+    parts: tuple[memoryview, ...]
+    file_copies: int = 1
+    blocks: PictureHeader | None = None
+    fillings: int = 0
+    tables_bytes: int = 0
+
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.width * self.height
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Memory of the decoded picture: three bytes a pixel."""
+        return 3 * self.pixels
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that decoding takes at any moment, beside the file as it was sent and ``tables_bytes``."""
+        file_bytes = self.file_copies * sum(len(part) for part in self.parts)
+        at_most = max(self.decoder_bytes, self.image_bytes + self.pixel_bytes)
+        return at_most + file_bytes + self.height * _ROW_BYTES + _WORKING_BYTES
+
+    @property
+    def charged_bytes(self) -> int:
+        """What must be free before this picture is decoded: what any file with such a header may take."""
+        return self.peak_bytes + self.tables_bytes
+
+    def file(self, end: bytes = b"") -> bytes:
+        """The parts as one file.
+
+        Args:
+            end: bytes to add.
+        """
+        return b"".join((*self.parts, end))
+
+
+def damaged() -> UnreadablePicture:
+    """The refusal of a file that is not what its format asks for."""
+    return UnreadablePicture("The picture is damaged or cut off; export or upload it again.", reason="damaged")
+
+
+def animated() -> UnreadablePicture:
+    """The refusal of a picture with several frames."""
+    return UnreadablePicture("The picture is animated; send one still frame of it.", reason="animated")
+
+
+def exif_orientation(exif: bytes | memoryview) -> int:
+    """The orientation that EXIF metadata tell; 1 (upright) where they tell none, or are damaged.
+
+    Only this one value is looked at. Libraries read all of them, and a few KiB can tell of gigabytes.
+    """
+    data = bytes(exif[: 1 << 16]).removeprefix(_EXIF_PREFIX)
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(data[:4])
+    if order is None:
+        return 1
+    try:
+        (at,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, at)
+        for entry in range(min(count, _MAX_EXIF_ENTRIES)):
+            tag, kind, values = struct.unpack_from(order + "HHI", data, at + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG:
+                if values != 1 or kind not in {_SHORT, _LONG}:
+                    return 1
+                (value,) = struct.unpack_from(order + ("H" if kind == _SHORT else "I"), data, at + 10 + 12 * entry)
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error:  # the pixels may well be good
+        return 1
+    return 1

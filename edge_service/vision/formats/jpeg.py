@@ -1,0 +1,292 @@
+"""JPEG: the header, the scans, and the file without the segments that change no pixel.
+
+libjpeg passes over all pixels once a scan. Where there are several scans, it keeps the coefficients of the whole
+picture, two bytes each, until the last one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from edge_service.vision.formats.header import PictureHeader, damaged, exif_orientation
+from shared.errors import UnreadablePicture, UnsupportedPicture
+
+JPEG_SIGNATURE: Final = b"\xff\xd8"
+
+# Cameras write some twenty segments, and about ten scans when progressive; colour profiles a few segments more.
+_MAX_SEGMENTS: Final = 1000
+_MAX_SCANS: Final = 100
+# Blocks of 8 x 8 coefficients, over all scans of a picture with several: ten scans of all of 24 megapixels at full
+# color. Each costs some 0.1 microseconds of a processor, and up to 0.3 where a scan refines what came before.
+_MAX_BLOCKS: Final = 12_000_000
+# Of a progressive picture without its end, which is decoded five times: twelve megapixels in ten scans.
+_MAX_BLOCKS_WITHOUT_END: Final = 2_000_000
+_MAX_FILL_BYTES: Final = 64
+# Of a side there are at most 65,535; how long a JPEG takes is told by its blocks.
+_MOST_PIXELS: Final = 65_535**2
+_COEFFICIENTS: Final = 64
+
+_BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
+_HUFFMAN_TABLES, _ARITHMETIC_EXTENSION, _ARITHMETIC_TABLES = 0xC4, 0xC8, 0xCC
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {_HUFFMAN_TABLES, _ARITHMETIC_EXTENSION, _ARITHMETIC_TABLES}
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+_QUANTIZATION, _RESTART_INTERVAL = 0xDB, 0xDD
+_JFIF, _EXIF, _ADOBE = 0xE0, 0xE1, 0xEE
+# A marker within a scan's data; FF00 is a plain FF there, FFD0 to FFD7 are restarts, FFFF is a fill byte.
+_NEXT_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Component:
+    """A color: its number in the file, and its horizontal and vertical sampling."""
+
+    number: int
+    across: int
+    down: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The frame's header."""
+
+    progressive: bool
+    width: int
+    height: int
+    components: tuple[_Component, ...]
+
+    def blocks(self, chosen: Sequence[_Component]) -> int:
+        """Blocks that a scan of these components holds."""
+        return self.units(chosen) * (1 if len(chosen) == 1 else sum(each.across * each.down for each in chosen))
+
+    @property
+    def sampling(self) -> tuple[int, int]:
+        """Blocks of a group across and down, of the component that has most."""
+        if len(self.components) == 1:
+            return 1, 1
+        return max(each.across for each in self.components), max(each.down for each in self.components)
+
+    def units(self, chosen: Sequence[_Component]) -> int:
+        """What restarts are counted in: blocks where a scan has one component, else groups of blocks."""
+        across = max(each.across for each in self.components)
+        down = max(each.down for each in self.components)
+        if len(chosen) > 1:
+            return -(-self.width // (8 * across)) * -(-self.height // (8 * down))
+        [one] = chosen
+        columns, rows = -(-self.width * one.across // across), -(-self.height * one.down // down)
+        return -(-columns // 8) * -(-rows // 8)
+
+    def coefficient_bytes(self) -> int:
+        """Memory of all coefficients of the picture."""
+        blocks = self.blocks(self.components) if len(self.components) > 1 else self.units(self.components)
+        return 2 * _COEFFICIENTS * blocks
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """A scan's header: components, the first and last coefficient, and the bit down to which they are told."""
+
+    components: tuple[_Component, ...]
+    first: int
+    last: int
+    low: int
+
+
+class _Reader:
+    """Walks through the segments of a file up to the end of its first image."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._view = memoryview(data)
+        self.parts = [self._view[:2]]
+        self.orientation = 1
+        self.frame: _Frame | None = None
+        self.scans: list[_Scan] = []
+        self.whole = False
+        self._seen: set[int] = set()
+        self._restart_interval = 0
+        self._restarts_missing = 0
+        self._frame_part = 0
+
+    def read(self) -> None:
+        """Reads all segments.
+
+        Raises:
+            UnreadablePicture: see ``read_jpeg``.
+            UnsupportedPicture: see ``read_jpeg``.
+        """
+        data, at = self._data, 2
+        for _ in range(_MAX_SEGMENTS):
+            start = at
+            while data[at : at + 2] == b"\xff\xff" and at - start <= _MAX_FILL_BYTES:
+                at += 1
+            if at - start > _MAX_FILL_BYTES or data[at : at + 1] != b"\xff" or at + 2 > len(data):
+                break
+            marker = data[at + 1]
+            if marker == _END_OF_IMAGE:
+                self.whole = True
+                return
+            if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # these stand alone
+                at += 2
+                continue
+            length = int.from_bytes(data[at + 2 : at + 4], "big")
+            segment, at = self._view[at : at + 2 + length], at + 2 + length
+            if length < 2 or at > len(data):
+                break
+            self._take(marker, segment)
+            if marker == _START_OF_SCAN:
+                found = _NEXT_MARKER.search(data, at)
+                end = len(data) if found is None else found.start()
+                self._take_scan_data(at, end)
+                if found is None:
+                    return
+                at = end
+        raise UnreadablePicture("The JPEG is not put together as cameras do it; save it anew.", reason="damaged")
+
+    def _take(self, marker: int, segment: memoryview) -> None:
+        body = segment[4:]
+        if marker in _FRAMES:
+            if self.frame is not None:
+                raise damaged()
+            self.frame = _read_frame(marker, body)
+            self._frame_part = len(self.parts)
+        elif marker == _START_OF_SCAN:
+            self.scans.append(self._read_scan(body))
+        elif marker == _EXIF:
+            if bytes(body[:6]) == b"Exif\x00\x00" and marker not in self._seen:
+                self._seen.add(marker)
+                self.orientation = exif_orientation(body)
+            return
+        elif marker in {_JFIF, _ADOBE}:
+            # Of these the decoder takes what the colors are. Others of the same number are previews.
+            if marker in self._seen or bytes(body[:5]) not in {b"JFIF\x00", b"Adobe"}:
+                return
+            self._seen.add(marker)
+        elif marker == _RESTART_INTERVAL:
+            self._restart_interval = int.from_bytes(body[:2], "big")
+        elif marker not in {_HUFFMAN_TABLES, _QUANTIZATION}:
+            return
+        self.parts.append(segment)
+
+    def _take_scan_data(self, start: int, end: int) -> None:
+        cut_off = end == len(self._data)
+        while cut_off and end > start and self._data[end - 1] == 0xFF:
+            end -= 1  # the first half of a marker
+        self.parts.append(self._view[start:end])
+        self._restarts_missing = 0
+        if self._restart_interval and cut_off and self.frame is not None:
+            wanted = -(-self.frame.units(self.scans[-1].components) // self._restart_interval) - 1
+            self._restarts_missing = wanted - sum(1 for _ in _RESTART.finditer(self._data, start, end))
+
+    def _read_scan(self, body: memoryview) -> _Scan:
+        count = body[0] if len(body) else 0
+        if self.frame is None or not 1 <= count <= len(self.frame.components) or len(body) < 4 + 2 * count:
+            raise damaged()
+        numbers = [body[1 + 2 * position] for position in range(count)]
+        chosen = tuple(each for each in self.frame.components if each.number in numbers)
+        if len(chosen) != count:
+            raise damaged()
+        first, last, bits = body[1 + 2 * count : 4 + 2 * count]
+        if not self.frame.progressive:
+            return _Scan(chosen, 0, _COEFFICIENTS - 1, 0)
+        if not first <= last < _COEFFICIENTS:
+            raise damaged()
+        return _Scan(chosen, first, last, bits & 15)
+
+    def may_be_complete(self, frame: _Frame) -> bool:
+        """Whether a file without its end may have every pixel: no scan and no restart is missing."""
+        told = {(scan.components, scan.first, scan.last, scan.low) for scan in self.scans}
+        exact = {
+            (component.number, place)
+            for components, first, last, low in told
+            if low == 0
+            for component in components
+            for place in range(first, last + 1)
+        }
+        return len(exact) == _COEFFICIENTS * len(frame.components) and self._restarts_missing == 0
+
+    def parts_for(self, width: int, height: int) -> tuple[memoryview, ...]:
+        """The parts, with other sides in the frame's header."""
+        frame = bytearray(self.parts[self._frame_part])
+        frame[5:9] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+        return (*self.parts[: self._frame_part], memoryview(frame), *self.parts[self._frame_part + 1 :])
+
+
+def read_jpeg(data: bytes) -> PictureHeader:
+    """Reads the header of a JPEG file, and counts its scans.
+
+    What comes after the first image, such as a phone's film, is not read.
+
+    Raises:
+        UnreadablePicture: damaged, cut off, or of more segments or scans than encoders write.
+        UnsupportedPicture: lossless, arithmetic, hierarchical, or not of 8 bits.
+    """
+    reader = _Reader(data)
+    reader.read()
+    frame = reader.frame
+    if frame is None or not reader.scans:
+        raise damaged()
+    _check_scans(frame, reader.scans)
+    kept = _is_kept_whole(frame, reader.scans)
+    if not reader.whole and not reader.may_be_complete(frame):
+        raise damaged()
+    if not reader.whole and kept and _all_blocks(frame, reader.scans) > _MAX_BLOCKS_WITHOUT_END:
+        raise damaged()
+    image_bytes = frame.width * frame.height * (1 if len(frame.components) == 1 else 4)
+    header = PictureHeader(
+        format="JPEG",
+        width=frame.width,
+        height=frame.height,
+        orientation=reader.orientation,
+        decoder_bytes=image_bytes + (frame.coefficient_bytes() if kept else 0),
+        image_bytes=image_bytes,
+        most_pixels=_MOST_PIXELS,
+        parts=tuple(reader.parts),
+    )
+    if reader.whole:
+        return header
+    # A scan of one component has no blocks beyond the picture; others are filled up to whole groups of blocks.
+    across, down = (1, 1) if kept else frame.sampling
+    width, height = _up_to(8 * across, frame.width), _up_to(8 * down, frame.height)
+    blocks = replace(header, width=width, height=height, orientation=1, parts=reader.parts_for(width, height))
+    return replace(header, blocks=blocks, fillings=3 if kept else 1)
+
+
+def _up_to(multiple: int, side: int) -> int:
+    return -(-side // multiple) * multiple
+
+
+def _is_kept_whole(frame: _Frame, scans: list[_Scan]) -> bool:
+    return frame.progressive or len(scans[0].components) < len(frame.components)
+
+
+def _all_blocks(frame: _Frame, scans: list[_Scan]) -> int:
+    return sum(frame.blocks(scan.components) for scan in scans)
+
+
+def _check_scans(frame: _Frame, scans: list[_Scan]) -> None:
+    too_many = _is_kept_whole(frame, scans) and _all_blocks(frame, scans) > _MAX_BLOCKS
+    if len(scans) > _MAX_SCANS or too_many:
+        raise UnreadablePicture(
+            "The JPEG has too many scans for its size; save it as an ordinary one, not progressive.",
+            reason="too_many_scans",
+        )
+
+
+def _read_frame(marker: int, body: memoryview) -> _Frame:
+    if marker not in {_BASELINE, _EXTENDED, _PROGRESSIVE} or bytes(body[:1]) != b"\x08":
+        raise UnsupportedPicture(
+            "This kind of JPEG is not taken; save it as an ordinary one, of 8 bits a color.", reason="unknown_format"
+        )
+    count = body[5] if len(body) > 5 else 0
+    if count not in {1, 3, 4} or len(body) < 6 + 3 * count:
+        raise damaged()
+    height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
+    components = tuple(_Component(body[at], body[at + 1] >> 4, body[at + 1] & 15) for at in range(6, 6 + 3 * count, 3))
+    sampled = all(1 <= each.across <= 4 and 1 <= each.down <= 4 for each in components)
+    if not (width and height) or not sampled or len({each.number for each in components}) < count:
+        raise damaged()
+    return _Frame(marker == _PROGRESSIVE, width, height, components)
