@@ -21,7 +21,7 @@ from cloud_service.settings import Settings
 from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
-from shared.whole import DigitsInText
+from shared.whole import PLAIN_DIGITS
 from shared.wire.cloud import IdentifyAnswer
 from shared.wire.common import NumberInText, VerifyAnswer
 
@@ -87,7 +87,7 @@ PLACE = Depends(_place, scope="function")
 GalleryInPath = Annotated[GalleryName, Path(alias="gallery")]
 SubjectInPath = Annotated[SubjectName, Path(alias="subject")]
 TemplateInPath = Annotated[TemplateId, Path(alias="template")]
-Limit = Annotated[DigitsInText, Query(ge=1, le=500, description="the most items on one page")]
+Limit = Annotated[int, Query(ge=1, le=500, description="the most items on one page"), PLAIN_DIGITS]
 AfterGallery = Annotated[GalleryName | None, Query(description="`next` of the page before")]
 ReceiptInPath = Annotated[NumberInText, Path(alias="receipt")]
 AfterEntry = Annotated[NumberInText, Query(description="`next` of the page before; 0: from the first entry on")]

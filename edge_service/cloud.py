@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, TypeVar
 
 import httpx
 import stamina
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from edge_service.settings import CloudSettings
 from shared.errors import (
@@ -59,6 +61,7 @@ _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
 }
 # What a cloud says of the time to wait is passed on, within reason.
 _MOST_RETRY_AFTER_S: Final = 3600
+_SECONDS: Final = re.compile("[0-9]{1,9}")
 _AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it stays so."
 
 
@@ -244,7 +247,7 @@ def _translate(response: httpx.Response) -> Exception:
     """An answer that is not a success, as an error of this edge."""
     status = response.status_code
     try:
-        problem = response.json()
+        problem = from_json(response.content)  # refuses also what is nested too deeply, and what is no character
         kind = str(problem["type"]).rsplit(":", 1)[-1]
         detail = str(problem["detail"])
     except (ValueError, KeyError, TypeError):
@@ -255,7 +258,7 @@ def _translate(response: httpx.Response) -> Exception:
         if kind == RateLimited.kind:
             _log.warning("cloud_key_over_its_rate")
         after = response.headers.get("Retry-After", "")
-        seconds = min(int(after), _MOST_RETRY_AFTER_S) if after.isdecimal() else 1
+        seconds = min(int(after), _MOST_RETRY_AFTER_S) if _SECONDS.fullmatch(after) else 1
         return Overloaded("The cloud is working at its limit; try again in a moment.", retry_after_s=max(1, seconds))
     if kind == RecordDamaged.kind:  # asked again, it is answered the same
         return RecordDamaged(detail, reason=problem.get("reason"))
@@ -263,7 +266,8 @@ def _translate(response: httpx.Response) -> Exception:
         return _Retry(UpstreamUnavailable(_AWAY))
     known = _PASSED_ON.get(kind)
     if known is not None:
-        return known(detail, reason=problem.get("reason"))
+        reason = problem.get("reason")
+        return known(detail, reason=reason if isinstance(reason, str) else None)
     _log.error("cloud_answer_not_understood", status=status, problem=kind)
     return UpstreamFailed("The cloud answered in a way that this edge does not understand; compare their versions.")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
+from pydantic import Field
 
 from edge_service.cloud import CloudClient
 from edge_service.galleries import GalleryBook
@@ -21,7 +22,7 @@ from edge_service.vision.reader import FaceReader
 from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
-from shared.whole import DigitsInText
+from shared.whole import PLAIN_DIGITS
 from shared.wire.cloud import MAX_TOP_K
 from shared.wire.common import NumberInText
 from shared.wire.edge import MAX_FACES, QualityFilter
@@ -87,11 +88,11 @@ GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
 SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]
 FacePath = Annotated[TemplateId, Path(description="id that enrolling the picture answered")]
 ReceiptPath = Annotated[NumberInText, Path(description="id of the receipt that an erasure was answered with")]
-LimitQuery = Annotated[DigitsInText, Query(ge=1, le=500, description="items a page")]
+LimitQuery = Annotated[int, Query(ge=1, le=500, description="items a page"), PLAIN_DIGITS]
 AfterGalleryQuery = Annotated[GalleryName | None, Query(description="the last page's `next`")]
 AfterSubjectQuery = Annotated[SubjectName | None, Query(description="the last page's `next`")]
-TopKQuery = Annotated[DigitsInText, Query(ge=1, le=MAX_TOP_K, description="candidates a face, at most")]
-MaxFacesQuery = Annotated[DigitsInText, Query(ge=1, le=MAX_FACES, description="faces to look for, largest first")]
+TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="candidates a face, at most"), PLAIN_DIGITS]
+MaxFacesQuery = Annotated[int, Query(ge=1, le=MAX_FACES, description="faces to look for, largest first"), PLAIN_DIGITS]
 QualityQuery = Annotated[
     QualityFilter | None, Query(description="what a face must be good enough for; absent: as the edge is set")
 ]
@@ -99,7 +100,9 @@ GalleryQuery = Annotated[GalleryName | None, Query(description="whose key seeds 
 SubjectQuery = Annotated[
     SubjectName | None, Query(description="whose templates; needed where the gallery is verify-only")
 ]
-DimQuery = Annotated[DigitsInText | None, Query(ge=1, description="values an embedding, for a body of float32")]
+DimQuery = Annotated[
+    Annotated[int, Field(ge=1), PLAIN_DIGITS] | None, Query(description="values an embedding, for a body of float32")
+]
 
 
 def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, object]:

@@ -43,7 +43,7 @@ from shared.process_limits import usable_cpus
 from shared.rates import UNLIMITED
 from shared.secret_files import read_secret
 from shared.wire.cloud import GallerySpec
-from shared.wire.common import Threshold
+from shared.wire.common import NewThreshold
 
 Rows = NDArray[np.float32]
 TAU: Final = 0.384
@@ -269,7 +269,7 @@ def filled(home: Path, vectors: Rows) -> Contract:
     folder.mkdir(mode=0o700)
     database = open_database(f"sqlite:///{folder / 'record.db'}", RecordSettings(), connections=2)
     try:
-        spec = GallerySpec(contract=contract, threshold=Threshold(cosine=TAU, fmr=1e-3))
+        spec = GallerySpec(contract=contract, threshold=NewThreshold(cosine=TAU, fmr=1e-3))
         snapshots = Snapshots(database, folder / "index")
         record = Record(database, snapshots, len(vectors), 1000, clock_of(RetentionSettings()))
         gallery, _ = record.put_gallery(GALLERY, spec, by=None)

@@ -29,8 +29,10 @@ def _plain_digits(value: object) -> object:
     return value
 
 
-DigitsInText = Annotated[int, BeforeValidator(_plain_digits)]
-"""For paths and queries, where a number is text: ``100``, and not ``+100``, ``0100``, ``100.0``, ``1_00`` or blanks."""
+PLAIN_DIGITS: Final = BeforeValidator(_plain_digits)
+"""For paths and queries, where a number is text: ``100``, and not ``+100``, ``0100``, ``100.0``, ``1_00`` or blanks.
+
+It stands last in an ``Annotated``: limits that follow it would be missing from the OpenAPI document."""
 
 One = Annotated[Literal[1], _AS_JSON_HAS_IT]
 """The version of what has one version only."""

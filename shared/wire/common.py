@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 
 from shared.contract import Contract
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
-from shared.whole import DigitsInText, Whole
+from shared.whole import PLAIN_DIGITS, Whole
 
 Item = TypeVar("Item")
 
@@ -20,7 +20,7 @@ MIN_RATE: Final = 1e-12
 MAX_AGE: Final = 100 * 365 * 86_400
 Number = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Of an entry in the audit log."""
-NumberInText = Annotated[DigitsInText, Field(ge=0, le=2**63 - 1)]
+NumberInText = Annotated[int, Field(ge=0, le=2**63 - 1), PLAIN_DIGITS]
 """The same in a path or a query."""
 
 

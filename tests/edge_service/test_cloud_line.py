@@ -115,6 +115,9 @@ def test_an_erasure_that_may_be_done_is_not_repeated(edge: Edge) -> None:
         answering(302, Location="http://elsewhere/v1/galleries"),
         answering(307, Location="http://elsewhere/v1/galleries"),
         answering(400, b"\xff\xfe\xff"),
+        answering(400, b"[" * 200_000),
+        answering(404, b'{"type": "urn:patronus:problem:not-found", "detail": "secret \\ud800"}'),
+        answering(404, b'{"type": "urn:patronus:problem:not-found", "detail": ' + b"9" * 5000 + b"}}"),
     ],
 )
 def test_an_answer_that_is_not_understood_is_told_and_its_text_stays_here(edge: Edge, fault: Fault) -> None:
@@ -142,10 +145,11 @@ def test_a_key_revoked_at_the_cloud_stops_the_edge(edge: Edge, house: House) -> 
 
 
 def test_a_cloud_at_its_limit_passes_its_plea_on(edge: Edge) -> None:
-    edge.line.always = answering(429)
-    answer = edge.identify("door", FACE)
-    assert_problem(answer, 429, "overloaded")
-    assert int(answer.headers["Retry-After"]) >= 1
+    for said, passed_on in (({}, 1), ({"Retry-After": "17"}, 17), ({"Retry-After": "9" * 5000}, 1)):
+        edge.line.always = answering(429, **said)
+        answer = edge.identify("door", FACE)
+        assert_problem(answer, 429, "overloaded")
+        assert int(answer.headers["Retry-After"]) == passed_on
 
 
 def test_a_gallery_with_a_contract_of_the_clouds_making_is_not_believed(edge: Edge, house: House) -> None:

@@ -134,12 +134,14 @@ def runner(tmp_path: Path, models_folder: Path) -> Iterator[Callable[..., Runner
         yield start
 
 
-def test_asked_to_end_twice_while_the_cloud_starts_nothing_is_left(runner: Callable[..., Runner]) -> None:
+def test_asked_to_end_again_and_again_while_the_cloud_starts_nothing_is_left(runner: Callable[..., Runner]) -> None:
     running = runner()
     running.wait_until(lambda: bool(running.services()))
-    # As `make` and a supervisor do it: once to the group, and once more to the process.
+    # A supervisor tells the whole group, and `make` its child once more.
     os.killpg(running.process.pid, signal.SIGTERM)
-    running.process.send_signal(signal.SIGTERM)
+    while running.services():
+        running.process.send_signal(signal.SIGTERM)
+        time.sleep(0.005)
     running.assert_all_ended()
     assert running.process.returncode == 0
 

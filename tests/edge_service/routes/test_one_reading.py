@@ -62,8 +62,10 @@ def numbers_in_text(service: Service) -> list[tuple[str, str, str, str]]:
     for method, path, described in service.operations():
         for parameter in described.get("parameters", []):
             schema = parameter["schema"]
-            if "integer" in {schema.get("type"), *(each.get("type") for each in schema.get("anyOf", []))}:
-                found.append((method, path, parameter["in"], parameter["name"]))
+            for each in (schema, *schema.get("anyOf", [])):
+                if each.get("type") == "integer":
+                    assert {"minimum", "maximum"} <= set(each), (path, parameter["name"])
+                    found.append((method, path, parameter["in"], parameter["name"]))
     return found
 
 
