@@ -21,7 +21,7 @@ from shared.errors import FaceRefused
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 # One core needs some 85 ns for each pixel that the network looks at.
-MOST_PIXELS = 13_500_000
+MOST_PIXELS = 16_500_000
 
 
 class Looks:
