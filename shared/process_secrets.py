@@ -63,7 +63,7 @@ def lock_pages(secret: bytes) -> bool:
     """
     mlock = ctypes.CDLL(None).mlock
     mlock.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
-    return mlock(secret, len(secret)) == 0
+    return bool(mlock(secret, len(secret)) == 0)
 
 
 def _may_lock_all() -> bool:

@@ -31,13 +31,15 @@ def export_key(
 
     store = _store()
     key = store.gallery(_checked(gallery))
-    _check_with_cloud(store, key)
+    unchecked = _check_with_cloud(store, key)
     wrapped = wrap(key, _passphrase(passphrase_file, confirm=True))
     try:
         write_secret(out, wrapped.encode(), replace=False)
     except FileExistsError:
         raise Conflict(f"The file {out} is there already; name another.") from None
     typer.echo(f"The key of gallery {gallery} is in {out}. Fingerprint: {key.fingerprint()}")
+    if unchecked is not None:
+        typer.echo(unchecked, err=True)
 
 
 @app.command("import")
@@ -85,8 +87,11 @@ def forget(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = Fal
     typer.echo("The old keys are gone. Start the edge again." if store.forget() else "There are no old keys aside.")
 
 
-def _check_with_cloud(store: KeyStore, key: GalleryKey) -> None:
+def _check_with_cloud(store: KeyStore, key: GalleryKey) -> str | None:
     """Makes sure that this edge has the key the gallery is under: a wrong name would give a key of no use.
+
+    Returns:
+        Why this could not be checked, for a person; None where it was.
 
     Raises:
         NotFound: there is no such gallery.
@@ -102,12 +107,10 @@ def _check_with_cloud(store: KeyStore, key: GalleryKey) -> None:
     except NotFound:
         raise
     except PatronusError as error:
-        typer.echo(
-            f"{error.detail} So it was not checked that this is the gallery's key; compare the fingerprints.", err=True
-        )
-        return
+        return f"{error.detail} So it was not checked that this is the gallery's key; compare the fingerprints."
     if seal is None or store.named_by(key.gallery, seal) is None:
         raise Conflict("This edge does not have the key of this gallery; export it at the edge that made the gallery.")
+    return None
 
 
 def _store() -> KeyStore:

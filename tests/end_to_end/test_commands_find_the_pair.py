@@ -96,3 +96,22 @@ def test_an_address_that_is_set_wins_and_is_named_where_no_cloud_answers(
     assert "PATRONUS_EDGE__CLOUD__URL" in ended.stderr
     ended = patronus(home, *protect, PATRONUS_EDGE__CLOUD__CA="/nowhere.pem")
     assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_table_that_nobody_reads_is_told_in_one_sentence(home: Path, as_json: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", "from shared.command import main; main()", "gallery", "list", *as_json],
+            env=os.environ | {"PATRONUS_HOME": str(home)},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "Standard output cannot be written (Broken pipe).\n")

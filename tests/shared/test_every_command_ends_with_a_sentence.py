@@ -1,0 +1,233 @@
+"""Whatever goes wrong around a command of ``patronus``: one sentence on standard error, status 1, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from edge_service.privacy.keys import KeyStore
+from lab.pair import free_port
+from shared.command import build
+from shared.key_ring import KeyRing
+
+# What each is called with; {} is a folder of files that may be read.
+COMMANDS: dict[str, list[str]] = {
+    "cloud audit find": ["mine", "ada"],
+    "cloud audit verify": [],
+    "cloud backup": ["{}/new/backup"],
+    "cloud init": ["--api-key-out", "{}/new/key"],
+    "cloud keys create": ["--label", "x", "--scope", "match"],
+    "cloud keys list": [],
+    "cloud keys revoke": ["ID"],
+    "cloud restore": ["{}/record.db", "--force"],
+    "cloud serve": [],
+    "edge keys create": ["--label", "x", "--scope", "match"],
+    "edge keys list": [],
+    "edge keys revoke": ["ID"],
+    "edge serve": [],
+    "enroll": ["mine", "ada", "{}/picture.jpg"],
+    "gallery create": ["mine"],
+    "gallery delete": ["mine", "--yes"],
+    "gallery erasure": ["mine", "1"],
+    "gallery list": [],
+    "gallery rekey": ["mine"],
+    "gallery retention": ["mine", "--forever"],
+    "gallery show": ["mine"],
+    "identify": ["mine", "{}/picture.jpg"],
+    "keys export": ["mine", "{}/new/export", "--passphrase-file", "{}/passphrase"],
+    "keys fingerprint": ["mine"],
+    "keys forget": ["--yes"],
+    "keys import": ["{}/imported", "--passphrase-file", "{}/passphrase"],
+    "keys renew": ["--yes"],
+    "migrate": ["mine", "{}/embeddings.npz"],
+    "models fetch": [],
+    "models list": [],
+    "protect": ["{}/embeddings.npz", "{}/new/out.npz", "--gallery", "mine"],
+    "subject delete": ["mine", "ada", "--yes"],
+    "subject list": ["mine"],
+    "subject show": ["mine", "ada"],
+    "verify": ["mine", "ada", "{}/picture.jpg"],
+}
+KEEPS_RUNNING = {"edge serve", "cloud serve"}
+# They change something on the disk, whatever is there before.
+WRITES = {
+    "cloud backup",
+    "cloud init",
+    "cloud keys create",
+    "cloud keys revoke",
+    "edge keys create",
+    "edge keys revoke",
+    "keys export",
+    "keys import",
+    "keys renew",
+}
+# They show what is in a key file.
+SHOWS = {"cloud keys create", "cloud keys list", "edge keys create", "edge keys list", "keys fingerprint", "keys renew"}
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, below in getattr(command, "commands", {}).items():
+        yield from leaves(below, (*path, name))
+    if not hasattr(command, "commands"):
+        yield " ".join(path)
+
+
+def test_no_command_is_forgotten_here() -> None:
+    found = set(leaves(typer.main.get_command(build())))
+    # The lab's take neither keys nor settings, and start by loading torch; tests/lab has their refusals.
+    assert {name for name in found if not name.startswith("lab ")} == set(COMMANDS)
+
+
+def damage(home: Path) -> None:
+    for file in home.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"\xff\x00 damaged " * 100)
+
+
+def make_a_file_of_it(home: Path) -> None:
+    shutil.rmtree(home)
+    home.write_text("")
+
+
+def nothing(_home: Path) -> None:
+    pass
+
+
+def lock(home: Path) -> None:
+    if os.geteuid() != 0:  # root lets the command run as nobody instead
+        home.chmod(0)
+
+
+CIRCUMSTANCES: dict[str, tuple[Callable[[Path], None], dict[str, str]]] = {
+    "unreadable home": (lock, {}),
+    "a home that is a file": (make_a_file_of_it, {}),
+    "full disk": (nothing, {}),
+    "damaged files": (damage, {}),
+    "closed pipe": (nothing, {}),
+    "full output": (nothing, {}),
+    "wrong setting": (nothing, {"PATRONUS_EDGE__PORT": "many", "PATRONUS_CLOUD__PORT": "many"}),
+    "setting that is no JSON": (nothing, {"PATRONUS_EDGE__WORK": "{", "PATRONUS_CLOUD__WORK": "{"}),
+}
+# Verbs of a client go the same way to an edge that is away, and read no setting and no key but the first API key.
+CLIENT = {"enroll", "identify", "verify", "migrate"} | {
+    name for name in COMMANDS if name.startswith(("gallery", "subj"))
+}
+MUST_FAIL = {
+    "unreadable home": WRITES | SHOWS | KEEPS_RUNNING,
+    "a home that is a file": WRITES | SHOWS | KEEPS_RUNNING,
+    "full disk": WRITES,
+    "damaged files": SHOWS | KEEPS_RUNNING | {"cloud audit verify", "cloud backup"},
+    "closed pipe": SHOWS,
+    "full output": SHOWS,
+    "wrong setting": WRITES | SHOWS | KEEPS_RUNNING,
+    "setting that is no JSON": KEEPS_RUNNING | {"cloud keys list", "keys renew"},
+}
+
+
+def is_tried(command: str, circumstance: str) -> bool:
+    if command in KEEPS_RUNNING and command not in MUST_FAIL[circumstance]:
+        return False
+    if command in CLIENT:
+        return circumstance in {"unreadable home", "damaged files"}
+    if circumstance in {"unreadable home", "full disk", "damaged files", "closed pipe"}:
+        return True
+    return command in MUST_FAIL[circumstance]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with keys and a record, and files that commands take."""
+    from edge_service.privacy.key_transfer import wrap
+
+    folder = tmp_path_factory.mktemp("files")
+    home = folder / "home"
+    KeyStore(home / "edge").put(KeyStore(folder / "other").gallery("roof"))
+    for service in ("edge", "cloud"):
+        KeyRing(home / service / "api_keys.json").ensure_first_key(home / service / "api_key")
+    code = (
+        "import sys; from cloud_service.settings import Settings; from cloud_service.gallery.assembly import open_store"
+    )
+    code += "; from shared.metrics import Metrics; open_store(Settings(), Metrics('cloud'), None).close()"
+    environment = os.environ | {"PATRONUS_HOME": str(home)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    shutil.copy(home / "cloud" / "record.db", folder / "record.db")
+    (folder / "passphrase").write_text("correct horse battery")
+    (folder / "imported").write_text(wrap(KeyStore(folder / "other").gallery("mine"), "correct horse battery"))
+    (folder / "passphrase").chmod(0o600)
+    (folder / "picture.jpg").write_bytes(b"")
+    rows = np.eye(3, 128, dtype=np.float32)
+    np.savez(folder / "embeddings.npz", embeddings=rows, subjects=np.array(["a", "b", "c"]))
+    return folder
+
+
+def test_every_command_ends_with_a_sentence(files: Path, tmp_path: Path, models_folder: Path) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    cases = []
+    for circumstance, (spoil, settings) in CIRCUMSTANCES.items():
+        for number, (command, arguments) in enumerate(COMMANDS.items()):
+            if not is_tried(command, circumstance):
+                continue
+            own = tmp_path / circumstance / str(number)
+            shutil.copytree(files, own)
+            (own / "new").mkdir()
+            service = command.split()[0]
+            given = [word.replace("{}", str(own)) for word in arguments]
+            if "ID" in given:
+                given = [KeyRing(own / "home" / service / "api_keys.json").records()[0].id]
+            environment = {
+                "PATRONUS_HOME": str(own / "home"),
+                "PATRONUS_MODELS": str(models_folder),
+                "PATRONUS_EDGE_URL": away,
+                "PATRONUS_EDGE__CLOUD__URL": away,
+                "PATRONUS_EDGE__CLOUD__ATTEMPTS": "1",
+                "PATRONUS_EDGE__PORT": str(free_port()),
+                "PATRONUS_CLOUD__PORT": str(free_port()),
+            }
+            spoil(own / "home")
+            cases.append(
+                {
+                    "command": command,
+                    "circumstance": circumstance,
+                    "arguments": [*command.split(), *given],
+                    "environment": environment | settings,
+                }
+            )
+    found = ran(cases)
+    wrong = [(*name, why, ended) for name, ended in found.items() if (why := why_wrong(*name, ended))]
+    assert wrong == []
+
+
+def ran(cases: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    program = Path(__file__).with_name("forked_commands.py")
+    ended = subprocess.run(
+        [sys.executable, program], input=json.dumps(cases), capture_output=True, text=True, timeout=300, check=True
+    )
+    results = json.loads(ended.stdout)
+    return {(case["command"], case["circumstance"]): result for case, result in zip(cases, results, strict=True)}
+
+
+def why_wrong(command: str, circumstance: str, ended: dict[str, Any]) -> str | None:
+    status = ended["status"]
+    # A service logs beside what it says, one JSON object a line.
+    lines = [line for line in ended["err"].splitlines() if line.strip() and not line.startswith('{"service"')]
+    if (command, circumstance, status) == ("keys import", "unreadable home", 2):
+        return None  # the file that is to be imported cannot be read: wrong usage
+    if status not in {0, 1}:
+        return "its status"
+    if command in MUST_FAIL[circumstance] and status == 0:
+        return "it did not fail"
+    if "Traceback" in ended["err"] + ended["out"]:
+        return "a traceback"
+    if status == 1 and len(lines) != 1:
+        return "not one sentence"
+    return None
