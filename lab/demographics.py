@@ -221,7 +221,8 @@ def rate_of(probes: Rows, tau: float, gallery: Rows | None = None) -> Rate:
     # Both orders of each pair were counted. Two draws of one picture are no pair.
     ordered = count * (count - 1)
     pairs_drawn = count**2 - np.sum(weights.astype(np.float64) ** 2, axis=1)
-    low, high = np.percentile(accepted_drawn / pairs_drawn, [2.5, 97.5])
+    some = pairs_drawn > 0  # of three pictures, one may be drawn thrice
+    low, high = np.percentile(accepted_drawn[some] / pairs_drawn[some], [2.5, 97.5])
     pairs, half = ordered // 2, accepted / 2
     wilson_low, wilson_high = wilson(half, pairs)
     enough = pairs >= _FEWEST_PAIRS

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from edge_service.privacy.keys import PUBLIC_KEY
+from edge_service.privacy.profiles import load_profile
+from edge_service.privacy.protect import Protector
+from lab.card import with_demographics
+from lab.demographic_figures import far_worse, measure_profile
 from lab.demographics import (
     BANDS,
     drawn,
@@ -18,6 +29,8 @@ from lab.demographics import (
     rate_of,
     wilson,
 )
+from lab.embedders import embed_images, open_encoder, unit
+from lab.images import read_images
 
 TAU = 0.5
 
@@ -94,6 +107,8 @@ def test_the_interval_holds_the_truth_as_often_as_it_says_and_pairs_are_not_inde
 
 
 def test_a_rate_without_a_false_match_has_an_upper_end_and_few_pairs_no_threshold() -> None:
+    few = rate_of(np.eye(3, dtype=np.float32), TAU)
+    assert (few.low, few.high) == (0.0, wilson(0, 3)[1])
     rate = rate_of(np.eye(20, dtype=np.float32), TAU)
     assert (rate.accepted, rate.value, rate.low, rate.threshold) == (0, 0.0, 0.0, None)
     assert 0 < rate.high < 4 / rate.pairs * 2
@@ -115,3 +130,66 @@ def test_the_table_tells_bands_sexes_and_groups_apart() -> None:
     assert by["0 to 2", "male", "Black"]["value"] > 0.9 > by["0 to 2", "female", "Asian"]["value"]
     assert by["25 to 45", None, None]["value"] < 0.1
     assert by["0 to 2", None, None]["pairs"] == 60 * 59 // 2
+
+
+def test_a_finished_profile_is_measured_on_a_labelled_set(
+    models_folder: Path, patronus: Callable[..., Any], faces_tar: Callable[..., Path], tmp_path: Path
+) -> None:
+    card, out, kept = tmp_path / "CARD.md", tmp_path / "found.json", ("--cache", tmp_path / "cache")
+    card.write_text("# A card\n")
+    faces = faces_tar(tmp_path / "faces.tar", 110, each=1, labels=True)
+    said = patronus("lab", "demographics", faces, "--out", out, "--card", card, *kept)
+    assert said.status == 0, said.err
+    assert "| ages, cosine 0.384 |" in said.out
+    assert "| ages, cosine 0.384 |" in card.read_text()
+    assert card.read_text().startswith("# A card\n\n## False matches by age, sex and group\n")
+    found = json.loads(out.read_text())
+    profile = load_profile("default")
+    assert (found["profile"], found["profile_sha256"]) == ("default", profile.pin.sha256)
+    assert (found["pictures"] + found["copies"], found["sides"], found["tau"]) == (110, "both", 0.384)
+
+    images = read_images(faces, cache=tmp_path / "cache", fills=False)
+    images = images.subset(first_of_each_photo(images.pixels))
+    clean = unit(embed_images(images, open_encoder("sface_2021dec"), cache=tmp_path / "cache"))
+    made = Protector(profile).templates(clean, PUBLIC_KEY, sealed=False).templates
+    for kind, rows in (("clean", clean), ("protected", made)):
+        assert found[kind] == false_matches(labels_of(images.names), rows, 0.384)
+
+    few = patronus("lab", "demographics", faces_tar(tmp_path / "few.tar", 60), *kept)
+    assert few.status == 1
+    assert "has 0 pictures whose names hold age, sex and group, and 100 are needed" in few.sentence
+
+
+RECORDED = Path("docs/demographics")
+PROFILES = Path("edge_service/privacy/profiles")
+
+
+@pytest.mark.parametrize("profile", ["default", "plugin", "dlib"])
+def test_a_shipped_card_tells_what_was_recorded_of_the_profile_that_is_shipped(profile: str) -> None:
+    found = json.loads((RECORDED / f"{profile}.json").read_text())
+    assert found["profile_sha256"] == load_profile(profile).pin.sha256
+    card = (PROFILES / profile / "MODEL_CARD.md").read_text()
+    assert with_demographics(card, found) == card
+    assert "0 to 2" in far_worse(found)
+    assert "**Not for children.**" in card
+    assert "not for children" in Path("README.md").read_text()
+
+
+def test_on_real_faces_young_children_are_taken_for_each_other(models_folder: Path, tmp_path: Path) -> None:
+    named = os.environ.get("PATRONUS_FACE_DATA")
+    source = Path(named or ".") / "utkface112.tar"
+    if named is None or not source.is_file():
+        pytest.skip("PATRONUS_FACE_DATA does not name a folder with utkface112.tar")
+    with tarfile.open(source) as tar:
+        members = [member for member in tar if member.isfile()]
+        names = np.array([member.name for member in members], dtype=object)
+        for row in drawn(labels_of(names), 45):
+            member = members[row]
+            if labels_of([member.name]).band[0] in {0, 5}:
+                (tmp_path / Path(member.name).name).write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
+    profile = load_profile("default")
+    encoder = open_encoder("sface_2021dec", threads=1)
+    found = measure_profile(profile, encoder, 0.384, tmp_path, cache=tmp_path / "cache", most=None)
+    rates = {row["ages"]: row["value"] for row in found["protected"] if row["sex"] is None and row["group"] is None}
+    assert rates["0 to 2"] > 0.3
+    assert rates["25 to 45"] < 0.02

@@ -17,6 +17,7 @@ from PIL import Image
 
 from edge_service.privacy.patronus import PatronusGraph
 from edge_service.privacy.profiles import load_profile
+from lab.demographics import first_of_each_photo
 from lab.protecting import protect
 from lab.runs import Run
 from shared.contract import EmbedderPin
@@ -135,35 +136,17 @@ def test_evaluation_tells_false_matches_by_age_sex_and_group_where_names_hold_th
     ):
         [told] = [row for row in found[kind] if (row["ages"], row["sex"], row["group"]) == ("0 to 2", None, None)]
         assert told["pairs"] == told["pictures"] * (told["pictures"] - 1) // 2
-        young = rows[[name.split("/")[-1].startswith("2_") for name in material.pictures.names]]
+        named = np.array([name.split("/")[-1].startswith("2_") for name in material.pictures.names])
+        young = rows[named & first_of_each_photo(material.pictures.pixels)]
+        assert told["pictures"] == len(young)
         scores = young @ young.T
         rate = np.mean(scores[~np.eye(len(young), dtype=bool)] >= TAU)
-        assert told["low"] <= rate <= told["high"]
+        # Seeds of templates are drawn for the rows that are left, so protected rates differ a little.
+        assert told["value"] == pytest.approx(rate, abs=1e-4 if kind == "clean" else 0.01)
     assert {row["sex"] for row in found["clean"]} == {None, "male", "female"}
     assert {row["ages"] for row in found["clean"]} == {"0 to 2", "25 to 45"}
     assert "| ages, cosine 0.85 |" in done.said["evaluate"].out
     assert "| ages, cosine 0.85 |" in (done.home / "profiles" / "own" / "MODEL_CARD.md").read_text()
-
-
-def test_a_finished_profile_is_measured_on_a_labelled_set(
-    done: SimpleNamespace, patronus: Callable[..., Any], faces_tar: Callable[..., Path], tmp_path: Path
-) -> None:
-    card, out = tmp_path / "CARD.md", tmp_path / "found.json"
-    shutil.copy(done.home / "profiles" / "own" / "MODEL_CARD.md", card)
-    own = ("--profile", "own", "--profiles", done.home / "profiles", "--embedder", done.embedder)
-    kept = ("--cache", done.home / "cache", "--out", out, "--card", card)
-    said = patronus("lab", "demographics", done.home / "others.tar", *own, *kept)
-    assert said.status == 0, said.err
-    found, trained = json.loads(out.read_text()), json.loads((done.out / "evaluation.json").read_text())["demographics"]
-    assert found["profile"] == "own"
-    assert found["clean"] == trained["clean"], "the same pictures, embedder and threshold"
-    for one, other in zip(found["protected"], trained["protected"], strict=True):
-        assert one["low"] <= other["value"] <= one["high"], "torch and ONNX Runtime, with other seeds"
-    assert card.read_text().count("## False matches by age, sex and group") == 1
-
-    few = patronus("lab", "demographics", done.home / "faces.tar", *own, "--cache", done.home / "cache")
-    assert few.status == 1
-    assert "has 0 pictures whose names hold age, sex and group, and 100 are needed" in few.sentence
 
 
 def test_the_edge_reads_the_profile_and_its_templates_are_those_of_torch(done: SimpleNamespace) -> None:
