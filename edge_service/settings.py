@@ -73,8 +73,8 @@ class PictureLimits(BaseModel):
     max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 15 * 1024 * 1024
     # 40 megapixels cover phones' main cameras and are 120 MB decoded; more is a decompression bomb or a mistake.
     max_pixels: Annotated[int, Field(ge=1024, le=2**30)] = 40_000_000
-    # The longest panoramas of phones have some 17,000 pixels; every row and column costs beside its pixels.
-    max_side: Annotated[int, Field(ge=1024, le=2**16)] = 20_000
+    # No longer panorama of 40 megapixels is within the next limit; every row and column costs beside its pixels.
+    max_side: Annotated[int, Field(ge=1024, le=2**16)] = 36_000
     # The long side to the short one. No face can be found in a strip.
     max_aspect: Annotated[int, Field(ge=4, le=2**16)] = 32
     # What decoding one picture may take at its peak; what a picture takes is told from its header.

@@ -107,7 +107,12 @@ BAD: dict[str, tuple[Callable[[], dict[str, object]], int, str, str | None]] = {
     "a bomb": (lambda: as_file(bomb()), 413, "too-large", "too_many_pixels"),
     "an animation": (lambda: as_file(animation()), 422, "unreadable-picture", "animated"),
     "one pixel": (lambda: as_file(encoded(np.zeros((1, 1, 3), np.uint8))), 422, "face-refused", "no_face"),
-    "a long thin line": (lambda: as_file(encoded(np.zeros((1, 9000, 3), np.uint8))), 422, "face-refused", "no_face"),
+    "a long thin line": (
+        lambda: as_file(encoded(np.zeros((1, 9000, 3), np.uint8))),
+        422,
+        "unreadable-picture",
+        "too_narrow",
+    ),
     "no face": (lambda: as_file(encoded(np.full((400, 500, 3), 90, np.uint8))), 422, "face-refused", "no_face"),
     "a face of 20 pixels": (lambda: as_file(face_of(20)), 422, "face-refused", "too_small"),
 }

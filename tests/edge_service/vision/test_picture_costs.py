@@ -79,7 +79,7 @@ def test_what_is_promised_to_be_taken_is_let_in(picture: bytes) -> None:
 @pytest.mark.parametrize(
     ("picture", "error", "reason"),
     [
-        (png(1, 20_001), TooLarge, "side_too_long"),
+        (png(1, 36_001), TooLarge, "side_too_long"),
         (png(10, 321), UnreadablePicture, "too_narrow"),
         (jpeg(7700, 5190, kind=PROGRESSIVE, scans=progressive_scans(3, 5)), TooLarge, "too_much_memory"),
         (jpeg(7700, 5190, kind=PROGRESSIVE, sampling=(0x11,) * 4, scans=progressive_scans(4, 5)), TooLarge, None),
