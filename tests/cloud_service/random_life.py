@@ -19,9 +19,9 @@ from cloud_service.gallery.snapshots import Snapshots
 from cloud_service.gallery.tables import gallery, subject, template
 from cloud_service.settings import Settings
 from shared.wire.cloud import GallerySpec
-from shared.wire.common import Threshold
+from shared.wire.common import NewThreshold
 
-_SPEC = GallerySpec(contract=contract_of(), threshold=Threshold(cosine=0.9, fmr=0.001))
+_SPEC = GallerySpec(contract=contract_of(), threshold=NewThreshold(cosine=0.9, fmr=0.001))
 _VECTOR = random_units(72, 1)[0]
 
 
