@@ -2,7 +2,7 @@
 
 A blob is the (dim,) float32 values, little-endian, and 8 bytes of checksum. The checksum covers the values and where
 they belong: the gallery, the version of its key, and the subject's name. So a blob that lands under another name, key
-or gallery is as damaged as one with a flipped bit (docs/decisions/0021).
+or gallery is as damaged as one with a flipped bit (docs/decisions/0018).
 
 With u the values' bit patterns as uint32, the checksum is the sum of ``K[i] * u[i]`` and ``K[dim] * c`` modulo 2**64,
 where ``c`` is the CRC-32 of the owner and every ``K[i]`` is a fixed odd number. An odd factor is invertible modulo

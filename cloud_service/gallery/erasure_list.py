@@ -1,7 +1,7 @@
 """What a record's audit log says was erased: read, kept in a file, and read again.
 
 A list names no subject: it holds the same keyed marks as the log. It is for a restored backup, which still holds what
-was erased after it was taken (docs/decisions/0022).
+was erased after it was taken (docs/decisions/0019).
 """
 
 from __future__ import annotations
