@@ -42,7 +42,7 @@ class Workers:
     """A few threads, and a short line of those who wait for one. Used on one event loop.
 
     Of the keys with waiting work the one with the least running is next, and among equals the one whose work began
-    longest ago. While another key is in use, a key leaves one worker free (decision 0025).
+    longest ago. While another key is in use, a key leaves one worker free (docs/decisions/0022).
 
     Args:
         settings: how many of each.
