@@ -27,6 +27,9 @@ from shared.wire.cloud import MAX_TOP_K
 from shared.wire.common import NumberInText
 from shared.wire.edge import MAX_FACES, QualityFilter
 
+# More is no dimension of any embedding: a number that is told with the one that is wanted.
+_MOST_DIM = 2**31 - 1
+
 
 async def _settings(request: Request) -> EdgeSettings:
     found: EdgeSettings = request.app.state.settings
@@ -101,7 +104,8 @@ SubjectQuery = Annotated[
     SubjectName | None, Query(description="whose templates; needed where the gallery is verify-only")
 ]
 DimQuery = Annotated[
-    Annotated[int, Field(ge=1), PLAIN_DIGITS] | None, Query(description="values an embedding, for a body of float32")
+    Annotated[int, Field(ge=1, le=_MOST_DIM), PLAIN_DIGITS] | None,
+    Query(description="values an embedding, for a body of float32"),
 ]
 
 

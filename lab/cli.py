@@ -149,7 +149,12 @@ def demographics(
     embedder: Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")] = None,
     tau: Annotated[
         float | None,
-        typer.Option(min=-1, max=1, help="Cosine threshold, where the profile names none. [default: the embedder's]"),
+        typer.Option(
+            callback=finite,
+            min=-1,
+            max=1,
+            help="Cosine threshold, where the profile names none. [default: the embedder's]",
+        ),
     ] = None,
     most: Annotated[
         int | None,

@@ -22,6 +22,7 @@ for _loaded in (
     "cloud_service.app",
     "cloud_service.gallery.audit_check",
     "cloud_service.gallery.backup",
+    "cloud_service.gallery.record_check",
     "edge_service.app",
     "edge_service.cli.edge_client",
     "edge_service.cli.migration",
@@ -29,6 +30,7 @@ for _loaded in (
     "edge_service.cli.rekeying",
     "edge_service.memory",
     "edge_service.privacy.key_transfer",
+    "encodings.idna",  # for host names; a fork that gave up its rights could not read it any more
     "shared.http.serving",
 ):
     importlib.import_module(_loaded)

@@ -245,7 +245,7 @@ def test_names_at_the_limit_are_taken(edge: Edge) -> None:
     [
         (IDENTIFY, {"top_k": 0}),
         (IDENTIFY, {"top_k": "many"}),
-        (IDENTIFY, {"max_faces": 33}),
+        (IDENTIFY, {"max_faces": 201}),
         (VERIFY, {"quality_filter": "best"}),
         (FACES, {"quality_filter": ""}),
     ],

