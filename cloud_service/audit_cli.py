@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shared.counted import counted
 from shared.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def verify(
         str | None, typer.Option(metavar="SEQ:DIGEST", help="A head, or a receipt's id and digest, noted earlier.")
     ] = None,
 ) -> None:
-    """Check that no entry was changed, taken out or put in; names the first that does not fit."""
+    """Check that no entry was changed, taken out or put in; names the first that does not fit, or a restore."""
     from cloud_service.gallery.audit_check import check
 
     noted = _noted(head)
@@ -32,7 +33,10 @@ def verify(
     if found.wrong is not None:
         typer.echo(f"The audit log was tampered with: {found.wrong}.", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{found.entries} entries, each in its place. The head, to be noted elsewhere:")
+    if found.restored is not None:
+        typer.echo(found.restored, err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{counted(found.entries, 'entry', 'entries')}, each in its place. The head, to be noted elsewhere:")
     typer.echo(f"{found.head.seq}:{found.head.digest}")
 
 

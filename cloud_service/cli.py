@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cloud_service.audit_cli import app as audit
 from cloud_service.erasures_cli import app as erasures
+from shared.counted import counted
 from shared.key_ring import KeyRing
 from shared.keys_command import keys_command
+
+if TYPE_CHECKING:
+    from cloud_service.gallery.backup import Held
 
 
 def _ring() -> KeyRing:
@@ -71,7 +75,7 @@ def backup(
     from cloud_service.gallery.backup import back_up
 
     held = back_up(_record(), target, replace=force)
-    typer.echo(f"{target}: {held.galleries} galleries, {held.subjects} subjects, {held.templates} templates.")
+    typer.echo(f"{target}: {_held(held)}.")
 
 
 @app.command()
@@ -88,7 +92,7 @@ def restore(
     record = _record()
     found = put_back(source, record, replace=force, erasures=erasures)
     held, carried = found.held, found.carried
-    typer.echo(f"{record}: {held.galleries} galleries, {held.subjects} subjects, {held.templates} templates.")
+    typer.echo(f"{record}: {_held(held)}.")
     if carried.known_from is None:
         typer.echo(
             "What was erased since the backup is not known here, and is there again: erase it again, or restore once "
@@ -98,8 +102,9 @@ def restore(
     else:
         done = carried.repeated
         typer.echo(
-            f"{done.erasures} erasures since the backup were done again ({carried.known_from}); they took away "
-            f"{done.subjects} subjects, {done.templates} templates."
+            counted(done.erasures, "erasure since the backup was", "erasures since the backup were")
+            + f" done again ({carried.known_from}), which took away "
+            + f"{counted(done.subjects, 'subject')}, {counted(done.templates, 'template')}."
         )
     if carried.other_key:
         typer.echo(f"Under the key of the backup again: {', '.join(carried.other_key)}.")
@@ -124,9 +129,11 @@ def check(
         typer.echo(f"gallery {one.gallery}: template row {one.row}{staged} is damaged{whose}")
     for problem in found.problems:
         typer.echo(problem)
-    read = f"{found.galleries} galleries, {found.templates} templates and {found.index_files} index files were read"
+    galleries, templates = counted(found.galleries, "gallery", "galleries"), counted(found.templates, "template")
+    read = f"{galleries}, {templates} and {counted(found.index_files, 'index file')} were read"
     if found.damaged or found.problems:
-        typer.echo(f"{read}: {len(found.damaged)} templates are damaged, {len(found.problems)} other faults.", err=True)
+        damaged = counted(len(found.damaged), "template is", "templates are")
+        typer.echo(f"{read}: {damaged} damaged, {counted(len(found.problems), 'other fault')}.", err=True)
         raise typer.Exit(1)
     typer.echo(f"{read}: nothing is damaged.")
 
@@ -142,3 +149,8 @@ def _record() -> Path:
     if not is_sqlite(url):
         raise SetupError("The record is in PostgreSQL: back it up with pg_dump, and put it back with pg_restore.")
     return file_of(url)
+
+
+def _held(held: Held) -> str:
+    galleries, subjects = counted(held.galleries, "gallery", "galleries"), counted(held.subjects, "subject")
+    return f"{galleries}, {subjects}, {counted(held.templates, 'template')}"

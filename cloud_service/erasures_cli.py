@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from shared.counted import counted
+
 app = typer.Typer(help="What was erased: listed in a file, and erased again.", no_args_is_help=True)
 
 
@@ -23,7 +25,7 @@ def export(
 
     with reading(load_settings(Settings).record_url) as connection:
         found = export_erasures(connection, target, replace=force)
-    typer.echo(f"{target}: {len(found.erasures)} erasures, up to entry {found.head.seq} of the audit log.")
+    typer.echo(f"{target}: {counted(len(found.erasures), 'erasure')}, up to entry {found.head.seq} of the audit log.")
 
 
 @app.command()
@@ -35,6 +37,6 @@ def apply(source: Annotated[Path, typer.Argument(metavar="FILE", help="A list of
 
     done = apply_list(load_settings(Settings), source)
     typer.echo(
-        f"{done.erasures} erasures were done again; "
-        f"they took away {done.subjects} subjects, {done.templates} templates."
+        counted(done.erasures, "erasure was", "erasures were")
+        + f" done again, which took away {counted(done.subjects, 'subject')}, {counted(done.templates, 'template')}."
     )

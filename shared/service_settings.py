@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.errors import SetupError
@@ -46,10 +49,22 @@ def load_settings(settings: type[S], **chosen: Any) -> S:
     except ValidationError as error:
         prefix = settings.model_config.get("env_prefix", "")
         wrong = "; ".join(
-            f"{prefix}{'__'.join(str(part) for part in found['loc']).upper()}: {found['msg']}"
+            _problem(settings, f"{prefix}{'__'.join(str(part) for part in found['loc']).upper()}", found)
             for found in error.errors(include_input=False)
         )
         raise SetupError(f"A setting is wrong: {wrong}.") from None
+
+
+def _problem(settings: type[ServiceSettings], name: str, found: ErrorDetails) -> str:
+    """What is wrong with one setting, without pydantic's own words for it where it has a sentence of ours."""
+    if found["type"] == "extra_forbidden":
+        *groups, wrong = (str(part) for part in found["loc"])
+        fields: dict[str, FieldInfo] = settings.model_fields
+        for group in groups:
+            fields = _below(fields[group])
+        return f"there is no setting {name}; {_there_are(name[: -len(wrong)], wrong, fields)}".rstrip(".")
+    said = found["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{name}: {said}" if found["loc"] else said
 
 
 def _refuse_unknown(settings: type[ServiceSettings]) -> None:
@@ -59,6 +74,17 @@ def _refuse_unknown(settings: type[ServiceSettings]) -> None:
         if name.upper().startswith(prefix):
             field = name.upper().removeprefix(prefix).split("__", maxsplit=1)[0].lower()
             if field not in settings.model_fields:
-                raise SetupError(
-                    f"There is no setting {name}; there are {prefix} and {', '.join(settings.model_fields)}."
-                )
+                raise SetupError(f"There is no setting {name}; {_there_are(prefix, field, settings.model_fields)}")
+
+
+def _there_are(prefix: str, wrong: str, fields: dict[str, FieldInfo]) -> str:
+    meant = get_close_matches(wrong.lower(), fields, n=1)
+    names = ", ".join(f"{name.upper()}__…" if _below(field) else name.upper() for name, field in fields.items())
+    question = f"did you mean {prefix}{meant[0].upper()}? " if meant else ""
+    return f"{question}{'B' if meant else 'b'}ehind {prefix} may stand: {names}."
+
+
+def _below(field: FieldInfo) -> dict[str, FieldInfo]:
+    """The settings of a group; empty of a setting that is none."""
+    kind = field.annotation
+    return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}

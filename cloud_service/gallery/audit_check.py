@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from cloud_service.gallery.audit import NO_ENTRY, digest_of, head
+from cloud_service.gallery.audit import NO_ENTRY, Action, digest_of, head, parse_head
 from cloud_service.gallery.sqlite import file_of
 from cloud_service.gallery.tables import audit
 from shared.errors import NotFound, RecordDamaged, SetupError
@@ -25,11 +25,20 @@ _AT_A_TIME = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a check found: how many entries fit, the last of them, and what is wrong with what follows, if anything."""
+    """What a check found.
+
+    Attributes:
+        entries: how many fit.
+        head: the last of them.
+        wrong: what is wrong with what follows, if anything.
+        restored: where the chain is sound and does not hold what was noted, but tells of a restore that explains it:
+            sentences that say so.
+    """
 
     entries: int
     head: AuditHead
     wrong: str | None
+    restored: str | None = None
 
 
 @contextmanager
@@ -60,17 +69,49 @@ def check(connection: Connection, noted: AuditHead | None = None) -> Checked:
         noted: a head, or a receipt's number and digest, that was kept elsewhere: the log must still hold it.
     """
     good = AuditHead(seq=0, digest=NO_ENTRY)
+    restore: Any = None
+    holds = noted is None or noted == good
     for row in _rows(connection):
-        wrong = _wrong(row, good, noted)
+        wrong = _wrong(row, good)
         if wrong is not None:
             return Checked(good.seq, good, wrong)
         good = AuditHead(seq=row.seq, digest=row.digest)
-    return Checked(good.seq, good, _wrong_end(connection, good, noted))
+        holds = holds or good == noted
+        if row.action == Action.RECORD_RESTORED and noted is not None and _backup_end(row) < noted.seq:
+            restore = row  # the last one that can have replaced what was noted
+    wrong = _wrong_end(connection, good)
+    if wrong is not None or noted is None or holds:
+        return Checked(good.seq, good, wrong)
+    missing = _missing(good, noted)
+    if restore is None:
+        why = "its end was cut off" if noted.seq > good.seq else "the log was written anew"
+        why += ", or a backup of before was restored without patronus cloud restore"  # pg_restore adds no entry
+        return Checked(good.seq, good, f"{missing}: {why}")
+    return Checked(good.seq, good, None, _replaced(missing, restore))
 
 
-def _wrong_end(connection: Connection, last: AuditHead, noted: AuditHead | None) -> str | None:
-    if noted is not None and noted.seq > last.seq:
-        return f"the log ends with entry {last.seq}, but entry {noted.seq} was noted down: its end was cut off"
+def _missing(last: AuditHead, noted: AuditHead) -> str:
+    if noted.seq > last.seq:
+        return f"the log ends with entry {last.seq}, but entry {noted.seq} was noted down"
+    return f"entry {noted.seq} is another one than was noted down"
+
+
+def _replaced(missing: str, restore: Any) -> str:
+    # Whoever can write the whole log anew leaves such an entry in it: only the time of the note tells the two apart.
+    restored = f"A backup was restored (entry {restore.seq}, {moment_text(restore.at)})"
+    replaced = f"the entries after entry {_backup_end(restore)} were replaced"
+    return f"{restored}, and {replaced}: {missing}. If it was noted after the restore, the log was tampered with."
+
+
+def _backup_end(restore: Any) -> int:
+    """The number of the last entry that the backup had."""
+    try:
+        return parse_head(restore.details["backup_head"]).seq
+    except (KeyError, TypeError, ValueError, AttributeError):  # no entry that this program wrote
+        return int(restore.seq)
+
+
+def _wrong_end(connection: Connection, last: AuditHead) -> str | None:
     try:
         kept = head(connection)
     except RecordDamaged:
@@ -80,7 +121,7 @@ def _wrong_end(connection: Connection, last: AuditHead, noted: AuditHead | None)
     return f"the log ends with entry {last.seq}, which is not where the record says that it ends: its end was changed"
 
 
-def _wrong(row: Any, before: AuditHead, noted: AuditHead | None) -> str | None:
+def _wrong(row: Any, before: AuditHead) -> str | None:
     """What is wrong with an entry, seen from the one before it, as a sentence; None: nothing."""
     if row is None:
         return f"what follows entry {before.seq} cannot be read as an entry"
@@ -96,9 +137,6 @@ def _wrong(row: Any, before: AuditHead, noted: AuditHead | None) -> str | None:
         digest = None
     if row.digest != digest:
         return f"entry {row.seq} is not what it was when it was written"
-    if noted is not None and noted.seq == row.seq and noted.digest != row.digest:
-        written = "the log was written anew, or a back-up from before that entry was restored"
-        return f"entry {row.seq} is another one than was noted down: {written}"
     return None
 
 

@@ -34,7 +34,7 @@ class FolderLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._descriptor)
-            raise SetupError(f"Another cloud service is using the record {path}; stop it first.") from None
+            raise SetupError(f"A cloud service is using the record {path}; stop it first.") from None
 
     def release(self) -> None:
         """Lets go of the record."""

@@ -61,7 +61,7 @@ class Ownership:
         self._why_not = RecordUnavailable(_AWAY)
         self._connection: Connection | None = self._locked()
         if self._connection is None:
-            raise SetupError("Another cloud service is using the record of PATRONUS_CLOUD__RECORD__URL; stop it first.")
+            raise SetupError("A cloud service is using the record of PATRONUS_CLOUD__RECORD__URL; stop it first.")
 
     def claim(self, connection: Connection) -> None:
         """Writes the token, within a transaction; waits until those who write under another one are done."""

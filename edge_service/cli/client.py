@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared.command import finite
+from shared.counted import counted
 from shared.errors import BadRequest
 from shared.names import GALLERY_PATTERN, SUBJECT_PATTERN, TEMPLATE_ID_PATTERN
 from shared.wire.edge import QualityFilter
@@ -28,6 +29,11 @@ app.add_typer(gallery, name="gallery")
 app.add_typer(subject, name="subject")
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_RULES = {
+    GALLERY_PATTERN: "1 to 64 letters, digits or ._-, and a letter or digit first",
+    SUBJECT_PATTERN: "1 to 128 letters, digits or ._@-, and a letter or digit first",
+    TEMPLATE_ID_PATTERN: "32 hexadecimal digits in lower case, as `patronus subject show` prints them",
+}
 
 Edge = Annotated[
     str | None, typer.Option(envvar="PATRONUS_EDGE_URL", help="The edge. [default: the one on this machine]")
@@ -103,7 +109,7 @@ def show_gallery(name: Gallery, edge: Edge = None, key_file: KeyFile = None, jso
     contract = answer["contract"]
     out.result(
         answer,
-        f"{answer['subjects']} subjects, {answer['templates']} templates; accepts from cosine "
+        f"{counted(answer['subjects'], 'subject')}, {counted(answer['templates'], 'template')}; accepts from cosine "
         f"{answer['threshold']['cosine']:g}; embedder {contract['embedder']['name']}, "
         f"profile {contract['profile']['name']}, {_sealed(answer)}; {_kept(answer)}.",
     )
@@ -122,7 +128,8 @@ def delete_gallery(
         typer.confirm(f"Erase the gallery {name} with everybody in it, for good?", abort=True, err=True)
     client, out = _open(edge, key_file, json)
     answer = client.call("DELETE", gallery_path(name))
-    out.result(answer, f"Erased {answer['subjects']} subjects with {answer['templates']} templates. {_receipt(answer)}")
+    erased = f"{counted(answer['subjects'], 'subject')} with {counted(answer['templates'], 'template')}"
+    out.result(answer, f"Erased {erased}. {_receipt(answer)}")
 
 
 @gallery.command("retention")
@@ -165,7 +172,7 @@ def show_erasure(
     client, out = _open(edge, key_file, json)
     answer = client.call("GET", f"{gallery_path(name)}/erasures/{receipt}")
     left = f"not overwritten yet: {', '.join(answer['pending'])}" if answer["pending"] else "nothing of it is left"
-    out.result(answer, f"{answer['templates']} templates, erased at {answer['receipt']['at']}; {left}.")
+    out.result(answer, f"{counted(answer['templates'], 'template')}, erased at {answer['receipt']['at']}; {left}.")
 
 
 @gallery.command("rekey")
@@ -218,7 +225,7 @@ def delete_subject(
     answer = client.call(
         "DELETE", _subject(name, who) + (f"/faces/{_named(face, TEMPLATE_ID_PATTERN, 'face')}" if face else "")
     )
-    out.result(answer, f"Erased {answer['templates']} templates. {_receipt(answer)}")
+    out.result(answer, f"Erased {counted(answer['templates'], 'template')}. {_receipt(answer)}")
 
 
 @app.command()
@@ -302,7 +309,8 @@ def _left_out(answer: dict[str, Any]) -> list[str]:
     if left_out["poor_quality"]:
         reasons = ", ".join(f"{reason.replace('_', ' ')}: {n}" for reason, n in left_out["reasons"].items())
         why.append(f"{left_out['poor_quality']} of poor quality ({reasons})")
-    return [f"{answer['faces_found']} faces were found; left out: {'; '.join(why)}"] if why else []
+    found = counted(answer["faces_found"], "face was", "faces were")
+    return [f"{found} found; left out: {'; '.join(why)}"] if why else []
 
 
 def _open(edge: str | None, key_file: Path | None, as_json: bool) -> tuple[EdgeClient, Output]:
@@ -358,7 +366,7 @@ def _pages(client: EdgeClient, path: str) -> list[dict[str, Any]]:
 def _named(name: str, pattern: str, what: str) -> str:
     """A name that may stand in a path: a slash or a dot in it would lead to another resource."""
     if re.fullmatch(pattern, name) is None:
-        raise BadRequest(f"{name!r} is not a name that a {what} can have; see docs/api.md.")
+        raise BadRequest(f"{name!r} is not a name that a {what} can have: {_RULES[pattern]}.")
     return name
 
 

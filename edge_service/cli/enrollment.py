@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from edge_service.cli.client import gallery_path
 from edge_service.cli.edge_client import EdgeClient, Refused
 from edge_service.cli.output import Output
 from edge_service.cli.pictures import Picture
+from shared.counted import counted
 from shared.errors import BadRequest
-from shared.names import GALLERY_PATTERN
 
 _BAD_NAME = "A subject cannot have this name; rename it to letters, digits or ._@- (at most 128, no such sign first)."
 _STOPS = frozenset({401, 403, 404, 409, 502, 503})
@@ -27,14 +27,13 @@ def enroll_all(client: EdgeClient, out: Output, gallery: str, pictures: list[Pic
         Refused: the edge refuses all alike: the gallery is not there, the key does not allow it, the cloud is away.
         SetupError: no edge answers.
     """
-    if re.fullmatch(GALLERY_PATTERN, gallery) is None:
-        raise BadRequest(f"{gallery!r} is not a name that a gallery can have; see docs/api.md.")
+    at = gallery_path(gallery)
     refused: list[tuple[Picture, str, str]] = []
     taken: Counter[str] = Counter()
     columns = (TextColumn("enrolling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out.errors, transient=True, disable=len(pictures) < 2) as progress:
         for picture in progress.track(pictures):
-            path = f"/v1/galleries/{gallery}/subjects/{picture.subject}/faces"
+            path = f"{at}/subjects/{picture.subject}/faces"
             label = {"subject": picture.subject, "path": str(picture.path)}
             try:
                 if not picture.is_named_well:
@@ -54,13 +53,9 @@ def enroll_all(client: EdgeClient, out: Output, gallery: str, pictures: list[Pic
             out.result({**label, "enrolled": True, **face}, f"{picture.path}: enrolled as {picture.subject}")
     if len(pictures) > 1:
         out.people.print(
-            f"Enrolled {taken.total()} of {len(pictures)} pictures, of {len(taken)} {_subjects(len(taken))}.",
+            f"Enrolled {taken.total()} of {len(pictures)} pictures, of {counted(len(taken), 'subject')}.",
             markup=False,
         )
         rows = [[str(picture.path), reason, detail] for picture, reason, detail in refused]
         out.table("Refused", ["picture", "reason", "how to mend it"], rows)
     return not refused
-
-
-def _subjects(count: int) -> str:
-    return "subject" if count == 1 else "subjects"

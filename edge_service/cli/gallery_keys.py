@@ -141,9 +141,21 @@ def _passphrase(file: Path | None, *, confirm: bool) -> str:
     from shared.secret_files import read_secret
 
     if file is None:
-        entered: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm)
-        return entered
+        return _asked_for(confirm=confirm)
     try:
         return read_secret(file).decode().rstrip("\r\n")
     except (FileNotFoundError, UnicodeDecodeError):
         raise BadRequest(f"The passphrase file {file} cannot be read as text.") from None
+
+
+def _asked_for(*, confirm: bool) -> str:
+    import warnings
+    from getpass import GetPassWarning
+
+    try:
+        with warnings.catch_warnings(action="error", category=GetPassWarning):  # where what is typed would be shown
+            entered: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
+    except GetPassWarning:
+        typer.echo("\nThere is no terminal to ask at; name the passphrase's file with --passphrase-file.", err=True)
+        raise typer.Exit(2) from None
+    return entered

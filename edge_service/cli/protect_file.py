@@ -20,6 +20,7 @@ from edge_service.privacy.profiles import Profile, check_profile_dimension, load
 from edge_service.privacy.protect import Protector
 from edge_service.settings import EdgeSettings
 from shared.contract import Contract
+from shared.counted import counted
 from shared.errors import BadRequest, Conflict, ContractMismatch, SetupError
 from shared.service_settings import load_settings
 from shared.wire.common import GalleryInfo
@@ -111,9 +112,10 @@ def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, for
     told = {"protected": embeddings.count, "unturned": unturned, "profile": profile.pin.name}
     sealed = chosen.sealed and profile.seals
     told["sealed"] = sealed
-    what = "sealed templates" if sealed else "templates, NOT sealed,"
-    left = f"; {unturned} had no margin and were not perturbed" if unturned else ""
-    out.result(told, f"{target}: {embeddings.count} {what} under the profile {profile.pin.name}{left}.")
+    held = counted(embeddings.count, "sealed template" if sealed else "template") + ("" if sealed else ", NOT sealed,")
+    unperturbed = counted(unturned, "had no margin and was not perturbed", "had no margin and were not perturbed")
+    left = f"; {unperturbed}" if unturned else ""
+    out.result(told, f"{target}: {held} under the profile {profile.pin.name}{left}.")
 
 
 def _told(gallery: str, contract: Path) -> GalleryInfo:

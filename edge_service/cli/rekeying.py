@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge_service.cli.edge_client import EdgeClient, Refused
 from edge_service.cli.output import Output
+from shared.counted import counted
 
 # Where the cloud is away or busy for a moment, a change that has begun is not given up for it.
 _BUSY: Final = frozenset({429, 503})
@@ -45,7 +46,8 @@ def rekey(client: EdgeClient, path: str, out: Output, *, abandon: bool) -> None:
             there = answer["templates"]
             progress.update(bar, description=answer["state"], total=there, completed=there - answer["left"])
     named = (answer["contract"]["seal"] or {}).get("epoch", "none")
-    out.result(answer, f"{answer['gallery']}: {answer['templates']} templates are under the key of epoch {named}.")
+    held = counted(answer["templates"], "template is", "templates are")
+    out.result(answer, f"{answer['gallery']}: {held} under the key of epoch {named}.")
 
 
 def _asked(client: EdgeClient, method: str, path: str, **request: Any) -> dict[str, Any]:

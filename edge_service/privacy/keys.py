@@ -179,7 +179,10 @@ class KeyStore:
             known = self._imported(key.gallery)
             if known is not None and known != key:
                 if not replace:
-                    raise Conflict("Another key was imported for this gallery before; say so if it is to be replaced.")
+                    raise Conflict(
+                        f"Another key was imported for gallery {key.gallery} before; to replace it, say "
+                        "patronus keys import --replace."
+                    )
                 self._put_aside(known)  # until the gallery's key is changed
             write_secret(self._files.imported(key.gallery), _wrapped(key, self._master), replace=True)
 

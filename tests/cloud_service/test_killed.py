@@ -86,7 +86,7 @@ def test_a_second_service_on_the_same_record_is_refused_in_one_sentence(home: Pa
             timeout=60,
         )
     assert second.returncode == 1
-    assert second.stderr.strip().splitlines()[-1].startswith("Another cloud service is using the record")
+    assert second.stderr.strip().splitlines()[-1].startswith("A cloud service is using the record")
     assert "Traceback" not in second.stderr
 
 

@@ -13,6 +13,7 @@ from shared.errors import SetupError
 from shared.http.serving import serve
 from shared.service_settings import ServiceSettings, load_settings
 from shared.tls import TlsSettings
+from shared.urls import Host
 
 
 class Settings(ServiceSettings):
@@ -20,6 +21,8 @@ class Settings(ServiceSettings):
 
     home: Path = Path("nowhere")
     port: int = 1
+    tls: TlsSettings = TlsSettings()
+    host: Host = "127.0.0.1"
 
 
 def test_the_environment_is_read_and_the_command_line_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +42,26 @@ def test_a_wrong_value_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", ["PATRONUS_TRIED__PROT", "PATRONUS_TRIED__PROT__DEEP", "patronus_tried__prot"])
 def test_a_misspelt_setting_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "5")
-    with pytest.raises(SetupError, match=name):
+    with pytest.raises(SetupError, match=name) as told:
+        load_settings(Settings)
+    assert "did you mean PATRONUS_TRIED__PORT? Behind PATRONUS_TRIED__ may stand: HOME, PORT, TLS__…, HOST." in str(
+        told.value.detail
+    )
+
+
+def test_a_misspelt_setting_of_a_group_is_told_like_one_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATRONUS_TRIED__TLS__CERTIFICAT", "5")
+    with pytest.raises(SetupError) as told:
+        load_settings(Settings)
+    assert told.value.detail == (
+        "A setting is wrong: there is no setting PATRONUS_TRIED__TLS__CERTIFICAT; did you mean "
+        "PATRONUS_TRIED__TLS__CERTIFICATE? Behind PATRONUS_TRIED__TLS__ may stand: CERTIFICATE, KEY, CLIENT_CA."
+    )
+
+
+def test_a_sentence_of_ours_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATRONUS_TRIED__HOST", "[::1]")
+    with pytest.raises(SetupError, match="PATRONUS_TRIED__HOST: not a host name"):
         load_settings(Settings)
 
 

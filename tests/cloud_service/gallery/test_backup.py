@@ -140,7 +140,7 @@ def test_a_record_in_postgresql_is_left_to_its_own_tools(
 def test_the_commands_do_it(record: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATRONUS_CLOUD__HOME", str(settings.home))
     said = CliRunner().invoke(app, ["backup", str(tmp_path / "b")], catch_exceptions=False)
-    assert "1 galleries, 2 subjects, 2 templates" in said.output
+    assert "1 gallery, 2 subjects, 2 templates" in said.output
     record.unlink()
     said = CliRunner().invoke(app, ["restore", str(tmp_path / "b")], catch_exceptions=False)
     assert said.exit_code == 0

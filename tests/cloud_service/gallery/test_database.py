@@ -46,7 +46,7 @@ def test_the_record_is_durable_and_overwrites_what_it_deletes(tmp_path: Path) ->
 
 def test_a_second_store_on_the_same_record_is_refused_until_the_first_is_closed(settings: Settings) -> None:
     first = open_store(settings, Metrics("cloud"))
-    with pytest.raises(SetupError, match="Another cloud service"):
+    with pytest.raises(SetupError, match="A cloud service is using"):
         open_store(settings, Metrics("cloud"))
     first.close()
     open_store(settings, Metrics("cloud")).close()

@@ -212,7 +212,7 @@ def test_ids_are_not_used_again_not_even_those_of_what_was_undone(database: Data
 def test_a_second_service_is_refused_until_the_first_is_closed(url: str) -> None:
     first = open_database(url, QUICK, 2)
     for shared in (False, True):
-        with pytest.raises(SetupError, match="Another cloud service"):
+        with pytest.raises(SetupError, match="A cloud service is using"):
             open_database(url, QUICK, 2, shared=shared)
     first.close()
     open_database(url, QUICK, 2).close()
@@ -223,7 +223,7 @@ def test_several_that_share_it_keep_out_the_one_that_does_not(url: str) -> None:
     for number, each in enumerate(shared):
         with each.write() as connection:
             connection.execute(insert(note).values(name=f"by {number}", value="1"))
-    with pytest.raises(SetupError, match="Another cloud service"):
+    with pytest.raises(SetupError, match="A cloud service is using"):
         open_database(url, QUICK, 2)
     for each in shared:
         each.close()
@@ -252,7 +252,7 @@ def test_a_lost_lock_is_got_back_before_the_next_write(postgres: PostgresServer,
     _cut_lock(postgres)
     with database.write() as connection:
         connection.execute(insert(note).values(name="after", value="1"))
-    with pytest.raises(SetupError, match="Another cloud service"):
+    with pytest.raises(SetupError, match="A cloud service is using"):
         open_database(url, QUICK, 2)
 
 

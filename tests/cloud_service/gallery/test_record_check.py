@@ -58,7 +58,7 @@ def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed
             cloud.http.post(f"/v1/galleries/sealed/subjects/{name}/templates", json={"templates": sent})
         cloud.http.post("/v1/galleries/sealed/rekey", json=KEY.rekey(NEXT, "anna"))
         sound = _check()
-        assert sound == (0, ["2 galleries, 42 templates and 1 index files were read: nothing is damaged."], "")
+        assert sound == (0, ["2 galleries, 42 templates and 1 index file were read: nothing is damaged."], "")
         row, [staged] = rows_of(cloud, "person-3")[0], rows_of(cloud, "anna")
         change_blob(cloud, row, huge(1))
         change_blob(cloud, staged, huge(1), turned)
@@ -74,7 +74,7 @@ def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed
                 f"gallery door: the index file {file.name} is missing or not what was written",
             ],
         )
-        assert "2 templates are damaged, 1 other faults" in summary
+        assert "2 templates are damaged, 1 other fault." in summary
         status, lines, _ = _check("--show-subjects")
         assert lines[0].endswith(f": subject person-3, template {3:032x}")
         for path in ("door/subjects/person-3", "sealed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -131,14 +132,25 @@ ERASED_SINCE = Repeated(erasures=6, subjects=4, templates=7)
 def test_what_was_erased_since_a_backup_does_not_come_back_with_it(
     backup: Path, settings: Settings, run: Callable[..., Result]
 ) -> None:
+    head = run("audit", "verify").output.splitlines()[-1]
     said = run("restore", backup, "--force")
     assert said.exit_code == 0
     assert (
-        "6 erasures since the backup were done again (record); they took away 4 subjects, 7 templates." in said.output
+        "6 erasures since the backup were done again (record), which took away 4 subjects, 7 templates." in said.output
     )
     content = (settings.home / "record.db").read_bytes()
     assert [at for at in (2, 3, 4, 7, 8, 9, 10) if VECTORS[at].tobytes() in content] == []
     assert run("audit", "verify").exit_code == 0
+    for noted, missing in ((head, "but entry 25 was noted down"), (f"15:{'0' * 64}", "entry 15 is another one")):
+        unlike = run("audit", "verify", "--head", noted)
+        assert unlike.exit_code == 1
+        assert re.match(
+            r"A backup was restored \(entry [0-9]+, 2[^ ]+Z\), and the entries after entry 14 were", unlike.output
+        )
+        assert missing in unlike.output
+    sooner = run("audit", "verify", "--head", f"2:{'0' * 64}")
+    assert sooner.exit_code == 1
+    assert "was tampered with: entry 2 is another one than was noted down" in sooner.output, "no restore explains it"
     assert json.loads(run("audit", "find", "door", "anna").output)["action"] == "erasure_repeated"
     with Cloud(settings) as cloud:
         assert _found(cloud) == [1, 5, 6], "also who was erased before the backup and came again; not who came later"

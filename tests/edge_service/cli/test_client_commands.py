@@ -34,6 +34,18 @@ def test_a_person_needs_no_flags(command: Command, staff: str) -> None:
     assert (ended.returncode, ended.stdout.startswith("face 1: obama (0.")) == (0, True)
 
 
+def test_what_is_there_once_is_told_in_the_singular(command: Command, staff: str) -> None:
+    assert command.run("gallery", "show", staff).stdout.startswith("1 subject, 1 template; ")
+
+
+def test_a_name_that_cannot_be_is_refused_with_the_rule(command: Command) -> None:
+    for words in (["gallery", "create", "bad name"], ["enroll", "bad name", "obama", OBAMA]):
+        ended = command.run(*words)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        rule = "1 to 64 letters, digits or ._-, and a letter or digit first."
+        assert ended.stderr == f"'bad name' is not a name that a gallery can have: {rule}\n"
+
+
 def test_identify_says_which_faces_it_left_out(command: Command, staff: str, tmp_path: Path) -> None:
     head = pixels("collins/portrait.png")[:300, 60:360]
     picture = pasted(head, 1000, 320, (10, 10), (350, 10))
@@ -190,10 +202,10 @@ def test_one_face_a_subject_and_a_gallery_are_erased(command: Command) -> None:
     assert (erased["subjects"], erased["templates"]) == (0, 1)
     number = erased["receipt"]["id"]
     assert command.quick("gallery", "erasure", "gone", str(number))[1][0]["receipt"] == erased["receipt"]
-    assert "1 templates, erased at" in command.run("gallery", "erasure", "gone", str(number)).stdout
+    assert "1 template, erased at" in command.run("gallery", "erasure", "gone", str(number)).stdout
     assert command.run("subject", "delete", "gone", "obama").returncode == 1, "nobody said yes"
     ended = command.run("subject", "delete", "gone", "obama", "--yes")
-    assert re.fullmatch(r"Erased 1 templates\. Receipt [0-9]+:[0-9a-f]{64}\.\n", ended.stdout)
+    assert re.fullmatch(r"Erased 1 template\. Receipt [0-9]+:[0-9a-f]{64}\.\n", ended.stdout)
     unasked = command.run("gallery", "delete", "gone")
     assert unasked.returncode == 1, "nobody said yes"
     assert command.quick("gallery", "show", "gone")[0] == 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +134,31 @@ def test_a_passphrase_that_others_can_read_is_refused(tmp_path: Path, passphrase
     ended = keys(tmp_path, "export", "door", tmp_path / "out", "--passphrase-file", passphrase)
     assert isinstance(ended.exception, PatronusError)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [("export", "door", "{}/out.json"), ("import", "{}/in.json")])
+def test_without_a_terminal_the_passphrase_is_taken_from_a_file_only(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "in.json").touch()
+    ended = subprocess.run(
+        [sys.executable, "-c", "from shared.command import main; main()", "keys", *(w.format(tmp_path) for w in words)],
+        env={**os.environ, "PATRONUS_HOME": str(tmp_path), "PATRONUS_EDGE__CLOUD__URL": "http://127.0.0.1:1"},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # else it would ask at the terminal of who runs the tests
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert (ended.stdout, "Warning" in ended.stderr) == ("", False)
+    assert ended.stderr.splitlines()[-1].endswith("name the passphrase's file with --passphrase-file.")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_refused_import_names_the_option_that_replaces(tmp_path: Path, passphrase: Path) -> None:
+    for folder in ("one", "other"):
+        keys(tmp_path / folder, "export", "door", tmp_path / folder / "door.json", "--passphrase-file", passphrase)
+    home = tmp_path / "home"
+    keys(home, "import", tmp_path / "one/door.json", "--passphrase-file", passphrase)
+    refused = keys(home, "import", tmp_path / "other/door.json", "--passphrase-file", passphrase)
+    assert "for gallery door before; to replace it, say patronus keys import --replace." in str(refused.exception)
