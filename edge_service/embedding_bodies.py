@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from edge_service.plugin import HandedBack
 from edge_service.privacy.embeddings import check_dimension
 from shared.errors import BadRequest, TooLarge, Unprocessable
+from shared.http.headers import json_in_utf8, media_type
 from shared.http.json_bodies import repeated_member
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_BYTES, ProtectAnswer, ProtectRequest
 
@@ -33,8 +34,10 @@ async def read_body(request: Request) -> bytes:
 
     Raises:
         TooLarge: it is over the limit of embeddings.
-        BadRequest: the connection ended before it had arrived.
+        BadRequest: the connection ended before it had arrived, or it is JSON said to be in another charset than UTF-8.
     """
+    if media_type(request) == JSON:
+        json_in_utf8(request)
     try:
         body = await request.body()
     except ClientDisconnect:

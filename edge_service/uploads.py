@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from fastapi import Request
-from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from edge_service.settings import PictureLimits
 from shared.errors import BadRequest, TooLarge, Unprocessable
-from shared.http.headers import media_type
+from shared.http.headers import media_type, parameters_of
 
 PART = "image"
+_DISPOSITION = b"content-disposition"
+_TRANSFER = b"content-transfer-encoding"
+# Those that leave the bytes as they are (RFC 2045, 6.2); RFC 7578 has done away with the header.
+_AS_THEY_ARE = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 class _WholeForm(MultiPartParser):
@@ -45,7 +48,8 @@ async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int
         exactly: whether fewer are refused too.
 
     Raises:
-        BadRequest: not a multipart form, or a broken one, or one in another charset than UTF-8.
+        BadRequest: not a multipart form, or a broken one, one in another charset than UTF-8, or
+            one whose headers can be read in two ways.
         TooLarge: a picture over the limit.
         Unprocessable: no ``image`` part, one that is not a file, another part, or too many of them.
     """
@@ -54,7 +58,8 @@ async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int
             f"Send the picture as multipart/form-data with a file part named `{PART}`; with curl: -F image=@FILE",
             reason="not_multipart",
         )
-    if _charset(request) != b"utf-8":
+    charset = _parameters(request.headers["content-type"]).get("charset", "utf-8")
+    if charset.lower() != "utf-8":
         raise BadRequest("Send the form without a charset, or with charset=utf-8.", reason="unknown_charset")
     parser = _WholeForm(request.headers, request.stream(), max_files=at_most + 1)
     # Starlette moves what is larger than this into a temporary file on disk. Nothing is larger than the body's limit.
@@ -69,15 +74,39 @@ async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int
     except ClientDisconnect:
         raise BadRequest("The connection ended before the pictures had arrived whole.", reason="cut_off") from None
     try:
+        for _, part in form.multi_items():
+            if isinstance(part, UploadFile):  # a part without a file is refused in any case
+                _one_reading(part.headers.raw)
         return [await _read(part, name, limits) for name, part in _counted(form.multi_items(), at_most, exactly)]
     finally:
         await form.close()
 
 
-def _charset(request: Request) -> bytes:
-    """By which the names of parts are to be read, says the form; no name of a part here needs another than UTF-8."""
-    _, parameters = parse_options_header(request.headers["content-type"])
-    return parameters.get(b"charset", b"utf-8").lower()
+def _parameters(value: str) -> dict[str, str]:
+    try:
+        return parameters_of(value)
+    except ValueError:
+        raise _broken(
+            "A Content-Type or Content-Disposition of the form can be read in two ways; send each parameter once, "
+            "as name=value."
+        ) from None
+
+
+def _one_reading(headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuses a part of which a header comes twice or can be read in two ways; names are in lower case."""
+    if len(dict(headers)) != len(headers):
+        raise _broken("A part of the form has a header more than once; send each header once.")
+    for name, value in headers:
+        if name == _DISPOSITION:
+            said = value.decode("latin-1")
+            if said.partition(";")[0].strip().lower() != "form-data" or "name" not in _parameters(said):
+                raise _broken(f'Name each part by Content-Disposition: form-data; name="{PART}"; filename="FILE"')
+        elif name == _TRANSFER and value.strip().lower() not in _AS_THEY_ARE:
+            raise _broken("Send pictures as they are, without Content-Transfer-Encoding.")
+
+
+def _broken(detail: str) -> BadRequest:
+    return BadRequest(detail, reason="broken_multipart")
 
 
 def _counted(

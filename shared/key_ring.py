@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -173,7 +175,11 @@ class KeyRing:
             seen = (status.st_ctime_ns, status.st_ino, status.st_size)
             if seen == self._seen:
                 return
-            self._records = _File.model_validate_json(read_secret(self.path)).keys
+            text = read_secret(self.path)
+            records = _File.model_validate_json(text).keys
+            # Pydantic takes the last of two members with one name, by which a revoked key could look valid.
+            json.loads(text, object_pairs_hook=_members_once)
+            self._records = records
             self._valid = {}
             self._seen = seen
         except FileNotFoundError:
@@ -182,3 +188,16 @@ class KeyRing:
             ) from None
         except ValidationError:
             raise SetupError(f"The file of API keys {self.path} is damaged; remove it to make new keys.") from None
+        except _RepeatedMember:
+            raise SetupError(
+                f"The file of API keys {self.path} holds a member twice; remove the wrong one of the two."
+            ) from None
+
+
+class _RepeatedMember(Exception):
+    """An object of the file names a member twice."""
+
+
+def _members_once(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        raise _RepeatedMember

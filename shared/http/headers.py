@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Final
 
@@ -23,6 +24,11 @@ _SINGLE: Final = frozenset(
     }
 )
 
+# One parameter of a header's value, or an empty one (RFC 9110, 5.6.6).
+_WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED: Final = r'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x08\x0a-\x1f\x7f])*"'
+_PARAMETER: Final = re.compile(rf"[ \t]*;[ \t]*(?:({_WORD})=({_WORD}|{_QUOTED}))?")
+
 
 def raw_header(scope: Scope, name: bytes) -> bytes | None:
     """A request's header by its name in lower case; the first, if it came several times."""
@@ -40,7 +46,8 @@ def header_of(scope: Scope, name: bytes) -> str | None:
 
 
 def single_headers_only(scope: Scope) -> None:
-    """Refuses a request in which a header came twice that may come once, or whose body is compressed.
+    """Refuses a request in which a header came twice that may come once, or whose body is compressed or
+    has two lengths.
 
     Raises:
         BadRequest: says which.
@@ -52,10 +59,58 @@ def single_headers_only(scope: Scope) -> None:
         doubled = sorted(name.decode("latin-1") for name in _SINGLE if counted[name] > 1)
         if doubled:
             raise BadRequest(f"The header {doubled[0]} came more than once; send it once.", reason="repeated_header")
-    if b"content-encoding" in names and raw_header(scope, b"content-encoding") not in {b"", b"identity"}:
+    if b"content-encoding" in names and raw_header(scope, b"content-encoding") != b"identity":
         raise BadRequest("The body must be sent as it is, without Content-Encoding.", reason="content_encoding")
+    if b"transfer-encoding" in names and b"content-length" in names:
+        raise BadRequest("Send Content-Length or Transfer-Encoding, not both.", reason="two_lengths")
 
 
 def media_type(request: Request) -> str:
     """What a body says it is, without parameters, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def parameters_of(value: str) -> dict[str, str]:
+    """Parameters of a header's value, such as ``a/b; charset=utf-8``, by their names in lower case.
+
+    Raises:
+        ValueError: they are malformed, one comes twice, or one other than ``filename*`` is in the extended form
+            (RFC 8187), which some readers decode and others leave out; or one other than a file's name holds a
+            backslash, which some readers keep.
+    """
+    found: dict[str, str] = {}
+    value = value.rstrip(" \t")
+    at = value.find(";")
+    while 0 <= at < len(value):
+        match = _PARAMETER.match(value, at)
+        if match is None:
+            raise ValueError("malformed parameters")
+        at = match.end()
+        if match[1] is None:
+            continue
+        name, text = match[1].lower(), match[2]
+        if name in found:
+            raise ValueError("a parameter comes twice")
+        if ("*" in name and name != "filename*") or ("\\" in text and name != "filename"):
+            raise ValueError("a parameter that can be read in two ways")
+        found[name] = text[1:-1] if text[0] == '"' else text
+    return found
+
+
+def json_in_utf8(request: Request) -> None:
+    """Refuses a JSON body that is said to be in another charset than UTF-8, which it is read in.
+
+    Raises:
+        BadRequest: it is, or the parameters of ``Content-Type`` can be read in two ways.
+    """
+    said = request.headers.get("content-type", "")
+    if ";" not in said:
+        return
+    try:
+        known = parameters_of(said).get("charset", "utf-8").lower() == "utf-8"
+    except ValueError:
+        known = False
+    if not known:
+        raise BadRequest(
+            "Send JSON as application/json without a charset, or with charset=utf-8 once.", reason="unknown_charset"
+        )

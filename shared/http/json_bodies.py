@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 from fastapi import Request
 
 from shared.errors import BadRequest
+from shared.http.headers import json_in_utf8
 
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -57,8 +58,9 @@ class StrictRequest(Request):
 
         Raises:
             json.JSONDecodeError: it is not JSON.
-            BadRequest: as `read_json` says.
+            BadRequest: as `read_json` says, or ``Content-Type`` names another charset than UTF-8.
         """
+        json_in_utf8(self)
         return read_json(await self.body())
 
 

@@ -85,6 +85,22 @@ def test_what_is_not_quite_http_is_refused_with_a_problem(cloud: tuple[int, byte
     assert problem["request_id"] == headers["x-request-id"]
 
 
+@pytest.mark.parametrize("lengths", [b"Content-Length: 2\r\nContent-Length: 2\r\n", b"Content-Length: 2, 2\r\n"])
+def test_one_length_said_twice_is_one_length(cloud: tuple[int, bytes], lengths: bytes) -> None:
+    port, key = cloud
+    status, _, body = ask(port, PUT.replace(b"KEY", key) + lengths + b"\r\n{}")
+    assert status == 422  # the body was read
+    assert json.loads(body)["reason"] == "invalid_request"
+
+
+def test_a_length_beside_chunks_is_refused(cloud: tuple[int, bytes]) -> None:
+    port, key = cloud
+    both = b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    status, headers, body = ask(port, PUT.replace(b"KEY", key) + both)
+    assert (status, headers["connection"]) == (400, "close")
+    assert json.loads(body)["reason"] == "two_lengths"
+
+
 def test_head_has_the_headers_of_get_and_the_connection_goes_on(cloud: tuple[int, bytes]) -> None:
     port, key = cloud
     with socket.create_connection(("127.0.0.1", port), timeout=20) as line:

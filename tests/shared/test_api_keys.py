@@ -119,6 +119,20 @@ def test_a_damaged_file_of_keys_lets_nobody_in(ring: KeyRing, damage: str) -> No
         ring.check(key)
 
 
+@pytest.mark.parametrize("where", ["file", "record"])
+def test_a_file_of_keys_that_holds_a_member_twice_lets_nobody_in(ring: KeyRing, where: str) -> None:
+    key = ring.path.with_name("api_key").read_text().strip()
+    text = ring.path.read_text()
+    whole = text.replace('"version": 1', '"version": 1, "version": 1')
+    record = text.replace('"revoked_at": null', '"revoked_at": "2026-01-01T00:00:00Z", "revoked_at": null')
+    twice = whole if where == "file" else record
+    assert twice != text
+    ring.path.write_text(twice)
+    for _ in range(2):
+        with pytest.raises(SetupError, match="holds a member twice"):
+            ring.check(key)
+
+
 def test_a_home_that_cannot_be_made_is_a_set_up_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     home = tmp_path / "file" / "edge"

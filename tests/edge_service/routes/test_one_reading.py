@@ -113,6 +113,117 @@ def test_a_compressed_body_is_refused(service: Service) -> None:
     assert_problem(answer, 400, "bad-request", "content_encoding")
 
 
+def test_an_empty_content_encoding_is_refused(service: Service) -> None:
+    answer = service.call("GET", "/v1/info", headers={"Content-Encoding": ""})
+    assert_problem(answer, 400, "bad-request", "content_encoding")
+
+
+def test_a_body_has_one_length(service: Service) -> None:
+    both = {**JSON, "Content-Length": "2", "Transfer-Encoding": "chunked"}
+    answer = service.call("PUT", "/v1/galleries/new", headers=both, content=b"{}")
+    assert_problem(answer, 400, "bad-request", "two_lengths")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "charset=utf-16",
+        'charset="latin-1"',
+        "charset=utf-16; charset=utf-8",
+        "charset=utf-8; Charset=utf-8",
+        "charset*=utf-8''utf-16",
+        "charset*0=utf-; charset*1=16",
+        "charset = utf-16",
+        r'charset="utf\-8"',
+        "charset=utf-8, text/plain",
+        "charset=",
+    ],
+)
+def test_json_said_to_be_in_another_charset_is_refused(service: Service, parameters: str) -> None:
+    paths = [
+        (method, path)
+        for method, path, described in service.operations()
+        if "application/json" in described.get("requestBody", {}).get("content", {})
+    ]
+    assert len(paths) >= 4
+    for method, path in paths:
+        said = {"Content-Type": f"application/json; {parameters}"}
+        answer = service.call(method, path.format(**FILLED), headers=said, content=b"{}")
+        assert_problem(answer, 400, "bad-request", "unknown_charset")
+
+
+@pytest.mark.parametrize("parameters", ["charset=utf-8", ';charset="UTF-8";', "profile=x"])
+def test_json_said_to_be_in_utf8_is_taken(service: Service, parameters: str) -> None:
+    said = {"Content-Type": f"application/json; {parameters}"}
+    answer = service.call("PUT", "/v1/galleries/new", headers=said, content=b'{"x": 1}')
+    assert_problem(answer, 422, "unprocessable", "invalid_request")  # it was read
+
+
+def form_problem(edge: Edge, headers: bytes, parameters: str = "boundary=b") -> httpx.Response:
+    """What the edge answers to a form of one part of these headers, whose content is no picture."""
+    body = b"--b\r\n" + headers + b"\r\n\r\nx\r\n--b--\r\n"
+    said = {"Content-Type": f"multipart/form-data; {parameters}"}
+    return Service(edge, "edge").call("POST", "/v1/detect", headers=said, content=body)
+
+
+PLAIN = b'Content-Disposition: form-data; name="image"; filename="x"'
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b'Content-Disposition: form-data; name="foo"; filename="x"\r\n' + PLAIN,
+        PLAIN + b"\r\n" + PLAIN,
+        PLAIN + b"\r\nContent-Type: image/png\r\ncontent-type: image/jpeg",
+        b'Content-Disposition: form-data; name="foo"; name="image"; filename="x"',
+        b'Content-Disposition: form-data; name="image"; NAME="image"; filename="x"',
+        b'Content-Disposition: form-data; name="image"; filename="x"; filename="y"',
+        PLAIN + b"; name*=utf-8''foo",
+        PLAIN + b"; name*0=foo",
+        PLAIN + b"; filename*0=foo",
+        b'Content-Disposition: form-data; name="image"; filename="x" y',
+        b'Content-Disposition: attachment; name="image"; filename="x"',
+        b'Content-Disposition: name="image"; name="image"; filename="x"',
+        PLAIN + b"\r\nContent-Transfer-Encoding: base64",
+    ],
+)
+def test_a_part_whose_headers_can_be_read_in_two_ways_is_refused(shared_edge: Edge, headers: bytes) -> None:
+    assert_problem(form_problem(shared_edge, headers), 400, "bad-request", "broken_multipart")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "boundary=y; boundary=b",
+        "boundary=b; BOUNDARY=b",
+        "boundary=b; boundary*=utf-8''y",
+        "boundary*0=y; boundary=b",
+        "boundary=b; charset=utf-16; charset=utf-8",
+        "boundary=b; charset*=utf-8''utf-16",
+        "boundary=b; x",
+    ],
+)
+def test_a_form_whose_parameters_can_be_read_in_two_ways_is_refused(shared_edge: Edge, parameters: str) -> None:
+    assert_problem(form_problem(shared_edge, PLAIN, parameters), 400, "bad-request", "broken_multipart")
+
+
+@pytest.mark.parametrize(
+    ("headers", "parameters"),
+    [
+        (PLAIN, 'boundary="b"'),
+        (PLAIN, "charset=UTF-8; boundary=b;"),
+        (PLAIN + b"; filename*=utf-8''na%C3%AFve.jpg\r\nContent-Type: image/jpeg", "boundary=b"),
+        (
+            b"content-disposition: Form-Data;name=image;filename=x.jpg\r\nContent-Transfer-Encoding: binary",
+            "boundary=b",
+        ),
+        (b'Content-Disposition: form-data; name="image"; filename="C:\\a;\\"b\xc3\xa4.jpg"', "boundary=b"),
+    ],
+)
+def test_the_forms_that_usual_clients_send_are_read(shared_edge: Edge, headers: bytes, parameters: str) -> None:
+    assert form_problem(shared_edge, headers, parameters).json()["type"] == "urn:patronus:problem:unsupported-picture"
+
+
 def test_a_member_of_an_object_comes_once(service: Service) -> None:
     bodies = [path for method, path, described in service.operations() if "requestBody" in described]
     assert len(bodies) >= 4
