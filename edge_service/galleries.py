@@ -18,7 +18,10 @@ from shared.errors import Conflict, ContractMismatch, NotFound, Unprocessable
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import GalleryInfo, NewThreshold, Threshold
 
-_MEND_KEY = "import the gallery's key from the edge that made it: patronus keys export, then patronus keys import"
+_MEND_KEY = (
+    "import the gallery's key from the edge that made it: patronus keys export, then patronus keys import; "
+    "or, if its key was renewed and forgotten here, restore this edge's folder from a backup"
+)
 
 
 @dataclass(frozen=True, slots=True)

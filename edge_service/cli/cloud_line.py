@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -22,6 +23,9 @@ from shared.wire.common import GalleryInfo
 
 _log = get_logger(__name__)
 _SETTING = "PATRONUS_EDGE__CLOUD__URL"
+# The most that the cloud puts on one page.
+_PAGE: Final = 500
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +89,32 @@ def ask_for_gallery(gallery: str, settings: EdgeSettings, otherwise: str = "") -
         UpstreamUnavailable: the cloud does not answer; names the address and the setting.
         UpstreamFailed: the cloud refuses the API key, or is not one.
     """
-    line = find_cloud(settings)
+    return _asked(find_cloud(settings), lambda cloud: cloud.gallery(gallery), otherwise)
+
+
+def ask_for_galleries(line: CloudLine) -> list[GalleryInfo]:
+    """All galleries that this edge's API key for the cloud is for, in the order of their names.
+
+    The cloud leaves out those whose row in its record is damaged.
+
+    Raises:
+        SetupError, UpstreamUnavailable, UpstreamFailed: as of ``ask_for_gallery``.
+    """
+    return _asked(line, _all_galleries, "")
+
+
+async def _all_galleries(cloud: CloudClient) -> list[GalleryInfo]:
+    page = await cloud.galleries(_PAGE, None)
+    found = page.items
+    while page.next is not None:
+        page = await cloud.galleries(_PAGE, page.next)
+        found += page.items
+    return found
+
+
+def _asked(line: CloudLine, question: Callable[[CloudClient], Awaitable[Found]], otherwise: str) -> Found:
     try:
-        return asyncio.run(_asked(gallery, line.settings))
+        return asyncio.run(_answered(line.settings, question))
     except UpstreamUnavailable as error:
         why = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
         raise UpstreamUnavailable(
@@ -96,10 +123,10 @@ def ask_for_gallery(gallery: str, settings: EdgeSettings, otherwise: str = "") -
         ) from None
 
 
-async def _asked(gallery: str, settings: CloudSettings) -> GalleryInfo:
+async def _answered(settings: CloudSettings, question: Callable[[CloudClient], Awaitable[Found]]) -> Found:
     client = CloudClient(settings, Metrics("edge"))
     try:
-        return await client.gallery(gallery)
+        return await question(client)
     finally:
         await client.close()
 

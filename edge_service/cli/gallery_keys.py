@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from edge_service.privacy.keys import GalleryKey, KeyStore
 
 app = typer.Typer(help="Secret keys of galleries: move one to another edge.", no_args_is_help=True)
+
+# Of galleries, in one sentence.
+_MOST_NAMED: Final = 10
 
 Gallery = Annotated[str, typer.Argument(metavar="GALLERY", help="The gallery.")]
 PassphraseFile = Annotated[
@@ -79,12 +82,56 @@ def renew(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = Fals
 
 
 @app.command()
-def forget(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Destroy the old keys that are kept aside. What is still under one of them cannot be matched any more."""
+def forget(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Do not ask the cloud: a gallery under an old key is lost.")
+    ] = False,
+) -> None:
+    """Destroy the old keys that are kept aside. Refused while the cloud has a gallery that needs one of them."""
     store = _store()
+    if not store.has_old_keys():
+        typer.echo("There are no old keys aside.")
+        return
     if not yes:
         typer.confirm("Was every gallery rekeyed? What was not is lost, for good.", abort=True, err=True)
-    typer.echo("The old keys are gone. Start the edge again." if store.forget() else "There are no old keys aside.")
+    if not unchecked:
+        _refuse_to_forget_needed(store)
+    store.forget()
+    typer.echo("The old keys are gone. Start the edge again.")
+
+
+def _refuse_to_forget_needed(store: KeyStore) -> None:
+    """Makes sure that no gallery of the cloud is under a key that would be destroyed.
+
+    Raises:
+        Conflict: one is.
+        SetupError: the cloud cannot be asked.
+    """
+    from edge_service.cli.cloud_line import ask_for_galleries, find_cloud
+    from edge_service.settings import EdgeSettings
+    from shared.errors import Conflict, PatronusError, SetupError
+    from shared.service_settings import load_settings
+
+    line = find_cloud(load_settings(EdgeSettings))
+    try:
+        found = ask_for_galleries(line)
+    except PatronusError as error:
+        raise SetupError(
+            f"No key was destroyed, since the cloud at {line.settings.url} could not be asked which galleries need "
+            f"one; --unchecked forgets without asking. {error.detail}"
+        ) from None
+    needing = [
+        info.gallery
+        for info in found
+        if info.contract.seal is not None and store.needs_old_key(info.gallery, info.contract.seal)
+    ]
+    if needing:
+        more = f" and {len(needing) - _MOST_NAMED} more" if len(needing) > _MOST_NAMED else ""
+        raise Conflict(
+            f"No key was destroyed, since these galleries still need an old one: {', '.join(needing[:_MOST_NAMED])}"
+            f"{more}; change the key of each with `patronus gallery rekey NAME` first."
+        )
 
 
 def _check_with_cloud(store: KeyStore, key: GalleryKey) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,15 +29,38 @@ _OTHER_CONTRACT: Final = f"urn:patronus:problem:{ContractMismatch.kind}"
 _BUSY: Final = frozenset({429, 503})
 _WAITS_S: Final = (0.5, 1, 2, 4)
 _LONGEST_NAME: Final = 256
+# Characters of a subject's name in a sentence.
+_MOST_SHOWN: Final = 200
+# Members of a refusal that number embeddings within the request.
+_OF_THE_REQUEST: Final = frozenset({"embedding", "fault"})
+_NOT_FINITE: Final = "holds a value that is not finite"
 
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """Embeddings of one subject that go in one request: their rows, and the request's body."""
+    """Embeddings of one subject that go in one request: their rows in the file, and what is sent of each."""
 
     subject: str
     rows: list[int]
-    body: dict[str, Any] = field(repr=False)
+    embeddings: list[dict[str, Any]] = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What became of the rows that were sent, and since when rows are sent."""
+
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
+    taken: int = 0
+    there_already: int = 0
+    unturned: int = 0
+    refused: int = 0
+
+    def add(self, answer: dict[str, Any]) -> None:
+        """Counts what the edge answered. A face that was sent before is answered with the time of then."""
+        stored = [datetime.fromisoformat(face["created_at"]) for face in answer["faces"]]
+        self.taken += len(stored)
+        self.there_already += sum(at < self.begun for at in stored)
+        self.unturned += answer["unturned"]
 
 
 class Migration:
@@ -46,17 +70,18 @@ class Migration:
         source: with the arrays embeddings (n, d) float32, subjects (n,) strings, and perhaps face_ids (n,) strings.
 
     Raises:
-        BadRequest: it cannot be read as such, or a name in it is not one that a subject or a face can have.
+        BadRequest: it cannot be read as such.
     """
 
     def __init__(self, source: Path) -> None:
         self._embeddings = Embeddings(source)
         self._subjects = self._embeddings.strings("subjects")
         self._faces = self._embeddings.strings("face_ids") if "face_ids" in self._embeddings.names else None
-        _check_names(source, self._subjects, self._faces)
+        self._bad_names = _bad_names(self._subjects, self._faces)
 
     def enroll(self, client: EdgeClient, gallery: str, out: Output) -> bool:
-        """Sends every embedding to the edge, which sends its template to the cloud.
+        """Sends every embedding to the edge, which sends its template to the cloud. Rows that cannot be sent, or that
+        the edge refuses, are told one by one, and the rest goes on.
 
         The edge names each template after the face's id, or else after the embedding, under the gallery's key. So one
         that was sent before is stored once, and this can be run again from the start at any time.
@@ -75,26 +100,28 @@ class Migration:
         """
         # A gallery that is not there, or is for other embeddings, is told before anything is sent.
         self._check_gallery(client.call("GET", gallery))
-        taken, unturned, refused = 0, 0, 0
+        tally = _Tally()
         with _bar(out) as progress:
             bar = progress.add_task("", total=self._embeddings.count)
-            for share in self._shares():
-                try:
-                    answer = _sent(client, f"{gallery}/subjects/{share.subject}/embeddings", json=share.body)
-                except Refused as error:
-                    if error.problem.get("status") in _STOPS or error.problem.get("type") == _OTHER_CONTRACT:
-                        raise
-                    refused += len(share.rows)
-                    label = {"subject": share.subject, "rows": share.rows, "enrolled": False}
-                    out.refused(label | error.problem, f"{share.subject} (rows {_listed(share.rows)}): {error.detail}")
-                else:
-                    taken += len(share.rows)
-                    unturned += answer["unturned"]
-                progress.advance(bar, len(share.rows))
-        left = f"; {unturned} had no margin and were not perturbed" if unturned else ""
-        told = {"enrolled": taken, "refused": refused, "unturned": unturned}
-        out.result(told, f"Enrolled {taken} of {self._embeddings.count} embeddings{left}.")
-        return not refused
+            start = 0
+            for part in self._embeddings.parts(MAX_EMBEDDINGS_A_REQUEST):
+                faults = self._faults(part, start)
+                for row, what in faults.items():
+                    self._tell_refused(row, what, {}, tally, out)
+                for share in self._shares(part, start, faults.keys()):
+                    self._enroll_share(client, gallery, share, tally, out)
+                start += len(part)
+                progress.update(bar, completed=start)
+        there = f"; {tally.there_already} {_was(tally.there_already)} there already" if tally.there_already else ""
+        left = f"; {tally.unturned} had no margin and {_was(tally.unturned)} not perturbed" if tally.unturned else ""
+        told = {
+            "enrolled": tally.taken,
+            "there_already": tally.there_already,
+            "refused": tally.refused,
+            "unturned": tally.unturned,
+        }
+        out.result(told, f"Enrolled {tally.taken} of {self._embeddings.count} embeddings{there}{left}.")
+        return not tally.refused
 
     def write(self, client: EdgeClient, gallery: str, target: Path, out: Output, *, force: bool) -> None:
         """Has the edge protect every embedding and writes the templates to a file; the cloud gets none.
@@ -108,9 +135,12 @@ class Migration:
 
         Raises:
             Unprocessable: the embeddings have another dimension than the gallery's; Refused: the edge refuses an
-                embedding, or all; Conflict: the target is there.
+                embedding, or all; Conflict: the target is there; BadRequest: a name in the file is not one that a
+                subject or a face can have, or a value is not finite.
         """
         source = self._embeddings
+        for row, what in sorted(self._bad_names.items()):
+            raise BadRequest(f"{source.path}: row {row} (subject {self._subject(row)!r}) {what}.")
         info = client.call("GET", gallery_path(gallery))
         self._check_gallery(info)
         seal = info["contract"]["seal"]
@@ -144,27 +174,62 @@ class Migration:
     def _check_gallery(self, info: dict[str, Any]) -> None:
         check_dimension(self._embeddings.dim, info["contract"]["dim"])
 
-    def _shares(self) -> Iterator[_Share]:
-        """The embeddings in the order of the file, those of one subject that stand near each other together."""
-        start = 0
-        for part in self._embeddings.parts(MAX_EMBEDDINGS_A_REQUEST):
-            values = _finite(self._embeddings.path, part, start)
-            for subject, rows in self._by_subject(range(start, start + len(part))).items():
-                for first in range(0, len(rows), MAX_EMBEDDINGS_OF_A_SUBJECT):
-                    some = rows[first : first + MAX_EMBEDDINGS_OF_A_SUBJECT]
-                    new = [{"values": values[row - start]} | self._named(row) for row in some]
-                    yield _Share(subject, some, {"embeddings": new})
-            start += len(part)
+    def _faults(self, part: NDArray[np.float32], start: int) -> dict[int, str]:
+        """What is wrong with those rows of a part that cannot be sent, by row of the file, in the order of the file."""
+        finite: NDArray[np.bool_] = np.asarray(np.isfinite(part).all(axis=1))
+        found: dict[int, str] = {}
+        for row in range(start, start + len(part)):
+            if row in self._bad_names:
+                found[row] = self._bad_names[row]
+            elif not finite[row - start]:
+                found[row] = _NOT_FINITE
+        return found
+
+    def _shares(self, part: NDArray[np.float32], start: int, without: Collection[int]) -> Iterator[_Share]:
+        """The embeddings of a part, those of one subject together."""
+        wanted = [row for row in range(start, start + len(part)) if row not in without]
+        for subject, rows in self._by_subject(wanted).items():
+            for first in range(0, len(rows), MAX_EMBEDDINGS_OF_A_SUBJECT):
+                some = rows[first : first + MAX_EMBEDDINGS_OF_A_SUBJECT]
+                new = [{"values": part[row - start].tolist()} | self._named(row) for row in some]
+                yield _Share(subject, some, new)
+
+    def _enroll_share(self, client: EdgeClient, gallery: str, share: _Share, tally: _Tally, out: Output) -> None:
+        """Sends a share, of which the edge takes all or nothing; where it is refused, its rows one by one."""
+        path = f"{gallery}/subjects/{share.subject}/embeddings"
+        try:
+            tally.add(_sent(client, path, json={"embeddings": share.embeddings}))
+        except Refused as error:
+            if error.problem.get("status") in _STOPS or error.problem.get("type") == _OTHER_CONTRACT:
+                raise
+            if len(share.rows) > 1:
+                for row, embedding in zip(share.rows, share.embeddings, strict=True):
+                    self._enroll_share(client, gallery, _Share(share.subject, [row], [embedding]), tally, out)
+            else:
+                problem = {name: value for name, value in error.problem.items() if name not in _OF_THE_REQUEST}
+                fault = error.problem.get("fault", f"was refused: {error.detail.removesuffix('.')}")
+                self._tell_refused(share.rows[0], fault, problem, tally, out)
+
+    def _tell_refused(self, row: int, what: str, problem: dict[str, Any], tally: _Tally, out: Output) -> None:
+        tally.refused += 1
+        subject = self._subject(row)
+        label = {"subject": subject, "row": row, "enrolled": False}
+        # What a program reads counts rows as the sentence does, and not within the request.
+        out.refused(problem | label | {"detail": f"Row {row} {what}."}, f"Row {row} (subject {subject!r}) {what}.")
 
     def _alike(self, rows: range, one_by_one: bool) -> list[tuple[str | None, list[int]]]:
         """Rows that are sealed alike: each subject's, or all."""
         return [*self._by_subject(rows).items()] if one_by_one else [(None, list(rows))]
 
-    def _by_subject(self, rows: range) -> dict[str, list[int]]:
+    def _by_subject(self, rows: Iterable[int]) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for row in rows:
             found.setdefault(self._subjects[row], []).append(row)
         return found
+
+    def _subject(self, row: int) -> str:
+        """The subject of a row as it is shown to people: a name that none can have may be very long."""
+        return self._subjects[row][:_MOST_SHOWN]
 
     def _named(self, row: int) -> dict[str, str]:
         return {} if self._faces is None else {"face": self._faces[row]}
@@ -182,26 +247,27 @@ def _sent(client: EdgeClient, path: str, **request: Any) -> dict[str, Any]:
     return client.call("POST", path, **request)
 
 
-def _check_names(source: Path, subjects: list[str], faces: list[str] | None) -> None:
+def _bad_names(subjects: list[str], faces: list[str] | None) -> dict[int, str]:
+    """What is wrong with the names of rows, by row."""
     good = re.compile(SUBJECT_PATTERN)
-    for row, subject in enumerate(subjects):
-        if good.fullmatch(subject) is None:
-            raise BadRequest(f"{source}: row {row} names a subject {subject[:200]!r}; none can have this name.")
-    if faces is None:
-        return
+    found: dict[int, str] = {}
     seen: dict[tuple[str, str], int] = {}
-    for row, named in enumerate(zip(subjects, faces, strict=True)):
-        if not 1 <= len(named[1]) <= _LONGEST_NAME:
-            raise BadRequest(f"{source}: row {row} has a face id of no letters, or of more than {_LONGEST_NAME}.")
-        if seen.setdefault(named, row) != row:
-            raise BadRequest(f"{source}: rows {seen[named]} and {row} have one face id for one subject.")
+    for row, subject in enumerate(subjects):
+        face = None if faces is None else faces[row]
+        if good.fullmatch(subject) is None:
+            found[row] = "has a name that no subject can have"
+        elif face is not None and not 1 <= len(face) <= _LONGEST_NAME:
+            found[row] = f"has a face id of no letters, or of more than {_LONGEST_NAME}"
+        elif face is not None and seen.setdefault((subject, face), row) != row:
+            found[row] = f"has the face id of row {seen[subject, face]}, for the same subject"
+    return found
 
 
 def _finite(source: Path, part: NDArray[np.float32], start: int) -> list[list[float]]:
     """Rows as JSON takes them, which has no word for what is not finite."""
     wrong = ~np.isfinite(part).all(axis=1)
     if wrong.any():
-        raise BadRequest(f"{source}: row {start + int(np.argmax(wrong))} holds a value that is not finite.")
+        raise BadRequest(f"{source}: row {start + int(np.argmax(wrong))} {_NOT_FINITE}.")
     rows: list[list[float]] = part.tolist()
     return rows
 
@@ -211,5 +277,5 @@ def _bar(out: Output) -> Progress:
     return Progress(*columns, console=out.errors, transient=True)
 
 
-def _listed(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"

@@ -29,6 +29,10 @@ def rekey(client: EdgeClient, path: str, out: Output, *, abandon: bool) -> None:
         Refused: the edge or the cloud refuses.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    before = _asked(client, "GET", path) if abandon else None
+    if before is not None and before["state"] == "settled":
+        out.result(before, "No change of key was under way.")
+        return
     epoch: str | None = None
     with Progress(*columns, console=out.errors, transient=True) as progress:
         bar = progress.add_task("", total=None)
@@ -46,8 +50,10 @@ def rekey(client: EdgeClient, path: str, out: Output, *, abandon: bool) -> None:
             there = answer["templates"]
             progress.update(bar, description=answer["state"], total=there, completed=there - answer["left"])
     named = (answer["contract"]["seal"] or {}).get("epoch", "none")
+    given_up = before is not None and before["state"] == "staging"
+    begin = "The change of key was given up. " if given_up else ""
     held = counted(answer["templates"], "template is", "templates are")
-    out.result(answer, f"{answer['gallery']}: {held} under the key of epoch {named}.")
+    out.result(answer, f"{begin}{answer['gallery']}: {held} under the key of epoch {named}.")
 
 
 def _asked(client: EdgeClient, method: str, path: str, **request: Any) -> dict[str, Any]:

@@ -83,5 +83,8 @@ def _refuse(wrong: NDArray[np.bool_], first: int, what: str, reason: str) -> Non
         row = first + int(np.argmax(wrong))
         count = int(wrong.sum())
         raise Unprocessable(
-            f"Embedding {row}, counted from 0, {what}; {count} of them in all.", reason=reason, embedding=row
+            f"Embedding {row}, counted from 0, {what}; {count} of them in all.",
+            reason=reason,
+            embedding=row,
+            fault=what,
         )

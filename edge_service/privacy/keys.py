@@ -157,11 +157,20 @@ class KeyStore:
         Raises:
             SetupError: a key's file is damaged, foreign, or readable by others.
         """
-        for key in (self._imported(name), self._own(name)):
-            if key is not None and key.of(seal).key_id() == seal.key_id:
-                return key
-        before = self._before()
-        return None if before is None else before.named_by(name, seal)
+        found, before = self._newest_named_by(name, seal), self._before()
+        return found if found is not None or before is None else before.named_by(name, seal)
+
+    def has_old_keys(self) -> bool:
+        """Whether there are keys aside that ``forget`` would destroy."""
+        return self._before() is not None
+
+    def needs_old_key(self, name: str, seal: SealPin) -> bool:
+        """Whether the key that a gallery's contract names is one that ``forget`` would destroy, and no other.
+
+        Raises:
+            SetupError: a key's file is damaged, foreign, or readable by others.
+        """
+        return self._newest_named_by(name, seal) is None and self.named_by(name, seal) is not None
 
     def no_gallery(self) -> EpochKey:
         """The key of templates that are for no gallery of ours. It seeds; nothing is ever sealed with it."""
@@ -220,6 +229,13 @@ class KeyStore:
             if found:
                 self._files.destroy_before()
         return found
+
+    def _newest_named_by(self, name: str, seal: SealPin) -> GalleryKey | None:
+        """As ``named_by``, without the keys that are aside."""
+        for key in (self._imported(name), self._own(name)):
+            if key is not None and key.of(seal).key_id() == seal.key_id:
+                return key
+        return None
 
     def _put_aside(self, key: GalleryKey) -> None:
         before = self._before()

@@ -84,7 +84,12 @@ def test_old_keys_are_kept_aside_until_they_are_forgotten(tmp_path: Path, passph
     assert "patronus keys forget" in again.exception.detail
     assert keys(home, "forget", entered="n\n").exit_code == 1
     assert (home / "edge" / "before" / "master.key").stat().st_mode & 0o777 == 0o600
-    assert "are gone" in keys(home, "forget", "--yes").output
+    without_a_cloud = keys(home, "forget", "--yes")
+    assert isinstance(without_a_cloud.exception, PatronusError), "its API key for the cloud is missing"
+    assert "http://127.0.0.1:8001 could not be asked" in without_a_cloud.exception.detail
+    assert "--unchecked" in without_a_cloud.exception.detail
+    assert KeyStore(home / "edge").has_old_keys(), "nothing was destroyed"
+    assert "are gone" in keys(home, "forget", "--yes", "--unchecked").output
     assert [KeyStore(home / "edge").named_by(name, seal) for name, seal in seals.items()] == [None, None]
     assert "no old keys" in keys(home, "forget", "--yes").output
     assert keys(home, "renew", "--yes").exit_code == 0

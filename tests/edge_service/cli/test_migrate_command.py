@@ -34,10 +34,11 @@ def test_stored_embeddings_are_enrolled_once_and_matched(command: Command, tmp_p
     rows = units(7, seed=3)
     subjects = ["ada", "ben", "ada", "cyd", "ben", "ada", "dan"]
     source = saved(tmp_path / "in.npz", rows, subjects, face_ids=np.array(["1", "1", "2", "a/b", "é", "3", "x" * 256]))
-    for _ in range(2):
+    for there_already in (0, 7):
         status, [told] = command.quick("migrate", "migrated", str(source))
-        assert (status, told["enrolled"], told["refused"]) == (0, 7, 0)
+        assert (status, told["enrolled"], told["there_already"], told["refused"]) == (0, 7, there_already, 0)
         assert held(command, "migrated") == (4, 7)
+    assert "Enrolled 7 of 7 embeddings; 7 were there already." in command.run("migrate", "migrated", str(source)).stdout
     assert len(command.quick("subject", "show", "migrated", "ada")[1][0]["faces"]) == 3
     changed = saved(tmp_path / "changed.npz", rows[::-1], subjects, face_ids=np.array(list("1123456")))
     status, told = command.quick("migrate", "migrated", str(changed))
@@ -103,14 +104,10 @@ def test_a_file_for_a_verify_only_gallery_has_each_subject_under_its_own_seal(co
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"subjects": np.array(["a", "b", "../c"])}, "row 2 names a subject '../c'"),
         ({"subjects": np.array(["a", "b"])}, "subjects is not one string for each of the 3 embeddings"),
         ({"subjects": np.array([1, 2, 3])}, "subjects is not one string"),
         ({"subjects": np.array(["a", None, "c"], dtype=object)}, "is not a whole .npz file of plain arrays"),
         ({"subjects": None}, "holds no array named subjects"),
-        ({"subjects": np.array(["a"] * 3), "face_ids": np.array(["1", "2", "1"])}, "rows 0 and 2 have one face id"),
-        ({"face_ids": np.array(["1", "", "3"])}, "row 1 has a face id of no letters"),
-        ({"embeddings": np.full((3, 128), np.nan, np.float32)}, "row 0 holds a value that is not finite"),
         ({"embeddings": units(3, 512)}, "have 512 dimensions, and 128 are wanted"),
     ],
 )
@@ -133,6 +130,56 @@ def test_a_bad_file_is_one_sentence_and_nothing_is_sent(
     assert held(command, "bad") == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"subjects": np.array(["a", "b", "../c"])}, "row 2 (subject '../c') has a name that no subject can have"),
+        ({"subjects": np.array(["a"] * 3), "face_ids": np.array(["1", "2", "1"])}, "has the face id of row 0"),
+        ({"face_ids": np.array(["1", "", "3"])}, "row 1 (subject 'b') has a face id of no letters"),
+        ({"embeddings": np.full((3, 128), np.nan, np.float32)}, "row 0 holds a value that is not finite"),
+    ],
+)
+def test_a_file_of_templates_holds_all_rows_or_is_not_written(
+    command: Command, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    command.quick("gallery", "create", "bad")
+    np.savez(tmp_path / "in.npz", **{"embeddings": units(3), "subjects": np.array(["a", "b", "c"])} | change)
+    environment = {"PATRONUS_HOME": str(command.home), "PATRONUS_EDGE_URL": command.edge}
+    arguments = ["migrate", "bad", str(tmp_path / "in.npz"), "--out", str(tmp_path / "out.npz")]
+    ended = CliRunner().invoke(build(), arguments, env=environment)
+    assert isinstance(ended.exception, PatronusError)
+    assert says in ended.exception.detail
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_each_bad_row_is_told_by_its_place_in_the_file_and_the_rest_is_enrolled(
+    command: Command, tmp_path: Path
+) -> None:
+    command.quick("gallery", "create", "some-bad")
+    rows = units(8, seed=7)
+    rows[1, 5], rows[2, 0], rows[4] = np.nan, np.inf, 0
+    subjects = ["ada", "ada", "ben", "../cyd", "ada", "ada", "dan", "dan"]
+    face_ids = np.array(["1", "2", "1", "1", "3", "4", "", "1"])
+    source = str(saved(tmp_path / "in.npz", rows, subjects, face_ids=face_ids))
+    ended = command.run("migrate", "some-bad", source)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines() == [
+        "Row 1 (subject 'ada') holds a value that is not finite.",
+        "Row 2 (subject 'ben') holds a value that is not finite.",
+        "Row 3 (subject '../cyd') has a name that no subject can have.",
+        "Row 6 (subject 'dan') has a face id of no letters, or of more than 256.",
+        "Row 4 (subject 'ada') is a zero vector.",
+    ]
+    assert ended.stdout == "Enrolled 3 of 8 embeddings.\n"
+    assert held(command, "some-bad") == (2, 3)
+    status, told = command.quick("migrate", "some-bad", source)
+    assert (status, [refusal["row"] for refusal in told[:-1]]) == (1, [1, 2, 3, 6, 4])
+    assert told[-1] == {"enrolled": 3, "there_already": 3, "refused": 5, "unturned": told[-1]["unturned"]}
+    twice = saved(tmp_path / "twice.npz", units(3, seed=8), ["eve"] * 3, face_ids=np.array(["1", "2", "1"]))
+    status, told = command.quick("migrate", "some-bad", str(twice))
+    assert (status, told[0]["row"], told[-1]["enrolled"]) == (1, 2, 2)
+
+
 def test_refused_rows_do_not_stop_the_others(command: Command, tmp_path: Path) -> None:
     command.quick("gallery", "create", "partly")
     rows = units(3, seed=6)
@@ -140,7 +187,7 @@ def test_refused_rows_do_not_stop_the_others(command: Command, tmp_path: Path) -
     source = saved(tmp_path / "in.npz", rows, ["a", "b", "c"])
     ended = command.run("migrate", "partly", str(source))
     assert ended.returncode == 1
-    assert "b (rows 1): Embedding 0, counted from 0, is a zero vector" in ended.stderr
+    assert ended.stderr.strip() == "Row 1 (subject 'b') is a zero vector."
     assert "Enrolled 2 of 3" in ended.stdout
     absent = command.run("migrate", "nowhere", str(source), "--json")
     assert (absent.returncode, json.loads(absent.stdout)["status"]) == (1, 404)

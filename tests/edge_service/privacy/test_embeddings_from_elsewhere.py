@@ -47,7 +47,8 @@ def test_lengths_are_those_of_the_embedder_or_1(ranged: Profile, tmp_path: Path,
         return
     with pytest.raises(Unprocessable, match=r"^Embedding 101, .* \(4 to 30, or 1\); 1 of them in all\.$") as caught:
         unit_rows(rows, ranged, 8, first=100)
-    assert (caught.value.reason, caught.value.extra) == ("implausible_length", {"embedding": 101})
+    assert (caught.value.reason, caught.value.extra["embedding"]) == ("implausible_length", 101)
+    assert caught.value.extra["fault"] in caught.value.detail
 
 
 def test_another_dimension_is_refused_with_both_named() -> None:
