@@ -274,8 +274,8 @@ def largest_pictures() -> dict[str, Callable[[], bytes]]:
         "JPEG, progressive, CMYK, 12 scans": partial(
             jpeg, *most, kind=PROGRESSIVE, sampling=four, scans=progressive_scans(4, 12)
         ),
-        "JPEG, progressive, refined 9 times": partial(
-            jpeg, *most, kind=PROGRESSIVE, sampling=full, scans=refining_scans(9)
+        "JPEG, progressive, refined 3 times": partial(
+            jpeg, *most, kind=PROGRESSIVE, sampling=full, scans=refining_scans(3)
         ),
         "WebP, RGBA, lossless": partial(webp, *sides(24_900_000)),
         "WebP, RGB, lossless": partial(webp, *sides(24_900_000), alpha=False),
