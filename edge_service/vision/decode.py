@@ -101,7 +101,7 @@ def decode_pixels(header: PictureHeader) -> Pixels:
         UnreadablePicture: damaged.
     """
     try:
-        if header.blocks is not None:
+        if header.blocks is not None and _may_lack_data(header):
             endings = {_checksum(header.blocks, filling) for filling in (b"", *_FILLINGS[: header.fillings])}
             if len(endings) > 1:
                 raise damaged()
@@ -143,6 +143,23 @@ def _check(header: PictureHeader, limits: PictureLimits) -> None:
         )
 
 
+def _may_lack_data(header: PictureHeader) -> bool:
+    """Whether a JPEG's data may end before its last pixel. False is certain.
+
+    Where data ends early, libjpeg completes the group of blocks that it is in, and leaves all groups after it empty,
+    which is medium grey. Here one more row of groups is asked for than there is: its first group is not empty if the
+    data went on to it. An eighth of the size is enough to see that, and takes little beside decoding.
+    """
+    probe = header.probe
+    if probe is None:
+        return True
+    image = _opened(probe, _END_OF_JPEG, eighth=True)
+    across, down = header.group
+    top = probe.height // 8 - down
+    found = np.asarray(image.crop((0, top, across, top + down)))
+    return bool(((found == 128) | (found == 127)).all())  # 127: Pillow inverts CMYK
+
+
 def _checksum(header: PictureHeader, filling: bytes = b"") -> int:
     """Of all pixels of a JPEG, with this behind what there is of it.
 
@@ -180,18 +197,25 @@ def _decoded(header: PictureHeader) -> Pixels:
 
 def _pillow_rows(header: PictureHeader, filling: bytes = b"") -> _Rows:
     end = _END_OF_JPEG if header.format == "JPEG" else b""
+    image = _opened(header, filling + end)
+    if image.size != (header.width, header.height):
+        raise damaged()
+    return lambda first, after: image.crop((0, first, header.width, after))
+
+
+def _opened(header: PictureHeader, end: bytes, *, eighth: bool = False) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what Pillow finds odd and reads all the same
         try:
-            image = Image.open(io.BytesIO(header.file(filling + end)), formats=[header.format])
+            image = Image.open(io.BytesIO(header.file(end)), formats=[header.format])
+            if eighth:
+                image.draft(None, (1, 1))
             image.load()
         except MemoryError:
             raise
         except Exception:  # Pillow's parsers raise what they please on hostile bytes
             raise damaged() from None
-    if image.size != (header.width, header.height):
-        raise damaged()
-    return lambda first, after: image.crop((0, first, header.width, after))
+    return image
 
 
 def _webp_rows(header: PictureHeader) -> _Rows:

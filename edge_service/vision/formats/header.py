@@ -33,10 +33,14 @@ class PictureHeader:
         most_pixels: of this format and depth, as many as are decoded in bearable time.
         parts: what the decoder is given, as parts of the file: nothing that does not change a pixel.
         file_copies: how many copies of the parts there are while the picture is decoded.
-        blocks: of a JPEG without its end: the same picture up to the end of its last blocks, every part of which shows.
-            By it, it must be shown that nothing is missing. None of a file that has its end.
+        blocks: of a JPEG: the same picture up to the end of its last blocks, all of which show. Decoding it with
+            different endings shows whether data is missing. Where there are restarts, only what is behind the last of
+            them. None where that is not checked.
         tables_bytes: memory for tables that a file made for it may take besides; ordinary files take next to none.
         fillings: with how many different endings that is tried.
+        probe: of a JPEG of one scan: the same picture with one more row of groups of blocks than there is data for. If
+            the first of these groups is empty, the data ended before them, and ``blocks`` is compared.
+        group: blocks of a group, across and down.
     """
 
     format: Literal["JPEG", "PNG", "WEBP"]
@@ -51,6 +55,8 @@ class PictureHeader:
     blocks: PictureHeader | None = None
     fillings: int = 0
     tables_bytes: int = 0
+    probe: PictureHeader | None = None
+    group: tuple[int, int] = (1, 1)
 
     @property
     def pixels(self) -> int:

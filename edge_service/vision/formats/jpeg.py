@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Final
 
 from edge_service.vision.formats.header import PictureHeader, damaged, exif_orientation
@@ -19,12 +20,17 @@ JPEG_SIGNATURE: Final = b"\xff\xd8"
 # Cameras write some twenty segments, and about ten scans when progressive; colour profiles a few segments more.
 _MAX_SEGMENTS: Final = 1000
 _MAX_SCANS: Final = 100
-# Blocks of 8 x 8 coefficients, over all scans of a picture with several: ten scans of all of 24 megapixels at full
-# color. Each costs some 0.1 microseconds of a processor, and up to 0.3 where a scan refines what came before.
-_MAX_BLOCKS: Final = 12_000_000
-# Of a progressive picture without its end, which is decoded five times: twelve megapixels in ten scans.
-_MAX_BLOCKS_WITHOUT_END: Final = 2_000_000
+# Blocks of 8 x 8 coefficients, over all scans of a picture with several: the ten scans that libjpeg writes hold 14
+# blocks for each 64 pixels at full color, 5.3 million at 24 megapixels. Each costs some 0.1 microseconds of a
+# processor, and up to 0.3 where a scan refines what came before.
+_MAX_BLOCKS: Final = 6_000_000
+_MOST_PIXELS_OF_SEVERAL_SCANS: Final = 25_000_000
+# Of a progressive picture that is decoded five times: what its last scan lacks shows so only. A larger one is refused
+# without its end, and not compared with it.
+_MAX_BLOCKS_COMPARED: Final = 1_200_000
 _MAX_FILL_BYTES: Final = 64
+# libjpeg decodes no longer side than 65,500 pixels; the checks for missing data add up to two groups of 32.
+_LONGEST_CHECKED_SIDE: Final = 65_500 - 64
 # Of a side there are at most 65,535; how long a JPEG takes is told by its blocks.
 _MOST_PIXELS: Final = 65_535**2
 _COEFFICIENTS: Final = 64
@@ -87,12 +93,13 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """A scan's header: components, the first and last coefficient, and the bit down to which they are told."""
+    """A scan's header: components, first and last coefficient, the lowest bit it gives, and the one before (or 0)."""
 
     components: tuple[_Component, ...]
     first: int
     last: int
     low: int
+    high: int
 
 
 class _Reader:
@@ -106,10 +113,13 @@ class _Reader:
         self.frame: _Frame | None = None
         self.scans: list[_Scan] = []
         self.whole = False
+        self.lacks_data = False
+        self.last_units = 0
+        self._last_segment = self._view[:0]
         self._seen: set[int] = set()
         self._restart_interval = 0
         self._restarts_missing = 0
-        self._frame_part = 0
+        self._frame_part = self._data_part = 0
 
     def read(self) -> None:
         """Reads all segments.
@@ -175,11 +185,23 @@ class _Reader:
         cut_off = end == len(self._data)
         while cut_off and end > start and self._data[end - 1] == 0xFF:
             end -= 1  # the first half of a marker
+        if len(self.scans) == 1:
+            self._data_part = len(self.parts)
         self.parts.append(self._view[start:end])
+        frame = self.frame
+        if frame is None:
+            return
         self._restarts_missing = 0
-        if self._restart_interval and cut_off and self.frame is not None:
-            wanted = -(-self.frame.units(self.scans[-1].components) // self._restart_interval) - 1
-            self._restarts_missing = wanted - sum(1 for _ in _RESTART.finditer(self._data, start, end))
+        if self._restart_interval:
+            units = frame.units(self.scans[-1].components)
+            wanted = -(-units // self._restart_interval) - 1
+            restarts = [found.end() for found in _RESTART.finditer(self._data, start, end)]
+            self._restarts_missing = wanted - len(restarts)
+            if len(self.scans) == 1:
+                self.last_units = units - wanted * self._restart_interval
+                self._last_segment = self._view[restarts[-1] if restarts else start : end]
+        too_few_bytes = 8 * (end - start) < _least_bits(frame, self.scans[-1])
+        self.lacks_data = self.lacks_data or too_few_bytes or self._restarts_missing > 0
 
     def _read_scan(self, body: memoryview) -> _Scan:
         count = body[0] if len(body) else 0
@@ -191,28 +213,34 @@ class _Reader:
             raise damaged()
         first, last, bits = body[1 + 2 * count : 4 + 2 * count]
         if not self.frame.progressive:
-            return _Scan(chosen, 0, _COEFFICIENTS - 1, 0)
+            return _Scan(chosen, 0, _COEFFICIENTS - 1, 0, 0)
         if not first <= last < _COEFFICIENTS:
             raise damaged()
-        return _Scan(chosen, first, last, bits & 15)
+        return _Scan(chosen, first, last, bits & 15, bits >> 4)
 
     def may_be_complete(self, frame: _Frame) -> bool:
-        """Whether a file without its end may have every pixel: no scan and no restart is missing."""
-        told = {(scan.components, scan.first, scan.last, scan.low) for scan in self.scans}
-        exact = {
-            (component.number, place)
-            for components, first, last, low in told
-            if low == 0
-            for component in components
-            for place in range(first, last + 1)
-        }
-        return len(exact) == _COEFFICIENTS * len(frame.components) and self._restarts_missing == 0
+        """Whether the file may have every pixel: no scan, no restart, and not most of the data is missing."""
+        known: dict[tuple[int, int], int] = {}  # component and coefficient: the lowest bit that was given
+        for scan in self.scans[: _MAX_SCANS + 1]:
+            for component, place in product(scan.components, range(scan.first, scan.last + 1)):
+                if scan.high and known.get((component.number, place)) != scan.high:
+                    return False  # it refines what no scan gave
+                known[component.number, place] = scan.low
+        exact = sum(1 for low in known.values() if low == 0)
+        return exact == _COEFFICIENTS * len(frame.components) and not self.lacks_data
 
     def parts_for(self, width: int, height: int) -> tuple[memoryview, ...]:
         """The parts, with other sides in the frame's header."""
-        frame = bytearray(self.parts[self._frame_part])
+        parts = list(self.parts)
+        frame = bytearray(parts[self._frame_part])
         frame[5:9] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
-        return (*self.parts[: self._frame_part], memoryview(frame), *self.parts[self._frame_part + 1 :])
+        parts[self._frame_part] = memoryview(frame)
+        return tuple(parts)
+
+    def last_segment_for(self, width: int, height: int) -> tuple[memoryview, ...]:
+        """The parts with the data behind the last restart only, as a picture of these sides without restarts."""
+        parts = self.parts_for(width, height)[: self._data_part]
+        return (*(part for part in parts if part[1] != _RESTART_INTERVAL), self._last_segment)
 
 
 def read_jpeg(data: bytes) -> PictureHeader:
@@ -231,9 +259,10 @@ def read_jpeg(data: bytes) -> PictureHeader:
         raise damaged()
     _check_scans(frame, reader.scans)
     kept = _is_kept_whole(frame, reader.scans)
-    if not reader.whole and not reader.may_be_complete(frame):
+    if not reader.may_be_complete(frame):
         raise damaged()
-    if not reader.whole and kept and _all_blocks(frame, reader.scans) > _MAX_BLOCKS_WITHOUT_END:
+    blocks_of_scans = _all_blocks(frame, reader.scans)
+    if not reader.whole and kept and blocks_of_scans > _MAX_BLOCKS_COMPARED:
         raise damaged()
     image_bytes = frame.width * frame.height * (1 if len(frame.components) == 1 else 4)
     header = PictureHeader(
@@ -243,16 +272,34 @@ def read_jpeg(data: bytes) -> PictureHeader:
         orientation=reader.orientation,
         decoder_bytes=image_bytes + (frame.coefficient_bytes() if kept else 0),
         image_bytes=image_bytes,
-        most_pixels=_MOST_PIXELS,
+        most_pixels=_MOST_PIXELS_OF_SEVERAL_SCANS if kept else _MOST_PIXELS,
         parts=tuple(reader.parts),
     )
-    if reader.whole:
+    if max(frame.width, frame.height) > _LONGEST_CHECKED_SIDE:
         return header
     # A scan of one component has no blocks beyond the picture; others are filled up to whole groups of blocks.
     across, down = (1, 1) if kept else frame.sampling
     width, height = _up_to(8 * across, frame.width), _up_to(8 * down, frame.height)
     blocks = replace(header, width=width, height=height, orientation=1, parts=reader.parts_for(width, height))
-    return replace(header, blocks=blocks, fillings=3 if kept else 1)
+    if kept:
+        if reader.whole and blocks_of_scans > _MAX_BLOCKS_COMPARED:
+            return header
+        return replace(header, blocks=blocks, fillings=3)
+    parts_for = reader.parts_for
+    if 0 < 8 * across * reader.last_units <= _LONGEST_CHECKED_SIDE:
+        # Data behind a restart stands alone: only the last of it can be cut off, and it is decoded as a strip.
+        width, height, parts_for = 8 * across * reader.last_units, 8 * down, reader.last_segment_for
+        blocks = replace(blocks, width=width, height=height, parts=parts_for(width, height))
+    longer = height + 8 * down
+    probe = replace(blocks, height=longer, parts=parts_for(width, longer))
+    return replace(header, blocks=blocks, fillings=1, probe=probe, group=(across, down))
+
+
+def _least_bits(frame: _Frame, scan: _Scan) -> int:
+    """The fewest bits that a scan's data can have: no code has less than one."""
+    if not frame.progressive:
+        return 2 * frame.blocks(scan.components)  # the difference, and the end of the block
+    return frame.blocks(scan.components) if scan.first == 0 else 1
 
 
 def _up_to(multiple: int, side: int) -> int:

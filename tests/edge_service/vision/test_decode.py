@@ -100,7 +100,7 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_a_bomb_is_refused_from_its_header(bomb: bytes) -> None:
     assert len(bomb) < 200_000
-    with pytest.raises(TooLarge, match="limit is 40000000") as caught:
+    with pytest.raises(TooLarge, match="limit is 25000000") as caught:
         decode(bomb, LIMITS)
     assert caught.value.reason == "too_many_pixels"
 

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_pictures import PROGRESSIVE, RGBA, jpeg, long_exif, png, png_chunk, progressive_scans, segment, sides, webp
+from hostile_pictures import (
+    PROGRESSIVE,
+    RGB,
+    RGBA,
+    jpeg,
+    long_exif,
+    png,
+    png_chunk,
+    progressive_scans,
+    segment,
+    sides,
+    webp,
+)
 from PIL import Image
 
 from edge_service.settings import PictureLimits
@@ -21,7 +33,7 @@ TOOL = Path(__file__).with_name("picture_costs.py")
 LIMITS = PictureLimits()
 DEAREST = [
     "PNG, RGBA, 8 bits, interlaced",
-    "PNG, RGBA, 8 bits, of 1,250 x 20,000",
+    "PNG, RGB, 8 bits, of 1,250 x 20,000",
     "JPEG, full color, orientation 6",
     "JPEG, progressive, full color, 12 scans",
     "WebP, RGBA, lossless",
@@ -51,7 +63,7 @@ def test_the_dearest_pictures_take_no_more_memory_and_time_than_promised() -> No
     peaks = {name: (each["peak_mb"], each["charged_mb"]) for name, each in found.items()}
     assert all(peak <= charged <= 400 for peak, charged in peaks.values()), peaks
     seconds = {name: each["cpu_s"] for name, each in found.items()}
-    assert max(seconds.values()) <= 2.5, seconds  # 1.2 at most on a quiet machine; beside other work twice that
+    assert max(seconds.values()) <= 3.5, seconds  # 1.3 at most on a quiet machine; beside other work over twice that
 
 
 def test_files_that_are_made_to_be_slow_are_refused_or_cost_nothing() -> None:
@@ -64,13 +76,23 @@ def test_files_that_are_made_to_be_slow_are_refused_or_cost_nothing() -> None:
 @pytest.mark.parametrize(
     "picture",
     [
-        png(6000, 4000, RGBA, 16),
+        png(6000, 4000, RGBA, 8),
+        png(6000, 4000, RGB, 16),
+        png(6000, 4000, RGB, 8, interlaced=True),
         webp(6000, 4000),
         jpeg(8000, 5000),
         jpeg(6000, 4000, kind=PROGRESSIVE, scans=progressive_scans(3, 12)),
         png(16, 500),
     ],
-    ids=["PNG of 24 megapixels", "WebP of 24", "JPEG of 40", "progressive JPEG of 24", "a narrow one"],
+    ids=[
+        "PNG of 24 megapixels",
+        "PNG of 24 in 16 bits",
+        "interlaced PNG of 24",
+        "WebP of 24",
+        "JPEG of 40",
+        "progressive JPEG of 24",
+        "a narrow one",
+    ],
 )
 def test_what_is_promised_to_be_taken_is_let_in(picture: bytes) -> None:
     assert inspect(picture, LIMITS).peak_bytes <= LIMITS.max_memory_bytes
@@ -81,14 +103,16 @@ def test_what_is_promised_to_be_taken_is_let_in(picture: bytes) -> None:
     [
         (png(1, 36_001), TooLarge, "side_too_long"),
         (png(10, 321), UnreadablePicture, "too_narrow"),
-        (jpeg(7700, 5190, kind=PROGRESSIVE, scans=progressive_scans(3, 5)), TooLarge, "too_much_memory"),
+        (jpeg(7700, 5190, kind=PROGRESSIVE, scans=progressive_scans(3, 5)), TooLarge, "too_many_pixels"),
         (jpeg(7700, 5190, kind=PROGRESSIVE, sampling=(0x11,) * 4, scans=progressive_scans(4, 5)), TooLarge, None),
-        (jpeg(6000, 4000, kind=PROGRESSIVE, scans=progressive_scans(3, 40)), UnreadablePicture, "too_many_scans"),
-        (png(6000, 5000, RGBA, 16), TooLarge, "too_many_pixels"),
+        (jpeg(6000, 4000, kind=PROGRESSIVE, scans=progressive_scans(3, 15)), UnreadablePicture, "too_many_scans"),
+        (png(6000, 4400), TooLarge, "too_many_pixels"),
+        (png(6000, 4000, RGBA, 16), TooLarge, "too_many_pixels"),
+        (png(6000, 4000, RGBA, interlaced=True), TooLarge, "too_many_pixels"),
         (webp(6000, 5000), TooLarge, "too_many_pixels"),
         (jpeg(64, 64, kind=0xC9), UnsupportedPicture, "unknown_format"),
     ],
-    ids=["side", "aspect", "progressive", "CMYK", "scans", "16 bits", "WebP", "arithmetic"],
+    ids=["side", "aspect", "progressive", "CMYK", "scans", "PNG", "16 bits", "interlaced", "WebP", "arithmetic"],
 )
 def test_what_would_cost_more_is_refused_from_its_header(picture: bytes, error: type, reason: str | None) -> None:
     with pytest.raises(error) as refused:
