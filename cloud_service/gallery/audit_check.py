@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from cloud_service.gallery.audit import NO_ENTRY, Action, digest_of, head, parse_head
-from cloud_service.gallery.sqlite import file_of
+from cloud_service.gallery.sqlite import decode_text, file_of
 from cloud_service.gallery.tables import audit
 from shared.errors import NotFound, RecordDamaged, SetupError
 from shared.wire.cloud import AuditHead
@@ -179,5 +179,6 @@ def read_only_engine(url: str) -> Engine:
 def _opened(source: str) -> sqlite3.Connection:
     connection = sqlite3.connect(source, uri=True)
     connection.isolation_level = None
+    connection.text_factory = decode_text
     connection.execute("BEGIN").close()  # one state of the log throughout; nobody waits for it
     return connection

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Final
 
@@ -32,6 +33,8 @@ _FACTORS: Final[NDArray[np.uint64]] = (
 ).astype(np.uint64)
 
 
+# The owner where a name is damaged: what no CRC-32 is, so that the checksums of its templates do not fit.
+_NOBODY: Final = 1 << 32
 _HALF: Final = np.uint64(32)
 _HIGH_FACTORS: Final[NDArray[np.uint64]] = _FACTORS[1::2] - (_FACTORS[:MAX_DIM:2] << _HALF)
 
@@ -60,7 +63,7 @@ def from_blobs(
     """Reads the stored form of templates. Every template that the service reads comes through here.
 
     Args:
-        blobs: n blobs, as the record holds them.
+        blobs: n blobs, as the record holds them. What is no blob is a damaged row, and so is one of a damaged name.
         subjects: the n names of the subjects to whom the rows belong.
         dim: the length of a template.
         gallery_id: the gallery in which they are stored.
@@ -86,15 +89,19 @@ def _read(
     blobs: Sequence[bytes], owners: NDArray[np.uint64], dim: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     layout = _layout(dim)
-    joined = b"".join(blobs)
-    if len(joined) == layout.itemsize * len(blobs):
+    try:
+        joined = b"".join(blobs)
+    except TypeError:  # SQLite gives out whatever was stored in a column: text, numbers
+        joined = None
+    if joined is not None and len(joined) == layout.itemsize * len(blobs):
         rows = np.frombuffer(joined, layout)
         sound = _sound(rows, owners)
         if sound.all():
             return rows["values"], sound
     # Row by row: a blob of another length has shifted all that follow it.
     missing = bytes(layout.itemsize)
-    rows = np.frombuffer(b"".join(blob if len(blob) == len(missing) else missing for blob in blobs), layout)
+    whole = (blob if isinstance(blob, bytes) and len(blob) == len(missing) else missing for blob in blobs)
+    rows = np.frombuffer(b"".join(whole), layout)
     sound = _sound(rows, owners)
     return np.where(sound[:, np.newaxis], rows["values"], np.float32(0)), sound
 
@@ -133,7 +140,15 @@ def _checksums(values: NDArray[np.float32], owners: NDArray[np.uint64]) -> NDArr
 def _owners(subjects: Collection[str], gallery_id: int, key_version: int) -> NDArray[np.uint64]:
     """Where each row belongs, as (n,) uint64; (1,) where all belong to one subject."""
     start = zlib.crc32(b"%d/%d/" % (gallery_id, key_version))
-    crcs = {name: zlib.crc32(name.encode(), start) for name in set(subjects)}
+    crcs = {name: _crc32(name, start) for name in set(subjects)}
     if len(crcs) == 1:
         return np.array([*crcs.values()], np.uint64)
     return np.fromiter(map(crcs.__getitem__, subjects), np.uint64, len(subjects))
+
+
+def _crc32(name: object, start: int) -> int:
+    # SQLite gives out whatever was stored in a column: a name may be a blob or a number, or no UTF-8.
+    if isinstance(name, str):
+        with suppress(UnicodeEncodeError):
+            return zlib.crc32(name.encode(), start)
+    return _NOBODY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from cloud_service.gallery.lookups import find_subject, oldest_alive, pinned_fro
 from cloud_service.gallery.tables import gallery, subject, template
 from shared.contract import Contract
 from shared.errors import NotFound, RecordDamaged
+from shared.names import SUBJECT_PATTERN
 from shared.wire.common import GalleryInfo, Page, SubjectDetail, SubjectInfo, TemplateInfo, Threshold
 
 Item = TypeVar("Item")
@@ -124,6 +126,8 @@ class Listing:
             rows = connection.execute(query.order_by(name).limit(limit + 1)).all()
         more = len(rows) > limit
         rows = rows[:limit]
+        if more and not _is_name(rows[-1].name):
+            raise _damaged()
         return Page(items=[to_item(row) for row in rows], next=rows[-1].name if more else None)
 
 
@@ -145,5 +149,16 @@ def _name(row: Row[Any]) -> str:
     return str(row.name)
 
 
+def _is_name(stored: object) -> bool:
+    """Whether a name can be one; SQLite gives out whatever was stored in the column, and U+FFFD for what is no text."""
+    return isinstance(stored, str) and re.fullmatch(SUBJECT_PATTERN, stored) is not None
+
+
+def _damaged() -> RecordDamaged:
+    return RecordDamaged("A name in this list is damaged: restore the record from a backup.")
+
+
 def _subject_info(row: Row[Any]) -> SubjectInfo:
+    if not _is_name(row.name):
+        raise _damaged()
     return SubjectInfo(subject=row.name, templates=row.templates, created_at=row.created_at)

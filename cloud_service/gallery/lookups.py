@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, get_args
 
@@ -11,6 +12,7 @@ from cloud_service.gallery.rows import PinnedGallery
 from cloud_service.gallery.tables import gallery, subject
 from shared.contract import Contract
 from shared.errors import ContractMismatch, NotFound, RecordDamaged
+from shared.names import GALLERY_PATTERN
 from shared.scores import CosineThreshold
 from shared.wire.cloud import IndexKind
 
@@ -69,6 +71,7 @@ def pinned_from(row: Any) -> PinnedGallery:
         threshold = CosineThreshold.of(row.threshold_cosine)
         whole = (row.turn, row.templates, *(() if row.max_age_seconds is None else (row.max_age_seconds,)))
         fits = contract.dim == row.dim and all(isinstance(value, int) and value >= 0 for value in whole)
+        fits = fits and isinstance(row.contract_digest, str) and re.fullmatch(GALLERY_PATTERN, row.name) is not None
         if not fits or row.index_kind not in _KINDS or not 0 <= row.threshold_fmr <= 1:
             raise damaged_gallery(row.id)
     except (TypeError, ValueError):

@@ -17,9 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from cloud_service.gallery.audit_check import read_only_engine
 from cloud_service.gallery.checksums import from_blobs
 from cloud_service.gallery.opening import is_sqlite
-from cloud_service.gallery.snapshots import digest_of_file
+from cloud_service.gallery.snapshots import is_as_written
 from cloud_service.gallery.sqlite import file_of
 from cloud_service.gallery.tables import gallery, segment_file, subject, template, turned
+from shared.contract import MAX_DIM
 from shared.errors import SetupError
 
 # Rows of one short transaction: a long one would keep the service from overwriting what is erased meanwhile.
@@ -157,7 +158,10 @@ def _damaged(engine: Engine, query: Select[Any], place: Any, *, staged: bool) ->
             groups.setdefault((row.dim, row.gallery_id, row.key_version), []).append(row)
         for (dim, gallery_id, key_version), group in groups.items():
             subjects = [row.subject for row in group]
-            _, sound = from_blobs([row.vector for row in group], subjects, dim, gallery_id, key_version)
+            if isinstance(dim, int) and 0 < dim <= MAX_DIM and isinstance(key_version, int):
+                _, sound = from_blobs([row.vector for row in group], subjects, dim, gallery_id, key_version)
+            else:  # the gallery's own row is damaged
+                sound = np.zeros(len(group), bool)
             for at in np.flatnonzero(~sound):
                 row = group[at]
                 yield DamagedTemplate(row.gallery, row.row, staged, row.subject, row.uid)
@@ -193,7 +197,7 @@ def _index_file_problems(engine: Engine, folder: Path) -> tuple[int, list[str]]:
     )
     with engine.connect() as connection:
         files: Sequence[Any] = connection.execute(query).all()
-    wrong = [file for file in files if digest_of_file(folder / file.name) != file.digest]
+    wrong = [file for file in files if not is_as_written(folder, file)]
     with engine.connect() as connection:  # an erasure may have taken some away meanwhile
         left = set(connection.scalars(select(segment_file.c.id)))
     return len(files), [

@@ -15,6 +15,7 @@ from shared.contract import Contract
 # A table, its key, rows that cannot be read in SQLite's own words, and a column that records of the first version lack.
 _UNREADABLE: Final[tuple[tuple[str, ...], ...]] = (
     ("gallery", "id", "datetime(created_at) IS NULL OR typeof(dim) <> 'integer' OR NOT json_valid(contract)"),
+    ("gallery", "id", "typeof(name) <> 'text' OR name GLOB '*[^A-Za-z0-9._-]*' OR typeof(contract_digest) <> 'text'"),
     ("gallery", "id", "typeof(threshold_cosine) <> 'real' OR abs(threshold_cosine) > 1"),
     ("gallery", "id", "typeof(threshold_fmr) <> 'real' OR threshold_fmr NOT BETWEEN 0 AND 1"),
     ("subject", "id", "datetime(created_at) IS NULL"),
@@ -48,10 +49,10 @@ def damaged_rows(file: sqlite3.Connection) -> Iterator[str]:
 
 
 def _galleries(file: sqlite3.Connection) -> Iterator[str]:
-    for row, contract, dim in file.execute("SELECT id, contract, dim FROM gallery"):
+    for row, contract, dim in file.execute("SELECT id, CAST(contract AS BLOB), dim FROM gallery"):
         try:
             fits = Contract.model_validate(json.loads(contract)).dim == dim
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             fits = False
         if not fits:
             yield f"the row {row} of the table gallery is damaged"

@@ -73,7 +73,7 @@ class Snapshots:
         """The files that hold one of these templates are not trusted any more."""
         query = select(segment_file.c.id, segment_file.c.first_id, segment_file.c.last_id)
         files = connection.execute(query.where(segment_file.c.gallery_id == pinned.id)).all()
-        hit = [file.id for file in files if ((ids >= file.first_id) & (ids <= file.last_id)).any()]
+        hit = [file.id for file in files if _may_hold(file, ids)]
         if hit:
             connection.execute(delete(segment_file).where(segment_file.c.id.in_(hit)))
 
@@ -189,6 +189,8 @@ class Snapshots:
                     self._erase(path)
 
     def _read(self, pinned: PinnedGallery, file: Any) -> Segment | None:
+        if not _is_plain(file):
+            return None
         try:
             path = self._folder / file.name
             content = path.read_bytes() if _is_file(path) else b""
@@ -266,13 +268,27 @@ class Snapshots:
         path.unlink(missing_ok=True)
 
 
-def digest_of_file(path: Path) -> str | None:
-    """The digest of a file, as the record has it of its own; None where it cannot be read."""
+def is_as_written(folder: Path, file: Any) -> bool:
+    """Whether a file is what the record says of it, by the ``name`` and ``digest`` of its row there."""
+    if not _is_plain(file):
+        return False
     try:
-        with path.open("rb") as file:
-            return _digest(iter(lambda: file.read(_CHUNK), b""))
+        with (folder / file.name).open("rb") as content:
+            return bool(_digest(iter(lambda: content.read(_CHUNK), b"")) == file.digest)
     except OSError:
-        return None
+        return False
+
+
+def _is_plain(file: Any) -> bool:
+    """Whether a row has a name and a digest as they are written; SQLite gives out whatever was stored."""
+    return all(isinstance(one, str) and one.isascii() and one.isprintable() for one in (file.name, file.digest))
+
+
+def _may_hold(file: Any, ids: NDArray[np.int64]) -> bool:
+    """Whether a file holds one of some templates; a row that does not say which it holds counts as if it did."""
+    if not isinstance(file.first_id, int) or not isinstance(file.last_id, int):
+        return True
+    return bool(((ids >= file.first_id) & (ids <= file.last_id)).any())
 
 
 def _of(pinned: PinnedGallery) -> tuple[Any, Any]:

@@ -296,6 +296,11 @@ def file_of(url: str) -> Path:
     return Path(name)
 
 
+def decode_text(stored: bytes) -> str:
+    """Text from a column, with U+FFFD for what is no UTF-8: one damaged value must not fail the query of all rows."""
+    return stored.decode("utf-8", "replace")
+
+
 def unusable(record: str, error: BaseException | None) -> SetupError:
     """Why a file cannot be used, as a start tells it: a full disk is not a damaged file, and needs no backup."""
     if _code_of(error) in _NO_ROOM | _NO_WRITING:
@@ -330,6 +335,7 @@ def _set_up(engine: Engine, busy_seconds: float, path: Path, read_only: ReadOnly
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins no transaction of its own; `begin` below does
+        connection.text_factory = decode_text
         for pragma in (
             f"busy_timeout = {int(busy_seconds * 1000)}",
             *(() if read_only.on else ("journal_mode = WAL",)),  # readers do not wait for the writer

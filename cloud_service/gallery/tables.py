@@ -73,7 +73,7 @@ def _told_as_damage(process: Callable[[Any], Any] | None) -> Callable[[Any], Any
     def read(value: Any) -> Any:
         try:
             return process(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             raise RecordDamaged("A row of the record is damaged: restore it from a backup.") from None
 
     return read

@@ -24,15 +24,16 @@ def upgrade(database: Database) -> bool:
         whether a record of an earlier version was changed: rows may have been written anew, and bytes left behind.
 
     Raises:
-        SetupError: the record was written by a newer version.
+        SetupError: the record was written by a newer version, or does not say by which one.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with database.read() as connection:
-        if MigrationContext.configure(connection).get_current_heads() == tuple(
-            ScriptDirectory.from_config(config).get_heads()
-        ):
-            return False
+        heads = MigrationContext.configure(connection).get_current_heads()
+    if heads == tuple(ScriptDirectory.from_config(config).get_heads()):
+        return False
+    if len(heads) > 1 or not all(isinstance(head, str) for head in heads):
+        raise SetupError("The table alembic_version of the record is damaged: restore the record from a backup.")
     with database.migrating() as connection:
         config.attributes["connection"] = connection
         before = MigrationContext.configure(connection).get_current_revision()

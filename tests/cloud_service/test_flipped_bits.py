@@ -92,6 +92,12 @@ class Examined:
                 found.update((f"identify {gallery}", one.subject, number) for one in result.candidates)
         return found
 
+    def sql(self, statement: str, *values: Any) -> list[Any]:
+        """Runs a statement of SQLite, and gives its rows."""
+        with self.store.record.database.write() as connection:
+            done = connection.exec_driver_sql(statement, values)
+            return [tuple(row) for row in done] if done.returns_rows else []
+
     @contextmanager
     def damaged(self, table: Any, row: int, *bits: int) -> Iterator[None]:
         sound = change_blob(self.cloud, row, flip(*bits), table)
@@ -137,6 +143,44 @@ def test_in_what_a_change_of_key_wrote(examined: Examined, person: int, bits: li
     with examined.damaged(turned, row, *bits):
         found = examined.matches()
     assert found == {match for match in examined.sound if match[1] != f"s{person}" or "plain" in match[0]}
+
+
+# Whatever SQLite lets a column hold. What is text in SQLite need not be UTF-8.
+sqlite_values = st.one_of(
+    st.binary(max_size=2 * BITS // 8),
+    st.text(max_size=40),
+    st.binary(min_size=BITS // 8, max_size=BITS // 8),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False),
+)
+
+
+@on_sqlite
+@tried
+@given(
+    person=st.integers(0, len(PEOPLE) - 1),
+    column=st.sampled_from(["template.vector", "turned.vector", "subject.name"]),
+    value=sqlite_values,
+    as_text=st.booleans(),
+)
+def test_any_value_of_any_type(examined: Examined, person: int, column: str, value: Any, as_text: bool) -> None:
+    table, name = column.split(".")
+    gallery = "turned" if table == "turned" else "plain"
+    row = examined.rows[gallery][person]
+    key = {"template": "id", "turned": "template_id", "subject": "id"}[table]
+    if table == "subject":
+        [(row,)] = examined.sql("SELECT subject_id FROM template WHERE id = ?", row)
+    [(sound,)] = examined.sql(f"SELECT {name} FROM {table} WHERE {key} = ?", row)
+    new = "CAST(? AS TEXT)" if as_text else "?"
+    unlike = "NOT EXISTS (SELECT 1 FROM subject WHERE name = ?)" if table == "subject" else "? IS NOT NULL"
+    examined.sql(f"UPDATE {table} SET {name} = {new} WHERE {key} = ? AND {unlike}", value, row, value)
+    try:
+        [(now,)] = examined.sql(f"SELECT {name} FROM {table} WHERE {key} = ?", row)
+        found = examined.matches()
+    finally:
+        examined.sql(f"UPDATE {table} SET {name} = ? WHERE {key} = ?", sound, row)
+    kept = {match for match in examined.sound if match[1] != f"s{person}" or gallery not in match[0]}
+    assert found == (examined.sound if now == sound else kept)
 
 
 @on_sqlite

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cloud_client import Cloud, assert_problem, random_units
 from typer.testing import CliRunner
@@ -82,6 +83,7 @@ def test_a_damaged_note_stops_the_start_and_copies_with_one_sentence(
         "dim = 9",
         "max_age_seconds = 'x'",
         "turning_to = '{'",
+        f"contract = '{'[' * 100_000}'",
     ],
 )
 def test_a_damaged_gallery_is_not_answered_for_and_the_others_are(
@@ -96,7 +98,7 @@ def test_a_damaged_gallery_is_not_answered_for_and_the_others_are(
         assert cloud.found(VECTORS[0], gallery="other") == ["anna"]
         assert cloud.enroll("ben", VECTORS[1:2], gallery="other").status_code == 201
         assert [one["gallery"] for one in cloud.http.get("/v1/galleries").json()["items"]] == ["other"]
-        for refused in (
+        asked = [
             cloud.verify("anna", VECTORS[0]),
             cloud.identify(VECTORS[0]),
             cloud.enroll("ben", VECTORS[1:2]),
@@ -106,10 +108,85 @@ def test_a_damaged_gallery_is_not_answered_for_and_the_others_are(
             cloud.http.get(f"{DOOR}/stats"),
             cloud.http.get(f"{DOOR}/rekey"),
             cloud.http.delete(f"{DOOR}/subjects/anna"),
-        ):
+        ]
+        for refused in asked:
             assert_problem(refused, 503, "record-damaged")
     with pytest.raises(SetupError, match="the row 1 of the table gallery is damaged"):
         back_up(record, tmp_path / "backup")
+
+
+@pytest.mark.parametrize("name", ["x'ff'", "CAST(x'ff' AS TEXT)", "'a b'", "CAST(name AS BLOB)"])
+def test_a_gallery_whose_name_is_damaged_leaves_the_others_answered(
+    record: Path, settings: Settings, tmp_path: Path, name: str
+) -> None:
+    _damage(record, f"UPDATE gallery SET name = {name} WHERE name = 'door'")
+    with Cloud(settings) as cloud:
+        assert cloud.http.get("/readyz").json()["checks"]["galleries"] is False
+        assert cloud.found(VECTORS[0], gallery="other") == ["anna"]
+        assert [one["gallery"] for one in cloud.http.get("/v1/galleries").json()["items"]] == ["other"]
+        assert_problem(cloud.verify("anna", VECTORS[0]), 404, "not-found")
+    with pytest.raises(SetupError, match="the row 1 of the table gallery is damaged"):
+        back_up(record, tmp_path / "backup")
+
+
+VALUES = {
+    "text": "'abc'",
+    "text-of-the-right-length": f"'{'x' * (4 * 8 + 8)}'",
+    "text-that-is-not-utf8": "CAST(x'ff' AS TEXT)",
+    "integer": "7",
+    "large-integer": str(2**62),
+    "float": "0.5",
+    "empty": "x''",
+    "longer": "vector || x'00'",
+    "truncated": "substr(vector, 1, 9)",
+}
+
+
+def test_a_value_of_any_type_in_a_row_damages_that_row_alone(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATRONUS_CLOUD__HOME", str(settings.home))
+    record, vectors = settings.home / "record.db", random_units(82, len(VALUES) + 4)
+    with Cloud(settings) as cloud:
+        cloud.put_gallery()
+        cloud.enroll("anna", vectors[-1:])
+        for name, vector in zip((*VALUES, "blob-name", "not-utf8-name", "renamed"), vectors, strict=False):
+            cloud.enroll(name, [vector])
+    with Cloud(settings) as running:
+        with closing(sqlite3.connect(record)) as file:
+            for name, value in VALUES.items():
+                mine = "(SELECT id FROM subject WHERE name = ?)"
+                file.execute(f"UPDATE template SET vector = {value} WHERE subject_id = {mine}", (name,))
+            file.execute("UPDATE subject SET name = x'ff' WHERE name = 'blob-name'")
+            file.execute("UPDATE subject SET name = CAST(x'66ff' AS TEXT) WHERE name = 'not-utf8-name'")
+            file.execute("UPDATE subject SET name = CAST('re named' AS BLOB) WHERE name = 'renamed'")
+            file.commit()
+        _only_anna_is_answered_for(running, vectors)
+    with Cloud(settings) as started:
+        _only_anna_is_answered_for(started, vectors)
+        said = CliRunner().invoke(app, ["check", "--show-subjects"], catch_exceptions=False)
+        found = [line for line in said.stdout.splitlines() if "gallery door: template row" in line]
+        assert (said.exit_code, len(found)) == (1, len(VALUES) + 3)
+    with pytest.raises(SetupError, match="damaged"):
+        back_up(record, tmp_path / "backup")
+    with pytest.raises(SetupError, match="damaged"):
+        restore(record, tmp_path / "other.db")
+
+
+def _only_anna_is_answered_for(cloud: Cloud, vectors: np.ndarray) -> None:
+    assert cloud.verify("anna", vectors[-1]).json()["decision"] == "match"
+    for name, vector in zip(VALUES, vectors, strict=False):
+        assert_problem(cloud.verify(name, vector), 503, "record-damaged", "template_damaged")
+    assert all(cloud.found(vector) in ([], ["anna"]) for vector in vectors)
+    assert cloud.found(vectors[-1]) == ["anna"]
+    assert cloud.http.get("/readyz").json()["checks"]["templates"] is False
+    assert_problem(cloud.http.get(f"{DOOR}/subjects"), 503, "record-damaged")
+
+
+def test_a_record_of_two_versions_does_not_start_and_says_why(record: Path, settings: Settings) -> None:
+    _damage(record, "INSERT INTO alembic_version VALUES ('0002')")
+    with pytest.raises(SetupError, match="alembic_version"), Cloud(settings):
+        pass
 
 
 def test_damage_in_the_log_or_in_a_template_s_time_is_told_by_whatever_reads_it(

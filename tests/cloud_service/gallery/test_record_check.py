@@ -82,6 +82,29 @@ def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed
         assert _check()[0] == 0, "the file of the index went with the erasure"
 
 
+def test_a_damaged_row_of_an_index_file_is_listed_and_that_file_not_trusted(settings: Settings) -> None:
+    with Cloud(settings) as cloud:
+        cloud.put_gallery()
+        cloud.enroll("anna", VECTORS)
+    for values in ("name = x'ff'", "digest = x'ff'", "digest = 'é', first_id = 'x'"):
+        with Cloud(settings) as cloud:
+            assert cloud.http.post("/v1/galleries/door/snapshot").json()["files"] == 1
+        with sqlite3.connect(settings.home / "record.db") as file:
+            file.execute(f"UPDATE segment_file SET {values}")
+        file.close()
+        status, lines, _ = _check()
+        assert (status, len(lines)) == (1, 1), "a file"
+        with Cloud(settings) as cloud:
+            assert cloud.found(VECTORS[0]) == ["anna"]
+            assert _check()[0] == 0, "it is not trusted any more"
+    with Cloud(settings) as cloud:
+        cloud.http.post("/v1/galleries/door/snapshot")
+        with sqlite3.connect(settings.home / "record.db") as file:
+            file.execute("UPDATE segment_file SET first_id = 'x'")
+        file.close()
+        assert cloud.http.delete("/v1/galleries/door/subjects/anna").status_code == 200
+
+
 def test_a_damaged_page_of_the_file_is_found(settings: Settings) -> None:
     with Cloud(settings) as cloud:
         cloud.put_gallery()
