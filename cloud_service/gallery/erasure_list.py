@@ -81,7 +81,7 @@ def erasures_in(connection: Connection) -> ErasureList:
     """
     wrong = check(connection).wrong
     if wrong is not None:
-        raise RecordDamaged(f"The audit log is broken: {wrong}.")
+        raise RecordDamaged(f"The audit log is damaged: {wrong}.")
     wanted = [one.value for one in (*ERASURES, Action.GALLERY_MADE)]
     found: dict[str, KnownErasure] = {}
     made: dict[int, str] = {}
