@@ -93,6 +93,12 @@ def restore(
     found = put_back(source, record, replace=force, erasures=erasures)
     held, carried = found.held, found.carried
     typer.echo(f"{record}: {_held(held)}.")
+    if carried.unread is not None:
+        typer.echo(
+            f"The audit log of the record that was replaced is broken or cannot be read ({carried.unread}): of what "
+            "was erased since the backup, only what the list names is known.",
+            err=True,
+        )
     if carried.known_from is None:
         typer.echo(
             "What was erased since the backup is not known here, and is there again: erase it again, or restore once "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from cloud_service.gallery.carrying import CarriedOver, Replaced, carry_over, read_replaced
+from cloud_service.gallery.carrying import CarriedOver, Replaced, Unread, carry_over, read_replaced
 from cloud_service.gallery.erasure_list import ErasureList, load_erasures
 from cloud_service.gallery.folder_lock import FolderLock
 from cloud_service.gallery.opening import open_database
@@ -87,7 +87,7 @@ def restore(backup: Path, record: Path, *, replace: bool = False, erasures: Path
     Raises:
         NotFound: there is no such backup, or no such list. Conflict: there is a record.
         SetupError: the backup is damaged or of a newer version, a service uses the record, the list is of another
-            record, or what was erased from the record cannot be read and there is no list.
+            record, or the audit log of the record is broken or cannot be read and there is no list.
     """
     if not backup.is_file():
         raise NotFound(f"There is no backup {backup}.")
@@ -148,7 +148,7 @@ def _checked(path: Path) -> Held:
     return held
 
 
-def _brought_up_to_date(part: Path, before: Replaced | None, listed: ErasureList | None) -> CarriedOver:
+def _brought_up_to_date(part: Path, before: Replaced | Unread | None, listed: ErasureList | None) -> CarriedOver:
     database = open_database(f"sqlite:///{part.resolve()}", RecordSettings(busy_seconds=1), connections=1)
     try:
         carried = carry_over(database, before, listed)

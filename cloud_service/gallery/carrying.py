@@ -38,28 +38,40 @@ class Replaced:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A record that a backup replaces, and whose audit log does not count. ``why`` has no full stop."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class CarriedOver:
     """What was carried over.
 
     ``known_from`` says where it is known from what was erased since the backup: ``record``, ``list``, ``record and
     list``; None: it is not known. ``other_key`` names the galleries whose key was changed since: it is again the one
-    that they had.
+    that they had. ``unread`` says why the audit log of the record that was replaced did not count; None: it did, or
+    there is no such record.
     """
 
     repeated: Repeated
     known_from: str | None
     other_key: list[str]
+    unread: str | None
 
 
-def read_replaced(record: Path, *, required: bool) -> Replaced | None:
+def read_replaced(record: Path, *, required: bool) -> Replaced | Unread | None:
     """What a record that is to be replaced tells of its erasures; None: there is no record.
 
     Args:
         record: the SQLite file.
         required: whether its erasures are known from nowhere else.
 
+    Returns:
+        ``Unread`` where its log is broken or cannot be read, and a list counts instead.
+
     Raises:
-        SetupError: they cannot be read, and are required.
+        SetupError: its log is broken or cannot be read, and its erasures are required.
     """
     if not record.exists():
         return None
@@ -70,29 +82,42 @@ def read_replaced(record: Path, *, required: bool) -> Replaced | None:
             keys = {(row.id, row.name): row.contract_digest for row in connection.execute(contracts)}
             return Replaced(erasures_in(connection), digests, keys)
     except PatronusError as error:
+        why = error.detail.rstrip(".")
         if not required:
-            return None
-        raise SetupError(
-            f"What was erased from the record {record} since the backup cannot be read ({error.detail.rstrip('.')}). "
-            "Give a list of it with --erasures FILE; or move the record away, and erase again yourself."
-        ) from None
+            return Unread(why)
+        raise _not_known(why) from None
 
 
-def carry_over(database: Database, before: Replaced | None, listed: ErasureList | None) -> CarriedOver:
+def _not_known(why: str) -> SetupError:
+    return SetupError(
+        f"What was erased since the backup cannot be read from the record that is to be replaced ({why}). "
+        "Give a list of it with --erasures FILE; or move the record away, and erase again yourself."
+    )
+
+
+def carry_over(database: Database, before: Replaced | Unread | None, listed: ErasureList | None) -> CarriedOver:
     """Does again in a restored record what was erased since its backup was taken, and notes that it was restored.
 
     Args:
         database: the restored record; nobody else uses it.
-        before: the record that it replaces.
+        before: the record that it replaces, or why that cannot be read.
         listed: a list of erasures.
 
     Raises:
-        SetupError: the list is of another record. RecordDamaged: the restored record's log cannot be read.
+        SetupError: the list is of another record; or there is none, and the salt of the record that is replaced was
+            changed. RecordDamaged: the restored record's log cannot be read.
     """
     record = _record(database)
     with database.write(long=True) as connection:
         mine, end = record_mark(connection), head(connection)
+        unread = before.why if isinstance(before, Unread) else None
+        if isinstance(before, Unread):
+            before = None
         if before is not None and before.erasures.record != mine:
+            if _same_log(connection, before):  # the log is this record's, so the salt was changed
+                unread = "The row audit_salt of the table note is damaged"
+                if listed is None:
+                    raise _not_known(unread)
             before = None  # another record: what was erased from it is not in this one
         done = Repeated()
         if before is not None:
@@ -103,7 +128,7 @@ def carry_over(database: Database, before: Replaced | None, listed: ErasureList 
         sources = [name for name, there in (("record", before), ("list", listed)) if there is not None]
         known_from = " and ".join(sources) or None
         _note(connection, done, known_from, end)
-        return CarriedOver(done, known_from, _with_another_key(connection, before))
+        return CarriedOver(done, known_from, _with_another_key(connection, before), unread)
 
 
 def apply_list(settings: Settings, source: Path) -> Repeated:
@@ -142,6 +167,11 @@ def _note(connection: Connection, done: Repeated, known_from: str | None, end: A
             "templates": done.templates,
         },
     )
+
+
+def _same_log(connection: Connection, before: Replaced) -> bool:
+    first = connection.execute(select(audit.c.seq, audit.c.digest).order_by(audit.c.seq).limit(1)).first()
+    return first is not None and before.digests.get(first.seq) == first.digest
 
 
 def _with_another_key(connection: Connection, before: Replaced | None) -> list[str]:

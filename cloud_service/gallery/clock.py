@@ -7,9 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from shared.errors import RecordDamaged
 from shared.logs import get_logger
+from shared.wire.common import moment_text
 
 _log = get_logger(__name__)
+
+# How far a recorded time may be ahead of the machine's clock and still come from a clock that was set back. Beyond it
+# damage is as likely, and to go by it would stop all matching where templates expire.
+_MOST_AHEAD = timedelta(days=366)
 
 
 def _utc_now() -> datetime:
@@ -27,10 +33,13 @@ class _Settled:
 class RecordClock:
     """Tells two times, because what has expired must not match, and what was erased does not come back.
 
-    ``now`` is the later of the machine's clock and the settled time: matching and stamping go by it. ``settled`` is
-    what erasing goes by. It runs with the monotonic clock, follows the machine's clock forward over less than ``jump``,
-    and over more only when that has run on steadily for ``settle_seconds``. It never goes back: where the machine's
-    clock is set back, templates age on.
+    ``now`` is the latest of the machine's clock, the recorded time and the settled time: matching and stamping go by
+    it. ``settled`` is what erasing goes by. It runs with the monotonic clock, follows the machine's clock forward over
+    less than ``jump``, and over more only when that has run on steadily for ``settle_seconds``. It never goes back
+    while the process runs: where the machine's clock is set back, templates age on.
+
+    The recorded time may be wrong, as any stored value: nothing is erased by one that is ahead by more than
+    ``jump`` before the machine's clock has got there. One that is more than a year ahead is refused.
 
     Args:
         jump: how far the machine's clock may be ahead and still be believed at once.
@@ -51,31 +60,52 @@ class RecordClock:
         self._wall = wall
         self._monotonic = monotonic
         self._settled = _Settled(wall(), monotonic())
+        # The latest time that the record told of; it runs on with the monotonic clock.
+        self._recorded: _Settled | None = None
         # The machine's clock, less the monotonic one, when it was first seen to have jumped; and when that was.
         self._jumped: tuple[datetime, float] | None = None
 
     def begin(self, seen: datetime) -> None:
-        """Takes up the latest settled time of the record, at a start."""
-        self._settled = _Settled(seen, self._monotonic())
+        """Takes up the recorded time, at a start.
+
+        Raises:
+            RecordDamaged: it is more than a year ahead of the machine's clock.
+        """
+        wall = self._wall()
+        self._settled = _Settled(seen if seen - wall <= self.jump else wall, self._monotonic())
         self.look(seen)
 
     def now(self) -> datetime:
         """What has expired by this time matches nobody."""
-        return max(self._wall(), self.settled())
+        return max(self._wall(), self.latest())
 
     def settled(self) -> datetime:
         """What has expired by this time may be erased."""
-        settled = self._settled
-        return settled.at + timedelta(seconds=self._monotonic() - settled.monotonic)
+        return self._run_on(self._settled)
+
+    def latest(self) -> datetime:
+        """What is to be recorded: the later of the settled and the recorded time."""
+        settled, recorded = self.settled(), self._recorded
+        return settled if recorded is None else max(settled, self._run_on(recorded))
+
+    def _run_on(self, since: _Settled) -> datetime:
+        return since.at + timedelta(seconds=self._monotonic() - since.monotonic)
 
     def look(self, seen: datetime) -> None:
         """Compares the clocks; to be called every now and then.
 
         Args:
-            seen: the latest settled time of the record, which another process may have written.
+            seen: the recorded time, which another process may have written.
+
+        Raises:
+            RecordDamaged: it is more than a year ahead of the machine's clock and of the settled time.
         """
         wall, monotonic = self._wall(), self._monotonic()
-        settled = max(self.settled(), seen)
+        settled = self.settled()
+        known = max(wall, settled)
+        self._take_recorded(seen, known)
+        if seen - known <= self.jump:
+            settled = max(settled, seen)
         if wall - settled <= self.jump:
             if settled - wall > self.jump:
                 _log.warning("clock_is_behind_the_record", seconds=int((settled - wall).total_seconds()))
@@ -92,3 +122,17 @@ class RecordClock:
             _log.info("clock_is_believed_again")
             return
         self._settled = _Settled(settled, monotonic)
+
+    def _take_recorded(self, seen: datetime, known: datetime) -> None:
+        if seen - known > _MOST_AHEAD:
+            raise RecordDamaged(
+                f"The row time_seen of the table note says {moment_text(seen)}, more than a year after this machine's "
+                f"clock ({moment_text(self._wall())}): either the clock is wrong, or the row is damaged."
+            )
+        before = self.latest()
+        if seen <= before:
+            return
+        if seen - known > self.jump and before - known <= self.jump:
+            ahead = int((seen - known).total_seconds())
+            _log.warning("recorded_time_is_ahead_of_the_clock", row="time_seen of the table note", seconds=ahead)
+        self._recorded = _Settled(seen, self._monotonic())

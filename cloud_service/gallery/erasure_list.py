@@ -7,6 +7,7 @@ was erased after it was taken (docs/decisions/0019).
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, select
 
-from cloud_service.gallery.audit import ERASURES, SALT, Action, head
+from cloud_service.gallery.audit import ERASURES, NO_ENTRY, SALT, Action, head
+from cloud_service.gallery.audit_check import check
 from cloud_service.gallery.notes import noted_value
 from cloud_service.gallery.tables import audit
 from shared.errors import NotFound, RecordDamaged, SetupError
@@ -25,6 +27,7 @@ from shared.wire.common import ExactMoment, moment_text
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", strict=False)
 _LABEL: Final = b"patronus erasure list\n"
+_CONTENT_LABEL: Final = b"patronus erasure list content\n"
 
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -53,6 +56,7 @@ class ErasureList(BaseModel):
     """All erasures of a record, oldest first, up to an entry of its log.
 
     ``record`` tells which record it is, over backups and restores: a digest of the salt that its marks are made with.
+    ``digest`` is over everything else in the list, so that a list that was changed or damaged is refused.
     """
 
     model_config = _FROZEN
@@ -61,14 +65,23 @@ class ErasureList(BaseModel):
     record: Hex
     head: AuditHead
     erasures: list[KnownErasure]
+    digest: Hex
+
+    def content_digest(self) -> str:
+        """What ``digest`` must be: SHA-256 over the other members as JSON, as 64 hexadecimal digits."""
+        content = self.model_dump_json(exclude={"digest"})
+        return hashlib.sha256(_CONTENT_LABEL + content.encode()).hexdigest()
 
 
 def erasures_in(connection: Connection) -> ErasureList:
     """The erasures of a record, those too that were carried over into it.
 
     Raises:
-        RecordDamaged: the log, or the note of its end or salt, cannot be read.
+        RecordDamaged: the log, or the note of its end or salt, cannot be read, or an entry was changed or removed.
     """
+    wrong = check(connection).wrong
+    if wrong is not None:
+        raise RecordDamaged(f"The audit log is damaged: {wrong}.")
     wanted = [one.value for one in (*ERASURES, Action.GALLERY_MADE)]
     found: dict[str, KnownErasure] = {}
     made: dict[int, str] = {}
@@ -81,7 +94,14 @@ def erasures_in(connection: Connection) -> ErasureList:
                 found.setdefault(one.entry, one)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise RecordDamaged(f"The row {row.seq} of the table audit is damaged.") from None
-    return ErasureList(version=1, record=record_mark(connection), head=head(connection), erasures=list(found.values()))
+    plain = ErasureList(
+        version=1,
+        record=record_mark(connection),
+        head=head(connection),
+        erasures=list(found.values()),
+        digest=NO_ENTRY,
+    )
+    return plain.model_copy(update={"digest": plain.content_digest()})
 
 
 def record_mark(connection: Connection) -> str:
@@ -113,16 +133,27 @@ def load_erasures(source: Path) -> ErasureList:
     """Reads such a file.
 
     Raises:
-        NotFound: it is not there. SetupError: it is not such a file.
+        NotFound: it is not there. SetupError: it is not such a file, or is not what was written.
     """
     try:
-        return ErasureList.model_validate_json(source.read_bytes())
+        content = source.read_bytes()
+        found = ErasureList.model_validate_json(content)
+        json.loads(content, object_pairs_hook=_refuse_duplicates)  # pydantic has seen that it is not nested deeply
     except FileNotFoundError:
         raise NotFound(f"There is no list of erasures {source}.") from None
     except OSError as error:
         raise SetupError(f"{source} cannot be read ({os.strerror(error.errno or 0)}).") from None
-    except ValidationError:
+    except (ValidationError, ValueError):
         raise SetupError(f"{source} is no list of erasures that patronus cloud erasures export wrote.") from None
+    if found.content_digest() != found.digest:
+        raise SetupError(f"The list of erasures {source} was changed or damaged after it was written.")
+    return found
+
+
+def _refuse_duplicates(members: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in members]
+    if len(names) != len(set(names)):
+        raise ValueError("a member is there twice")
 
 
 def details_of(erasure: KnownErasure) -> dict[str, str | int | bool | None]:

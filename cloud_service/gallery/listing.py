@@ -15,10 +15,13 @@ from cloud_service.gallery.lookups import find_subject, oldest_alive, pinned_fro
 from cloud_service.gallery.tables import gallery, subject, template
 from shared.contract import Contract
 from shared.errors import NotFound, RecordDamaged
-from shared.names import SUBJECT_PATTERN
+from shared.names import SUBJECT_PATTERN, TEMPLATE_ID_PATTERN
 from shared.wire.common import GalleryInfo, Page, SubjectDetail, SubjectInfo, TemplateInfo, Threshold
 
 Item = TypeVar("Item")
+
+_SUBJECT = re.compile(SUBJECT_PATTERN)
+_TEMPLATE_ID = re.compile(TEMPLATE_ID_PATTERN)
 
 _subjects = select(func.count()).where(subject.c.gallery_id == gallery.c.id).scalar_subquery()
 _galleries = select(gallery, _subjects.label("subjects"))
@@ -70,7 +73,7 @@ class Listing:
             return None
 
     def subjects(self, gallery_name: str, after: str | None, limit: int) -> Page[SubjectInfo]:
-        """A page of a gallery's subjects.
+        """A page of a gallery's subjects. Those whose row is damaged are left out.
 
         Raises:
             NotFound: there is no such gallery.
@@ -81,25 +84,30 @@ class Listing:
         query = select(subject.c.name, subject.c.created_at, counted.label("templates")).where(
             subject.c.gallery_id == gallery_id, exists().where(held)
         )
-        return self._page(query, subject.c.name, after, limit, _subject_info)
+        page = self._page(query, subject.c.name, after, limit, _subject_info_if_sound)
+        return Page(items=[info for info in page.items if info is not None], next=page.next)
 
     def subject(self, gallery_name: str, name: str) -> SubjectDetail:
         """A subject with its templates, oldest first.
 
         Raises:
             NotFound: there is no such gallery or subject.
+            RecordDamaged: the id of a template of it is not what was written.
         """
         gallery_id, after_this = self._gallery(gallery_name)
         with self._database.read() as connection:
             subject_id = find_subject(connection, gallery_id, name)
             created_at = connection.scalars(select(subject.c.created_at).where(subject.c.id == subject_id)).one()
             rows = connection.execute(
-                select(template.c.uid, template.c.created_at)
+                select(template.c.id, template.c.uid, template.c.created_at)
                 .where(template.c.subject_id == subject_id, template.c.created_at > after_this)
                 .order_by(template.c.id)
             ).all()
         if not rows:
             raise NotFound("The gallery has no subject of this name.", reason="unknown_subject")
+        damaged = [row.id for row in rows if not isinstance(row.uid, str) or not _TEMPLATE_ID.fullmatch(row.uid)]
+        if damaged:
+            raise RecordDamaged(f"The row {damaged[0]} of the table template is damaged; restore it from a backup.")
         return SubjectDetail(
             subject=name,
             created_at=created_at,
@@ -151,14 +159,14 @@ def _name(row: Row[Any]) -> str:
 
 def _is_name(stored: object) -> bool:
     """Whether a name can be one; SQLite gives out whatever was stored in the column, and U+FFFD for what is no text."""
-    return isinstance(stored, str) and re.fullmatch(SUBJECT_PATTERN, stored) is not None
+    return isinstance(stored, str) and _SUBJECT.fullmatch(stored) is not None
 
 
 def _damaged() -> RecordDamaged:
     return RecordDamaged("A name in this list is damaged: restore the record from a backup.")
 
 
-def _subject_info(row: Row[Any]) -> SubjectInfo:
+def _subject_info_if_sound(row: Row[Any]) -> SubjectInfo | None:
     if not _is_name(row.name):
-        raise _damaged()
+        return None
     return SubjectInfo(subject=row.name, templates=row.templates, created_at=row.created_at)

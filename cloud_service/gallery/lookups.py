@@ -15,7 +15,12 @@ from shared.errors import ContractMismatch, NotFound, RecordDamaged
 from shared.names import GALLERY_PATTERN
 from shared.scores import CosineThreshold
 from shared.wire.cloud import IndexKind
+from shared.wire.common import MAX_AGE
 
+_NAME: Final = re.compile(GALLERY_PATTERN)
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
+# Far more than a gallery can hold: a greater number is damage.
+MOST_TEMPLATES: Final = 10**12
 _KINDS: Final = (None, *get_args(IndexKind))
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
@@ -74,6 +79,7 @@ def pinned_from(row: Any) -> PinnedGallery:
         fits = fits and isinstance(row.contract_digest, str) and re.fullmatch(GALLERY_PATTERN, row.name) is not None
         if not fits or row.index_kind not in _KINDS or not 0 <= row.threshold_fmr <= 1:
             raise damaged_gallery(row.id)
+        _require_in_range(row)
     except (TypeError, ValueError):
         raise damaged_gallery(row.id) from None
     return PinnedGallery(
@@ -88,6 +94,16 @@ def pinned_from(row: Any) -> PinnedGallery:
         max_age_seconds=row.max_age_seconds,
         index_kind=row.index_kind,
     )
+
+
+def _require_in_range(row: Any) -> None:
+    texts = isinstance(row.name, str) and isinstance(row.contract_digest, str)
+    if not texts or not _NAME.fullmatch(row.name) or not _DIGEST.fullmatch(row.contract_digest):
+        raise ValueError("no name or digest")
+    if not 0 < row.threshold_cosine < 1 or row.templates > MOST_TEMPLATES:
+        raise ValueError("no threshold or number of templates")
+    if row.max_age_seconds is not None and not 1 <= row.max_age_seconds <= MAX_AGE:
+        raise ValueError("no age")
 
 
 def damaged_gallery(gallery_id: int) -> RecordDamaged:

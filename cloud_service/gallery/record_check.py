@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cloud_service.gallery.audit_check import read_only_engine
 from cloud_service.gallery.checksums import from_blobs
 from cloud_service.gallery.opening import is_sqlite
+from cloud_service.gallery.row_check import damaged_rows
 from cloud_service.gallery.snapshots import is_as_written
 from cloud_service.gallery.sqlite import file_of
 from cloud_service.gallery.tables import gallery, segment_file, subject, template, turned
@@ -184,11 +185,14 @@ def _sqlite_problems(path: Path) -> list[str]:
             found = [str(row[0]) for row in file.execute(f"PRAGMA integrity_check({_SQLITE_FINDINGS})")]
             found = [] if found == ["ok"] else found
             broken = file.execute("PRAGMA foreign_key_check").fetchone()
+            if broken is not None:
+                found.append(
+                    f"row {broken[1]} of the table {broken[0]} belongs to a row of {broken[2]} that is not there"
+                )
+            rows = list(damaged_rows(file))
     except sqlite3.DatabaseError as error:
         return [f"the record's file: {error}"]
-    if broken is not None:
-        found.append(f"row {broken[1]} of the table {broken[0]} belongs to a row of {broken[2]} that is not there")
-    return [f"the record's file: {line}" for finding in found for line in finding.splitlines()]
+    return [f"the record's file: {line}" for finding in found for line in finding.splitlines()] + rows
 
 
 def _index_file_problems(engine: Engine, folder: Path) -> tuple[int, list[str]]:

@@ -101,7 +101,7 @@ class Retention:
         return redated
 
     def time_seen(self) -> datetime:
-        """The latest settled time that was kept.
+        """The latest time that was recorded.
 
         Raises:
             RecordDamaged: what is noted is no moment.
@@ -114,8 +114,8 @@ class Retention:
             raise damaged_note(_TIME_SEEN) from None
 
     def keep_time(self) -> None:
-        """Keeps the settled time for the next start, and for other processes; it does not go back."""
-        text = moment_text(self._clock.settled())
+        """Keeps the time for the next start, and for other processes; it does not go back."""
+        text = moment_text(self._clock.latest())
         with self._database.write() as connection:
             later = (note.c.name == _TIME_SEEN) & (note.c.value < text)
             connection.execute(update(note).where(later).values(value=text))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from shared.contract import Contract
+from shared.wire.common import MAX_AGE
 
 # A table, its key, rows that cannot be read in SQLite's own words, and a column that records of the first version lack.
 _UNREADABLE: Final[tuple[tuple[str, ...], ...]] = (
@@ -18,12 +19,21 @@ _UNREADABLE: Final[tuple[tuple[str, ...], ...]] = (
     ("gallery", "id", "typeof(name) <> 'text' OR name GLOB '*[^A-Za-z0-9._-]*' OR typeof(contract_digest) <> 'text'"),
     ("gallery", "id", "typeof(threshold_cosine) <> 'real' OR abs(threshold_cosine) > 1"),
     ("gallery", "id", "typeof(threshold_fmr) <> 'real' OR threshold_fmr NOT BETWEEN 0 AND 1"),
+    ("gallery", "id", "threshold_cosine NOT BETWEEN 1e-300 AND 0.9999999999999999"),
+    ("gallery", "id", "typeof(name) <> 'text' OR length(name) NOT BETWEEN 1 AND 64 OR name GLOB '*[^A-Za-z0-9._-]*'"),
+    ("gallery", "id", "typeof(contract_digest) <> 'text' OR length(contract_digest) <> 64"),
+    ("gallery", "id", "contract_digest GLOB '*[^0-9a-f]*'"),
+    ("gallery", "id", "typeof(templates) <> 'integer' OR templates NOT BETWEEN 0 AND 1000000000000", "templates"),
+    ("gallery", "id", f"max_age_seconds NOT BETWEEN 1 AND {MAX_AGE}", "max_age_seconds"),
     ("subject", "id", "datetime(created_at) IS NULL"),
+    ("subject", "id", "typeof(name) <> 'text' OR length(name) NOT BETWEEN 1 AND 128 OR name GLOB '*[^A-Za-z0-9._@-]*'"),
     ("template", "id", "datetime(created_at) IS NULL"),
+    ("template", "id", "typeof(uid) <> 'text' OR length(uid) <> 32 OR uid GLOB '*[^0-9a-f]*'"),
     ("gallery", "id", "typeof(max_age_seconds) NOT IN ('integer', 'null') OR typeof(turn) <> 'integer'", "turn"),
     ("gallery", "id", "turning_to IS NOT NULL AND NOT json_valid(turning_to)", "turning_to"),
     ("audit", "seq", "datetime(at) IS NULL OR NOT json_valid(details)"),
     ("note", "name", "name = 'time_seen' AND datetime(value) IS NULL"),
+    ("note", "name", "name = 'time_seen' AND datetime(value) > datetime('now', '+366 days')"),
     ("note", "name", "name = 'audit_salt' AND (length(value) <> 64 OR value GLOB '*[^0-9a-f]*')"),
     ("note", "name", "name = 'audit_head' AND value NOT GLOB '[0-9]*:*'"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,8 @@ from set_clock import Hands
 
 from cloud_service.housekeeping import look
 from cloud_service.settings import RetentionSettings, Settings
+from shared.errors import SetupError
+from shared.wire.common import moment_text
 
 DAY = timedelta(days=1)
 VECTORS = random_units(61, 60)
@@ -233,7 +236,61 @@ def test_a_clock_set_back_keeps_nobody_longer_not_over_a_restart_either(settings
         _pass(cloud, hands, DAY)
         assert cloud.found(VECTORS[0]) == [], "ten days of running, whatever the clock says"
         _sweep(cloud)
+        assert _held(cloud) == 1, "what is erased cannot be undone: that waits for the clock"
+    with Cloud(settings, hands.clock()) as cloud:
+        assert cloud.found(VECTORS[0]) == []
+        _pass(cloud, hands, 8 * DAY + timedelta(hours=1))
+        _sweep(cloud)
         assert _held(cloud) == 0
+
+
+def _record_time(settings: Settings, moment: datetime) -> None:
+    with closing(sqlite3.connect(settings.home / "record.db")) as record:
+        change = "UPDATE note SET value = ? WHERE name = 'time_seen'"
+        assert record.execute(change, (moment_text(moment),)).rowcount == 1
+        record.commit()
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_wrong_digit_in_the_recorded_time_erases_nobody(settings: Settings, hands: Hands, running: bool) -> None:
+    with Cloud(settings, hands.clock()) as cloud:
+        cloud.put_gallery()
+        _keep(cloud, 10 * DAY)
+        cloud.enroll("anna", VECTORS[:1])
+        if running:
+            _record_time(settings, hands.wall + 365 * DAY)
+            _sweep(cloud)
+            assert _held(cloud) == 1
+    _record_time(settings, hands.wall + 365 * DAY)
+    with Cloud(settings, hands.clock()) as cloud:
+        _sweep(cloud)
+        _pass(cloud, hands, DAY)
+        _sweep(cloud)
+        assert _held(cloud) == 1
+        assert cloud.found(VECTORS[0]) == [], "it may be the clock that is wrong"
+    _record_time(settings, hands.wall)
+    with Cloud(settings, hands.clock()) as cloud:
+        assert cloud.found(VECTORS[0]) == ["anna"], "nothing was lost"
+        _pass(cloud, hands, 9 * DAY + timedelta(hours=1))
+        _sweep(cloud)
+        assert _held(cloud) == 0
+
+
+@pytest.mark.parametrize("year", [2099, 9999])
+def test_an_impossible_recorded_time_refuses_the_start_with_one_sentence(
+    settings: Settings, hands: Hands, year: int
+) -> None:
+    with Cloud(settings, hands.clock()) as cloud:
+        cloud.put_gallery()
+        _keep(cloud, 10 * DAY)
+        cloud.enroll("anna", VECTORS[:1])
+    _record_time(settings, datetime(year, 1, 1, tzinfo=UTC))
+    wrong = "row time_seen of the table note says .*: either the clock is wrong, or the row is damaged"
+    with pytest.raises(SetupError, match=wrong), Cloud(settings, hands.clock()):
+        pass
+    _record_time(settings, hands.wall)
+    with Cloud(settings, hands.clock()) as cloud:
+        assert cloud.found(VECTORS[0]) == ["anna"]
 
 
 def test_what_was_stored_under_a_clock_far_ahead_lives_no_longer_than_from_when_that_was_mended(

@@ -8,6 +8,7 @@ import pytest
 from set_clock import Hands
 
 from cloud_service.gallery.clock import RecordClock
+from shared.errors import RecordDamaged
 
 HOUR = timedelta(hours=1)
 START = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -98,4 +99,43 @@ def test_a_start_after_a_short_while_goes_on_at_once_and_after_a_long_one_when_t
 
 def test_what_another_process_saw_counts_here_too(clock: RecordClock) -> None:
     clock.look(START + HOUR)
-    assert clock.now() == clock.settled() == START + HOUR
+    assert (clock.now(), clock.settled()) == (START + HOUR, START)
+
+
+AHEAD = [timedelta(minutes=6), timedelta(days=1), timedelta(days=365)]
+
+
+@pytest.mark.parametrize("ahead", AHEAD)
+@pytest.mark.parametrize("when", ["at a start", "while running"])
+def test_a_recorded_time_ahead_of_the_clock_counts_for_matching_and_for_erasing_when_the_clock_gets_there(
+    hands: Hands, capsys: pytest.CaptureFixture[str], ahead: timedelta, when: str
+) -> None:
+    clock = hands.clock()
+    if when == "at a start":
+        clock.begin(START + ahead)
+    else:
+        clock.begin(START)
+        clock.look(START + ahead)
+    said = capsys.readouterr().out
+    assert "recorded_time_is_ahead_of_the_clock" in said
+    assert "time_seen" in said
+    _looks(clock, hands, 90)
+    assert "recorded_time_is_ahead_of_the_clock" not in capsys.readouterr().out, "once is enough"
+    assert clock.settled() == hands.wall
+    assert clock.now() == clock.latest() == hands.wall + ahead
+
+
+@pytest.mark.parametrize("seen", [START + timedelta(days=367), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)])
+def test_a_recorded_time_more_than_a_year_ahead_is_damage(hands: Hands, clock: RecordClock, seen: datetime) -> None:
+    with pytest.raises(RecordDamaged, match=r"row time_seen of the table note .* the clock is wrong, or the row is"):
+        clock.look(seen)
+    assert clock.now() == clock.settled() == START
+    with pytest.raises(RecordDamaged, match="time_seen"):
+        hands.clock().begin(seen)
+
+
+def test_a_clock_set_back_at_a_start_erases_nothing_early(hands: Hands) -> None:
+    hands.wall -= timedelta(days=8)
+    clock = hands.clock()
+    clock.begin(START)
+    assert (clock.now(), clock.settled()) == (START, hands.wall)

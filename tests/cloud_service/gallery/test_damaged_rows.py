@@ -84,6 +84,11 @@ def test_a_damaged_note_stops_the_start_and_copies_with_one_sentence(
         "max_age_seconds = 'x'",
         "turning_to = '{'",
         f"contract = '{'[' * 100_000}'",
+        "max_age_seconds = 4611686018427387904",
+        "max_age_seconds = 0",
+        "threshold_cosine = -0.5",
+        "contract_digest = x'00ff'",
+        "templates = 4611686018427387904",
     ],
 )
 def test_a_damaged_gallery_is_not_answered_for_and_the_others_are(
@@ -208,3 +213,29 @@ def test_damage_in_the_log_or_in_a_template_s_time_is_told_by_whatever_reads_it(
         assert isinstance(said.exception, PatronusError), "one sentence and status 1"
         assert "damaged" in said.exception.detail
     assert CliRunner().invoke(app, ["audit", "verify"]).exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["x'00ff'", "char(7) || 'door'"])
+def test_a_gallery_whose_name_is_none_is_left_out_of_lists(record: Path, settings: Settings, name: str) -> None:
+    _damage(record, f"UPDATE gallery SET name = {name} WHERE name = 'door'")
+    with Cloud(settings) as cloud:
+        assert cloud.http.get("/readyz").json()["checks"]["galleries"] is False
+        assert [one["gallery"] for one in cloud.http.get("/v1/galleries").json()["items"]] == ["other"]
+
+
+def test_a_damaged_name_or_id_costs_one_subject_and_check_names_the_row(
+    record: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATRONUS_CLOUD__HOME", str(settings.home))
+    with Cloud(settings) as cloud:
+        cloud.enroll("ben", VECTORS[1:2])
+    _damage(record, "UPDATE subject SET name = 'bi/den' WHERE name = 'ben'")
+    _damage(record, "UPDATE template SET uid = 'zz' WHERE id = 1")
+    _damage(record, "UPDATE gallery SET max_age_seconds = 1000000000000 WHERE name = 'other'")
+    with Cloud(settings) as cloud:
+        assert [one["subject"] for one in cloud.http.get(f"{DOOR}/subjects").json()["items"]] == ["anna"]
+        assert_problem(cloud.http.get(f"{DOOR}/subjects/anna"), 503, "record-damaged")
+    said = CliRunner().invoke(app, ["check"])
+    assert said.exit_code == 1
+    for row in ("row 1 of the table template", "of the table subject", "row 2 of the table gallery"):
+        assert row in said.output

@@ -6,8 +6,10 @@ import json
 import random
 import re
 import shutil
+import sqlite3
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from cloud_service.gallery.repeated_erasures import Repeated
 from cloud_service.gallery.tables import subject, template
 from cloud_service.housekeeping import look
 from cloud_service.settings import IndexSettings, Settings
-from shared.errors import NotFound, SetupError
+from shared.errors import NotFound, RecordDamaged, SetupError
 
 VECTORS = random_units(71, 40)
 IDS = [f"{number:032x}" for number in range(40)]
@@ -329,3 +331,60 @@ def test_after_any_life_nothing_erased_is_there_and_nothing_else_is_missing(tmp_
         assert life.held() == life.galleries
     assert life.erased
     life.close()
+
+
+BROKEN_LOGS = {
+    "all gone": "DELETE FROM audit",
+    "erasures gone": "DELETE FROM audit WHERE action LIKE '%erased'",
+    "another gallery": "UPDATE audit SET details = replace(details, '\"gallery_id\": ', '\"gallery_id\": 9') "
+    "WHERE action LIKE '%erased'",
+    "another action": "UPDATE audit SET action = 'gallery_made' WHERE action = 'subject_erased'",
+    "end gone": "DELETE FROM audit WHERE seq = (SELECT max(seq) FROM audit)",
+    "another salt": "UPDATE note SET value = replace(value, substr(value, 1, 1), 'f') || 'f' WHERE name = 'audit_salt'",
+}
+
+
+@pytest.mark.parametrize("change", BROKEN_LOGS.values(), ids=BROKEN_LOGS)
+def test_a_broken_audit_log_is_not_believed_and_a_list_takes_its_place(
+    backup: Path, settings: Settings, tmp_path: Path, run: Callable[..., Result], change: str
+) -> None:
+    listed, record = tmp_path / "erasures.json", settings.home / "record.db"
+    run("erasures", "export", listed)
+    with closing(sqlite3.connect(record)) as file:
+        assert file.execute(change).rowcount > 0
+        file.commit()
+    before = record.read_bytes()
+    with pytest.raises(SetupError, match="--erasures FILE"):
+        _restored(settings, backup)
+    assert record.read_bytes() == before
+    if "audit_salt" not in change:
+        said = run("erasures", "export", tmp_path / "other.json")
+        assert isinstance(said.exception, RecordDamaged)
+        assert not (tmp_path / "other.json").exists()
+    said = run("restore", backup, "--force", "--erasures", listed)
+    assert said.exit_code == 0
+    assert "the record that was replaced is broken" in said.output
+    assert "6 erasures since the backup were done again (list)" in said.output
+
+
+def test_a_list_that_was_changed_is_refused(
+    backup: Path, settings: Settings, tmp_path: Path, run: Callable[..., Result]
+) -> None:
+    listed = tmp_path / "erasures.json"
+    run("erasures", "export", listed)
+    text = listed.read_text()
+    content = json.loads(text)
+    for changed in (
+        json.dumps(content | {"erasures": content["erasures"][1:]}),
+        json.dumps(content | {"erasures": []}),
+        text.replace('"gallery_id": 1', '"gallery_id": 2', 1),
+        text.replace('"version": 1', '"version": 1, "version": 1', 1),
+        text.replace('"erasures": [', '"erasures": [], "erasures": [', 1),
+    ):
+        assert changed != text
+        listed.write_text(changed)
+        for refused in (lambda: _restored(settings, backup, listed), lambda: apply_list(settings, listed)):
+            with pytest.raises(SetupError, match=r"was changed or damaged|is no list"):
+                refused()
+    listed.write_text(json.dumps(content))
+    assert _restored(settings, backup, listed) == ERASED_SINCE, "how it is laid out does not matter"
