@@ -25,8 +25,8 @@ _MAX_SCANS: Final = 100
 # processor, and up to 0.3 where a scan refines what came before.
 _MAX_BLOCKS: Final = 6_000_000
 _MOST_PIXELS_OF_SEVERAL_SCANS: Final = 25_000_000
-# Of a progressive picture that is decoded five times: what its last scan lacks shows so only. A larger one is refused
-# without its end, and not compared with it.
+# Of a progressive picture without its end, which is decoded five times: what its last scan lacks shows so only. A
+# larger one is refused.
 _MAX_BLOCKS_COMPARED: Final = 1_200_000
 _MAX_FILL_BYTES: Final = 64
 # libjpeg decodes no longer side than 65,500 pixels; the checks for missing data add up to two groups of 32.
@@ -282,7 +282,9 @@ def read_jpeg(data: bytes) -> PictureHeader:
     width, height = _up_to(8 * across, frame.width), _up_to(8 * down, frame.height)
     blocks = replace(header, width=width, height=height, orientation=1, parts=reader.parts_for(width, height))
     if kept:
-        if reader.whole and blocks_of_scans > _MAX_BLOCKS_COMPARED:
+        # With its end it has every scan. Comparing would cost every ordinary picture five times its decoding, only to
+        # find out whether the data of a scan was cut and an end put behind it.
+        if reader.whole:
             return header
         return replace(header, blocks=blocks, fillings=3)
     parts_for = reader.parts_for

@@ -22,11 +22,8 @@ _IHDR_BYTES: Final = 13
 _WIDE: Final = 16
 # Of 15 MB in chunks of 4 KiB, as small as encoders write them.
 _MAX_CHUNKS: Final = 4000
+# The dearest kind, interlaced RGBA of 16 bits a color, takes some 1.3 seconds of a processor at that.
 _MOST_PIXELS: Final = 25_000_000
-# What is unpacked: 25 megapixels of three colors of 16 bits. It takes about a second of a processor. Interlaced rows
-# are put together in seven passes, which takes longer: 25 megapixels of three colors of 8 bits.
-_MOST_UNPACKED_BYTES: Final = 150_000_000
-_MOST_INTERLACED_BYTES: Final = 75_000_000
 # deflate never needs more than the bytes themselves and some 0.1 %. More is not pixels: it can only cost time.
 _MOST_PACKED: Final = 1.125
 _PACKED_SLACK: Final = 64 * 1024
@@ -42,7 +39,7 @@ def read_png(data: bytes) -> PictureHeader:
         UnreadablePicture: damaged, animated, of too many chunks, or with more packed bytes than the pixels need.
     """
     view = memoryview(data)
-    width, height, depth, color, interlaced = _frame(data)
+    width, height, depth, color = _frame(data)
     parts = [view[: 8 + 12 + _IHDR_BYTES]]
     once: set[bytes] = set()
     orientation, packed, at = 1, 0, 8 + 12 + _IHDR_BYTES
@@ -68,7 +65,6 @@ def read_png(data: bytes) -> PictureHeader:
     row_bytes = -(-width * _CHANNELS[color] * depth // 8)
     if packed > _MOST_PACKED * height * (row_bytes + 1) + _PACKED_SLACK:
         raise damaged()
-    most_bytes = _MOST_INTERLACED_BYTES if interlaced else _MOST_UNPACKED_BYTES
     image_bytes = width * height * _stored_bytes(color, depth)
     return PictureHeader(
         format="PNG",
@@ -77,20 +73,20 @@ def read_png(data: bytes) -> PictureHeader:
         orientation=orientation,
         decoder_bytes=image_bytes + 4 * row_bytes,
         image_bytes=image_bytes,
-        most_pixels=min(_MOST_PIXELS, most_bytes * 8 // (_CHANNELS[color] * depth)),
+        most_pixels=_MOST_PIXELS,
         parts=(*parts, memoryview(_END)),
     )
 
 
-def _frame(data: bytes) -> tuple[int, int, int, int, bool]:
-    """Width, height, depth, color type, whether interlaced."""
+def _frame(data: bytes) -> tuple[int, int, int, int]:
+    """Width, height, depth, color type."""
     if data[8:16] != b"\x00\x00\x00\x0dIHDR" or len(data) < 8 + 12 + _IHDR_BYTES:
         raise damaged()
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     depth, color, packing, filtering, interlaced = data[24:29]
     if not (width and height) or depth not in _DEPTHS.get(color, ()) or packing or filtering or interlaced > 1:
         raise damaged()
-    return width, height, depth, color, bool(interlaced)
+    return width, height, depth, color
 
 
 def _stored_bytes(color: int, depth: int) -> int:

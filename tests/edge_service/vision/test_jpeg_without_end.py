@@ -27,6 +27,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "restarts": {"restart_marker_blocks": 1},
     "progressive with restarts": {"progressive": True, "restart_marker_blocks": 5},
 }
+ONE_SCAN = {name: way for name, way in WAYS.items() if "progressive" not in way}
 
 
 def pictures(size: tuple[int, int]) -> list[Image.Image]:
@@ -77,7 +78,7 @@ def test_a_progressive_jpeg_without_its_last_scan_is_refused() -> None:
             decode(data[:end], LIMITS)
 
 
-@pytest.mark.parametrize("way", [*WAYS.values(), {"restart_marker_rows": 1}], ids=[*WAYS, "a restart each row"])
+@pytest.mark.parametrize("way", [*ONE_SCAN.values(), {"restart_marker_rows": 1}], ids=[*ONE_SCAN, "a restart each row"])
 def test_an_end_marker_behind_a_cut_hides_nothing(way: dict[str, Any]) -> None:
     for size in SIZES:
         for image in pictures(size):
@@ -92,7 +93,7 @@ def test_an_end_marker_behind_a_cut_hides_nothing(way: dict[str, Any]) -> None:
                 assert (found == whole).all(), (size, image.mode, cut)
 
 
-@pytest.mark.parametrize("way", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("way", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}])
 def test_half_of_a_photo_with_an_end_marker_is_refused(way: dict[str, Any]) -> None:
     data = saved(Image.fromarray(pixels("obama/speech.jpg")), quality=90, **way)
     for share in (0.1, 0.5, 0.99):
