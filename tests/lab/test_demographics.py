@@ -183,7 +183,7 @@ def test_on_real_faces_young_children_are_taken_for_each_other(models_folder: Pa
     with tarfile.open(source) as tar:
         members = [member for member in tar if member.isfile()]
         names = np.array([member.name for member in members], dtype=object)
-        for row in drawn(labels_of(names), 45):
+        for row in drawn(labels_of(names), 60):
             member = members[row]
             if labels_of([member.name]).band[0] in {0, 5}:
                 (tmp_path / Path(member.name).name).write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
