@@ -65,12 +65,30 @@ def pinned_where(connection: Connection, which: ColumnElement[bool]) -> PinnedGa
     return pinned_from(row)
 
 
+# By number: the values of a gallery's row when it was last checked, and what they are. Every request reads its
+# gallery, and checking the row takes longer than reading it.
+_checked: dict[int, tuple[tuple[Any, ...], PinnedGallery]] = {}
+_MOST_CHECKED: Final = 1_024
+
+
 def pinned_from(row: Any) -> PinnedGallery:
-    """A gallery, from its row.
+    """A gallery, from its row. A row that is as it was when it was last checked is not checked again.
 
     Raises:
         RecordDamaged: a value of it cannot be one of a gallery, or does not fit the others.
     """
+    values = tuple(row)
+    known = _checked.get(row.id)
+    if known is not None and known[0] == values:
+        return known[1]
+    pinned = _check(row)
+    if len(_checked) >= _MOST_CHECKED:
+        _checked.clear()
+    _checked[row.id] = values, pinned
+    return pinned
+
+
+def _check(row: Any) -> PinnedGallery:
     try:
         contract = Contract.model_validate(row.contract)
         threshold = CosineThreshold.of(row.threshold_cosine)
