@@ -226,7 +226,7 @@ def _smaller(path: Path) -> bytes:
 
 def _dearest() -> bytes:
     target = io.BytesIO()
-    Image.new("RGBA", (6324, 6324)).save(target, "WEBP", lossless=True)
+    Image.new("RGBA", (4990, 4990)).save(target, "WEBP", lossless=True)
     return target.getvalue()
 
 
