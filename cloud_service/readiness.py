@@ -34,8 +34,8 @@ def readiness_of(app: FastAPI) -> Checks:
             record = await to_thread.run_sync(_answers, store, abandon_on_cancel=True, limiter=limiter)
         return {
             "record": record,
-            "galleries": not store.record.damaged,
-            "templates": not len(store.record.damage),
+            "galleries": not store.record.damaged_galleries,
+            "templates": not len(store.record.damaged_templates),
             "index": store.indexes.sound,
             "keys": app.state.key_ring.readable(),
         }

@@ -1,8 +1,9 @@
-"""The stored form of templates: their values and a checksum, so that damaged bytes are never taken for a template.
+"""Checksums of what decides: of stored templates, and of the rows of galleries.
 
-A blob is the (dim,) float32 values, little-endian, and 8 bytes of checksum. The checksum covers the values and where
-they belong: the gallery, the version of its key, and the subject's name. So a blob that lands under another name, key
-or gallery is as damaged as one with a flipped bit (docs/decisions/0018).
+A template is stored as a blob: the (dim,) float32 values, little-endian, and 8 bytes of checksum, so that damaged bytes
+are never taken for a template. The checksum covers the values and where they belong: the gallery, the version of its
+key, and the subject's name. So a blob that lands under another name, key or gallery is as damaged as one with a flipped
+bit (docs/decisions/0018).
 
 With u the values' bit patterns as uint32, the checksum is the sum of ``K[i] * u[i]`` and ``K[dim] * c`` modulo 2**64,
 where ``c`` is the CRC-32 of the owner and every ``K[i]`` is a fixed odd number. An odd factor is invertible modulo
@@ -13,11 +14,12 @@ of the time that a call of ``zlib.crc32`` or ``hashlib`` for each row takes.
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,3 +154,21 @@ def _crc32(name: object, start: int) -> int:
         with suppress(UnicodeEncodeError):
             return zlib.crc32(name.encode(), start)
     return _NOBODY
+
+
+def gallery_checksum(row: Any) -> str:
+    """SHA-256 of the values of a gallery's row that decide, as 64 hexadecimal digits.
+
+    They are those that are named below. The contract is bound by its digest. Not covered is what changes without a
+    decision: the number of templates, the kind of index, a change of key that is under way, and when it was made.
+
+    Args:
+        row: has them as attributes.
+
+    Raises:
+        TypeError: one is of a type that SQLite may hand out and JSON does not know.
+        ValueError: a number is none.
+    """
+    rates = float(row.threshold_cosine), float(row.threshold_fmr)
+    values = [row.id, row.name, row.contract_digest, row.dim, row.turn, *rates, row.max_age_seconds]
+    return hashlib.sha256(json.dumps(values, allow_nan=False).encode("ascii")).hexdigest()

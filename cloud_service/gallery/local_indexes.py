@@ -303,7 +303,7 @@ class LocalIndexes:
                     continue
                 removed = segment.removed
                 with self._metrics.step("snapshot"):
-                    left_out = self._record.damage.of(gallery.id)
+                    left_out = self._record.damaged_templates.of(gallery.id)
                     if self._snapshots.save(gallery, segment, index.segments(), left_out):
                         self._saved[segment] = removed
             if rest and self._over.wait(rest * (time.monotonic() - began)):

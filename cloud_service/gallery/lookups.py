@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, get_args
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
+from cloud_service.gallery.checksums import gallery_checksum
 from cloud_service.gallery.rows import PinnedGallery
 from cloud_service.gallery.tables import gallery, subject
 from shared.contract import Contract
 from shared.errors import ContractMismatch, NotFound, RecordDamaged
-from shared.names import GALLERY_PATTERN
 from shared.scores import CosineThreshold
 from shared.wire.cloud import IndexKind
-from shared.wire.common import MAX_AGE
 
-_NAME: Final = re.compile(GALLERY_PATTERN)
-_DIGEST: Final = re.compile("[0-9a-f]{64}")
 # Far more than a gallery can hold: a greater number is damage.
-MOST_TEMPLATES: Final = 10**12
+_MOST_TEMPLATES: Final = 10**12
 _KINDS: Final = (None, *get_args(IndexKind))
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
@@ -91,13 +87,11 @@ def pinned_from(row: Any) -> PinnedGallery:
 def _check(row: Any) -> PinnedGallery:
     try:
         contract = Contract.model_validate(row.contract)
-        threshold = CosineThreshold.of(row.threshold_cosine)
-        whole = (row.turn, row.templates, *(() if row.max_age_seconds is None else (row.max_age_seconds,)))
-        fits = contract.dim == row.dim and all(isinstance(value, int) and value >= 0 for value in whole)
-        fits = fits and isinstance(row.contract_digest, str) and re.fullmatch(GALLERY_PATTERN, row.name) is not None
-        if not fits or row.index_kind not in _KINDS or not 0 <= row.threshold_fmr <= 1:
+        fits = row.checksum == gallery_checksum(row) and contract.digest() == row.contract_digest
+        fits = fits and contract.dim == row.dim and row.index_kind in _KINDS
+        if not fits or not isinstance(row.templates, int) or not 0 <= row.templates <= _MOST_TEMPLATES:
             raise damaged_gallery(row.id)
-        _require_in_range(row)
+        threshold = CosineThreshold.of(row.threshold_cosine)
     except (TypeError, ValueError):
         raise damaged_gallery(row.id) from None
     return PinnedGallery(
@@ -114,14 +108,10 @@ def _check(row: Any) -> PinnedGallery:
     )
 
 
-def _require_in_range(row: Any) -> None:
-    texts = isinstance(row.name, str) and isinstance(row.contract_digest, str)
-    if not texts or not _NAME.fullmatch(row.name) or not _DIGEST.fullmatch(row.contract_digest):
-        raise ValueError("no name or digest")
-    if not 0 < row.threshold_cosine < 1 or row.templates > MOST_TEMPLATES:
-        raise ValueError("no threshold or number of templates")
-    if row.max_age_seconds is not None and not 1 <= row.max_age_seconds <= MAX_AGE:
-        raise ValueError("no age")
+def renew_checksum(connection: Connection, gallery_id: int) -> None:
+    """Gives a gallery's row its checksum; for whoever has written a value that is covered, in the same transaction."""
+    row = connection.execute(select(gallery).where(gallery.c.id == gallery_id)).one()
+    connection.execute(update(gallery).where(gallery.c.id == gallery_id).values(checksum=gallery_checksum(row)))
 
 
 def damaged_gallery(gallery_id: int) -> RecordDamaged:

@@ -25,6 +25,7 @@ from cloud_service.gallery.lookups import (
     oldest_alive,
     pinned_where,
     refuse_turned,
+    renew_checksum,
 )
 from cloud_service.gallery.rows import Added, NewRow, PinnedGallery, Removed
 from cloud_service.gallery.tables import gallery, subject, template, turned
@@ -83,9 +84,9 @@ class Record:
         self.clock = clock
         self.journal = journal
         # Numbers of the galleries whose rows were found damaged when all were last looked at.
-        self.damaged: list[int] = []
-        self.damage = KnownDamage()
-        self.vectors = Vectors(database, clock, self.damage)
+        self.damaged_galleries: list[int] = []
+        self.damaged_templates = KnownDamage()
+        self.vectors = Vectors(database, clock, self.damaged_templates)
         self._max_templates_a_gallery = max_templates_a_gallery
         self._max_templates_a_subject = max_templates_a_subject
 
@@ -109,11 +110,11 @@ class Record:
             refuse_turned(pinned, pinned_where(connection, gallery.c.id == pinned.id))
 
     def galleries(self) -> list[PinnedGallery]:
-        """All galleries, in the order of their ids, but for those whose row is damaged; these are ``damaged``."""
+        """All galleries, in the order of their ids, but for those whose row is damaged: these are noted."""
         with self.database.read() as connection:
             sound, damaged = galleries_where(connection)
-        if damaged != self.damaged:
-            self.damaged = damaged
+        if damaged != self.damaged_galleries:
+            self.damaged_galleries = damaged
             _log.error("galleries_damaged", rows=", ".join(map(str, damaged)))
         return sound
 
@@ -140,17 +141,16 @@ class Record:
         with self.database.write() as connection:
             found = connection.execute(select(gallery).where(gallery.c.name == name)).first()
             if found is None:
-                connection.execute(
-                    insert(gallery).values(
-                        name=name,
-                        contract=spec.contract.model_dump(mode="json"),
-                        contract_digest=digest,
-                        dim=spec.contract.dim,
-                        threshold_cosine=spec.threshold.cosine,
-                        threshold_fmr=spec.threshold.fmr,
-                        created_at=self.clock.now(),
-                    )
+                made = insert(gallery).values(
+                    name=name,
+                    contract=spec.contract.model_dump(mode="json"),
+                    contract_digest=digest,
+                    dim=spec.contract.dim,
+                    threshold_cosine=spec.threshold.cosine,
+                    threshold_fmr=spec.threshold.fmr,
+                    created_at=self.clock.now(),
                 )
+                renew_checksum(connection, int(connection.scalars(made.returning(gallery.c.id)).one()))
             pinned = pinned_where(connection, gallery.c.name == name)
             if found is None:
                 noted(connection, pinned, Action.GALLERY_MADE, by, contract=digest)
@@ -349,7 +349,7 @@ class Record:
             [row.vector for row in found], [name] * len(found), pinned.dim, pinned.id, pinned.turn
         )
         if not sound.all():
-            self.damage.found(pinned, [row.id for row, fits in zip(found, sound, strict=True) if not fits])
+            self.damaged_templates.found(pinned, [row.id for row, fits in zip(found, sound, strict=True) if not fits])
             raise of_subject()
         if not all(_alike(vector, sent[row.uid]) for row, vector in zip(found, vectors, strict=True)):
             raise taken

@@ -84,7 +84,7 @@ class Rekeying:
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
         self._indexes = store.indexes
-        self._turning = Turning(store.record.database, store.record.journal, store.record.damage)
+        self._turning = Turning(store.record.database, store.record.journal, store.record.damaged_templates)
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rekey")
         self._jobs: dict[int, _Job] = {}

@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, exists, select, update
 
 from cloud_service.gallery.audit import Action, noted
-from cloud_service.gallery.lookups import oldest_alive
+from cloud_service.gallery.lookups import oldest_alive, renew_checksum
 from cloud_service.gallery.notes import damaged_note, noted_value
 from cloud_service.gallery.record import Record
 from cloud_service.gallery.rows import PinnedGallery, Removed
@@ -58,6 +58,7 @@ class Retention:
             removed = self._remove_expired(connection, before, None)
             changed = update(gallery).where(gallery.c.id == pinned.id).values(max_age_seconds=max_age_seconds)
             connection.execute(changed)
+            renew_checksum(connection, pinned.id)
             noted(connection, before, Action.RETENTION_CHANGED, by, max_age_seconds=max_age_seconds)
             return self._record.hold(connection, pinned), removed
 

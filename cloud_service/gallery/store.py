@@ -108,7 +108,7 @@ class Store:
             "patronus_cloud_damaged_templates",
             "Stored templates that are known to be damaged: they are not compared",
             registry=metrics.registry,
-        ).set_function(lambda: len(record.damage))
+        ).set_function(lambda: len(record.damaged_templates))
         self._age_of_oldest = Gauge(
             "patronus_cloud_erasure_pending_seconds",
             "Age of the oldest erasure of which overwritten bytes may still be somewhere; 0 where there is none",

@@ -108,6 +108,8 @@ gallery = Table(
     Column("max_age_seconds", BigInteger),
     # The index that an operator chose, by name; null: by the number of templates.
     Column("index_kind", String(32)),
+    # Of what decides in this row (``gallery_checksum``); null: the row was damaged before there were checksums.
+    Column("checksum", String(64)),
     Column("created_at", UtcDateTime, nullable=False),
     sqlite_autoincrement=True,
 )

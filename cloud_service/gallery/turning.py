@@ -34,6 +34,7 @@ from cloud_service.gallery.lookups import (
     galleries_where,
     pinned_from,
     refuse_turned,
+    renew_checksum,
 )
 from cloud_service.gallery.record import Journal
 from cloud_service.gallery.rows import PinnedGallery
@@ -204,6 +205,7 @@ class Turning:
                     turning_to=None,
                 )
             )
+            renew_checksum(connection, pinned.id)
             self._journal.turned(connection, pinned, after)
             noted(connection, pinned, Action.REKEY_FLIPPED, by, contract=after.contract_digest)
         return after

@@ -67,7 +67,7 @@ class Examined:
 
     def _change_key_of_turned(self) -> None:
         record = self.store.record
-        turning = Turning(record.database, record.journal, record.damage)
+        turning = Turning(record.database, record.journal, record.damaged_templates)
         pinned = record.gallery("turned")
 
         def rotated(some: Unstaged) -> np.ndarray:

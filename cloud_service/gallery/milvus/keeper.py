@@ -275,7 +275,7 @@ class Keeper:
         expected = {self._names.collection(gallery) for gallery in galleries}
         for name in present:
             parts = self._names.parts(name)
-            if parts is None or name in expected or parts.gallery_id in self._record.damaged:
+            if parts is None or name in expected or parts.gallery_id in self._record.damaged_galleries:
                 continue
             # One of a coming turn is being made by whoever changes the key, and one with a lease is being filled.
             coming = parts.turn > turns.get(parts.gallery_id, parts.turn) and not parts.unfinished

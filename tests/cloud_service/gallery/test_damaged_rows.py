@@ -87,6 +87,13 @@ def test_a_damaged_note_stops_the_start_and_copies_with_one_sentence(
         "max_age_seconds = 4611686018427387904",
         "max_age_seconds = 0",
         "threshold_cosine = -0.5",
+        "threshold_cosine = 0.096",
+        "threshold_fmr = 0.5",
+        "max_age_seconds = 7776000",
+        "turn = 1",
+        f"contract_digest = '{'0' * 64}'",
+        "contract = replace(contract, 'sface', 'sfade')",
+        "checksum = NULL",
         "contract_digest = x'00ff'",
         "templates = 4611686018427387904",
     ],
@@ -118,6 +125,20 @@ def test_a_damaged_gallery_is_not_answered_for_and_the_others_are(
             assert_problem(refused, 503, "record-damaged")
     with pytest.raises(SetupError, match="the row 1 of the table gallery is damaged"):
         back_up(record, tmp_path / "backup")
+
+
+def test_a_threshold_that_changes_under_a_running_cloud_accepts_nobody(
+    record: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATRONUS_CLOUD__HOME", str(settings.home))
+    with Cloud(settings) as cloud:
+        assert cloud.verify("anna", VECTORS[1]).json()["decision"] == "no_match"
+        _damage(record, "UPDATE gallery SET threshold_cosine = 0.0001 WHERE name = 'door'")
+        assert_problem(cloud.verify("anna", VECTORS[1]), 503, "record-damaged")
+        assert_problem(cloud.identify(VECTORS[1]), 503, "record-damaged")
+        assert cloud.found(VECTORS[0], gallery="other") == ["anna"]
+        said = CliRunner().invoke(app, ["check"], catch_exceptions=False)
+        assert (said.exit_code, "row 1 of the table gallery is damaged" in said.output) == (1, True)
 
 
 @pytest.mark.parametrize("name", ["x'ff'", "CAST(x'ff' AS TEXT)", "'a b'", "CAST(name AS BLOB)"])
