@@ -55,9 +55,19 @@ from shared.wire.common import (
 _log = get_logger(__name__)
 Answer = TypeVar("Answer", bound=BaseModel)
 
-# The cloud's refusals that a caller of the edge can mend, by the word of the problem's type.
+# The cloud's refusals that a caller of the edge, or the operator, can mend: asked again, it would refuse again. By the
+# word of the problem's type.
 _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
-    known.kind: known for known in (NotFound, Conflict, ContractMismatch, Unprocessable, TooLarge, InsufficientStorage)
+    known.kind: known
+    for known in (
+        NotFound,
+        Conflict,
+        ContractMismatch,
+        Unprocessable,
+        TooLarge,
+        RecordDamaged,
+        InsufficientStorage,
+    )
 }
 # What a cloud says of the time to wait is passed on, within reason.
 _MOST_RETRY_AFTER_S: Final = 3600
@@ -260,14 +270,12 @@ def _translate(response: httpx.Response) -> Exception:
         after = response.headers.get("Retry-After", "")
         seconds = min(int(after), _MOST_RETRY_AFTER_S) if _SECONDS.fullmatch(after) else 1
         return Overloaded("The cloud is working at its limit; try again in a moment.", retry_after_s=max(1, seconds))
-    if kind == RecordDamaged.kind:  # asked again, it is answered the same
-        return RecordDamaged(detail, reason=problem.get("reason"))
-    if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
-        return _Retry(UpstreamUnavailable(_AWAY))
     known = _PASSED_ON.get(kind)
     if known is not None:
         reason = problem.get("reason")
         return known(detail, reason=reason if isinstance(reason, str) else None)
+    if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
+        return _Retry(UpstreamUnavailable(_AWAY))
     _log.error("cloud_answer_not_understood", status=status, problem=kind)
     return UpstreamFailed("The cloud answered in a way that this edge does not understand; compare their versions.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -70,7 +70,7 @@ The document `profile.json` beside this file holds all that was measured, with i
 score on clean templates.
 """
     if document.figures and "demographics" in document.figures:
-        text = with_demographics(text, dict(document.figures["demographics"]))  # type: ignore[arg-type]
+        text = with_demographics(text, cast(Mapping[str, Any], document.figures["demographics"]))
     return text.encode()
 
 

@@ -25,6 +25,14 @@ def needs() -> None:
 
 
 _Out = Annotated[Path, typer.Option("--out", help="Folder of the training; a second call goes on where it stopped.")]
+_Embedder = Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")]
+_Tau = Annotated[
+    float | None,
+    typer.Option(
+        callback=finite, min=-1, max=1, help="Cosine threshold, where the profile names none. [default: the embedder's]"
+    ),
+]
+_Profiles = Annotated[Path | None, typer.Option(help="Your own folder of profiles.")]
 _Cache = Annotated[Path, typer.Option(help="Folder for decoded faces and embeddings, shared by all trainings.")]
 _RUN, _CACHE = Path("lab-run"), Path(".lab")
 
@@ -145,17 +153,9 @@ def demographics(
         Path, typer.Argument(help="Folder or tar of faces named AGE_SEX_GROUP_NUMBER.jpg, as UTKFace's are.")
     ],
     profile: Annotated[str, typer.Option(help="The profile to measure.")] = "default",
-    profiles: Annotated[Path | None, typer.Option(help="Your own folder of profiles.")] = None,
-    embedder: Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")] = None,
-    tau: Annotated[
-        float | None,
-        typer.Option(
-            callback=finite,
-            min=-1,
-            max=1,
-            help="Cosine threshold, where the profile names none. [default: the embedder's]",
-        ),
-    ] = None,
+    profiles: _Profiles = None,
+    embedder: _Embedder = None,
+    tau: _Tau = None,
     most: Annotated[
         int | None,
         typer.Option(min=0, help="Pictures of each age band at most, drawn at random; 0: all. [default: 900]"),
@@ -221,7 +221,7 @@ def figures(
 def attack(
     out: Annotated[Path, typer.Option("--out", help="Folder of the attack; a second call goes on where it stopped.")],
     profile: Annotated[str, typer.Option(help="The profile to attack.")] = "default",
-    profiles: Annotated[Path | None, typer.Option(help="Your own folder of profiles.")] = None,
+    profiles: _Profiles = None,
     people: Annotated[
         Path | None,
         typer.Option(envvar="PATRONUS_FACE_DATA", help="Labelled faces, a sub-folder a person; LFW with its pairs."),
@@ -230,16 +230,8 @@ def attack(
         Path | None,
         typer.Option(help="The attacker's own faces, of other people. Default: utkface112.tar beside the people."),
     ] = None,
-    embedder: Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")] = None,
-    tau: Annotated[
-        float | None,
-        typer.Option(
-            callback=finite,
-            min=-1,
-            max=1,
-            help="Cosine threshold, where the profile names none. [default: the embedder's]",
-        ),
-    ] = None,
+    embedder: _Embedder = None,
+    tau: _Tau = None,
     judge: Annotated[
         list[str] | None,
         typer.Option(help="Another embedder that judges rebuilt faces, NAME_OR_PATH or NAME_OR_PATH=TAU; repeatable."),

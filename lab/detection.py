@@ -19,7 +19,6 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from edge_service.models import locate
 from edge_service.settings import DetectionSettings, InferenceSettings, PictureLimits
@@ -27,6 +26,7 @@ from edge_service.vision.align import SIDE, TEMPLATE
 from edge_service.vision.decode import Pixels, decode
 from edge_service.vision.detect import FaceDetector, Found
 from edge_service.vision.sessions import OrtSession
+from lab.console_table import measurements
 from lab.lfw import Lfw
 from shared.command import run
 
@@ -193,13 +193,14 @@ def _show_misses(console: Console, made: list[tuple[Composite, Tally]]) -> None:
     longest = np.array([max(one.pixels.shape[:2]) for one, _ in made])
     shares = np.array([one.share for one, _ in made])
     turns = np.array([one.quarter_turns for one, _ in made])
-    table = Table("side, px", *(f"to {100 * share:.0f} %" for share in _SHARES[1:]), "all", box=None)
+    rows = []
     for low, high in pairwise(_SIZES):
         inside = (longest >= low) & (longest < high)
         cells = [inside & (shares > start) & (shares <= end) for start, end in pairwise(_SHARES)]
-        table.add_row(f"{low}-{high - 1}", *(_count(missed[cell]) for cell in [*cells, inside]))
-    console.print("faces missed before > now / pictures; columns: the face's height over the frame's")
-    console.print(table)
+        rows.append((f"{low}-{high - 1}", *(_count(missed[cell]) for cell in [*cells, inside])))
+    heads = ("side, px", *(f"to {100 * share:.0f} %" for share in _SHARES[1:]), "all")
+    caption = "faces missed before > now / pictures; columns: the face's height over the frame's"
+    console.print(measurements("What the search misses", heads, rows, caption))
     for quarter in range(4):
         console.print(f"lying by {90 * quarter:3} degrees: {_count(missed[turns == quarter])}")
     console.print(f"all: {_count(missed)}")
@@ -207,7 +208,7 @@ def _show_misses(console: Console, made: list[tuple[Composite, Tally]]) -> None:
 
 def _count(missed: NDArray[np.bool_]) -> str:
     before, now = missed.sum(axis=0)
-    return f"{before} > {now} / {len(missed)}" if len(missed) else "-"
+    return f"{before}>{now}/{len(missed)}" if len(missed) else "-"
 
 
 def _show_cost(console: Console, made: list[Tally], empty: list[Tally]) -> None:

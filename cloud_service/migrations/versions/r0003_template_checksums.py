@@ -6,6 +6,7 @@ counts as damaged, matches nobody, and is told of until it is erased.
 
 import hashlib
 import zlib
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -53,7 +54,7 @@ def upgrade() -> None:
         op.get_bind().execute(sa.delete(_segment_file).where(_segment_file.c.gallery_id.in_(damaged)))
 
 
-def _add_checksums(table: sa.TableClause, rows: sa.Select) -> set[int]:  # type: ignore[type-arg]
+def _add_checksums(table: sa.TableClause, rows: sa.Select[Any]) -> set[int]:
     """Adds a checksum to each row; the ids of the galleries of which some could not be given one."""
     bind, last, damaged = op.get_bind(), -1, set[int]()
     change = sa.update(table).where(table.c.id == sa.bindparam("row")).values(vector=sa.bindparam("blob"))

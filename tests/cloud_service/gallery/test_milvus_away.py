@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from cloud_client import Cloud, assert_problem, random_units
+from milvus_cloud import assert_pending, index_is_ready, settings_with_milvus, store_of, within
 from milvus_server import Milvus as Server
 from milvus_server import MilvusLite
 from sealed import Key
 
 from cloud_service.gallery.milvus.client import Milvus
-from cloud_service.gallery.store import Store
-from cloud_service.settings import IndexSettings, MilvusSettings, Settings
 from shared.errors import IndexUnavailable
 
 VECTORS = random_units(9, 6)
@@ -24,43 +20,11 @@ IDS = [f"{number:032x}" for number in range(6)]
 ANNA = "/v1/galleries/door/subjects/anna"
 
 
-def _settings(home: Path, url: str, **milvus: Any) -> Settings:
-    return Settings(
-        home=home,
-        index=IndexSettings(url=url),
-        milvus=MilvusSettings(**{"token": "a:secret", "seconds": 10.0, "behind_seconds": 1.5, **milvus}),
-    )
-
-
-def _store(cloud: Cloud) -> Store:
-    store: Store = cloud.app.state.store
-    return store
-
-
-def _ready(cloud: Cloud) -> bool:
-    checks = cloud.http.get("/readyz").json()["checks"]
-    assert checks["record"]
-    return bool(checks["index"])
-
-
-def _within(seconds: float, holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.1)
-
-
-def _assert_pending(answer: httpx.Response) -> None:
-    """Erased, and told truthfully: Milvus still has to write its files anew."""
-    assert answer.status_code == 202, answer.text
-    assert answer.json()["pending"] == ["index"]
-
-
 def test_what_is_asked_while_milvus_is_away_is_done_or_not_as_the_answer_says(
     tmp_path: Path, own_milvus: MilvusLite
 ) -> None:
     old, new = Key(8, 1), Key(8, 2)
-    with Cloud(_settings(tmp_path / "home", own_milvus.url, seconds=2.0)) as cloud:
+    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, seconds=2.0)) as cloud:
         for name in ("door", "gone"):
             assert cloud.put_gallery(name, contract=old.contract).status_code == 201
             for at, who in enumerate(("anna", "anna", "ben")):
@@ -74,20 +38,20 @@ def test_what_is_asked_while_milvus_is_away_is_done_or_not_as_the_answer_says(
             answer = cloud.http.post(f"/v1/galleries/door/subjects/s{at}/templates", json=body)
             assert_problem(answer, 503, "index-unavailable", reason)
             assert cloud.held() == held
-            _within(5, lambda: not _ready(cloud))  # from then on it is known that Milvus is away
+            within(5, lambda: not index_is_ready(cloud))  # from then on it is known that Milvus is away
         answer = cloud.http.put("/v1/galleries/door/index", json={"kind": "approximate"})
         assert_problem(answer, 503, "index-unavailable", "not_stored")
-        assert _store(cloud).record.gallery("door").index_kind is None
+        assert store_of(cloud).record.gallery("door").index_kind is None
 
         assert cloud.put_gallery("new").status_code == 201
         assert cloud.http.get("/v1/galleries/new").status_code == 200
         answer = cloud.http.put("/v1/galleries/door/retention", json={"max_age_seconds": 3600})
         assert (answer.status_code, answer.json()["max_age_seconds"]) == (200, 3600)
-        _assert_pending(cloud.http.delete(f"{ANNA}/templates/{IDS[0]}"))
+        assert_pending(cloud.http.delete(f"{ANNA}/templates/{IDS[0]}"))
         assert cloud.held() == (3, 3)
-        _assert_pending(cloud.http.delete("/v1/galleries/door/subjects/ben"))
+        assert_pending(cloud.http.delete("/v1/galleries/door/subjects/ben"))
         assert cloud.held() == (2, 2)
-        _assert_pending(cloud.http.delete("/v1/galleries/gone"))
+        assert_pending(cloud.http.delete("/v1/galleries/gone"))
         assert cloud.http.get("/v1/galleries/gone").status_code == 404
 
         def settled() -> bool:
@@ -95,11 +59,11 @@ def test_what_is_asked_while_milvus_is_away_is_done_or_not_as_the_answer_says(
             assert answer.status_code in {200, 202}, answer.text
             return bool(answer.json()["state"] == "settled")
 
-        _within(15, settled)
+        within(15, settled)
         assert cloud.http.get("/v1/galleries/door").json()["contract_digest"] == new.contract.digest()
 
         own_milvus.start()
-        _within(20, lambda: _ready(cloud))
+        within(20, lambda: index_is_ready(cloud))
         probes = {"probes": [new.envelope(vector) for vector in VECTORS[:4]], "top_k": 1}
         results = cloud.http.post("/v1/galleries/door/identify", json=probes).json()["results"]
         found = [[one["subject"] for one in result["candidates"]] for result in results]
@@ -110,7 +74,7 @@ def test_what_is_asked_while_milvus_is_away_is_done_or_not_as_the_answer_says(
 def test_a_kind_of_index_that_is_chosen_and_not_made_yet_is_told_as_chosen(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Cloud(_settings(tmp_path / "home", shared_milvus.url)) as cloud:
+    with Cloud(settings_with_milvus(tmp_path / "home", shared_milvus.url)) as cloud:
         cloud.put_gallery()
         wanted = {"json": {"kind": "approximate"}}
         with monkeypatch.context() as broken:
@@ -121,5 +85,5 @@ def test_a_kind_of_index_that_is_chosen_and_not_made_yet_is_told_as_chosen(
             broken.setattr(Milvus, "create", fail)
             answer = cloud.http.put("/v1/galleries/door/index", **wanted)
             assert "choice is stored" in assert_problem(answer, 503, "index-unavailable", "stored")["detail"]
-            assert _store(cloud).record.gallery("door").index_kind == "approximate"
-        _within(10, lambda: cloud.http.put("/v1/galleries/door/index", **wanted).status_code == 200)
+            assert store_of(cloud).record.gallery("door").index_kind == "approximate"
+        within(10, lambda: cloud.http.put("/v1/galleries/door/index", **wanted).status_code == 200)
