@@ -26,18 +26,18 @@ run: $(VENV)/.run models  ## Run edge and cloud here, in the foreground, until C
 	@exec $(BIN)/python -m deploy.run_pair
 
 demo: $(VENV)/.run models  ## Enroll, verify and identify the sample pictures, in a folder of its own
-	@exec $(BIN)/python -m lab.demo
+	@exec $(BIN)/python -m deploy.demo
 
 test: $(VENV)/.test models optional-models  ## Run every test, with coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 # Milvus' server listens on all interfaces: it gets a network with nothing but loopback.
 ALONE := unshare $(if $(filter 0,$(shell id -u)),,--map-current-user --keep-caps) --net
-MILVUS_TESTS := $(addprefix tests/cloud_service/,gallery/test_milvus_index.py gallery/test_milvus_store.py gallery/test_congruence.py test_replicas.py)
+MILVUS_TESTS := $(addprefix tests/cloud_service/index/,test_milvus_index.py test_milvus_store.py test_congruence.py test_replicas.py)
 
 test-milvus: $(VENV)/.test  ## Run the tests of the index in Milvus on a real server (6 minutes; Linux)
 	@$(PIP) --no-deps --constraint constraints.txt 'milvus==2.3.5'
-	@$(ALONE) $(BIN)/python tests/cloud_service/milvus_standalone.py $(BIN)/python -m pytest $(MILVUS_TESTS) $(ARGS)
+	@$(ALONE) $(BIN)/python -m tests.support.milvus_standalone $(BIN)/python -m pytest $(MILVUS_TESTS) $(ARGS)
 
 lint: $(VENV)/.test  ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -46,30 +46,30 @@ format: $(VENV)/.test  ## Put the code into its form
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: $(VENV)/.test models  ## Time one verify and where it goes
-	@$(BIN)/python -m lab.bench $(ARGS)
+	@$(BIN)/python -m tests.load.bench $(ARGS)
 
 bench-cloud: $(VENV)/.test  ## Time the cloud beside FAISS itself: make bench-cloud SIZES=10000,100000 CONCURRENCY=1,64
-	@$(BIN)/python -m lab.bench_cloud $(if $(SIZES),--sizes $(SIZES)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(ARGS)
+	@$(BIN)/python -m tests.load.bench_cloud $(if $(SIZES),--sizes $(SIZES)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(ARGS)
 
 bench-recall: $(VENV)/.test models  ## Compare the index with plain products on real faces: make bench-recall LFW=FOLDER
 	@test -n "$(LFW)$${PATRONUS_FACE_DATA:-}" || { echo "Name the folder with lfw112.tar, lfw_pairs.txt and utkface112.tar: make bench-recall LFW=FOLDER" >&2; exit 2; }
-	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m lab.bench_recall --faces "$${PATRONUS_FACE_DATA:-$(LFW)}" $(ARGS)
+	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.load.bench_recall --faces "$${PATRONUS_FACE_DATA:-$(LFW)}" $(ARGS)
 
 contention: $(VENV)/.test  ## Time searches while somebody writes: make contention SIZES=1000000
-	@$(BIN)/python -m lab.contention $(if $(SIZES),--sizes $(SIZES)) $(ARGS)
+	@$(BIN)/python -m tests.load.contention $(if $(SIZES),--sizes $(SIZES)) $(ARGS)
 
 soak: $(VENV)/.test models  ## Load the cloud steadily and see what grows: make soak MINUTES=20 ARGS=--pictures
-	@$(BIN)/python -m lab.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+	@$(BIN)/python -m tests.load.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 kill-test: $(VENV)/.test  ## Kill the cloud under load, over and over: make kill-test CYCLES=200
-	@$(BIN)/python -m lab.kills $(if $(CYCLES),--cycles $(CYCLES)) $(ARGS)
+	@$(BIN)/python -m tests.load.crash $(if $(CYCLES),--cycles $(CYCLES)) $(ARGS)
 
 fuzz: $(VENV)/.test models  ## Try what both OpenAPI documents promise: make fuzz SECONDS=600
-	@$(BIN)/python -m lab.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+	@$(BIN)/python -m tests.load.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LFW=FOLDER
 	@test -n "$(LFW)$${PATRONUS_FACE_DATA:-}" || { echo "Name the folder with lfw112.tar and lfw_pairs.txt: make accuracy LFW=FOLDER (docs/accuracy.md)" >&2; exit 2; }
-	@$(BIN)/python -m lab.accuracy $(if $(LFW),--lfw $(LFW)) $(ARGS)
+	@$(BIN)/python -m lab.evaluation.accuracy $(if $(LFW),--lfw $(LFW)) $(ARGS)
 
 models: $(VENV)/.run  ## Fetch, check and convert the face models
 	@$(BIN)/python -m edge_service.models fetch

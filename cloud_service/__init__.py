@@ -3,6 +3,6 @@
 It takes no picture and returns no template. It never imports the edge.
 """
 
-from shared.process_limits import limit_native_threads
+from shared.security.process_limits import limit_native_threads
 
 limit_native_threads()  # before numpy and FAISS are imported

@@ -11,25 +11,25 @@ from functools import partial
 from anyio import to_thread
 from fastapi import FastAPI
 
-from cloud_service.admission import Admission
-from cloud_service.gallery.assembly import open_store
-from cloud_service.gallery.clock import RecordClock
-from cloud_service.gallery.erasures import Erasures
-from cloud_service.gallery.listing import Listing
-from cloud_service.gallery.matcher import Matcher
-from cloud_service.gallery.rekeying import Rekeying
-from cloud_service.gathering import Gathering
+from cloud_service.batching import Gathering
+from cloud_service.bootstrap import open_store
+from cloud_service.concurrency_limit import Admission
+from cloud_service.erasure.receipts import Erasures
 from cloud_service.housekeeping import housekeeping
+from cloud_service.matching import Matcher
 from cloud_service.readiness import readiness_of
+from cloud_service.record.clock import RecordClock
+from cloud_service.record.listing import Listing
+from cloud_service.rekey.service import Rekeying
 from cloud_service.routes import ROUTERS
 from cloud_service.settings import Settings
 from shared.http.application import make_application
 from shared.http.flat import add_routes
 from shared.http.problems import RESPONSES
 from shared.http.system import system_routes
-from shared.key_ring import KeyRing
 from shared.logs import get_logger
 from shared.metrics import Metrics
+from shared.security.key_ring import KeyRing
 
 _log = get_logger(__name__)
 _REKEY = re.compile(r"/v1/galleries/[^/]+/rekey")

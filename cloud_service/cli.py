@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud_service.audit_cli import app as audit
-from cloud_service.erasures_cli import app as erasures
+from cloud_service.audit.cli import app as audit
+from cloud_service.erasure.cli import app as erasures
 from shared.counted import counted
-from shared.key_ring import KeyRing
-from shared.keys_command import keys_command
+from shared.security.key_ring import KeyRing
+from shared.security.keys_command import keys_command
 
 if TYPE_CHECKING:
-    from cloud_service.gallery.backup import Held
+    from cloud_service.record.backup import Held
 
 
 def _ring() -> KeyRing:
@@ -72,7 +72,7 @@ def backup(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="The backup to write.")], force: Force = False
 ) -> None:
     """Copy the record to a file, checked, while the service runs."""
-    from cloud_service.gallery.backup import back_up
+    from cloud_service.record.backup import back_up
 
     held = back_up(_record(), target, replace=force)
     typer.echo(f"{target}: {_held(held)}.")
@@ -87,7 +87,7 @@ def restore(
     ] = None,
 ) -> None:
     """Put a backup in the place of the record; the service must not run. What was erased since is erased from it."""
-    from cloud_service.gallery.backup import restore as put_back
+    from cloud_service.record.backup import restore as put_back
 
     record = _record()
     found = put_back(source, record, replace=force, erasures=erasures)
@@ -123,7 +123,7 @@ def check(
     ] = False,
 ) -> None:
     """Read the whole record and the index files, while the service runs, and list what is damaged."""
-    from cloud_service.gallery.record_check import check_record
+    from cloud_service.record.check import check_record
     from cloud_service.settings import Settings
     from shared.service_settings import load_settings
 
@@ -145,8 +145,8 @@ def check(
 
 
 def _record() -> Path:
-    from cloud_service.gallery.opening import is_sqlite
-    from cloud_service.gallery.sqlite import file_of
+    from cloud_service.record.opening import is_sqlite
+    from cloud_service.record.sqlite import file_of
     from cloud_service.settings import Settings
     from shared.errors import SetupError
     from shared.service_settings import load_settings

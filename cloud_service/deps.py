@@ -10,18 +10,18 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
 
-from cloud_service.admission import Admission
-from cloud_service.gallery.erasures import Erasures
-from cloud_service.gallery.listing import Listing
-from cloud_service.gallery.matcher import Asked, Claim
-from cloud_service.gallery.rekeying import Rekeying
-from cloud_service.gallery.store import Store
-from cloud_service.gathering import Gathering
+from cloud_service.batching import Gathering
+from cloud_service.concurrency_limit import Admission
+from cloud_service.erasure.receipts import Erasures
+from cloud_service.matching import Asked, Claim
+from cloud_service.record.listing import Listing
+from cloud_service.rekey.service import Rekeying
 from cloud_service.settings import Settings
-from shared.credentials import Scope
+from cloud_service.store import Store
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
-from shared.whole import PLAIN_DIGITS
+from shared.security.credentials import Scope
+from shared.strict_types import PLAIN_DIGITS
 from shared.wire.cloud import IdentifyAnswer
 from shared.wire.common import NumberInText, VerifyAnswer
 

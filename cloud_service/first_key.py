@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cloud_service.settings import Settings
 from shared.errors import SetupError
-from shared.key_ring import KeyRing
-from shared.secret_files import locked, read_secret, remove_leftovers, write_secret
+from shared.security.key_ring import KeyRing
+from shared.security.secret_files import locked, read_secret, remove_leftovers, write_secret
 from shared.service_settings import load_settings
 
 

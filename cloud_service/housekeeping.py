@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 from anyio import to_thread
 
-from cloud_service.gallery.rows import PinnedGallery
-from cloud_service.gallery.store import Store
+from cloud_service.record.rows import PinnedGallery
 from cloud_service.settings import RetentionSettings
+from cloud_service.store import Store
 from shared.logs import get_logger, place_of
 
 _log = get_logger(__name__)

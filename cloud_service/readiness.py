@@ -6,7 +6,7 @@ from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
-from cloud_service.gallery.store import Store
+from cloud_service.store import Store
 from shared.errors import PatronusError
 from shared.http.system import Checks
 from shared.logs import get_logger, place_of

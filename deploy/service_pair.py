@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cloud_service.settings import Settings as CloudSettings
+from deploy.pair import Pair, free_port
 from edge_service.settings import EdgeSettings
-from lab.pair import Pair, free_port
 from shared.errors import SetupError
 from shared.service_settings import load_settings
 from shared.urls import service_url

@@ -3,6 +3,6 @@
 It never imports the cloud; what both agree on is in ``shared``.
 """
 
-from shared.process_limits import limit_native_threads
+from shared.security.process_limits import limit_native_threads
 
 limit_native_threads()  # before numpy is imported

@@ -8,26 +8,26 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from edge_service.cloud import CloudClient
-from edge_service.galleries import GalleryBook
-from edge_service.plugin import Plugin
-from edge_service.privacy.keys import KeyStore
-from edge_service.privacy.profiles import load_profile
-from edge_service.privacy.protect import Protector
+from edge_service.cloud_client import CloudClient
+from edge_service.embeddings import Plugin
+from edge_service.gallery_contexts import GalleryBook
+from edge_service.metrics import ProtectionTally
+from edge_service.protection.keys import KeyStore
+from edge_service.protection.profiles import load_profile
+from edge_service.protection.protect import Protector
 from edge_service.recognition import Recognition
-from edge_service.rekeying import Rekeying
+from edge_service.rekey import Rekeying
 from edge_service.routes import embeddings, galleries, info, matching, pictures, rekey, subjects
 from edge_service.settings import EdgeSettings, PictureLimits
-from edge_service.tally import ProtectionTally
 from edge_service.vision.reader import open_reader
 from edge_service.workers import Workers
 from shared.http.application import make_application
 from shared.http.disconnects import DisconnectWatch
 from shared.http.flat import add_routes
 from shared.http.system import system_routes
-from shared.key_ring import KeyRing
 from shared.logs import get_logger
 from shared.metrics import Metrics
+from shared.security.key_ring import KeyRing
 from shared.wire.edge import MAX_EMBEDDINGS_BYTES
 
 _log = get_logger(__name__)

@@ -10,19 +10,19 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 from pydantic import Field
 
-from edge_service.cloud import CloudClient
-from edge_service.galleries import GalleryBook
-from edge_service.plugin import Plugin
-from edge_service.privacy.profiles import DefaultThreshold, Profile
+from edge_service.cloud_client import CloudClient
+from edge_service.embeddings import Plugin
+from edge_service.gallery_contexts import GalleryBook
+from edge_service.protection.profiles import DefaultThreshold, Profile
 from edge_service.recognition import Recognition
-from edge_service.rekeying import Rekeying
+from edge_service.rekey import Rekeying
 from edge_service.settings import EdgeSettings
 from edge_service.uploads import PART
 from edge_service.vision.reader import FaceReader
-from shared.credentials import Scope
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
-from shared.whole import PLAIN_DIGITS
+from shared.security.credentials import Scope
+from shared.strict_types import PLAIN_DIGITS
 from shared.wire.cloud import MAX_TOP_K
 from shared.wire.common import NumberInText
 from shared.wire.edge import MAX_FACES, QualityFilter

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from edge_service.plugin import HandedBack
-from edge_service.privacy.embeddings import check_dimension
+from edge_service.embeddings import HandedBack
+from edge_service.protection.embeddings import check_dimension
 from shared.errors import BadRequest, TooLarge, Unprocessable
 from shared.http.headers import json_in_utf8, media_type
 from shared.http.json_bodies import repeated_member

@@ -12,7 +12,7 @@ from typing import Final
 from edge_service.settings import PictureLimits
 from shared.errors import Overloaded, TooLarge
 from shared.logs import get_logger
-from shared.process_limits import memory_limit_bytes
+from shared.security.process_limits import memory_limit_bytes
 
 _log = get_logger(__name__)
 # What the edge takes without any picture: 0.33 GB after large ones (docs/operating.md), and bodies of requests that

@@ -10,15 +10,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.cloud import CloudClient
-from edge_service.galleries import GalleryBook
-from edge_service.privacy.protect import Outgoing, ProtectionContext, Protector
+from edge_service.cloud_client import CloudClient
+from edge_service.gallery_contexts import GalleryBook
+from edge_service.protection.protect import Outgoing, ProtectionContext, Protector
 from edge_service.vision.embed import MAX_BATCH, Embeddings
 from edge_service.vision.reader import FaceReader, FoundFace, ReadPicture, Selected, level_for, select, the_one_face
 from edge_service.workers import Workers
 from shared.errors import Conflict, ContractMismatch, PatronusError
+from shared.http.request_context import check_caller
 from shared.metrics import Metrics
-from shared.request_context import check_caller
 from shared.scores import CosineSimilarity, CosineThreshold
 from shared.wire.cloud import (
     MAX_PROBES_A_REQUEST,

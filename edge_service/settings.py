@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
+from shared.http.rates import RateSettings
 from shared.logs import LogLevel
-from shared.rates import RateSettings
+from shared.security.tls import TlsSettings
 from shared.service_settings import ServiceSettings
-from shared.tls import TlsSettings
 from shared.urls import Host, ServiceUrl
 from shared.wire.edge import QualityFilter
 
@@ -112,7 +112,7 @@ class WorkSettings(BaseModel):
     model_config = _FROZEN
 
     # Requests that are decoded and inferred at the same time; 0: one for each processor that this process may use, at
-    # most 16 (shared/process_limits.py). Each holds one decoded picture in memory.
+    # most 16 (shared/security/process_limits.py). Each holds one decoded picture in memory.
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     # Requests that may wait for a worker; one more is answered 429 instead of waiting without end.
     waiting: Annotated[int, Field(ge=0, le=1000)] = 32
@@ -128,7 +128,7 @@ class EdgeSettings(ServiceSettings):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
     log_level: LogLevel = "info"
-    # The protection profile: a folder of edge_service/privacy/profiles, or of `profiles`.
+    # The protection profile: a folder of edge_service/protection/profiles, or of `profiles`.
     profile: str = "default"
     # The operator's own profiles, each a folder with a profile.json.
     profiles: Path | None = None

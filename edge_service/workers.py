@@ -17,8 +17,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from edge_service.settings import WorkSettings
 from shared.errors import Overloaded
-from shared.process_limits import usable_cpus
-from shared.request_context import Caller, CallerGone, current_caller
+from shared.http.request_context import Caller, CallerGone, current_caller
+from shared.security.process_limits import usable_cpus
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -63,11 +63,11 @@ def train(
     """Train attackers, and the network that spoils their work."""
     from pydantic import ValidationError
 
-    from edge_service.privacy.profiles.load import available
+    from edge_service.protection.profiles.load import available
     from edge_service.vision.embed import SFACE
-    from lab.embedders import open_encoder
-    from lab.recipe import Recipe
-    from lab.runs import Run, attacker_options, perturbation_options
+    from lab.data.embedders import open_encoder
+    from lab.defence.recipe import Recipe
+    from lab.defence.runs import Run, attacker_options, perturbation_options
     from shared.errors import SetupError
 
     if profile in available():
@@ -113,7 +113,7 @@ def train(
 @app.command()
 def calibrate(out: _Out = _RUN, cache: _Cache = _CACHE) -> None:
     """Find how far the trained network may turn at the unchanged threshold."""
-    from lab.runs import Run
+    from lab.defence.runs import Run
 
     found = Run.open(out, cache).calibrate()
     certified = "none: too few people" if found.certified is None else f"{found.certified:.2f} degrees"
@@ -137,8 +137,8 @@ def evaluate(
 
     Where the names of the training's pictures hold age, sex and group, as UTKFace's do, also false matches by these.
     """
-    from lab.measuring import evaluate_run, table
-    from lab.runs import Run
+    from lab.defence.runs import Run
+    from lab.evaluation.evaluate import evaluate_run, table
 
     run = Run.open(out, cache)
     found = evaluate_run(run, judge or [], most)
@@ -168,11 +168,11 @@ def demographics(
     import json
 
     from edge_service.models.files import write_whole
-    from edge_service.privacy.profiles import load_profile
-    from lab.card import with_demographics
-    from lab.demographic_figures import measure_profile, table
-    from lab.demographics import MOST_A_BAND
-    from lab.redteam.suite import encoder_of, tau_of
+    from edge_service.protection.profiles import load_profile
+    from lab.attacks.suite import encoder_of, tau_of
+    from lab.evaluation.demographic_figures import measure_profile, table
+    from lab.evaluation.demographics import MOST_A_BAND
+    from lab.export.model_card import with_demographics
 
     chosen = load_profile(profile, own=profiles)
     encoder = encoder_of(chosen, embedder)
@@ -195,8 +195,8 @@ def export(
     cache: _Cache = _CACHE,
 ) -> None:
     """Write the profile: ONNX, document and model card."""
-    from lab.publish import publish
-    from lab.runs import Run
+    from lab.defence.runs import Run
+    from lab.export.export_profile import publish
 
     profile = publish(Run.open(out, cache), to, replace=replace)
     typer.echo(f"Wrote {to / profile.document.name} (SHA-256 {profile.pin.sha256[:12]}…).")
@@ -210,8 +210,8 @@ def figures(
     cache: _Cache = _CACHE,
 ) -> None:
     """Draw what a breach gives back, the angles, and accuracy over the angle."""
-    from lab.figures import draw
-    from lab.runs import Run
+    from lab.defence.runs import Run
+    from lab.evaluation.figures import draw
 
     for path in draw(Run.open(out, cache), portraits, to):
         typer.echo(path)
@@ -246,7 +246,7 @@ def attack(
     cache: _Cache = _CACHE,
 ) -> None:
     """Attack a profile in every way we know, and write one report."""
-    from lab.redteam.suite import Asked, Suite
+    from lab.attacks.suite import Asked, Suite
 
     if people is None:
         raise typer.BadParameter("name the faces to attack, or set PATRONUS_FACE_DATA", param_hint="--people")

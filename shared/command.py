@@ -15,7 +15,7 @@ import typer
 
 from shared.errors import PatronusError
 from shared.home import patronus_version
-from shared.process_secrets import keep_out_of_dumps
+from shared.security.process_secrets import keep_out_of_dumps
 from shared.standard_streams import guard_standard_streams
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.names import HexDigest
-from shared.whole import One, Whole
+from shared.strict_types import One, Whole
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -14,7 +14,7 @@ from shared.canonical_base64 import CANONICAL_PATTERN, decode_canonical
 from shared.contract import MAX_DIM
 from shared.errors import InvalidTemplate
 from shared.names import HexDigest
-from shared.whole import One, Whole
+from shared.strict_types import One, Whole
 
 # A float32 unit vector of 4,096 values is off by less than 1e-5; what is further off was never normalised.
 UNIT_TOLERANCE = 1e-4

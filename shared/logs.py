@@ -10,7 +10,7 @@ from typing import Any, Literal
 import structlog
 from structlog.typing import EventDict, Processor
 
-from shared.request_context import current_request_id
+from shared.http.request_context import current_request_id
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 _PLAIN = (str, int, float, bool, type(None))

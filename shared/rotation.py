@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.canonical_base64 import decode_canonical
 from shared.contract import MAX_DIM
 from shared.errors import Unprocessable
-from shared.whole import Whole
+from shared.strict_types import Whole
 
 # Two orthogonal matrices multiplied in float64 are off by some d * 1e-16. What is further off would stretch angles, and
 # so change decisions.

@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from cloud_service.gallery.database import Database
+from cloud_service.record.database import Database
 from shared.errors import SetupError
 
 

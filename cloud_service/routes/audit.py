@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from cloud_service.audit import log as audit
 from cloud_service.deps import MAY_MANAGE, PLACE, AfterEntry, Limit, StoreDep
-from cloud_service.gallery import audit
 from shared.errors import Forbidden
 from shared.http.auth import Caller
 from shared.wire.cloud import AuditHead, AuditPage

@@ -14,9 +14,9 @@ from cloud_service.deps import (
     ListingDep,
     StoreDep,
 )
-from cloud_service.gallery.store import after_commit
+from cloud_service.store import after_commit
 from shared.http.auth import Caller
-from shared.http.erased import PENDING, answered
+from shared.http.erasure import PENDING, answered
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import Erased, GalleryInfo, Page, Retention
 

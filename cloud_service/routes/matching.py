@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from cloud_service.deps import MAY_MATCH, GalleryInPath, IdentificationsDep, SubjectInPath, verifications_of
-from cloud_service.gallery.matcher import Asked, Claim
+from cloud_service.matching import Asked, Claim
 from shared.http.rate_limits import count_probes
 from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, VerifyRequest
 from shared.wire.common import VerifyAnswer

@@ -16,7 +16,7 @@ from cloud_service.deps import (
     SubjectInPath,
 )
 from shared.http.auth import Caller
-from shared.http.erased import PENDING, answered
+from shared.http.erasure import PENDING, answered
 from shared.wire.common import Erased, Page, SubjectDetail, SubjectInfo
 
 router = APIRouter(prefix="/galleries/{gallery}/subjects", tags=["subjects"])

@@ -15,9 +15,9 @@ from cloud_service.deps import (
     SubjectInPath,
     TemplateInPath,
 )
-from cloud_service.gallery.answers import Once
+from cloud_service.record.replies import Once
 from shared.http.auth import Caller
-from shared.http.erased import PENDING, answered
+from shared.http.erasure import PENDING, answered
 from shared.wire.cloud import EnrollAnswer, EnrollRequest
 from shared.wire.common import Erased
 

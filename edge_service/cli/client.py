@@ -184,7 +184,7 @@ def rekey_gallery(
     json: Json = False,
 ) -> None:
     """Change a gallery's key: nobody is enrolled anew, and matching goes on. Run again after a stop, it goes on."""
-    from edge_service.cli.rekeying import rekey
+    from edge_service.cli.rekey import rekey
 
     client, out = _open(edge, key_file, json)
     rekey(client, f"{gallery_path(name)}/rekey", out, abandon=abandon)

@@ -11,9 +11,9 @@ import httpx
 
 from shared.errors import BadRequest, PatronusError, SetupError
 from shared.home import patronus_home
-from shared.request_context import REQUEST_ID_HEADER
-from shared.secret_files import read_secret
-from shared.tls import client_context, why_refused
+from shared.http.request_context import REQUEST_ID_HEADER
+from shared.security.secret_files import read_secret
+from shared.security.tls import client_context, why_refused
 
 DEFAULT_EDGE = "http://127.0.0.1:8000"
 # A picture over a slow uplink, and the edge's own patience with the cloud.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 if TYPE_CHECKING:
-    from edge_service.privacy.keys import GalleryKey, KeyStore
+    from edge_service.protection.keys import GalleryKey, KeyStore
 
 app = typer.Typer(help="Secret keys of galleries: move one to another edge.", no_args_is_help=True)
 
@@ -28,9 +28,9 @@ def export_key(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Write a gallery's key to a file, wrapped under a passphrase."""
-    from edge_service.privacy.key_transfer import wrap
+    from edge_service.protection.key_transfer import wrap
     from shared.errors import Conflict
-    from shared.secret_files import write_secret
+    from shared.security.secret_files import write_secret
 
     store = _store()
     key = store.gallery(_checked(gallery))
@@ -54,7 +54,7 @@ def import_key(
     replace: Annotated[bool, typer.Option("--replace", help="Replace another key of the same gallery.")] = False,
 ) -> None:
     """Keep the key of a gallery that another edge made."""
-    from edge_service.privacy.key_transfer import unwrap
+    from edge_service.protection.key_transfer import unwrap
 
     key = unwrap(file.read_bytes(), _passphrase(passphrase_file, confirm=False))
     _store().put(key, replace=replace)
@@ -108,7 +108,7 @@ def _refuse_to_forget_needed(store: KeyStore) -> None:
         Conflict: one is.
         SetupError: the cloud cannot be asked.
     """
-    from edge_service.cli.cloud_line import ask_for_galleries, find_cloud
+    from edge_service.cli.cloud_connection import ask_for_galleries, find_cloud
     from edge_service.settings import EdgeSettings
     from shared.errors import Conflict, PatronusError, SetupError
     from shared.service_settings import load_settings
@@ -144,7 +144,7 @@ def _check_with_cloud(store: KeyStore, key: GalleryKey) -> str | None:
         NotFound: there is no such gallery.
         Conflict: another edge made it, and this edge does not have its key.
     """
-    from edge_service.cli.cloud_line import ask_for_gallery
+    from edge_service.cli.cloud_connection import ask_for_gallery
     from edge_service.settings import EdgeSettings
     from shared.errors import Conflict, NotFound, PatronusError
     from shared.service_settings import load_settings
@@ -161,9 +161,9 @@ def _check_with_cloud(store: KeyStore, key: GalleryKey) -> str | None:
 
 
 def _store() -> KeyStore:
-    from edge_service.privacy.keys import KeyStore
+    from edge_service.protection.keys import KeyStore
     from edge_service.settings import EdgeSettings
-    from shared.process_secrets import lock_memory
+    from shared.security.process_secrets import lock_memory
     from shared.service_settings import load_settings
 
     lock_memory()
@@ -185,7 +185,7 @@ def _checked(gallery: str) -> str:
 
 def _passphrase(file: Path | None, *, confirm: bool) -> str:
     from shared.errors import BadRequest
-    from shared.secret_files import read_secret
+    from shared.security.secret_files import read_secret
 
     if file is None:
         return _asked_for(confirm=confirm)

@@ -18,7 +18,7 @@ from edge_service.cli.arrays import Embeddings, written_whole
 from edge_service.cli.client import gallery_path
 from edge_service.cli.edge_client import EdgeClient, Refused
 from edge_service.cli.output import Output
-from edge_service.privacy.embeddings import check_dimension
+from edge_service.protection.embeddings import check_dimension
 from shared.errors import BadRequest, ContractMismatch
 from shared.names import SUBJECT_PATTERN
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJECT

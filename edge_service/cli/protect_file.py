@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge_service.cli.arrays import Embeddings, written_whole
-from edge_service.cli.cloud_line import ask_for_gallery
+from edge_service.cli.cloud_connection import ask_for_gallery
 from edge_service.cli.output import Output
-from edge_service.privacy.embeddings import unit_rows
-from edge_service.privacy.keys import PUBLIC_KEY, EpochKey, KeyStore
-from edge_service.privacy.profiles import Profile, check_profile_dimension, load_profile
-from edge_service.privacy.protect import Protector
+from edge_service.protection.embeddings import unit_rows
+from edge_service.protection.keys import PUBLIC_KEY, EpochKey, KeyStore
+from edge_service.protection.profiles import Profile, check_profile_dimension, load_profile
+from edge_service.protection.protect import Protector
 from edge_service.settings import EdgeSettings
 from shared.contract import Contract
 from shared.counted import counted

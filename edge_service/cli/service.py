@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared.keys_command import keys_command
+from shared.security.keys_command import keys_command
 
 if TYPE_CHECKING:
     from edge_service.settings import EdgeSettings
-    from shared.key_ring import KeyRing
+    from shared.security.key_ring import KeyRing
 
 
 def _ring() -> KeyRing:
     from edge_service.settings import EdgeSettings
-    from shared.key_ring import KeyRing
+    from shared.security.key_ring import KeyRing
     from shared.service_settings import load_settings
 
     return KeyRing(load_settings(EdgeSettings).keys_file)
@@ -34,12 +34,12 @@ def serve(
 ) -> None:
     """Run the service in the foreground."""
     from edge_service.app import create_app
-    from edge_service.cli.cloud_line import cloud_line_left
+    from edge_service.cli.cloud_connection import cloud_line_left
     from edge_service.memory import give_back_large_blocks
     from edge_service.settings import EdgeSettings
     from shared.http.serving import serve as run
     from shared.logs import configure_logging, get_logger
-    from shared.process_secrets import lock_memory
+    from shared.security.process_secrets import lock_memory
     from shared.service_settings import load_settings
 
     settings = load_settings(EdgeSettings, host=host, port=port)

@@ -34,13 +34,13 @@ from edge_service.embedding_bodies import (
     rows_of,
     wants_floats,
 )
-from edge_service.plugin import HandedBack
+from edge_service.embeddings import HandedBack
 from edge_service.uploads import read_pictures
-from shared.credentials import ApiKeyRecord
 from shared.errors import Forbidden, NotFound
 from shared.http.auth import Caller
 from shared.http.headers import media_type
 from shared.http.problems import RESPONSES
+from shared.security.credentials import ApiKeyRecord
 from shared.wire.edge import (
     EnrollEmbeddings,
     EnrollEmbeddingsAnswer,

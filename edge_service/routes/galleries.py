@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from starlette.status import HTTP_200_OK, HTTP_201_CREATED
 
-from edge_service.cloud import CloudClient
+from edge_service.cloud_client import CloudClient
 from edge_service.deps import (
     AfterGalleryQuery,
     CloudDep,
@@ -20,7 +20,7 @@ from edge_service.deps import (
 )
 from shared.errors import NotFound
 from shared.http.auth import Caller
-from shared.http.erased import PENDING, answered
+from shared.http.erasure import PENDING, answered
 from shared.http.problems import RESPONSES
 from shared.wire.common import Erased, Erasure, GalleryInfo, Page, Retention
 from shared.wire.edge import CreateGallery

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from edge_service.deps import MayAsk, ReaderDep, SettingsDep, ThresholdDep
-from edge_service.privacy.profiles import Profile
+from edge_service.protection.profiles import Profile
 from edge_service.vision.decode import FORMATS
 from shared.home import patronus_version
 from shared.http.problems import RESPONSES

@@ -18,7 +18,7 @@ from edge_service.deps import (
     TopKQuery,
     picture_body,
 )
-from edge_service.routes.views import box_of, by_gallery, quality_of
+from edge_service.routes.answers import box_of, by_gallery, quality_of
 from edge_service.uploads import read_pictures
 from shared.http.problems import RESPONSES
 from shared.http.rate_limits import count_probes

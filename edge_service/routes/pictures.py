@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from edge_service.deps import MayMatch, QualityQuery, RecognitionDep, SettingsDep, ThresholdDep, picture_body
-from edge_service.routes.views import by_default, face_of, quality_of, rotation_of
+from edge_service.routes.answers import by_default, face_of, quality_of, rotation_of
 from edge_service.uploads import read_pictures
 from edge_service.vision.reader import level_for
 from shared.http.problems import RESPONSES

@@ -20,10 +20,10 @@ from edge_service.deps import (
     SubjectPath,
     picture_body,
 )
-from edge_service.routes.views import quality_of
+from edge_service.routes.answers import quality_of
 from edge_service.settings import PictureLimits
 from edge_service.uploads import read_pictures
-from shared.http.erased import PENDING, answered
+from shared.http.erasure import PENDING, answered
 from shared.http.problems import RESPONSES
 from shared.wire.common import Erased, Page, SubjectInfo
 from shared.wire.edge import EnrolledFace, EnrollFacesAnswer, FaceInfo, SubjectFaces

@@ -29,9 +29,9 @@ from edge_service.vision.quality import (
 from edge_service.vision.sessions import OrtSession
 from shared.contract import EmbedderPin
 from shared.errors import FaceRefused
+from shared.http.request_context import check_caller
 from shared.metrics import Metrics
-from shared.process_limits import usable_cpus
-from shared.request_context import check_caller
+from shared.security.process_limits import usable_cpus
 from shared.wire.edge import QualityFilter, RefusalReason
 
 # A second face this large beside the first may as well be the person who is meant; a smaller one is background.

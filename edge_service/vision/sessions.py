@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge_service.models import PreparedModel
 from edge_service.settings import InferenceSettings
 from shared.errors import SetupError
-from shared.process_limits import usable_cpus
+from shared.security.process_limits import usable_cpus
 
 # ONNX Runtime's wheels since 1.29 write a device id and a database into the user's cache and upload events. Its own
 # `disable_telemetry_events()` comes too late, after both were made; this variable, before the import, stops it all.

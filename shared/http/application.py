@@ -10,13 +10,13 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from shared.home import patronus_version
-from shared.http.front_desk import FrontDesk
+from shared.http.load_shedding import FrontDesk
 from shared.http.middleware import BodyLimits, Gate, HeadAsGet, RequestContext
 from shared.http.problems import DESCRIBED, REQUEST_ID_DESCRIBED, install_problems
 from shared.http.rate_limits import RateLimits
+from shared.http.rates import RateSettings
+from shared.http.request_context import REQUEST_ID_HEADER
 from shared.metrics import Metrics
-from shared.rates import RateSettings
-from shared.request_context import REQUEST_ID_HEADER
 from shared.wire.common import Problem
 
 # Bytes of all bodies that are being received or worked on. A few large pictures for each of a few workers.

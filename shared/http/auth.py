@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from shared.credentials import ApiKeyRecord, Scope
 from shared.errors import Forbidden, KeysUnavailable, NotFound, SetupError, Unauthenticated
-from shared.key_ring import KeyRing
 from shared.logs import get_logger, place_of
+from shared.security.credentials import ApiKeyRecord, Scope
+from shared.security.key_ring import KeyRing
 
 _log = get_logger(__name__)
 

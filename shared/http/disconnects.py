@@ -7,7 +7,7 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.http.auth import CALLER
-from shared.request_context import Caller, CallerGone, set_caller
+from shared.http.request_context import Caller, CallerGone, set_caller
 
 # What nginx writes in its log for the same. Nobody receives it; it is for this service's log and metrics.
 _CLIENT_CLOSED_REQUEST = 499

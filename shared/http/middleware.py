@@ -14,14 +14,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import NotFound, Overloaded, PatronusError, RateLimited, RequestTimedOut, TooLarge
 from shared.http.auth import CALLER, known_caller
-from shared.http.front_desk import PLACE, FrontDesk, Place
 from shared.http.headers import header_of, raw_header, single_headers_only
+from shared.http.load_shedding import PLACE, FrontDesk, Place
 from shared.http.problems import problem_response, unexpected
 from shared.http.rate_limits import RateLimits, kind_of
+from shared.http.request_context import REQUEST_ID_HEADER, begin_request
 from shared.http.routing import route_of
 from shared.logs import get_logger
 from shared.metrics import Metrics, collect_steps, server_timing
-from shared.request_context import REQUEST_ID_HEADER, begin_request
 
 # A refused upload is read on for a moment, so that the sender gets to see the answer instead of a broken pipe.
 _DRAIN_SECONDS = 1.0

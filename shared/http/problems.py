@@ -18,10 +18,10 @@ from shared.errors import (
     Unauthenticated,
     Unprocessable,
 )
+from shared.http.request_context import REQUEST_ID_HEADER, current_request_id
 from shared.http.routing import operations_of
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
-from shared.request_context import REQUEST_ID_HEADER, current_request_id
 
 MEDIA_TYPE = "application/problem+json"
 _log = get_logger(__name__)

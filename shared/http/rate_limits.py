@@ -12,11 +12,11 @@ from limits import RateLimitItem, parse_many
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from shared.credentials import ApiKeyRecord
 from shared.errors import RateLimited
 from shared.http.auth import CALLER
+from shared.http.rates import UNLIMITED, RateSettings
 from shared.logs import get_logger
-from shared.rates import UNLIMITED, RateSettings
+from shared.security.credentials import ApiKeyRecord
 
 _log = get_logger(__name__)
 _MATCHING = frozenset({"verify", "identify", "detect", "compare"})

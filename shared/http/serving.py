@@ -17,11 +17,11 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shared.errors import BadRequest, SetupError
-from shared.http.front_desk import PLACE, FrontDesk
+from shared.http.load_shedding import PLACE, FrontDesk
 from shared.http.problems import MEDIA_TYPE, problem_document
+from shared.http.request_context import REQUEST_ID_HEADER, id_of_request
 from shared.logs import LogLevel, configure_logging
-from shared.request_context import REQUEST_ID_HEADER, id_of_request
-from shared.tls import TlsSettings, server_context
+from shared.security.tls import TlsSettings, server_context
 from shared.urls import host_and_port
 
 # Longer than the edge's pool keeps an idle connection (20 s), so that the caller, not this side, ends it.

@@ -10,7 +10,7 @@ from shared.contract import Contract
 from shared.envelope import TemplateEnvelope
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
 from shared.rotation import RotationMatrix
-from shared.whole import Whole
+from shared.strict_types import Whole
 from shared.wire.common import Candidate, Cosine, ExactMoment, NewThreshold, Number, Rate, TemplateInfo, Wire
 
 MAX_TEMPLATES_A_REQUEST = 100

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 
 from shared.contract import Contract
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
-from shared.whole import PLAIN_DIGITS, Whole
+from shared.strict_types import PLAIN_DIGITS, Whole
 
 Item = TypeVar("Item")
 

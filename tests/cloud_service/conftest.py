@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import structlog
-from cloud_client import Cloud
-from milvus_server import Milvus, MilvusLite
-from postgres_server import NoServer, PostgresServer, programs, served
 
 from cloud_service.settings import RecordSettings, Settings
 from shared.logs import drop_exception_text, refuse_values
+from tests.support.cloud_client import Cloud
+from tests.support.milvus_server import Milvus, MilvusLite
+from tests.support.postgres_server import NoServer, PostgresServer, programs, served
 
 
 @pytest.fixture(autouse=True, scope="session")

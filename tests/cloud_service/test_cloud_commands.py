@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from cloud_service.cli import app
 from cloud_service.settings import Settings
-from shared.credentials import Scope
 from shared.errors import NotFound, SetupError
-from shared.key_ring import KeyRing
+from shared.security.credentials import Scope
+from shared.security.key_ring import KeyRing
 from shared.service_settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cloud_client import Cloud, contract_of, random_units
+
+from tests.support.cloud_client import Cloud, contract_of, random_units
 
 pytestmark = pytest.mark.both_engines
 

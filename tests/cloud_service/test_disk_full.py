@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cloud_client import Cloud, assert_problem, contract_of, random_units
 from sqlalchemy import event
 
-from cloud_service.gallery.read_only import ReadOnlyMode
+from cloud_service.record.sqlite_read_only import ReadOnlyMode
 from cloud_service.settings import Settings
 from shared.errors import Overloaded, SetupError
+from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
 
 VECTORS = random_units(51, 300, 1024)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cloud_client import contract_of, enveloped, random_units
-from processes import wait_until_ready
 
-from lab.pair import free_port
+from deploy.pair import free_port
+from tests.support.cloud_client import contract_of, enveloped, random_units
+from tests.support.processes import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = "fsync,fdatasync,sendto,sendmsg,write,writev"

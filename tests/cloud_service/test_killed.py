@@ -11,12 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import wait_until_ready
 
-from lab.kills.model import Gallery, Model, Seen, contract_of
-from lab.kills.scan import held_in, pieces_of
-from lab.kills.series import Series
-from lab.pair import free_port
+from deploy.pair import free_port
+from tests.load.crash.model import Gallery, Model, Seen, contract_of
+from tests.load.crash.scan import held_in, pieces_of
+from tests.load.crash.series import Series
+from tests.support.processes import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 

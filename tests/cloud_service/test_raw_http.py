@@ -12,9 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import wait_until_ready
 
-from lab.pair import free_port
+from deploy.pair import free_port
+from tests.support.processes import wait_until_ready
 
 KEYED = b"Host: x\r\nAuthorization: Bearer KEY\r\n"
 PUT = b"PUT /v1/galleries/new HTTP/1.1\r\nContent-Type: application/json\r\n" + KEYED

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from certificates import ROOT, make_certificates
 from cryptography import x509
 
-from shared.tls import TlsSettings, client_context, server_context
+from shared.security.tls import TlsSettings, client_context, server_context
 from shared.urls import service_url
+from tests.support.certificates import ROOT, make_certificates
 
 
 def test_a_name_may_be_an_ipv6_address_with_brackets_or_without(tmp_path: Path) -> None:

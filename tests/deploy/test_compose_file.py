@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import make_certificates
-from compose_reader import read_compose
 
 from cloud_service.settings import Settings as CloudSettings
 from edge_service.settings import EdgeSettings
 from shared.service_settings import load_settings
+from tests.support.certificates import make_certificates
+from tests.support.compose_reader import read_compose
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("secrets", "cloud", "edge")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import structlog
-from edge_house import Edge, House
 
 from edge_service.settings import EdgeSettings
 from edge_service.vision.reader import FaceReader, open_reader
 from shared.logs import drop_exception_text, refuse_values
 from shared.metrics import Metrics
+from tests.support.edge import Edge, House
 
 
 @pytest.fixture(autouse=True, scope="session")

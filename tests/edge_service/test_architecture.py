@@ -50,4 +50,4 @@ def test_onnx_is_used_only_to_convert_models() -> None:
 def test_only_one_module_speaks_to_the_cloud() -> None:
     importing = {path for path, names in modules("edge_service") if names & {"httpx", "requests", "urllib3", "aiohttp"}}
     client = {path for path in importing if not path.startswith(("edge_service/cli/", "edge_service/models/"))}
-    assert client == {"edge_service/app.py", "edge_service/cloud.py"}  # app.py: for the type of a transport
+    assert client == {"edge_service/app.py", "edge_service/cloud_client.py"}  # app.py: for the type of a transport

@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from edge_house import Edge, House, assert_problem
-from patronus_profile import units
 from typer.testing import CliRunner
 
-from edge_service.privacy.profiles import check_profile_dimension, load_profile
+from edge_service.protection.profiles import check_profile_dimension, load_profile
 from shared.command import build
 from shared.errors import SetupError, Unprocessable
+from tests.support.edge import Edge, House, assert_problem
+from tests.support.patronus_profile import units
 
 WANTED = 128
 OTHER = [64, 127, 129, 512, 4096]

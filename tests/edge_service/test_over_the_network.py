@@ -13,12 +13,12 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from edge_house import House, encoded, pixels, sample
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_service.app import create_app
 from edge_service.settings import CloudSettings, EdgeSettings, PictureLimits, WorkSettings
+from tests.support.edge import House, encoded, pixels, sample
 
 FACE = sample("collins/portrait.png")
 SECONDS = 1.0

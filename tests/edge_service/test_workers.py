@@ -13,7 +13,7 @@ import pytest
 from edge_service.settings import WorkSettings
 from edge_service.workers import Workers
 from shared.errors import Overloaded
-from shared.request_context import Caller, CallerGone, check_caller, set_caller
+from shared.http.request_context import Caller, CallerGone, check_caller, set_caller
 
 SECONDS = 20
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pair_in_test import PICTURES, RunningPair
 
-from lab.pair import Pair, free_port
-from shared.secret_files import read_secret
+from deploy.pair import Pair, free_port
+from shared.security.secret_files import read_secret
+from tests.support.pair_in_test import PICTURES, RunningPair
 
 
 def _keys(pair: RunningPair, edge_home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from pair_in_test import PICTURES
-from processes import wait_until_ready
 
-from lab.pair import free_port
+from deploy.pair import free_port
+from tests.support.pair_in_test import PICTURES
+from tests.support.processes import wait_until_ready
 
 PORTRAIT = str(PICTURES / "obama" / "portrait.jpg")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.fuzz.__main__ import Service, fuzzed, services
+from tests.load.fuzz.__main__ import Service, fuzzed, services
 
 # So many cases an operation, drawn from a fixed seed and not shrunk: what is found is looked into with `make fuzz`.
 BOUNDED = {

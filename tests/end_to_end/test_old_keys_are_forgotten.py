@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pair_in_test import PICTURES
 
-from edge_service.privacy.keys import KeyStore
-from lab.pair import Pair, free_port
+from deploy.pair import Pair, free_port
+from edge_service.protection.keys import KeyStore
+from tests.support.pair_in_test import PICTURES
 
 OBAMA = [str(PICTURES / "obama" / name) for name in ("portrait.jpg", "speech.jpg")]
 

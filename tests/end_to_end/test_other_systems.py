@@ -6,10 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pair_in_test import PICTURES
 
-from lab.pair import running_pair
-from shared.secret_files import read_secret
+from deploy.pair import running_pair
+from shared.security.secret_files import read_secret
+from tests.support.pair_in_test import PICTURES
 
 # Python's `site` imports this before anything else. The names are those that the documentation of Python says are there
 # on Linux and not on macOS; and there is no /proc, no /sys, and a C library without mallopt.

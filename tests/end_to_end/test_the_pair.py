@@ -7,9 +7,9 @@ import uuid
 
 import numpy as np
 import pytest
-from pair_in_test import RunningPair
 
 from shared.envelope import TemplateEnvelope
+from tests.support.pair_in_test import RunningPair
 
 Pictures = dict[str, bytes]
 STAFF = "/v1/galleries/staff"

@@ -9,16 +9,16 @@ import re
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pair_in_test import PICTURES, RunningPair
 
-from edge_service.privacy.keys import KeyStore
-from edge_service.privacy.profiles import load_profile
-from edge_service.privacy.protect import Protector
-from edge_service.privacy.seal import seal_matrix
+from edge_service.protection.keys import KeyStore
+from edge_service.protection.profiles import load_profile
+from edge_service.protection.protect import Protector
+from edge_service.protection.seal import seal_matrix
 from edge_service.settings import EdgeSettings
 from edge_service.vision.reader import open_reader
 from shared.metrics import Metrics
-from shared.secret_files import read_secret
+from shared.security.secret_files import read_secret
+from tests.support.pair_in_test import PICTURES, RunningPair
 
 Pictures = dict[str, bytes]
 GALLERY = "/v1/galleries/wire"

@@ -17,15 +17,15 @@ from typing import Any
 
 import httpx
 import pytest
-from certificates import ROOT, expired, make_certificates
-from processes import wait_until_ready
 
-from edge_service.cloud import CloudClient
+from deploy.pair import free_port
+from edge_service.cloud_client import CloudClient
 from edge_service.settings import CloudSettings
-from lab.pair import free_port
 from shared.errors import SetupError, UpstreamUnavailable
 from shared.metrics import Metrics
-from shared.tls import client_context
+from shared.security.tls import client_context
+from tests.support.certificates import ROOT, expired, make_certificates
+from tests.support.processes import wait_until_ready
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from edge_service.models import locate
 from edge_service.settings import InferenceSettings
 from edge_service.vision.embed import Embedder
 from edge_service.vision.sessions import OrtSession
-from lab.accuracy import distance_scores, embed_names, pair_scores
-from lab.lfw import Lfw, Pair
-from lab.verification import ten_fold_accuracy
+from lab.data.lfw import Lfw, Pair
+from lab.evaluation.accuracy import distance_scores, embed_names, pair_scores
+from lab.evaluation.verification import ten_fold_accuracy
 from shared.errors import SetupError
 
 

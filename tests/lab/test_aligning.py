@@ -11,8 +11,8 @@ import pytest
 from edge_service.settings import EdgeSettings
 from edge_service.vision.decode import Pixels
 from edge_service.vision.reader import level_for, open_reader, the_one_face
-from lab.aligning import Mending, border_of, filled, mending_of, moved
-from lab.images import read_folder
+from lab.data.alignment import Mending, border_of, filled, mending_of, moved
+from lab.data.images import read_folder
 from shared.metrics import Metrics
 
 PICTURES = Path(__file__).parents[1] / "pictures"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.budget import certified_budget
-from lab.limits import combine_limits, expected_genuine_angle, genuine_limit, margin_limit
-from lab.matching import TooFewPeople, one_pair_a_person
-from lab.turns import angle_bounds, angles, can_flip, flips, random_direction_score, random_turn, turn
-from lab.verification import Floats
+from lab.defence.budget import certified_budget
+from lab.defence.geometry import angle_bounds, angles, can_flip, flips, random_direction_score, random_turn, turn
+from lab.defence.limits import combine_limits, expected_genuine_angle, genuine_limit, margin_limit
+from lab.evaluation.matching import TooFewPeople, one_pair_a_person
+from lab.evaluation.verification import Floats
 from shared.errors import PatronusError
 
 TAU = 0.363
@@ -326,7 +326,7 @@ def test_a_score_without_turns_stays_and_one_dimension_is_refused() -> None:
 @given(seeds, st.floats(0.05, 0.9), st.floats(0.05, 2), st.floats(0, 0.5))
 def test_the_limit_from_the_cohort_is_that_of_the_network(seed: int, tau: float, slope: float, phi_max: float) -> None:
     torch = pytest.importorskip("torch")
-    network = pytest.importorskip("lab.network")
+    network = pytest.importorskip("lab.defence.network")
     cohort = _unit(40, 16, seed).astype(np.float32)
     # Some rows are in the cohort, some close to it, some anywhere.
     near = random_turn(cohort[:20], np.linspace(0.01, 1.5, 20), np.random.default_rng([seed, 1]))

@@ -8,11 +8,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lab import matching
-from lab.budget import Protect, Tolerance, statistical_budget
-from lab.matching import Change, Comparison, Rise, TooFewPeople, genuine_pairs, impostor_changes
-from lab.turns import random_turn
-from lab.verification import Floats, Unit, all_impostors
+from lab.defence.budget import Protect, Tolerance, statistical_budget
+from lab.defence.geometry import random_turn
+from lab.evaluation import matching
+from lab.evaluation.matching import Change, Comparison, Rise, TooFewPeople, genuine_pairs, impostor_changes
+from lab.evaluation.verification import Floats, Unit, all_impostors
 
 TAU = 0.5
 DIM = 16

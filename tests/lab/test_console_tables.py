@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from lab.bench_cloud import speed_table
-from lab.overload import load_table
-from lab.soak import Sample, growth_table
+from tests.load.bench_cloud import speed_table
+from tests.load.overload import load_table
+from tests.load.soak import Sample, growth_table
 
 SPEEDS = {
     "size": 10_000_000,

@@ -12,10 +12,10 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lab.decoders import DECODERS, build, side_of
-from lab.inversion import InversionOptions, rebuilt, shrunk, train_decoder
-from lab.pixels import embedded, resized, ssim, to_float
-from lab.reconstruction import Judge, as_pictures, judged
+from lab.attacks.decoders import DECODERS, build, side_of
+from lab.attacks.inversion import InversionOptions, rebuilt, shrunk, train_decoder
+from lab.attacks.reconstruction import Judge, as_pictures, judged
+from lab.data.pixels import embedded, resized, ssim, to_float
 
 DIM = 16
 

@@ -15,12 +15,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_service.privacy.keys import PUBLIC_KEY
-from edge_service.privacy.profiles import load_profile
-from edge_service.privacy.protect import Protector
-from lab.card import with_demographics
-from lab.demographic_figures import far_worse, measure_profile
-from lab.demographics import (
+from edge_service.protection.keys import PUBLIC_KEY
+from edge_service.protection.profiles import load_profile
+from edge_service.protection.protect import Protector
+from lab.data.embedders import embed_images, open_encoder, unit
+from lab.data.images import read_images
+from lab.evaluation.demographic_figures import far_worse, measure_profile
+from lab.evaluation.demographics import (
     BANDS,
     drawn,
     false_matches,
@@ -29,8 +30,7 @@ from lab.demographics import (
     rate_of,
     wilson,
 )
-from lab.embedders import embed_images, open_encoder, unit
-from lab.images import read_images
+from lab.export.model_card import with_demographics
 
 TAU = 0.5
 
@@ -161,7 +161,7 @@ def test_a_finished_profile_is_measured_on_a_labelled_set(
 
 
 RECORDED = Path("docs/demographics")
-PROFILES = Path("edge_service/privacy/profiles")
+PROFILES = Path("edge_service/protection/profiles")
 
 
 @pytest.mark.parametrize("profile", ["default", "plugin", "dlib"])

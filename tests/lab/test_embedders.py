@@ -14,8 +14,8 @@ from edge_service.models import locate
 from edge_service.settings import InferenceSettings
 from edge_service.vision.embed import Embedder
 from edge_service.vision.sessions import OrtSession
-from lab.embedders import embed_images, open_encoder, unit
-from lab.images import FaceImages
+from lab.data.embedders import embed_images, open_encoder, unit
+from lab.data.images import FaceImages
 from shared.errors import SetupError
 
 

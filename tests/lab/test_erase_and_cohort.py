@@ -9,14 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lab.cohort import covariance_root, digest, synthetic_cohort
-from lab.embedders import Encoder
-from lab.erase import MOST_OF_ONE, erase_basis, erase_matrix, erased, scatter
-from lab.fitting import fit, limited_by_cohort, network_of
-from lab.images import FaceImages
-from lab.limits import margin_limit
-from lab.matching import TooFewPeople, genuine_pairs
-from lab.parts import CALIBRATE, FIT, TEST, Labelled, Material
+from lab.data.cohort import covariance_root, digest, synthetic_cohort
+from lab.data.embedders import Encoder
+from lab.data.images import FaceImages
+from lab.data.splits import CALIBRATE, FIT, TEST, Labelled, Material
+from lab.defence.erase import MOST_OF_ONE, erase_basis, erase_matrix, erased, scatter
+from lab.defence.limits import margin_limit
+from lab.defence.statistics import fit, limited_by_cohort, network_of
+from lab.evaluation.matching import TooFewPeople, genuine_pairs
 
 Rows = NDArray[np.float32]
 DIM, NUISANCES = 16, 3

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lab import images as module
-from lab.images import FaceImages, read_folder, read_images, read_lfw, read_tar, split_people
+from lab.data import images as module
+from lab.data.images import FaceImages, read_folder, read_images, read_lfw, read_tar, split_people
 from shared.errors import SetupError
 
 PICTURES = Path(__file__).parents[1] / "pictures"

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from edge_service.privacy.patronus import PatronusGraph
-from edge_service.privacy.profiles import load_profile
-from lab.demographics import first_of_each_photo
-from lab.protecting import protect
-from lab.runs import Run
+from edge_service.protection.patronus import PatronusGraph
+from edge_service.protection.profiles import load_profile
+from lab.defence.protection import protect
+from lab.defence.runs import Run
+from lab.evaluation.demographics import first_of_each_photo
 from shared.contract import EmbedderPin
 from shared.errors import SetupError
 

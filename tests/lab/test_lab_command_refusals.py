@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lab.inversion import InversionOptions
-from lab.perturbation import PerturbationOptions
-from lab.recipe import Recipe, read_recipe
+from lab.attacks.inversion import InversionOptions
+from lab.defence.perturbation import PerturbationOptions
+from lab.defence.recipe import Recipe, read_recipe
 from shared.errors import Conflict, SetupError
 
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_service.vision.sessions import OrtGraph
-from lab.export import to_onnx
-from lab.images import FaceImages
-from lab.limits import margin_limit
-from lab.network import NetworkShape, PatronusNetwork
-from lab.parts import TEST, Labelled
-from lab.protecting import gaussian, protect, turned_back
-from lab.publish import check_parity
-from lab.turns import angles
+from lab.data.images import FaceImages
+from lab.data.splits import TEST, Labelled
+from lab.defence.geometry import angles
+from lab.defence.limits import margin_limit
+from lab.defence.network import NetworkShape, PatronusNetwork
+from lab.defence.protection import gaussian, protect, turned_back
+from lab.export.export_profile import check_parity
+from lab.export.onnx_export import to_onnx
 from shared.errors import SetupError
 
 Rows = NDArray[np.float32]

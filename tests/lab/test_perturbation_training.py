@@ -13,10 +13,10 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lab import training
-from lab.network import NetworkShape, PatronusNetwork
-from lab.perturbation import Material, PerturbationOptions, train_perturbation
-from lab.protecting import protect
+from lab.defence import training
+from lab.defence.network import NetworkShape, PatronusNetwork
+from lab.defence.perturbation import Material, PerturbationOptions, train_perturbation
+from lab.defence.protection import protect
 from shared.errors import SetupError
 
 Rows = NDArray[np.float32]

@@ -17,10 +17,10 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lab import training
-from lab.inversion import InversionOptions, Trained, train_decoder
-from lab.pixels import embedded
-from lab.training import Checkpoint, train
+from lab.attacks.inversion import InversionOptions, Trained, train_decoder
+from lab.data.pixels import embedded
+from lab.defence import training
+from lab.defence.training import Checkpoint, train
 from shared.errors import SetupError
 
 STEPS = 45  # a figure every second step, and a last one alone

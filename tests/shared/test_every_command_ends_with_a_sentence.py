@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import typer
 
-from edge_service.privacy.keys import KeyStore
-from lab.pair import free_port
+from deploy.pair import free_port
+from edge_service.protection.keys import KeyStore
 from shared.command import build
-from shared.key_ring import KeyRing
+from shared.security.key_ring import KeyRing
 
 # What each is called with; {} is a folder of files that may be read.
 COMMANDS: dict[str, list[str]] = {
@@ -150,16 +150,14 @@ def is_tried(command: str, circumstance: str) -> bool:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with keys and a record, and files that commands take."""
-    from edge_service.privacy.key_transfer import wrap
+    from edge_service.protection.key_transfer import wrap
 
     folder = tmp_path_factory.mktemp("files")
     home = folder / "home"
     KeyStore(home / "edge").put(KeyStore(folder / "other").gallery("roof"))
     for service in ("edge", "cloud"):
         KeyRing(home / service / "api_keys.json").ensure_first_key(home / service / "api_key")
-    code = (
-        "import sys; from cloud_service.settings import Settings; from cloud_service.gallery.assembly import open_store"
-    )
+    code = "import sys; from cloud_service.settings import Settings; from cloud_service.bootstrap import open_store"
     code += "; from shared.metrics import Metrics; open_store(Settings(), Metrics('cloud'), None).close()"
     environment = os.environ | {"PATRONUS_HOME": str(home)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
@@ -211,7 +209,7 @@ def test_every_command_ends_with_a_sentence(files: Path, tmp_path: Path, models_
 
 
 def ran(cases: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    program = Path(__file__).with_name("forked_commands.py")
+    program = Path(__file__).parents[1] / "support" / "forked_commands.py"
     ended = subprocess.run(
         [sys.executable, program], input=json.dumps(cases), capture_output=True, text=True, timeout=300, check=True
     )

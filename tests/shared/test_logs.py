@@ -8,8 +8,8 @@ import logging
 import numpy as np
 import pytest
 
+from shared.http.request_context import begin_request
 from shared.logs import configure_logging, get_logger
-from shared.request_context import begin_request
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from shared.errors import SetupError
 from shared.service_settings import ServiceSettings, load_settings
 
 # Those that make figures, and are started by `make`.
-_LAB = ("bench_cloud", "bench_recall", "contention", "overload", "soak")
+_LOAD = ("bench_cloud", "bench_recall", "contention", "overload", "soak")
 
 
 def numbers(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, FieldInfo]]:
@@ -77,7 +77,7 @@ def float_options(app: typer.Typer) -> Iterator[tuple[str, typing.Any]]:
 
 
 def test_every_float_that_a_command_takes_is_finite() -> None:
-    apps = [build(), *(importlib.import_module(f"lab.{name}").app for name in _LAB)]
+    apps = [build(), *(importlib.import_module(f"tests.load.{name}").app for name in _LOAD)]
     found = [option for app in apps for option in float_options(app)]
     assert len(found) > 10
     assert [name for name, option in found if option.callback is not finite] == []

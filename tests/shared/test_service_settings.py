@@ -11,8 +11,8 @@ from pydantic_settings import SettingsConfigDict
 
 from shared.errors import SetupError
 from shared.http.serving import serve
+from shared.security.tls import TlsSettings
 from shared.service_settings import ServiceSettings, load_settings
-from shared.tls import TlsSettings
 from shared.urls import Host
 
 

@@ -14,7 +14,7 @@ WIDE = {"Exception", "BaseException"}
 TELLS = {"place_of", "unexpected"}
 # Another reason stands beside each of these.
 JUSTIFIED = {
-    "cloud_service/gathering.py": 1,  # goes to the callers as it is
+    "cloud_service/batching.py": 1,  # goes to the callers as it is
     "edge_service/models/convert.py": 1,  # onnx and protobuf share no base class; the sentence names the kind
     "edge_service/vision/decode.py": 3,  # Pillow's parsers raise what they please on hostile bytes
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from cloud_client import Cloud, assert_problem, contract_of, random_units
 
-from shared.credentials import Scope
+from shared.security.credentials import Scope
+from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
 
 pytestmark = pytest.mark.both_engines
 

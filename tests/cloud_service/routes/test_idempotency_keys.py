@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from cloud_client import Cloud, assert_problem, random_units
 from sqlalchemy import func, select
 
-from cloud_service.gallery.tables import answered, metadata
+from cloud_service.record.tables import answered, metadata
 from cloud_service.settings import Settings
-from shared.credentials import Scope
+from shared.security.credentials import Scope
+from tests.support.cloud_client import Cloud, assert_problem, random_units
 
 pytestmark = pytest.mark.both_engines
 

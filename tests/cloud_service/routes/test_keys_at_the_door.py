@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
 
 from cloud_service.settings import Settings
-from shared.credentials import Scope
 from shared.errors import Overloaded, SetupError
-from shared.http.front_desk import FrontDesk
+from shared.http.load_shedding import FrontDesk
 from shared.metrics import Metrics
+from shared.security.credentials import Scope
+from tests.support.cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
 
 VECTOR = random_units(3, 1)[0]
 SPEC = {"contract": contract_of().model_dump(mode="json"), "threshold": {"cosine": 0.5, "fmr": 0.001}}

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from cloud_client import DIM, TAU, Cloud, assert_problem, random_units, towards, unit
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cloud_service.settings import RecordSettings, Settings
+from tests.support.cloud_client import DIM, TAU, Cloud, assert_problem, random_units, towards, unit
 
 pytestmark = pytest.mark.both_engines
 

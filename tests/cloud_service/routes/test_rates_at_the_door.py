@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from cloud_client import Cloud, assert_problem, random_units
 
 from cloud_service.settings import Settings
-from shared.credentials import Scope
-from shared.rates import RateSettings
+from shared.http.rates import RateSettings
+from shared.security.credentials import Scope
+from tests.support.cloud_client import Cloud, assert_problem, random_units
 
 VECTOR = random_units(3, 1)[0]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cloud_client import DIM, Cloud, assert_problem, contract_of, enveloped, random_units
 
 from cloud_service.settings import BodySettings, Settings
+from tests.support.cloud_client import DIM, Cloud, assert_problem, contract_of, enveloped, random_units
 
 VECTOR = random_units(3, 1)[0]
 ENROLL = "/v1/galleries/door/subjects/anna/templates"

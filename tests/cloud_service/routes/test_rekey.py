@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cloud_client import Cloud, Scope, assert_problem, contract_of, random_units
-from sealed import Key, Rows
 from sqlalchemy import select
 
-from cloud_service.gallery.tables import gallery, template, turned
-from cloud_service.gallery.turning import Turning
+from cloud_service.record.tables import gallery, template, turned
+from cloud_service.rekey.steps import Turning
 from cloud_service.settings import BodySettings, Settings
 from shared.errors import RecordUnavailable
 from shared.wire.cloud import RekeyRequest
+from tests.support.cloud_client import Cloud, Scope, assert_problem, contract_of, random_units
+from tests.support.sealed import Key, Rows
 
 PATH = "/v1/galleries/door"
 DIM = 32

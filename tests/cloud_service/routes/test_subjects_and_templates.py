@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from cloud_client import TAU, Cloud, assert_problem, contract_of, enveloped, random_units
 
 from cloud_service.settings import RecordSettings, Settings
+from tests.support.cloud_client import TAU, Cloud, assert_problem, contract_of, enveloped, random_units
 
 pytestmark = pytest.mark.both_engines
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
 
-from shared.credentials import Scope
+from shared.security.credentials import Scope
+from tests.support.cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
 
 VECTOR = random_units(3, 1)[0]
 UID = "0" * 32

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from patronus_command import Command
 
-from lab.pair import running_pair
+from deploy.pair import running_pair
+from tests.support.patronus_command import Command
 
 
 @pytest.fixture(scope="session")

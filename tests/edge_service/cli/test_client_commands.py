@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edge_house import PICTURES, encoded, pasted, pixels
-from patronus_command import Command
+
+from tests.support.edge import PICTURES, encoded, pasted, pixels
+from tests.support.patronus_command import Command
 
 OBAMA = str(PICTURES / "obama" / "portrait.jpg")
 SPEECH = str(PICTURES / "obama" / "speech.jpg")

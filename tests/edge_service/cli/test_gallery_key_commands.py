@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_service.privacy.keys import KeyStore
+from edge_service.protection.keys import KeyStore
 from shared.command import build
 from shared.errors import PatronusError
 

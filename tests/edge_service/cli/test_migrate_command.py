@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from patronus_command import Command
-from patronus_profile import units
 from typer.testing import CliRunner
 
 from shared.command import build
 from shared.errors import PatronusError
+from tests.support.patronus_command import Command
+from tests.support.patronus_profile import units
 
 
 def saved(path: Path, rows: Any, subjects: list[str], **more: Any) -> Path:

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from patronus_profile import angles_between, make_network, make_profile, units
 from typer.testing import CliRunner, Result
 
-from edge_service.privacy.keys import NO_EPOCH, PUBLIC_KEY, EpochKey, KeyStore
-from edge_service.privacy.profiles import Profile, load_profile
-from edge_service.privacy.protect import Protector
+from edge_service.protection.keys import NO_EPOCH, PUBLIC_KEY, EpochKey, KeyStore
+from edge_service.protection.profiles import Profile, load_profile
+from edge_service.protection.protect import Protector
 from shared.command import build
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
 from shared.errors import PatronusError
 from shared.wire.common import GalleryInfo, Threshold
+from tests.support.patronus_profile import angles_between, make_network, make_profile, units
 
 DIM = 8
 EPOCH = "0123456789abcdef"

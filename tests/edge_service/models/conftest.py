@@ -9,13 +9,13 @@ from typing import Any
 
 import onnx
 import pytest
-from tiny_model import MEMBER, SOURCE, ZEROES, Tiny, tiny_source, tiny_wheel
 
 from edge_service.models import load_manifest, sources_dir, upstream_base
 from edge_service.models.convert import to_runnable
 from edge_service.models.fetch import fetch_source
 from edge_service.models.files import write_whole
 from edge_service.models.manifest import ConvertedFile
+from tests.support.tiny_model import MEMBER, SOURCE, ZEROES, Tiny, tiny_source, tiny_wheel
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
-from tiny_model import Tiny
 
 from edge_service.models import load_manifest, locate
 from edge_service.models.convert import dequantize, to_runnable
 from edge_service.models.manifest import ConvertedFile
 from shared.errors import SetupError
+from tests.support.tiny_model import Tiny
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 

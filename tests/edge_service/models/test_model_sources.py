@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_model import MEMBER, SOURCE, ZEROES, Tiny, tiny_wheel
 
 from edge_service.models import prepare
+from tests.support.tiny_model import MEMBER, SOURCE, ZEROES, Tiny, tiny_wheel
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -11,12 +11,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from tiny_model import SOURCE, ZEROES, Tiny
 
 from edge_service.models import locate, prepare, verify
 from edge_service.models.files import folder_lock, write_whole
 from edge_service.models.manifest import CHECKOUT
 from shared.errors import SetupError
+from tests.support.tiny_model import SOURCE, ZEROES, Tiny
 
 
 def test_a_conversion_that_gives_other_bytes_is_refused(tiny: Tiny) -> None:

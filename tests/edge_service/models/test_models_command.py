@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_model import SOURCE, Tiny
 from typer.testing import CliRunner, Result
 
 from edge_service.models import locate
 from edge_service.models.cli import app
 from edge_service.models.manifest import CHECKOUT
 from shared.errors import SetupError
+from tests.support.tiny_model import SOURCE, Tiny
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import numpy as np
 import pytest
-from edge_house import Edge, assert_problem, encoded, pasted, pixels, sample
 from PIL import Image
+
+from tests.support.edge import Edge, assert_problem, encoded, pasted, pixels, sample
 
 FACE = sample("collins/portrait.png")
 FACES = "/v1/galleries/door/subjects/someone/faces"

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from itertools import chain
 
 import pytest
-from edge_house import Edge, assert_problem, sample
 from fastapi import FastAPI
 
 from edge_service.app import create_app
 from edge_service.settings import EdgeSettings
-from shared.credentials import Scope
+from shared.security.credentials import Scope
+from tests.support.edge import Edge, assert_problem, sample
 
 FACE = sample("collins/portrait.png")
 FILLED = {"gallery": "door", "subject": "nobody", "face": "0" * 32, "receipt": "7"}

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edge_house import Edge, House, sample
-from patronus_profile import make_network, make_profile
 
 from edge_service.vision.embed import SFACE
 from shared.wire.common import Threshold
+from tests.support.edge import Edge, House, sample
+from tests.support.patronus_profile import make_network, make_profile
 
 OBAMA = [sample(f"obama/{name}.jpg") for name in ("portrait", "speech")]
 OWN = Threshold(cosine=0.41, fmr=0.003)

@@ -11,19 +11,19 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from edge_house import Edge, House, assert_problem, sample
 from numpy.typing import NDArray
-from patronus_profile import DIM, SEED_DIM, angles_between, make_network, make_profile, units
 
 from edge_service.app import create_app
-from edge_service.privacy.gaussians import seeds
-from edge_service.privacy.keys import KeyStore
-from edge_service.privacy.seal import seal_matrix
+from edge_service.protection.gaussians import seeds
+from edge_service.protection.keys import KeyStore
+from edge_service.protection.seal import seal_matrix
 from edge_service.settings import EdgeSettings
 from edge_service.vision.reader import FaceReader
-from lab.network import PatronusNetwork
-from shared.credentials import Scope
+from lab.defence.network import PatronusNetwork
 from shared.errors import SetupError
+from shared.security.credentials import Scope
+from tests.support.edge import Edge, House, assert_problem, sample
+from tests.support.patronus_profile import DIM, SEED_DIM, angles_between, make_network, make_profile, units
 
 Rows = NDArray[np.float32]
 DOOR = {"gallery": "door"}

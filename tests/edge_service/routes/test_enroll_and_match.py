@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from edge_house import Edge, House, assert_problem, encoded, pasted, pixels, sample
 
-from shared.credentials import Scope
+from shared.security.credentials import Scope
+from tests.support.edge import Edge, House, assert_problem, encoded, pasted, pixels, sample
 
 OBAMA = [sample(f"obama/{name}.jpg") for name in ("portrait", "speech", "standing")]
 BIDEN, COLLINS = sample("biden/standing.jpg"), sample("collins/portrait.png")
@@ -354,8 +354,9 @@ def test_more_work_than_the_edge_carries_is_refused_and_told_to_come_again(house
 
 
 def test_readiness_tells_of_the_cloud(edge: Edge) -> None:
-    from edge_house import CloudLine
     from httpx import ConnectError, Request, Response
+
+    from tests.support.edge import CloudLine
 
     assert edge.call("GET", "/readyz").json()["checks"] == {"models": True, "keys": True, "cloud": True}
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import hypothesis
 import pytest
-from edge_house import Edge
 from fastapi import FastAPI
 from hypothesis import strategies as st
 
 from shared.http.problems import MEDIA_TYPE
+from tests.support.edge import Edge
 
 Headers = list[tuple[bytes, bytes]]
 SETTINGS = hypothesis.settings(

@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from edge_house import Edge, assert_problem
 from fastapi import FastAPI
 
 from shared.errors import RETRY_STATUSES, PatronusError, RateLimited
 from shared.http.problems import problem_response
+from tests.support.edge import Edge, assert_problem
 
 EMBEDDINGS = "/v1/galleries/door/subjects/anna/embeddings"
 FILLED = {"gallery": "door", "subject": "anna", "face": "0" * 32, "template": "0" * 32, "receipt": "7"}

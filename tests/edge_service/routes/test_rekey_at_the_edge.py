@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from edge_house import SAMPLES, CloudLine, Edge, House, assert_problem, sample
 from numpy.typing import NDArray
 
-from edge_service.privacy.keys import KeyStore
-from edge_service.privacy.seal import seal_matrix
+from edge_service.protection.keys import KeyStore
+from edge_service.protection.seal import seal_matrix
 from shared.contract import SealPin
+from tests.support.edge import SAMPLES, CloudLine, Edge, House, assert_problem, sample
 
 OBAMA, SPEECH, BIDEN = "obama/portrait.jpg", "obama/speech.jpg", "biden/standing.jpg"
 PEOPLE = {"obama": OBAMA, "biden": BIDEN}

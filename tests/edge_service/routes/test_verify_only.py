@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from edge_house import CloudLine, Edge, House, assert_problem, sample
 from numpy.typing import NDArray
 
-from edge_service.privacy.keys import KeyStore
-from edge_service.privacy.protect import ProtectionContext, Protector
-from edge_service.privacy.seal import seal_matrix
+from edge_service.protection.keys import KeyStore
+from edge_service.protection.protect import ProtectionContext, Protector
+from edge_service.protection.seal import seal_matrix
 from shared.contract import Contract
 from shared.errors import ProtectionFailed
+from tests.support.edge import CloudLine, Edge, House, assert_problem, sample
 
 GALLERY = "/v1/galleries/clinic"
 OBAMA, SPEECH, BIDEN = "obama/portrait.jpg", "obama/speech.jpg", "biden/standing.jpg"

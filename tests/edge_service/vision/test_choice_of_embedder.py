@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from edge_house import SAMPLES, House, assert_problem, sample
 
 from edge_service.models import load_manifest, locate
 from edge_service.settings import EdgeSettings
@@ -17,6 +16,7 @@ from edge_service.vision.embed import EMBEDDERS, spec_named
 from edge_service.vision.reader import FaceReader, open_reader
 from shared.errors import SetupError
 from shared.metrics import Metrics
+from tests.support.edge import SAMPLES, House, assert_problem, sample
 
 # The distance that dlib's network was trained to keep people apart by (dlib's example of face recognition).
 DLIBS_DISTANCE = 0.6

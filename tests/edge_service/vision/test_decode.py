@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_house import encoded, pixels, sample
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,6 +19,7 @@ from PIL import Image
 from edge_service.settings import PictureLimits
 from edge_service.vision.decode import decode
 from shared.errors import TooLarge, UnreadablePicture, UnsupportedPicture
+from tests.support.edge import encoded, pixels, sample
 
 LIMITS = PictureLimits()
 SMALL = PictureLimits(max_pixels=200_000)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_house import pixels
 from PIL import Image
 
 from edge_service.settings import PictureLimits
 from edge_service.vision.decode import decode, inspect
 from shared.errors import UnreadablePicture
+from tests.support.edge import pixels
 
 LIMITS = PictureLimits()
 # Sides that are no multiples of a block's leave parts of blocks unseen, and so does halved color.

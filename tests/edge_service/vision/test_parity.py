@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from edge_house import SAMPLES, encoded, pasted, pixels
 from PIL import Image
 
 from edge_service.models import load_manifest
@@ -20,6 +19,7 @@ from edge_service.settings import DetectionSettings
 from edge_service.vision.align import TEMPLATE, align, similarity_transform
 from edge_service.vision.detect import FaceDetector
 from edge_service.vision.reader import FaceReader
+from tests.support.edge import SAMPLES, encoded, pasted, pixels
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 

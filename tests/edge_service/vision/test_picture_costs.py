@@ -10,7 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_pictures import (
+from PIL import Image
+
+from edge_service.settings import PictureLimits
+from edge_service.vision.decode import decode, inspect
+from shared.errors import TooLarge, UnreadablePicture, UnsupportedPicture
+from tests.support.hostile_pictures import (
     PROGRESSIVE,
     RGBA,
     jpeg,
@@ -22,13 +27,8 @@ from hostile_pictures import (
     sides,
     webp,
 )
-from PIL import Image
 
-from edge_service.settings import PictureLimits
-from edge_service.vision.decode import decode, inspect
-from shared.errors import TooLarge, UnreadablePicture, UnsupportedPicture
-
-TOOL = Path(__file__).with_name("picture_costs.py")
+TOOL = ("-m", "tests.load.picture_costs")
 LIMITS = PictureLimits()
 DEAREST = [
     "PNG, RGBA, 8 bits, interlaced",
@@ -49,7 +49,7 @@ def costs(*names: str) -> dict[str, dict[str, float | str]]:
     """What pictures take in a process of its own, whose peak of memory is nobody else's."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of memory can be set back on Linux only")
-    ended = subprocess.run([sys.executable, TOOL, *names], capture_output=True, text=True, timeout=120, check=True)
+    ended = subprocess.run([sys.executable, *TOOL, *names], capture_output=True, text=True, timeout=120, check=True)
     return {found["name"]: found for found in map(json.loads, ended.stdout.splitlines())}
 
 

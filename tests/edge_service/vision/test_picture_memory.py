@@ -7,13 +7,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from edge_house import House, assert_problem, encoded, pixels
-from hostile_pictures import jpeg, webp
 
 from edge_service import picture_memory
 from edge_service.picture_memory import PictureMemory, open_picture_memory
 from edge_service.settings import PictureLimits
 from shared.errors import Overloaded, TooLarge
+from tests.support.edge import House, assert_problem, encoded, pixels
+from tests.support.hostile_pictures import jpeg, webp
 
 MB = 1_000_000
 

@@ -8,7 +8,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from edge_house import SAMPLES, encoded, pasted, pixels, sample
 from PIL import Image
 
 from edge_service.settings import DetectionSettings
@@ -17,6 +16,7 @@ from edge_service.vision.faces import Face
 from edge_service.vision.quality import FaceQuality, measure, objections
 from edge_service.vision.reader import FaceReader, level_for, the_one_face
 from shared.errors import FaceRefused
+from tests.support.edge import SAMPLES, encoded, pasted, pixels, sample
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 LEVELS = ("low", "medium", "high")

@@ -9,15 +9,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from edge_house import SAMPLES, encoded, pasted, pixels
 from PIL import Image
 
 from edge_service.settings import DetectionSettings
 from edge_service.vision.detect import FaceDetector
 from edge_service.vision.reader import FaceReader, the_one_face
-from lab.detection import composite, detectors, tally
-from lab.lfw import Lfw
+from lab.data.lfw import Lfw
+from lab.evaluation.detection import composite, detectors, tally
 from shared.errors import FaceRefused
+from tests.support.edge import SAMPLES, encoded, pasted, pixels
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 # One core needs some 85 ns for each pixel that the network looks at.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("silent_run.py")
+SCRIPT = Path(__file__).parents[2] / "support" / "silent_run.py"
 CHECKOUT = Path(__file__).parents[3]
 
 

@@ -13,8 +13,8 @@ from fastapi import FastAPI, Request
 
 from shared.errors import NotFound, Overloaded, PatronusError, SetupError, UpstreamUnavailable
 from shared.http.application import make_application
+from shared.http.rates import RateSettings
 from shared.metrics import Metrics
-from shared.rates import RateSettings
 
 LIMIT = 1000
 FAILURES: dict[str, Exception] = {

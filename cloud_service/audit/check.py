@@ -1,0 +1,184 @@
+"""Checks the audit log's chain, also while a service writes to it, and tells the first entry that does not fit."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, make_url, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from cloud_service.audit.log import NO_ENTRY, Action, digest_of, head, parse_head
+from cloud_service.record.sqlite import decode_text, file_of
+from cloud_service.record.tables import audit
+from shared.errors import NotFound, RecordDamaged, SetupError
+from shared.wire.cloud import AuditHead
+from shared.wire.common import moment_text
+
+_AT_A_TIME = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        entries: how many fit.
+        head: the last of them.
+        wrong: what is wrong with what follows, if anything.
+        restored: where the chain is sound and does not hold what was noted, but tells of a restore that explains it:
+            sentences that say so.
+    """
+
+    entries: int
+    head: AuditHead
+    wrong: str | None
+    restored: str | None = None
+
+
+@contextmanager
+def reading(url: str) -> Iterator[Connection]:
+    """A transaction on a record that is only read, beside the service that uses it or without one.
+
+    Raises:
+        NotFound: there is no record.
+        SetupError: it cannot be read, or is of another version.
+    """
+    engine = read_only_engine(url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except SQLAlchemyError:
+        raise SetupError(
+            "The record cannot be read, or has no audit log: it is away, damaged, or was not used by this version yet."
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def check(connection: Connection, noted: AuditHead | None = None) -> Checked:
+    """Follows the chain from the first entry to the last.
+
+    Args:
+        connection: of ``reading``; the log is checked as it is at one moment.
+        noted: a head, or a receipt's number and digest, that was kept elsewhere: the log must still hold it.
+    """
+    good = AuditHead(seq=0, digest=NO_ENTRY)
+    restore: Any = None
+    holds = noted is None or noted == good
+    for row in _rows(connection):
+        wrong = _wrong(row, good)
+        if wrong is not None:
+            return Checked(good.seq, good, wrong)
+        good = AuditHead(seq=row.seq, digest=row.digest)
+        holds = holds or good == noted
+        if row.action == Action.RECORD_RESTORED and noted is not None and _backup_end(row) < noted.seq:
+            restore = row  # the last one that can have replaced what was noted
+    wrong = _wrong_end(connection, good)
+    if wrong is not None or noted is None or holds:
+        return Checked(good.seq, good, wrong)
+    missing = _missing(good, noted)
+    if restore is None:
+        why = "its end was cut off" if noted.seq > good.seq else "the log was written anew"
+        why += ", or a backup of before was restored without patronus cloud restore"  # pg_restore adds no entry
+        return Checked(good.seq, good, f"{missing}: {why}")
+    return Checked(good.seq, good, None, _replaced(missing, restore))
+
+
+def _missing(last: AuditHead, noted: AuditHead) -> str:
+    if noted.seq > last.seq:
+        return f"the log ends with entry {last.seq}, but entry {noted.seq} was noted down"
+    return f"entry {noted.seq} is another one than was noted down"
+
+
+def _replaced(missing: str, restore: Any) -> str:
+    # Whoever can write the whole log anew leaves such an entry in it: only the time of the note tells the two apart.
+    restored = f"A backup was restored (entry {restore.seq}, {moment_text(restore.at)})"
+    replaced = f"the entries after entry {_backup_end(restore)} were replaced"
+    return f"{restored}, and {replaced}: {missing}. If it was noted after the restore, the log was tampered with."
+
+
+def _backup_end(restore: Any) -> int:
+    """The number of the last entry that the backup had."""
+    try:
+        return parse_head(restore.details["backup_head"]).seq
+    except (KeyError, TypeError, ValueError, AttributeError):  # no entry that this program wrote
+        return int(restore.seq)
+
+
+def _wrong_end(connection: Connection, last: AuditHead) -> str | None:
+    try:
+        kept = head(connection)
+    except RecordDamaged:
+        kept = None
+    if kept == last:
+        return None
+    return f"the log ends with entry {last.seq}, which is not where the record says that it ends: its end was changed"
+
+
+def _wrong(row: Any, before: AuditHead) -> str | None:
+    """What is wrong with an entry, seen from the one before it, as a sentence; None: nothing."""
+    if row is None:
+        return f"what follows entry {before.seq} cannot be read as an entry"
+    expected = before.seq + 1
+    if row.seq != expected:
+        return f"entry {row.seq} follows entry {before.seq}: entry {expected} is missing"
+    if row.previous != before.digest:
+        return f"entry {row.seq} does not belong behind the entry before it: one of the two was changed or put there"
+    try:
+        fields = (row.seq, moment_text(row.at), row.key_id, row.action, row.gallery, row.details, row.previous)
+        digest = digest_of(*fields)
+    except (TypeError, ValueError):
+        digest = None
+    if row.digest != digest:
+        return f"entry {row.seq} is not what it was when it was written"
+    return None
+
+
+def _rows(connection: Connection) -> Iterator[Any]:
+    """All entries by number; None in the place of one that is no entry any more."""
+    last: int | None = None
+    query = select(audit).order_by(audit.c.seq).limit(_AT_A_TIME)
+    while True:
+        found = connection.execute(query if last is None else query.where(audit.c.seq > last))
+        rows = 0
+        while True:
+            try:
+                row = found.fetchone()
+            except (TypeError, ValueError, RecordDamaged):  # a moment or details that somebody wrote by hand
+                yield None
+                return
+            if row is None:
+                break
+            rows, last = rows + 1, row.seq
+            yield row
+        if rows < _AT_A_TIME:
+            return
+
+
+def read_only_engine(url: str) -> Engine:
+    """Connections to a record that is only read; each begins a transaction that sees one state of it.
+
+    Raises:
+        NotFound: there is no record.
+    """
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, isolation_level="REPEATABLE READ", poolclass=NullPool)
+    path = file_of(url)
+    if not path.is_file():
+        raise NotFound(f"There is no record {path}.")
+    source = f"file:{quote(str(path))}?mode=ro"
+    return create_engine("sqlite://", creator=lambda: _opened(source), poolclass=NullPool)
+
+
+def _opened(source: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(source, uri=True)
+    connection.isolation_level = None
+    connection.text_factory = decode_text
+    connection.execute("BEGIN").close()  # one state of the log throughout; nobody waits for it
+    return connection

@@ -1,0 +1,238 @@
+"""The audit log: what was done, when, under which API key. Each entry holds the digest of the one before.
+
+An entry is written in the transaction of what it tells of. It holds no biometric value and names no subject. An entry's
+digest is SHA-256 over the UTF-8 bytes of a JSON array (docs/operating.md shows how anybody checks it)::
+
+    [seq, at, key_id, action, gallery, details, previous]
+
+without spaces, with the members of ``details`` in the order of their names, and ``at`` with six digits after the second
+and a Z. Values are strings of ASCII, integers, booleans and null, so that this is RFC 8785's form too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, insert, select, update
+
+from cloud_service.record.notes import damaged_note, noted_value
+from cloud_service.record.rows import PinnedGallery
+from cloud_service.record.tables import audit, note
+from shared.errors import NotFound, RecordDamaged
+from shared.wire.cloud import AuditEntry, AuditHead, AuditPage
+from shared.wire.common import Receipt, moment_text
+
+NO_ENTRY: Final = "0" * 64
+"""``previous`` of the first entry."""
+
+HEAD: Final = "audit_head"
+SALT: Final = "audit_salt"
+
+Detail = str | int | bool | None
+
+
+class Action(StrEnum):
+    """What an entry tells of."""
+
+    SERVICE_STARTED = "service_started"
+    GALLERY_MADE = "gallery_made"
+    GALLERY_ERASED = "gallery_erased"
+    TEMPLATES_ENROLLED = "templates_enrolled"
+    SUBJECT_ERASED = "subject_erased"
+    TEMPLATE_ERASED = "template_erased"
+    TEMPLATES_EXPIRED = "templates_expired"
+    TEMPLATES_REDATED = "templates_redated"
+    RETENTION_CHANGED = "retention_changed"
+    REKEY_BEGUN = "rekey_begun"
+    REKEY_FLIPPED = "rekey_flipped"
+    RECORD_RESTORED = "record_restored"
+    ERASURE_REPEATED = "erasure_repeated"
+
+
+ERASURES: Final = frozenset(
+    {
+        Action.GALLERY_ERASED,
+        Action.SUBJECT_ERASED,
+        Action.TEMPLATE_ERASED,
+        Action.TEMPLATES_EXPIRED,
+        Action.ERASURE_REPEATED,
+    }
+)
+"""Actions whose entry is a receipt."""
+
+
+def append(
+    connection: Connection,
+    action: Action,
+    *,
+    by: str | None,
+    gallery: str | None = None,
+    details: Mapping[str, Detail] | None = None,
+) -> Receipt:
+    """Adds an entry at the end of the log.
+
+    To be called last in a transaction that writes: from here to its end, no other transaction can add one, so that the
+    chain cannot fork, however many processes write.
+
+    Args:
+        connection: in the transaction of what the entry tells of.
+        action: what was done.
+        by: the id of the API key that asked for it; None: the service itself, or its operator.
+        gallery: the name of the gallery that it is about.
+        details: no name of a subject, no biometric value; no fraction, which no two programs write alike.
+    """
+    seq, previous = _locked_head(connection)
+    seq += 1
+    at = datetime.now(UTC)
+    values = dict(details or {})
+    digest = digest_of(seq, moment_text(at), by, action.value, gallery, values, previous)
+    connection.execute(
+        insert(audit).values(
+            seq=seq,
+            at=at,
+            key_id=by,
+            action=action.value,
+            gallery=gallery,
+            details=values,
+            previous=previous,
+            digest=digest,
+        )
+    )
+    connection.execute(update(note).where(note.c.name == HEAD).values(value=f"{seq}:{digest}"))
+    return Receipt(id=seq, at=at, digest=digest)
+
+
+def noted(connection: Connection, gallery: PinnedGallery, action: Action, by: str | None, **details: Detail) -> Receipt:
+    """``append`` about a gallery. Its number tells it from others that have had its name."""
+    return append(connection, action, by=by, gallery=gallery.name, details={"gallery_id": gallery.id, **details})
+
+
+def digest_of(
+    seq: int, at: str, key_id: str | None, action: str, gallery: str | None, details: object, previous: str
+) -> str:
+    """The digest of an entry, as 64 hexadecimal digits."""
+    fields = [seq, at, key_id, action, gallery, details, previous]
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def marker(connection: Connection) -> Callable[[int, str], str]:
+    """Makes what stands for subjects in the log, of a gallery's number and a name: 64 hexadecimal digits.
+
+    It is HMAC-SHA-256 of both under the record's salt. Who has the record and the name finds a subject's entries; the
+    log alone, without the salt, names nobody.
+
+    Raises:
+        RecordDamaged: the record has no salt.
+    """
+    try:
+        salt = bytes.fromhex(noted_value(connection, SALT))
+    except ValueError:
+        raise damaged_note(SALT) from None
+    return lambda gallery_id, name: hmac.new(salt, f"{gallery_id}:{name}".encode(), hashlib.sha256).hexdigest()
+
+
+def subject_mark(connection: Connection, gallery_id: int, name: str) -> str:
+    """What stands for one subject in the log.
+
+    Raises:
+        RecordDamaged: the record has no salt.
+    """
+    return marker(connection)(gallery_id, name)
+
+
+def head(connection: Connection) -> AuditHead:
+    """The last entry's number and digest; 0 and zeros of an empty log.
+
+    Raises:
+        RecordDamaged: they are not written down.
+    """
+    return _head_of(noted_value(connection, HEAD))
+
+
+def parse_head(value: str) -> AuditHead:
+    """A head as it is written down: ``SEQ:DIGEST``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    seq, _, digest = value.partition(":")
+    return AuditHead(seq=int(seq), digest=digest)
+
+
+def entry(connection: Connection, seq: int, gallery: str, actions: Collection[Action]) -> AuditEntry:
+    """One entry about a gallery.
+
+    Raises:
+        NotFound: there is none of this number, or it tells of another gallery or of something else.
+    """
+    wanted = (audit.c.seq == seq) & (audit.c.gallery == gallery) & audit.c.action.in_([one.value for one in actions])
+    row = connection.execute(select(audit).where(wanted)).first()
+    if row is None:
+        raise NotFound("The gallery has no erasure of this number.", reason="unknown_erasure")
+    return _entry(row)
+
+
+def page(connection: Connection, only: Collection[str] | None, after: int, limit: int) -> AuditPage:
+    """A page of the log, oldest first.
+
+    Args:
+        connection: to read with.
+        only: the galleries that the caller may know of, and nothing that is about none; None: all.
+        after: the number that the page begins behind.
+        limit: the most on one page.
+    """
+    query = select(audit).where(audit.c.seq > after)
+    if only is not None:
+        query = query.where(audit.c.gallery.in_(sorted(only)))
+    rows = connection.execute(query.order_by(audit.c.seq).limit(limit + 1)).all()
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return AuditPage(items=[_entry(row) for row in rows], next=rows[-1].seq if more else None)
+
+
+def about(connection: Connection, gallery: str, subject: str) -> Iterator[AuditEntry]:
+    """The entries about one subject, of all galleries that ever had this name."""
+    mark_of = marker(connection)
+    for row in connection.execute(select(audit).where(audit.c.gallery == gallery).order_by(audit.c.seq)):
+        found = _entry(row)
+        mark = found.details.get("subject")
+        if mark is not None and mark == mark_of(found.details.get("gallery_id", 0), subject):
+            yield found
+
+
+def _locked_head(connection: Connection) -> tuple[int, str]:
+    # SQLite has one writer anyway, and leaves FOR UPDATE out. On PostgreSQL this waits for the transaction that appends
+    # now, and reads what it left; were the isolation stricter, it would fail, and so would a number used twice.
+    at = _head_of(noted_value(connection, HEAD, for_update=True))
+    return at.seq, at.digest
+
+
+def _head_of(value: str) -> AuditHead:
+    try:
+        return parse_head(value)
+    except ValueError:
+        raise damaged_note(HEAD) from None
+
+
+def _entry(row: Any) -> AuditEntry:
+    try:
+        return AuditEntry(
+            seq=row.seq,
+            at=row.at,
+            key_id=row.key_id,
+            action=row.action,
+            gallery=row.gallery,
+            details=row.details,
+            previous=row.previous,
+            digest=row.digest,
+        )
+    except ValidationError:
+        raise RecordDamaged(f"The row {row.seq} of the table audit is damaged.") from None

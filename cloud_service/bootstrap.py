@@ -1,0 +1,134 @@
+"""Puts record, index and store together from the settings, brings the tables up to date, and loads the indexes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from cloud_service.audit.log import Action, append, head, marker
+from cloud_service.erasure.residue import NotOverwritten, Remnant
+from cloud_service.index.faiss_indexes import LocalIndexes
+from cloud_service.index.protocol import Indexes
+from cloud_service.index.snapshots import Snapshots
+from cloud_service.record.clock import RecordClock
+from cloud_service.record.database import Database
+from cloud_service.record.opening import closed_unless_ready, is_sqlite, open_database
+from cloud_service.record.record import Journal, Record
+from cloud_service.record.replies import Answers
+from cloud_service.record.sqlite import file_of
+from cloud_service.settings import RetentionSettings, Settings
+from cloud_service.store import Store
+from shared.errors import PatronusError, SetupError
+from shared.home import patronus_version
+from shared.logs import get_logger, place_of
+from shared.metrics import Metrics
+
+_log = get_logger(__name__)
+
+
+def clock_of(settings: RetentionSettings) -> RecordClock:
+    """The clock of a record, as the machine's is."""
+    return RecordClock(timedelta(seconds=settings.clock_jump_seconds), settings.clock_settle_seconds)
+
+
+def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None = None) -> Store:
+    """The store, ready to be searched. Takes the time that reading the whole record takes.
+
+    Args:
+        settings: of the service.
+        metrics: where steps are timed.
+        clock: by what time templates age; None: by the machine's.
+
+    Raises:
+        SetupError: the record cannot be opened or reached, is in use, is damaged, or was written by a newer version; or
+            the index needs a package that is not installed.
+    """
+    # One for each request, verification and search at work, and five for the readiness check, an end, and the index's
+    # keeper beside them.
+    connections = settings.work.at_once + 2 * settings.work.searches + 5
+    limits = settings.record
+    _refuse_lost_record(settings)
+    database = open_database(settings.record_url, limits, connections, shared=_shared(settings))
+    with closed_unless_ready(database):
+        _refuse_damaged_notes(database)
+        clock = clock or clock_of(settings.retention)
+        record, indexes, remnant = _record_and_indexes(database, settings, clock, metrics)
+        log = NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient))
+        if database.log_left:
+            log.doubtful()
+        store = Store(
+            record,
+            indexes,
+            [log, remnant],
+            metrics,
+            answers=Answers(database, timedelta(hours=limits.answers_kept_hours)),
+            patience_seconds=settings.work.patience_seconds + limits.busy_seconds,
+        )
+        if store.retention.limited():
+            clock.begin(store.retention.time_seen())
+        else:  # nothing ages, nobody kept the time: the machine's is believed, unless it is behind
+            clock.look(store.retention.time_seen())
+        store.load()
+        _note_start(database)
+    return store
+
+
+def _refuse_damaged_notes(database: Database) -> None:
+    """Refuses a record that could be read, and not be written: each write is noted in the audit log."""
+    with database.read() as connection:
+        head(connection)
+        marker(connection)
+
+
+def _note_start(database: Database) -> None:
+    if not database.has_room():  # a service that is started again and again must not use up what is left
+        _log.error("start_not_noted", why="the disk is full")
+        return
+    try:
+        with database.write() as connection:
+            append(connection, Action.SERVICE_STARTED, by=None, details={"version": patronus_version()})
+    except (PatronusError, SQLAlchemyError) as error:  # a full disk: it can match all the same
+        _log.error("start_not_noted", **place_of(error))
+
+
+def _refuse_lost_record(settings: Settings) -> None:
+    """Refuses to begin anew where a record was: the files of its index are there, and it is not."""
+    if not is_sqlite(settings.record_url):
+        return
+    record, index = file_of(settings.record_url), settings.home.expanduser() / "index"
+    there = record.exists() and record.stat().st_size > 0
+    if not there and any(index.glob("*.segment")):
+        raise SetupError(
+            f"The record {record} is missing or empty, though files of its index are in {index}. Mount or restore the "
+            "record; to begin anew with an empty one, remove that folder first."
+        )
+
+
+def _shared(settings: Settings) -> bool:
+    """Whether other processes may use the record at the same time: where none holds an index or a file of its own."""
+    url = settings.index.url
+    return url is not None and not url.endswith(".db") and not is_sqlite(settings.record_url)
+
+
+def _record_and_indexes(
+    database: Database, settings: Settings, clock: RecordClock, metrics: Metrics
+) -> tuple[Record, Indexes, Remnant]:
+    limits = settings.record
+
+    def record_with(journal: Journal) -> Record:
+        return Record(database, journal, limits.max_templates_a_gallery, limits.max_templates_a_subject, clock)
+
+    snapshots = Snapshots(database, settings.home.expanduser() / "index")
+    if settings.index.url is None:
+        record = record_with(snapshots)
+        files = NotOverwritten("index files", lambda _patient: snapshots.sweep())
+        return record, LocalIndexes(record, snapshots, settings.index, metrics), files
+    # Loaded only where it is wanted: it brings gRPC and pandas, which are no part of the service otherwise.
+    from cloud_service.index.milvus.bootstrap import in_milvus  # noqa: PLC0415
+
+    record, indexes, kept = in_milvus(settings.index.url, settings.milvus, database, record_with, metrics)
+    for gallery in record.galleries():
+        if snapshots.kept(gallery).files:
+            snapshots.forget(gallery)  # of a time without Milvus: no erasure would reach them
+    return record, indexes, kept

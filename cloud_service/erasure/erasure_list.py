@@ -1,0 +1,203 @@
+"""What a record's audit log says was erased: read, kept in a file, and read again.
+
+A list names no subject: it holds the same keyed marks as the log. It is for a restored backup, which still holds what
+was erased after it was taken (docs/decisions/0019).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import Connection, select
+
+from cloud_service.audit.check import check
+from cloud_service.audit.log import ERASURES, NO_ENTRY, SALT, Action, head
+from cloud_service.record.notes import noted_value
+from cloud_service.record.tables import audit
+from shared.errors import NotFound, RecordDamaged, SetupError
+from shared.security.secret_files import write_secret
+from shared.wire.cloud import AuditHead
+from shared.wire.common import ExactMoment, moment_text
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid", strict=False)
+_LABEL: Final = b"patronus erasure list\n"
+_CONTENT_LABEL: Final = b"patronus erasure list content\n"
+
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class KnownErasure(BaseModel):
+    """One erasure, as the audit log tells of it.
+
+    ``entry`` is the digest of the log's entry. ``made`` is that of the entry that tells of the making of the gallery;
+    None: the gallery is older than the log. ``subject`` is a mark and no name.
+    """
+
+    model_config = _FROZEN
+
+    entry: Hex
+    at: ExactMoment
+    action: Literal["gallery_erased", "subject_erased", "template_erased", "templates_expired"]
+    gallery: str
+    gallery_id: int
+    made: Hex | None
+    subject: Hex | None = None
+    template: str | None = None
+    stored_until: ExactMoment | None = None
+
+
+class ErasureList(BaseModel):
+    """All erasures of a record, oldest first, up to an entry of its log.
+
+    ``record`` tells which record it is, over backups and restores: a digest of the salt that its marks are made with.
+    ``digest`` is over everything else in the list, so that a list that was changed or damaged is refused.
+    """
+
+    model_config = _FROZEN
+
+    version: Literal[1]
+    record: Hex
+    head: AuditHead
+    erasures: list[KnownErasure]
+    digest: Hex
+
+    def content_digest(self) -> str:
+        """What ``digest`` must be: SHA-256 over the other members as JSON, as 64 hexadecimal digits."""
+        content = self.model_dump_json(exclude={"digest"})
+        return hashlib.sha256(_CONTENT_LABEL + content.encode()).hexdigest()
+
+
+def erasures_in(connection: Connection) -> ErasureList:
+    """The erasures of a record, those too that were carried over into it.
+
+    Raises:
+        RecordDamaged: the log, or the note of its end or salt, cannot be read, or an entry was changed or removed.
+    """
+    wrong = check(connection).wrong
+    if wrong is not None:
+        raise RecordDamaged(f"The audit log is damaged: {wrong}.")
+    wanted = [one.value for one in (*ERASURES, Action.GALLERY_MADE)]
+    found: dict[str, KnownErasure] = {}
+    made: dict[int, str] = {}
+    for row in connection.execute(select(audit).where(audit.c.action.in_(wanted)).order_by(audit.c.seq)):
+        try:
+            if row.action == Action.GALLERY_MADE:
+                made[int(row.details["gallery_id"])] = row.digest
+            else:
+                one = _known(row, made)
+                found.setdefault(one.entry, one)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise RecordDamaged(f"The row {row.seq} of the table audit is damaged.") from None
+    plain = ErasureList(
+        version=1,
+        record=record_mark(connection),
+        head=head(connection),
+        erasures=list(found.values()),
+        digest=NO_ENTRY,
+    )
+    return plain.model_copy(update={"digest": plain.content_digest()})
+
+
+def record_mark(connection: Connection) -> str:
+    """What tells a record from others, over backups and restores: 64 hexadecimal digits.
+
+    Raises:
+        RecordDamaged: the record has no salt.
+    """
+    return hashlib.sha256(_LABEL + noted_value(connection, SALT).encode()).hexdigest()
+
+
+def export_erasures(connection: Connection, target: Path, *, replace: bool) -> ErasureList:
+    """Writes a record's erasures to a private file, whole or not at all.
+
+    Raises:
+        SetupError: the file is there, or cannot be written. RecordDamaged: the log cannot be read.
+    """
+    found = erasures_in(connection)
+    try:
+        write_secret(target, found.model_dump_json(indent=1).encode(), replace=replace)
+    except FileExistsError:
+        raise SetupError(f"{target} is there already; choose another name, or say --force to replace a file.") from None
+    except OSError as error:
+        raise SetupError(f"{target} cannot be written ({os.strerror(error.errno or 0)}).") from None
+    return found
+
+
+def load_erasures(source: Path) -> ErasureList:
+    """Reads such a file.
+
+    Raises:
+        NotFound: it is not there. SetupError: it is not such a file, or is not what was written.
+    """
+    try:
+        content = source.read_bytes()
+        found = ErasureList.model_validate_json(content)
+        json.loads(content, object_pairs_hook=_refuse_duplicates)  # pydantic has seen that it is not nested deeply
+    except FileNotFoundError:
+        raise NotFound(f"There is no list of erasures {source}.") from None
+    except OSError as error:
+        raise SetupError(f"{source} cannot be read ({os.strerror(error.errno or 0)}).") from None
+    except (ValidationError, ValueError):
+        raise SetupError(f"{source} is no list of erasures that patronus cloud erasures export wrote.") from None
+    if found.content_digest() != found.digest:
+        raise SetupError(f"The list of erasures {source} was changed or damaged after it was written.")
+    return found
+
+
+def _refuse_duplicates(members: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in members]
+    if len(names) != len(set(names)):
+        raise ValueError("a member is there twice")
+
+
+def details_of(erasure: KnownErasure) -> dict[str, str | int | bool | None]:
+    """An erasure as the details of an audit entry that tells of its repetition."""
+    return {
+        "gallery_id": erasure.gallery_id,
+        "entry": erasure.entry,
+        "erased_at": moment_text(erasure.at),
+        "erased": erasure.action,
+        "made": erasure.made,
+        "subject": erasure.subject,
+        "template": erasure.template,
+        "stored_until": None if erasure.stored_until is None else moment_text(erasure.stored_until),
+    }
+
+
+def joined(lists: Iterable[ErasureList]) -> list[KnownErasure]:
+    """All erasures of several lists, each once, oldest first."""
+    found = {one.entry: one for each in lists for one in each.erasures}
+    return sorted(found.values(), key=lambda one: one.at)
+
+
+def _known(row: Any, made: dict[int, str]) -> KnownErasure:
+    details = row.details
+    if row.action == Action.ERASURE_REPEATED:
+        return KnownErasure(
+            entry=details["entry"],
+            at=details["erased_at"],
+            action=details["erased"],
+            gallery=row.gallery,
+            gallery_id=details["gallery_id"],
+            made=details["made"],
+            subject=details["subject"],
+            template=details["template"],
+            stored_until=details["stored_until"],
+        )
+    return KnownErasure(
+        entry=row.digest,
+        at=row.at,
+        action=row.action,
+        gallery=row.gallery,
+        gallery_id=details["gallery_id"],
+        made=made.get(details["gallery_id"]),
+        subject=details.get("subject"),
+        template=details.get("template"),
+        stored_until=details.get("stored_until"),
+    )

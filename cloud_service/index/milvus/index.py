@@ -1,0 +1,119 @@
+"""One gallery's templates in Milvus, as an index that the matcher searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_service.index.flat import Hits
+from cloud_service.index.milvus.client import MOST_HITS, CollectionLost, Milvus
+
+# Hits that one answer carries: 12 bytes each, of the 64 MB that a message may have.
+_HITS_A_CALL: Final = 1 << 20
+_ALL_IDS: Final = (-1, 2**63 - 1)
+_NONE: Final = -1
+
+
+class MilvusIndex:
+    """A collection, with exact search (FLAT) or an approximate one (HNSW).
+
+    With FLAT, ``unseen_at_most`` is the last score shown and what its arithmetic may be off by, so that the matcher's
+    widening is exact. With HNSW it is the same figure, and holds but for templates that the graph did not lead to: a
+    search may miss one, with a probability of one minus its recall, and never shows a wrong one.
+
+    Args:
+        milvus: the connection.
+        name: of the collection.
+        dim: d, the length of a template.
+        approximate: whether it is HNSW.
+        lost: told when the collection is not there any more.
+        most: the most that is asked for in one search of one probe.
+    """
+
+    def __init__(
+        self,
+        milvus: Milvus,
+        name: str,
+        dim: int,
+        approximate: bool,
+        lost: Callable[[], None],
+        most: int = MOST_HITS,
+    ) -> None:
+        self._milvus = milvus
+        self._name = name
+        self._approximate = approximate
+        self._lost = lost
+        self._most = most
+        # Milvus may round both vectors to bfloat16 first (its setting knowhereScoreConsistency): each factor is then
+        # off by at most 2**-8 of itself, so a product of unit vectors by 2**-7 and a little more. The float32 sum adds
+        # dim * eps, as in SegmentedIndex.
+        self._score_error = 2**-7 + 2**-16 + dim * float(np.finfo(np.float32).eps)
+
+    def __len__(self) -> int:
+        return self._milvus.count(self._name)
+
+    def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Adds (n, d) float32 unit rows under n ids; they can be found when this returns."""
+        self._milvus.put(self._name, ids, vectors)
+
+    def remove(self, ids: NDArray[np.int64]) -> None:
+        """Removes n ids; those it does not hold are passed over. When their bytes go is told by the outbox."""
+        self._milvus.remove(self._name, ids)
+
+    def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
+        """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``.
+
+        Milvus shows no more than 16,384 at once. Who wants more is shown all that score as much, by ranges of ids.
+
+        Raises:
+            IndexUnavailable: Milvus does not answer, or the collection is being made anew.
+        """
+        floor = at_least - self._score_error
+        limit = min(width, self._most)
+        unseen = np.full(len(probes), -1.0)
+        rows: list[NDArray[np.int64]] = []
+        for start in range(0, len(probes), max(1, _HITS_A_CALL // limit)):
+            part = probes[start : start + max(1, _HITS_A_CALL // limit)]
+            for probe, (ids, scores) in zip(part, self._nearest(part, limit, _ALL_IDS), strict=True):
+                if len(ids) < limit or scores[-1] < floor:
+                    rows.append(ids[scores >= floor])
+                elif width <= limit:
+                    unseen[len(rows)] = float(scores[-1]) + self._score_error
+                    rows.append(ids)
+                else:
+                    rows.append(self._all(probe, floor, _ALL_IDS, ids))
+        table = np.full((len(probes), max(map(len, rows), default=0)), _NONE, np.int64)
+        for at, ids in enumerate(rows):
+            table[at, : len(ids)] = ids
+        return Hits(table, unseen)
+
+    def drop(self) -> None:
+        """Removes the collection."""
+        self._milvus.drop(self._name)
+
+    def _all(
+        self, probe: NDArray[np.float32], floor: float, between: tuple[int, int], shown: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """All ids in a range that reach the floor; those shown are some of them, and halve it."""
+        middle = int(np.sort(shown)[len(shown) // 2 - 1])
+        found = []
+        for half in ((between[0], middle), (middle, between[1])):
+            ((ids, scores),) = self._nearest(probe[None], self._most, half)
+            if len(ids) < self._most or scores[-1] < floor:
+                found.append(ids[scores >= floor])
+            else:
+                found.append(self._all(probe, floor, half, ids))
+        return np.concatenate(found)
+
+    def _nearest(
+        self, probes: NDArray[np.float32], limit: int, between: tuple[int, int]
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        try:
+            only = None if between == _ALL_IDS else between
+            return self._milvus.search(self._name, probes, limit, only, self._approximate)
+        except CollectionLost:
+            self._lost()
+            raise

@@ -1,0 +1,63 @@
+"""Who of several replicas does a long work: only one at a time, and another one when that dies."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Final
+
+from sqlalchemy import delete, insert, select, update
+
+from cloud_service.record.database import Database
+from cloud_service.record.tables import note
+from shared.errors import Overloaded
+
+# A holder renews it between steps of at most a few seconds. That clocks differ by less is taken for granted; where they
+# do not, work is done twice, and stays right.
+_SECONDS: Final = 60.0
+
+
+class Lease:
+    """The right to one work, by its name, for a minute from the last renewal. Kept in the record.
+
+    Args:
+        database: of the record.
+        name: of the work, at most 32 characters.
+    """
+
+    def __init__(self, database: Database, name: str) -> None:
+        self._database = database
+        self._name = name
+        self._holder = secrets.token_hex(8)
+
+    def take(self) -> bool:
+        """Takes or renews it; false when somebody else has it."""
+        mine = f"{self._holder} {time.time() + _SECONDS:.0f}"
+        try:
+            with self._database.write() as connection:
+                held = connection.scalar(select(note.c.value).where(note.c.name == self._name))
+                if held is None:
+                    connection.execute(insert(note).values(name=self._name, value=mine))
+                    return True
+                if _lives(held) and not held.startswith(self._holder):
+                    return False
+                swapped = update(note).where(note.c.name == self._name, note.c.value == held).values(value=mine)
+                return connection.execute(swapped).rowcount == 1
+        except Overloaded:  # another replica took it in the same moment
+            return False
+
+    def give_back(self) -> None:
+        """Lets others take it at once."""
+        with self._database.write() as connection:
+            connection.execute(delete(note).where(note.c.name == self._name, note.c.value.startswith(self._holder)))
+
+
+def live_leases(database: Database) -> set[str]:
+    """The names of all works that somebody does now."""
+    with database.read() as connection:
+        return {name for name, value in connection.execute(select(note.c.name, note.c.value)) if _lives(value)}
+
+
+def _lives(value: str) -> bool:
+    _, _, until = value.partition(" ")
+    return until.isdigit() and int(until) > time.time()

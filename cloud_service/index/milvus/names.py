@@ -1,0 +1,63 @@
+"""How the collections in Milvus are named, so that two records on one Milvus never meet."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from cloud_service.record.rows import PinnedGallery
+
+_PARTS: Final = re.compile(r"patronus_[0-9a-f]+_(\d+)_(\d+)(?:_hnsw)?(_built_[0-9a-f]+)?")
+_APPROXIMATE: Final = "_hnsw"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a name says: of which gallery, under which key, and whether it is still being filled."""
+
+    gallery_id: int
+    turn: int
+    unfinished: bool
+
+
+class Names:
+    """Names of collections.
+
+    Args:
+        instance: a random value of the record's own.
+    """
+
+    def __init__(self, instance: str) -> None:
+        self.prefix = f"patronus_{instance}_"
+
+    def entry(self, gallery: PinnedGallery) -> str:
+        """What the outbox calls a gallery's collection, of whatever kind."""
+        return f"{self.prefix}{gallery.id}_{gallery.turn}"
+
+    def collection(self, gallery: PinnedGallery) -> str:
+        """A gallery's collection, complete if it is there. An index of another kind is another collection."""
+        return self.entry(gallery) + (_APPROXIMATE if approximate(gallery) else "")
+
+    def all_of(self, entry: str) -> tuple[str, str]:
+        """The collections, of either kind, that an entry of the outbox may be about."""
+        return entry, entry + _APPROXIMATE
+
+    def unfinished(self, gallery: PinnedGallery) -> str:
+        """A new name for a collection while it is being filled."""
+        return f"{self.collection(gallery)}_built_{secrets.token_hex(4)}"
+
+    def entries_of(self, gallery_id: int) -> str:
+        """What the outbox's entries of a gallery begin with, whatever its turn."""
+        return f"{self.prefix}{gallery_id}_"
+
+    def parts(self, name: str) -> Parts | None:
+        """What the name of a collection or entry says; None: it is none of this record's."""
+        found = _PARTS.fullmatch(name) if name.startswith(self.prefix) else None
+        return Parts(int(found[1]), int(found[2]), found[3] is not None) if found else None
+
+
+def approximate(gallery: PinnedGallery) -> bool:
+    """Whether the gallery's index is approximate: only when an operator said so."""
+    return gallery.index_kind == "approximate"

@@ -1,0 +1,80 @@
+"""Has Milvus rewrite its files without what was removed, and keeps account of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cloud_service.index.milvus.client import Milvus
+from cloud_service.index.milvus.names import Names
+from cloud_service.index.milvus.outbox import Outbox
+from cloud_service.record.record import Record
+from shared.errors import IndexUnavailable
+
+# Milvus takes a flush of one collection every ten seconds at most, and each makes a file.
+_PURGE_SECONDS: Final = 60.0
+# A job that is not done by then was lost, as with a restart of Milvus; another is begun.
+_JOB_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A compaction: Milvus' number of it, the last entry of the outbox that it is for, and when it began."""
+
+    number: int
+    last: int
+    since: float
+
+
+class Purging:
+    """From time to time: flush and compact collections with erased templates, and strike out what is long gone.
+
+    Args:
+        record: the truth.
+        outbox: tells what was removed.
+        milvus: the connection.
+        names: of the collections.
+        kept_seconds: how long Milvus keeps what it dropped.
+    """
+
+    def __init__(self, record: Record, outbox: Outbox, milvus: Milvus, names: Names, kept_seconds: float) -> None:
+        self._record = record
+        self._outbox = outbox
+        self._milvus = milvus
+        self._names = names
+        self._kept = timedelta(seconds=kept_seconds)
+        self._begun: dict[str, float] = {}
+        self._jobs: dict[str, _Job] = {}
+
+    def go_on(self) -> None:
+        """Does what is due."""
+        self._outbox.forget(datetime.now(UTC) - self._kept)
+        due = self._outbox.to_purge()
+        if not due or not self._milvus.compacts:
+            return
+        for entry, last in due.items():
+            try:
+                if entry in self._jobs:
+                    self._look_at(entry, self._jobs[entry])
+                elif time.monotonic() - self._begun.get(entry, -_PURGE_SECONDS) >= _PURGE_SECONDS:
+                    self._begin(entry, last)
+            except IndexUnavailable:
+                continue  # the next round tries again
+
+    def _begin(self, entry: str, last: int) -> None:
+        parts = self._names.parts(entry)
+        gallery = None if parts is None else self._record.find(parts.gallery_id)
+        if gallery is None or self._names.entry(gallery) != entry:
+            return
+        self._begun[entry] = time.monotonic()
+        number = self._milvus.compact(self._names.collection(gallery))
+        self._jobs[entry] = _Job(number, last, time.monotonic())
+
+    def _look_at(self, entry: str, job: _Job) -> None:
+        if time.monotonic() - job.since > _JOB_SECONDS:
+            del self._jobs[entry]
+        elif self._milvus.compacted(job.number):
+            del self._jobs[entry]
+            self._outbox.purged(entry, job.last)

@@ -1,0 +1,162 @@
+"""The database under the record: transactions, and plain words where it fails.
+
+What is particular to an engine stands in ``sqlite`` and ``postgresql``; the tables and queries elsewhere suit both.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, Engine, delete, insert, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+
+from cloud_service.record.tables import note
+from shared.errors import InsufficientStorage, OutcomeUnknown, Overloaded, PatronusError, RecordUnavailable, SetupError
+
+# What is written to see whether a record that could not be written can be again.
+_TRIED = "tried"
+
+
+class Database(ABC):
+    """One database that holds a record. Safe to use from several threads.
+
+    Args:
+        engine: its connections.
+        reader: the same, with what a reading transaction is to be.
+        writer: the same, with what a writing transaction is to be.
+    """
+
+    def __init__(self, engine: Engine, reader: Engine, writer: Engine) -> None:
+        self.engine = engine
+        self._reader = reader
+        self._writer = writer
+        self._unwritable = False
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the record throughout.
+
+        Raises:
+            Overloaded: somebody else is in the way for longer than the busy time.
+            RecordUnavailable: the record cannot be reached, or does not answer in time.
+        """
+        with self._plain_words():
+            self._make_sure()
+            with self._reader.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def write(self, *, long: bool = False) -> Iterator[Connection]:
+        """A transaction that changes the record; durable when this ends without an error, else undone.
+
+        Args:
+            long: a statement of it may take minutes, as to erase a large gallery does.
+
+        Raises:
+            Overloaded: somebody else writes for longer than the busy time, or wrote the same at the same moment.
+            InsufficientStorage: the disk is full.
+            RecordUnavailable: the record cannot be reached, or not be written.
+            OutcomeUnknown: it went away while it committed.
+        """
+        try:
+            with self._plain_words():
+                self._make_sure()
+                with self._writer.connect() as connection:
+                    transaction = connection.begin()
+                    self._begun_to_write(connection, long)
+                    yield connection
+                    try:
+                        transaction.commit()
+                    except DBAPIError as error:
+                        if error.connection_invalidated:
+                            raise OutcomeUnknown from None
+                        raise
+        except (RecordUnavailable, InsufficientStorage):
+            self._unwritable = True
+            raise
+        self._unwritable = False
+
+    def ping(self) -> None:
+        """Makes a real query; and a real write, if the last one failed for want of room or of a right to write.
+
+        Raises:
+            PatronusError: as ``read`` and ``write`` say.
+            SQLAlchemyError: the record does not answer as it should.
+        """
+        if self._unwritable:
+            with self.write() as connection:
+                connection.execute(delete(note).where(note.c.name == _TRIED))
+                connection.execute(insert(note).values(name=_TRIED, value=datetime.now(UTC).isoformat()))
+        with self.read() as connection:
+            connection.execute(text("SELECT count(*) FROM gallery"))
+
+    def has_room(self) -> bool:
+        """Whether there is room to write more, as far as can be told from here."""
+        return True
+
+    @property
+    def log_left(self) -> bool:
+        """Whether the start left bytes of what was erased for a later ``scrub``."""
+        return False
+
+    @abstractmethod
+    def migrating(self) -> AbstractContextManager[Connection]:
+        """A writing transaction in which the tables may be changed: no other process that starts is in one."""
+
+    @abstractmethod
+    def claim(self) -> None:
+        """Told once the tables are up to date: whoever used the record before may not write any more."""
+
+    @property
+    @abstractmethod
+    def lingers_in(self) -> str:
+        """Where bytes of what was erased stay until ``scrub``, as an erasure's status calls it."""
+
+    @abstractmethod
+    def scrub(self, *, patient: bool = True) -> None:
+        """Overwrites the bytes of what was erased, as far as the engine can.
+
+        Args:
+            patient: whether to wait for the busy time; else it is tried once, and holds up no writer.
+
+        Raises:
+            Overloaded: somebody reads an old state of the record for longer than the busy time.
+            InsufficientStorage: the disk is full.
+            RecordUnavailable: the record cannot be reached or written.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes all connections and lets others use the record."""
+
+    @abstractmethod
+    def told(self, error: DBAPIError) -> PatronusError | None:
+        """What callers are told of an engine's error; None: nobody foresaw it."""
+
+    @abstractmethod
+    def unusable(self, error: DBAPIError) -> SetupError:
+        """Why the record cannot be used, as a start tells it: one sentence, without a password."""
+
+    @abstractmethod
+    def _make_sure(self) -> None:
+        """Refuses to begin a transaction where the record is another process's by now."""
+
+    @abstractmethod
+    def _begun_to_write(self, connection: Connection, long: bool) -> None:
+        """Prepares a transaction that was just begun."""
+
+    @contextmanager
+    def _plain_words(self) -> Iterator[None]:
+        try:
+            yield
+        except NoConnectionFree:
+            raise Overloaded("More is asked of the record than it answers in time; try again.") from None
+        except DBAPIError as error:
+            told = self.told(error)
+            if told is None:
+                raise
+            raise told from error

@@ -1,0 +1,90 @@
+"""Opens the database under the record, whichever its URL names, and brings its tables up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from cloud_service.migrations import upgrade
+from cloud_service.record.database import Database
+from cloud_service.record.sqlite import SqliteDatabase
+from cloud_service.settings import RecordSettings
+from shared.errors import InsufficientStorage, Overloaded, RecordDamaged, RecordUnavailable, SetupError
+
+_FORMS: Final = "sqlite:////folder/record.db or postgresql://user:password@host/database"
+
+
+def open_database(url: str, settings: RecordSettings, connections: int, *, shared: bool = False) -> Database:
+    """The database, with its tables up to date; nobody else who uses the record as this one does has it open.
+
+    Args:
+        url: SQLAlchemy's URL of a SQLite file or of a PostgreSQL database.
+        settings: how patient to be.
+        connections: the most that are open at once.
+        shared: whether other processes may use the record at the same time: only where none of them holds an index of
+            its own, and only on PostgreSQL.
+
+    Raises:
+        SetupError: the URL names no such database, it cannot be reached or written, it is in use, it is damaged, or it
+            was written by a newer version.
+    """
+    database = _connected(url, settings, connections, shared)
+    with closed_unless_ready(database):
+        upgraded = upgrade(database)
+        database.claim()
+        if upgraded:  # rows that grew left copies of themselves, which no later erasure would find
+            database.scrub()
+    return database
+
+
+@contextmanager
+def closed_unless_ready(database: Database) -> Iterator[None]:
+    """Closes the database where what a start does with it fails, and says why in one sentence.
+
+    Raises:
+        SetupError: the record cannot be reached, written or used.
+    """
+    try:
+        yield
+    except (Overloaded, RecordUnavailable, RecordDamaged, InsufficientStorage) as error:
+        database.close()
+        if isinstance(error.__cause__, DBAPIError):
+            raise database.unusable(error.__cause__) from None
+        raise SetupError(error.detail) from None
+    except DBAPIError as error:
+        database.close()
+        raise database.unusable(error) from None
+    except BaseException:
+        database.close()
+        raise
+
+
+def is_sqlite(url: str) -> bool:
+    """Whether a URL names a SQLite file (and not a PostgreSQL database).
+
+    Raises:
+        SetupError: it names neither.
+    """
+    try:
+        backend = make_url(url).get_backend_name()
+    except ArgumentError:
+        backend = ""
+    if backend not in {"sqlite", "postgresql"}:
+        raise SetupError(f"PATRONUS_CLOUD__RECORD__URL does not name a record; it looks like {_FORMS}.")
+    return backend == "sqlite"
+
+
+def _connected(url: str, settings: RecordSettings, connections: int, shared: bool) -> Database:
+    if is_sqlite(url):
+        if shared:
+            raise SetupError("A SQLite file is for one cloud service; keep a record that several use in PostgreSQL.")
+        return SqliteDatabase(url, settings.busy_seconds, connections)
+    try:
+        from cloud_service.record.postgresql import PostgresqlDatabase  # noqa: PLC0415 - an extra: psycopg may be missing
+    except ImportError:
+        raise SetupError("A record in PostgreSQL needs psycopg: pip install 'patronus[postgresql]'.") from None
+    return PostgresqlDatabase(url, settings.busy_seconds, settings.answer_seconds, connections, shared=shared)

@@ -1,0 +1,168 @@
+"""How galleries and subjects are found in the record, and held while they are changed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, get_args
+
+from sqlalchemy import ColumnElement, Connection, select, update
+
+from cloud_service.record.checksums import gallery_checksum
+from cloud_service.record.rows import PinnedGallery
+from cloud_service.record.tables import gallery, subject
+from shared.contract import Contract
+from shared.errors import ContractMismatch, NotFound, RecordDamaged
+from shared.scores import CosineThreshold
+from shared.wire.cloud import IndexKind
+
+# Far more than a gallery can hold: a greater number is damage.
+_MOST_TEMPLATES: Final = 10**12
+_KINDS: Final = (None, *get_args(IndexKind))
+
+# How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
+IDS_A_QUERY = 500
+# Before all templates: where nothing expires, all are younger.
+EVER = datetime(1, 1, 1, tzinfo=UTC)
+
+
+def oldest_alive(max_age_seconds: int | None, now: datetime) -> datetime:
+    """The moment after which a template must have been stored to match now."""
+    return EVER if max_age_seconds is None else now - timedelta(seconds=max_age_seconds)
+
+
+def refuse_turned(pinned: PinnedGallery, now: Any) -> None:
+    """Refuses to go on with a gallery whose key was changed since it was read.
+
+    Args:
+        pinned: the gallery as it was read.
+        now: what has its ``turn`` and ``contract_digest`` as they are.
+
+    Raises:
+        ContractMismatch: it is in another turn.
+    """
+    if now.turn != pinned.turn:
+        raise ContractMismatch(
+            "The gallery's key was changed a moment ago; make the templates anew under its new contract.",
+            expected=now.contract_digest,
+            given=pinned.contract_digest,
+        )
+
+
+def pinned_where(connection: Connection, which: ColumnElement[bool]) -> PinnedGallery:
+    """The gallery for which this holds.
+
+    Raises:
+        NotFound: there is none.
+        RecordDamaged: its row is not what was written.
+    """
+    row = connection.execute(select(gallery).where(which)).first()
+    if row is None:
+        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+    return pinned_from(row)
+
+
+# By number: the values of a gallery's row when it was last checked, and what they are. Every request reads its
+# gallery, and checking the row takes longer than reading it.
+_checked: dict[int, tuple[tuple[Any, ...], PinnedGallery]] = {}
+_MOST_CHECKED: Final = 1_024
+
+
+def pinned_from(row: Any) -> PinnedGallery:
+    """A gallery, from its row. A row that is as it was when it was last checked is not checked again.
+
+    Raises:
+        RecordDamaged: a value of it cannot be one of a gallery, or does not fit the others.
+    """
+    values = tuple(row)
+    known = _checked.get(row.id)
+    if known is not None and known[0] == values:
+        return known[1]
+    pinned = _check(row)
+    if len(_checked) >= _MOST_CHECKED:
+        _checked.clear()
+    _checked[row.id] = values, pinned
+    return pinned
+
+
+def _check(row: Any) -> PinnedGallery:
+    try:
+        contract = Contract.model_validate(row.contract)
+        fits = row.checksum == gallery_checksum(row) and contract.digest() == row.contract_digest
+        fits = fits and contract.dim == row.dim and row.index_kind in _KINDS
+        if not fits or not isinstance(row.templates, int) or not 0 <= row.templates <= _MOST_TEMPLATES:
+            raise damaged_gallery(row.id)
+        threshold = CosineThreshold.of(row.threshold_cosine)
+    except (TypeError, ValueError):
+        raise damaged_gallery(row.id) from None
+    return PinnedGallery(
+        id=row.id,
+        name=row.name,
+        contract_digest=row.contract_digest,
+        dim=row.dim,
+        threshold=threshold,
+        fmr=row.threshold_fmr,
+        verify_only=contract.verify_only,
+        turn=row.turn,
+        max_age_seconds=row.max_age_seconds,
+        index_kind=row.index_kind,
+    )
+
+
+def renew_checksum(connection: Connection, gallery_id: int) -> None:
+    """Gives a gallery's row its checksum; for whoever has written a value that is covered, in the same transaction."""
+    row = connection.execute(select(gallery).where(gallery.c.id == gallery_id)).one()
+    connection.execute(update(gallery).where(gallery.c.id == gallery_id).values(checksum=gallery_checksum(row)))
+
+
+def damaged_gallery(gallery_id: int) -> RecordDamaged:
+    """Says that the row of a gallery is not what was written."""
+    return RecordDamaged(
+        f"The row {gallery_id} of the table gallery is damaged: this gallery is not answered for until the record is "
+        "restored from a backup. Other galleries are."
+    )
+
+
+def galleries_where(
+    connection: Connection, which: ColumnElement[bool] | None = None
+) -> tuple[list[PinnedGallery], list[int]]:
+    """The galleries for which this holds, in the order of their numbers; and the numbers of those that are damaged."""
+    query = select(gallery).order_by(gallery.c.id)
+    query = query if which is None else query.where(which)
+    try:
+        return [pinned_from(row) for row in connection.execute(query).all()], []
+    except RecordDamaged:
+        numbers = list(connection.scalars(query.with_only_columns(gallery.c.id)))
+    sound: list[PinnedGallery] = []
+    damaged: list[int] = []
+    for number in numbers:
+        try:
+            sound.append(pinned_where(connection, gallery.c.id == number))
+        except RecordDamaged:
+            damaged.append(number)
+    return sound, damaged
+
+
+def find_subject(connection: Connection, gallery_id: int, name: str) -> int:
+    """The id of a subject.
+
+    Raises:
+        NotFound: the gallery has no such subject.
+    """
+    query = select(subject.c.id).where(subject.c.gallery_id == gallery_id, subject.c.name == name)
+    found = connection.scalar(query)
+    if found is None:
+        raise NotFound("The gallery has no subject of this name.", reason="unknown_subject")
+    return int(found)
+
+
+def counted(connection: Connection, gallery_id: int, more: int) -> int:
+    """Adds to the number of a gallery's templates and gives it; whoever else changes the gallery waits from here on.
+
+    Raises:
+        NotFound: the gallery was erased meanwhile.
+    """
+    change = update(gallery).where(gallery.c.id == gallery_id).values(templates=gallery.c.templates + more)
+    held = connection.scalar(change.returning(gallery.c.templates))
+    if held is None:
+        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+    return int(held)

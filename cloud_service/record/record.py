@@ -1,0 +1,383 @@
+"""The record: which galleries, subjects and templates there are. The truth; the index is derived from it.
+
+Only the store calls what writes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, update
+
+from cloud_service.audit.log import Action, noted, subject_mark
+from cloud_service.record.checksums import from_blobs, to_blobs
+from cloud_service.record.clock import RecordClock
+from cloud_service.record.damage import KnownDamage, of_subject
+from cloud_service.record.database import Database
+from cloud_service.record.queries import (
+    counted,
+    find_subject,
+    galleries_where,
+    oldest_alive,
+    pinned_where,
+    refuse_turned,
+    renew_checksum,
+)
+from cloud_service.record.rows import Added, NewRow, PinnedGallery, Removed
+from cloud_service.record.tables import gallery, subject, template, turned
+from cloud_service.record.template_queries import NOW, TURNED_NOW, Vectors
+from shared.errors import Conflict, ContractMismatch, NotFound
+from shared.logs import get_logger
+from shared.wire.cloud import GallerySpec, IndexKind
+from shared.wire.common import TemplateInfo
+
+_log = get_logger(__name__)
+
+# How far two float32 unit vectors may be apart that are one template, sealed by two ways: by the edge under a gallery's
+# new key, or under its old key and then turned here. Both round some d times, by 6e-8 of what is at most 1.
+_ROUNDING = 1e-5
+
+
+class Journal(Protocol):
+    """What an index has written down with each change of templates, within its transaction.
+
+    Each is given the (n,) int64 ids of the templates, n at least 1.
+    """
+
+    def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
+        """Templates are added."""
+
+    def removed(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
+        """Templates are removed."""
+
+    def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
+        """A gallery is removed with all of its templates."""
+
+    def turned(self, connection: Connection, before: PinnedGallery, after: PinnedGallery) -> None:
+        """A gallery's key is changed: every template of it is now what it is in the next turn."""
+
+
+class Record:
+    """Galleries, subjects and templates in SQL.
+
+    Args:
+        database: where they are.
+        journal: what is written with each change.
+        max_templates_a_gallery: the most that one gallery may hold.
+        max_templates_a_subject: the most that one subject may have.
+        clock: by what time templates age.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        journal: Journal,
+        max_templates_a_gallery: int,
+        max_templates_a_subject: int,
+        clock: RecordClock,
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.journal = journal
+        # Numbers of the galleries whose rows were found damaged when all were last looked at.
+        self.damaged_galleries: list[int] = []
+        self.damaged_templates = KnownDamage()
+        self.vectors = Vectors(database, clock, self.damaged_templates)
+        self._max_templates_a_gallery = max_templates_a_gallery
+        self._max_templates_a_subject = max_templates_a_subject
+
+    def gallery(self, name: str) -> PinnedGallery:
+        """The gallery of this name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self.database.read() as connection:
+            return pinned_where(connection, gallery.c.name == name)
+
+    def require(self, pinned: PinnedGallery) -> None:
+        """Checks that a gallery is still there, and under the same key.
+
+        Raises:
+            NotFound: it was erased meanwhile, whatever may bear its name now.
+            ContractMismatch: its key was changed meanwhile.
+        """
+        with self.database.read() as connection:
+            refuse_turned(pinned, pinned_where(connection, gallery.c.id == pinned.id))
+
+    def galleries(self) -> list[PinnedGallery]:
+        """All galleries, in the order of their ids, but for those whose row is damaged: these are noted."""
+        with self.database.read() as connection:
+            sound, damaged = galleries_where(connection)
+        if damaged != self.damaged_galleries:
+            self.damaged_galleries = damaged
+            _log.error("galleries_damaged", rows=", ".join(map(str, damaged)))
+        return sound
+
+    def find(self, gallery_id: int) -> PinnedGallery | None:
+        """The gallery of this id; None: it was erased.
+
+        Raises:
+            RecordDamaged: its row is not what was written.
+        """
+        try:
+            with self.database.read() as connection:
+                return pinned_where(connection, gallery.c.id == gallery_id)
+        except NotFound:
+            return None
+
+    def put_gallery(self, name: str, spec: GallerySpec, by: str | None) -> tuple[PinnedGallery, bool]:
+        """Makes a gallery, or finds it made alike; says which: true when it is new.
+
+        Raises:
+            ContractMismatch: it exists with another contract.
+            Conflict: it exists with another threshold.
+        """
+        digest = spec.contract.digest()
+        with self.database.write() as connection:
+            found = connection.execute(select(gallery).where(gallery.c.name == name)).first()
+            if found is None:
+                made = insert(gallery).values(
+                    name=name,
+                    contract=spec.contract.model_dump(mode="json"),
+                    contract_digest=digest,
+                    dim=spec.contract.dim,
+                    threshold_cosine=spec.threshold.cosine,
+                    threshold_fmr=spec.threshold.fmr,
+                    created_at=self.clock.now(),
+                )
+                renew_checksum(connection, int(connection.scalars(made.returning(gallery.c.id)).one()))
+            pinned = pinned_where(connection, gallery.c.name == name)
+            if found is None:
+                noted(connection, pinned, Action.GALLERY_MADE, by, contract=digest)
+        if pinned.contract_digest != digest:
+            raise ContractMismatch(
+                "The gallery exists with another contract; use another name, or the edge it was made by.",
+                expected=pinned.contract_digest,
+                given=digest,
+            )
+        if (pinned.threshold.cosine.value, pinned.fmr) != (spec.threshold.cosine, spec.threshold.fmr):
+            raise Conflict(
+                "The gallery exists with another threshold; send the one it has, or use another name.",
+                reason="threshold_differs",
+            )
+        return pinned, found is None
+
+    def add_templates(
+        self,
+        pinned: PinnedGallery,
+        name: str,
+        rows: Sequence[NewRow],
+        by: str | None,
+        also: Callable[[Connection], None] = lambda _connection: None,
+    ) -> Added:
+        """Stores templates of one subject, all or none. Those stored before, alike, are answered as they were.
+
+        One that has expired and was not erased yet begins anew.
+
+        Args:
+            pinned: the gallery.
+            name: of the subject; it is made with its first template.
+            rows: the templates, with distinct ids.
+            by: the id of the caller's API key, for the audit log.
+            also: writes what is to be stored with them or not at all.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+            ContractMismatch: its key was changed meanwhile.
+            Conflict: an id is taken by another template, or the gallery or the subject is full.
+            RecordDamaged: what is stored under one of the ids is damaged.
+        """
+        vectors = np.array([row.vector for row in rows], dtype=np.float32).reshape(len(rows), pinned.dim)
+        with self.database.write() as connection:
+            held = counted(connection, pinned.id, 0)
+            refuse_turned(pinned, pinned_where(connection, gallery.c.id == pinned.id))
+            also(connection)
+            known = self._known(connection, pinned, name, rows)
+            mine = [place for place, row in enumerate(rows) if row.uid not in known]
+            new, vectors = [rows[place] for place in mine], vectors[mine]
+            now = self.clock.now()
+            oldest = oldest_alive(pinned.max_age_seconds, now)
+            renewed = [uid for uid, created_at in known.items() if created_at <= oldest]
+            if renewed:
+                which = (template.c.gallery_id == pinned.id) & template.c.uid.in_(renewed)
+                connection.execute(update(template).where(which).values(created_at=now))
+                known.update(dict.fromkeys(renewed, now))
+            ids: list[int] = []
+            if new:
+                self._refuse_when_full(connection, pinned.id, name, len(new), held)
+                subject_id = _subject_id(connection, pinned.id, name, now)
+                shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
+                blobs = to_blobs(vectors, [name] * len(new), pinned.id, pinned.turn)
+                added = connection.scalars(
+                    insert(template).returning(template.c.id, sort_by_parameter_order=True),
+                    [{**shared, "uid": row.uid, "vector": blob} for row, blob in zip(new, blobs, strict=True)],
+                )
+                ids = list(added)
+                counted(connection, pinned.id, len(ids))
+                self.journal.added(connection, pinned, np.array(ids, dtype=np.int64))
+            if new or renewed:
+                noted(connection, pinned, Action.TEMPLATES_ENROLLED, by, templates=len(new) + len(renewed))
+        return Added(
+            answers=[TemplateInfo(id=row.uid, created_at=known.get(row.uid, now)) for row in rows],
+            ids=np.array(ids, dtype=np.int64),
+            vectors=vectors,
+        )
+
+    def erase_gallery(self, name: str, by: str | None) -> tuple[PinnedGallery, Removed]:
+        """Removes a gallery and all in it.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self.database.write(long=True) as connection:
+            pinned = pinned_where(connection, gallery.c.name == name)
+            subjects, templates = self.remove_gallery(connection, pinned)
+            receipt = noted(connection, pinned, Action.GALLERY_ERASED, by, subjects=subjects, templates=templates)
+        return pinned, Removed(subjects, templates, receipt, np.empty(0, np.int64))
+
+    def remove_gallery(self, connection: Connection, pinned: PinnedGallery) -> tuple[int, int]:
+        """Removes a gallery and all in it, within a transaction; how many subjects and templates that were.
+
+        Raises:
+            NotFound: it was erased meanwhile.
+        """
+        templates = counted(connection, pinned.id, 0)
+        subjects = _count(connection, subject.c.gallery_id == pinned.id)
+        self.journal.dropped(connection, pinned)
+        connection.execute(delete(turned).where(turned.c.gallery_id == pinned.id))
+        connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
+        connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
+        connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
+        return subjects, templates
+
+    def erase_subject(self, pinned: PinnedGallery, name: str, by: str | None) -> Removed:
+        """Removes a subject and all of its templates.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self.database.write() as connection:
+            counted(connection, pinned.id, 0)
+            subject_id = find_subject(connection, pinned.id, name)
+            ids, gone = self.remove(connection, pinned, template.c.subject_id == subject_id, [subject_id])
+            who = subject_mark(connection, pinned.id, name)
+            receipt = noted(
+                connection, pinned, Action.SUBJECT_ERASED, by, subject=who, subjects=gone, templates=len(ids)
+            )
+        return Removed(gone, len(ids), receipt, ids)
+
+    def erase_template(self, pinned: PinnedGallery, name: str, uid: str, by: str | None) -> Removed:
+        """Removes a template, and its subject with the last one.
+
+        Raises:
+            NotFound: there is no such subject, or it has no such template.
+        """
+        with self.database.write() as connection:
+            counted(connection, pinned.id, 0)
+            subject_id = find_subject(connection, pinned.id, name)
+            which = (template.c.subject_id == subject_id) & (template.c.uid == uid)
+            ids, gone = self.remove(connection, pinned, which, [subject_id])
+            if not len(ids):
+                raise NotFound("The subject has no template with this id.", reason="unknown_template")
+            who = subject_mark(connection, pinned.id, name)
+            receipt = noted(
+                connection, pinned, Action.TEMPLATE_ERASED, by, subject=who, template=uid, subjects=gone, templates=1
+            )
+        return Removed(gone, 1, receipt, ids)
+
+    def hold(self, connection: Connection, pinned: PinnedGallery) -> PinnedGallery:
+        """A gallery as it is now, which nobody else changes until the transaction ends.
+
+        Raises:
+            NotFound: it was erased meanwhile.
+        """
+        counted(connection, pinned.id, 0)
+        return pinned_where(connection, gallery.c.id == pinned.id)
+
+    def remove(
+        self, connection: Connection, pinned: PinnedGallery, which: ColumnElement[bool], subject_ids: Iterable[int]
+    ) -> tuple[NDArray[np.int64], int]:
+        """Removes templates, in a transaction that holds the gallery, and those of the subjects that have none left.
+
+        Returns:
+            the (n,) int64 ids of the templates, and how many subjects are gone.
+        """
+        ids = np.array(list(connection.scalars(delete(template).where(which).returning(template.c.id))), dtype=np.int64)
+        bare = ~exists().where(template.c.subject_id == subject.c.id)
+        gone = connection.execute(delete(subject).where(subject.c.id.in_(list(subject_ids)), bare)).rowcount
+        if len(ids):
+            counted(connection, pinned.id, -len(ids))
+            self.journal.removed(connection, pinned, ids)
+        return ids, gone
+
+    def pin_index(self, name: str, kind: IndexKind | None) -> PinnedGallery:
+        """Writes down how a gallery shall be searched; None: by the number of its templates.
+
+        Raises:
+            NotFound: there is no such gallery.
+        """
+        with self.database.write() as connection:
+            connection.execute(update(gallery).where(gallery.c.name == name).values(index_kind=kind))
+            return pinned_where(connection, gallery.c.name == name)
+
+    def _known(
+        self, connection: Connection, pinned: PinnedGallery, name: str, rows: Sequence[NewRow]
+    ) -> dict[str, datetime]:
+        """When those of the templates that are stored already were stored, by their ids on the wire."""
+        sent = {row.uid: row.vector for row in rows}
+        found = connection.execute(
+            select(template.c.id, template.c.uid, NOW, template.c.created_at, subject.c.name)
+            .join(subject, subject.c.id == template.c.subject_id)
+            .join(gallery, gallery.c.id == template.c.gallery_id)
+            .outerjoin(turned, TURNED_NOW)
+            .where(template.c.gallery_id == pinned.id, template.c.uid.in_(list(sent)))
+        ).all()
+        if not found:
+            return {}
+        taken = Conflict(
+            "A template id of the request belongs to another template already; choose a new id.",
+            reason="template_id_taken",
+        )
+        if any(row.name != name for row in found):
+            raise taken
+        vectors, sound = from_blobs(
+            [row.vector for row in found], [name] * len(found), pinned.dim, pinned.id, pinned.turn
+        )
+        if not sound.all():
+            self.damaged_templates.found(pinned, [row.id for row, fits in zip(found, sound, strict=True) if not fits])
+            raise of_subject()
+        if not all(_alike(vector, sent[row.uid]) for row, vector in zip(found, vectors, strict=True)):
+            raise taken
+        return {row.uid: row.created_at for row in found}
+
+    def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, held: int) -> None:
+        if held + new > self._max_templates_a_gallery:
+            raise Conflict("The gallery is full; erase templates, or use another gallery.", reason="gallery_full")
+        of_subject = connection.scalar(
+            select(func.count())
+            .select_from(template.join(subject, subject.c.id == template.c.subject_id))
+            .where(subject.c.gallery_id == gallery_id, subject.c.name == name)
+        )
+        if (of_subject or 0) + new > self._max_templates_a_subject:
+            raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
+
+
+def _alike(stored: NDArray[np.float32], sent: NDArray[np.float32]) -> bool:
+    return float(np.linalg.norm(stored.astype(np.float64) - sent)) <= _ROUNDING
+
+
+def _subject_id(connection: Connection, gallery_id: int, name: str, now: datetime) -> int:
+    try:
+        return find_subject(connection, gallery_id, name)
+    except NotFound:
+        made = insert(subject).values(gallery_id=gallery_id, name=name, created_at=now).returning(subject.c.id)
+        return int(connection.scalars(made).one())
+
+
+def _count(connection: Connection, which: ColumnElement[bool]) -> int:
+    return int(connection.scalar(select(func.count()).where(which)) or 0)

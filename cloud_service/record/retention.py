@@ -1,0 +1,156 @@
+"""Retention: how long a gallery keeps templates, and the removal of those that have expired.
+
+That none of them matches is the record's matter, at every comparison; here they are taken away. Only the store calls
+what writes here.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, exists, select, update
+
+from cloud_service.audit.log import Action, noted
+from cloud_service.record.notes import damaged_note, noted_value
+from cloud_service.record.queries import oldest_alive, renew_checksum
+from cloud_service.record.record import Record
+from cloud_service.record.rows import PinnedGallery, Removed
+from cloud_service.record.tables import gallery, note, template
+from shared.wire.common import moment_text
+
+# How many templates one statement removes; under the least limit on a statement's parameters (SQLite's was 999).
+_AT_ONCE = 500
+_TIME_SEEN = "time_seen"
+
+
+class Retention:
+    """What the record holds too long.
+
+    Args:
+        record: the truth; its clock says what time it is.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._database = record.database
+        self._clock = record.clock
+
+    def limited(self) -> list[PinnedGallery]:
+        """The galleries whose templates expire."""
+        return [pinned for pinned in self._record.galleries() if pinned.max_age_seconds is not None]
+
+    def change(
+        self, pinned: PinnedGallery, max_age_seconds: int | None, by: str | None
+    ) -> tuple[PinnedGallery, Removed | None]:
+        """Changes how long templates are kept. First those go that have expired by the old rule: they stay expired.
+
+        Returns:
+            the gallery as it is now, and what was removed if anything was.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+        """
+        with self._database.write() as connection:
+            before = self._record.hold(connection, pinned)
+            if before.max_age_seconds == max_age_seconds:
+                return before, None
+            removed = self._remove_expired(connection, before, None)
+            changed = update(gallery).where(gallery.c.id == pinned.id).values(max_age_seconds=max_age_seconds)
+            connection.execute(changed)
+            renew_checksum(connection, pinned.id)
+            noted(connection, before, Action.RETENTION_CHANGED, by, max_age_seconds=max_age_seconds)
+            return self._record.hold(connection, pinned), removed
+
+    def overdue(self, pinned: PinnedGallery) -> bool:
+        """Whether templates are there that have expired, by the settled time."""
+        expired = _stored_until(pinned, oldest_alive(pinned.max_age_seconds, self._clock.settled()))
+        with self._database.read() as connection:
+            return _any(connection, expired)
+
+    def erase_expired(self, pinned: PinnedGallery, at_most: int) -> Removed | None:
+        """Removes the oldest of the templates that have expired, by the settled time; None: there are none.
+
+        Args:
+            pinned: the gallery.
+            at_most: so many, so that other writers need not wait long.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+        """
+        with self._database.write() as connection:
+            return self._remove_expired(connection, self._record.hold(connection, pinned), at_most)
+
+    def redate(self, pinned: PinnedGallery) -> int:
+        """Has templates that were stored, by a clock that was wrong, at a time that is yet to come, stored now.
+
+        Returns:
+            how many there were.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+        """
+        now = self._clock.now()
+        wrong = (template.c.gallery_id == pinned.id) & (template.c.created_at > now + self._clock.jump)
+        with self._database.read() as connection:
+            if not _any(connection, wrong):
+                return 0
+        with self._database.write() as connection:
+            self._record.hold(connection, pinned)
+            redated = connection.execute(update(template).where(wrong).values(created_at=now)).rowcount
+            noted(connection, pinned, Action.TEMPLATES_REDATED, None, templates=redated)
+        return redated
+
+    def time_seen(self) -> datetime:
+        """The latest time that was recorded.
+
+        Raises:
+            RecordDamaged: what is noted is no moment.
+        """
+        with self._database.read() as connection:
+            text = noted_value(connection, _TIME_SEEN)
+        try:
+            return datetime.fromisoformat(text).astimezone(UTC)
+        except (OverflowError, ValueError):
+            raise damaged_note(_TIME_SEEN) from None
+
+    def keep_time(self) -> None:
+        """Keeps the time for the next start, and for other processes; it does not go back."""
+        text = moment_text(self._clock.latest())
+        with self._database.write() as connection:
+            later = (note.c.name == _TIME_SEEN) & (note.c.value < text)
+            connection.execute(update(note).where(later).values(value=text))
+
+    def _remove_expired(self, connection: Connection, pinned: PinnedGallery, at_most: int | None) -> Removed | None:
+        if pinned.max_age_seconds is None:
+            return None
+        cutoff = oldest_alive(pinned.max_age_seconds, self._clock.settled())
+        expired = _stored_until(pinned, cutoff)
+        oldest = select(template.c.id, template.c.subject_id).where(expired).order_by(template.c.created_at)
+        found = connection.execute(oldest.limit(at_most)).all()
+        if not found:
+            return None
+        gone = 0
+        for start in range(0, len(found), _AT_ONCE):
+            part = found[start : start + _AT_ONCE]
+            which = template.c.id.in_([row.id for row in part])
+            gone += self._record.remove(connection, pinned, which, {row.subject_id for row in part})[1]
+        receipt = noted(
+            connection,
+            pinned,
+            Action.TEMPLATES_EXPIRED,
+            None,
+            stored_until=moment_text(cutoff),
+            none_left=not _any(connection, expired),
+            subjects=gone,
+            templates=len(found),
+        )
+        return Removed(gone, len(found), receipt, np.array([row.id for row in found], dtype=np.int64))
+
+
+def _stored_until(pinned: PinnedGallery, cutoff: datetime) -> ColumnElement[bool]:
+    return (template.c.gallery_id == pinned.id) & (template.c.created_at <= cutoff)
+
+
+def _any(connection: Connection, which: ColumnElement[bool]) -> bool:
+    return bool(connection.scalar(select(exists().where(which))))

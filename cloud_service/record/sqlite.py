@@ -1,0 +1,356 @@
+"""The record in a SQLite file, which this process alone may open."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from cloud_service.erasure.sqlite_slack import Remains
+from cloud_service.record.database import Database
+from cloud_service.record.folder_lock import FolderLock
+from cloud_service.record.sqlite_read_only import ReadOnlyMode, connect_unchanging
+from shared.errors import InsufficientStorage, Overloaded, PatronusError, RecordUnavailable, SetupError
+from shared.logs import get_logger
+
+_log = get_logger(__name__)
+
+_WRITES: Final = "patronus_writes"
+# How often emptying the log is tried while others write between.
+_SCRUBS: Final = 5
+
+# Primary result codes of SQLite that speak of the disk and not of the file.
+_NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL})
+_NO_WRITING: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+# Of the file.
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# A full disk has room again when a large request fits: the least one may succeed in what a log had left.
+_ROOM: Final = 1 << 20
+# Reads the file's first page, and so needs all that a read needs.
+_ANYTHING: Final = "SELECT count(*) FROM sqlite_master"
+_NOT_NOW: Final = "The record cannot be written now: nothing was changed. Send it again in a moment."
+_FULL: Final = "The disk of the record is full: nothing was changed. The operator must make room; then send it again."
+
+
+class SqliteDatabase(Database):
+    """One SQLite file.
+
+    Args:
+        url: SQLAlchemy's URL of a SQLite file.
+        busy_seconds: how long to wait for somebody else who reads or writes the file.
+        connections: the most that are open at once.
+
+    Raises:
+        SetupError: not the URL of a SQLite file, a folder that cannot be written, or a file that is in use.
+    """
+
+    def __init__(self, url: str, busy_seconds: float, connections: int) -> None:
+        self._path = file_of(url)
+        self._lock = FolderLock(self._path)
+        engine = create_engine(
+            url, pool_size=connections, max_overflow=2, pool_timeout=busy_seconds, hide_parameters=True
+        )
+        super().__init__(engine, reader=engine, writer=engine.execution_options(**{_WRITES: True}))
+        self._read_only = ReadOnlyMode(busy_seconds)
+        _set_up(engine, busy_seconds, self._path, self._read_only)
+        self._remains: Remains | None = None
+        self._damaged = False
+        self._log_file = self._path.with_name(f"{self._path.name}-wal")
+        # Whether what a crash left in the file is yet to be looked for.
+        self._crashed = False
+        try:
+            _make_private(self._path)
+            self._remains = Remains(self._path)
+            self._crashed = self._log_file.exists()
+            self._start(self._remains)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise unusable(str(self._path), error) from None
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the record throughout.
+
+        Raises:
+            PatronusError: as any database's.
+        """
+        with self._read_only.reading(), super().read() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, *, long: bool = False) -> Iterator[Connection]:
+        """A transaction that changes the record; durable when this ends without an error, else undone.
+
+        Raises:
+            PatronusError: as any database's.
+        """
+        if self._read_only.on:
+            self._make_writable()
+        with super().write(long=long) as connection:
+            yield connection
+        if self._remains is not None:
+            self._remains.note()
+
+    def ping(self) -> None:
+        """Makes a real query; and if the last write failed, looks for room and makes a real write.
+
+        Raises:
+            PatronusError: as ``read`` and ``write`` say.
+            SQLAlchemyError: the record does not answer as it should.
+        """
+        if self._damaged:
+            raise RecordUnavailable("A page of the record is damaged; restore a back-up.")
+        if self._unwritable and not self.has_room():
+            raise InsufficientStorage(_FULL)
+        super().ping()
+
+    def has_room(self) -> bool:
+        """Whether the disk has room for more than the least request."""
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize >= _ROOM
+
+    @property
+    def log_left(self) -> bool:
+        """Whether the start could not empty the log, for want of room."""
+        return self._unwritable
+
+    def migrating(self) -> AbstractContextManager[Connection]:
+        """A writing transaction in which the tables may be changed."""
+        return self.write(long=True)
+
+    def claim(self) -> None:
+        """Nothing: nobody else can have the file's lock, and it is not lost while this process lives."""
+
+    @property
+    def lingers_in(self) -> str:
+        """The log, and with it what SQLite left of rows that it moved."""
+        return "write-ahead log"
+
+    def scrub(self, *, patient: bool = True) -> None:
+        """Empties the write-ahead log, which may still hold the bytes of what was erased, and what was left of it.
+
+        The pages themselves were overwritten when it was erased (``secure_delete``), but for copies of rows that SQLite
+        had moved before (``Remains``).
+
+        Args:
+            patient: whether to wait for the busy time; else it is tried once, and holds up no writer.
+
+        Raises:
+            Overloaded: somebody reads an old state of the file for longer than the busy time.
+            InsufficientStorage: the disk is full.
+            RecordUnavailable: the file cannot be written.
+        """
+        assert self._remains is not None  # noqa: S101 - opened before the first
+        try:
+            if self._read_only.on:
+                self._make_writable()
+            self._clean(self._remains, patient=patient)
+        except sqlite3.DatabaseError as error:
+            code = _code_of(error)
+            if code in _NO_ROOM:
+                raise InsufficientStorage(
+                    "The erasure is recorded, but the disk has no room to overwrite its bytes; make room and ask again."
+                ) from None
+            if code in _NO_WRITING:
+                raise RecordUnavailable(
+                    "The erasure is recorded, but its bytes cannot be overwritten on the disk now; ask again."
+                ) from None
+            raise
+
+    def close(self) -> None:
+        """Closes the file and lets others open it."""
+        self.engine.dispose()
+        if self._remains is not None:
+            self._remains.close()
+        self._lock.release()
+
+    def told(self, error: DBAPIError) -> PatronusError | None:
+        """What callers are told of SQLite's error; None: nobody foresaw it."""
+        code = _code_of(error.orig)
+        if code in _DAMAGED:
+            self._damaged = True
+            return RecordUnavailable(
+                "The record is damaged: nothing was changed. The operator must restore a back-up of it."
+            )
+        if code == sqlite3.SQLITE_BUSY:
+            return Overloaded("Somebody else is writing to the record; try again.")
+        if code in _NO_ROOM:
+            return InsufficientStorage(_FULL)
+        if code in _NO_WRITING:
+            return RecordUnavailable(
+                "The record's file cannot be read or written now: nothing was changed. Send it again when the operator "
+                "has seen to its disk."
+            )
+        return None
+
+    def unusable(self, error: DBAPIError) -> SetupError:
+        """Why the record cannot be used, as a start tells it."""
+        return unusable(str(self._path), error.orig)
+
+    def _make_sure(self) -> None:
+        """Nothing: the lock of the file is not lost while this process lives."""
+
+    def _begun_to_write(self, connection: Connection, long: bool) -> None:
+        """Nothing: a statement of SQLite's waits for nobody, the transaction having begun."""
+
+    def _start(self, remains: Remains) -> None:
+        """Empties the log; on a full disk that is left for later, and what is there is read as it is.
+
+        Raises:
+            sqlite3.DatabaseError: the file is damaged; or the disk is full, and the log holds what cannot be read.
+        """
+        try:
+            self._clean(remains)
+            return
+        except sqlite3.DatabaseError as error:
+            if _code_of(error) not in _NO_ROOM | _NO_WRITING or self.has_room():
+                raise
+            full = error
+        try:
+            with closing(self.engine.raw_connection()) as connection:
+                cast(sqlite3.Connection, connection.driver_connection).execute(_ANYTHING).close()
+        except sqlite3.DatabaseError:
+            # No room for SQLite's shared memory. Without it the file can be read, the log cannot.
+            if self._log_file.exists() and self._log_file.stat().st_size:
+                raise full from None
+            self.engine.dispose()
+            self._read_only.on = True
+        self._unwritable = True
+        _log.error("record_disk_full", read_only=self._read_only.on)
+
+    def _make_writable(self) -> None:
+        """Opens the file for writing after a start without room.
+
+        Raises:
+            InsufficientStorage: there still is none. Overloaded: long reads are under way.
+        """
+        if not self.has_room():
+            raise InsufficientStorage(_FULL)
+        try:
+            self._read_only.leave(self._open_for_writing)
+        except sqlite3.DatabaseError as error:
+            raise (InsufficientStorage(_FULL) if _code_of(error) in _NO_ROOM else RecordUnavailable(_NOT_NOW)) from None
+
+    def _open_for_writing(self) -> None:
+        self.engine.dispose()
+        with closing(self.engine.raw_connection()) as connection:
+            cast(sqlite3.Connection, connection.driver_connection).execute(_ANYTHING).close()
+
+    def _clean(self, remains: Remains, *, patient: bool = True) -> None:
+        self._empty_log(remains, patient=patient)
+        if self._crashed:
+            remains.note_all()
+            self._empty_log(remains, patient=patient)
+            self._crashed = False
+
+    def _empty_log(self, remains: Remains, *, patient: bool = True) -> None:
+        connection = self.engine.raw_connection()
+        driver = cast(sqlite3.Connection, connection.driver_connection)
+        overwritten = False
+        try:
+            (patience,) = driver.execute("PRAGMA busy_timeout").fetchone()
+            if not patient:
+                driver.execute("PRAGMA busy_timeout = 0").close()
+            for _ in range(_SCRUBS):
+                remains.note()
+                busy, _frames, _moved = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if busy:
+                    break
+                overwritten = remains.overwrite(driver) or overwritten
+                if not remains.left:
+                    break
+            driver.execute(f"PRAGMA busy_timeout = {int(patience)}").close()
+        finally:
+            connection.close()
+        if overwritten:
+            self.engine.dispose()  # pages that connections hold in memory are as they were
+        if busy or remains.left:
+            raise Overloaded(
+                "A long read of the record, such as a backup, keeps erased bytes on disk; try again when it is over.",
+                retry_after_s=5,
+            )
+
+
+def file_of(url: str) -> Path:
+    """The file of a record, by SQLAlchemy's URL of it.
+
+    Raises:
+        SetupError: it is not the URL of a SQLite file.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SetupError("The record's URL is not one; it looks like sqlite:////folder/record.db.") from None
+    name = parsed.database
+    if parsed.get_backend_name() != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
+        raise SetupError("The record is not a SQLite file; the URL of one looks like sqlite:////folder/record.db.")
+    return Path(name)
+
+
+def decode_text(stored: bytes) -> str:
+    """Text from a column, with U+FFFD for what is no UTF-8: one damaged value must not fail the query of all rows."""
+    return stored.decode("utf-8", "replace")
+
+
+def unusable(record: str, error: BaseException | None) -> SetupError:
+    """Why a file cannot be used, as a start tells it: a full disk is not a damaged file, and needs no backup."""
+    if _code_of(error) in _NO_ROOM | _NO_WRITING:
+        return SetupError(
+            f"The record {record} cannot be written: make room on its disk, and see that this user may write there. "
+            "Nothing in it is lost."
+        )
+    return SetupError(f"The record {record} is not a sound SQLite file; restore it from a backup.")
+
+
+def _code_of(error: BaseException | None) -> int:
+    """SQLite's primary result code; 0 where the driver gave none."""
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file with mode 0600; SQLite gives its companions (log, shared memory) the same mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            if name.exists():
+                name.chmod(0o600)
+    except OSError:
+        raise SetupError(f"The record {path} cannot be opened by this user for reading and writing.") from None
+
+
+def _set_up(engine: Engine, busy_seconds: float, path: Path, read_only: ReadOnlyMode) -> None:
+    @event.listens_for(engine, "do_connect")
+    def connect(*_how: Any) -> sqlite3.Connection | None:
+        return connect_unchanging(path) if read_only.on else None  # None: as ever
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transaction of its own; `begin` below does
+        connection.text_factory = decode_text
+        for pragma in (
+            f"busy_timeout = {int(busy_seconds * 1000)}",
+            *(() if read_only.on else ("journal_mode = WAL",)),  # readers do not wait for the writer
+            "synchronous = FULL",  # a commit is on the disk before it is acknowledged
+            # On macOS a plain fsync leaves it in the disk's own cache; elsewhere these two change nothing.
+            "fullfsync = ON",
+            "checkpoint_fullfsync = ON",
+            "foreign_keys = ON",
+            "secure_delete = ON",  # overwrite what is deleted
+            "temp_store = MEMORY",  # no vector in a temporary file
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # IMMEDIATE: a transaction that reads first and then writes would otherwise fail instead of waiting.
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

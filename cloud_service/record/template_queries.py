@@ -1,0 +1,242 @@
+"""The templates of the record, read: of some subjects, by their ids, and all of them for an index.
+
+Each is what it is under the key of its gallery's turn, whatever a change of key has moved already. A template whose
+bytes are not what was stored is never given out: it is noted as damaged and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import and_, bindparam, func, select
+
+from cloud_service.record.checksums import from_blobs, from_grouped_blobs
+from cloud_service.record.clock import RecordClock
+from cloud_service.record.damage import KnownDamage, stops_rekey_staged
+from cloud_service.record.database import Database
+from cloud_service.record.queries import EVER, IDS_A_QUERY, oldest_alive, pinned_where, refuse_turned
+from cloud_service.record.rows import PinnedGallery, Stored
+from cloud_service.record.tables import gallery, subject, template, turned
+from shared.errors import ContractMismatch, NotFound, RecordDamaged
+
+# A template under the key of its gallery's turn: what was turned to it, until that is in the template's own row.
+NOW = func.coalesce(turned.c.vector, template.c.vector).label("vector")
+TURNED_NOW = and_(turned.c.template_id == template.c.id, turned.c.turn == gallery.c.turn)
+_VECTORS = (
+    select(subject.c.name, NOW)
+    .join(template, subject.c.id == template.c.subject_id)
+    .join(gallery, gallery.c.id == subject.c.gallery_id)
+    .outerjoin(turned, TURNED_NOW)
+    .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
+    .where(template.c.created_at > bindparam("after"))
+)
+# How many bytes of vectors are read at a time when an index is rebuilt.
+_BATCH_BYTES = 16 * 1024 * 1024
+
+Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Ids, (n,), and vectors, (n, dim), of some templates."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfSubjects:
+    """All templates of some subjects of a gallery.
+
+    ``vectors`` is (n, dim) float32, n at least 1, by subject; subjects that are not there are left out. ``damaged`` are
+    the subjects of which at least one template is damaged; they have no entry in ``vectors``.
+    """
+
+    gallery: PinnedGallery
+    vectors: dict[str, NDArray[np.float32]]
+    damaged: frozenset[str]
+
+
+class Vectors:
+    """Reads templates.
+
+    Args:
+        database: where they are.
+        clock: by what time they age.
+        damage: where templates that are found damaged are noted.
+    """
+
+    def __init__(self, database: Database, clock: RecordClock, damage: KnownDamage) -> None:
+        self._database = database
+        self._clock = clock
+        self._damage = damage
+
+    def of_subjects(self, gallery_name: str, names: Iterable[str]) -> OfSubjects:
+        """A gallery, and all templates of some of its subjects; all of it as it is at one moment. None has expired.
+
+        Raises:
+            NotFound: there is no such gallery.
+        """
+        wanted = list(dict.fromkeys(names))
+        blobs: dict[str, list[bytes]] = {}
+        with self._database.read() as connection:
+            pinned = pinned_where(connection, gallery.c.name == gallery_name)
+            after = oldest_alive(pinned.max_age_seconds, self._clock.now())
+            for start in range(0, len(wanted), IDS_A_QUERY):
+                asked = {"gallery": pinned.id, "subjects": wanted[start : start + IDS_A_QUERY], "after": after}
+                for name, vector in connection.execute(_VECTORS, asked).all():
+                    blobs.setdefault(name, []).append(vector)
+        rows, sound = from_grouped_blobs(blobs, pinned.dim, pinned.id, pinned.turn)
+        ends = list(accumulate(map(len, blobs.values())))
+        vectors = {name: rows[end - len(blobs[name]) : end] for name, end in zip(blobs, ends, strict=True)}
+        if sound.all():
+            return OfSubjects(pinned, vectors, frozenset())
+        damaged = frozenset(
+            name for name, end in zip(blobs, ends, strict=True) if not sound[end - len(blobs[name]) : end].all()
+        )
+        self._note_damage(pinned, damaged)
+        return OfSubjects(pinned, {name: vectors[name] for name in blobs if name not in damaged}, damaged)
+
+    def _note_damage(self, pinned: PinnedGallery, subjects: Iterable[str]) -> None:
+        """Reads subjects with damaged templates once more, with the ids of these, which the quick way leaves out."""
+        query = select(template.c.id).join(subject, subject.c.id == template.c.subject_id)
+        for name in subjects:
+            with self._database.read() as connection:
+                mine = query.where(subject.c.gallery_id == pinned.id, subject.c.name == name)
+                ids = np.fromiter(connection.scalars(mine), np.int64)
+            with suppress(ContractMismatch):  # its key was changed just now: the next reader tells
+                for _ in self.stored(pinned, ids, expired=True):
+                    pass
+
+    def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], *, expired: bool = False) -> Iterator[Stored]:
+        """Those of the templates that are in the record now, some hundred at a time.
+
+        Args:
+            pinned: the gallery.
+            ids: (n,) int64.
+            expired: also those that match nobody any more, and are yet to be erased.
+
+        Raises:
+            ContractMismatch: the gallery's key was changed meanwhile.
+        """
+        for start in range(0, len(ids), IDS_A_QUERY):
+            after = EVER if expired else oldest_alive(pinned.max_age_seconds, self._clock.now())
+            yield self._stored(pinned, ids[start : start + IDS_A_QUERY], after)
+
+    def _stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], after: datetime) -> Stored:
+        query = (
+            select(template.c.id, subject.c.name, NOW, gallery.c.turn, gallery.c.contract_digest)
+            .join(subject, subject.c.id == template.c.subject_id)
+            .join(gallery, gallery.c.id == template.c.gallery_id)
+            .outerjoin(turned, TURNED_NOW)
+        )
+        wanted = template.c.id.in_([int(found) for found in ids])
+        # The sum keeps SQLite from looking through all of the gallery, by its index of ages, for a few of its ids.
+        here = template.c.gallery_id + 0 == pinned.id
+        with self._database.read() as connection:
+            alive = query.where(wanted, here, template.c.created_at > after).order_by(template.c.id)
+            rows = connection.execute(alive).all()
+        for row in rows[:1]:
+            refuse_turned(pinned, row)
+        return self._read(pinned, rows)
+
+    def _read(self, pinned: PinnedGallery, rows: Sequence[Any]) -> Stored:
+        """Templates from rows with ``id``, ``name`` and ``vector``; those that are damaged are noted."""
+        ids = np.array([row.id for row in rows], dtype=np.int64)
+        subjects = [row.name for row in rows]
+        vectors, sound = from_blobs([row.vector for row in rows], subjects, pinned.dim, pinned.id, pinned.turn)
+        if sound.all():
+            return Stored(ids, subjects, vectors, np.empty(0, np.int64))
+        self._damage.found(pinned, ids[~sound].tolist())
+        kept = np.flatnonzero(sound)
+        return Stored(ids[kept], [subjects[place] for place in kept], vectors[kept], ids[~sound])
+
+    def batches(self, pinned: PinnedGallery, after: int = 0) -> Iterator[Batch]:
+        """The templates of a gallery in the order of ids, a few MB at a time. Damaged ones are left out.
+
+        Args:
+            pinned: the gallery as it is; or as it will be in its next turn, and then those that were turned already.
+            after: the id that they begin behind.
+
+        Returns:
+            (n,) int64 ids and (n, dim) float32 vectors, n at least 1.
+
+        Raises:
+            ContractMismatch: the gallery's key was changed meanwhile.
+        """
+        for stored in self._pages(pinned, after):
+            if len(stored.ids):
+                yield stored.ids, stored.vectors
+
+    def check_staged(self, after: PinnedGallery) -> None:
+        """Reads all that is staged for a gallery's next turn.
+
+        Args:
+            after: the gallery as it will be in that turn.
+
+        Raises:
+            ContractMismatch: the gallery's key was changed meanwhile.
+            RecordDamaged: a staged template is damaged.
+        """
+        for stored in self._pages(after, 0):
+            if len(stored.damaged):
+                self._damage.gone(after.id, stored.damaged.tolist())  # what matching reads now may be sound
+                raise stops_rekey_staged()
+
+    def _pages(self, pinned: PinnedGallery, after: int) -> Iterator[Stored]:
+        rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
+        query = (
+            select(template.c.id, subject.c.name, NOW, gallery.c.turn, gallery.c.contract_digest)
+            .join(subject, subject.c.id == template.c.subject_id)
+            .join(gallery, gallery.c.id == template.c.gallery_id)
+            .outerjoin(turned, and_(turned.c.template_id == template.c.id, turned.c.turn == pinned.turn))
+            .where(template.c.gallery_id == pinned.id, (gallery.c.turn == pinned.turn) | turned.c.id.is_not(None))
+            .order_by(template.c.id)
+            .limit(rows_a_batch)
+        )
+        last = after
+        while True:
+            with self._database.read() as connection:
+                rows = connection.execute(query.where(template.c.id > last)).all()
+            for row in rows[:1]:
+                if row.turn + 1 != pinned.turn:
+                    refuse_turned(pinned, row)
+            if not rows:
+                return
+            last = rows[-1].id
+            yield self._read(pinned, rows)
+
+    def batches_without(self, pinned: PinnedGallery, known: NDArray[np.int64]) -> Iterator[Batch]:
+        """The templates of a gallery but for those whose ids are known already, as ``batches`` gives them.
+
+        Args:
+            pinned: the gallery.
+            known: (k,) int64, ids that the record has.
+        """
+        last = int(known.max(initial=0))
+        query = select(func.count()).where(template.c.gallery_id == pinned.id, template.c.id > last)
+        with self._database.read() as connection:
+            held = connection.scalar(select(gallery.c.templates).where(gallery.c.id == pinned.id)) or 0
+            later = connection.scalar(query) or 0
+            among = np.empty(0, np.int64)
+            if held - later != len(known):
+                mine = select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.id <= last)
+                among = np.setdiff1d(np.fromiter(connection.scalars(mine), np.int64), known)
+        for start in range(0, len(among), IDS_A_QUERY):
+            stored = self._stored(pinned, among[start : start + IDS_A_QUERY], EVER)
+            if len(stored.ids):
+                yield stored.ids, stored.vectors
+        yield from self.batches(pinned, last)
+
+    def look_again(self) -> None:
+        """Reads some of the templates that are known as damaged, and forgets those that were erased or are sound."""
+        for gallery_id, ids in self._damage.some(IDS_A_QUERY).items():
+            try:
+                with self._database.read() as connection:
+                    pinned = pinned_where(connection, gallery.c.id == gallery_id)
+                still = self._stored(pinned, np.array(ids, dtype=np.int64), EVER).damaged
+            except NotFound:
+                still = np.empty(0, np.int64)
+            except (ContractMismatch, RecordDamaged):  # its key was changed just now, or its own row is damaged
+                continue
+            self._damage.gone(gallery_id, set(ids) - set(still.tolist()))

@@ -1,0 +1,44 @@
+"""``make demo``: the command line against a pair of its own, on the sample pictures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import typer
+
+from deploy.pair import running_pair
+from shared.command import run
+
+_PICTURES = Path("tests/pictures")
+_SESSION = (
+    "gallery create presidents",
+    f"enroll presidents obama {_PICTURES}/obama/portrait.jpg {_PICTURES}/obama/standing.jpg",
+    f"enroll presidents biden {_PICTURES}/biden",
+    f"verify presidents obama {_PICTURES}/obama/speech.jpg",
+    f"verify presidents biden {_PICTURES}/obama/speech.jpg",
+    f"identify presidents {_PICTURES}/obama/speech.jpg",
+    f"identify presidents {_PICTURES}/collins/portrait.png",
+    "gallery show presidents",
+    "subject delete presidents obama --yes",
+    f"identify presidents {_PICTURES}/obama/speech.jpg",
+)
+app = typer.Typer()
+
+
+@app.command()
+def main() -> None:
+    """Enroll, verify, identify and erase; keys and data are gone afterwards."""
+    patronus = Path(sys.executable).with_name("patronus")
+    with tempfile.TemporaryDirectory() as home, running_pair(Path(home)) as (url, _):
+        environment = {**os.environ, "PATRONUS_HOME": home, "PATRONUS_EDGE_URL": url}
+        for line in _SESSION:
+            typer.secho(f"\n$ patronus {line}", bold=True)
+            subprocess.run([patronus, *line.split()], env=environment, check=True)
+
+
+if __name__ == "__main__":
+    run(app)

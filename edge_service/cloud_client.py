@@ -1,0 +1,304 @@
+"""The only place that talks to the cloud. What it can send are the wire models of ``shared.wire.cloud``."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, TypeVar
+
+import httpx
+import stamina
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from edge_service.settings import CloudSettings
+from shared.errors import (
+    Conflict,
+    ContractMismatch,
+    InsufficientStorage,
+    NotFound,
+    Overloaded,
+    PatronusError,
+    RateLimited,
+    RecordDamaged,
+    SetupError,
+    TooLarge,
+    Unprocessable,
+    UpstreamFailed,
+    UpstreamUnavailable,
+)
+from shared.http.request_context import REQUEST_ID_HEADER, current_request_id
+from shared.logs import get_logger
+from shared.metrics import Metrics
+from shared.security.secret_files import read_secret
+from shared.security.tls import ENDED, client_context, why_refused
+from shared.wire.cloud import (
+    EnrollAnswer,
+    EnrollRequest,
+    GallerySpec,
+    IdentifyAnswer,
+    IdentifyRequest,
+    RekeyRequest,
+    RekeyStatus,
+    VerifyRequest,
+)
+from shared.wire.common import (
+    Erased,
+    Erasure,
+    GalleryInfo,
+    Page,
+    Retention,
+    SubjectDetail,
+    SubjectInfo,
+    VerifyAnswer,
+)
+
+_log = get_logger(__name__)
+Answer = TypeVar("Answer", bound=BaseModel)
+
+# The cloud's refusals that a caller of the edge, or the operator, can mend: asked again, it would refuse again. By the
+# word of the problem's type.
+_PASSED_ON: Final[dict[str, type[PatronusError]]] = {
+    known.kind: known
+    for known in (
+        NotFound,
+        Conflict,
+        ContractMismatch,
+        Unprocessable,
+        TooLarge,
+        RecordDamaged,
+        InsufficientStorage,
+    )
+}
+# What a cloud says of the time to wait is passed on, within reason.
+_MOST_RETRY_AFTER_S: Final = 3600
+_SECONDS: Final = re.compile("[0-9]{1,9}")
+_AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it stays so."
+
+
+class _Retry(Exception):
+    """A failure that another attempt may mend; ``why`` is for the operator."""
+
+    def __init__(self, error: PatronusError, why: str | None = None) -> None:
+        super().__init__(error.kind)
+        self.error = error
+        self.why = why
+
+
+class CloudClient:
+    """The cloud's REST interface, with time limits, bounded repetition, and errors in this edge's words.
+
+    Args:
+        settings: where the cloud is and how patient to be.
+        metrics: where calls are timed.
+        transport: instead of the network, in tests.
+
+    Raises:
+        SetupError: the API key's file, or one for TLS, is missing, wrong or readable by others.
+    """
+
+    def __init__(
+        self, settings: CloudSettings, metrics: Metrics, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._attempts = settings.attempts
+        self._metrics = metrics
+        self._tls = settings.url.startswith("https:")
+        self._http = httpx.AsyncClient(
+            base_url=settings.url,
+            headers={"Authorization": f"Bearer {_api_key(settings)}"},
+            timeout=httpx.Timeout(settings.answer_timeout_s, connect=settings.connect_timeout_s),
+            limits=httpx.Limits(max_connections=settings.connections, keepalive_expiry=20),
+            transport=transport,
+            verify=client_context(settings.ca, settings.certificate, settings.key),
+            trust_env=False,  # a proxy named in the environment must not come to see templates
+            follow_redirects=False,
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def alive(self) -> bool:
+        """Whether the cloud answers and says that it is ready."""
+        try:
+            return (await self._http.get("/readyz")).status_code == httpx.codes.OK
+        except httpx.HTTPError as error:
+            _tell_of_tls(error)
+            return False
+
+    async def put_gallery(self, gallery: str, spec: GallerySpec) -> tuple[GalleryInfo, bool]:
+        """Makes a gallery, or finds it made; says whether it was made now."""
+        response = await self._call("PUT", f"/v1/galleries/{gallery}", spec)
+        return _read(response, GalleryInfo), response.status_code == httpx.codes.CREATED
+
+    async def gallery(self, gallery: str) -> GalleryInfo:
+        """A gallery's contract and threshold."""
+        return _read(await self._call("GET", f"/v1/galleries/{gallery}"), GalleryInfo)
+
+    async def galleries(self, limit: int, after: str | None) -> Page[GalleryInfo]:
+        """A page of galleries."""
+        return _read(await self._call("GET", "/v1/galleries", params=_page(limit, after)), Page[GalleryInfo])
+
+    async def subjects(self, gallery: str, limit: int, after: str | None) -> Page[SubjectInfo]:
+        """A page of a gallery's subjects."""
+        path = f"/v1/galleries/{gallery}/subjects"
+        return _read(await self._call("GET", path, params=_page(limit, after)), Page[SubjectInfo])
+
+    async def subject(self, gallery: str, subject: str) -> SubjectDetail:
+        """A subject and its templates, without vectors."""
+        return _read(await self._call("GET", f"/v1/galleries/{gallery}/subjects/{subject}"), SubjectDetail)
+
+    async def enroll(self, gallery: str, subject: str, request: EnrollRequest) -> EnrollAnswer:
+        """Stores templates; safe to repeat, since the request names their ids."""
+        path = f"/v1/galleries/{gallery}/subjects/{subject}/templates"
+        return _read(await self._call("POST", path, request), EnrollAnswer)
+
+    async def verify(self, gallery: str, subject: str, request: VerifyRequest) -> VerifyAnswer:
+        """Compares a probe with a subject."""
+        path = f"/v1/galleries/{gallery}/subjects/{subject}/verify"
+        return _read(await self._call("POST", path, request), VerifyAnswer)
+
+    async def identify(self, gallery: str, request: IdentifyRequest) -> IdentifyAnswer:
+        """Looks for probes in a gallery."""
+        return _read(await self._call("POST", f"/v1/galleries/{gallery}/identify", request), IdentifyAnswer)
+
+    async def erase(self, gallery: str, subject: str | None = None, template: str | None = None) -> Erased:
+        """Erases a gallery, a subject or a template."""
+        path = f"/v1/galleries/{gallery}"
+        if subject is not None:
+            path += f"/subjects/{subject}"
+        if template is not None:
+            path += f"/templates/{template}"
+        return _read(await self._call("DELETE", path), Erased)
+
+    async def erasure(self, gallery: str, receipt: int) -> Erasure:
+        """What has become of an erasure."""
+        return _read(await self._call("GET", f"/v1/galleries/{gallery}/erasures/{receipt}"), Erasure)
+
+    async def keep(self, gallery: str, retention: Retention | None) -> GalleryInfo:
+        """Sets how long a gallery keeps templates; None: until they are erased."""
+        method = "DELETE" if retention is None else "PUT"
+        return _read(await self._call(method, f"/v1/galleries/{gallery}/retention", retention), GalleryInfo)
+
+    async def rekey(self, gallery: str, request: RekeyRequest) -> RekeyStatus:
+        """Changes a gallery's key, or goes on with that; safe to repeat, since the request names the new contract."""
+        return _read(await self._call("POST", _rekey(gallery), request), RekeyStatus)
+
+    async def rekey_status(self, gallery: str) -> RekeyStatus:
+        """How far a change of a gallery's key is."""
+        return _read(await self._call("GET", _rekey(gallery)), RekeyStatus)
+
+    async def abandon_rekey(self, gallery: str) -> RekeyStatus:
+        """Gives a change of a gallery's key up."""
+        return _read(await self._call("DELETE", _rekey(gallery)), RekeyStatus)
+
+    async def _call(
+        self, method: str, path: str, body: BaseModel | None = None, params: dict[str, str] | None = None
+    ) -> httpx.Response:
+        content = None if body is None else body.model_dump_json().encode()
+        headers = {REQUEST_ID_HEADER: current_request_id()}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        with self._metrics.step("cloud"):
+            try:
+                async for attempt in stamina.retry_context(
+                    on=_Retry, attempts=self._attempts, timeout=None, wait_initial=0.05, wait_max=0.5
+                ):
+                    with attempt:
+                        return await self._once(method, path, content, headers, params)
+            except _Retry as failure:
+                _log.warning("cloud_call_failed", method=method, problem=failure.error.kind, why=failure.why)
+                raise failure.error from None
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _once(
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str], params: dict[str, str] | None
+    ) -> httpx.Response:
+        try:
+            response = await self._http.request(method, path, content=content, headers=headers, params=params)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as failure:
+            if _tell_of_tls(failure):
+                raise _refused_line(failure) from None
+            raise _Retry(UpstreamUnavailable(_AWAY)) from None  # nothing was sent
+        except httpx.HTTPError as failure:
+            error = _refused_line(failure)
+            if _tell_of_tls(failure):  # with TLS 1.3 the cloud's refusal comes after the handshake
+                raise error from None
+            if method == "DELETE":  # it may be done: repeating it would report that nothing was there
+                raise error from None
+            ended = isinstance(failure, httpx.RemoteProtocolError | httpx.ReadError)
+            raise _Retry(error, ENDED if self._tls and ended else None) from None
+        if response.is_success:
+            return response
+        raise _translate(response)
+
+
+def _refused_line(failure: httpx.HTTPError) -> UpstreamUnavailable:
+    """What the caller is told; the reason is a note of the exception, for the operator's command line alone."""
+    error = UpstreamUnavailable(_AWAY)
+    why = why_refused(failure)
+    if why is not None:
+        error.add_note(why)
+    return error
+
+
+def _tell_of_tls(failure: httpx.HTTPError) -> bool:
+    """Whether a call failed for certificates, which another attempt does not mend; the log tells the operator."""
+    why = why_refused(failure)
+    if why is not None:
+        _log.error("cloud_line_refused", why=why)
+    return why is not None
+
+
+def _rekey(gallery: str) -> str:
+    return f"/v1/galleries/{gallery}/rekey"
+
+
+def _translate(response: httpx.Response) -> Exception:
+    """An answer that is not a success, as an error of this edge."""
+    status = response.status_code
+    try:
+        problem = from_json(response.content)  # refuses also what is nested too deeply, and what is no character
+        kind = str(problem["type"]).rsplit(":", 1)[-1]
+        detail = str(problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        problem, kind, detail = {}, "", ""
+    if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        return UpstreamFailed("The cloud does not accept this edge's API key; its operator must give it a valid one.")
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        if kind == RateLimited.kind:
+            _log.warning("cloud_key_over_its_rate")
+        after = response.headers.get("Retry-After", "")
+        seconds = min(int(after), _MOST_RETRY_AFTER_S) if _SECONDS.fullmatch(after) else 1
+        return Overloaded("The cloud is working at its limit; try again in a moment.", retry_after_s=max(1, seconds))
+    known = _PASSED_ON.get(kind)
+    if known is not None:
+        reason = problem.get("reason")
+        return known(detail, reason=reason if isinstance(reason, str) else None)
+    if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
+        return _Retry(UpstreamUnavailable(_AWAY))
+    _log.error("cloud_answer_not_understood", status=status, problem=kind)
+    return UpstreamFailed("The cloud answered in a way that this edge does not understand; compare their versions.")
+
+
+def _read(response: httpx.Response, model: type[Answer]) -> Answer:
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError:
+        _log.error("cloud_answer_not_understood", status=response.status_code, problem="invalid answer")
+        raise UpstreamFailed(
+            "The cloud answered in a way that this edge does not understand; compare their versions."
+        ) from None
+
+
+def _page(limit: int, after: str | None) -> dict[str, str]:
+    return {"limit": str(limit), **({"after": after} if after is not None else {})}
+
+
+def _api_key(settings: CloudSettings) -> str:
+    try:
+        return read_secret(settings.api_key_file).decode("ascii").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise SetupError(
+            f"The cloud's API key is not at {settings.api_key_file}; start the cloud once, or name the file with "
+            "PATRONUS_EDGE__CLOUD__API_KEY_FILE."
+        ) from None

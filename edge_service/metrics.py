@@ -1,0 +1,41 @@
+"""Counts what was protected, and what a profile's network left unperturbed: never silently, and never by its values."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+from edge_service.protection.protect import Protected
+from shared.logs import get_logger
+from shared.metrics import Metrics
+
+_log = get_logger(__name__)
+
+
+class ProtectionTally:
+    """Counters of the edge's protection.
+
+    Args:
+        metrics: of the edge, in whose registry the counters are.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._protected = Counter(
+            "patronus_edge_protected_total",
+            "Templates made, by whether a seal was applied",
+            ["sealed"],
+            registry=metrics.registry,
+        )
+        self._sealed, self._plain = self._protected.labels("yes"), self._protected.labels("no")
+        self._unturned = Counter(
+            "patronus_edge_unturned_total",
+            "Templates that the profile's network left unperturbed, for want of a margin to the threshold",
+            registry=metrics.registry,
+        )
+
+    def __call__(self, protected: Protected) -> None:
+        """Counts one batch."""
+        made = len(protected.templates)
+        (self._sealed if "seal" in protected.done else self._plain).inc(made)
+        if protected.unturned:
+            self._unturned.inc(protected.unturned)
+            _log.info("not_perturbed", templates=protected.unturned, of=made)

@@ -1,0 +1,90 @@
+"""Embeddings that come from elsewhere: made unit rows, or refused with a sentence."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_service.protection.profiles import Profile
+from shared.errors import Unprocessable
+
+# Systems that keep unit vectors keep them in float32, or in float16 at worst.
+_UNIT: Final = 1e-3
+# A unit vector of 4,096 float32 values that were rounded one by one is off by less than this.
+_ROUNDING: Final = 1e-6
+_SHORTEST: Final = float(np.finfo(np.float32).tiny)
+_LONGEST: Final = float(np.finfo(np.float32).max)
+
+
+def check_dimension(given: int, wanted: int) -> None:
+    """Refuses embeddings of another dimension than the templates of an edge or a gallery have.
+
+    The only place that decides this, so every way in gives the same answer.
+
+    Args:
+        given: values an embedding has.
+        wanted: values it must have: the embedder's dimension, which the gallery's contract names too.
+
+    Raises:
+        Unprocessable: they differ; names both.
+    """
+    if given != wanted:
+        raise Unprocessable(
+            f"The embeddings have {given} dimensions, and {wanted} are wanted; send those of the embedder that the "
+            "edge runs.",
+            reason="wrong_dimension",
+            given=given,
+            wanted=wanted,
+        )
+
+
+def unit_rows(
+    raw: NDArray[np.float32], profile: Profile, dim: int, first: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Raw embeddings as unit rows, and their lengths.
+
+    Args:
+        raw: (n, d) float32, of any length but 0.
+        profile: that they are to be protected under; says which lengths are plausible. A row of length 1 always is:
+            many systems keep embeddings so.
+        dim: that they must have; see ``check_dimension``.
+        first: number of the first row, for the error.
+
+    Returns:
+        (n, d) float32 unit rows, and (n,) float32 lengths.
+
+    Raises:
+        Unprocessable: another dimension, a value that is not finite, a zero vector, or a length that is not plausible;
+            names the row, never a value of it.
+    """
+    check_dimension(raw.shape[1], dim)
+    step = profile.document.patronus
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(raw).all(axis=1))
+    _refuse(~finite, first, "holds a value that is not finite", "not_finite")
+    wide = raw.astype(np.float64)
+    norms: NDArray[np.float64] = np.linalg.norm(wide, axis=1)
+    _refuse(norms < _SHORTEST, first, "is a zero vector", "zero_vector")
+    _refuse(norms > _LONGEST, first, "is longer than float32 can say", "not_finite")
+    if step is not None:
+        low, high = step.input_norm or (1.0, 1.0)
+        implausible = np.logical_and(np.logical_or(norms < low, norms > high), np.abs(norms - 1) > _UNIT)
+        lengths = f"{low:g} to {high:g}, or 1" if step.input_norm else "1"
+        embedder = profile.document.embedder
+        _refuse(implausible, first, f"has a length that {embedder} does not give ({lengths})", "implausible_length")
+    # A row that is a unit vector but for rounding stays as it is, bit by bit: its seed follows from its bits.
+    divisors = np.where(np.abs(norms - 1) <= _ROUNDING, 1.0, norms)
+    return (wide / divisors[:, None]).astype(np.float32), norms.astype(np.float32)
+
+
+def _refuse(wrong: NDArray[np.bool_], first: int, what: str, reason: str) -> None:
+    if wrong.any():
+        row = first + int(np.argmax(wrong))
+        count = int(wrong.sum())
+        raise Unprocessable(
+            f"Embedding {row}, counted from 0, {what}; {count} of them in all.",
+            reason=reason,
+            embedding=row,
+            fault=what,
+        )

@@ -1,0 +1,160 @@
+"""The files of a key folder. Every change of them is one rename, or is finished by the next program that opens it.
+
+::
+
+    master.key               the secret from which the keys of galleries follow
+    gallery_keys/NAME.key    a key that another edge made, encrypted under the master key
+    before/                  old keys, in a folder of the same form
+    .before.new, .before.old `before` while it is built, and while it is destroyed
+
+Knows names and bytes, and no cryptography. ``KeyStore`` says what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from shared.errors import SetupError
+from shared.security.secret_files import leftovers, locked, read_secret, sync_folder, write_secret
+
+_MASTER: Final = "master.key"
+_IMPORTED: Final = "gallery_keys"
+_BEFORE: Final = "before"
+_BUILT: Final = ".before.new"
+_DESTROYED: Final = ".before.old"
+
+
+class KeyFolder:
+    """One key folder.
+
+    Args:
+        folder: private; it need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.master = folder / _MASTER
+        self.before = folder / _BEFORE
+
+    def imported(self, gallery: str) -> Path:
+        """The file of a gallery's imported key."""
+        return self.folder / _IMPORTED / f"{gallery}.key"
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Holds the folder for a change, after what another program left unfinished is finished.
+
+        Raises:
+            SetupError: the folder cannot be written.
+        """
+        with locked(self.master):
+            self._finish()
+            if self.before.exists() and not (self.before / _MASTER).exists():
+                self.destroy_before()  # versions that removed file by file could be stopped after the master key
+            yield
+
+    def finish(self) -> None:
+        """Finishes what a program left that was killed while it changed the folder; writes nothing if there is nothing.
+
+        Raises:
+            SetupError: there is something, and the folder cannot be written.
+        """
+        if self._unfinished():
+            with locked(self.master):  # by now a program that is still at it is done
+                self._finish()
+
+    def put_aside(self, master: bytes, imported: dict[str, bytes]) -> None:
+        """Makes the folder of old keys, whole, by one rename; the caller is changing the folder.
+
+        Args:
+            master: the content of its master key's file.
+            imported: the contents of its imported keys' files, by gallery.
+
+        Raises:
+            SetupError: the folder cannot be written.
+        """
+        built = KeyFolder(self.folder / _BUILT)
+        write_secret(built.master, master, replace=True)
+        for gallery, content in imported.items():
+            write_secret(built.imported(gallery), content, replace=True)
+        self._rename(built.folder, self.before)
+
+    def imported_files(self) -> dict[str, bytes]:
+        """The contents of the imported keys' files, by gallery.
+
+        Raises:
+            SetupError: one is foreign, or readable by others.
+        """
+        return {path.stem: read_secret(path) for path in self._imported_paths()}
+
+    def destroy_before(self) -> None:
+        """Destroys the old keys: at once out of use by one rename, then removed; the caller is changing the folder.
+
+        Raises:
+            SetupError: the folder cannot be written.
+        """
+        self._rename(self.before, self.folder / _DESTROYED)
+        self._remove(self.folder / _DESTROYED)
+
+    def _rename(self, source: Path, target: Path) -> None:
+        try:
+            source.rename(target)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise SetupError(f"The folder {self.folder} cannot be written ({error.strerror}).") from None
+
+    def _remove(self, found: Path) -> None:
+        try:
+            if found.is_dir():
+                shutil.rmtree(found)
+            else:
+                found.unlink(missing_ok=True)
+            sync_folder(found.parent)
+        except OSError as error:
+            raise SetupError(f"{found} cannot be removed ({error.strerror}).") from None
+
+    def _finish(self) -> None:
+        while steps := self._unfinished():
+            for step in steps:
+                step()
+
+    def _unfinished(self) -> list[Callable[[], None]]:
+        """What is to be done so that the folder is as if no program had been stopped in it."""
+        stale = [found for name in (_BUILT, _DESTROYED) if (found := self.folder / name).exists()]
+        stale += leftovers(self.master)
+        if (self.folder / _IMPORTED).is_dir():
+            written = {path.name.removeprefix(".").rsplit(".", 1)[0] for path in (self.folder / _IMPORTED).glob(".*")}
+            stale += [found for name in written for found in leftovers(self.folder / _IMPORTED / name)]
+        if stale:
+            return [partial(self._remove, found) for found in stale]
+        return self._unfinished_renewal()
+
+    def _unfinished_renewal(self) -> list[Callable[[], None]]:
+        """A renewal copies all keys to ``before``, replaces the master key, and removes the imported keys."""
+        old = KeyFolder(self.before)
+        try:
+            renewed = read_secret(old.master).strip() != read_secret(self.master).strip()
+        except FileNotFoundError:
+            return []
+        ours, theirs = self.imported_files(), old.imported_files()
+        if renewed:  # a key that was imported since is under a nonce of its own, and so never equal
+            same = [gallery for gallery in ours if theirs.get(gallery) == ours[gallery]]
+            return [partial(self._remove, self.imported(gallery)) for gallery in same]
+        # The master key was not replaced, so nothing was changed: all keys go back to where they were.
+        missing = [
+            partial(write_secret, self.imported(gallery), content, replace=True)
+            for gallery, content in theirs.items()
+            if gallery not in ours
+        ]
+        if missing:
+            return [*missing]
+        adds_nothing = ours.items() >= theirs.items() and not old.before.exists()
+        return [self.destroy_before] if adds_nothing else []
+
+    def _imported_paths(self) -> list[Path]:
+        return sorted((self.folder / _IMPORTED).glob("[!.]*.key"))

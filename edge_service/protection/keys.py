@@ -1,0 +1,308 @@
+"""Secret keys of the edge. They never leave it, but for a gallery's key that a person exports under a passphrase.
+
+::
+
+    master key -- HKDF(gallery) --> gallery key -- HKDF(epoch, scope) --> epoch key -- HKDF(purpose) --> seal, seeds, id
+                                                                                  `-- HKDF(subject) --> subject's key
+
+One way only: who holds a gallery's key learns nothing of the master key or of another gallery; who holds an epoch's
+key, nothing of another epoch, but for the one that its seeds follow from.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from edge_service.protection.key_folder import KeyFolder
+from shared.contract import SealPin, SealScope
+from shared.errors import Conflict, SetupError
+from shared.security.process_secrets import lock_pages
+from shared.security.secret_files import read_secret, write_secret
+
+KEY_BYTES: Final = 32
+# The epoch of a gallery whose profile does not seal: its contract names none.
+NO_EPOCH: Final = "0" * 16
+_NONCE_BYTES: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryKey:
+    """The secret of one gallery, from which each epoch's key follows."""
+
+    gallery: str
+    secret: bytes = field(repr=False)
+
+    def epoch(self, epoch: str, scope: SealScope = "gallery", seeds: str | None = None) -> EpochKey:
+        """The key of one epoch.
+
+        What is sealed alike enters the key, and whose seeds it takes, and with these the key's id: a cloud that says of
+        a gallery with a seal for each subject that it has one seal for all names a key that is not this one.
+
+        Args:
+            epoch: 16 hexadecimal digits.
+            scope: what has one seal.
+            seeds: the epoch that seeds follow from; None: this one.
+        """
+        alike = () if scope == "gallery" else (scope,)
+        if seeds is None:
+            return EpochKey(self.gallery, epoch, derive(self.secret, "epoch", epoch, *alike))
+        secret = derive(self.secret, "epoch", epoch, *alike, "seeds of", seeds)
+        return EpochKey(self.gallery, epoch, secret, self.epoch(seeds, scope).secret)
+
+    def of(self, seal: SealPin | None) -> EpochKey:
+        """The key that a contract names; where it names none, the one that only seeds."""
+        return self.epoch(NO_EPOCH) if seal is None else self.epoch(seal.epoch, seal.scope, seal.seeds)
+
+    def seal_pin(self, epoch: str, scope: SealScope, seeds: str | None = None) -> SealPin:
+        """What a contract says of the key of an epoch."""
+        return SealPin(key_id=self.epoch(epoch, scope, seeds).key_id(), epoch=epoch, scope=scope, seeds=seeds)
+
+    def face_id(self, subject: str, kind: bytes, content: bytes) -> str:
+        """32 hexadecimal digits that name a face of a subject, and by which nobody else can tell a guess of it."""
+        key = derive(self.secret, "face id", subject)
+        return hmac.digest(key, kind + b" " + content, "sha256")[:16].hex()
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits by which two people can see that they hold the same key; tells nothing about it."""
+        return derive(self.secret, "gallery fingerprint", length=16).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class EpochKey:
+    """The secret under which a gallery's templates are sealed until the next rotation.
+
+    ``seeding`` is the secret of the epoch that seeds follow from, where that is another.
+    """
+
+    gallery: str
+    epoch: str
+    secret: bytes = field(repr=False)
+    seeding: bytes | None = field(default=None, repr=False)
+
+    def stream_key(self, purpose: str) -> bytes:
+        """A key of its own for each purpose: 32 bytes."""
+        return derive(self.secret, "purpose", purpose)
+
+    def seed_key(self) -> bytes:
+        """The key that the seed of each embedding follows from: 32 bytes. It outlives a change of key in place."""
+        return derive(self.seeding or self.secret, "purpose", "perturb seed")
+
+    def of_subject(self, subject: str) -> EpochKey:
+        """The key of one subject of a gallery whose subjects have seals of their own."""
+        seeding = None if self.seeding is None else derive(self.seeding, "subject", subject)
+        return EpochKey(self.gallery, self.epoch, derive(self.secret, "subject", subject), seeding)
+
+    def key_id(self) -> str:
+        """32 hexadecimal digits that name the key in the gallery's contract and tell nothing about it."""
+        return derive(self.secret, "key id", length=16).hex()
+
+
+PUBLIC_KEY: Final = EpochKey("", NO_EPOCH, b"patronus: seeds that are public.")
+"""No secret: for templates without a seal whose seeds anybody may draw again, as in measurements."""
+
+
+def new_epoch() -> str:
+    """A name for a new epoch: 16 hexadecimal digits at random.
+
+    At random, not counted: a gallery that is erased and made again under its old name gets a key of its own.
+    """
+    return secrets.token_hex(8)
+
+
+def derive(secret: bytes, *labels: str, length: int = KEY_BYTES) -> bytes:
+    """HKDF-SHA256 (RFC 5869), the labels being its info, each behind its length so that no two lists read alike."""
+    info = b"patronus v1" + b"".join(len(part).to_bytes(4, "big") + part for part in (s.encode() for s in labels))
+    return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
+
+
+class KeyStore:
+    """The edge's keys on disk: the master key, and the keys of galleries that were imported from another edge.
+
+    Keys that others took the place of are kept beside them, in a folder of the same form, until they are forgotten: a
+    gallery is matched under the key that its contract names, and its next change of key is to the newest.
+
+    Args:
+        folder: private; made at the first start.
+        may_make: whether a master key may be made where there is none.
+
+    Raises:
+        SetupError: the master key is damaged or missing, or others than its owner can read it.
+    """
+
+    def __init__(self, folder: Path, *, may_make: bool = True) -> None:
+        self._files = KeyFolder(folder)
+        self._files.finish()
+        self._master = _load_or_make(self._files, may_make=may_make)
+
+    def gallery(self, name: str) -> GalleryKey:
+        """The newest key of a gallery: the imported one where there is one, else the master key's own.
+
+        Raises:
+            SetupError: the imported key's file is damaged, foreign, or readable by others.
+        """
+        return self._imported(name) or self._own(name)
+
+    def named_by(self, name: str, seal: SealPin) -> GalleryKey | None:
+        """The key of a gallery that its contract names: the newest, or one before; None where this edge has none.
+
+        Raises:
+            SetupError: a key's file is damaged, foreign, or readable by others.
+        """
+        found, before = self._newest_named_by(name, seal), self._before()
+        return found if found is not None or before is None else before.named_by(name, seal)
+
+    def has_old_keys(self) -> bool:
+        """Whether there are keys aside that ``forget`` would destroy."""
+        return self._before() is not None
+
+    def needs_old_key(self, name: str, seal: SealPin) -> bool:
+        """Whether the key that a gallery's contract names is one that ``forget`` would destroy, and no other.
+
+        Raises:
+            SetupError: a key's file is damaged, foreign, or readable by others.
+        """
+        return self._newest_named_by(name, seal) is None and self.named_by(name, seal) is not None
+
+    def no_gallery(self) -> EpochKey:
+        """The key of templates that are for no gallery of ours. It seeds; nothing is ever sealed with it."""
+        return GalleryKey("", derive(self._master, "no gallery")).epoch(NO_EPOCH)
+
+    def put(self, key: GalleryKey, *, replace: bool = False) -> None:
+        """Keeps a gallery's key that another edge made, encrypted under this edge's master key.
+
+        Raises:
+            Conflict: another imported key is there already and is not to be replaced.
+            SetupError: the folder cannot be written.
+        """
+        with self._files.changing():
+            self._master = _load(self._files.master)  # it may have been renewed since this was opened
+            known = self._imported(key.gallery)
+            if known is not None and known != key:
+                if not replace:
+                    raise Conflict(
+                        f"Another key was imported for gallery {key.gallery} before; to replace it, say "
+                        "patronus keys import --replace."
+                    )
+                self._put_aside(known)  # until the gallery's key is changed
+            write_secret(self._files.imported(key.gallery), _wrapped(key, self._master), replace=True)
+
+    def renew(self) -> None:
+        """Puts a new master key in the place of the old one, which is kept aside with the imported keys: galleries are
+        matched under their old keys until these are changed, one gallery after the other.
+
+        Done by the rename that replaces the master key. A renewal that was stopped before it changed nothing.
+
+        Raises:
+            Conflict: there are keys aside from the last time.
+            SetupError: the folder cannot be written.
+        """
+        with self._files.changing():
+            if self._files.before.exists():
+                raise Conflict(
+                    "There are old keys aside already; change the key of every gallery, then: patronus keys forget"
+                )
+            old, master = _load(self._files.master), secrets.token_bytes(KEY_BYTES)
+            self._files.put_aside(_written(old), self._files.imported_files())
+            write_secret(self._files.master, _written(master), replace=True)
+            self._master = master
+        self._files.finish()  # removes the imported keys that only the old master key opens
+
+    def forget(self) -> bool:
+        """Destroys the keys that are aside; false where there are none. A gallery still under one of them is lost.
+
+        Done by one rename. What it leaves when it is stopped is removed when the folder is opened again.
+
+        Raises:
+            SetupError: the folder cannot be written.
+        """
+        with self._files.changing():
+            found = self._files.before.exists()
+            if found:
+                self._files.destroy_before()
+        return found
+
+    def _newest_named_by(self, name: str, seal: SealPin) -> GalleryKey | None:
+        """As ``named_by``, without the keys that are aside."""
+        for key in (self._imported(name), self._own(name)):
+            if key is not None and key.of(seal).key_id() == seal.key_id:
+                return key
+        return None
+
+    def _put_aside(self, key: GalleryKey) -> None:
+        before = self._before()
+        if before is not None:
+            before.put(key, replace=True)
+            return
+        master = secrets.token_bytes(KEY_BYTES)
+        self._files.put_aside(_written(master), {key.gallery: _wrapped(key, master)})
+
+    def _before(self) -> KeyStore | None:
+        return KeyStore(self._files.before, may_make=False) if KeyFolder(self._files.before).master.exists() else None
+
+    def _own(self, name: str) -> GalleryKey:
+        return GalleryKey(name, derive(self._master, "gallery", name))
+
+    def _imported(self, name: str) -> GalleryKey | None:
+        try:
+            content = read_secret(self._files.imported(name))
+        except FileNotFoundError:
+            return None
+        nonce, sealed = content[:_NONCE_BYTES], content[_NONCE_BYTES:]
+        try:
+            return GalleryKey(name, AESGCM(_wrapping_key(self._master)).decrypt(nonce, sealed, name.encode()))
+        except (InvalidTag, ValueError):
+            raise SetupError(
+                f"The imported key of gallery {name} does not open under this edge's master key; import it again."
+            ) from None
+
+
+def _wrapping_key(master: bytes) -> bytes:
+    return derive(master, "wrap imported keys")
+
+
+def _wrapped(key: GalleryKey, master: bytes) -> bytes:
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return nonce + AESGCM(_wrapping_key(master)).encrypt(nonce, key.secret, key.gallery.encode())
+
+
+def _written(key: bytes) -> bytes:
+    return key.hex().encode() + b"\n"
+
+
+def _load_or_make(files: KeyFolder, *, may_make: bool) -> bytes:
+    try:
+        return _load(files.master)
+    except FileNotFoundError:
+        if not may_make:
+            raise SetupError(
+                f"The master key {files.master} is missing, though this edge was started before: put its backup back. "
+                "If nothing that it sealed is needed any more, remove api_keys.json beside it, and a new one is made."
+            ) from None
+    with files.changing():
+        if not files.master.exists():  # else another process had its first start at the same moment
+            write_secret(files.master, _written(secrets.token_bytes(KEY_BYTES)), replace=False)
+        return _load(files.master)
+
+
+def _load(path: Path) -> bytes:
+    content = read_secret(path)
+    try:
+        key = bytes.fromhex(content.decode("ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise SetupError(
+            f"The master key {path} is damaged: it must hold 64 hexadecimal digits. Put its backup back; "
+            "a new key cannot open what the old one sealed."
+        )
+    lock_pages(key)
+    return key

@@ -1,0 +1,179 @@
+"""The network of a profile: one run erases, perturbs and seals. What comes out is checked against what it says.
+
+With x the embedding (a unit row), e what is left of it after erase, a the angle that the graph answers, and R the seal
+(the identity for none), the template must be T = R t with t a unit vector at the angle a from e. Erase is linear up to
+the length of the result, e = normalise(E x); E is learned from the graph at the start, with nothing to be perturbed.
+So each template is checked whole: R undone by its key, and the angle to E x taken here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_service.protection.profiles import PatronusStep
+from edge_service.vision.sessions import RUNTIME_ERRORS, OrtGraph, Signature
+from shared.errors import ProtectionFailed, SetupError
+
+Rows = NDArray[np.float32]
+
+# Between template and erased embedding, seal undone, the chord 2 sin(a / 2) is taken. Rounding in float32 was off by at
+# most 1e-6; a seal left out, or another embedding's template, is off by about 1.
+CHORD_TOLERANCE: Final = 1e-3
+# Rounding of an angle.
+_ANGLE_ROUNDING: Final = 1e-6
+# Below this an angle cannot be told from none: the embedding was not perturbed.
+NO_ANGLE: Final = CHORD_TOLERANCE
+# No limit of the caller's own.
+ANY_ANGLE: Final = float(np.pi)
+_UNIT_TOLERANCE: Final = 1e-4
+# Squared sine: below it the two directions that tell of an axis are one, but for rounding.
+_ERASED_WHOLE: Final = 1e-6
+_TRIALS: Final = 32
+# What random embeddings must show at least of a layer that the profile names: the largest angle, as a share of phi_max,
+# and how far erase takes an embedding, as a chord. Networks that are worth having do ten times as much.
+_PERTURBS: Final = 0.1
+_ERASES: Final = 0.01
+# What tells that a graph is not what its profile says.
+_REFUSED: Final[tuple[type[Exception], ...]] = (ProtectionFailed, *RUNTIME_ERRORS)
+
+
+class PatronusGraph:
+    """A profile's network, ready to run; may be used from several threads.
+
+    Args:
+        step: what the profile says of it.
+        graph: its file.
+        profile: the profile's name, for errors.
+
+    Raises:
+        SetupError: the runtime refuses the graph, or it is not what the profile says, as told in one sentence.
+    """
+
+    def __init__(self, step: PatronusStep, graph: bytes, profile: str) -> None:
+        self.step = step
+        what = f"{step.file} of the protection profile {profile!r}"
+        self._session = OrtGraph(graph, what + "; put the right file back.")
+        _check_signature(step, self._session.signature(), what)
+        self._template, self._angle = map(self._session.output_names.index, ("template", "angle"))
+        try:
+            self._erase = self._learn_erase()
+            self._try_out()
+        except _REFUSED as error:
+            reason = error.detail if isinstance(error, ProtectionFailed) else "it does not run"
+            raise SetupError(f"The graph {what} does not do what the profile says: {reason}") from None
+
+    def run(self, rows: Rows, seeds: Rows, limits: Rows, seal: Rows) -> tuple[Rows, Rows]:
+        """Erases, perturbs and seals.
+
+        Row by row: a batch of another size rounds otherwise, and the same embedding is to give the same template, bit
+        by bit.
+
+        Args:
+            rows: (n, d) float32, unit rows.
+            seeds: (n, s) float32, standard normal.
+            limits: (n,) float32 radians, the caller's own limit on the angle.
+            seal: (d, d) float32, orthogonal; the identity for none.
+
+        Returns:
+            (n, d) float32, unit rows; and (n,) float32 radians, by which each was turned after erase.
+
+        Raises:
+            ProtectionFailed: what came out is not what was asked for.
+        """
+        templates, angles = np.empty_like(rows), np.empty_like(limits)
+        for i in range(len(rows)):
+            each = slice(i, i + 1)
+            template, angle = self._infer(rows[each], seeds[each], limits[each], seal)
+            self._check(rows[i], float(limits[i]), seal, template[0], float(angle[0]))
+            templates[i], angles[i] = template[0], angle[0]
+        return templates, angles
+
+    def _infer(self, rows: Rows, seeds: Rows, limits: Rows, seal: Rows) -> tuple[Rows, Rows]:
+        found = self._session.run({"x": rows, "seed": seeds, "phi_limit": limits, "seal": seal})
+        templates, angles = found[self._template], found[self._angle]
+        right = templates.shape == rows.shape and angles.shape == limits.shape
+        if not right or templates.dtype != np.float32 or angles.dtype != np.float32:
+            raise ProtectionFailed("The network gave something that is not templates and angles; nothing was sent.")
+        return templates, angles
+
+    def _check(self, row: Rows, limit: float, seal: Rows, template: Rows, angle: float) -> None:
+        """One row: (d,) embedding and template. Each asks whether all is well: a value that is not finite never is."""
+        if not 0 <= angle <= min(limit, self.step.phi_max) + _ANGLE_ROUNDING:
+            raise ProtectionFailed("The network turned an embedding by more than it may; nothing was sent.")
+        plain = template @ seal
+        if not abs(float(plain @ plain) - 1) <= _UNIT_TOLERANCE:
+            raise ProtectionFailed("The network gave a vector of the wrong length; nothing was sent.")
+        apart = plain - self.erased(row)
+        if not abs(math.sqrt(apart @ apart) - 2 * math.sin(angle / 2)) <= CHORD_TOLERANCE:
+            raise ProtectionFailed("The network did not erase, turn or seal as it says; nothing was sent.")
+
+    def erased(self, row: Rows) -> Rows:
+        """What erase leaves of an embedding: (d,) float32, of length 1, to (d,) float32, of length 1."""
+        if self._erase is None:
+            return row
+        left: Rows = row @ self._erase
+        return left / np.float32(math.sqrt(left @ left))
+
+    def _learn_erase(self) -> Rows | None:
+        """E^T, up to a factor, from what the graph does where it may not perturb: (d, d) float32; None for no erase.
+
+        With g = E v for some v, and h = E e_i for each axis: the graph gives g + h and g - h, each over its length.
+        Both lengths follow from the sum of the two being 2 g: two equations for two unknowns.
+        """
+        if "erase" not in self.step.layers:
+            return None
+        dim = self.step.dim
+        start = np.random.default_rng(0).standard_normal(dim)
+        start /= np.linalg.norm(start)
+        probes = np.concatenate([start[None], start + np.eye(dim), start - np.eye(dim)])
+        probes = (probes / np.linalg.norm(probes, axis=1, keepdims=True)).astype(np.float32)
+        nothing, seeds = np.zeros(len(probes), np.float32), np.zeros((len(probes), self.step.seed_dim), np.float32)
+        found = self._infer(probes, seeds, nothing, np.eye(dim, dtype=np.float32))[0].astype(np.float64)
+        if not np.isfinite(found).all():
+            raise ProtectionFailed("It gives values that are not finite.")
+        base, ahead, behind = found[0], found[1 : dim + 1], found[dim + 1 :]
+        between = np.einsum("nd,nd->n", ahead, behind)
+        one, other = 2 * ahead @ base, 2 * behind @ base
+        # An axis that is erased whole: both are g itself, and the lengths are alike.
+        gone = 1 - between**2 < _ERASED_WHOLE
+        scale = np.where(gone, 1, 1 - between**2)
+        long_one = np.where(gone, (one + other) / 4, (one - between * other) / scale)
+        long_other = np.where(gone, (one + other) / 4, (other - between * one) / scale)
+        learned: Rows = ((long_one[:, None] * ahead - long_other[:, None] * behind) / 2).astype(np.float32)
+        return learned
+
+    def _try_out(self) -> None:
+        """Runs the graph on random embeddings, without a seal and with one, and checks what comes out."""
+        dim, random = self.step.dim, np.random.default_rng(1)
+        rows = random.standard_normal((_TRIALS, dim))
+        units = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        seeds = random.standard_normal((_TRIALS, self.step.seed_dim)).astype(np.float32)
+        turn = np.linalg.qr(random.standard_normal((dim, dim)))[0].astype(np.float32)
+        for seal in (np.eye(dim, dtype=np.float32), turn):
+            for limit in (0.0, ANY_ANGLE):
+                _, angles = self.run(units, seeds, np.full(_TRIALS, limit, np.float32), seal)
+        if angles.max() < max(_PERTURBS * self.step.phi_max, 2 * CHORD_TOLERANCE):
+            raise ProtectionFailed("It perturbs none of the embeddings that it was tried on.")
+        if self._erase is not None and max(np.linalg.norm(self.erased(row) - row) for row in units) < _ERASES:
+            raise ProtectionFailed("It erases nothing.")
+
+
+def _check_signature(step: PatronusStep, found: tuple[Signature, Signature], what: str) -> None:
+    number = "tensor(float)"
+    wanted: tuple[Signature, Signature] = (
+        {
+            "x": (number, (None, step.dim)),
+            "seed": (number, (None, step.seed_dim)),
+            "phi_limit": (number, (None,)),
+            "seal": (number, (step.dim, step.dim)),
+        },
+        {"template": (number, (None, step.dim)), "angle": (number, (None,))},
+    )
+    for side, has, needs in zip(("inputs", "outputs"), found, wanted, strict=True):
+        if has != needs:
+            wrong = ", ".join(sorted(name for name in has.keys() | needs.keys() if has.get(name) != needs.get(name)))
+            raise SetupError(f"The graph {what} has other {side} than the profile says (see: {wrong}).")

@@ -1,0 +1,27 @@
+"""Protection profiles: which steps an embedding goes through before it may leave. Data, not code paths.
+
+A folder here is a profile: ``profile.json`` and the files that its steps need. Its digest covers all of them but the
+model card, which is for people.
+"""
+
+from edge_service.protection.profiles.document import PatronusStep, ProfileDocument, SealStep
+from edge_service.protection.profiles.load import (
+    DefaultThreshold,
+    Profile,
+    available,
+    check_profile_dimension,
+    load_profile,
+)
+from edge_service.protection.profiles.write import write_profile
+
+__all__ = [
+    "DefaultThreshold",
+    "PatronusStep",
+    "Profile",
+    "ProfileDocument",
+    "SealStep",
+    "available",
+    "check_profile_dimension",
+    "load_profile",
+    "write_profile",
+]

@@ -1,0 +1,206 @@
+"""Reads profiles, and refuses what is not exactly what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+from edge_service.protection.profiles.document import ANY_EMBEDDER, NAME_PATTERN, VERSION, ProfileDocument
+from shared.contract import MAX_DIM, EmbedderPin, ProfilePin
+from shared.errors import SetupError
+from shared.wire.common import Threshold
+
+_SHIPPED: Final = Path(__file__).parent
+DOCUMENT: Final = "profile.json"
+# For people: of all files of a profile the one that its digest leaves out, so that a word can be mended.
+CARD: Final = "MODEL_CARD.md"
+# Dimensions. A secret rotation of fewer holds too few secret numbers.
+_FEWEST_SEALED: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultThreshold:
+    """A threshold that nobody asked for, and where it comes from.
+
+    Attributes:
+        threshold: it.
+        chosen_by: the profile, which was calibrated at it, or the embedder, which was published with it.
+        measured_on: whose faces its false match rate was measured on.
+    """
+
+    threshold: Threshold
+    chosen_by: Literal["profile", "embedder"]
+    measured_on: Literal["lfw_adults", "own_profile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A profile that was read and checked.
+
+    Attributes:
+        document: the steps.
+        pin: name, version and digest over all files but the model card, for the contract.
+        graph: the network's file, whose digest was right; None where no step runs one.
+        shipped: whether it comes with Patronus; false for one of the operator's own.
+    """
+
+    document: ProfileDocument
+    pin: ProfilePin
+    graph: bytes | None = field(default=None, repr=False)
+    shipped: bool = False
+
+    @property
+    def seals(self) -> bool:
+        """Whether templates are sealed under the gallery's key."""
+        return self.document.kinds[-1] == "seal"
+
+    def default_threshold(self, published: Threshold) -> DefaultThreshold:
+        """The threshold where nobody names one: the profile's, else the embedder's.
+
+        The only rule for a default, so a comparison and a new gallery decide alike.
+
+        Args:
+            published: the embedder's own.
+        """
+        calibrated = self.document.threshold
+        if calibrated is None:
+            return DefaultThreshold(published, "embedder", "lfw_adults")
+        return DefaultThreshold(calibrated, "profile", "lfw_adults" if self.shipped else "own_profile")
+
+
+def available(own: Path | None = None) -> list[str]:
+    """The names of the profiles that come with Patronus, and of those in the operator's own folder."""
+    folders = [_SHIPPED] if own is None else [_SHIPPED, own]
+    return sorted({found.parent.name for folder in folders for found in folder.glob(f"*/{DOCUMENT}")})
+
+
+def load_profile(
+    name: str, embedder: EmbedderPin | None = None, dim: int | None = None, own: Path | None = None
+) -> Profile:
+    """Reads a profile.
+
+    Args:
+        name: of its folder.
+        embedder: the embedder that will run; the profile must be for it. None: embeddings come from elsewhere.
+        dim: length of its embeddings; None: checked later, with ``check_profile_dimension``.
+        own: the operator's folder of profiles, beside those that come with Patronus.
+
+    Raises:
+        SetupError: there is no such profile, it is damaged or newer than this program, a file of it is not the one it
+            names, or it is for another embedder or dimension.
+    """
+    profile = read_profile(_place(name, own))
+    if embedder is not None:
+        _check_embedder(profile.document, embedder)
+    if dim is not None:
+        check_profile_dimension(profile, dim)
+    return profile
+
+
+def check_profile_dimension(profile: Profile, dim: int) -> None:
+    """Refuses a profile that is not for embeddings of this dimension.
+
+    Raises:
+        SetupError: its network is for another dimension, or it has none and the dimension is not one to be sealed.
+    """
+    step, name = profile.document.patronus, profile.document.name
+    if step is not None and step.dim != dim:
+        raise SetupError(f"The protection profile {name!r} is for {step.dim} dimensions; these embeddings have {dim}.")
+    if step is None and not _FEWEST_SEALED <= dim <= MAX_DIM:
+        raise SetupError(
+            f"The protection profile {name!r} seals {_FEWEST_SEALED} to {MAX_DIM} dimensions, since a secret rotation "
+            f"of few is soon found; these embeddings have {dim}."
+        )
+
+
+def read_profile(home: Path) -> Profile:
+    """The profile in a folder, whatever embedder it is for.
+
+    Raises:
+        SetupError: it is damaged or newer than this program, or a file of it is not the one it names.
+    """
+    name = home.name
+    try:
+        files = {path.relative_to(home).as_posix(): path.read_bytes() for path in _files(home)}
+        document = _document(name, files[DOCUMENT])
+    except (OSError, KeyError):
+        raise SetupError(f"The protection profile {name!r} cannot be read whole; put its files back.") from None
+    if document.name != name:
+        raise SetupError(f"The protection profile in folder {name!r} calls itself {document.name!r}.")
+    graph = None
+    if document.patronus is not None:
+        graph = files.get(document.patronus.file)
+        if graph is None:
+            raise SetupError(f"The protection profile {name!r} lacks its file {document.patronus.file}; put it back.")
+        if hashlib.sha256(graph).hexdigest() != document.patronus.sha256:
+            raise SetupError(
+                f"The file {document.patronus.file} of the protection profile {name!r} is not the one that the profile "
+                "names (its SHA-256 is another); put the right one back."
+            )
+    pin = ProfilePin(name=name, version=document.version, sha256=_digest(files))
+    return Profile(document, pin, graph, shipped=home.parent == _SHIPPED)
+
+
+def _place(name: str, own: Path | None) -> Path:
+    places = [_SHIPPED / name] if re.fullmatch(NAME_PATTERN, name) else []
+    if places and own is not None:
+        places.append(own / name)
+    found = [place for place in places if (place / DOCUMENT).is_file()]
+    if not found:
+        known = ", ".join(available(own))
+        raise SetupError(f"The protection profile {name!r} is not there; there are: {known}.")
+    if len(found) > 1:
+        raise SetupError(f"A protection profile {name!r} comes with Patronus; give your own another name.")
+    return found[0]
+
+
+def _document(name: str, text: bytes) -> ProfileDocument:
+    try:
+        version = json.loads(text)["version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        version = None  # what is wrong is told below
+    if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
+        raise SetupError(
+            f"The protection profile {name!r} is of version {version}, newer than this program, which reads {VERSION}; "
+            "update Patronus or choose another profile."
+        )
+    try:
+        return ProfileDocument.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        at = ".".join(str(part) for part in first["loc"]) or DOCUMENT
+        raise SetupError(
+            f"The protection profile {name!r} is damaged, or made by another version ({at}: {first['msg']})."
+        ) from None
+
+
+def _check_embedder(document: ProfileDocument, embedder: EmbedderPin) -> None:
+    name = document.name
+    if document.embedder not in {ANY_EMBEDDER, embedder.name}:
+        raise SetupError(
+            f"The protection profile {name!r} is for {document.embedder}; this edge runs "
+            f"{embedder.name}. Choose another with PATRONUS_EDGE__PROFILE; seal is for any embedder."
+        )
+    if document.embedder_sha256 not in {None, embedder.sha256}:
+        raise SetupError(
+            f"The protection profile {name!r} was made for another file of {embedder.name} than this edge runs; "
+            "fetch the models of the profile's version, or choose another profile."
+        )
+
+
+def _files(home: Path) -> list[Path]:
+    return sorted(found for found in home.rglob("*") if found.is_file() and found != home / CARD)
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    """SHA-256 over the names and digests of files, in the order of names."""
+    whole = hashlib.sha256()
+    for name, content in files.items():
+        whole.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    return whole.hexdigest()

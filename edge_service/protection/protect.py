@@ -1,0 +1,248 @@
+"""The one way from a raw embedding to a template that may leave the edge. It fails closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_service.protection.gaussians import seeds
+from edge_service.protection.keys import EpochKey
+from edge_service.protection.patronus import ANY_ANGLE, NO_ANGLE, PatronusGraph
+from edge_service.protection.profiles import Profile
+from edge_service.protection.seal import seal, seal_matrix
+from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
+from shared.errors import ProtectionFailed, SetupError
+from shared.logs import get_logger, place_of
+
+_log = get_logger(__name__)
+Rows = NDArray[np.float32]
+
+# The cosine of an embedding to its sealed self is that of two random directions: a standard deviation of 1/sqrt(d). At
+# 8 of them (a chance of 1e-15 a template) no seal was applied, whatever the code says.
+_SEAL_SIGMAS: Final = 8.0
+_CACHED_KEYS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionContext:
+    """For whom templates are made.
+
+    Attributes:
+        key: of the gallery and epoch, or of one subject in it; without one there is no template.
+        contract_digest: what the templates will say they were made under.
+        subjects: where each subject has a seal of its own, what the keys of subjects follow from; there is no ``key``
+            then before it is said for whom.
+    """
+
+    key: EpochKey | None = field(repr=False)
+    contract_digest: str
+    subjects: EpochKey | None = field(default=None, repr=False)
+
+    @property
+    def verify_only(self) -> bool:
+        """Whether each subject has a seal of its own."""
+        return self.subjects is not None
+
+    def for_subject(self, subject: str) -> ProtectionContext:
+        """For one subject of the gallery; the same as for all where they share a seal."""
+        if self.subjects is None:
+            return self
+        return ProtectionContext(self.subjects.of_subject(subject), self.contract_digest)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Protected:
+    """What the steps of a profile made of n embeddings.
+
+    Attributes:
+        templates: (n, d) float32, unit rows.
+        angles: (n,) float32 radians, by which each was perturbed; zeros where no step perturbs.
+        done: the kinds of the steps that were taken, in their order.
+    """
+
+    templates: Rows = field(repr=False)
+    angles: Rows = field(repr=False)
+    done: tuple[str, ...]
+
+    @property
+    def unturned(self) -> int:
+        """How many a network left unperturbed, for want of a margin; 0 where the profile has no network."""
+        return int((self.angles < NO_ANGLE).sum()) if "patronus" in self.done else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """Templates as they are sent.
+
+    Attributes:
+        envelopes: one an embedding.
+        unturned: how many of them a network left unperturbed, for want of a margin.
+    """
+
+    envelopes: list[TemplateEnvelope] = field(repr=False)
+    unturned: int
+
+
+class Engine(Protocol):
+    """Takes embeddings through all steps of a profile, or all but the seal."""
+
+    def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
+        """(n, d) float32 unit rows, with (n,) float32 radians that each may be perturbed by at most."""
+        ...
+
+
+class SealEngine:
+    """The seal alone: a matrix product."""
+
+    def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
+        """Seals."""
+        nothing = np.zeros(len(limits), np.float32)
+        return Protected(seal(rows, key), nothing, ("seal",)) if sealed else Protected(rows, nothing, ())
+
+
+class PatronusEngine:
+    """A network that erases and perturbs, and applies the seal in the same run.
+
+    Args:
+        graph: the network.
+        seals: whether the profile does.
+    """
+
+    def __init__(self, graph: PatronusGraph, *, seals: bool) -> None:
+        self._graph = graph
+        self._seals = seals
+
+    def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
+        """Runs the network, with a seed for each embedding that follows from it and the key."""
+        seal_now = sealed and self._seals
+        dim = rows.shape[1]
+        matrix = seal_matrix(key, dim) if seal_now else _no_seal(dim)
+        drawn = seeds(rows, _seed_key(key), self._graph.step.seed_dim)
+        templates, angles = self._graph.run(rows, drawn, limits, matrix)
+        return Protected(templates, angles, ("patronus", "seal") if seal_now else ("patronus",))
+
+
+class Protector:
+    """Takes embeddings through the steps of a profile.
+
+    Args:
+        profile: which steps.
+        engine: instead of the profile's own, in tests.
+        tell: is told of everything that was protected, to count it.
+
+    Raises:
+        SetupError: the profile's network is not what the profile says.
+    """
+
+    def __init__(
+        self, profile: Profile, engine: Engine | None = None, tell: Callable[[Protected], None] | None = None
+    ) -> None:
+        self.profile = profile
+        self._engine = engine or _engine_of(profile)
+        self._kinds = profile.document.kinds
+        self._tell = tell
+
+    def protect(self, embeddings: Rows, context: ProtectionContext) -> Outgoing:
+        """Protects embeddings and packs them.
+
+        Args:
+            embeddings: (n, d) float32, unit rows.
+            context: for which gallery and epoch.
+
+        Returns:
+            n envelopes.
+
+        Raises:
+            ProtectionFailed: any step failed, or gave something that is not n unit rows. Nothing may be sent then.
+        """
+        protected = self.templates(embeddings, context.key)
+        try:
+            packed = [TemplateEnvelope.seal_in(row, context.contract_digest) for row in protected.templates]
+        except Exception as error:  # whatever it is, nothing may be sent; the log has its kind and place
+            _log.error("template_not_packed", **place_of(error))
+            raise ProtectionFailed("A template could not be packed; nothing was sent.") from None
+        return Outgoing(packed, protected.unturned)
+
+    def templates(
+        self, embeddings: Rows, key: EpochKey | None, limits: Rows | None = None, *, sealed: bool = True
+    ) -> Protected:
+        """Protects embeddings.
+
+        Args:
+            embeddings: (n, d) float32, unit rows; n over 0.
+            key: of a gallery and epoch.
+            limits: (n,) float32 radians, at least 0: by how much each may be perturbed at most. None: as the profile.
+            sealed: false leaves the seal out, for measurements and for galleries that are not sealed.
+
+        Raises:
+            ProtectionFailed: any step failed, was left out, or gave something that is not n unit rows.
+        """
+        rows = _checked(embeddings, embeddings.shape)
+        if key is None:
+            raise ProtectionFailed("The profile needs a key, and there is none for these templates; nothing was made.")
+        wanted = self._kinds if sealed else tuple(kind for kind in self._kinds if kind != "seal")
+        if not wanted:
+            raise ProtectionFailed("Without its seal this profile protects nothing; nothing was made.")
+        if "seal" in wanted and not key.gallery:
+            raise ProtectionFailed("The profile seals, and the key is of no gallery; nothing was made.")
+        if limits is None:
+            limits = np.full(len(rows), ANY_ANGLE, np.float32)
+        if limits.shape != (len(rows),) or limits.dtype != np.float32 or not (limits >= 0).all():
+            raise ProtectionFailed("A limit of an angle is not one; nothing was made.")
+        try:
+            made = self._engine(rows, key, limits, sealed=sealed)
+            _checked(made.templates, rows.shape)
+            if made.done != wanted or made.angles.shape != limits.shape or not np.isfinite(made.angles).all():
+                raise ProtectionFailed("A step of the protection was not taken; nothing was sent.")
+            if "seal" in wanted:
+                _refuse_unsealed(rows, made.templates)
+        except ProtectionFailed:
+            raise
+        except Exception as error:  # whatever it is, nothing may be sent; the log has its kind and place
+            _log.error("protection_step_failed", **place_of(error))
+            # Without the cause: its text or its frames may hold the embedding.
+            raise ProtectionFailed("A step of the protection failed; nothing was sent.") from None
+        if self._tell is not None:
+            self._tell(made)
+        return made
+
+
+@lru_cache(maxsize=_CACHED_KEYS)
+def _seed_key(key: EpochKey) -> bytes:
+    return key.seed_key()
+
+
+@lru_cache(maxsize=8)
+def _no_seal(dim: int) -> Rows:
+    matrix = np.eye(dim, dtype=np.float32)
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _engine_of(profile: Profile) -> Engine:
+    step = profile.document.patronus
+    if step is None:
+        return SealEngine()
+    if profile.graph is None:
+        raise SetupError(f"The protection profile {profile.pin.name!r} lacks its file {step.file}; put it back.")
+    return PatronusEngine(PatronusGraph(step, profile.graph, profile.pin.name), seals=profile.seals)
+
+
+def _refuse_unsealed(rows: Rows, templates: Rows) -> None:
+    kept = np.abs(np.vecdot(rows, templates))
+    if rows.shape[1] > _SEAL_SIGMAS**2 and (kept > _SEAL_SIGMAS / np.sqrt(rows.shape[1])).any():
+        raise ProtectionFailed("The seal was not applied; nothing was sent.")
+
+
+def _checked(rows: Rows, shape: tuple[int, ...]) -> Rows:
+    if len(shape) != 2 or not shape[0] or rows.shape != shape or rows.dtype != np.float32:
+        raise ProtectionFailed("A step of the protection gave something that is not an embedding; nothing was sent.")
+    # A value that is not finite makes a length that is not well either. Squared, a deviation counts twice.
+    if not (np.abs(np.vecdot(rows, rows) - 1) <= 2 * UNIT_TOLERANCE).all():
+        raise ProtectionFailed("A step of the protection gave a vector of the wrong length; nothing was sent.")
+    return rows

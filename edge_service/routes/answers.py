@@ -1,0 +1,62 @@
+"""Faces as they are answered."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Final, Literal
+
+from edge_service.protection.profiles import DefaultThreshold
+from edge_service.vision.quality import objections
+from edge_service.vision.reader import FoundFace, ReadPicture
+from shared.wire.common import Threshold
+from shared.wire.edge import AppliedThreshold, Box, DetectedFace, Landmarks, Point, Quality, QualityFilter
+
+# Clockwise, as EXIF and image editors count, from quarter turns counterclockwise, as NumPy does.
+_ROTATIONS: Final[tuple[Literal[0, 90, 180, 270], ...]] = (0, 270, 180, 90)
+
+
+def quality_of(found: FoundFace, level: QualityFilter = "none") -> Quality:
+    """The quality of a face, with what a level objects to."""
+    return Quality(**asdict(found.quality), reasons=objections(found.quality, level))
+
+
+def by_default(default: DefaultThreshold) -> AppliedThreshold:
+    """What a comparison without a gallery was decided at."""
+    return AppliedThreshold(
+        threshold=default.threshold.cosine,
+        threshold_from=default.chosen_by,
+        reference_fmr=default.threshold.fmr,
+        fmr_measured_on=default.measured_on,
+    )
+
+
+def by_gallery(cosine: float, fmr: float, default: DefaultThreshold) -> AppliedThreshold:
+    """What a gallery decided at; a threshold other than the default's was given when the gallery was made."""
+    same = Threshold(cosine=cosine, fmr=fmr) == default.threshold
+    return AppliedThreshold(
+        threshold=cosine,
+        threshold_from="gallery",
+        reference_fmr=fmr,
+        fmr_measured_on=default.measured_on if same else "operator",
+    )
+
+
+def box_of(found: FoundFace) -> Box:
+    """Where a face is."""
+    x, y, width, height = (float(value) for value in found.face.box)
+    return Box(x=x, y=y, width=width, height=height)
+
+
+def face_of(found: FoundFace, level: QualityFilter) -> DetectedFace:
+    """A face with box, landmarks and quality."""
+    points = [Point(x=float(x), y=float(y)) for x, y in found.face.landmarks]
+    return DetectedFace(
+        box=box_of(found),
+        landmarks=Landmarks(**dict(zip(Landmarks.model_fields, points, strict=True))),
+        quality=quality_of(found, level),
+    )
+
+
+def rotation_of(picture: ReadPicture) -> Literal[0, 90, 180, 270]:
+    """Degrees clockwise by which a picture has to be rotated to be upright."""
+    return _ROTATIONS[picture.quarter_turns]

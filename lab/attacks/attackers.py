@@ -1,0 +1,252 @@
+"""Who attacks: somebody with pictures of other people, the embedder, and time to train.
+
+What was trained on clean embeddings is kept in the cache, for it serves against every profile; what was trained against
+one profile is kept there too, under the profile's digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import nn
+
+from lab.attacks.decoders import DECODERS, build
+from lab.attacks.inversion import InversionOptions, Trained, rebuilt, train_decoder
+from lab.attacks.maps import Denoiser, train_denoiser
+from lab.data.embedders import Encoder
+from lab.data.image_store import digest_of
+from lab.data.images import FaceImages
+from lab.data.pixels import embedded
+from lab.defence.training import save_whole
+
+Rows = NDArray[np.float32]
+_FORMAT: Final = 1
+_COMPARED: Final = 256
+# A round of further training that gains less of cosine than this is the last one.
+_GAIN: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much an attacker spends.
+
+    Attributes:
+        pictures: of the attacker's own, at most; None: all there are.
+        families: of decoders, learned on clean embeddings.
+        decoders: their training.
+        round_steps: steps of a round of further training of the best family.
+        rounds: at most; fewer where a round gains nothing.
+        adapted_steps: steps of the best family's training on protected templates, behind a denoiser.
+        denoiser_epochs: passes of a denoiser.
+        attacked: people at most; None: all who test.
+        curve: people at most for each point of the frontier.
+        inverted: people at most for inversion by gradients.
+        inversion_steps: of it.
+        restarts: of it.
+        stolen: templates of the stolen gallery.
+        alignment_rounds: of optimal transport; adversarial alignment takes 25 steps for each.
+        replayed: rebuilt faces that are shown to a running edge; 0: none.
+    """
+
+    pictures: int | None
+    families: tuple[str, ...]
+    decoders: InversionOptions
+    round_steps: int
+    rounds: int
+    adapted_steps: int
+    denoiser_epochs: int
+    attacked: int | None
+    curve: int
+    inverted: int
+    inversion_steps: int
+    restarts: int
+    stolen: int
+    alignment_rounds: int
+    replayed: int
+
+
+FULL: Final = Effort(
+    pictures=None,
+    families=tuple(DECODERS),
+    decoders=InversionOptions(epochs=1.6),
+    round_steps=400,
+    rounds=3,
+    adapted_steps=400,
+    denoiser_epochs=16,
+    attacked=400,
+    curve=200,
+    inverted=32,
+    inversion_steps=120,
+    restarts=2,
+    stolen=10_000,
+    alignment_rounds=60,
+    replayed=40,
+)
+QUICK: Final = Effort(
+    pictures=2000,
+    families=("transposed",),
+    decoders=InversionOptions(epochs=3.0, identity_steps=50),
+    round_steps=20,
+    rounds=1,
+    adapted_steps=20,
+    denoiser_epochs=16,
+    attacked=60,
+    curve=60,
+    inverted=6,
+    inversion_steps=50,
+    restarts=1,
+    stolen=3_000,
+    alignment_rounds=20,
+    replayed=10,
+)
+
+
+@dataclass(slots=True)
+class Attacker:
+    """Trains and keeps what attacks need.
+
+    Attributes:
+        pictures: of other people than those who are attacked.
+        unit: (n, d) float32, unit rows: their clean embeddings.
+        encoder: the embedder.
+        twin: its differentiable twin.
+        effort: how much is spent.
+        cache: folder for what was trained.
+        seed: of everything.
+    """
+
+    pictures: FaceImages
+    unit: Rows
+    encoder: Encoder
+    twin: nn.Module
+    effort: Effort
+    cache: Path
+    seed: int = 0
+    _lead: str | None = None
+
+    def decoder(self, family: str) -> nn.Module:
+        """A decoder of a family, trained on clean embeddings."""
+        options = dataclasses.replace(self.effort.decoders, seed=self.seed)
+
+        def make(checkpoints: Path, fingerprint: str) -> nn.Module:
+            return self._trained(family, self.unit, options, checkpoints, fingerprint).decoder
+
+        return self._kept(family, [family, dataclasses.asdict(options)], lambda: build(family, self._dim), make)
+
+    def lead(self) -> str:
+        """The family whose faces are nearest to the people on the attacker's own pictures."""
+        if self._lead is None:
+            rows = np.linspace(0, len(self.unit) - 1, min(_COMPARED, len(self.unit))).astype(int)
+            nearest = {family: self._cosine(self.decoder(family), rows) for family in self.effort.families}
+            self._lead = max(nearest, key=lambda family: nearest[family])
+        return self._lead
+
+    def best(self) -> nn.Module:
+        """The decoder of the leading family, trained on until that gains nothing."""
+        family = self.lead()
+        options = self._further(self.effort.round_steps)
+
+        def make(checkpoints: Path, fingerprint: str) -> nn.Module:
+            decoder, before = self.decoder(family), -np.inf
+            for number in range(self.effort.rounds):
+                trained = self._trained(
+                    family,
+                    self.unit,
+                    dataclasses.replace(options, seed=self.seed + number + 1),
+                    checkpoints / f"round {number}",
+                    fingerprint,
+                    decoder.requires_grad_(True),
+                )
+                decoder, reached = trained.decoder, float(trained.history[-1]["cosine"])
+                if reached < before + _GAIN:
+                    break
+                before = reached
+            return decoder
+
+        parts = [family, dataclasses.asdict(options), dataclasses.asdict(self.effort.decoders), self.effort.rounds]
+        return self._kept(f"{family}-on", ["on", *parts], lambda: build(family, self._dim), make)
+
+    def denoiser(self, templates: Rows) -> Denoiser:
+        """From templates of the attacker's own pictures to their embeddings: (n, d), a row a picture."""
+        return train_denoiser(templates, self.unit, epochs=self.effort.denoiser_epochs, seed=self.seed)
+
+    def adapted(self, templates: Rows, what: str) -> nn.Module:
+        """The best decoder behind a denoiser, both trained on protected templates.
+
+        Args:
+            templates: (n, d) float32, of the attacker's own pictures.
+            what: names how these were made, so that what is kept is not mistaken for another.
+        """
+        family = self.lead()
+        options = self._further(self.effort.adapted_steps)
+
+        def make(checkpoints: Path, fingerprint: str) -> nn.Module:
+            start = nn.Sequential(self.denoiser(templates), self.best()).requires_grad_(True)
+            return self._trained(family, templates, options, checkpoints, fingerprint, start).decoder
+
+        def empty() -> nn.Module:
+            return nn.Sequential(Denoiser(self._dim), build(family, self._dim))
+
+        parts = [what, family, dataclasses.asdict(options), dataclasses.asdict(self.effort)]
+        return self._kept(f"{family}-adapted", ["adapted", *parts], empty, make)
+
+    def average(self) -> NDArray[np.float32]:
+        """The mean of the attacker's own pictures: (3, 112, 112) float32 in 0..1."""
+        every = max(1, len(self.pictures) // 2000)
+        few = self.pictures.pixels[::every].astype(np.float32).mean(axis=0) / 255
+        return np.ascontiguousarray(few.transpose(2, 0, 1))
+
+    @property
+    def _dim(self) -> int:
+        return int(self.unit.shape[1])
+
+    def _further(self, steps: int) -> InversionOptions:
+        return dataclasses.replace(self.effort.decoders, epochs=0, identity_steps=steps, seed=self.seed + 1)
+
+    def _trained(
+        self,
+        family: str,
+        templates: Rows,
+        options: InversionOptions,
+        checkpoints: Path,
+        fingerprint: str,
+        start: nn.Module | None = None,
+    ) -> Trained:
+        return train_decoder(
+            family, templates, self.pictures.pixels, self.unit, self.twin, options, checkpoints, fingerprint, start
+        )
+
+    def _cosine(self, decoder: nn.Module, rows: NDArray[np.int64]) -> float:
+        faces = torch.from_numpy(rebuilt(decoder, self.unit[rows]))
+        with torch.no_grad():
+            found = [embedded(self.twin, faces[at : at + 16]) for at in range(0, len(faces), 16)]
+        return float((torch.cat(found) * torch.from_numpy(self.unit[rows])).sum(dim=1).mean())
+
+    def _kept(
+        self, name: str, parts: list[object], empty: Callable[[], nn.Module], make: Callable[[Path, str], nn.Module]
+    ) -> nn.Module:
+        about = [self.encoder.sha256, self.encoder.preprocessing, self.pictures.digest, self.seed]
+        key = digest_of("attacker", _FORMAT, *about, *parts)
+        path = self.cache / "attackers" / f"{name}-{key[:32]}.pt"
+        if path.exists():
+            module = empty()
+            try:
+                module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            except Exception:  # torch's errors on a damaged file share no base class
+                Console(stderr=True).print(f"{path} is damaged; it is made again.")
+            else:
+                return module.eval().requires_grad_(False)
+        checkpoints = self.cache / "attackers" / "checkpoints" / key[:32]
+        module = make(checkpoints, key)
+        save_whole(path, module.state_dict())
+        for kept in sorted(checkpoints.rglob("*"), reverse=True):
+            kept.rmdir() if kept.is_dir() else kept.unlink()
+        return module.eval().requires_grad_(False)

@@ -1,0 +1,165 @@
+"""What protections cost and what they buy, ours and others', on the same axes.
+
+Every way to protect is measured on the same people: accuracy at the unchanged threshold with both sides of a comparison
+protected, and the faces that are rebuilt from templates by somebody who learned on ordinary embeddings, and by somebody
+who knows the protection and learned to undo it (a denoiser before the best decoder).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_service.protection.profiles import load_profile
+from edge_service.protection.profiles.load import available
+from lab.attacks.baselines import advface, crafter, gaussian_noise, scaled_noise
+from lab.attacks.inversion import rebuilt
+from lab.attacks.maps import denoised, train_denoiser
+from lab.attacks.scene import TARGET, Rows, Scene
+from lab.attacks.target import Target
+from lab.data.splits import FIT, TEST
+from lab.defence.erase import erase_matrix, erased, scatter
+from lab.evaluation.trade_off import accuracy
+
+# Of the attacker's pictures, for each point; and of people who test, for accuracy. Some ways descend face by face.
+_LEARNED: Final = (4000, 1000)
+_ROWS: Final = (3000, 600)
+# Fewer people than this a point are a quick look.
+_CURVE: Final = 100
+_SHADOW: Final = "upsampling"
+_STEPS: Final = 4
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to protect.
+
+    Attributes:
+        name: of the family of ways.
+        strength: in words.
+        protect: unit rows, and a number that stands for the draw of one gallery, to templates.
+        keyed: whether templates are sealed, so that only who has the key can learn to undo it.
+    """
+
+    name: str
+    strength: str
+    protect: Callable[[Rows, int], Rows]
+    keyed: bool = False
+
+
+def frontier(scene: Scene) -> list[dict[str, Any]]:
+    """A point for each way and strength."""
+    few = scene.narrowed(scene.attacker.effort.curve)
+    random = np.random.default_rng([scene.seed, 43])
+    unit = scene.attacker.unit
+    quick = _quick(scene)
+    learned = np.sort(random.choice(len(unit), min(_LEARNED[quick], len(unit)), replace=False))
+    rows = _tested(few, _ROWS[quick], random)
+    return [_point(few, way, learned, rows) for way in _ways(scene)]
+
+
+def _quick(scene: Scene) -> bool:
+    return scene.attacker.effort.curve < _CURVE
+
+
+def _tested(few: Scene, most: int, random: np.random.Generator) -> Ints:
+    """Rows for accuracy: of as many genuine pairs as there is room for, others, and the cases attacked."""
+    labelled = few.labelled
+    paired = np.unique(random.permutation(labelled.pairs_of(TEST))[: most // 2])
+    others = np.setdiff1d(labelled.rows(TEST), paired)
+    drawn = random.choice(others, min(len(others), max(0, most - len(paired))), replace=False)
+    return np.unique(np.concatenate([paired, drawn, few.chosen.attacked]))
+
+
+def _point(few: Scene, way: Way, learned: Ints, rows: Ints) -> dict[str, Any]:
+    attacker, labelled = few.attacker, few.labelled
+    made = np.array(labelled.unit)
+    made[rows] = way.protect(labelled.unit[rows], 0)
+    found = accuracy(labelled, made, made, rows, few.tau)
+    taken = few.of_cases(made)
+    best = attacker.best()
+    opened, seen = taken, way.protect(attacker.unit[learned], 0 if way.keyed else 1)
+    denoiser = train_denoiser(seen, attacker.unit[learned], epochs=attacker.effort.denoiser_epochs, seed=few.seed)
+    point: dict[str, Any] = {
+        "way": way.name,
+        "strength": way.strength,
+        "tar": found.tar.value,
+        "tar_low": found.tar.low,
+        "tar_high": found.tar.high,
+        "fmr": found.fmr,
+        "tar_at_fmr_1e3": found.tar_at_fmr_1e3,
+        "attacks": {},
+    }
+    for knows, faces in (
+        ("learned on ordinary embeddings", rebuilt(best, taken)),
+        ("learned to undo it", rebuilt(best, denoised(denoiser, opened))),
+    ):
+        outcome = few.judged(faces)
+        shares = {kind: getattr(outcome, kind)[TARGET] for kind in ("type_1", "type_2")}
+        point["attacks"][knows] = {
+            "ssim": outcome.ssim.value,
+            "cosine": outcome.cosine[TARGET].value,
+            **{kind: {"value": s.value, "low": s.low, "high": s.high} for kind, s in shares.items()},
+        }
+    return point
+
+
+def _ways(scene: Scene) -> Iterator[Way]:
+    quick = _quick(scene)
+    dim = scene.clean.shape[1]
+    yield Way("no protection", "", lambda unit, _: np.array(unit))
+    for degrees in (20.0,) if quick else (5.0, 10.0, 20.0, 30.0, 45.0):
+        yield Way("Gaussian noise", f"{degrees:g}°", _at(gaussian_noise, degrees))
+    for factor in (2.5,) if quick else (1.0, 2.5, 5.0):
+        yield Way("scale and perturb", f"factor {factor:g}", _at(scaled_noise, factor))
+    shadow = scene.attacker.decoder(_SHADOW if _SHADOW in scene.attacker.effort.families else scene.attacker.lead())
+    for name, steered in (("AdvFace-style", advface), ("Crafter-style", crafter)):
+        over = partial(steered, decoder=shadow, steps=_STEPS)
+        for degrees in (20.0,) if quick else (15.0, 30.0):
+            yield Way(name, f"{degrees:g}°", _at(over, degrees))
+    known = scene.labelled.rows(FIT)
+    spread = scatter(scene.clean[known], scene.labelled.people[known], at_least=1)
+    for share in (0.5,) if quick else (0.125, 0.25, 0.375, 0.5, 0.625, 0.75):
+        matrix = erase_matrix(spread, round(share * dim), 1.0)
+        yield Way("erase alone", f"{round(share * dim)} of {dim}", _erasing(matrix))
+    yield from _of_profiles(scene)
+
+
+def _at(protect: Callable[..., Rows], strength: float) -> Callable[[Rows, int], Rows]:
+    return lambda unit, number: protect(unit, strength, seed=number)
+
+
+def _erasing(matrix: NDArray[np.float64]) -> Callable[[Rows, int], Rows]:
+    return lambda unit, _: erased(unit, matrix)
+
+
+def _of_profiles(scene: Scene) -> Iterator[Way]:
+    profile = scene.target.profile
+    yield Way(f"profile {profile.pin.name}, key stolen", "", scene.target.plain, keyed=True)
+    if scene.target.seals:
+        yield Way(f"profile {profile.pin.name}", "sealed", _sealed(scene.target))
+    for name in available():
+        if name == profile.pin.name:
+            continue
+        other = load_profile(name)
+        step = other.document.patronus
+        if step is None:
+            if scene.target.profile.document.patronus is not None:
+                yield Way("seal alone", "sealed", _sealed(Target(other)))
+        elif other.document.embedder_sha256 == scene.attacker.encoder.sha256:
+            yield Way(f"profile {name}" + (", key stolen" if other.seals else ""), "", Target(other).plain, keyed=True)
+
+
+def _sealed(target: Target) -> Callable[[Rows, int], Rows]:
+    """Accuracy is within one gallery; who has no key learns from templates of another one."""
+
+    def protect(unit: Rows, gallery: int) -> Rows:
+        return target.templates(unit, gallery)
+
+    return protect

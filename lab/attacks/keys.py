@@ -1,0 +1,213 @@
+"""Attacks on the seal: the secret rotation from known pairs, and from a stolen gallery without any.
+
+All give an orthogonal matrix R for which templates are about R x, so that ``templates @ R`` undoes the seal.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from lab.attacks.linkage import neighbourhoods
+
+Rows = NDArray[np.float32]
+Matrix = NDArray[np.float64]
+_BLOCK: Final = 2048
+_MOST: Final = 12_000  # of public faces, in a search for nearest ones
+_NEIGHBOURS: Final = 1000
+_SHAPES: Final = 3
+_VAGUE: Final = 2.0
+
+
+def procrustes(known: Rows, templates: Rows) -> Matrix:
+    """The rotation that takes embeddings to their templates best (Schönemann, Psychometrika 31, 1966).
+
+    Args:
+        known: (n, d) unit rows. Fewer than d of them leave the rest of the rotation free; it is then any.
+        templates: (n, d) unit rows, of the same faces.
+
+    Returns:
+        (d, d) orthogonal.
+    """
+    u, _, vt = np.linalg.svd(templates.astype(np.float64).T @ known.astype(np.float64))
+    return np.asarray(u @ vt)
+
+
+def by_spectrum(public: Rows, stolen: Rows) -> Matrix:
+    """The rotation that takes the principal axes of public templates to those of stolen ones.
+
+    Axes are ordered by their variance; the sign of each follows from the third moment along it and from the mean, as
+    far as these can be told from chance.
+
+    Args:
+        public: (m, d) templates of other people, not sealed.
+        stolen: (n, d) sealed templates.
+
+    Returns:
+        (d, d) orthogonal.
+    """
+    axes, signs = [], []
+    for rows in (public, stolen):
+        wide = rows.astype(np.float64)
+        mean = wide.mean(axis=0)
+        _, vectors = np.linalg.eigh(np.cov(wide.T))
+        along = (wide - mean) @ vectors
+        deviation = along.std(axis=0)
+        skewness = (along**3).mean(axis=0) / deviation**3 / np.sqrt(6 / len(wide))
+        shift = (mean @ vectors) / deviation * np.sqrt(len(wide))
+        axes.append(vectors)
+        signs.append(np.stack([skewness, shift]))
+    # Two standard scores that agree in sign on both sides speak for that sign, the smaller of each pair as loudly.
+    agreement = (np.sign(signs[0] * signs[1]) * np.minimum(np.abs(signs[0]), np.abs(signs[1]))).sum(axis=0)
+    return np.asarray((axes[1] * np.where(agreement < 0, -1.0, 1.0)) @ axes[0].T)
+
+
+def by_neighbourhoods(public: Rows, stolen: Rows) -> Matrix:
+    """The rotation that fits soft pairs of faces that lie alike to their own sides, which hold the same people.
+
+    How a face lies to all others of its side, no rotation changes. Its few largest principal components are compared.
+
+    Args:
+        public: (m, d) templates, not sealed, or of another gallery.
+        stolen: (n, d) sealed templates.
+
+    Returns:
+        (d, d) orthogonal.
+    """
+    count = min(_NEIGHBOURS, len(public) - 1, len(stolen) - 1)
+    lies = [neighbourhoods(rows, nearest=count).astype(np.float64) for rows in (public, stolen)]
+    mean = np.concatenate(lies).mean(axis=0)
+    _, values, axes = np.linalg.svd(np.concatenate(lies) - mean, full_matrices=False)
+    scale = np.sqrt(len(public) + len(stolen)) / values[:_SHAPES]
+    one, other = ((each - mean) @ axes[:_SHAPES].T * scale for each in lies)
+    apart = (other**2).sum(axis=1)[:, None] + (one**2).sum(axis=1)[None, :] - 2 * other @ one.T
+    plan = _sinkhorn(-apart, _VAGUE, rounds=100)
+    u, _, vt = np.linalg.svd(stolen.astype(np.float64).T @ plan @ public)
+    return np.asarray(u @ vt)
+
+
+def by_nearest(public: Rows, stolen: Rows, start: Matrix, *, rounds: int = 30) -> Matrix:
+    """Refines a rotation: faces that are each other's nearest are taken for pairs, and Procrustes is solved again.
+
+    Args:
+        public: (m, d) templates, not sealed: of other people, or other pictures of the same ones.
+        stolen: (n, d) sealed templates.
+        start: (d, d).
+        rounds: at most.
+    """
+    if len(public) > _MOST:
+        public = public[np.linspace(0, len(public) - 1, _MOST).astype(int)]
+    rotation = start
+    before = -1
+    for _ in range(rounds):
+        opened = np.asarray(stolen @ rotation, dtype=np.float32)
+        nearest, back = _nearest(opened, public), _nearest(public, opened)
+        mutual = np.flatnonzero(back[nearest] == np.arange(len(stolen)))
+        rotation = procrustes(public[nearest[mutual]], stolen[mutual])
+        agreed = int((nearest[mutual] * 1000003 + mutual).sum() % (1 << 61))
+        if agreed == before:
+            break
+        before = agreed
+    return rotation
+
+
+def _nearest(rows: Rows, among: Rows) -> NDArray[np.int64]:
+    found = [np.argmax(rows[at : at + _BLOCK] @ among.T, axis=1) for at in range(0, len(rows), _BLOCK)]
+    return np.concatenate(found).astype(np.int64)
+
+
+def by_optimal_transport(
+    public: Rows, stolen: Rows, start: Matrix, *, rounds: int = 60, sample: int = 1500, seed: int = 0
+) -> Matrix:
+    """Refines a rotation by soft pairs: Sinkhorn's transport plan, then Procrustes (Grave et al., AISTATS 2019).
+
+    The plan is made softer at first and harder later.
+
+    Args:
+        public: (m, d) templates, not sealed.
+        stolen: (n, d) sealed templates.
+        start: (d, d).
+        rounds: plans made.
+        sample: faces of each side a round.
+        seed: of the samples.
+    """
+    random = np.random.default_rng(seed)
+    rotation = start.copy()
+    for number in range(rounds):
+        share = number / max(1, rounds - 1)
+        softness = 0.1 * (0.02 / 0.1) ** share
+        one = public[random.choice(len(public), min(sample, len(public)), replace=False)].astype(np.float64)
+        other = stolen[random.choice(len(stolen), min(sample, len(stolen)), replace=False)].astype(np.float64)
+        plan = _sinkhorn((other @ rotation) @ one.T, softness)
+        u, _, vt = np.linalg.svd(other.T @ plan @ one)
+        step = 0.5 * (1 - share) + 0.1
+        u, _, vt = np.linalg.svd((1 - step) * rotation + step * (u @ vt))
+        rotation = u @ vt
+    return rotation
+
+
+def _sinkhorn(likeness: Matrix, softness: float, rounds: int = 30) -> Matrix:
+    kernel = np.exp((likeness - likeness.max()) / softness) + 1e-30
+    row = np.full(len(kernel), 1 / len(kernel))
+    column = np.full(kernel.shape[1], 1 / kernel.shape[1])
+    right = np.ones_like(column)
+    for _ in range(rounds):
+        left = row / (kernel @ right)
+        right = column / (kernel.T @ left)
+    return np.asarray(left[:, None] * kernel * right)
+
+
+def by_adversary(
+    public: Rows, stolen: Rows, start: Matrix, *, steps: int = 1500, batch: int = 256, seed: int = 0
+) -> Matrix:
+    """Turns stolen templates until a second network cannot tell them from public ones (Conneau et al., ICLR 2018).
+
+    Args:
+        public: (m, d) templates, not sealed.
+        stolen: (n, d) sealed templates.
+        start: (d, d) orthogonal.
+        steps: of both networks.
+        batch: faces a step of each side.
+        seed: of weights and draws.
+    """
+    torch.manual_seed(seed)
+    dim = public.shape[1]
+    tells = nn.Sequential(
+        nn.Dropout(0.1),
+        nn.Linear(dim, 512),
+        nn.LeakyReLU(0.2),
+        nn.Linear(512, 512),
+        nn.LeakyReLU(0.2),
+        nn.Linear(512, 1),
+    )
+    back = torch.from_numpy(np.ascontiguousarray(start.T)).float().requires_grad_(True)
+    judge = torch.optim.Adam(tells.parameters(), lr=5e-4, betas=(0.5, 0.99))
+    turner = torch.optim.Adam([back], lr=1e-3, betas=(0.5, 0.99))
+    random = np.random.default_rng(seed)
+    scale = dim**0.5
+
+    def drawn(rows: Rows) -> torch.Tensor:
+        return torch.from_numpy(rows[random.integers(0, len(rows), batch)])
+
+    for _ in range(steps):
+        real, made = drawn(public), drawn(stolen)
+        told = tells(torch.cat([real, (made @ back.T).detach()]) * scale).squeeze(1)
+        truth = torch.cat([torch.full((batch,), 0.9), torch.full((batch,), 0.1)])
+        loss = functional.binary_cross_entropy_with_logits(told, truth)
+        judge.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        judge.step()
+        fooled = tells((drawn(stolen) @ back.T) * scale).squeeze(1)
+        loss = functional.softplus(-fooled).mean()
+        turner.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        turner.step()
+        with torch.no_grad():  # back onto the rotations: a step of Newton's towards the polar factor
+            back.copy_(1.5 * back - 0.5 * back @ back.T @ back)
+    u, _, vt = np.linalg.svd(back.detach().numpy().astype(np.float64))
+    return np.asarray((u @ vt).T)

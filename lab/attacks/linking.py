@@ -1,0 +1,156 @@
+"""Attacks that rebuild nothing: linking a person's templates, telling who is enrolled, and what a person is like."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lab.attacks.keys import by_nearest, by_neighbourhoods, by_optimal_transport, by_spectrum
+from lab.attacks.leakage import auc, auc_interval, auc_of_classes, utkface_labels
+from lab.attacks.linkage import (
+    Floats,
+    d_sys,
+    d_sys_by_chance,
+    likeness_of_neighbourhoods,
+    neighbourhoods,
+    rank_1,
+)
+from lab.attacks.maps import scores, train_classifier
+from lab.attacks.rebuilding import learned_on
+from lab.attacks.scene import CLEAN, KEY, OTHER_KEYS, PLAIN, Rows, Scene
+
+# Not attacks, but what they are compared with.
+OPENED: Final = "both keys stolen, templates compared"
+UNPROTECTED: Final = "no protection, embeddings compared"
+REFERENCES: Final = (OPENED, UNPROTECTED)
+_PEOPLE: Final = 1000
+_FIRST: Final = 2000  # of the galleries that are linked
+_LAID: Final = 3  # of these, as many as are laid on each other, which takes longer
+_REPEATED: Final = 20  # pairs of galleries, each with keys of its own
+_OTHER_SCORES: Final = 20_000  # of two people, a pair of galleries
+_LABELLED: Final = (100, 1000)
+_ATTRIBUTED: Final = 8000
+
+
+def linkage(scene: Scene) -> list[dict[str, Any]]:
+    """Two galleries, or two epochs of one, with the same people in both: whose templates belong together?
+
+    Templates are compared as the cloud compares them, and by what no rotation changes: how each lies to its gallery.
+    """
+    people = list(scene.test_people(2).values())[:_PEOPLE]
+    first, another = (np.array([rows[at] for rows in people]) for at in (0, 1))
+    found = []
+    for picture, second in (("another picture", another), ("the same picture", first)):
+        for where, step, epoch in (("two galleries", 1, 0), ("two epochs", 0, 1)):
+            made = []
+            for number in range(_FIRST, _FIRST + 2 * _REPEATED, 2):
+                one = scene.target.templates(scene.clean[first], number)
+                made.append((one, scene.target.templates(scene.clean[second], number + step, epoch)))
+            found.append(_linked("templates compared", picture, where, [a.astype(np.float64) @ b.T for a, b in made]))
+            shape = [likeness_of_neighbourhoods(neighbourhoods(a), neighbourhoods(b)) for a, b in made]
+            found.append(_linked("neighbourhoods compared", picture, where, shape))
+            for name, begin in (("spectrum", by_spectrum), ("neighbourhoods", by_neighbourhoods)):
+                laid = [_laid(a, b, begin(a, b), scene) for a, b in made[:_LAID]]
+                found.append(
+                    _linked(f"galleries laid on each other by {name}, templates compared", picture, where, laid)
+                )
+    opened = [
+        scene.target.plain(scene.clean[first], 1).astype(np.float64) @ scene.target.plain(scene.clean[another], 2).T
+    ]
+    found.append(_linked(OPENED, "another picture", "two galleries", opened))
+    clean = [scene.clean[first].astype(np.float64) @ scene.clean[another].T]
+    found.append(_linked(UNPROTECTED, "another picture", "two galleries", clean))
+    return found
+
+
+def _laid(first: Rows, second: Rows, start: NDArray[np.float64], scene: Scene) -> Floats:
+    """Likeness of two galleries' templates once the one is turned onto the other."""
+    rounds = scene.attacker.effort.alignment_rounds
+    rotation = by_optimal_transport(first, second, start, rounds=rounds, seed=scene.seed)
+    rotation = by_nearest(first, second, rotation)
+    return np.asarray(first.astype(np.float64) @ (second @ rotation).T)
+
+
+def _linked(how: str, picture: str, where: str, likeness: list[Floats]) -> dict[str, Any]:
+    people = len(likeness[0])
+    random = np.random.default_rng(37)
+    mated = np.concatenate([np.diagonal(each) for each in likeness])
+    other = []
+    for each in likeness:
+        row, column = random.integers(0, people, _OTHER_SCORES), random.integers(1, people, _OTHER_SCORES)
+        other.append(each[row, (row + column) % people])
+    ranks = np.array([rank_1(each) for each in likeness])
+    others = np.concatenate(other)
+    return {
+        "how": how,
+        "picture": picture,
+        "where": where,
+        "people": people,
+        "pairs_of_galleries": len(likeness),
+        "d_sys": d_sys(mated, others),
+        "d_sys_by_chance": d_sys_by_chance(len(mated), len(others)),
+        "rank_1": float(ranks.mean()),
+        "rank_1_worst": float(ranks.max()),
+        "rank_1_by_chance": 1 / people,
+    }
+
+
+def attributes(scene: Scene) -> list[dict[str, Any]]:
+    """Sex and age band of a face, from its template, by a classifier; the attacker's own pictures carry the labels.
+
+    One half of the pictures is learned on, the other half is attacked; nothing where no picture has labels.
+    """
+    labels = utkface_labels(scene.attacker.pictures.names)
+    random = np.random.default_rng([scene.seed, 41])
+    order = random.permutation(len(labels.rows))[:_ATTRIBUTED]
+    if len(order) < 4 * _LABELLED[0]:
+        return []
+    half = len(order) // 2
+    learn, test = order[:half], order[half:]
+    unit = scene.attacker.unit
+    wire = scene.target.templates(unit)
+    opened = scene.target.opened(wire)
+    others = learned_on(scene, OTHER_KEYS)
+    ways: list[tuple[str, Rows, Rows, NDArray[np.int64]]] = [
+        (f"{CLEAN}; attacks {PLAIN}", unit, unit, learn),
+        (CLEAN, unit, wire, learn),
+        (OTHER_KEYS, others, wire, learn),
+        (KEY, learned_on(scene, KEY), opened, learn),
+        *((f"knows what {n} people of the gallery are", wire, wire, learn[:n]) for n in _LABELLED if n <= half),
+    ]
+    found = []
+    for knows, seen, attacked, rows in ways:
+        entry: dict[str, Any] = {"knows": knows, "learned": len(rows), "attacked": len(test)}
+        for name, values, classes in (("sex", labels.sex, 2), ("age", labels.age, int(labels.age.max()) + 1)):
+            network = train_classifier(seen[labels.rows[rows]], values[rows], classes, seed=scene.seed)
+            told = scores(network, attacked[labels.rows[test]])
+            entry[f"{name}_auc"] = auc_of_classes(told, values[test])
+            if classes == 2:
+                entry[f"{name}_interval"] = auc_interval(told[:, 1], values[test] == 1)
+        found.append(entry)
+    return found
+
+
+def membership(scene: Scene) -> list[dict[str, Any]]:
+    """Is the person of a picture enrolled? Half of the people are, with another picture."""
+    people = list(scene.test_people(2).values())[:_PEOPLE]
+    half = len(people) // 2
+    enrolled = np.array([rows[0] for rows in people[:half]])
+    asked = np.array([rows[1] for rows in people])
+    inside = np.arange(len(people)) < half
+    wire = scene.target.templates(scene.clean[enrolled])
+    ways = [
+        (f"{CLEAN}; attacks {PLAIN}", scene.clean[enrolled], scene.clean[asked]),
+        (CLEAN, wire, scene.clean[asked]),
+        ("makes templates under a key of the attacker's own", wire, scene.target.templates(scene.clean[asked], 3)),
+        (KEY, scene.target.opened(wire), scene.target.plain(scene.clean[asked])),
+    ]
+    found = []
+    for knows, gallery, probes in ways:
+        nearest = (probes @ gallery.T).max(axis=1).astype(np.float64)
+        low, high = auc_interval(nearest, inside)
+        value = auc(nearest[inside], nearest[~inside])
+        found.append({"knows": knows, "people": len(people), "auc": value, "low": low, "high": high})
+    return found

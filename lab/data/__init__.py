@@ -1,0 +1,1 @@
+"""Faces for the lab: sets of pictures, embedders, caches of embeddings, and who is in which split."""

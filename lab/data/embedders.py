@@ -1,0 +1,186 @@
+"""Embedders for the lab: those that the edge serves, by name, or an ONNX file of one's own.
+
+All run in the edge's runtime. What is kept of a set of images are raw embeddings, under a digest of the embedder, its
+preprocessing and the images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from edge_service.models import locate
+from edge_service.settings import InferenceSettings
+from edge_service.vision.embed import EMBEDDERS, Embedder, EmbedderSpec
+from edge_service.vision.sessions import OrtSession
+from lab.data.image_store import DEFAULT, NpyWriter, digest_of, load_rows, written_whole
+from lab.data.images import FaceImages
+from lab.data.onnx_files import OnnxFile, Preprocessing, aligned_to, prepare
+from shared.errors import SetupError
+
+_FORMAT: Final = 1
+# As the edge's own: larger batches take as long a face and hold more memory.
+_BATCH: Final = 16
+
+
+class Network(Protocol):
+    """Faces to raw embeddings."""
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(n, 112, 112, 3) uint8 RGB to (n, d) float32."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoder:
+    """An embedder that is ready to run.
+
+    Attributes:
+        name: as the edge calls it, or the stem of its file.
+        path: its file; ``lab.torch_embedder.embedder.load_twin`` makes a differentiable twin of it.
+        sha256: of the file, in hex.
+        preprocessing: in words; a part of every cached embedding's key.
+        network: what runs it.
+        dim: the length of its embeddings; None: not said, so whatever it gives.
+        tau: the cosine threshold that the edge serves it with; None for one's own, whose tau is to be calibrated.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    preprocessing: str
+    network: Network
+    dim: int | None
+    tau: float | None
+
+    def embed(self, pixels: NDArray[np.uint8], names: NDArray[np.object_] | None = None) -> NDArray[np.float32]:
+        """Embeds faces, in batches.
+
+        Args:
+            pixels: (n, 112, 112, 3) uint8 RGB, n at least 1.
+            names: of the faces, for errors.
+
+        Returns:
+            (n, d) float32, raw: not of unit length.
+
+        Raises:
+            SetupError: what the embedder gives has another dimension than was said, is not finite, or is zero.
+        """
+        batches = [self._batch(pixels, names, at) for at in range(0, len(pixels), _BATCH)]
+        if not batches:
+            raise ValueError("there are no faces to embed")
+        return np.concatenate(batches)
+
+    def _batch(self, pixels: NDArray[np.uint8], names: NDArray[np.object_] | None, at: int) -> NDArray[np.float32]:
+        rows = self.network(np.asarray(pixels[at : at + _BATCH]))
+        count = min(_BATCH, len(pixels) - at)
+        if rows.ndim != 2 or len(rows) != count:
+            raise SetupError(
+                f"The embedder {self.name} gives an array of {rows.shape} for {count} faces where one row a face is "
+                "expected; export it with the embedding as its output, and with a free batch.",
+                reason="output-differs",
+            )
+        if self.dim is not None and rows.shape[1] != self.dim:
+            raise SetupError(
+                f"The embedder {self.name} gives embeddings of length {rows.shape[1]} where {self.dim} is said; "
+                "correct the dim in the JSON beside it, or name the right file.",
+                reason="dimension-differs",
+            )
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+        for bad, what in ((~np.isfinite(lengths), "numbers that are not finite"), (lengths == 0, "a zero vector")):
+            if bad.any():
+                row = at + int(np.argmax(bad))
+                raise SetupError(
+                    f"The embedder {self.name} gives {what} for {names[row] if names is not None else f'face {row}'}; "
+                    "check the mean and the scale of its input.",
+                    reason="not-an-embedding",
+                )
+        return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def open_encoder(name_or_path: str | Path, *, threads: int = 0) -> Encoder:
+    """The embedder of a name that the edge serves, or of an ``.onnx`` file; see ``lab.data.onnx_files`` for the JSON.
+
+    Args:
+        name_or_path: which one.
+        threads: 0 for one a core.
+
+    Raises:
+        SetupError: neither a known name nor a file, or a file that cannot be used.
+    """
+    spec = EMBEDDERS.get(str(name_or_path))
+    if spec is not None:
+        return _built_in(spec, threads)
+    path = Path(name_or_path)
+    if path.suffix != ".onnx":
+        known = ", ".join(EMBEDDERS)
+        raise SetupError(f"{name_or_path} is no embedder; name one of {known}, or an .onnx file.")
+    file = OnnxFile.open(path)
+    session, wanted = file.session(threads), file.preprocessing
+    if len(session.input_names) != 1 or len(session.output_names) != 1:
+        raise SetupError(f"{path} has not one input and one output; export the embedder alone.")
+
+    def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return _run(session, prepare(pixels, wanted), path.name)
+
+    return Encoder(path.stem, path, file.sha256, str(wanted), network, wanted.dim, None)
+
+
+def embed_images(images: FaceImages, encoder: Encoder, *, cache: Path = DEFAULT) -> NDArray[np.float32]:
+    """Raw embeddings of a set, from the cache where they are: (n, d) float32, mapped and read-only.
+
+    Raises:
+        SetupError: the embedder fails on a face, or the cache cannot be written.
+    """
+    key = digest_of("embeddings", _FORMAT, encoder.sha256, encoder.preprocessing, images.digest)
+    path = cache / "embeddings" / f"{encoder.name}-{key[:32]}.npy"
+    rows = load_rows(path)
+    if rows is not None and rows.dtype == np.float32 and rows.ndim == 2 and len(rows) == len(images):
+        return rows
+    first = encoder.embed(images.pixels[:1], images.names)
+    with written_whole(path) as file:
+        writer = NpyWriter(file, first.shape[1:], "float32")
+        starts = range(0, len(images), _BATCH)
+        for at in track(starts, f"embedding with {encoder.name}", console=Console(stderr=True)):
+            for row in encoder.embed(images.pixels[at : at + _BATCH], images.names[at : at + _BATCH]):
+                writer.add(row)
+        writer.finish()
+    rows = load_rows(path)
+    if rows is None:
+        raise SetupError(f"Embeddings cannot be read back from {cache}; name another folder with --cache.")
+    return rows
+
+
+def unit(raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Unit rows of raw embeddings: (n, d) float32."""
+    wide = raw.astype(np.float64)
+    return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True), dtype=np.float32)
+
+
+def _built_in(spec: EmbedderSpec, threads: int) -> Encoder:
+    model = locate("face-embedder", name=spec.name)
+    embedder = Embedder(OrtSession(model, InferenceSettings(threads=threads)), spec)
+
+    def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found = embedder.embed(aligned_to(pixels, spec.alignment))
+        return found.unit * found.norms[:, None]
+
+    said = str(Preprocessing(alignment=spec.alignment.name))
+    return Encoder(spec.name, model.path, model.sha256, said, network, spec.dim, spec.threshold.cosine)
+
+
+def _run(session: OrtSession, blob: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    try:
+        return session.run({session.input_names[0]: blob})[0]
+    except Exception as problem:  # the runtime's errors share no public base class
+        raise SetupError(
+            f"{name} does not take an input of {blob.shape}; name its side in the JSON beside it, "
+            "and export it with a free batch.",
+            reason="input-differs",
+        ) from problem

@@ -1,0 +1,1 @@
+"""Training of a protection profile: erase, perturbation network, budgets, and what a training run keeps."""

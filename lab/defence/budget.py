@@ -1,0 +1,198 @@
+"""How far all embeddings may be turned: budgets in radians, certified or measured.
+
+Terms are those of ``geometry``. *Before* is what the matcher would see without the turn: where erase comes first, the
+erased embeddings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lab.defence.geometry import angle_of, checked_angles
+from lab.evaluation.matching import Change, Comparison, Rows, Sides, TooFewPeople
+from lab.evaluation.verification import Floats, Unit
+
+Protect = Callable[[Unit, float], Rows]  # (n, d) float32 unit rows and phi in radians, to (n, d) unit rows
+# Radians. A turned float32 template and its score are off by a few 1e-7, which a certificate must not overlook.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedBudget:
+    """How far each protected side may be turned, in whatever direction.
+
+    Attributes:
+        genuine: radians a side that flip at most a share alpha of the decisions on genuine pairs.
+        impostor: the same on impostor pairs.
+        alpha: that share.
+    """
+
+    genuine: float
+    impostor: float
+    alpha: float
+
+    @property
+    def phi(self) -> float:
+        """The smaller of both, radians a side."""
+        return min(self.genuine, self.impostor)
+
+
+def certified_budget(
+    genuine: ArrayLike, impostor: ArrayLike, tau: float, alpha: float, *, sides: Sides = "both"
+) -> CertifiedBudget:
+    """The split-conformal budget: whoever chooses the turns, at most a share alpha of decisions flips.
+
+    A decision can flip only if its margin |theta - theta_tau| is used up by the turns of the protected sides. With m
+    the margin a side, on n calibration pairs, the budget is the floor(alpha (n + 1))-th smallest m (split conformal
+    prediction: Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005; Lei et al., 2018): a
+    further pair has a smaller m with a probability of at most alpha. The budget stays 1e-6
+    radians under that m, so that the statement survives float32 templates and holds if margins are equal.
+
+    What it rests on, and what it does not say:
+
+    * *Exchangeability*: the calibration pairs and the further pair could be swapped without anyone noticing. Pairs of
+      one person are not, so nobody may be in two pairs (``matching.one_pair_a_person``), and camera, crowd and choice
+      of pairs must be those of the service. tau must not have been chosen on these pairs.
+    * The probability is over the calibration as well. With one calibration fixed and independent margins, the share
+      that can flip follows Beta(k, n + 1 - k), k = floor(alpha (n + 1)): about alpha, give or take sqrt(alpha / n).
+    * Genuine and impostor pairs are apart: alpha holds for each kind.
+
+    Args:
+        genuine: (n,) radians, angles of genuine pairs, one pair a person.
+        impostor: (m,) radians, angles of impostor pairs, nobody in two of them.
+        tau: cosine.
+        alpha: share of decisions that may flip, in 0..1 without the ends.
+        sides: ``both`` are turned, each by the budget, or only the ``probe``, which may then use the whole margin.
+
+    Raises:
+        TooFewPeople: under ceil(1 / alpha) - 1 pairs of a kind: no budget but 0 has the guarantee.
+        ValueError: not angles, or alpha or tau out of range.
+    """
+    if not 0 < alpha < 1:
+        raise ValueError("alpha is a share between 0 and 1")
+    found = [
+        _conformal(checked_angles(theta), tau, alpha, 2 if sides == "both" else 1) for theta in (genuine, impostor)
+    ]
+    return CertifiedBudget(found[0], found[1], alpha)
+
+
+def _conformal(theta: Floats, tau: float, alpha: float, sides: int) -> float:
+    exact = Fraction(str(float(alpha)))  # 0.29 * 100 is 28.999... as a float
+    rank = math.floor(exact * (theta.size + 1))
+    if rank == 0:
+        needed = math.ceil(1 / exact) - 1
+        raise TooFewPeople(
+            f"A share of {alpha:g} needs {needed} pairs of a kind, one a person, and {theta.size} are there; "
+            "add people or allow a larger share.",
+            needed=needed,
+            found=theta.size,
+        )
+    margin = np.sort(np.abs(theta - angle_of(tau)))[rank - 1] / sides
+    return max(0.0, float(margin) - _ROUNDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far each error rate may rise over the clean system's.
+
+    Attributes:
+        fnmr: absolute share of 1, for the upper bound of the rise.
+        fmr: the same.
+    """
+
+    fnmr: float
+    fmr: float
+
+    def allows(self, change: Change) -> bool:
+        """Whether both bounds stay within. Both must hold at once, so neither needs a correction for the other."""
+        return change.fnmr.upper <= self.fnmr and change.fmr.upper <= self.fmr
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A phi that was tried.
+
+    Attributes:
+        phi: radians.
+        draw: 0 in the search, 1 in the verification, which draws other people.
+        change: the error rates.
+        within: whether the tolerance allows it.
+    """
+
+    phi: float
+    draw: int
+    change: Change
+    within: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticalBudget:
+    """The budget of a given way to protect.
+
+    Attributes:
+        phi: radians; 0 if not even the smallest step is allowed.
+        curve: all that was tried, by phi.
+    """
+
+    phi: float
+    curve: tuple[Visit, ...]
+
+
+def statistical_budget(
+    protect: Protect,
+    comparison: Comparison,
+    tolerance: Tolerance,
+    *,
+    phi_max: float,
+    steps: int = 32,
+    checks: int = 4,
+) -> StatisticalBudget:
+    """The largest phi at which the upper bounds of FNMR and FMR stay within the tolerance of the clean system's.
+
+    A binary search over phi_max / steps, 2 phi_max / steps, ... phi_max finds a candidate. Errors need not rise
+    steadily with phi, so the candidate is then verified, with other draws of people, together with phis spread evenly
+    below it: a sample may be turned by less than the budget. Where one of them fails, the step below it is the next
+    candidate, and is verified the same way.
+
+    Each bound holds for one phi by itself; the best of several tries is a little lucky. Report the figures of the
+    chosen phi on people who had no part in the choice.
+
+    Args:
+        protect: (n, d) float32 unit rows and phi in radians, to (n, d) unit rows, each turned by at most phi.
+        comparison: the clean embeddings, people, pairs, threshold, and which sides are protected.
+        tolerance: allowed rises.
+        phi_max: radians, the largest phi of interest.
+        steps: how finely phi is told.
+        checks: phis verified, the candidate among them.
+
+    Raises:
+        ValueError: ``protect`` gave something that is not unit rows, or phi_max, steps or checks are not positive.
+    """
+    if not (phi_max > 0 and steps > 0 and checks > 0):
+        raise ValueError("phi_max, steps and checks are positive")
+    visited: dict[tuple[int, int], Visit] = {}
+
+    def within(step: int, draw: int) -> bool:
+        if (step, draw) not in visited:
+            phi = phi_max * step / steps
+            change = comparison.against(protect(comparison.unit, phi), draw=draw)
+            visited[step, draw] = Visit(phi, draw, change, tolerance.allows(change))
+        return visited[step, draw].within
+
+    good, bad = (steps, steps + 1) if within(steps, 0) else (0, steps)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if within(middle, 0) else (good, middle)
+    while good:
+        verified = sorted({math.ceil(good * share / checks) for share in range(1, checks + 1)})
+        failed = next((step for step in verified if not within(step, 1)), None)
+        if failed is None:
+            break
+        good = failed - 1
+    return StatisticalBudget(phi_max * good / steps, tuple(visited[key] for key in sorted(visited)))

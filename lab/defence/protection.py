@@ -1,0 +1,84 @@
+"""Protection of many embeddings with a network in torch, seeds drawn as a fixed key would give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lab.defence.network import PatronusNetwork
+
+Rows = NDArray[np.float32]
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Protected:
+    """Protected embeddings, unsealed.
+
+    Attributes:
+        templates: (n, d) float32, unit rows.
+        angles: (n,) float32 radians.
+        limits: (n,) float32 radians, phi(x).
+    """
+
+    templates: Rows
+    angles: NDArray[np.float32]
+    limits: NDArray[np.float32]
+
+
+@torch.no_grad()
+def protect(network: PatronusNetwork, unit: Rows, phi: float = np.pi, *, seed: int = 0) -> Protected:
+    """Protects embeddings.
+
+    Args:
+        network: in evaluation mode.
+        unit: (n, d) float32.
+        phi: radians, the caller's limit.
+        seed: of the draws; one seed stands for one key.
+    """
+    draws = torch.Generator().manual_seed(seed)
+    found: list[tuple[Rows, ...]] = []
+    for at in range(0, len(unit), _CHUNK):
+        rows = torch.from_numpy(np.ascontiguousarray(unit[at : at + _CHUNK]))
+        z = torch.randn(len(rows), network.size.seed_dim, generator=draws)
+        turned = network(rows, z, torch.full((len(rows),), phi), torch.eye(network.size.dim))
+        found.append((turned.plain.numpy(), turned.angle.numpy(), turned.limit.numpy()))
+    templates, angles, limits = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Protected(templates, angles, limits)
+
+
+@torch.no_grad()
+def turned_back(network: PatronusNetwork, templates: Rows) -> Rows:
+    """What whoever has the profile makes of unsealed templates: all turned back by the rotation that can be read in it.
+
+    Args:
+        network: one that rotates.
+        templates: (n, d) float32, unit rows.
+
+    Returns:
+        (n, d) float32, unit rows: erased embeddings, but for what the keyed seed and each face's own part disturbed.
+    """
+    angle = network.phi_max
+    rotation = torch.cos(angle) * torch.eye(network.size.dim) + torch.sin(angle) * network.linear()
+    # R^T t, R being orthogonal; in rows, t R.
+    return np.asarray((torch.from_numpy(np.ascontiguousarray(templates)) @ rotation).numpy())
+
+
+def gaussian(unit: Rows, angles: NDArray[np.floating[Any]], *, seed: int = 0) -> Rows:
+    """Each embedding turned by its angle in a direction drawn at random: the baseline that any protection must beat."""
+    drawn = np.random.default_rng(seed).standard_normal(unit.shape)
+    rows = unit.astype(np.float64)
+    drawn -= np.sum(drawn * rows, axis=1, keepdims=True) * rows
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    turned = np.cos(angles)[:, None] * rows + np.sin(angles)[:, None] * drawn
+    return np.asarray(turned / np.linalg.norm(turned, axis=1, keepdims=True), dtype=np.float32)
+
+
+def at_most(network: PatronusNetwork) -> Callable[[Rows, float], Rows]:
+    """The network as calibration wants it: embeddings and a largest angle, to templates."""
+    return lambda unit, phi: protect(network, unit, phi).templates

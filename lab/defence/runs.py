@@ -1,0 +1,284 @@
+"""A training from pictures to profile, in a folder of its own; every part resumes where it stopped.
+
+::
+
+    recipe.json        what was asked for
+    fit.npz            what was fitted and not trained
+    attackers/         decoders trained on clean embeddings, and their checkpoints
+    network.pt         the perturbation
+    calibration.json   budgets
+    evaluation.json    figures
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import nn
+
+from edge_service.models.files import write_whole
+from lab.attacks.decoders import build
+from lab.attacks.inversion import InversionOptions, shrunk, train_decoder
+from lab.data.embedders import Encoder, open_encoder
+from lab.data.image_store import written_whole
+from lab.data.splits import FIT, Labelled, Material, gather
+from lab.defence.calibration import Calibration, calibrate
+from lab.defence.network import PatronusNetwork
+from lab.defence.perturbation import Material as Seen
+from lab.defence.perturbation import PerturbationOptions, train_perturbation
+from lab.defence.protection import protect
+from lab.defence.recipe import Recipe, read_recipe
+from lab.defence.statistics import Choice, Fitted, fit, limited_by_cohort, network_of
+from lab.defence.training import save_whole
+from lab.torch_embedder.embedder import load_twin
+from shared.errors import SetupError
+
+COHORT: Final = 32
+_LOOP_SIDE: Final = 64
+_MOST_PAIRS: Final = 8
+
+
+@dataclass(slots=True)
+class Run:
+    """A training under way or done.
+
+    Attributes:
+        folder: of the training.
+        cache: for faces and embeddings, shared by all trainings.
+        recipe: what was asked for.
+    """
+
+    folder: Path
+    cache: Path
+    recipe: Recipe
+
+    @classmethod
+    def open(cls, folder: Path, cache: Path) -> Run:
+        """A training that was begun.
+
+        Raises:
+            SetupError: there is none in this folder.
+        """
+        return cls(folder, cache, read_recipe(folder))
+
+    def encoder(self) -> Encoder:
+        """The recipe's embedder."""
+        return open_encoder(self.recipe.embedder)
+
+    def material(self) -> Material:
+        """All faces, embedded."""
+        return gather(Path(self.recipe.images), Path(self.recipe.people), self.encoder(), self.cache)
+
+    def fitted(self, material: Material) -> Fitted:
+        """What is fitted and not trained; from the folder where it is."""
+        path = self.folder / "fit.npz"
+        if not path.exists():
+            found = fit(material, self.recipe.tau, erases=self.recipe.sides == "both", cohort=COHORT, seed=0)
+            _save_fit(path, found)
+        return _load_fit(path)
+
+    def train(self) -> None:
+        """Everything up to the network; what is there already is not made again."""
+        material = self.material()
+        fitted = self.fitted(material)
+        twin = load_twin(material.encoder.path, cache=self.cache)
+        attackers = [self.attacker(family, material, twin) for family in self.recipe.families]
+        if not (self.folder / "network.pt").exists():
+            self._train_network(material, fitted, attackers, twin)
+        self.attacker(self.recipe.held_out, material, twin)
+
+    def _train_network(self, material: Material, fitted: Fitted, attackers: list[nn.Module], twin: nn.Module) -> None:
+        recipe = self.recipe
+        network = network_of(fitted, np.deg2rad(recipe.phi_max), recipe.seed)
+        unit, pixels = material.learned, material.pictures.pixels
+        if recipe.images != recipe.people:
+            # Those who teach score preservation are protected too: else the network would learn to tell the two sources
+            # apart, to turn the one and spare the other.
+            rows = material.labelled.rows(FIT)
+            unit = np.concatenate([unit, material.labelled.unit[rows]])
+            pixels = np.concatenate([pixels, material.labelled.images.pixels[rows]])
+        seen = Seen(
+            unit=torch.from_numpy(np.array(unit)),
+            pictures=shrunk(pixels, _LOOP_SIDE),
+            pairs=torch.from_numpy(_pairs(material.labelled, recipe.seed)),
+            within=torch.from_numpy(fitted.within),
+        )
+        options = dataclasses.replace(recipe.perturbation, sides=recipe.sides, scale=fitted.scale, seed=recipe.seed)
+        for number in range(recipe.rounds + 1):
+            name = f"round {number}"
+            kept = self.folder / "checkpoints" / name
+            train_perturbation(network, recipe.tau, seen, attackers, options, kept, self._print(name), twin)
+            if number < recipe.rounds:
+                attackers.append(self._retrained(number, network, material, twin))
+        save_whole(self.folder / "network.pt", network.state_dict())
+
+    def attacker(self, family: str, material: Material, twin: nn.Module) -> nn.Module:
+        """A decoder trained on clean embeddings; from the folder where it is."""
+        path = self.folder / "attackers" / f"{family}.pt"
+        dim = material.learned.shape[1]
+        if not path.exists():
+            options = dataclasses.replace(self.recipe.attackers, seed=self.recipe.seed)
+            checkpoints = self.folder / "checkpoints"
+            trained = train_decoder(
+                family,
+                material.learned,
+                material.pictures.pixels,
+                material.learned,
+                twin,
+                options,
+                checkpoints,
+                self._print(material.pictures.digest),
+            )
+            save_whole(path, trained.decoder.state_dict())
+        decoder = build(family, dim)
+        _load_into(decoder, path)
+        return decoder.eval().requires_grad_(False)
+
+    def _retrained(self, number: int, network: PatronusNetwork, material: Material, twin: nn.Module) -> nn.Module:
+        """One of the attackers, gone on learning from what the network emits now."""
+        family = self.recipe.families[number % len(self.recipe.families)]
+        emitted = protect(network, material.learned, seed=number).templates
+        options = dataclasses.replace(self.recipe.attackers, epochs=0, seed=self.recipe.seed + number + 1)
+        trained = train_decoder(
+            family,
+            emitted,
+            material.pictures.pixels,
+            material.learned,
+            twin,
+            options,
+            self.folder / "checkpoints" / f"retrained {number}",
+            self._print(f"retrained {number}"),
+            start=self.attacker(family, material, twin).requires_grad_(True),
+        )
+        return trained.decoder
+
+    def network(self, fitted: Fitted, *, calibrated: bool = True) -> PatronusNetwork:
+        """The trained network, with the budget of the calibration where there is one and it is wanted.
+
+        Raises:
+            SetupError: it was not trained yet.
+        """
+        self.check_trained()
+        recipe = self.recipe
+        network = network_of(fitted, np.deg2rad(recipe.phi_max), recipe.seed)
+        _load_into(network, self.folder / "network.pt")
+        if recipe.slope is not None:
+            limited_by_cohort(network, recipe.tau, recipe.slope)
+        calibration = self.read("calibration.json") if calibrated else None
+        if calibration is not None:
+            network.phi_max.fill_(np.deg2rad(calibration["phi_max"]))
+        return network.eval().requires_grad_(False)
+
+    def check_trained(self) -> None:
+        """Before work that needs the network.
+
+        Raises:
+            SetupError: it was not trained yet.
+        """
+        if not (self.folder / "network.pt").exists():
+            raise SetupError(f"{self.folder} holds no trained network yet; run patronus lab train --out {self.folder}.")
+
+    def calibrate(self) -> Calibration:
+        """Finds the budgets and keeps them."""
+        self.check_trained()
+        material = self.material()
+        network = self.network(self.fitted(material), calibrated=False)
+        found = calibrate(network, material.labelled, self.recipe)
+        # Figures of an earlier budget are no figures of this one.
+        (self.folder / "evaluation.json").unlink(missing_ok=True)
+        self.write("calibration.json", dataclasses.asdict(found))
+        return found
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A result, or None where it is not there yet."""
+        path = self.folder / name
+        try:
+            return dict(json.loads(path.read_bytes())) if path.exists() else None
+        except (ValueError, TypeError, RecursionError):
+            raise _damaged(path) from None
+
+    def write(self, name: str, value: dict[str, Any]) -> None:
+        """Keeps a result, whole or not at all."""
+        write_whole(self.folder / name, (json.dumps(value, indent=1) + "\n").encode())
+
+    def _print(self, *parts: str) -> str:
+        return hashlib.sha256("\0".join([self.recipe.model_dump_json(), *parts]).encode()).hexdigest()
+
+
+def attacker_options(*, quick: bool) -> InversionOptions:
+    """How attackers are trained; quick ones only show that everything runs."""
+    return InversionOptions(epochs=0.2, identity_steps=10) if quick else InversionOptions()
+
+
+def perturbation_options(*, quick: bool) -> PerturbationOptions:
+    """How the network is trained; a quick one only shows that everything runs."""
+    return PerturbationOptions(steps=5, warm_up=50) if quick else PerturbationOptions()
+
+
+def _pairs(labelled: Labelled, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Genuine pairs of those who fit: (m, 2, d) float32."""
+    random = np.random.default_rng(seed)
+    found = []
+    rows = labelled.rows(FIT)
+    for one in np.unique(labelled.people[rows]):
+        own = rows[labelled.people[rows] == one]
+        if len(own) > 1:
+            for _ in range(min(_MOST_PAIRS, len(own) * (len(own) - 1) // 2)):
+                found.append(random.choice(own, 2, replace=False))
+    return np.asarray(labelled.unit[np.array(found)])
+
+
+def _save_fit(path: Path, found: Fitted) -> None:
+    about = {
+        "chosen": found.chosen and dataclasses.asdict(found.chosen),
+        "tried": [dataclasses.asdict(choice) for choice in found.tried],
+    }
+    dim = found.shape.shape[0]
+    with written_whole(path) as file:
+        np.savez(
+            file,
+            eraser=np.empty((0, dim)) if found.eraser is None else found.eraser,
+            cohort=found.cohort,
+            shape=found.shape,
+            within=found.within,
+            scale=np.array(found.scale),
+            about=np.array(json.dumps(about)),
+        )
+
+
+def _load_fit(path: Path) -> Fitted:
+    try:
+        # Opened here: of a damaged file NumPy leaves its own open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            about = json.loads(str(kept["about"]))
+            eraser = kept["eraser"] if len(kept["eraser"]) else None
+            return Fitted(
+                eraser,
+                kept["cohort"],
+                kept["shape"],
+                kept["within"],
+                float(kept["scale"]),
+                about["chosen"] and Choice(**about["chosen"]),
+                [Choice(**choice) for choice in about["tried"]],
+            )
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        raise _damaged(path) from None
+
+
+def _load_into(module: nn.Module, path: Path) -> None:
+    try:
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception:  # torch's errors on a damaged file share no base class
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> SetupError:
+    return SetupError(f"{path} is damaged, or was written by another version; remove it, and it is made again.")

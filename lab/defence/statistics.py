@@ -1,0 +1,217 @@
+"""What of a network is fitted and not trained: erase matrix, cohort, spread of directions, and the target of scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from lab.data.cohort import covariance_root, synthetic_cohort
+from lab.data.splits import FIT, Material
+from lab.defence.erase import Scatter, erase_matrix, erased, scatter
+from lab.defence.network import NetworkShape, PatronusNetwork
+from lab.evaluation.matching import genuine_pairs
+from lab.evaluation.verification import all_impostors
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.float32]
+# So steep that any angle to the cohort gives phi_max.
+_NO_SLOPE: Final = 1e4
+_WIENER: Final = (0.0, 0.5, 1.0)
+_TRIED: Final = (0, 8, 16, 24, 32, 40, 48, 64)
+# Share of d that may be given up at most: what is left must still tell people apart.
+_MOST: Final = 0.5
+# Share of the clean system's FMR that scores are trained for: what the network fails to keep is mostly false matches.
+_IN_HAND: Final = 0.95
+# What scores may be multiplied by, to bring FMR back to where it was.
+_SCALES: Final = (0.5, 1.05)
+# Share of genuine pairs that the erase step may lose in folds, which fit on a fifth fewer people than the final step.
+_LOST: Final = 0.0035
+_FOLDS: Final = 5
+_ROUNDS: Final = 2
+_BALANCED_ON: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to erase, and what it did to people who did not fit it.
+
+    Attributes:
+        directions: removed.
+        wiener: strength of the shrinking of the rest.
+        keeps_mean: whether the direction of the mean face is left as it is.
+        tar: share of genuine pairs accepted at that threshold, every person counted once.
+        tau: tau, or the threshold where FMR is the clean system's at tau, where that is higher: what raises scores
+            makes room for perturbation, which lowers them, and what lowers them cannot be mended.
+    """
+
+    directions: int
+    wiener: float
+    keeps_mean: bool
+    tar: float
+    tau: float
+
+
+@dataclass(slots=True)
+class Fitted:
+    """The frozen part of a network.
+
+    Attributes:
+        eraser: (d, d) float64, or None where a profile does not erase.
+        cohort: (m, d) float32, unit rows, synthetic, in the erased space.
+        shape: (d, d) float32.
+        within: (d, d) float32, a root of the scatter within people.
+        scale: what protected cosines are to be of erased ones, so that FMR at tau is the clean system's.
+        chosen: the erase step, if any.
+        tried: all choices, for the record.
+    """
+
+    eraser: Floats | None
+    cohort: NDArray[np.float32]
+    shape: NDArray[np.float32]
+    within: NDArray[np.float32]
+    scale: float
+    chosen: Choice | None
+    tried: list[Choice]
+
+
+def fit(material: Material, tau: float, *, erases: bool, cohort: int, seed: int) -> Fitted:
+    """Fits the erase step, and chooses it by cross-validation over people, of whom none calibrates or tests.
+
+    Of all ways that accept as many genuine pairs as the clean system, nearly, at no higher FMR, the one that removes
+    most directions is chosen; of these, the one that accepts most.
+
+    Args:
+        material: the faces.
+        tau: cosine threshold.
+        erases: whether the profile has an erase step.
+        cohort: how many synthetic impostors.
+        seed: of cohort and folds.
+    """
+    rows = material.labelled.rows(FIT)
+    unit, people = material.labelled.unit[rows], material.labelled.people[rows]
+    everyone = scatter(unit, people)
+    values, vectors = np.linalg.eigh(everyone.within)
+    within = ((vectors * np.sqrt(values.clip(min=0))) @ vectors.T).astype(np.float32)
+    if not erases:
+        seen = material.learned
+        return Fitted(None, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, 1.0, None, [])
+    mean = material.learned.astype(np.float64).mean(axis=0)
+    tried = _cross_validated(unit, people, mean, tau, seed)
+    clean = next(choice for choice in tried if choice.directions == 0 and choice.wiener == 0)  # E is the identity
+    good = [way for way in tried if way.tar >= clean.tar - _LOST]
+    chosen = max(good, key=lambda way: (way.directions, way.tar))
+    way = (chosen.directions, chosen.wiener, chosen.keeps_mean)
+    matrix = _matrix(everyone, mean, way, _Faces(unit, people), tau)
+    fmr = all_impostors(unit, people).fmr(tau)
+    after = all_impostors(erased(unit, matrix), people).threshold_at(_IN_HAND * fmr)
+    scale = float(np.clip(tau / after, *_SCALES)) if after > 0 else 1.0
+    seen = erased(material.learned, matrix)
+    return Fitted(matrix, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, scale, chosen, tried)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Faces:
+    """Faces of some people: unit rows (n, d), and who is on each."""
+
+    unit: Rows
+    people: NDArray[np.int64]
+
+
+def _cross_validated(unit: Rows, people: NDArray[np.int64], mean: Floats, tau: float, seed: int) -> list[Choice]:
+    """Every way to erase, judged on people who did not fit it; the identity among them."""
+    random = np.random.default_rng(seed)
+    sides = []
+    for _ in range(_ROUNDS):
+        fold = random.integers(0, _FOLDS, people.max() + 1)[people]
+        for at in range(_FOLDS):
+            own = fold == at
+            sides.append((_Faces(unit[~own], people[~own]), _Faces(unit[own], people[own])))
+    # With a fold less there are fewer people than the final fit has; the smallest directions suffer in all ways alike.
+    found = [scatter(others.unit, others.people, at_least=1) for others, _ in sides]
+    most = _MOST * unit.shape[1]
+    ways = [(k, wiener, keeps) for keeps in (False, True) for wiener in _WIENER for k in _TRIED if k <= most]
+    tried = []
+    for way in track(ways, "erase step", console=Console(stderr=True)):
+        parts = [
+            _accepted(own, _matrix(known, mean, way, others, tau), tau)
+            for known, (others, own) in zip(found, sides, strict=True)
+        ]
+        shares, weights, thresholds = (np.array(column) for column in zip(*parts, strict=True))
+        tried.append(Choice(*way, float(np.average(shares, weights=weights)), float(np.average(thresholds))))
+    return tried
+
+
+def _accepted(faces: _Faces, matrix: Floats, tau: float) -> tuple[float, int, float]:
+    """TAR with every person counted once, how many people, and the threshold; see ``Choice``."""
+    rows = erased(faces.unit, matrix)
+    pairs = genuine_pairs(faces.people)
+    whose = faces.people[pairs[:, 0]]
+    scores = np.sum(rows[pairs[:, 0]].astype(np.float64) * rows[pairs[:, 1]], axis=1)
+    allowed = all_impostors(faces.unit, faces.people).fmr(tau)
+    at = max(tau, all_impostors(rows, faces.people).threshold_at(allowed))
+    tar = np.average(scores >= at, weights=1 / np.bincount(whose)[whose])
+    return float(tar), len(np.unique(whose)), at
+
+
+def _matrix(found: Scatter, mean: Floats, way: tuple[int, float, bool], faces: _Faces, tau: float) -> Floats:
+    """The erase matrix of a way. Where it keeps the direction of the mean face, that says how alike faces are.
+
+    What is left after erasing brings strangers closer together in some embedders (dlib's have cosine 0.8 to begin with)
+    and all faces further apart in others. So all but the mean is multiplied by a gain, such that FMR is as it was.
+    """
+    directions, wiener, keeps_mean = way
+    if not keeps_mean:
+        return erase_matrix(found, directions, wiener)
+    axis = mean / np.linalg.norm(mean)
+    common = np.outer(axis, axis)
+    rest = np.eye(len(mean)) - common
+    # As if people differed along the mean too: else it were the first direction to be given up.
+    between = rest @ found.between @ rest + np.trace(found.between) / len(mean) * common
+    matrix = erase_matrix(Scatter(rest @ found.within @ rest, between, found.people), directions, wiener) - common
+    few = np.linspace(0, len(faces.unit) - 1, min(len(faces.unit), _BALANCED_ON)).astype(int)
+    unit, people = faces.unit[few], faces.people[few]
+    fmr = all_impostors(unit, people).fmr(tau)
+    low, high = 0.2, 5.0
+    for _ in range(9):
+        gain = float(np.sqrt(low * high))
+        above = all_impostors(erased(unit, common + gain * matrix), people).fmr(tau) > fmr
+        low, high = (gain, high) if above else (low, gain)
+    return np.asarray(common + high * matrix)
+
+
+def network_of(fitted: Fitted, phi_max: float, seed: int) -> PatronusNetwork:
+    """An untrained network with all that was fitted, which lets every face use phi_max; see ``limited_by_cohort``.
+
+    Args:
+        fitted: the frozen part.
+        phi_max: radians.
+        seed: of the weights.
+    """
+    torch.manual_seed(seed)
+    both = fitted.eraser is not None
+    network = PatronusNetwork(NetworkShape(fitted.shape.shape[0], erases=both, rotates=both, cohort=len(fitted.cohort)))
+    if fitted.eraser is not None:
+        network.eraser.copy_(torch.from_numpy(fitted.eraser))
+    network.cohort.copy_(torch.from_numpy(fitted.cohort))
+    network.shape.copy_(torch.from_numpy(fitted.shape))
+    for buffer, value in ((network.margin_from, 1.0), (network.phi_max, phi_max), (network.slope, _NO_SLOPE)):
+        buffer.fill_(value)
+    return network
+
+
+def limited_by_cohort(network: PatronusNetwork, tau: float, slope: float) -> None:
+    """Lets a face use its margin to the nearest impostor of the cohort, in place.
+
+    Args:
+        network: of ``network_of``.
+        tau: cosine threshold, where the margin is zero.
+        slope: the share of the margin that may be used.
+    """
+    network.margin_from.fill_(tau)
+    network.slope.fill_(slope)

@@ -1,0 +1,1 @@
+"""Measurements of accuracy: verification and identification figures, demographics, detection, quality."""

@@ -1,0 +1,141 @@
+"""``python -m lab.evaluation.accuracy``: accuracy of a served embedder on LFW, clean and under a profile.
+
+Faces go through the edge's own embedding and protecting code, in ONNX Runtime, as in service.
+An embedder that wants faces in another place than ArcFace's template is given the same crops, moved there; what it
+would see beyond their edge is not in them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from edge_service.models import locate
+from edge_service.protection.keys import GalleryKey
+from edge_service.protection.profiles import load_profile
+from edge_service.protection.profiles.document import ANY_EMBEDDER
+from edge_service.protection.protect import Protector
+from edge_service.settings import InferenceSettings
+from edge_service.vision.align import realign
+from edge_service.vision.embed import SFACE, Embedder, Embeddings, spec_named
+from edge_service.vision.sessions import OrtSession
+from lab.data.alignment import SAMPLE, Mending, mending_of
+from lab.data.lfw import Lfw, Pair, person
+from lab.evaluation.verification import all_impostors, bootstrap_over_people, ten_fold_accuracy, true_accept_rate
+from shared.command import run
+from shared.errors import SetupError
+
+_CHUNK = 64
+app = typer.Typer()
+
+
+def embed_names(lfw: Lfw, names: list[str], embedder: Embedder) -> NDArray[np.float32]:
+    """Embeddings of pictures: (n, d) float32, unit rows."""
+    return embed_faces(lfw.faces(names), embedder).unit
+
+
+def embed_faces(faces: NDArray[np.uint8], embedder: Embedder) -> Embeddings:
+    """Embeddings of faces that are aligned to ArcFace's template: (n, 112, 112, 3) uint8 RGB."""
+    wanted = embedder.spec.alignment
+    chunks = track(range(0, len(faces), _CHUNK), "embedding", console=Console(stderr=True))
+    made = [embedder.embed([realign(face, wanted) for face in faces[at : at + _CHUNK]]) for at in chunks]
+    return Embeddings(np.concatenate([each.unit for each in made]), np.concatenate([each.norms for each in made]))
+
+
+def pair_scores(pairs: list[Pair], names: list[str], unit: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The cosine of each pair."""
+    first, second = _rows(pairs, names)
+    scores: NDArray[np.float64] = np.sum(unit[first].astype(np.float64) * unit[second], axis=1)
+    return scores
+
+
+def _rows(pairs: list[Pair], names: list[str]) -> tuple[list[int], list[int]]:
+    """Where each pair's two pictures stand among the names."""
+    row = {name: position for position, name in enumerate(names)}
+    return [row[pair.first] for pair in pairs], [row[pair.second] for pair in pairs]
+
+
+def distance_scores(pairs: list[Pair], names: list[str], raw: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The Euclidean distance of each pair of raw embeddings, negative, so that larger is more alike."""
+    first, second = _rows(pairs, names)
+    scores: NDArray[np.float64] = -np.linalg.norm(raw[first].astype(np.float64) - raw[second], axis=1)
+    return scores
+
+
+def measure(
+    unit: NDArray[np.float32], names: list[str], pairs: list[Pair], tau: float = SFACE.threshold.cosine
+) -> dict[str, float]:
+    """All figures of one embedder, or of one protection of it, at the threshold tau and at others."""
+    scores = pair_scores(pairs, names, unit)
+    genuine = np.array([pair.genuine for pair in pairs])
+    accuracy = ten_fold_accuracy(scores, genuine, np.array([pair.fold for pair in pairs]))
+    _, people = np.unique([person(name) for name in names], return_inverse=True)
+    impostors = all_impostors(unit, people)
+    at_1e3 = impostors.threshold_at(1e-3)
+    _, whose = np.unique([person(pair.first) for pair in pairs if pair.genuine], return_inverse=True)
+    low, high = bootstrap_over_people((scores[genuine] >= tau).astype(np.float64), whose)
+    return {
+        "ten_fold_accuracy": accuracy.mean,
+        "ten_fold_deviation": accuracy.deviation,
+        "genuine_mean": float(scores[genuine].mean()),
+        "impostor_pairs": impostors.pairs,
+        "tau": tau,
+        "fmr_at_tau": impostors.fmr(tau),
+        "tar_at_tau": true_accept_rate(scores[genuine], tau),
+        "tar_at_tau_low": low,
+        "tar_at_tau_high": high,
+        "tau_at_fmr_1e-3": at_1e3,
+        "tar_at_fmr_1e-3": true_accept_rate(scores[genuine], at_1e3),
+        "tau_at_fmr_1e-4": impostors.threshold_at(1e-4),
+        "tar_at_fmr_1e-4": true_accept_rate(scores[genuine], impostors.threshold_at(1e-4)),
+    }
+
+
+@app.command()
+def main(
+    lfw: Annotated[Path, typer.Option(envvar="PATRONUS_FACE_DATA", help="Folder with lfw112.tar and lfw_pairs.txt.")],
+    embedder: Annotated[str, typer.Option(help="As in the model manifest.")] = SFACE.name,
+    profile: Annotated[str, typer.Option(help="Of protection; seal for any embedder.")] = "default",
+    as_packaged: Annotated[bool, typer.Option(help="Leave crops that stand beside the template there.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+) -> None:
+    """Measure an embedder, as it is and protected, on all of LFW."""
+    data = Lfw(lfw)
+    names = data.names()
+    spec = spec_named(embedder)
+    chosen = load_profile(profile)
+    if chosen.document.embedder not in (ANY_EMBEDDER, spec.name):
+        raise SetupError(f"The profile {profile} is for {chosen.document.embedder}; name another one with --profile.")
+    network = Embedder(OrtSession(locate("face-embedder", name=spec.name), InferenceSettings()), spec)
+    start = time.perf_counter()
+    faces = data.faces(names)
+    mending = Mending() if as_packaged else mending_of(faces[:: max(1, len(faces) // SAMPLE)])
+    made = embed_faces(np.stack([mending(face) for face in faces]), network)
+    taken = time.perf_counter() - start
+    pairs = data.pairs()
+    key = GalleryKey("accuracy", bytes(32)).epoch("0" * 16)
+    protected = Protector(chosen).templates(made.unit, key, sealed=chosen.seals)
+    tau = chosen.default_threshold(spec.threshold).threshold.cosine
+    found = {"clean": measure(made.unit, names, pairs, tau), profile: measure(protected.templates, names, pairs, tau)}
+    typer.echo(f"{'':20} {'clean':>14} {profile:>14}")
+    for name, clean in found["clean"].items():
+        typer.echo(f"{name:20} {clean:14.6g} {found[profile][name]:14.6g}")
+    distances = distance_scores(pairs, names, made.unit * made.norms[:, None])
+    genuine, folds = np.array([pair.genuine for pair in pairs]), np.array([pair.fold for pair in pairs])
+    raw = ten_fold_accuracy(distances, genuine, folds)
+    typer.echo(f"10-fold accuracy by the distance of raw embeddings {raw.mean:.6g}, deviation {raw.deviation:.6g}")
+    typer.echo(f"{len(names)} pictures, {str(mending) or 'as packaged'}, embedded in {taken:.0f} s")
+    if out is not None:
+        out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,274 @@
+"""``patronus lab evaluate``: all figures of one trained profile, on people that no trained part has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import nn
+
+from lab.attacks.reconstruction import Judge, Outcome, judged
+from lab.data.embedders import Encoder, embed_images, open_encoder, unit
+from lab.data.splits import TEST, Labelled
+from lab.defence.network import PatronusNetwork
+from lab.defence.pgd import descended
+from lab.defence.protection import Protected, gaussian, protect, turned_back
+from lab.defence.runs import Run
+from lab.evaluation import demographic_figures
+from lab.evaluation.matching import Comparison
+from lab.evaluation.trade_off import (
+    Accuracy,
+    Cases,
+    accuracy,
+    as_json,
+    cases,
+    floors,
+    judge,
+    reconstruction,
+)
+from lab.torch_embedder.embedder import load_twin
+from shared.errors import SetupError
+
+Rows = NDArray[np.float32]
+TARGET: Final = "target"
+_CURVE_CASES: Final = 200
+_TEACHER_CASES: Final = 48
+_SHARES: Final = (0.25, 0.5, 0.75, 1.0)
+
+
+def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any]:
+    """Measures a calibrated training.
+
+    Args:
+        run: the training.
+        judges: further embedders, ``NAME_OR_PATH=TAU``.
+        most: people to attack at most.
+
+    Returns:
+        figures, ready for JSON.
+
+    Raises:
+        SetupError: it was not trained, or not calibrated, or a judge is none.
+    """
+    console = Console(stderr=True)
+    run.check_trained()
+    if run.read("calibration.json") is None:
+        raise SetupError(f"{run.folder} is not calibrated; run patronus lab calibrate --out {run.folder}.")
+    others = [_said(said) for said in judges]
+    material = run.material()
+    labelled = material.labelled
+    recipe = run.recipe
+    fitted = run.fitted(material)
+    network = run.network(fitted)
+    chosen = cases(labelled, most, seed=recipe.seed)
+    panel = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, chosen)}
+    for name, threshold in others:
+        encoder = open_encoder(name)
+        if encoder.name in panel:
+            raise SetupError(f"Two judges are called {encoder.name}; give the file of one of them another name.")
+        clean = unit(embed_images(labelled.images, encoder, cache=run.cache))
+        panel[encoder.name] = judge(encoder, threshold, clean, chosen)
+    protected = protect(network, labelled.unit)
+    erased = protect(network, labelled.unit, 0.0).templates
+    whole = np.arccos(np.sum(labelled.unit.astype(np.float64) * protected.templates, axis=1).clip(-1, 1))
+    variants = {
+        "clean": labelled.unit,
+        "erase alone": erased,
+        "gaussian, same angle": gaussian(labelled.unit, whole, seed=recipe.seed),
+        "protected": protected.templates,
+    }
+    if not network.size.erases:
+        del variants["erase alone"]
+    if network.size.rotates:
+        variants["protected, turned back by who has the profile"] = turned_back(network, protected.templates)
+    console.print("accuracy ...")
+    found: dict[str, Any] = {
+        "people": len(np.unique(labelled.people[labelled.rows(TEST)])),
+        "attacked": len(chosen.attacked),
+        "angle_degrees": _histogram(protected.angles[labelled.rows(TEST)]),
+        "no_margin": float(np.mean(protected.limits <= 0)),
+        "accuracy": {name: as_json(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
+    }
+    twin = load_twin(material.encoder.path, cache=run.cache)
+    few = Cases(chosen.attacked[:_CURVE_CASES], chosen.other[:_CURVE_CASES])
+    target = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, few)}
+    tester = run.attacker(recipe.held_out, material, twin)
+
+    def tested(rows: Rows) -> Outcome:
+        return reconstruction(tester, labelled, rows, few, target)
+
+    console.print("curve ...")
+    found["curve"] = _curve(network, labelled, run, tested)
+    attacks: dict[str, Any] = {}
+    for family in dict.fromkeys([*recipe.families, recipe.held_out]):
+        decoder = run.attacker(family, material, twin)
+        console.print(f"attacker {family} ...")
+        results: dict[str, Any] = {
+            name: as_json(reconstruction(decoder, labelled, rows, chosen, panel)) for name, rows in variants.items()
+        }
+        results["another person"] = as_json(floors(decoder, labelled, labelled.unit, chosen, panel))
+        attacks[family + (" (held out)" if family == recipe.held_out else "")] = results
+    console.print("gradient descent ...")
+    decoder = run.attacker(recipe.families[0], material, twin)
+    found["teacher"] = _teacher(labelled, erased, protected, decoder, tester, twin, few, material.encoder, recipe.tau)
+    attacks["average face"] = {"clean": as_json(_average(run, labelled, chosen, panel))}
+    found["attacks"] = attacks
+    if demographic_figures.has_labels(material.pictures.names):
+        console.print("false matches by age, sex and group ...")
+        found["demographics"] = demographic_figures.measure(
+            Path(recipe.images),
+            material.encoder,
+            recipe.tau,
+            lambda rows: protect(network, rows).templates,
+            recipe.sides,
+            cache=run.cache,
+        )
+    return found
+
+
+def _accuracies(labelled: Labelled, variants: dict[str, Rows], tau: float, run: Run) -> dict[str, Accuracy]:
+    rows = labelled.rows(TEST)
+    whole = np.arange(len(labelled.unit))
+    clean = labelled.unit
+    found = {"clean": accuracy(labelled, clean, clean, rows, tau)}
+    protected = variants["protected"]
+    gallery = protected if run.recipe.sides == "both" else clean
+    found["protected"] = accuracy(labelled, protected, gallery, rows, tau)
+    if run.recipe.sides == "both":
+        found["erase alone"] = accuracy(labelled, variants["erase alone"], variants["erase alone"], rows, tau)
+        found["protected probe, clean gallery"] = accuracy(labelled, protected, clean, rows, tau)
+    noise = variants["gaussian, same angle"]
+    found["gaussian, same angle"] = accuracy(labelled, noise, noise if run.recipe.sides == "both" else clean, rows, tau)
+    found["clean, everyone"] = accuracy(labelled, clean, clean, whole, tau)
+    found["protected, everyone"] = accuracy(labelled, protected, gallery, whole, tau)
+    return found
+
+
+def _curve(
+    network: PatronusNetwork, labelled: Labelled, run: Run, tested: Callable[[Rows], Outcome]
+) -> list[dict[str, float]]:
+    """Accuracy and privacy over the angle, on people who test: what the attacker held out rebuilds."""
+    rows = labelled.rows(TEST)
+    unit_rows, people = np.ascontiguousarray(labelled.unit[rows]), labelled.people[rows]
+    comparison = Comparison(unit_rows, people, run.recipe.tau, sides=run.recipe.sides)
+    largest = float(network.phi_max)
+    found = []
+    for share in (0.0, *_SHARES):
+        everyone = protect(network, labelled.unit, share * largest)
+        noise = gaussian(labelled.unit, everyone.angles, seed=run.recipe.seed)
+        change, blind = (comparison.against(np.ascontiguousarray(made[rows])) for made in (everyone.templates, noise))
+        attacked, attacked_blind = tested(everyone.templates), tested(noise)
+        found.append(
+            {
+                "phi_degrees": float(np.rad2deg(share * largest)),
+                "cosine_to_clean": float(np.sum(everyone.templates[rows] * unit_rows, axis=1).mean()),
+                "type_1": attacked.type_1[TARGET].value,
+                "type_2": attacked.type_2[TARGET].value,
+                "gaussian_type_1": attacked_blind.type_1[TARGET].value,
+                "gaussian_type_2": attacked_blind.type_2[TARGET].value,
+                "fnmr": change.fnmr.protected,
+                "fnmr_rise_upper": change.fnmr.upper,
+                "fmr": change.fmr.protected,
+                "fmr_rise_upper": change.fmr.upper,
+                "gaussian_fnmr": blind.fnmr.protected,
+                "gaussian_fmr": blind.fmr.protected,
+            }
+        )
+    return found
+
+
+def _teacher(
+    labelled: Labelled,
+    erased: Rows,
+    protected: Protected,
+    descends: nn.Module,
+    held_out: nn.Module,
+    twin: nn.Module,
+    chosen: Cases,
+    encoder: Encoder,
+    tau: float,
+) -> dict[str, Any]:
+    """How much of the effect of gradient descent, at the same angles, the network has.
+
+    The effect is by how much the cosine between rebuilt and true face falls; the decoder that gradient descent knows is
+    one of the loop, the other one is held out.
+    """
+    few = Cases(chosen.attacked[:_TEACHER_CASES], chosen.other[:_TEACHER_CASES])
+    rows = few.attacked
+    panel = {TARGET: judge(encoder, tau, labelled.unit, few)}
+    taught = erased.copy()
+    taught[rows] = descended(erased[rows], labelled.unit[rows], protected.angles[rows], descends, twin)
+    found: dict[str, Any] = {"faces": len(rows)}
+    for name, decoder in (("decoder that it knows", descends), ("decoder held out", held_out)):
+        outcome = {
+            what: reconstruction(decoder, labelled, templates, few, panel)
+            for what, templates in (("before", erased), ("descent", taught), ("network", protected.templates))
+        }
+        cosine = {what: value.cosine[TARGET].value for what, value in outcome.items()}
+        share = (cosine["before"] - cosine["network"]) / max(cosine["before"] - cosine["descent"], 1e-6)
+        found[name] = {"cosine": cosine, "share_kept": share}
+    return found
+
+
+def _said(said: str) -> tuple[str, float]:
+    name, _, tau = said.rpartition("=")
+    try:
+        threshold = float(tau)
+    except ValueError:
+        threshold = float("nan")
+    if not name or not -1 < threshold < 1:
+        raise SetupError(f"A judge is given as NAME_OR_PATH=TAU, with TAU a cosine; this is {said}.")
+    return name, threshold
+
+
+def _average(run: Run, labelled: Labelled, chosen: Cases, panel: dict[str, Judge]) -> Outcome:
+    """The average of all faces that test, in place of any rebuilt one."""
+    rows = chosen.attacked
+    pixels = labelled.images.pixels[rows]
+    mean = pixels.astype(np.float32).mean(axis=0) / 255
+    faces = np.broadcast_to(mean.transpose(2, 0, 1), (len(rows), 3, *mean.shape[:2]))
+    return judged(np.ascontiguousarray(faces), pixels, labelled.people[rows], panel)
+
+
+def _histogram(angles: Rows) -> dict[str, Any]:
+    degrees = np.rad2deg(angles.astype(np.float64))
+    counts, edges = np.histogram(degrees, bins=30)
+    return {
+        "mean": float(degrees.mean()),
+        "least": float(degrees.min()),
+        "most": float(degrees.max()),
+        "counts": counts.tolist(),
+        "edges": edges.tolist(),
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures for people to read, as Markdown."""
+    lines = ["", "| at the unchanged threshold | TAR % | FMR e-3 | 10 folds % |", "| --- | --- | --- | --- |"]
+    for name, value in found["accuracy"].items():
+        tar = value["tar"]
+        folds = "" if value["ten_fold"] is None else f"{100 * value['ten_fold']:.2f}"
+        shown = f"{100 * tar['value']:.2f} ({100 * tar['low']:.2f} to {100 * tar['high']:.2f})"
+        lines.append(f"| {name} | {shown} | {1e3 * value['fmr']:.2f} | {folds} |")
+    for family, results in found["attacks"].items():
+        names = list(next(iter(results.values()))["type_1"])
+        head = "".join(f" {name}: type I % | type II % |" for name in names)
+        lines += ["", f"| attacker: {family} | SSIM |{head}", "| --- | --- |" + " --- | --- |" * len(names)]
+        for variant, value in results.items():
+            shown = "".join(f" {_percent(value['type_1'][n])} | {_percent(value['type_2'][n])} |" for n in names)
+            lines.append(f"| {variant} | {value['ssim']['value']:.3f} |{shown}")
+    for name in ("decoder that it knows", "decoder held out"):
+        cosine, share = found["teacher"][name]["cosine"], found["teacher"][name]["share_kept"]
+        lines += ["", f"Gradient descent at the same angles, {name}: cosine of the rebuilt to the true face"]
+        lines[-1] += f" {cosine['before']:.2f} before, {cosine['descent']:.2f}; the network {cosine['network']:.2f}"
+        lines[-1] += f", which is {share:.0%} of that effect."
+    text = "\n".join(lines) + "\n"
+    return text + demographic_figures.table(found["demographics"]) if "demographics" in found else text
+
+
+def _percent(share: dict[str, float]) -> str:
+    return f"{100 * share['value']:.1f} ({100 * share['low']:.1f} to {100 * share['high']:.1f})"

@@ -1,1 +1,0 @@
-"""The red team: attacks on protected templates, by what an attacker knows, and one report of all of them."""

@@ -1,0 +1,1 @@
+"""An ONNX embedder as a differentiable torch module."""

@@ -1,0 +1,78 @@
+"""``keys list|create|revoke`` for the API keys of a service."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.errors import SetupError
+from shared.http.rates import RATE_PATTERN
+from shared.names import GALLERY_PATTERN
+from shared.security.credentials import Scope
+from shared.security.key_ring import KeyRing
+from shared.standard_streams import OutputFailed
+
+_MOST_LABEL = 100
+
+
+def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
+    """The commands for one service.
+
+    Args:
+        ring: opens the service's keys.
+        service: how the help calls it.
+    """
+    app = typer.Typer(help=f"API keys of the {service}.", no_args_is_help=True)
+
+    @app.command("list")
+    def show() -> None:
+        """Show all API keys: id, state, scopes, galleries, label, and the rate of those that have one of their own."""
+        for record in ring().records():
+            state = "revoked" if record.revoked_at else "valid"
+            galleries = "all" if record.galleries is None else ",".join(sorted(record.galleries))
+            scopes = ",".join(sorted(record.scopes))
+            rate = f"  ({record.rate})" if record.rate else ""
+            typer.echo(f"{record.id}  {state:7}  {scopes:19}  {galleries}  {record.label}{rate}")
+
+    @app.command()
+    def create(
+        label: Annotated[str, typer.Option(help="What the key is for.")],
+        scope: Annotated[list[Scope], typer.Option(help="What it may do; repeat for several.")],
+        gallery: Annotated[list[str] | None, typer.Option(help="A gallery it is for; repeat. Absent: all.")] = None,
+        rate: Annotated[
+            str | None, typer.Option(help="How often it may call: 50/second;20000/hour, or unlimited. Absent: as set.")
+        ] = None,
+        out: Annotated[Path | None, typer.Option(help="Leave it in this new private file, unshown.")] = None,
+    ) -> None:
+        """Make an API key. It is shown once and cannot be shown again."""
+        if not label.isprintable() or len(label) > _MOST_LABEL:
+            raise typer.BadParameter(f"a label is at most {_MOST_LABEL} printable characters")
+        if any(re.fullmatch(GALLERY_PATTERN, name) is None for name in gallery or []):
+            raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens")
+        if rate is not None and re.fullmatch(RATE_PATTERN, rate) is None:
+            raise typer.BadParameter("a rate is like 50/second, 50/second;20000/hour, or unlimited")
+        keys = ring()
+        try:
+            key, record = keys.add(label, scope, gallery or None, rate, shown_in=out)
+        except FileExistsError:
+            raise SetupError(f"The file {out} is there already; name another.") from None
+        if out is not None:
+            typer.echo(f"The key {record.id} is in {out}.")
+            return
+        try:
+            typer.echo(key)
+        except (OutputFailed, OSError):  # whoever was to read it is gone, or the disk is full
+            keys.withdraw(record.id)
+            raise
+
+    @app.command()
+    def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as listed.")]) -> None:
+        """Revoke an API key at once and for good, also under a running service."""
+        ring().revoke(key_id)
+        typer.echo(f"The key {key_id} is revoked.")
+
+    return app

@@ -1,0 +1,236 @@
+"""Callers that change and search a cloud, each what is its own, until it dies under them."""
+
+from __future__ import annotations
+
+import base64
+import random
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final
+
+import httpx
+import numpy as np
+
+from tests.load.crash.model import DIM, TAU, Gallery, Model, Seen, Unsure, contract_of
+
+COMMON: Final = "common"
+# Of a caller: enough that there is always something to erase, few enough that a look at all of them takes no time.
+_SUBJECTS: Final = 6
+_CHANGES: Final = ("enroll", "enroll", "enroll", "erase subject", "erase template", "gallery", "look", "look")
+
+
+class Wrong(Exception):
+    """The service answered what it must not, while it ran."""
+
+
+class Caller:
+    """One that writes subjects of its own into the common gallery, and has a gallery of its own.
+
+    Args:
+        number: of the caller.
+        model: what must hold; this caller alone changes its part.
+        chance: decides what is done next.
+        client: to the service.
+    """
+
+    def __init__(self, number: int, model: Model, chance: random.Random, client: httpx.Client) -> None:
+        self._number = number
+        self._model = model
+        self._chance = chance
+        self._client = client
+        self._own = f"own-{number}"
+        # What is not touched any more until the service was started anew: nobody knows what became of it.
+        self._left_alone: set[tuple[str, str | None]] = set()
+        self.error: BaseException | None = None
+
+    def work(self, over: threading.Event) -> None:
+        """Changes and searches until it is over, or the service is gone."""
+        try:
+            while not over.is_set():
+                self._change()
+        except httpx.TransportError:
+            pass  # it was killed: what was on its way is unsure
+        except BaseException as error:
+            self.error = error
+
+    def _change(self) -> None:
+        what = self._chance.choice(_CHANGES)
+        if what == "gallery":
+            self._make_or_erase_gallery()
+            return
+        gallery = self._own if self._own in self._model.galleries and self._chance.random() < 0.3 else COMMON
+        if (gallery, None) in self._left_alone:
+            return
+        mine = {
+            name: templates
+            for name, templates in self._model.galleries[gallery].subjects.items()
+            if name.startswith(f"s{self._number}-") and (gallery, name) not in self._left_alone
+        }
+        if what == "enroll" or not mine:
+            self._enroll(gallery)
+            return
+        subject = self._chance.choice(sorted(mine))
+        if what == "look":
+            self._look(gallery, subject, mine[subject])
+        elif what == "erase template":
+            self._erase(gallery, subject, self._chance.choice(sorted(mine[subject])))
+        else:
+            self._erase(gallery, subject)
+
+    def _enroll(self, gallery: str) -> None:
+        subject = f"s{self._number}-{self._chance.randrange(_SUBJECTS)}"
+        if (gallery, subject) in self._left_alone:
+            return
+        epoch = self._model.galleries[gallery].epoch
+        numbers = [self._chance.randrange(1 << 48) for _ in range(self._chance.randint(1, 3))]
+        templates = {f"{number:032x}": number for number in numbers}
+        envelope = self._model.vectors.envelope
+        body = {"templates": [{"id": uid, "template": envelope(each, epoch)} for uid, each in templates.items()]}
+        path = f"/v1/galleries/{gallery}/subjects/{subject}/templates"
+        self._ask(
+            Unsure(
+                f"enroll {len(templates)} of {subject}",
+                gallery,
+                subject,
+                lambda seen: _all_or_none(templates.keys(), seen, gallery, subject),
+                partial(self._model.enrolled, gallery, subject, templates),
+                partial(self._model.gone.extend, [(gallery, number) for number in numbers]),
+            ),
+            partial(self._client.post, path, json=body),
+        )
+
+    def _erase(self, gallery: str, subject: str, uid: str | None = None) -> None:
+        held = self._model.galleries[gallery].subjects[subject]
+        which = set(held) if uid is None else {uid}
+        path = f"/v1/galleries/{gallery}/subjects/{subject}"
+        numbers = [held[each] for each in sorted(which)]
+        done = self._ask(
+            Unsure(
+                f"erase {len(which)} of {subject}",
+                gallery,
+                subject,
+                lambda seen: _not(_all_or_none(which, seen, gallery, subject)),
+                partial(self._model.erased, gallery, subject, uid),
+            ),
+            partial(self._client.delete, path if uid is None else f"{path}/templates/{uid}"),
+        )
+        if done and self._chance.random() < 0.3:
+            self._must_not_find(gallery, numbers[0])
+
+    def _make_or_erase_gallery(self) -> None:
+        if (self._own, None) in self._left_alone or any(name == self._own for name, _ in self._left_alone):
+            return
+        path = f"/v1/galleries/{self._own}"
+        if self._own in self._model.galleries:
+            self._ask(
+                Unsure(
+                    "erase the gallery",
+                    self._own,
+                    None,
+                    lambda seen: self._own not in seen.digests,
+                    partial(self._model.erased, self._own),
+                ),
+                partial(self._client.delete, path),
+            )
+        else:
+            self._ask(
+                Unsure(
+                    "make the gallery",
+                    self._own,
+                    None,
+                    lambda seen: self._own in seen.digests,
+                    partial(self._model.galleries.__setitem__, self._own, Gallery()),
+                ),
+                partial(self._client.put, path, json=spec()),
+            )
+
+    def _look(self, gallery: str, subject: str, templates: dict[str, int]) -> None:
+        epoch = self._model.galleries[gallery].epoch
+        number = self._chance.choice(sorted(templates.values()))
+        probe = self._model.vectors.envelope(number, epoch)
+        at = f"/v1/galleries/{gallery}"
+        verified = self._client.post(f"{at}/subjects/{subject}/verify", json={"probe": probe})
+        identified = self._client.post(f"{at}/identify", json={"probes": [probe], "top_k": 1})
+        for answer in (verified, identified):
+            if answer.status_code not in {httpx.codes.OK, httpx.codes.CONFLICT, httpx.codes.TOO_MANY_REQUESTS}:
+                raise Wrong(f"a look at {gallery}/{subject} was answered with {answer.status_code}: {answer.text}")
+        if verified.is_success and verified.json()["decision"] != "match":
+            raise Wrong(f"{gallery}/{subject} does not verify though it was acknowledged")
+        if identified.is_success:
+            found = [one["subject"] for one in identified.json()["results"][0]["candidates"]]
+            if found != [subject]:
+                raise Wrong(f"{gallery}/{subject} is not identified though it was acknowledged")
+
+    def _must_not_find(self, gallery: str, number: int) -> None:
+        probe = self._model.vectors.envelope(number, self._model.galleries[gallery].epoch)
+        answer = self._client.post(f"/v1/galleries/{gallery}/identify", json={"probes": [probe], "top_k": 1})
+        if answer.status_code == httpx.codes.OK and answer.json()["results"][0]["candidates"]:
+            raise Wrong(f"a template of {gallery} is found though its erasure was acknowledged")
+
+    def rekey(self, over: threading.Event, pause: float) -> None:
+        """Changes the key of the common gallery, over and over, with a pause between."""
+        try:
+            while not over.wait(pause) and (COMMON, None) not in self._left_alone:
+                self._rekey_once()
+        except httpx.TransportError:
+            pass
+        except BaseException as error:
+            self.error = error
+
+    def _rekey_once(self) -> None:
+        gallery = self._model.galleries[COMMON]
+        vectors, new = self._model.vectors, gallery.epoch + 1
+        matrix = vectors.key(new) @ vectors.key(gallery.epoch).T
+        data = base64.b64encode(np.ascontiguousarray(matrix, "<f8").tobytes()).decode()
+        turns = [{"matrix": {"dim": DIM, "dtype": "float64", "data": data}}]
+        body = {
+            "contract": contract_of(new).model_dump(mode="json"),
+            "replaces": contract_of(gallery.epoch).digest(),
+            "turns": turns,
+        }
+        self._ask(
+            Unsure(
+                f"change to epoch {new}",
+                COMMON,
+                None,
+                lambda seen: seen.digests.get(COMMON) == contract_of(new).digest(),
+                partial(setattr, gallery, "epoch", new),
+            ),
+            partial(self._client.post, f"/v1/galleries/{COMMON}/rekey", json=body),
+        )
+
+    def _ask(self, unsure: Unsure, send: Callable[[], httpx.Response]) -> bool:
+        """Sends a change; true when it was acknowledged. What is not known to be made or refused is left alone."""
+        try:
+            answer = send()
+        except httpx.TransportError:
+            self._model.unsure.append(unsure)
+            raise
+        status = answer.status_code
+        if status in {httpx.codes.OK, httpx.codes.CREATED}:
+            unsure.accept()
+            self._model.acknowledged += 1
+            return True
+        if status == httpx.codes.CONFLICT:  # the common gallery's key was changed between
+            unsure.deny()
+        elif status in {httpx.codes.ACCEPTED, httpx.codes.TOO_MANY_REQUESTS}:
+            self._model.unsure.append(unsure)
+            self._left_alone.add((unsure.gallery, unsure.subject))
+        else:
+            raise Wrong(f"{unsure.what} in {unsure.gallery} was answered with {status}: {answer.text}")
+        return False
+
+
+def spec() -> dict[str, Any]:
+    """How every gallery is made."""
+    return {"contract": contract_of(0).model_dump(mode="json"), "threshold": {"cosine": TAU, "fmr": 0.001}}
+
+
+def _all_or_none(uids: Iterable[str], seen: Seen, gallery: str, subject: str) -> bool | None:
+    there = [uid in seen.subjects.get(gallery, {}).get(subject, set()) for uid in uids]
+    return None if any(there) and not all(there) else all(there)
+
+
+def _not(made: bool | None) -> bool | None:
+    return None if made is None else not made
