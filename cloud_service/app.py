@@ -11,9 +11,9 @@ from functools import partial
 from anyio import to_thread
 from fastapi import FastAPI
 
-from cloud_service.batching import Gathering
+from cloud_service.batching import RequestBatcher
 from cloud_service.bootstrap import open_store
-from cloud_service.concurrency_limit import Admission
+from cloud_service.concurrency_limit import ConcurrencyLimit
 from cloud_service.erasure.receipts import Erasures
 from cloud_service.housekeeping import housekeeping
 from cloud_service.matching import Matcher
@@ -59,8 +59,8 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
         app.state.rekeying = rekeying = Rekeying(store, metrics)
         await to_thread.run_sync(rekeying.start)
         work = settings.work
-        app.state.admission = Admission(work.at_once, work.waiting, work.patience_seconds)
-        gathering = partial(Gathering, waiting=work.waiting, patience_seconds=work.patience_seconds)
+        app.state.admission = ConcurrencyLimit(work.at_once, work.waiting, work.patience_seconds)
+        gathering = partial(RequestBatcher, waiting=work.waiting, patience_seconds=work.patience_seconds)
         matcher = Matcher(store, metrics)
         most = work.probes_a_batch
         app.state.verifications = gathering(matcher.verify, lambda _: 1, at_once=work.searches, most=most)

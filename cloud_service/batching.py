@@ -24,7 +24,7 @@ class _Waiting(Generic[Asked, Answer]):
     answer: asyncio.Future[Answer]
 
 
-class Gathering(Generic[Asked, Answer]):
+class RequestBatcher(Generic[Asked, Answer]):
     """Gathers what is asked while the work before it goes on. Used on one event loop.
 
     Who asks alone is answered at once. Under load, all that waits is worked on together, up to a limit: a pass over a

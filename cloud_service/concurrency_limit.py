@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from shared.errors import Overloaded
 
 
-class Admission:
+class ConcurrencyLimit:
     """Places for requests that block. Used on one event loop.
 
     Args:

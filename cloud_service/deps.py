@@ -10,8 +10,8 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
 
-from cloud_service.batching import Gathering
-from cloud_service.concurrency_limit import Admission
+from cloud_service.batching import RequestBatcher
+from cloud_service.concurrency_limit import ConcurrencyLimit
 from cloud_service.erasure.receipts import Erasures
 from cloud_service.matching import Asked, Claim
 from cloud_service.record.listing import Listing
@@ -36,14 +36,14 @@ async def _store(request: Request) -> Store:
     return store
 
 
-def verifications_of(request: Request) -> Gathering[Claim, VerifyAnswer]:
+def verifications_of(request: Request) -> RequestBatcher[Claim, VerifyAnswer]:
     """What answers verifications. Called by the one route whose cost is mostly FastAPI's: a dependency adds to it."""
-    gathering: Gathering[Claim, VerifyAnswer] = request.app.state.verifications
+    gathering: RequestBatcher[Claim, VerifyAnswer] = request.app.state.verifications
     return gathering
 
 
-async def _identifications(request: Request) -> Gathering[Asked, IdentifyAnswer]:
-    gathering: Gathering[Asked, IdentifyAnswer] = request.app.state.identifications
+async def _identifications(request: Request) -> RequestBatcher[Asked, IdentifyAnswer]:
+    gathering: RequestBatcher[Asked, IdentifyAnswer] = request.app.state.identifications
     return gathering
 
 
@@ -63,14 +63,14 @@ async def _rekeying(request: Request) -> Rekeying:
 
 
 async def _place(request: Request) -> AsyncIterator[None]:
-    admission: Admission = request.app.state.admission
+    admission: ConcurrencyLimit = request.app.state.admission
     async with admission.place():
         yield
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[Store, Depends(_store)]
-IdentificationsDep = Annotated[Gathering[Asked, IdentifyAnswer], Depends(_identifications)]
+IdentificationsDep = Annotated[RequestBatcher[Asked, IdentifyAnswer], Depends(_identifications)]
 RekeyingDep = Annotated[Rekeying, Depends(_rekeying)]
 ListingDep = Annotated[Listing, Depends(_listing)]
 ErasuresDep = Annotated[Erasures, Depends(_erasures)]

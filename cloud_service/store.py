@@ -17,7 +17,7 @@ from cloud_service.record.record import Record
 from cloud_service.record.replies import Answers, Once
 from cloud_service.record.retention import Retention
 from cloud_service.record.rows import NewRow, PinnedGallery, Removed
-from cloud_service.record.write_lock import Turn
+from cloud_service.record.write_lock import WriteLock
 from shared.errors import IndexUnavailable, NotFound, OutcomeUnknown, Overloaded, RecordUnavailable, Unprocessable
 from shared.logs import get_logger
 from shared.metrics import Metrics
@@ -100,9 +100,9 @@ class Store:
         self._remnants = remnants
         self._metrics = metrics
         self._answers = answers
-        self._writing = Turn(patience_seconds)
+        self._writing = WriteLock(patience_seconds)
         # Taken before the other, around a change of the record and what the index is told of it.
-        self._order = Turn(patience_seconds) if indexes.in_order else nullcontext()
+        self._order = WriteLock(patience_seconds) if indexes.in_order else nullcontext()
         self._lingering: deque[Receipt] = deque()
         Gauge(
             "patronus_cloud_damaged_templates",
@@ -300,7 +300,7 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """The right to write, for a step of a change of key; waits for it until it comes."""
-        order = self._order.however_long() if isinstance(self._order, Turn) else nullcontext()
+        order = self._order.however_long() if isinstance(self._order, WriteLock) else nullcontext()
         with order, self._writing.however_long():
             yield
 
@@ -315,7 +315,7 @@ class Store:
 
     def close(self) -> None:
         """Closes the record, once the write that runs is done. What is left in its log, the next start overwrites."""
-        order = self._order.however_long() if isinstance(self._order, Turn) else nullcontext()
+        order = self._order.however_long() if isinstance(self._order, WriteLock) else nullcontext()
         with order, self._writing.however_long():
             for remnant in self._remnants:
                 remnant.finish()

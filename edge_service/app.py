@@ -10,8 +10,8 @@ from fastapi import FastAPI
 
 from edge_service.cloud_client import CloudClient
 from edge_service.embeddings import Plugin
-from edge_service.gallery_contexts import GalleryBook
-from edge_service.metrics import ProtectionTally
+from edge_service.gallery_contexts import GalleryContexts
+from edge_service.metrics import ProtectionMetrics
 from edge_service.protection.keys import KeyStore
 from edge_service.protection.profiles import load_profile
 from edge_service.protection.protect import Protector
@@ -45,7 +45,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         transport: how the cloud is reached, instead of the network, in tests.
     """
     metrics = Metrics("edge")
-    tally = ProtectionTally(metrics)
+    tally = ProtectionMetrics(metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +59,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         protector = Protector(profile, tell=tally)
         cloud = CloudClient(settings.cloud, metrics, transport)
         workers = Workers(settings.work)
-        book = GalleryBook(
+        book = GalleryContexts(
             cloud=cloud,
             keys=keys,
             profile=profile,

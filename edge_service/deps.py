@@ -12,7 +12,7 @@ from pydantic import Field
 
 from edge_service.cloud_client import CloudClient
 from edge_service.embeddings import Plugin
-from edge_service.gallery_contexts import GalleryBook
+from edge_service.gallery_contexts import GalleryContexts
 from edge_service.protection.profiles import DefaultThreshold, Profile
 from edge_service.recognition import Recognition
 from edge_service.rekey import Rekeying
@@ -41,8 +41,8 @@ async def _recognition(request: Request) -> Recognition:
     return found
 
 
-async def _galleries(request: Request) -> GalleryBook:
-    found: GalleryBook = request.app.state.galleries
+async def _galleries(request: Request) -> GalleryContexts:
+    found: GalleryContexts = request.app.state.galleries
     return found
 
 
@@ -74,7 +74,7 @@ async def _default_threshold(request: Request) -> DefaultThreshold:
 
 SettingsDep = Annotated[EdgeSettings, Depends(_settings)]
 RecognitionDep = Annotated[Recognition, Depends(_recognition)]
-GalleriesDep = Annotated[GalleryBook, Depends(_galleries)]
+GalleriesDep = Annotated[GalleryContexts, Depends(_galleries)]
 CloudDep = Annotated[CloudClient, Depends(_cloud)]
 RekeyingDep = Annotated[Rekeying, Depends(_rekeying)]
 PluginDep = Annotated[Plugin, Depends(_plugin)]

@@ -117,7 +117,7 @@ def as_json(made: HandedBack) -> ProtectAnswer:
         contract=made.contract,
         templates=made.protected.templates.tolist(),
         angles=made.protected.angles.tolist(),
-        unturned=made.protected.unturned,
+        unperturbed=made.protected.unperturbed,
         faces_found=made.faces_found,
     )
 

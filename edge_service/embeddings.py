@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.gallery_contexts import GalleryBook
+from edge_service.gallery_contexts import GalleryContexts
 from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.keys import EpochKey, KeyStore
 from edge_service.protection.protect import Protected, Protector
@@ -55,7 +55,7 @@ class Plugin:
         *,
         recognition: Recognition,
         protector: Protector,
-        galleries: GalleryBook,
+        galleries: GalleryContexts,
         keys: KeyStore,
         workers: Workers,
         dim: int,
@@ -121,9 +121,9 @@ class Plugin:
         if any(not np.array_equal(unit[kept[uid]], unit[row]) for row, uid in enumerate(ids)):
             raise Unprocessable("One name of a face stands in the request for two embeddings.", reason="duplicate_face")
         once = sorted(kept.values())
-        stored, unturned = await self._recognition.store(gallery, subject, [ids[row] for row in once], unit[once])
+        stored, unperturbed = await self._recognition.store(gallery, subject, [ids[row] for row in once], unit[once])
         known = {info.id: info for info in stored}
-        return [known[uid] for uid in ids], unturned
+        return [known[uid] for uid in ids], unperturbed
 
     async def _key(self, gallery: str | None, subject: str | None) -> tuple[EpochKey | None, str | None]:
         if gallery is not None:

@@ -31,7 +31,7 @@ class _Known:
     until: float
 
 
-class GalleryBook:
+class GalleryContexts:
     """Makes galleries, and knows the protection context of each.
 
     Args:

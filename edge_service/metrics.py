@@ -11,7 +11,7 @@ from shared.metrics import Metrics
 _log = get_logger(__name__)
 
 
-class ProtectionTally:
+class ProtectionMetrics:
     """Counters of the edge's protection.
 
     Args:
@@ -26,8 +26,8 @@ class ProtectionTally:
             registry=metrics.registry,
         )
         self._sealed, self._plain = self._protected.labels("yes"), self._protected.labels("no")
-        self._unturned = Counter(
-            "patronus_edge_unturned_total",
+        self._unperturbed = Counter(
+            "patronus_edge_unperturbed_total",
             "Templates that the profile's network left unperturbed, for want of a margin to the threshold",
             registry=metrics.registry,
         )
@@ -36,6 +36,6 @@ class ProtectionTally:
         """Counts one batch."""
         made = len(protected.templates)
         (self._sealed if "seal" in protected.done else self._plain).inc(made)
-        if protected.unturned:
-            self._unturned.inc(protected.unturned)
-            _log.info("not_perturbed", templates=protected.unturned, of=made)
+        if protected.unperturbed:
+            self._unperturbed.inc(protected.unperturbed)
+            _log.info("not_perturbed", templates=protected.unperturbed, of=made)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.cloud_client import CloudClient
-from edge_service.gallery_contexts import GalleryBook
+from edge_service.gallery_contexts import GalleryContexts
 from edge_service.protection.protect import Outgoing, ProtectionContext, Protector
 from edge_service.vision.embed import MAX_BATCH, Embeddings
 from edge_service.vision.reader import FaceReader, FoundFace, ReadPicture, Selected, level_for, select, the_one_face
@@ -51,7 +51,7 @@ class Enrolled:
     """What was stored of each picture, and how many templates a network left unperturbed."""
 
     faces: list[tuple[TemplateInfo, FoundFace]]
-    unturned: int
+    unperturbed: int
 
 
 class Recognition:
@@ -71,7 +71,7 @@ class Recognition:
         *,
         reader: FaceReader,
         protector: Protector,
-        galleries: GalleryBook,
+        galleries: GalleryContexts,
         cloud: CloudClient,
         workers: Workers,
         metrics: Metrics,
@@ -107,8 +107,8 @@ class Recognition:
         faces, embeddings = await self._workers.run(self._single_faces, pictures, level_for(quality, "enroll"))
         ids = [uuid.uuid4().hex for _ in faces]
 
-        stored, unturned = await self.store(gallery, subject, ids, embeddings.unit)
-        return Enrolled(list(zip(stored, faces, strict=True)), unturned)
+        stored, unperturbed = await self.store(gallery, subject, ids, embeddings.unit)
+        return Enrolled(list(zip(stored, faces, strict=True)), unperturbed)
 
     async def store(
         self, gallery: str, subject: str, ids: list[str], unit: NDArray[np.float32]
@@ -129,7 +129,7 @@ class Recognition:
             new = [NewTemplate(id=uid, template=template) for uid, template in zip(ids, made.envelopes, strict=True)]
             answer = await self._cloud.enroll(gallery, subject, EnrollRequest(templates=new))
             stored = {info.id: info for info in answer.templates}
-            return [stored[uid] for uid in ids], made.unturned
+            return [stored[uid] for uid in ids], made.unperturbed
 
         return await self._protected(gallery, unit, send, subject)
 

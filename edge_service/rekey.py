@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.cloud_client import CloudClient
-from edge_service.gallery_contexts import GalleryBook
+from edge_service.gallery_contexts import GalleryContexts
 from edge_service.protection.keys import EpochKey, KeyStore, new_epoch
 from edge_service.protection.seal import rotation
 from edge_service.workers import Workers
 from shared.contract import Contract
 from shared.errors import Conflict
 from shared.rotation import RotationMatrix
-from shared.wire.cloud import RekeyRequest, RekeyStatus, Turn
+from shared.wire.cloud import RekeyRequest, RekeyStatus, Rotation
 
 # How long a caller waits before it is told to come again; under the command line's patience with an answer.
 _PATIENCE_SECONDS: Final = 15.0
@@ -44,7 +44,7 @@ class Rekeying:
         workers: where matrices are made.
     """
 
-    def __init__(self, *, cloud: CloudClient, keys: KeyStore, galleries: GalleryBook, workers: Workers) -> None:
+    def __init__(self, *, cloud: CloudClient, keys: KeyStore, galleries: GalleryContexts, workers: Workers) -> None:
         self._cloud = cloud
         self._keys = keys
         self._galleries = galleries
@@ -78,7 +78,7 @@ class Rekeying:
                     await asyncio.sleep(_PAUSE_SECONDS)
                     status = await self._cloud.rekey_status(gallery)
                 else:
-                    if status.turning_to == wanted:
+                    if status.next_contract == wanted:
                         # Those of before once more where there is room: who left and came back is there anew.
                         sent = list(dict.fromkeys([*status.subjects, *sent]))[: _subjects_a_request(wanted.dim)]
                     status = await self._sent(gallery, status, wanted, sent if wanted.verify_only else [None])
@@ -101,11 +101,11 @@ class Rekeying:
         key = self._keys.gallery(gallery)
         if epoch == now.seal.epoch or (epoch is None and status.state == "settling"):
             return now
-        if epoch is None and status.turning_to is not None:
-            seal = status.turning_to.seal
+        if epoch is None and status.next_contract is not None:
+            seal = status.next_contract.seal
             # Another edge's newest key may not be this edge's: its change is not gone on with, but begun anew.
             if seal is not None and key.of(seal).key_id() == seal.key_id:
-                return status.turning_to
+                return status.next_contract
         # Seeds stay those that the stored templates were made with, so that every score stays what it is. A key from
         # another master key has no such seeds.
         same = key.of(now.seal).key_id() == now.seal.key_id
@@ -121,9 +121,11 @@ class Rekeying:
         assert new_seal is not None  # noqa: S101
         old = self._galleries.checked(gallery, status.contract).of(old_seal)
         new = self._galleries.checked(gallery, wanted).of(new_seal)
-        turns = [] if status.contract == wanted else await self._workers.run(_turns, old, new, whose, wanted.dim)
+        rotations = (
+            [] if status.contract == wanted else await self._workers.run(_rotations, old, new, whose, wanted.dim)
+        )
         return await self._cloud.rekey(
-            gallery, RekeyRequest(contract=wanted, replaces=status.contract_digest, turns=turns)
+            gallery, RekeyRequest(contract=wanted, replaces=status.contract_digest, rotations=rotations)
         )
 
 
@@ -131,8 +133,10 @@ def _subjects_a_request(dim: int) -> int:
     return max(1, _BYTES_A_REQUEST // (11 * dim * dim))  # 8 bytes, and a third more in base64
 
 
-def _turns(old: EpochKey, new: EpochKey, whose: Sequence[str | None], dim: int) -> list[Turn]:
-    return [Turn(subject=subject, matrix=RotationMatrix.pack(_between(old, new, subject, dim))) for subject in whose]
+def _rotations(old: EpochKey, new: EpochKey, whose: Sequence[str | None], dim: int) -> list[Rotation]:
+    return [
+        Rotation(subject=subject, matrix=RotationMatrix.pack(_between(old, new, subject, dim))) for subject in whose
+    ]
 
 
 def _between(old: EpochKey, new: EpochKey, subject: str | None, dim: int) -> NDArray[np.float64]:

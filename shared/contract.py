@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.names import HexDigest
-from shared.strict_types import One, Whole
+from shared.strict_types import JsonInteger, One
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -34,7 +34,7 @@ class ProfilePin(BaseModel):
     model_config = _STRICT
 
     name: str = Field(min_length=1, max_length=64)
-    version: Whole = Field(ge=1)
+    version: JsonInteger = Field(ge=1)
     sha256: HexDigest
 
 
@@ -69,7 +69,7 @@ class Contract(BaseModel):
     model_config = _STRICT
 
     version: One = 1
-    dim: Whole = Field(ge=2, le=MAX_DIM)
+    dim: JsonInteger = Field(ge=2, le=MAX_DIM)
     metric: Literal["cosine"] = "cosine"
     embedder: EmbedderPin
     profile: ProfilePin

@@ -14,7 +14,7 @@ from shared.canonical_base64 import CANONICAL_PATTERN, decode_canonical
 from shared.contract import MAX_DIM
 from shared.errors import InvalidTemplate
 from shared.names import HexDigest
-from shared.strict_types import One, Whole
+from shared.strict_types import JsonInteger, One
 
 # A float32 unit vector of 4,096 values is off by less than 1e-5; what is further off was never normalised.
 UNIT_TOLERANCE = 1e-4
@@ -31,7 +31,7 @@ class TemplateEnvelope(BaseModel):
 
     version: One = 1
     contract: HexDigest = Field(description="digest of the contract under which the template was made")
-    dim: Whole = Field(ge=2, le=MAX_DIM)
+    dim: JsonInteger = Field(ge=2, le=MAX_DIM)
     dtype: Literal["float32"] = "float32"
     data: Annotated[
         str,
@@ -45,7 +45,7 @@ class TemplateEnvelope(BaseModel):
     ]
 
     @classmethod
-    def seal_in(cls, template: NDArray[np.float32], contract_digest: str) -> TemplateEnvelope:
+    def pack(cls, template: NDArray[np.float32], contract_digest: str) -> TemplateEnvelope:
         """Packs a protected template.
 
         Args:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.canonical_base64 import decode_canonical
 from shared.contract import MAX_DIM
 from shared.errors import Unprocessable
-from shared.strict_types import Whole
+from shared.strict_types import JsonInteger
 
 # Two orthogonal matrices multiplied in float64 are off by some d * 1e-16. What is further off would stretch angles, and
 # so change decisions.
@@ -29,7 +29,7 @@ class RotationMatrix(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    dim: Whole = Field(ge=2, le=MAX_DIM)
+    dim: JsonInteger = Field(ge=2, le=MAX_DIM)
     dtype: Literal["float64"] = "float64"
     data: Annotated[str, Field(max_length=4 * ((MAX_DIM * MAX_DIM * _FLOAT64_BYTES + 2) // 3), repr=False)]
 

@@ -1,4 +1,4 @@
-"""Whole numbers as JSON has them: 128 and 128.0 are the same number there, and some encoders write the second.
+"""JsonInteger numbers as JSON has them: 128 and 128.0 are the same number there, and some encoders write the second.
 
 In paths and queries a number is text, and there is one way to write it.
 """
@@ -17,7 +17,7 @@ def _without_point(value: object) -> object:
 
 _AS_JSON_HAS_IT = BeforeValidator(_without_point)
 
-Whole = Annotated[int, _AS_JSON_HAS_IT]
+JsonInteger = Annotated[int, _AS_JSON_HAS_IT]
 """For models that are strict, which else refuse 128.0. A text, a truth value and 128.5 are refused as ever."""
 
 _DIGITS: Final = re.compile("0|[1-9][0-9]*")

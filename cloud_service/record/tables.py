@@ -103,7 +103,7 @@ gallery = Table(
     # Counts the changes of key.
     Column("turn", Integer, nullable=False, server_default="0"),
     # The contract of the next turn, while a change of key is under way: what is in `turned` for it is under its key.
-    Column("turning_to", StoredJson),
+    Column("turning_to", StoredJson, key="next_contract"),
     # Templates that are older never match; null: they do not expire.
     Column("max_age_seconds", BigInteger),
     # The index that an operator chose, by name; null: by the number of templates.

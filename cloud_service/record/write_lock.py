@@ -10,7 +10,7 @@ from typing import Self
 from shared.errors import Overloaded
 
 
-class Turn:
+class WriteLock:
     """Held by one thread at a time, as a context.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_service.record.rows import PinnedGallery
-from cloud_service.rekey.steps import Turning, UnderWay, Unstaged
+from cloud_service.rekey.steps import RekeySteps, UnderWay, Unstaged
 from cloud_service.store import Store
 from shared.contract import Contract
 from shared.errors import (
@@ -31,7 +31,7 @@ from shared.errors import (
 )
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
-from shared.wire.cloud import RekeyRequest, RekeyStatus, Turn
+from shared.wire.cloud import RekeyRequest, RekeyStatus, Rotation
 
 _log = get_logger(__name__)
 
@@ -84,7 +84,7 @@ class Rekeying:
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
         self._indexes = store.indexes
-        self._turning = Turning(store.record.database, store.record.journal, store.record.damaged_templates)
+        self._turning = RekeySteps(store.record.database, store.record.journal, store.record.damaged_templates)
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rekey")
         self._jobs: dict[int, _Job] = {}
@@ -127,7 +127,7 @@ class Rekeying:
                     expected=now.pinned.contract_digest,
                     given=wanted.replaces,
                 )
-            job = self._give(now.pinned, _Job(wanted.contract, _opened(now.pinned, wanted.turns), by), self._change)
+            job = self._give(now.pinned, _Job(wanted.contract, _opened(now.pinned, wanted.rotations), by), self._change)
         return self._waited_for(name, job, wanted.contract)
 
     def abandon(self, name: str) -> RekeyStatus:
@@ -139,7 +139,7 @@ class Rekeying:
         """
         now = self._turning.look(name)
         job = self._at_work(now)
-        if now.turning_to is not None or (job is not None and job.contract not in (None, now.contract)):
+        if now.next_contract is not None or (job is not None and job.contract not in (None, now.contract)):
             job = self._give(now.pinned, _Job(None), self._discard)
         return self._waited_for(name, job)
 
@@ -152,19 +152,19 @@ class Rekeying:
         now = self._turning.look(name)
         job = self._at_work(now)
         working = job is not None
-        turning_to = now.turning_to
+        next_contract = now.next_contract
         if job is not None and job.contract != now.contract:
-            turning_to = job.contract  # perhaps not in the record yet: another gallery's turn comes first
-        lacking = turning_to is not None and now.pinned.verify_only and not working
+            next_contract = job.contract  # perhaps not in the record yet: another gallery's turn comes first
+        lacking = next_contract is not None and now.pinned.verify_only and not working
         return RekeyStatus(
             gallery=now.pinned.name,
             contract=now.contract,
             contract_digest=now.pinned.contract_digest,
-            turning_to=turning_to,
-            state="staging" if turning_to else "settling" if now.unsettled or working else "settled",
+            next_contract=next_contract,
+            state="staging" if next_contract else "settling" if now.unsettled or working else "settled",
             working=working,
             templates=now.templates,
-            left=now.templates - now.staged if turning_to else now.unsettled,
+            left=now.templates - now.staged if next_contract else now.unsettled,
             subjects=self._lacking(now) if lacking else [],
         )
 
@@ -225,7 +225,7 @@ class Rekeying:
         contract = job.contract
         assert contract is not None  # noqa: S101 - what this job is for
         self._settle(pinned, job)
-        if self._turning.look(pinned.name).turning_to not in (None, contract):
+        if self._turning.look(pinned.name).next_contract not in (None, contract):
             self._discard(pinned, job)
         if job.stop.is_set():
             return
@@ -304,7 +304,7 @@ class Rekeying:
     def _lacking(self, now: UnderWay) -> list[str]:
         """Some subjects whose templates are yet to be staged, in the order of these."""
         last = self._jobs.get(now.pinned.id)
-        staged_to = last.staged_to if last is not None and last.contract == now.turning_to else 0
+        staged_to = last.staged_to if last is not None and last.contract == now.next_contract else 0
         found: dict[str, None] = {}
         while len(found) < _NAMED:
             ids, subjects = self._turning.lacking(now.pinned, staged_to, _NAMED)
@@ -330,9 +330,9 @@ def _refuse_more_than_a_key(now: Contract, wanted: Contract) -> None:
         raise Conflict("The new contract names the key that the gallery has already.", reason="same_key")
 
 
-def _opened(pinned: PinnedGallery, turns: Sequence[Turn]) -> Matrices:
+def _opened(pinned: PinnedGallery, rotations: Sequence[Rotation]) -> Matrices:
     matrices: dict[str | None, NDArray[np.float64]] = {}
-    for turn in turns:
+    for turn in rotations:
         if (turn.subject is not None) != pinned.verify_only or turn.subject in matrices:
             raise Unprocessable(
                 "Send one matrix where the gallery has one seal, and where each subject has one, one for each subject.",

@@ -2,8 +2,8 @@
 
 ::
 
-    gallery.turn = t, turning_to null     each template: its vector, under the key of turn t
-    begin                                 turning_to = the contract of turn t + 1
+    gallery.turn = t, next_contract null     each template: its vector, under the key of turn t
+    begin                                 next_contract = the contract of turn t + 1
     stage, batch by batch                 + a row of turned, turn t + 1; matching takes the template's own vector
     flip, one transaction                 gallery.turn = t + 1, its contract the new one; matching takes turned
     settle, batch by batch                the vector is overwritten with that of turned, whose row goes
@@ -52,7 +52,7 @@ class UnderWay:
 
     pinned: PinnedGallery
     contract: Contract
-    turning_to: Contract | None
+    next_contract: Contract | None
     templates: int
     staged: int
     unsettled: int
@@ -67,11 +67,11 @@ class Unstaged:
     vectors: NDArray[np.float32] = field(repr=False)
 
 
-Turn = Callable[[Unstaged], NDArray[np.float32]]
+Rotate = Callable[[Unstaged], NDArray[np.float32]]
 """Gives the (n, dim) float32 templates under the new key."""
 
 
-class Turning:
+class RekeySteps:
     """The steps.
 
     Args:
@@ -96,8 +96,8 @@ class Turning:
             pinned = pinned_from(row)
             staged = _count(connection, pinned, pinned.turn + 1)
             unsettled = _count(connection, pinned, pinned.turn)
-        turning_to = _contract(row)
-        return UnderWay(pinned, Contract.model_validate(row.contract), turning_to, row.templates, staged, unsettled)
+        next_contract = _contract(row)
+        return UnderWay(pinned, Contract.model_validate(row.contract), next_contract, row.templates, staged, unsettled)
 
     def unsettled(self) -> list[PinnedGallery]:
         """The galleries whose key was changed, and that still hold what the old one sealed."""
@@ -118,7 +118,7 @@ class Turning:
             if under_way not in (None, contract):
                 raise Conflict("Another change of this gallery's key is under way.", reason="rekey_under_way")
             connection.execute(
-                update(gallery).where(gallery.c.id == pinned.id).values(turning_to=contract.model_dump(mode="json"))
+                update(gallery).where(gallery.c.id == pinned.id).values(next_contract=contract.model_dump(mode="json"))
             )
             if under_way is None:
                 noted(connection, pinned, Action.REKEY_BEGUN, by, contract=contract.digest())
@@ -167,7 +167,9 @@ class Turning:
             _refuse_abandoned(_locked(connection, pinned), contract)
             _write(connection, pinned, some, vectors)
 
-    def flip(self, pinned: PinnedGallery, contract: Contract, turn: Turn, beyond: int, by: str | None) -> PinnedGallery:
+    def flip(
+        self, pinned: PinnedGallery, contract: Contract, turn: Rotate, beyond: int, by: str | None
+    ) -> PinnedGallery:
         """Makes the new key the gallery's: all of it or nothing.
 
         Args:
@@ -202,7 +204,7 @@ class Turning:
                     turn=after.turn,
                     contract=contract.model_dump(mode="json"),
                     contract_digest=after.contract_digest,
-                    turning_to=None,
+                    next_contract=None,
                 )
             )
             renew_checksum(connection, pinned.id)
@@ -236,7 +238,7 @@ class Turning:
             rows = _some(pinned, pinned.turn + 1, limit).subquery()
             if connection.execute(delete(turned).where(turned.c.id.in_(select(rows.c.id)))).rowcount:
                 return True
-            connection.execute(update(gallery).where(gallery.c.id == pinned.id).values(turning_to=None))
+            connection.execute(update(gallery).where(gallery.c.id == pinned.id).values(next_contract=None))
             return False
 
     def _opened(self, pinned: PinnedGallery, rows: Sequence[Any]) -> Unstaged:
@@ -266,7 +268,7 @@ def _locked(connection: Connection, pinned: PinnedGallery) -> Row[Any]:
 
 def _contract(row: Row[Any]) -> Contract | None:
     try:
-        return None if row.turning_to is None else Contract.model_validate(row.turning_to)
+        return None if row.next_contract is None else Contract.model_validate(row.next_contract)
     except ValueError:
         raise damaged_gallery(row.id) from None
 

@@ -52,7 +52,7 @@ class _Tally:
     begun: datetime = field(default_factory=lambda: datetime.now(UTC))
     taken: int = 0
     there_already: int = 0
-    unturned: int = 0
+    unperturbed: int = 0
     refused: int = 0
 
     def add(self, answer: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ class _Tally:
         stored = [datetime.fromisoformat(face["created_at"]) for face in answer["faces"]]
         self.taken += len(stored)
         self.there_already += sum(at < self.begun for at in stored)
-        self.unturned += answer["unturned"]
+        self.unperturbed += answer["unperturbed"]
 
 
 class Migration:
@@ -113,12 +113,16 @@ class Migration:
                 start += len(part)
                 progress.update(bar, completed=start)
         there = f"; {tally.there_already} {_was(tally.there_already)} there already" if tally.there_already else ""
-        left = f"; {tally.unturned} had no margin and {_was(tally.unturned)} not perturbed" if tally.unturned else ""
+        left = (
+            f"; {tally.unperturbed} had no margin and {_was(tally.unperturbed)} not perturbed"
+            if tally.unperturbed
+            else ""
+        )
         told = {
             "enrolled": tally.taken,
             "there_already": tally.there_already,
             "refused": tally.refused,
-            "unturned": tally.unturned,
+            "unperturbed": tally.unperturbed,
         }
         out.result(told, f"Enrolled {tally.taken} of {self._embeddings.count} embeddings{there}{left}.")
         return not tally.refused
@@ -146,7 +150,7 @@ class Migration:
         seal = info["contract"]["seal"]
         one_by_one = seal is not None and seal["scope"] == "subject"
         angles = np.empty(source.count, dtype=np.float32)
-        unturned = done = 0
+        unperturbed = done = 0
         with written_whole(target, force=force) as arrays, _bar(out) as progress:
             bar = progress.add_task("", total=source.count)
             with arrays.rows("templates", source.count, source.dim) as templates:
@@ -160,7 +164,7 @@ class Migration:
                         answer = _sent(client, "/v1/protect", params=params, json=body)
                         made[at] = answer["templates"]
                         angles[rows] = answer["angles"]
-                        unturned += answer["unturned"]
+                        unperturbed += answer["unperturbed"]
                         progress.advance(bar, len(rows))
                     templates.write(made.tobytes())
                     done += len(part)
@@ -168,7 +172,7 @@ class Migration:
             arrays.put("subjects", np.array(self._subjects))
             if self._faces is not None:
                 arrays.put("face_ids", np.array(self._faces))
-        told = {"protected": source.count, "unturned": unturned}
+        told = {"protected": source.count, "unperturbed": unperturbed}
         out.result(told, f"{target}: {source.count} templates; nothing was sent to the cloud.")
 
     def _check_gallery(self, info: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, for
     protector = Protector(profile)
     angles: list[NDArray[np.float32]] = []
     norms: list[NDArray[np.float32]] = []
-    unturned = done = 0
+    unperturbed = done = 0
     columns = (TextColumn("protecting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         written_whole(target, force=force) as arrays,
@@ -104,17 +104,17 @@ def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, for
                 templates.write(np.ascontiguousarray(made.templates, dtype="<f4").tobytes())
                 angles.append(made.angles)
                 norms.append(lengths)
-                unturned += made.unturned
+                unperturbed += made.unperturbed
                 done += len(part)
                 progress.advance(bar, len(part))
         arrays.put("angles", np.concatenate(angles))
         arrays.put("norms", np.concatenate(norms))
-    told = {"protected": embeddings.count, "unturned": unturned, "profile": profile.pin.name}
+    told = {"protected": embeddings.count, "unperturbed": unperturbed, "profile": profile.pin.name}
     sealed = chosen.sealed and profile.seals
     told["sealed"] = sealed
     held = counted(embeddings.count, "sealed template" if sealed else "template") + ("" if sealed else ", NOT sealed,")
-    unperturbed = counted(unturned, "had no margin and was not perturbed", "had no margin and were not perturbed")
-    left = f"; {unperturbed}" if unturned else ""
+    sentence = counted(unperturbed, "had no margin and was not perturbed", "had no margin and were not perturbed")
+    left = f"; {sentence}" if unperturbed else ""
     out.result(told, f"{target}: {held} under the profile {profile.pin.name}{left}.")
 
 

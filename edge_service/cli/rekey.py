@@ -43,7 +43,7 @@ def rekey(client: EdgeClient, path: str, out: Output, *, abandon: bool) -> None:
             else:
                 answer = _asked(client, "POST", path, json={"epoch": epoch})
                 # The key that this began with, from now on: what is done is not begun once more.
-                epoch = epoch or (answer["turning_to"] or answer["contract"])["seal"]["epoch"]
+                epoch = epoch or (answer["next_contract"] or answer["contract"])["seal"]["epoch"]
                 done = answer["state"] != "settling" and answer["contract"]["seal"]["epoch"] == epoch
             if done:
                 break

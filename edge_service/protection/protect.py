@@ -70,7 +70,7 @@ class Protected:
     done: tuple[str, ...]
 
     @property
-    def unturned(self) -> int:
+    def unperturbed(self) -> int:
         """How many a network left unperturbed, for want of a margin; 0 where the profile has no network."""
         return int((self.angles < NO_ANGLE).sum()) if "patronus" in self.done else 0
 
@@ -81,11 +81,11 @@ class Outgoing:
 
     Attributes:
         envelopes: one an embedding.
-        unturned: how many of them a network left unperturbed, for want of a margin.
+        unperturbed: how many of them a network left unperturbed, for want of a margin.
     """
 
     envelopes: list[TemplateEnvelope] = field(repr=False)
-    unturned: int
+    unperturbed: int
 
 
 class Engine(Protocol):
@@ -162,11 +162,11 @@ class Protector:
         """
         protected = self.templates(embeddings, context.key)
         try:
-            packed = [TemplateEnvelope.seal_in(row, context.contract_digest) for row in protected.templates]
+            packed = [TemplateEnvelope.pack(row, context.contract_digest) for row in protected.templates]
         except Exception as error:  # whatever it is, nothing may be sent; the log has its kind and place
             _log.error("template_not_packed", **place_of(error))
             raise ProtectionFailed("A template could not be packed; nothing was sent.") from None
-        return Outgoing(packed, protected.unturned)
+        return Outgoing(packed, protected.unperturbed)
 
     def templates(
         self, embeddings: Rows, key: EpochKey | None, limits: Rows | None = None, *, sealed: bool = True

@@ -99,9 +99,9 @@ async def enroll(
     """Enrolls one person from raw embeddings: all of them are stored, or none. Sent twice, they are stored once."""
     raw = rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
-    stored, unturned = await plugin.enroll(gallery, subject, raw, names)
+    stored, unperturbed = await plugin.enroll(gallery, subject, raw, names)
     faces = [FaceInfo(id=info.id, created_at=info.created_at) for info in stored]
-    return EnrollEmbeddingsAnswer(subject=subject, faces=faces, unturned=unturned)
+    return EnrollEmbeddingsAnswer(subject=subject, faces=faces, unperturbed=unperturbed)
 
 
 def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
@@ -116,7 +116,7 @@ def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
 def _floats(made: HandedBack) -> Response:
     headers = {
         "X-Patronus-Dim": str(made.protected.templates.shape[1]),
-        "X-Patronus-Unturned": str(made.protected.unturned),
+        "X-Patronus-Unperturbed": str(made.protected.unperturbed),
     }
     if made.faces_found is not None:
         headers["X-Patronus-Faces-Found"] = str(made.faces_found)

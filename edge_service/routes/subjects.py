@@ -52,7 +52,7 @@ async def enroll(
         EnrolledFace(id=info.id, picture=position, faces_found=face.faces_found, quality=quality_of(face))
         for position, (info, face) in enumerate(enrolled.faces)
     ]
-    return EnrollFacesAnswer(subject=subject, faces=faces, unturned=enrolled.unturned)
+    return EnrollFacesAnswer(subject=subject, faces=faces, unperturbed=enrolled.unperturbed)
 
 
 @router.get("", dependencies=[MayManage])

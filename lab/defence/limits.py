@@ -77,13 +77,13 @@ class Limits:
 
     Attributes:
         phi: (n,) float64, radians.
-        unturned: samples with phi = 0. They go unprotected by the turn, so they are reported and never passed over.
-        unturned_by: for each source, the samples to which it gives 0; a sample may count in several.
+        unperturbed: samples with phi = 0. They go unprotected by the turn, so they are reported and never passed over.
+        unperturbed_by: for each source, the samples to which it gives 0; a sample may count in several.
     """
 
     phi: Floats
-    unturned: int
-    unturned_by: dict[str, int]
+    unperturbed: int
+    unperturbed_by: dict[str, int]
 
 
 def combine_limits(sources: Mapping[str, ArrayLike]) -> Limits:

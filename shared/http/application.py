@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from shared.home import patronus_version
-from shared.http.load_shedding import FrontDesk
+from shared.http.load_shedding import LoadShedder
 from shared.http.middleware import BodyLimits, Gate, HeadAsGet, RequestContext
 from shared.http.problems import DESCRIBED, REQUEST_ID_DESCRIBED, install_problems
 from shared.http.rate_limits import RateLimits
@@ -87,7 +87,7 @@ def make_application(
         app.add_middleware(innermost)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimits, limit_for=limit_for, seconds=body_seconds, budget=_BODIES_AT_ONCE)
-    app.state.front_desk = FrontDesk(places, metrics)
+    app.state.front_desk = LoadShedder(places, metrics)
     app.state.rate_limits = RateLimits(rates)
     app.add_middleware(Gate, desk=app.state.front_desk, limits=app.state.rate_limits, metrics=metrics)
     app.add_middleware(RequestContext, metrics=metrics)

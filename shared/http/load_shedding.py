@@ -28,7 +28,7 @@ _ANSWERED_TOGETHER: Final = frozenset({"verify", "identify"})
 _SHARE: Final = 0.75
 _BUSY: Final = "More requests wait here than may; try again in a moment."
 _CROWDED: Final = "More connections are open here than may be; try again in a moment."
-# Whole requests of one plain form; all others take the long way, and are refused there.
+# JsonInteger requests of one plain form; all others take the long way, and are refused there.
 _PLAIN: Final = re.compile(rb"([A-Z]{3,7}) (/v1/[!-~]*) HTTP/1\.1\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
 _KEY: Final = re.compile(rb"\r\nauthorization:[ \t]*([!-~]+ [!-~]+)[ \t]*(?=\r\n)", re.IGNORECASE)
@@ -45,7 +45,7 @@ PLACE: Final = "patronus.place"
 """Where a connection leaves, in the ASGI scope, the place that its request has already."""
 
 
-class FrontDesk:
+class LoadShedder:
     """Knows how many requests are inside, and which keys are over their rate just now. Used on one event loop.
 
     Args:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.errors import NotFound, Overloaded, PatronusError, RateLimited, RequestTimedOut, TooLarge
 from shared.http.auth import CALLER, known_caller
 from shared.http.headers import header_of, raw_header, single_headers_only
-from shared.http.load_shedding import PLACE, FrontDesk, Place
+from shared.http.load_shedding import PLACE, LoadShedder, Place
 from shared.http.problems import problem_response, unexpected
 from shared.http.rate_limits import RateLimits, kind_of
 from shared.http.request_context import REQUEST_ID_HEADER, begin_request
@@ -100,7 +100,7 @@ class Gate:
         metrics: where refusals are counted.
     """
 
-    def __init__(self, app: ASGIApp, desk: FrontDesk, limits: RateLimits, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, desk: LoadShedder, limits: RateLimits, metrics: Metrics) -> None:
         self.app = app
         self.desk = desk
         self.limits = limits

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shared.errors import BadRequest, SetupError
-from shared.http.load_shedding import PLACE, FrontDesk
+from shared.http.load_shedding import PLACE, LoadShedder
 from shared.http.problems import MEDIA_TYPE, problem_document
 from shared.http.request_context import REQUEST_ID_HEADER, id_of_request
 from shared.logs import LogLevel, configure_logging
@@ -69,7 +69,7 @@ class HurriedProtocol(H11Protocol):
         """Begins to wait for a head."""
         self._line = transport
         super().connection_made(cast(asyncio.Transport, _Joined(transport)))
-        self._desk: FrontDesk | None = getattr(getattr(self.app, "state", None), "front_desk", None)
+        self._desk: LoadShedder | None = getattr(getattr(self.app, "state", None), "front_desk", None)
         self._idle_since = self.loop.time()
         self._watched = True
         self.loop.call_later(_HEAD_SECONDS, self._watch)

@@ -10,13 +10,13 @@ from shared.contract import Contract
 from shared.envelope import TemplateEnvelope
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
 from shared.rotation import RotationMatrix
-from shared.strict_types import Whole
+from shared.strict_types import JsonInteger
 from shared.wire.common import Candidate, Cosine, ExactMoment, NewThreshold, Number, Rate, TemplateInfo, Wire
 
 MAX_TEMPLATES_A_REQUEST = 100
 MAX_PROBES_A_REQUEST = 64
 MAX_TOP_K = 100
-MAX_TURNS_A_REQUEST = 512
+MAX_ROTATIONS_A_REQUEST = 512
 
 
 class GallerySpec(Wire):
@@ -58,7 +58,7 @@ class IdentifyRequest(Wire):
     model_config = ConfigDict(strict=True)
 
     probes: Annotated[list[TemplateEnvelope], Field(min_length=1, max_length=MAX_PROBES_A_REQUEST)]
-    top_k: Whole = Field(default=5, ge=1, le=MAX_TOP_K)
+    top_k: JsonInteger = Field(default=5, ge=1, le=MAX_TOP_K)
 
 
 class ProbeResult(Wire):
@@ -131,7 +131,7 @@ class AuditHead(Wire):
     digest: HexDigest
 
 
-class Turn(Wire):
+class Rotation(Wire):
     """What turns the templates of a gallery, or of one subject where each has a seal of its own."""
 
     subject: SubjectName | None = Field(default=None, description="absent where the gallery has one seal")
@@ -143,7 +143,7 @@ class RekeyRequest(Wire):
 
     contract: Contract
     replaces: HexDigest = Field(description="digest of the contract that the matrices turn from")
-    turns: Annotated[list[Turn], Field(default_factory=list, max_length=MAX_TURNS_A_REQUEST)]
+    rotations: Annotated[list[Rotation], Field(default_factory=list, max_length=MAX_ROTATIONS_A_REQUEST)]
 
 
 class RekeyStatus(Wire):
@@ -152,7 +152,7 @@ class RekeyStatus(Wire):
     gallery: GalleryName
     contract: Contract = Field(description="under which the gallery matches now")
     contract_digest: str
-    turning_to: Contract | None = Field(description="under which it will match; null when no change is under way")
+    next_contract: Contract | None = Field(description="under which it will match; null when no change is under way")
     state: Literal["settled", "staging", "settling"] = Field(
         description="staging: it matches under the old key, and each template is written under the new one beside; "
         "settling: it matches under the new key, and what is left of the old one is overwritten; settled: neither"

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 
 from shared.contract import Contract
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
-from shared.strict_types import PLAIN_DIGITS, Whole
+from shared.strict_types import PLAIN_DIGITS, JsonInteger
 
 Item = TypeVar("Item")
 
@@ -87,7 +87,7 @@ class Retention(Wire):
 
     model_config = ConfigDict(strict=True)
 
-    max_age_seconds: Whole = Field(
+    max_age_seconds: JsonInteger = Field(
         ge=1, le=MAX_AGE, description="seconds after which a template matches nobody and is erased"
     )
 

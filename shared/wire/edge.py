@@ -99,7 +99,7 @@ class EnrollFacesAnswer(Wire):
 
     subject: SubjectName
     faces: list[EnrolledFace]
-    unturned: int = Field(ge=0, description="faces that the profile's network left unperturbed, for want of a margin")
+    unperturbed: int = Field(ge=0, description="faces that the network left unperturbed, for want of a margin")
 
 
 # Of any dimension: one that is not the edge's is refused with a sentence that names both.
@@ -122,7 +122,7 @@ class ProtectAnswer(Wire):
     contract: HexDigest | None = Field(description="digest of the gallery's contract; null where no gallery was named")
     templates: list[list[float]] = Field(repr=False, description="unit vectors")
     angles: list[float] = Field(description="radians by which each was perturbed after erase")
-    unturned: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
+    unperturbed: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
     faces_found: int | None = Field(default=None, ge=1, description=f"{_FOUND}; null where embeddings were sent")
 
 
@@ -165,7 +165,7 @@ class EnrollEmbeddingsAnswer(Wire):
 
     subject: SubjectName
     faces: list[FaceInfo]
-    unturned: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
+    unperturbed: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
 
 
 ThresholdFrom = Literal["gallery", "profile", "embedder"]

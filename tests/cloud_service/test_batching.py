@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_service.batching import Gathering
+from cloud_service.batching import RequestBatcher
 from cloud_service.matching import Asked, Matcher
 from shared.envelope import TemplateEnvelope
 from shared.errors import ContractMismatch, NotFound, Overloaded, PatronusError
@@ -49,9 +49,9 @@ def watched(cloud: Cloud) -> Watched:
     return Watched(Matcher(cloud.app.state.store, Metrics("test")))
 
 
-def gathering(watched: Watched, **changed: Any) -> Gathering[Asked, IdentifyAnswer]:
+def gathering(watched: Watched, **changed: Any) -> RequestBatcher[Asked, IdentifyAnswer]:
     knobs: dict[str, Any] = {"at_once": 2, "most": 4, "waiting": 20, "patience_seconds": 5.0, **changed}
-    return Gathering(watched.identify, lambda asked: len(asked.envelopes), **knobs)
+    return RequestBatcher(watched.identify, lambda asked: len(asked.envelopes), **knobs)
 
 
 async def until(condition: Any) -> None:
@@ -114,7 +114,7 @@ def test_an_error_of_the_work_goes_to_each_as_it_is(error: PatronusError) -> Non
         raise error
 
     async def scenario() -> None:
-        gathered = Gathering(failing, lambda _: 1, at_once=1, most=9, waiting=9, patience_seconds=5)
+        gathered = RequestBatcher(failing, lambda _: 1, at_once=1, most=9, waiting=9, patience_seconds=5)
         asked = [gathered.ask("door", object()) for _ in range(3)]
         told = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
         assert [(type(one), vars(one)) for one in told] == [(type(error), vars(error))] * 3

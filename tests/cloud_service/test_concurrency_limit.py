@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import pytest
 
-from cloud_service.concurrency_limit import Admission
+from cloud_service.concurrency_limit import ConcurrencyLimit
 from cloud_service.settings import Settings, WorkSettings
 from shared.errors import Overloaded
 from tests.support.cloud_client import Cloud, assert_problem, random_units
@@ -20,7 +20,7 @@ def test_no_more_work_at_once_than_may_and_all_who_wait_get_their_turn() -> None
     most = now = 0
 
     async def main() -> None:
-        admission = Admission(at_once=2, waiting=10, patience_seconds=5)
+        admission = ConcurrencyLimit(at_once=2, waiting=10, patience_seconds=5)
 
         async def work() -> None:
             nonlocal most, now
@@ -40,7 +40,7 @@ def test_no_more_work_at_once_than_may_and_all_who_wait_get_their_turn() -> None
 
 def test_a_place_is_given_back_after_an_error_and_after_a_wait_in_vain() -> None:
     async def main() -> None:
-        admission = Admission(at_once=1, waiting=1, patience_seconds=0.01)
+        admission = ConcurrencyLimit(at_once=1, waiting=1, patience_seconds=0.01)
         with pytest.raises(RuntimeError):
             async with admission.place():
                 raise RuntimeError

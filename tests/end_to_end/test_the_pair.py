@@ -60,7 +60,7 @@ def test_the_right_subject_is_found_among_many(pair: RunningPair, picture: Pictu
     random = np.random.default_rng(7)
     for number in range(500):
         vector = random.normal(size=128)
-        template = TemplateEnvelope.seal_in((vector / np.linalg.norm(vector)).astype(np.float32), digest)
+        template = TemplateEnvelope.pack((vector / np.linalg.norm(vector)).astype(np.float32), digest)
         body = {"templates": [{"id": uuid.uuid4().hex, "template": template.model_dump()}]}
         pair.cloud.post(f"{STAFF}/subjects/stranger-{number}/templates", json=body).raise_for_status()
 

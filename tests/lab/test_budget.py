@@ -368,8 +368,8 @@ def test_a_subject_whose_pictures_lie_as_far_apart_as_the_threshold_gets_no_turn
 def test_combined_limits_are_the_smallest_and_samples_without_a_turn_are_counted() -> None:
     found = combine_limits({"cohort": [0.0, 0.3, 0.2, 0.0], "genuine": [0.1, math.inf, 0.0, 0.0], "profile": 0.25})
     assert found.phi.tolist() == [0, 0.25, 0, 0]
-    assert found.unturned == 3
-    assert found.unturned_by == {"cohort": 2, "genuine": 2, "profile": 0}
+    assert found.unperturbed == 3
+    assert found.unperturbed_by == {"cohort": 2, "genuine": 2, "profile": 0}
 
 
 @pytest.mark.parametrize("sources", [{}, {"a": [math.nan]}, {"a": [-0.1]}, {"a": [0.1, math.inf]}])

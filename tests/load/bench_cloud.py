@@ -136,7 +136,7 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
                 timeout=600,
             )
             cloud.post("/snapshot").raise_for_status()
-        envelopes = [TemplateEnvelope.seal_in(probe, contract.digest()).model_dump() for probe in probes]
+        envelopes = [TemplateEnvelope.pack(probe, contract.digest()).model_dump() for probe in probes]
         identify = [
             request(f"{cloud.base_url}identify", key, json.dumps({"probes": [one], "top_k": 5}).encode())
             for one in envelopes

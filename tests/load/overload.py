@@ -172,7 +172,7 @@ def main(
             key = read_secret(home / "cloud" / "api_key").decode().strip()
             requests = []
             for who, probe in zip(whose.tolist(), probes, strict=True):
-                body = {"probe": TemplateEnvelope.seal_in(probe, contract.digest()).model_dump()}
+                body = {"probe": TemplateEnvelope.pack(probe, contract.digest()).model_dump()}
                 requests.append(request(f"{base}/s{who // PER_PERSON}/verify", key, json.dumps(body).encode()))
             lines = list(_measured(port, requests, [float(part) for part in times.split(",")], seconds, rounds))
         finally:

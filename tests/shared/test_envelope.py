@@ -32,7 +32,7 @@ def packed(values: Any, dim: int | None = None, **changed: Any) -> TemplateEnvel
 @given(st.integers(2, 4096), st.integers(0, 2**32))
 def test_a_template_comes_out_bit_for_bit_as_it_went_in(dim: int, seed: int) -> None:
     template = unit(dim, seed)
-    on_the_wire = TemplateEnvelope.seal_in(template, DIGEST).model_dump_json()
+    on_the_wire = TemplateEnvelope.pack(template, DIGEST).model_dump_json()
     found = TemplateEnvelope.model_validate_json(on_the_wire)
     assert found.contract == DIGEST
     np.testing.assert_array_equal(found.open(), template)
@@ -40,10 +40,10 @@ def test_a_template_comes_out_bit_for_bit_as_it_went_in(dim: int, seed: int) -> 
 
 
 def test_the_bytes_are_little_endian_float32() -> None:
-    envelope = TemplateEnvelope.seal_in(np.array([1, 0], np.float32), DIGEST)
+    envelope = TemplateEnvelope.pack(np.array([1, 0], np.float32), DIGEST)
     assert base64.b64decode(envelope.data) == b"\x00\x00\x80\x3f\x00\x00\x00\x00"
     big_endian = np.array([0, 1], ">f4")
-    assert TemplateEnvelope.seal_in(big_endian.astype("<f4"), DIGEST).open().tolist() == [0, 1]
+    assert TemplateEnvelope.pack(big_endian.astype("<f4"), DIGEST).open().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_bytes_are_little_endian_float32() -> None:
 )
 def test_what_is_no_unit_vector_goes_neither_in_nor_out(values: list[float], says: str) -> None:
     with pytest.raises(InvalidTemplate, match=says):
-        TemplateEnvelope.seal_in(np.array(values, np.float32), DIGEST)
+        TemplateEnvelope.pack(np.array(values, np.float32), DIGEST)
     with pytest.raises(InvalidTemplate, match=says):
         packed(values).open()
 
@@ -71,13 +71,13 @@ def test_rounding_is_no_reason_for_a_refusal() -> None:
 @pytest.mark.parametrize("template", [unit(4).astype(np.float64), unit(4).reshape(2, 2), np.eye(2, dtype=np.float32)])
 def test_only_one_row_of_float32_is_packed(template: Any) -> None:
     with pytest.raises(InvalidTemplate, match="one row of float32"):
-        TemplateEnvelope.seal_in(template, DIGEST)
+        TemplateEnvelope.pack(template, DIGEST)
 
 
 def test_a_vector_too_long_or_a_wrong_digest_is_not_packed() -> None:
     for template, digest in ((unit(5000), DIGEST), (unit(4), "A" * 64), (unit(4), "")):
         with pytest.raises(InvalidTemplate, match="length or contract"):
-            TemplateEnvelope.seal_in(template, digest)
+            TemplateEnvelope.pack(template, digest)
 
 
 @pytest.mark.parametrize("dim", [3, 5, 128])
@@ -120,7 +120,7 @@ def test_an_envelope_of_another_form_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_an_envelope_shows_no_template() -> None:
-    envelope = TemplateEnvelope.seal_in(unit(4), DIGEST)
+    envelope = TemplateEnvelope.pack(unit(4), DIGEST)
     assert envelope.data not in repr(envelope)
     with pytest.raises(InvalidTemplate) as caught:
         packed([0.123456, 0.5]).open()

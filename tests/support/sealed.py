@@ -55,7 +55,7 @@ class Key:
         return {
             "contract": after.contract.model_dump(mode="json"),
             "replaces": self.contract.digest(),
-            "turns": turns,
+            "rotations": turns,
         }
 
 

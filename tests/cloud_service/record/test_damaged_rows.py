@@ -82,7 +82,7 @@ def test_a_damaged_note_stops_the_start_and_copies_with_one_sentence(
         "threshold_fmr = 'x'",
         "dim = 9",
         "max_age_seconds = 'x'",
-        "turning_to = '{'",
+        "next_contract = '{'",
         f"contract = '{'[' * 100_000}'",
         "max_age_seconds = 4611686018427387904",
         "max_age_seconds = 0",

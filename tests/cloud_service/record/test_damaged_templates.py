@@ -95,7 +95,7 @@ def test_claims_of_one_batch_do_not_share_the_fate_of_a_damaged_subject(people: 
     digest = store.record.gallery("door").contract_digest
 
     def claim(name: str, vector: np.ndarray) -> Claim:
-        return Claim(name, TemplateEnvelope.seal_in(vector, digest))
+        return Claim(name, TemplateEnvelope.pack(vector, digest))
 
     asked = [claim("anna", VECTORS[0]), claim("ben", VECTORS[2]), claim("anna", STRANGER), claim("carl", VECTORS[2])]
     answers = Matcher(store, store._metrics).verify("door", asked)

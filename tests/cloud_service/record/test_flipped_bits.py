@@ -20,7 +20,7 @@ from cloud_service.index.flat import SegmentedIndex
 from cloud_service.matching import Asked, Claim, Matcher
 from cloud_service.record.backup import back_up, restore
 from cloud_service.record.tables import template, turned
-from cloud_service.rekey.steps import Turning, Unstaged
+from cloud_service.rekey.steps import RekeySteps, Unstaged
 from cloud_service.settings import RecordSettings, Settings
 from shared.envelope import TemplateEnvelope
 from shared.errors import PatronusError, SetupError
@@ -67,7 +67,7 @@ class Examined:
 
     def _change_key_of_turned(self) -> None:
         record = self.store.record
-        turning = Turning(record.database, record.journal, record.damaged_templates)
+        turning = RekeySteps(record.database, record.journal, record.damaged_templates)
         pinned = record.gallery("turned")
 
         def rotated(some: Unstaged) -> np.ndarray:

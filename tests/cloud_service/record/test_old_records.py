@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text, update
 
 from cloud_service.record.opening import open_database
 from cloud_service.record.tables import template, turned
-from cloud_service.rekey.steps import Turning, Unstaged
+from cloud_service.rekey.steps import RekeySteps, Unstaged
 from cloud_service.settings import RecordSettings, Settings
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
 from tests.support.damaging import change_blob, checks, huge, set_value
@@ -44,7 +44,7 @@ def _enroll(cloud: Cloud, key: Key, gallery: str) -> None:
 def _flip(cloud: Cloud, gallery: str) -> None:
     """Changes a gallery's key up to the flip: what counts stands in ``turned``, and nothing is settled."""
     record = cloud.app.state.store.record
-    turning = Turning(record.database, record.journal, record.damaged_templates)
+    turning = RekeySteps(record.database, record.journal, record.damaged_templates)
     pinned = record.gallery(gallery)
 
     def rotated(some: Unstaged) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cloud_service.rekey import service as rekeying
-from cloud_service.rekey.steps import Turning
+from cloud_service.rekey.steps import RekeySteps
 from tests.support.cloud_client import Cloud, random_units
 from tests.support.sealed import Key, Rows
 
@@ -70,13 +70,13 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of a few rows, with room between them for others: a large gallery's change of key, of a small one."""
     monkeypatch.setattr(rekeying, "_ROWS", 3)
     for name in ("stage", "settle", "flip"):
-        step = getattr(Turning, name)
+        step = getattr(RekeySteps, name)
 
-        def slowly(self: Turning, *args: Any, step: Any = step, **options: Any) -> Any:
+        def slowly(self: RekeySteps, *args: Any, step: Any = step, **options: Any) -> Any:
             time.sleep(0.005)
             return step(self, *args, **options)
 
-        monkeypatch.setattr(Turning, name, slowly)
+        monkeypatch.setattr(RekeySteps, name, slowly)
 
 
 @pytest.mark.usefixtures("small_steps")

@@ -9,7 +9,7 @@ import pytest
 
 from cloud_service.settings import Settings
 from shared.errors import Overloaded, SetupError
-from shared.http.load_shedding import FrontDesk
+from shared.http.load_shedding import LoadShedder
 from shared.metrics import Metrics
 from shared.security.credentials import Scope
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
@@ -167,7 +167,7 @@ def _damage(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("spelt", ["bearer {}", "BEARER {}", "Bearer  {}", "Bearer {} "])
 def test_a_key_has_one_share_of_the_places_however_it_is_spelt(spelt: str) -> None:
-    desk = FrontDesk(4, Metrics("test"))
+    desk = LoadShedder(4, Metrics("test"))
     for _ in range(3):
         desk.enter("/v1/galleries", b"Bearer patronus_one")
     with pytest.raises(Overloaded):

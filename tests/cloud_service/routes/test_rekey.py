@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from cloud_service.record.tables import gallery, template, turned
-from cloud_service.rekey.steps import Turning
+from cloud_service.rekey.steps import RekeySteps
 from cloud_service.settings import BodySettings, Settings
 from shared.errors import RecordUnavailable
 from shared.wire.cloud import RekeyRequest
@@ -137,7 +137,7 @@ def test_it_is_harmless_when_repeated_and_enrollment_is_too(sealed: Cloud) -> No
 def test_nothing_of_the_key_is_stored(sealed: Cloud) -> None:
     request = OLD.rekey(NEW)
     sealed.http.post(f"{PATH}/rekey", json=request)
-    matrix = base64.b64decode(request["turns"][0]["matrix"]["data"])
+    matrix = base64.b64decode(request["rotations"][0]["matrix"]["data"])
     files = [file.read_bytes() for file in sealed.settings.home.rglob("*") if file.is_file()]
     assert not any(matrix[at : at + 16] in content for at in range(0, len(matrix), 8) for content in files)
     assert all(job.matrices == {} for job in sealed.app.state.rekeying._jobs.values())
@@ -158,7 +158,7 @@ def test_what_is_not_a_rotation_is_refused_and_changes_nothing(sealed: Cloud, ch
     matrix = change(NEW.seal() @ OLD.seal().T)
     request = OLD.rekey(NEW)
     data = base64.b64encode(np.ascontiguousarray(matrix, dtype="<f8").tobytes()).decode()
-    request["turns"][0]["matrix"]["data"] = data
+    request["rotations"][0]["matrix"]["data"] = data
     assert_problem(sealed.http.post(f"{PATH}/rekey", json=request), 422, "unprocessable", "not_a_rotation")
     assert _rows(sealed) == before
     assert sealed.http.get(f"{PATH}/rekey").json()["state"] == "settled"
@@ -167,19 +167,19 @@ def test_what_is_not_a_rotation_is_refused_and_changes_nothing(sealed: Cloud, ch
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"turns": []}, "no_matrix"),
-        ({"turns": OLD_EACH.rekey(NEW_EACH, "s0")["turns"]}, "wrong_subject"),
-        ({"turns": 2 * OLD.rekey(NEW)["turns"]}, "wrong_subject"),
-        ({"turns": Key(8, 1).rekey(Key(8, 2))["turns"]}, "wrong_dimension"),
-        ({"turns": [{"matrix": {"dim": 32, "dtype": "float32", "data": ""}}]}, "invalid_request"),
-        ({"turns": [{"matrix": {"dim": 32, "data": "!"}}]}, "not_a_rotation"),
+        ({"rotations": []}, "no_matrix"),
+        ({"rotations": OLD_EACH.rekey(NEW_EACH, "s0")["rotations"]}, "wrong_subject"),
+        ({"rotations": 2 * OLD.rekey(NEW)["rotations"]}, "wrong_subject"),
+        ({"rotations": Key(8, 1).rekey(Key(8, 2))["rotations"]}, "wrong_dimension"),
+        ({"rotations": [{"matrix": {"dim": 32, "dtype": "float32", "data": ""}}]}, "invalid_request"),
+        ({"rotations": [{"matrix": {"dim": 32, "data": "!"}}]}, "not_a_rotation"),
         ({"more": 1}, "invalid_request"),
     ],
 )
 def test_a_request_of_another_form_is_refused(sealed: Cloud, change: dict[str, Any], reason: str) -> None:
     request = OLD.rekey(NEW) | change
     assert_problem(sealed.http.post(f"{PATH}/rekey", json=request), 422, "unprocessable", reason)
-    assert sealed.http.get(f"{PATH}/rekey").json()["turning_to"] is None
+    assert sealed.http.get(f"{PATH}/rekey").json()["next_contract"] is None
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_what_is_staged_is_not_done_anew_and_is_discarded_for_another_key(each: 
     assert [row[1] for row in _rows(each)][:2] == [row[1] for row in staged][:2]
     third = Key(DIM, 3, verify_only=True)
     told = each.http.post(f"{PATH}/rekey", json=OLD_EACH.rekey(third, "s5")).json()
-    assert (told["left"], told["turning_to"]) == (11, third.contract.model_dump(mode="json"))
+    assert (told["left"], told["next_contract"]) == (11, third.contract.model_dump(mode="json"))
     assert [at for at, row in enumerate(_rows(each)) if row[1] is not None] == [5]
 
 
@@ -265,7 +265,7 @@ def test_a_change_that_is_given_up_leaves_the_gallery_as_it_was(each: Cloud) -> 
     before = _rows(each)
     each.http.post(f"{PATH}/rekey", json=OLD_EACH.rekey(NEW_EACH, "s0", "s1"))
     answer = each.http.delete(f"{PATH}/rekey")
-    assert (answer.status_code, answer.json()["state"], answer.json()["turning_to"]) == (200, "settled", None)
+    assert (answer.status_code, answer.json()["state"], answer.json()["next_contract"]) == (200, "settled", None)
     assert _rows(each) == before
     assert _verify(each, OLD_EACH, "s0", PEOPLE[0]).json()["similarity"] > 0.9999
     assert each.http.delete(f"{PATH}/rekey").status_code == 200
@@ -287,14 +287,14 @@ def test_a_matrix_is_not_in_a_log_or_an_error(sealed: Cloud, capsys: pytest.Capt
     wrong = OLD.rekey(NEW) | {"contract": "x"}
     told = sealed.http.post(f"{PATH}/rekey", json=wrong).text + sealed.http.post(f"{PATH}/rekey", json=request).text
     log = capsys.readouterr()
-    assert request["turns"][0]["matrix"]["data"][:40] not in told + log.out + log.err
+    assert request["rotations"][0]["matrix"]["data"][:40] not in told + log.out + log.err
     assert "data" not in repr(RekeyRequest.model_validate(request))
 
 
 def test_the_record_names_the_contract_to_come_only_while_it_is_to_come(each: Cloud) -> None:
     def noted() -> Any:
         with each.app.state.store.record.database.read() as connection:
-            return connection.scalar(select(gallery.c.turning_to))
+            return connection.scalar(select(gallery.c.next_contract))
 
     assert noted() is None
     each.http.post(f"{PATH}/rekey", json=OLD_EACH.rekey(NEW_EACH))
@@ -312,7 +312,7 @@ def test_a_key_that_was_changed_is_told_as_changed_though_what_follows_fails(
             raise RecordUnavailable("The record cannot be written now: nothing was changed.")
 
         # Before the change there is nothing to settle, and settling is asked for all the same.
-        broken.setattr(Turning, "settle", lambda self, pinned, limit: pinned.turn > 0 and fail())
+        broken.setattr(RekeySteps, "settle", lambda self, pinned, limit: pinned.turn > 0 and fail())
         answer = sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW))
         assert (answer.status_code, answer.json()["state"]) == (202, "settling")
         assert answer.json()["contract_digest"] == NEW.contract.digest()

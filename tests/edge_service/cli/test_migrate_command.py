@@ -174,7 +174,7 @@ def test_each_bad_row_is_told_by_its_place_in_the_file_and_the_rest_is_enrolled(
     assert held(command, "some-bad") == (2, 3)
     status, told = command.quick("migrate", "some-bad", source)
     assert (status, [refusal["row"] for refusal in told[:-1]]) == (1, [1, 2, 3, 6, 4])
-    assert told[-1] == {"enrolled": 3, "there_already": 3, "refused": 5, "unturned": told[-1]["unturned"]}
+    assert told[-1] == {"enrolled": 3, "there_already": 3, "refused": 5, "unperturbed": told[-1]["unperturbed"]}
     twice = saved(tmp_path / "twice.npz", units(3, seed=8), ["eve"] * 3, face_ids=np.array(["1", "2", "1"]))
     status, told = command.quick("migrate", "some-bad", str(twice))
     assert (status, told[0]["row"], told[-1]["enrolled"]) == (1, 2, 2)

@@ -84,9 +84,9 @@ def test_templates_angles_and_lengths_come_out(protect: Any, profiles: Path, tmp
     np.testing.assert_allclose(angles_between(out["templates"], unit), out["angles"], atol=5e-6)
     served = Protector(load_profile("sealing", own=profiles)).templates(unit[2040:2060], PUBLIC_KEY, sealed=False)
     np.testing.assert_array_equal(out["templates"][2040:2060], served.templates)
-    unturned = int((out["angles"] == 0).sum())
-    assert 0 < unturned < 2100
-    assert f"{unturned} had no margin" in ended.stdout
+    unperturbed = int((out["angles"] == 0).sum())
+    assert 0 < unperturbed < 2100
+    assert f"{unperturbed} had no margin" in ended.stdout
     assert (tmp_path / "out.npz").stat().st_mode & 0o777 == 0o600
 
 

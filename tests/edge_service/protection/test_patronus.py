@@ -139,7 +139,7 @@ def test_a_limit_holds_and_what_is_not_turned_is_counted(network: PatronusNetwor
     limits = np.array([0, 0.01, 0.02, np.pi], np.float32)
     made = protector.templates(rows, KEY, limits, sealed=False)
     assert (made.angles <= limits).all()
-    assert made.unturned == 1
+    assert made.unperturbed == 1
     with torch.no_grad():
         left = network.erase(torch.tensor(rows)).numpy()
     assert angles_between(made.templates, left)[0] < 2e-6
@@ -148,8 +148,8 @@ def test_a_limit_holds_and_what_is_not_turned_is_counted(network: PatronusNetwor
     rows = np.concatenate([(near / np.linalg.norm(near, axis=0)).T, rows[:2]]).astype(np.float32)
     told: list[Any] = []
     outgoing = Protector(protector.profile, tell=told.append).protect(rows, ProtectionContext(KEY, "a" * 64))
-    assert (len(outgoing.envelopes), outgoing.unturned) == (5, 3)
-    assert [each.unturned for each in told] == [3]
+    assert (len(outgoing.envelopes), outgoing.unperturbed) == (5, 3)
+    assert [each.unperturbed for each in told] == [3]
 
 
 def test_an_embedding_of_which_erase_leaves_nothing_is_refused(network: PatronusNetwork, protector: Protector) -> None:
@@ -212,7 +212,7 @@ def test_an_angle_that_cannot_be_told_from_none_counts_as_unturned(
     network: PatronusNetwork, protector: Protector
 ) -> None:
     made = protector.templates(units(4), KEY, np.array([0.2, 9e-4, 0.0, 0.2], np.float32))
-    assert made.unturned == 2
+    assert made.unperturbed == 2
 
 
 def test_a_graph_that_erases_though_it_says_that_it_does_not_stops_the_start(

@@ -103,7 +103,7 @@ def test_what_crosses_and_what_is_stored_is_protected_and_never_raw(
     raw = np.concatenate([reader.embed(reader.read(picture).faces[:1]).unit for picture in pictures])
     before = len(sealing.line.crossed)
     answer = sealing.enroll("door", "obama", pictures[0])
-    assert (answer.status_code, answer.json()["unturned"]) == (201, 0)
+    assert (answer.status_code, answer.json()["unperturbed"]) == (201, 0)
     assert sealing.verify("door", "obama", pictures[1]).json()["decision"] == "match"
     assert sealing.identify("door", pictures[1]).json()["faces"][0]["candidates"][0]["subject"] == "obama"
 
@@ -137,7 +137,7 @@ def test_json_floats_and_the_network_agree(sealing: Edge, network: PatronusNetwo
     assert body["sealed"] is True
     assert body["profile"]["name"] == "sealing"
     assert body["contract"] == sealing.call("GET", "/v1/galleries/door").json()["contract_digest"]
-    assert body["unturned"] == 0
+    assert body["unperturbed"] == 0
 
     plain = sealing.call("POST", "/v1/protect", FLOATS, content=rows.tobytes(), params=DOOR | {"dim": DIM})
     assert (plain.status_code, plain.headers["X-Patronus-Dim"]) == (200, str(DIM))
@@ -167,7 +167,7 @@ def test_an_embedding_without_a_margin_is_counted(sealing: Edge, network: Patron
     near = np.linalg.pinv(network.eraser.numpy(), rcond=1e-3) @ network.cohort[0].numpy()
     rows, before = np.stack([near / np.linalg.norm(near), *units(2)]).astype(np.float32), counted()
     answer = protect(sealing, rows.tolist(), **DOOR).json()
-    assert answer["unturned"] == 1
+    assert answer["unperturbed"] == 1
     assert answer["angles"][0] == 0 < min(answer["angles"][1:])
     assert counted() - before == 1
 
@@ -313,7 +313,7 @@ def test_the_plain_seal_serves_embeddings_too(house: House) -> None:
     rows, edge = units(2), house.edge(profile="seal")
     edge.make("door")
     told = protect(edge, rows.tolist(), **DOOR).json()
-    assert (told["angles"], told["unturned"], told["sealed"]) == ([0.0, 0.0], 0, True)
+    assert (told["angles"], told["unperturbed"], told["sealed"]) == ([0.0, 0.0], 0, True)
     np.testing.assert_allclose(np.array(told["templates"]) @ np.array(told["templates"]).T, rows @ rows.T, atol=1e-5)
     assert_problem(protect(edge, [[1.0] * 64], **DOOR), 422, "unprocessable", "wrong_dimension")
 

@@ -115,7 +115,7 @@ members = st.sampled_from(
     [
         *("threshold", "cosine", "fmr", "verify_only", "embeddings", "values", "face", "epoch", "max_age_seconds"),
         *("probe", "probes", "top_k", "templates", "id", "template", "version", "contract", "dim", "dtype", "data"),
-        *("kind", "turns", "matrix", "replaces", "subject", "seal", "", "\ud800", "\x00"),
+        *("kind", "rotations", "matrix", "replaces", "subject", "seal", "", "\ud800", "\x00"),
     ]
 )
 documents = st.recursive(

@@ -45,7 +45,7 @@ def _rekeyed(edge: Edge, gallery: str, **wanted: Any) -> dict[str, Any]:
     answer = edge.call("POST", f"/v1/galleries/{gallery}/rekey", json=wanted)
     assert answer.status_code == 200, answer.text
     done: dict[str, Any] = answer.json()
-    assert (done["state"], done["turning_to"], done["left"]) == ("settled", None, 0)
+    assert (done["state"], done["next_contract"], done["left"]) == ("settled", None, 0)
     return done
 
 
@@ -191,12 +191,12 @@ def test_what_was_begun_is_gone_on_with_under_the_same_name_or_abandoned(edge: E
     assert sorted(told.json()["subjects"]) == ["biden", "obama"]
     assert edge.verify("begun", "obama", sample(SPEECH)).json()["decision"] == "match"
     done = _rekeyed(edge, "begun")
-    assert done["contract"] == told.json()["turning_to"]
+    assert done["contract"] == told.json()["next_contract"]
 
     edge.line.faults.extend([CloudLine.deliver, CloudLine.deliver, away])
     assert edge.call("POST", "/v1/galleries/begun/rekey").status_code == 502
     given_up = edge.call("DELETE", "/v1/galleries/begun/rekey")
-    assert (given_up.status_code, given_up.json()["turning_to"]) == (200, None)
+    assert (given_up.status_code, given_up.json()["next_contract"]) == (200, None)
     assert given_up.json()["contract"] == done["contract"]
     assert edge.verify("begun", "obama", sample(SPEECH)).json()["decision"] == "match"
 

@@ -187,7 +187,7 @@ class Caller:
         body = {
             "contract": contract_of(new).model_dump(mode="json"),
             "replaces": contract_of(gallery.epoch).digest(),
-            "turns": turns,
+            "rotations": turns,
         }
         self._ask(
             Unsure(

@@ -191,7 +191,7 @@ def _standing_people(service: Service, url: str, key: str, contract: Contract) -
     found = {}
     for number in range(_PEOPLE):
         subject, vector = f"standing-{number}", np.eye(contract.dim, dtype=np.float32)[number % contract.dim]
-        envelope = TemplateEnvelope.seal_in(vector, contract.digest()).model_dump()
+        envelope = TemplateEnvelope.pack(vector, contract.digest()).model_dump()
         what: dict[str, Any] = {"json": {"templates": [{"id": f"{number:032x}", "template": envelope}]}}
         held = "templates"
         if service is Service.EDGE:

@@ -9,7 +9,7 @@ import h11
 import pytest
 
 from shared.errors import Overloaded, RateLimited
-from shared.http.load_shedding import FrontDesk
+from shared.http.load_shedding import LoadShedder
 from shared.http.rate_limits import Kind
 from shared.metrics import Metrics
 
@@ -44,24 +44,24 @@ def read(answer: bytes, method: str = "POST") -> tuple[int, dict[str, str], byte
 
 
 @pytest.fixture
-def desk() -> FrontDesk:
-    return FrontDesk(4, Metrics("cloud"))
+def desk() -> LoadShedder:
+    return LoadShedder(4, Metrics("cloud"))
 
 
 @pytest.fixture
-def full(desk: FrontDesk) -> FrontDesk:
+def full(desk: LoadShedder) -> LoadShedder:
     for key in (MINE, MINE, MINE, THEIRS):
         desk.enter(VERIFY, key)
     return desk
 
 
-def refused(desk: FrontDesk, data: bytes) -> bytes:
+def refused(desk: LoadShedder, data: bytes) -> bytes:
     found = desk.receive(data)
     assert isinstance(found, bytes)
     return found
 
 
-def let_in(desk: FrontDesk, data: bytes) -> bool:
+def let_in(desk: LoadShedder, data: bytes) -> bool:
     """Whether a request gets a place, which it leaves again."""
     found = desk.receive(data)
     if isinstance(found, tuple):
@@ -69,12 +69,12 @@ def let_in(desk: FrontDesk, data: bytes) -> bool:
     return isinstance(found, tuple)
 
 
-def test_where_there_is_room_a_request_has_its_place_at_once(desk: FrontDesk) -> None:
+def test_where_there_is_room_a_request_has_its_place_at_once(desk: LoadShedder) -> None:
     assert all(isinstance(desk.receive(sent(key=key)), tuple) for key in (MINE, MINE, MINE, THEIRS))
     assert refused(desk, sent(key=THEIRS))
 
 
-def test_what_there_is_no_place_for_gets_a_whole_answer(full: FrontDesk) -> None:
+def test_what_there_is_no_place_for_gets_a_whole_answer(full: LoadShedder) -> None:
     status, headers, body = read(refused(full, sent(VERIFY, "x-request-id: call-7")))
     problem = json.loads(body)
     assert (status, problem["type"]) == (429, "urn:patronus:problem:overloaded")
@@ -86,7 +86,7 @@ def test_what_there_is_no_place_for_gets_a_whole_answer(full: FrontDesk) -> None
         full.enter(VERIFY, THEIRS)
 
 
-def test_other_kinds_and_what_asks_for_health_come_in(full: FrontDesk) -> None:
+def test_other_kinds_and_what_asks_for_health_come_in(full: LoadShedder) -> None:
     for path in ("/v1/galleries/door/identify", "/v1/galleries/door"):
         assert let_in(full, sent(path)), path
     for path in ("/healthz", "/readyz", "/metrics"):
@@ -94,13 +94,13 @@ def test_other_kinds_and_what_asks_for_health_come_in(full: FrontDesk) -> None:
         assert full.farewell(sent(path)) is None, path
 
 
-def test_on_a_connection_too_many_only_health_is_answered(desk: FrontDesk) -> None:
+def test_on_a_connection_too_many_only_health_is_answered(desk: LoadShedder) -> None:
     status, headers, body = read(desk.farewell(sent()[:200]) or b"")
     assert (status, headers["connection"]) == (429, "close")
     assert json.loads(body)["type"] == "urn:patronus:problem:overloaded"
 
 
-def test_one_key_cannot_hold_all_places(desk: FrontDesk) -> None:
+def test_one_key_cannot_hold_all_places(desk: LoadShedder) -> None:
     places = [desk.enter(VERIFY, MINE) for _ in range(3)]
     with pytest.raises(Overloaded):
         desk.enter(VERIFY, MINE)
@@ -129,17 +129,17 @@ def test_one_key_cannot_hold_all_places(desk: FrontDesk) -> None:
         b"\x16\x03\x01",
     ],
 )
-def test_what_is_not_one_whole_plain_request_takes_the_long_way(full: FrontDesk, data: bytes) -> None:
+def test_what_is_not_one_whole_plain_request_takes_the_long_way(full: LoadShedder, data: bytes) -> None:
     assert full.receive(data) is None
 
 
 @pytest.mark.parametrize("offered", ["a b", "x" * 65, "<script>", ""])
-def test_a_strange_request_id_is_replaced(full: FrontDesk, offered: str) -> None:
+def test_a_strange_request_id_is_replaced(full: LoadShedder, offered: str) -> None:
     _, headers, _ = read(refused(full, sent(VERIFY, f"X-Request-ID: {offered}")))
     assert len(headers["x-request-id"]) == 32
 
 
-def test_an_answer_to_head_has_no_body(desk: FrontDesk) -> None:
+def test_an_answer_to_head_has_no_body(desk: LoadShedder) -> None:
     for key in (MINE, MINE, MINE, THEIRS):
         desk.enter("/v1/galleries", key)
     status, headers, body = read(refused(desk, sent("/v1/galleries", method="HEAD", body=b"")), "HEAD")
@@ -147,7 +147,7 @@ def test_an_answer_to_head_has_no_body(desk: FrontDesk) -> None:
     assert int(headers["content-length"]) > 0
 
 
-def test_a_key_over_its_rate_is_refused_here_until_it_is_not(desk: FrontDesk) -> None:
+def test_a_key_over_its_rate_is_refused_here_until_it_is_not(desk: LoadShedder) -> None:
     over = RateLimited("Slow down, please.", counted="matching", quota=5, window_s=1, free_in_s=0.05)
     desk.remember(Kind.MATCHING, MINE, over)
     status, headers, body = read(refused(desk, sent()))
