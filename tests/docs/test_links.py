@@ -49,7 +49,7 @@ def test_a_page_begins_with_whom_it_is_for_and_is_in_the_index(page: Path) -> No
     if page.name == "README.md":
         return
     lines = page.read_text().splitlines()
-    for line, begin in zip(lines[2:5], ("- **For**: ", "- **You will be able to**: ", "- **Before**: "), strict=True):
+    for line, begin in zip(lines[2:5], ("- **For**: ", "- **You can then**: ", "- **Before**: "), strict=True):
         assert line.startswith(begin)
     assert f"({page.name}" in (page.parent / "README.md").read_text()
 
