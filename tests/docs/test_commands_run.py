@@ -46,7 +46,7 @@ class Reader:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,  # a first start of a command on a busy machine included
             check=False,
         )
 
@@ -83,7 +83,9 @@ def reader(pair: tuple[Path, str, str], models_folder: Path, tmp_path: Path) -> 
 def _run(reader: Reader, page: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    for block in _to_run(page):
+    to_run = _to_run(page)
+    assert to_run, f"no command block of {page.name} is run"
+    for block in to_run:
         if block.setup:
             before = reader.run(block.setup)
             assert before.returncode == 0, f"{block}: set-up: {before.stdout}{before.stderr}"
