@@ -24,8 +24,8 @@ def log_as_before() -> Iterator[None]:
 
 
 @pytest.fixture
-def told(log_as_before: None) -> Iterator[list[MutableMapping[str, Any]]]:
-    """What is logged."""
+def log_events(log_as_before: None) -> Iterator[list[MutableMapping[str, Any]]]:
+    """The log events of the test, as dicts."""
     structlog.reset_defaults()
     with structlog.testing.capture_logs() as events:
         yield events
