@@ -31,8 +31,20 @@ def log_events(log_as_before: None) -> Iterator[list[MutableMapping[str, Any]]]:
         yield events
 
 
-# Ten times as much and more is tried: pytest --hypothesis-profile=deep
+# Examples a property: `make test` takes fast, `make test-all` slow. To try far more: pytest --hypothesis-profile=deep
+hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("slow", max_examples=100, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=2_000, deadline=None)
+hypothesis.settings.load_profile("slow")  # unless the command line names another
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
+    """Refuses a test in the slow lane without a reason, as an error of the collection."""
+    if any(not mark.kwargs.get("reason") for mark in metafunc.definition.iter_markers("slow")):
+        name = metafunc.definition.name
+        raise pytest.Collector.CollectError(f'{name}: add a reason: @pytest.mark.slow(reason="...")')
+    yield
 
 
 @pytest.fixture(scope="session")
