@@ -11,6 +11,25 @@ import hypothesis
 import pytest
 import structlog
 
+from tests.support.memory import PeakMemory
+
+_peak_memory = pytest.StashKey[PeakMemory]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the measurement of memory, once for all workers."""
+    if not hasattr(config, "workerinput") and Path("/proc/self/smaps_rollup").exists():
+        config.stash[_peak_memory] = PeakMemory()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints the peak memory of the run."""
+    if (memory := config.stash.get(_peak_memory, None)) is not None:
+        memory.stop()
+        terminalreporter.write_line(
+            f"Peak memory: {memory.peak_bytes / 1e9:.2f} GB in {memory.peak_processes} processes, sampled each second"
+        )
+
 
 @pytest.fixture
 def log_as_before() -> Iterator[None]:
