@@ -25,7 +25,7 @@ from shared.errors import SetupError, UpstreamUnavailable
 from shared.metrics import Metrics
 from shared.security.tls import client_context
 from tests.support.certificates import ROOT, expired, make_certificates
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 
 @contextmanager
