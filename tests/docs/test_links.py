@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, prose
+from tests.docs.pages import PAGES, ROOT, inline_code, prose
 
 _LINKED = [
     *sorted(ROOT.glob("*.md")),
@@ -42,6 +42,14 @@ def test_every_page_that_the_code_names_exists() -> None:
         for named in re.findall(r"\bdocs/[a-z][A-Za-z0-9_./-]*", path.read_text()):
             name = named.rstrip(".")
             assert (ROOT / name).exists() or list(ROOT.glob(name + "-*")), f"{path.relative_to(ROOT)}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.stem))
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    named = [*inline_code(page), *re.findall(r'reason="see ([^"]+)"', page.read_text())]
+    for path in named:
+        if re.fullmatch(r"(edge_service|cloud_service|shared|lab|deploy|tests|docs)/[\w./*-]+", path):
+            assert list(ROOT.glob(path.rstrip("/"))), f"{page.name}: {path}"
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: str(page.stem))
