@@ -1,4 +1,4 @@
-"""A cloud that is started, used, killed and looked at, as often as wanted."""
+"""Cycles of a crash test: start a cloud, load it, kill it, check what it kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.load.crash.scan import held_in, pieces_of
 
 _ROOT: Final = Path(__file__).parents[3]
 _CALLERS: Final = 6
-# Of a cycle's load. What is short is killed in its first writes.
+# Of a cycle's load. A short one is killed in its first writes.
 _LOAD_SECONDS: Final = (0.02, 0.5)
 _START_SECONDS: Final = 30.0
 # Of starts, the share that is killed before the service is ready.
@@ -38,24 +38,24 @@ _PROBES: Final = 64
 _ASKED_FOR: Final = 2 * _PROBES
 _SEARCHED_FOR: Final = 2_000
 _OLD_KEYS: Final = 3
-# A template is itself where its cosine is off by no more than two roundings to float32.
+# Cosine of a template with itself: off by two roundings to float32 at most.
 _SAME: Final = 1e-5
 
 
 @dataclass
 class Cycle:
-    """What one cycle found.
+    """Findings of one cycle.
 
     Attributes:
         cycle: its number.
         killed_after: seconds of load; and of starts that were killed, ``starts_killed_after``.
-        acknowledged: changes.
-        unsure: changes that were on their way when it was killed.
-        lost: acknowledged templates that are not there, or galleries; in words, as are all that follow.
-        returned: erased ones that are there, in an answer or in a file.
-        halves: changes that are there in part.
+        acknowledged: changes that the cloud acknowledged.
+        unsure: changes without an answer when it was killed.
+        lost: acknowledged templates or galleries that are missing, as sentences; so are the lists below.
+        returned: erased templates in an answer or in a file.
+        halves: changes of which only a part is stored.
         mixed: templates that do not match under their gallery's key, or files that hold one of an older key.
-        wrong: answers while it ran that must not be.
+        wrong: wrong answers while it ran.
     """
 
     cycle: int
@@ -75,7 +75,7 @@ class Cycle:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was found that must not be."""
+        """Whether the cycle found no fault."""
         return not (self.lost or self.returned or self.halves or self.mixed or self.wrong)
 
 
@@ -84,7 +84,7 @@ class Series:
 
     Args:
         home: the folder of the service.
-        seed: decides what is done, and when it is killed; how the threads' work falls together it does not.
+        seed: of the requests and the moments of kills. The order of threads is not under its control.
     """
 
     def __init__(self, home: Path, seed: int) -> None:
@@ -110,7 +110,7 @@ class Series:
         self._kill()
 
     def cycles(self, count: int) -> Iterator[Cycle]:
-        """So many cycles, each with what it found; the last one searches the files for all that was ever erased."""
+        """Runs cycles; the last one searches the files for everything that was ever erased."""
         for number in range(1, count + 1):
             yield self._cycle(number, number == count)
 
