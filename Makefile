@@ -17,7 +17,7 @@ LOCKS := deploy/requirements
 PACKAGES := pyproject.toml $(addprefix $(LOCKS)/,tools.txt edge.txt cloud.txt models.txt)
 UV := uv==0.13.9
 
-.PHONY: help run demo test test-all test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
+.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,6 +36,9 @@ test: $(VENV)/.test models optional-models  ## Run the fast tests: make test ARG
 
 test-all: $(VENV)/.test models optional-models  ## Run the fast and the slow tests, with coverage
 	@$(PYTEST) --hypothesis-profile=slow --cov --cov-report=term $(ARGS)
+
+guarantees: $(VENV)/.test models  ## Break each guarantee in a copy of the code, and see which fast tests fail (minutes)
+	@$(BIN)/python -m tests.load.broken_guarantees $(ARGS)
 
 # Milvus' server listens on all interfaces: it gets a network with nothing but loopback.
 ALONE := unshare $(if $(filter 0,$(shell id -u)),,--map-current-user --keep-caps) --net
