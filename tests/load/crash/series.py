@@ -165,7 +165,7 @@ class Series:
         self._scan(found, settled, thorough)
 
     def _seen(self, client: httpx.Client, thorough: bool) -> Seen:
-        """What is there; ids are asked for where numbers differ or something is unsure, unless all of them are."""
+        """Reads what is stored; reads ids where numbers differ or a change is unsure, or of everything."""
         seen = Seen()
         about = {(each.gallery, each.subject) for each in self._model.unsure}
         for item in _pages(client, "/v1/galleries"):
@@ -182,7 +182,7 @@ class Series:
         return seen
 
     def _settled(self, client: httpx.Client) -> bool:
-        """Whether nothing of an older key is to be found any more; waits for what a start does by itself."""
+        """Whether no file holds anything under an older key; waits for the cleaning at a start."""
         deadline = time.monotonic() + _START_SECONDS
         while self._rekeys and time.monotonic() < deadline:
             state = client.get(f"/v1/galleries/{COMMON}/rekey").raise_for_status().json()["state"]
@@ -198,7 +198,7 @@ class Series:
         return [f"{wrong} templates of {name} do not match under its key"] if wrong else []
 
     def _identified(self, client: httpx.Client, name: str, epoch: int, numbers: Sequence[int]) -> list[str | None]:
-        """Who each vector is found to be itself, not only somebody like it; None: nobody."""
+        """The subject whose template equals each vector; None: no subject."""
         who: list[str | None] = []
         for start in range(0, len(numbers), _PROBES):
             some = [self._model.vectors.envelope(number, epoch) for number in numbers[start : start + _PROBES]]
@@ -209,7 +209,7 @@ class Series:
         return who
 
     def _scan(self, found: Cycle, settled: bool, thorough: bool) -> None:
-        """Searches the files: none may hold an erased vector, nor one under a key that is no more."""
+        """Searches the files: none may hold an erased vector, nor one under an older key."""
         vectors, epoch = self._model.vectors, self._model.galleries[COMMON].epoch
         since = 0 if thorough else max(0, epoch - _OLD_KEYS)
         gone = self._model.gone if thorough else self._model.gone[-_SEARCHED_FOR:]
@@ -247,7 +247,7 @@ class Series:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def _start(self) -> float:
-        """Starts the service and waits until it is ready; the seconds that it took.
+        """Starts the service and waits until it is ready; returns the seconds.
 
         Raises:
             SetupError: it ended, or was not ready in time; its words are in the file ``log`` of the home.
@@ -271,7 +271,7 @@ class Series:
 
 
 def summary(cycles: Sequence[Cycle], seed: int) -> dict[str, Any]:
-    """What a series came to: counts of all that must be 0, and of what it was tried on."""
+    """Totals of a series: faults, each of which must be 0, and what was tried."""
     bad = {
         what: sum(len(getattr(each, what)) for each in cycles)
         for what in ("lost", "returned", "halves", "mixed", "wrong")
