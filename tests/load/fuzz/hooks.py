@@ -1,8 +1,8 @@
 """Hooks of schemathesis: valid templates, pictures and names, and checks that a schema cannot express.
 
 A schema describes a template's envelope, but neither the contract of a gallery nor a picture of a face, so requests
-that follow from it alone are refused at once. Here, most of the well-formed requests are changed to name existing galleries
-and subjects, with templates that fit, and some that have one fault.
+that follow from it alone are refused at once. Here, most of the well-formed requests are changed to name existing
+galleries and subjects, with templates that fit, and some that have one fault.
 """
 
 from __future__ import annotations
