@@ -14,9 +14,15 @@ from cloud_service.index.milvus.client import Milvus
 from cloud_service.index.milvus.indexes import MilvusIndexes
 from cloud_service.index.milvus.outbox import Outbox
 from shared.errors import IndexUnavailable, SetupError
+from tests.cloud_service.index.milvus_cloud import (
+    assert_pending,
+    index_is_ready,
+    settings_with_milvus,
+    store_of,
+    within,
+)
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
 from tests.support.damaging import change_blob, huge, rows_of
-from tests.support.milvus_cloud import assert_pending, index_is_ready, settings_with_milvus, store_of, within
 from tests.support.milvus_server import Milvus as Server
 from tests.support.milvus_server import MilvusLite
 from tests.support.sealed import Key

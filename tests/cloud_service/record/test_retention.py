@@ -15,8 +15,8 @@ from cloud_service.housekeeping import look
 from cloud_service.settings import RetentionSettings, Settings
 from shared.errors import SetupError
 from shared.wire.common import moment_text
+from tests.cloud_service.record.set_clock import Hands
 from tests.support.cloud_client import Cloud, assert_problem, random_units, towards
-from tests.support.set_clock import Hands
 
 DAY = timedelta(days=1)
 VECTORS = random_units(61, 60)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from shared.command import build
 from shared.errors import PatronusError
-from tests.support.patronus_command import Command
+from tests.edge_service.cli.patronus_command import Command
 from tests.support.patronus_profile import units
 
 

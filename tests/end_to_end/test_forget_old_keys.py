@@ -68,6 +68,7 @@ def edges(tmp_path_factory: pytest.TempPathFactory, models_folder: Path) -> Iter
         edges.processes.stop()
 
 
+@pytest.mark.slow(reason="a cloud, six starts of edges and some twenty commands")
 def test_keys_that_galleries_need_are_not_forgotten(edges: Edges, tmp_path: Path) -> None:
     passphrase, carried = tmp_path / "passphrase", tmp_path / "imported.json"
     passphrase.write_text("correct horse battery")
@@ -111,10 +112,13 @@ def test_keys_that_galleries_need_are_not_forgotten(edges: Edges, tmp_path: Path
     edges.done("edge", "verify", "second", "obama", OBAMA[1])
 
 
-def test_a_gallery_whose_key_was_forgotten_is_mended_by_a_backup(edges: Edges) -> None:
+def test_a_needed_key_is_forgotten_only_unchecked_and_comes_back_from_a_backup(edges: Edges) -> None:
     edges.run("careless")
     edges.done("careless", "gallery", "create", "lost")
     edges.done("careless", "keys", "renew", "--yes")
+    refused = edges.patronus("careless", "keys", "forget", "--yes")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "need an old one: lost;" in refused.stderr
     edges.done("careless", "keys", "forget", "--yes", "--unchecked")
     edges.run("careless")
     ended = edges.patronus("careless", "enroll", "lost", "obama", OBAMA[0])

@@ -1,6 +1,6 @@
-"""What FastAPI itself costs: a route that reads a verification's body and answers it, without keys, record or limits.
+"""A bare FastAPI route that reads a verification and answers it: no keys, record or limits. The cost of FastAPI itself.
 
-Started as the services are (``python -m tests.load.bare serve``), so that ``tests.load.bench_cloud`` can compare.
+``tests.load.bench_cloud`` starts it beside the cloud to compare the two.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from shared.http.serving import HurriedProtocol
 from shared.wire.cloud import VerifyRequest
 from shared.wire.common import VerifyAnswer
 
-PORT: Final = "PATRONUS_BARE_PORT"
+PORT: Final = "PLAIN_FASTAPI_PORT"
 app = FastAPI(docs_url=None, redoc_url=None)
 
 
 @app.post("/v1/galleries/{gallery}/subjects/{subject}/verify")
 async def verify(gallery: str, subject: str, claim: VerifyRequest) -> VerifyAnswer:
-    """Always the same answer."""
+    """Answers always the same."""
     return VerifyAnswer(decision="match", similarity=0.7, threshold=0.384, fmr_at_threshold=0.001)
 
 
 @app.get("/readyz")
 async def ready() -> None:
-    """It is."""
+    """Answers 200."""
 
 
 if __name__ == "__main__":

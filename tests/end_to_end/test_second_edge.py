@@ -1,4 +1,4 @@
-"""A second edge serves the first one's gallery, once it has its key, and no sooner."""
+"""A second edge serves a gallery of the first only after its key was imported."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import httpx
 from tests.support.milvus_server import free_port
 from tests.support.servers import wait_until_ready
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class RoundRobin:

@@ -1,4 +1,4 @@
-"""What ``make run`` started, every command finds by PATRONUS_HOME alone, without the other settings of that start."""
+"""Every command finds the services of ``make run`` by PATRONUS_HOME alone, without its other settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, models_folder: Path) -> Iterator[Path]:
-    """Of a pair on other ports than the default ones, whose cloud keeps its data elsewhere."""
+    """The home of a pair on other than the default ports, whose cloud keeps its data elsewhere."""
     home = tmp_path_factory.mktemp("home")
     ports = {"CLOUD": free_port(), "EDGE": free_port()}
     environment = {f"PATRONUS_{service}__PORT": str(port) for service, port in ports.items()}
@@ -61,7 +61,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, models_folder: Path) -> Itera
         running.terminate()
         running.wait(60)
     left = {path.name for path in (home / "edge").iterdir()}
-    assert not left & {"address", "cloud.json"}, "what told of the pair went with it"
+    assert not left & {"address", "cloud.json"}, "the files for discovery are removed at the end"
 
 
 def test_every_command_that_talks_to_a_service_finds_it(home: Path, files: Files, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_an_address_that_is_set_wins_and_is_named_where_no_cloud_answers(
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])
-def test_a_table_that_nobody_reads_is_told_in_one_sentence(home: Path, as_json: list[str]) -> None:
+def test_a_closed_standard_output_is_reported_in_one_sentence(home: Path, as_json: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
