@@ -117,7 +117,7 @@ class Attacker:
         pictures: of other people than those who are attacked.
         unit: (n, d) float32, unit rows: their clean embeddings.
         encoder: the embedder.
-        twin: its differentiable twin.
+        embedder: its differentiable copy.
         effort: how much is spent.
         cache: folder for what was trained.
         seed: of everything.
@@ -126,7 +126,7 @@ class Attacker:
     pictures: FaceImages
     unit: Rows
     encoder: Encoder
-    twin: nn.Module
+    embedder: nn.Module
     effort: Effort
     cache: Path
     seed: int = 0
@@ -221,13 +221,21 @@ class Attacker:
         start: nn.Module | None = None,
     ) -> Trained:
         return train_decoder(
-            family, templates, self.pictures.pixels, self.unit, self.twin, options, checkpoints, fingerprint, start
+            family,
+            templates,
+            self.pictures.pixels,
+            self.unit,
+            self.embedder,
+            options,
+            checkpoints,
+            fingerprint,
+            start,
         )
 
     def _cosine(self, decoder: nn.Module, rows: NDArray[np.int64]) -> float:
         faces = torch.from_numpy(rebuilt(decoder, self.unit[rows]))
         with torch.no_grad():
-            found = [embedded(self.twin, faces[at : at + 16]) for at in range(0, len(faces), 16)]
+            found = [embedded(self.embedder, faces[at : at + 16]) for at in range(0, len(faces), 16)]
         return float((torch.cat(found) * torch.from_numpy(self.unit[rows])).sum(dim=1).mean())
 
     def _kept(

@@ -19,7 +19,7 @@ from lab.data.pixels import embedded, resized
 Rows = NDArray[np.float32]
 Faces = NDArray[np.float32]
 _SIDE: Final = 64
-_CHUNK: Final = 8  # what the twin takes fastest
+_CHUNK: Final = 8  # what the torch embedder takes fastest
 _PIXEL_RATE: Final = 0.05
 _LATENT_RATE: Final = 0.03
 _START_NOISE: Final = 0.3
@@ -28,13 +28,20 @@ _LATENT_PULL: Final = 0.05  # towards vectors of length one, which are all that 
 
 
 def by_pixels(
-    targets: Rows, twin: nn.Module, average: Faces, *, steps: int, restarts: int, smooth: float = 2.0, seed: int = 0
+    targets: Rows,
+    embedder: nn.Module,
+    average: Faces,
+    *,
+    steps: int,
+    restarts: int,
+    smooth: float = 2.0,
+    seed: int = 0,
 ) -> Faces:
     """Descends on the pixels, with total variation to keep them a picture (Mahendran & Vedaldi, CVPR 2015).
 
     Args:
         targets: (n, d) float32, unit rows.
-        twin: differentiable embedder.
+        embedder: differentiable embedder.
         average: (3, s, s) float32 in 0..1, the mean of the attacker's own pictures.
         steps: of Adam.
         restarts: from other noise; the best is kept.
@@ -55,15 +62,17 @@ def by_pixels(
         down = (faces[..., 1:, :] - faces[..., :-1, :]).abs().mean(dim=(1, 2, 3))
         return faces, smooth * (across + down)
 
-    return _descended(targets, twin, begin, made, steps, restarts, _PIXEL_RATE, seed)
+    return _descended(targets, embedder, begin, made, steps, restarts, _PIXEL_RATE, seed)
 
 
-def by_latent(targets: Rows, twin: nn.Module, decoder: nn.Module, *, steps: int, restarts: int, seed: int = 0) -> Faces:
+def by_latent(
+    targets: Rows, embedder: nn.Module, decoder: nn.Module, *, steps: int, restarts: int, seed: int = 0
+) -> Faces:
     """Descends on what a decoder is given, so that the picture stays a face.
 
     Args:
         targets: (n, d) float32, unit rows.
-        twin: differentiable embedder.
+        embedder: differentiable embedder.
         decoder: from vectors (n, d) to faces.
         steps: of Adam.
         restarts: the first from the target itself, others from noise around it; the best is kept.
@@ -79,12 +88,12 @@ def by_latent(targets: Rows, twin: nn.Module, decoder: nn.Module, *, steps: int,
     def made(at: Tensor) -> tuple[Tensor, Tensor]:
         return decoder(at), _LATENT_PULL * (at.norm(dim=1) - 1) ** 2
 
-    return _descended(targets, twin, begin, made, steps, restarts, _LATENT_RATE, seed)
+    return _descended(targets, embedder, begin, made, steps, restarts, _LATENT_RATE, seed)
 
 
 def _descended(
     targets: Rows,
-    twin: nn.Module,
+    embedder: nn.Module,
     begin: Callable[[Tensor, int, torch.Generator], Tensor],
     made: Callable[[Tensor], tuple[Tensor, Tensor]],
     steps: int,
@@ -108,13 +117,13 @@ def _descended(
             optimizer = torch.optim.Adam([free], lr=rate)
             for _ in range(steps):
                 faces, cost = made(free)
-                loss = (1 - (embedded(twin, faces) * rows).sum(dim=1) + cost).sum()
+                loss = (1 - (embedded(embedder, faces) * rows).sum(dim=1) + cost).sum()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             with torch.no_grad():
                 faces = made(free)[0]
-                cosine = (embedded(twin, faces) * rows).sum(dim=1)
+                cosine = (embedded(embedder, faces) * rows).sum(dim=1)
                 nearer = cosine > nearest
                 best = faces if best is None else torch.where(nearer[:, None, None, None], faces, best)
                 nearest = torch.maximum(nearest, cosine)

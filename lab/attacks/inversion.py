@@ -66,7 +66,7 @@ def train_decoder(
     templates: Callable[[NDArray[np.int64]], Tensor] | NDArray[np.float32],
     pixels: NDArray[np.uint8],
     embeddings: NDArray[np.float32],
-    twin: nn.Module | None,
+    embedder: nn.Module | None,
     options: InversionOptions,
     checkpoint: Path | None = None,
     fingerprint: str = "",
@@ -80,7 +80,7 @@ def train_decoder(
         templates: what the attacker saw of each picture: (n, d) float32, or a function from rows to (m, d).
         pixels: (n, 112, 112, 3) uint8 RGB.
         embeddings: (n, d) float32, unit rows: the true, clean embeddings, for the identity term.
-        twin: differentiable embedder, or None for no identity term.
+        embedder: differentiable embedder, or None for no identity term.
         options: how.
         checkpoint: folder for the state; None keeps none.
         fingerprint: names the data and templates, so that a checkpoint of other ones is refused.
@@ -90,8 +90,8 @@ def train_decoder(
     where = device()
     decoder = build(family, embeddings.shape[1]).to(where) if start is None else start.to(where)
     decoder.train()
-    if twin is not None:
-        twin.to(where)
+    if embedder is not None:
+        embedder.to(where)
     side = side_of(family)
     pictures = shrunk(pixels, side)
     true = torch.from_numpy(embeddings)
@@ -135,10 +135,10 @@ def train_decoder(
     if options.epochs:
         steps = max(1, round(options.epochs * len(pixels) / options.batch))
         history += stage("pixels", steps, options.batch, options.rate, None)
-    if twin is not None and options.identity_steps:
-        history += stage("identity", options.identity_steps, options.identity_batch, options.identity_rate, twin)
-    if twin is not None:
-        twin.cpu()
+    if embedder is not None and options.identity_steps:
+        history += stage("identity", options.identity_steps, options.identity_batch, options.identity_rate, embedder)
+    if embedder is not None:
+        embedder.cpu()
     # What follows takes templates on the CPU.
     return Trained(decoder.cpu().eval().requires_grad_(False), family, history)
 

@@ -123,9 +123,9 @@ def inversion(scene: Scene) -> list[dict[str, Any]]:
     ]
     found = []
     for knows, on, rows in targets:
-        faces = by_pixels(rows, attacker.twin, attacker.average(), steps=steps, restarts=restarts, seed=seed)
+        faces = by_pixels(rows, attacker.embedder, attacker.average(), steps=steps, restarts=restarts, seed=seed)
         found.append(row("gradient descent, pixels", knows, on, few.judged(faces)))
-        faces = by_latent(rows, attacker.twin, attacker.best(), steps=steps // 2, restarts=restarts, seed=seed)
+        faces = by_latent(rows, attacker.embedder, attacker.best(), steps=steps // 2, restarts=restarts, seed=seed)
         found.append(row("gradient descent, decoder's input", knows, on, few.judged(faces)))
     return found
 

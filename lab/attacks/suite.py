@@ -47,9 +47,9 @@ from lab.data.embedders import Encoder, embed_images, open_encoder, unit
 from lab.data.image_store import digest_of
 from lab.data.images import read_folder
 from lab.data.splits import TEST, gather
+from lab.data.torch_embedder import load_torch_embedder
 from lab.evaluation.trade_off import accuracy, as_json, cases, judge
 from lab.evaluation.verification import all_impostors
-from lab.torch_embedder.embedder import load_twin
 from shared.errors import Conflict, SetupError
 
 VERSION: Final = 1
@@ -279,11 +279,20 @@ class Suite:
             clean = unit(embed_images(labelled.images, other, cache=self._cache))
             at = all_impostors(clean, labelled.people).threshold_at(_JUDGED_AT) if threshold is None else threshold
             judges[other.name] = judge(other, at, clean, chosen)
-        twin = load_twin(encoder.path, cache=self._cache)
-        attacker = Attacker(material.pictures, material.learned, encoder, twin, effort, self._cache, asked.seed)
+        embedder = load_torch_embedder(encoder.path, cache=self._cache)
+        attacker = Attacker(material.pictures, material.learned, encoder, embedder, effort, self._cache, asked.seed)
         wire = target.templates(labelled.unit)
         scene = Scene(
-            attacker, labelled, target, tau, chosen, judges, Eye(twin), wire, target.opened(wire), seed=asked.seed
+            attacker,
+            labelled,
+            target,
+            tau,
+            chosen,
+            judges,
+            Eye(embedder),
+            wire,
+            target.opened(wire),
+            seed=asked.seed,
         )
         return scene, digest_of(material.pictures.digest, labelled.images.digest)
 

@@ -5,7 +5,7 @@ One step looks at many embeddings, which are cheap, and at a few rebuilt faces, 
 * *score preservation*: cosines between protected embeddings against those between erased ones (for a plug-in: against
   unprotected ones), weighted near the threshold, and a hinge on decisions that would flip;
 * *identity*: cosine of the protected embedding to the clean one; and of the embedding of the rebuilt face, through a
-  differentiable twin of the embedder, to the true one, pushed to a stranger's;
+  differentiable copy of the embedder, to the true one, pushed to a stranger's;
 * *pixels*: SSIM and mean absolute difference between the rebuilt face and the picture, pushed to where another
   person's face stands.
 
@@ -109,7 +109,7 @@ def train_perturbation(
     options: PerturbationOptions,
     checkpoint: Path | None = None,
     fingerprint: str = "",
-    twin: nn.Module | None = None,
+    embedder: nn.Module | None = None,
     console: Console | None = None,
 ) -> list[dict[str, float]]:
     """Trains the network in place against attackers as they stand.
@@ -122,7 +122,7 @@ def train_perturbation(
         options: how.
         checkpoint: folder for the state; None keeps none.
         fingerprint: names data and attackers.
-        twin: a differentiable embedder, to follow identity down to rebuilt faces; None leaves that term out.
+        embedder: a differentiable embedder, to follow identity down to rebuilt faces; None leaves that term out.
         console: for the progress.
     """
     network.train()
@@ -131,7 +131,7 @@ def train_perturbation(
         return minimise(
             f"perturbation, {name}",
             network,
-            _loss(network, tau, material, against, options, twin),
+            _loss(network, tau, material, against, options, embedder),
             steps,
             rate,
             decay=1e-4,
@@ -155,7 +155,7 @@ def _loss(
     material: Material,
     attackers: Sequence[nn.Module],
     options: PerturbationOptions,
-    twin: nn.Module | None,
+    embedder: nn.Module | None,
 ) -> _Loss:
     dim = network.size.dim
     no_seal = torch.eye(dim)
@@ -210,8 +210,8 @@ def _loss(
                 pixels = functional.relu(likeness - options.floor).mean() - 0.5 * (made - truth).abs().mean()
                 total = total + options.pixels * pixels
                 figures["ssim"] = likeness.mean().item()
-                if twin is not None:
-                    seen = (embedded(twin, made) * clean[: options.rebuilt]).sum(dim=1)
+                if embedder is not None:
+                    seen = (embedded(embedder, made) * clean[: options.rebuilt]).sum(dim=1)
                     total = (
                         total + options.identity * functional.softplus((seen - options.stranger) / 0.05).mean() * 0.05
                     )

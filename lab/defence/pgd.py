@@ -23,7 +23,7 @@ def descended(
     clean: Rows,
     angles: NDArray[np.floating],
     decoder: nn.Module,
-    twin: nn.Module,
+    embedder: nn.Module,
     *,
     steps: int = 12,
     seed: int = 0,
@@ -35,7 +35,7 @@ def descended(
         clean: (n, d) float32, unit rows, the true embeddings.
         angles: (n,) radians.
         decoder: in evaluation mode.
-        twin: differentiable embedder.
+        embedder: differentiable embedder.
         steps: of Adam on the directions.
         seed: of the first directions.
 
@@ -53,7 +53,7 @@ def descended(
         return torch.cos(angle) * before + torch.sin(angle) * functional.normalize(tangent, dim=1)
 
     for _ in range(steps):
-        seen = (embedded(twin, decoder(turned())) * truth).sum(dim=1)
+        seen = (embedded(embedder, decoder(turned())) * truth).sum(dim=1)
         optimizer.zero_grad(set_to_none=True)
         seen.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()

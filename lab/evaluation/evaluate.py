@@ -14,6 +14,7 @@ from torch import nn
 from lab.attacks.reconstruction import Judge, Outcome, judged
 from lab.data.embedders import Encoder, embed_images, open_encoder, unit
 from lab.data.splits import TEST, Labelled
+from lab.data.torch_embedder import load_torch_embedder
 from lab.defence.network import PatronusNetwork
 from lab.defence.pgd import descended
 from lab.defence.protection import Protected, gaussian, protect, turned_back
@@ -30,7 +31,6 @@ from lab.evaluation.trade_off import (
     judge,
     reconstruction,
 )
-from lab.torch_embedder.embedder import load_twin
 from shared.errors import SetupError
 
 Rows = NDArray[np.float32]
@@ -93,10 +93,10 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
         "no_margin": float(np.mean(protected.limits <= 0)),
         "accuracy": {name: as_json(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
     }
-    twin = load_twin(material.encoder.path, cache=run.cache)
+    embedder = load_torch_embedder(material.encoder.path, cache=run.cache)
     few = Cases(chosen.attacked[:_CURVE_CASES], chosen.other[:_CURVE_CASES])
     target = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, few)}
-    tester = run.attacker(recipe.held_out, material, twin)
+    tester = run.attacker(recipe.held_out, material, embedder)
 
     def tested(rows: Rows) -> Outcome:
         return reconstruction(tester, labelled, rows, few, target)
@@ -105,7 +105,7 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     found["curve"] = _curve(network, labelled, run, tested)
     attacks: dict[str, Any] = {}
     for family in dict.fromkeys([*recipe.families, recipe.held_out]):
-        decoder = run.attacker(family, material, twin)
+        decoder = run.attacker(family, material, embedder)
         console.print(f"attacker {family} ...")
         results: dict[str, Any] = {
             name: as_json(reconstruction(decoder, labelled, rows, chosen, panel)) for name, rows in variants.items()
@@ -113,8 +113,10 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
         results["another person"] = as_json(floors(decoder, labelled, labelled.unit, chosen, panel))
         attacks[family + (" (held out)" if family == recipe.held_out else "")] = results
     console.print("gradient descent ...")
-    decoder = run.attacker(recipe.families[0], material, twin)
-    found["teacher"] = _teacher(labelled, erased, protected, decoder, tester, twin, few, material.encoder, recipe.tau)
+    decoder = run.attacker(recipe.families[0], material, embedder)
+    found["teacher"] = _teacher(
+        labelled, erased, protected, decoder, tester, embedder, few, material.encoder, recipe.tau
+    )
     attacks["average face"] = {"clean": as_json(_average(run, labelled, chosen, panel))}
     found["attacks"] = attacks
     if demographic_figures.has_labels(material.pictures.names):
@@ -187,7 +189,7 @@ def _teacher(
     protected: Protected,
     descends: nn.Module,
     held_out: nn.Module,
-    twin: nn.Module,
+    embedder: nn.Module,
     chosen: Cases,
     encoder: Encoder,
     tau: float,
@@ -201,7 +203,7 @@ def _teacher(
     rows = few.attacked
     panel = {TARGET: judge(encoder, tau, labelled.unit, few)}
     taught = erased.copy()
-    taught[rows] = descended(erased[rows], labelled.unit[rows], protected.angles[rows], descends, twin)
+    taught[rows] = descended(erased[rows], labelled.unit[rows], protected.angles[rows], descends, embedder)
     found: dict[str, Any] = {"faces": len(rows)}
     for name, decoder in (("decoder that it knows", descends), ("decoder held out", held_out)):
         outcome = {

@@ -14,9 +14,9 @@ from lab.attacks.inversion import rebuilt
 from lab.attacks.reconstruction import as_pictures
 from lab.data.embedders import unit
 from lab.data.images import read_folder
+from lab.data.torch_embedder import load_torch_embedder
 from lab.defence.protection import gaussian, protect
 from lab.defence.runs import Run
-from lab.torch_embedder.embedder import load_twin
 from shared.errors import SetupError
 
 mpl.use("Agg")
@@ -57,7 +57,7 @@ def _breach(run: Run, portraits: Path) -> Any:
     faces = read_folder(portraits, cache=run.cache, at_least=1)
     pixels = np.asarray(faces.pixels[:_FACES])
     clean = unit(material.encoder.embed(pixels))
-    decoder = run.attacker(run.recipe.held_out, material, load_twin(material.encoder.path))
+    decoder = run.attacker(run.recipe.held_out, material, load_torch_embedder(material.encoder.path))
     made = protect(network, clean)
     whole = np.arccos(np.sum(clean.astype(np.float64) * made.templates, axis=1).clip(-1, 1))
 
