@@ -1,4 +1,4 @@
-"""RekeySteps embeddings on the sphere: by how much, what it does to scores, and which decisions it can flip.
+"""Rotations of embeddings on the sphere: by how much, what it does to scores, and which decisions it can flip.
 
 x, y are unit vectors, theta = arccos <x, y>; a pair is accepted at cos theta >= tau, that is theta <= theta_tau.
 Protection turns x into cos(phi) x + sin(phi) u, with u a unit tangent at x.

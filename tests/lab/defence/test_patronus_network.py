@@ -17,12 +17,12 @@ from edge_service.vision.sessions import OrtGraph
 from lab.data.images import FaceImages
 from lab.data.splits import TEST, Labelled
 from lab.defence.geometry import angles
-from lab.defence.limits import margin_limit
 from lab.defence.network import NetworkShape, PatronusNetwork
 from lab.defence.protection import gaussian, protect, turned_back
 from lab.export.export_profile import check_parity
 from lab.export.onnx_export import to_onnx
 from shared.errors import SetupError
+from tests.lab.defence.margin_limit import margin_limit
 
 Rows = NDArray[np.float32]
 DIM, GONE, TAU, PHI_MAX = 24, 6, 0.3, 0.6
@@ -173,7 +173,7 @@ def test_whoever_has_the_network_turns_templates_back_but_for_what_is_each_faces
     assert turned_back(network, protect(network, rows).templates) == pytest.approx(erased, abs=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(
     limits=arrays(np.float32, 8, elements=st.floats(-1, 4, width=32)),
     seed=st.integers(0, 1000),
