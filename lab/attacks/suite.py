@@ -39,7 +39,7 @@ from lab.attacks.maps import denoised
 from lab.attacks.perceptual import Eye
 from lab.attacks.reconstruction import as_pictures
 from lab.attacks.replay import replayed
-from lab.attacks.report import html
+from lab.attacks.report import render
 from lab.attacks.scene import KEY, OTHER_KEYS, TARGET, Scene
 from lab.attacks.scopes import scopes
 from lab.attacks.target import Target
@@ -188,7 +188,7 @@ class Suite:
             **found,
         }
         report["bars"] = bars(report)
-        page = html(report, self._gallery(scene))
+        page = render(report, self._gallery(scene))
         self._write("report.json", json.dumps(report, indent=1) + "\n")
         self._write("report.html", page)
         return self._out / "report.html"
