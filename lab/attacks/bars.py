@@ -13,7 +13,7 @@ _OVER_FLOOR: Final = 0.005
 _D_SYS: Final = 0.02
 _RANK_1: Final = 0.003
 _FLOOR: Final = "another person's embedding"
-_ACCEPTED: Final = "accepted as the person on another picture"
+_ACCEPTED: Final = "accepted as the person, other photo (type II)"
 _NAMES: Final = {"d_sys": "D_sys, over chance", "rank_1": "rank-1"}
 
 
@@ -59,7 +59,7 @@ def _keyless(rows: list[dict[str, Any]], attacks: list[dict[str, Any]]) -> dict[
     own = [row for row in attacks if row["on"] == WIRE and row["knows"] in {CLEAN, OTHER_KEYS}]
     best = max(own, key=lambda row: _missed_then_most(_type(row, "type_2"), _type(row, "stranger")))
     return _bar(
-        "without the key, the best of all that rebuild",
+        "attacker without the key, the best of all that rebuild",
         _ACCEPTED,
         _type(best, "type_2"),
         _type(best, "stranger") + _OVER_FLOOR,
@@ -79,7 +79,7 @@ def _stolen(report: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any
 
     best = max(report["stolen"]["methods"], key=order)
     return _bar(
-        f"a stolen gallery of {report['stolen']['templates']:,} templates, no pairs, pictures of other people",
+        f"a stolen gallery of {report['stolen']['templates']:,} templates, no pairs, photos of other people",
         _ACCEPTED,
         float(best["type_2"]["value"]),
         float(best["stranger"]["value"]) + _OVER_FLOOR,
@@ -90,7 +90,7 @@ def _stolen(report: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any
 
 def _linkage(linkage: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
-    for picture in ("another picture", "the same picture"):
+    for picture in ("other photo", "same photo"):
         own = [row for row in linkage if row["picture"] == picture and row["how"] not in REFERENCES]
         for figure, bar in (("d_sys", _D_SYS), ("rank_1", _RANK_1)):
             worst = max(own, key=lambda row: _over_chance(row, figure))
@@ -125,7 +125,7 @@ def _with_key(rows: list[dict[str, Any]], floor: dict[str, Any]) -> list[dict[st
     found = []
     for figure, name in (
         ("ssim", "SSIM"),
-        ("type_1", "accepted as the person on the same picture"),
+        ("type_1", "accepted as the person, same photo (type I)"),
         ("type_2", _ACCEPTED),
     ):
 
@@ -136,7 +136,12 @@ def _with_key(rows: list[dict[str, Any]], floor: dict[str, Any]) -> list[dict[st
         clean = _clean(rows, figure)
         found.append(
             _bar(
-                "has the key and learned to undo", name, value(best), (value(floor) + clean) / 2, best["attack"], clean
+                "attacker with the key, learned to undo",
+                name,
+                value(best),
+                (value(floor) + clean) / 2,
+                best["attack"],
+                clean,
             )
         )
     return found

@@ -18,7 +18,7 @@ _SLOPE: Final = 0.2
 
 
 class Upsampling(nn.Module):
-    """Nearest-neighbour upsampling and convolution, the commonest inversion network; the last step is a pixel shuffle.
+    """Nearest-neighbor upsampling and convolution, the commonest inversion network; the last step is a pixel shuffle.
 
     Args:
         dim: length of a template.
@@ -42,7 +42,7 @@ class Upsampling(nn.Module):
 
 
 class Transposed(nn.Module):
-    """Transposed convolutions with NbNet's neighbourly blocks (Mai et al., TPAMI 2019): what a block learned before is
+    """Transposed convolutions with NbNet's neighborly blocks (Mai et al., TPAMI 2019): what a block learned before is
     kept and joined by a few new channels.
     """
 

@@ -1,7 +1,7 @@
 """What protections cost and what they buy, ours and others', on the same axes.
 
 Every way to protect is measured on the same people: accuracy at the unchanged threshold with both sides of a comparison
-protected, and the faces that are rebuilt from templates by somebody who learned on ordinary embeddings, and by somebody
+protected, and the faces rebuilt from templates by an attacker who learned on unprotected embeddings, and by one
 who knows the protection and learned to undo it (a denoiser before the best decoder).
 """
 
@@ -44,7 +44,7 @@ class Way:
         name: of the family of ways.
         strength: in words.
         protect: unit rows, and a number that stands for the draw of one gallery, to templates.
-        keyed: whether templates are sealed, so that only who has the key can learn to undo it.
+        keyed: whether templates are sealed, so that only who attacker with the key can learn to undo it.
     """
 
     name: str
@@ -97,7 +97,7 @@ def _point(few: Scene, way: Way, learned: Ints, rows: Ints) -> dict[str, Any]:
         "attacks": {},
     }
     for knows, faces in (
-        ("learned on ordinary embeddings", rebuilt(best, taken)),
+        ("learned on unprotected embeddings", rebuilt(best, taken)),
         ("learned to undo it", rebuilt(best, denoised(denoiser, opened))),
     ):
         outcome = few.judged(faces)

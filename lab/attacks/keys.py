@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from lab.attacks.linkage import neighbourhoods
+from lab.attacks.linkage import neighborhoods
 
 Rows = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -67,7 +67,7 @@ def by_spectrum(public: Rows, stolen: Rows) -> Matrix:
     return np.asarray((axes[1] * np.where(agreement < 0, -1.0, 1.0)) @ axes[0].T)
 
 
-def by_neighbourhoods(public: Rows, stolen: Rows) -> Matrix:
+def by_neighborhoods(public: Rows, stolen: Rows) -> Matrix:
     """The rotation that fits soft pairs of faces that lie alike to their own sides, which hold the same people.
 
     How a face lies to all others of its side, no rotation changes. Its few largest principal components are compared.
@@ -80,7 +80,7 @@ def by_neighbourhoods(public: Rows, stolen: Rows) -> Matrix:
         (d, d) orthogonal.
     """
     count = min(_NEIGHBOURS, len(public) - 1, len(stolen) - 1)
-    lies = [neighbourhoods(rows, nearest=count).astype(np.float64) for rows in (public, stolen)]
+    lies = [neighborhoods(rows, nearest=count).astype(np.float64) for rows in (public, stolen)]
     mean = np.concatenate(lies).mean(axis=0)
     _, values, axes = np.linalg.svd(np.concatenate(lies) - mean, full_matrices=False)
     scale = np.sqrt(len(public) + len(stolen)) / values[:_SHAPES]

@@ -48,7 +48,7 @@ def rank_1(likeness: Floats) -> float:
     return float(np.mean((own >= best) & ((likeness >= best[:, None]).sum(axis=1) == 1)))
 
 
-def neighbourhoods(templates: Rows, *, nearest: int = 50) -> Rows:
+def neighborhoods(templates: Rows, *, nearest: int = 50) -> Rows:
     """A description of each template that no rotation changes: its largest cosines to the rest of its gallery.
 
     Args:
@@ -64,7 +64,7 @@ def neighbourhoods(templates: Rows, *, nearest: int = 50) -> Rows:
     return np.asarray(np.sort(likeness, axis=1)[:, ::-1][:, :count], dtype=np.float32)
 
 
-def likeness_of_neighbourhoods(first: Rows, second: Rows) -> Floats:
-    """How alike the neighbourhoods of two galleries' templates are: (n, k) and (m, k) to (n, m), 0 at most."""
+def likeness_of_neighborhoods(first: Rows, second: Rows) -> Floats:
+    """How alike the neighborhoods of two galleries' templates are: (n, k) and (m, k) to (n, m), 0 at most."""
     squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None, :] - 2 * first @ second.T
     return np.asarray(-squares, dtype=np.float64)

@@ -7,14 +7,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.attacks.keys import by_nearest, by_neighbourhoods, by_optimal_transport, by_spectrum
+from lab.attacks.keys import by_nearest, by_neighborhoods, by_optimal_transport, by_spectrum
 from lab.attacks.leakage import auc, auc_interval, auc_of_classes, utkface_labels
 from lab.attacks.linkage import (
     Floats,
     d_sys,
     d_sys_by_chance,
-    likeness_of_neighbourhoods,
-    neighbourhoods,
+    likeness_of_neighborhoods,
+    neighborhoods,
     rank_1,
 )
 from lab.attacks.maps import scores, train_classifier
@@ -42,16 +42,16 @@ def linkage(scene: Scene) -> list[dict[str, Any]]:
     people = list(scene.test_people(2).values())[:_PEOPLE]
     first, another = (np.array([rows[at] for rows in people]) for at in (0, 1))
     found = []
-    for picture, second in (("another picture", another), ("the same picture", first)):
+    for picture, second in (("other photo", another), ("same photo", first)):
         for where, step, epoch in (("two galleries", 1, 0), ("two epochs", 0, 1)):
             made = []
             for number in range(_FIRST, _FIRST + 2 * _REPEATED, 2):
                 one = scene.target.templates(scene.clean[first], number)
                 made.append((one, scene.target.templates(scene.clean[second], number + step, epoch)))
             found.append(_linked("templates compared", picture, where, [a.astype(np.float64) @ b.T for a, b in made]))
-            shape = [likeness_of_neighbourhoods(neighbourhoods(a), neighbourhoods(b)) for a, b in made]
-            found.append(_linked("neighbourhoods compared", picture, where, shape))
-            for name, begin in (("spectrum", by_spectrum), ("neighbourhoods", by_neighbourhoods)):
+            shape = [likeness_of_neighborhoods(neighborhoods(a), neighborhoods(b)) for a, b in made]
+            found.append(_linked("neighborhoods compared", picture, where, shape))
+            for name, begin in (("spectrum", by_spectrum), ("neighborhoods", by_neighborhoods)):
                 laid = [_laid(a, b, begin(a, b), scene) for a, b in made[:_LAID]]
                 found.append(
                     _linked(f"galleries laid on each other by {name}, templates compared", picture, where, laid)
@@ -59,9 +59,9 @@ def linkage(scene: Scene) -> list[dict[str, Any]]:
     opened = [
         scene.target.plain(scene.clean[first], 1).astype(np.float64) @ scene.target.plain(scene.clean[another], 2).T
     ]
-    found.append(_linked(OPENED, "another picture", "two galleries", opened))
+    found.append(_linked(OPENED, "other photo", "two galleries", opened))
     clean = [scene.clean[first].astype(np.float64) @ scene.clean[another].T]
-    found.append(_linked(UNPROTECTED, "another picture", "two galleries", clean))
+    found.append(_linked(UNPROTECTED, "other photo", "two galleries", clean))
     return found
 
 
@@ -118,7 +118,7 @@ def attributes(scene: Scene) -> list[dict[str, Any]]:
         (CLEAN, unit, wire, learn),
         (OTHER_KEYS, others, wire, learn),
         (KEY, learned_on(scene, KEY), opened, learn),
-        *((f"knows what {n} people of the gallery are", wire, wire, learn[:n]) for n in _LABELLED if n <= half),
+        *((f"knows labels of {n} people of the gallery", wire, wire, learn[:n]) for n in _LABELLED if n <= half),
     ]
     found = []
     for knows, seen, attacked, rows in ways:

@@ -76,7 +76,7 @@ def floors(scene: Scene) -> list[dict[str, Any]]:
 
 
 def decoders(scene: Scene) -> list[dict[str, Any]]:
-    """Decoders of all families that learned on ordinary embeddings, and the best one trained on."""
+    """Decoders of all families that learned on unprotected embeddings, and the best one trained on."""
     found = []
     for family in scene.attacker.effort.families:
         decoder = scene.attacker.decoder(family)

@@ -70,7 +70,7 @@ class Outcome:
         psnr: peak signal-to-noise ratio in dB.
         cosine: between the rebuilt face and the attacked picture.
         type_1: share accepted against the attacked picture.
-        type_2: share accepted against another picture of the person.
+        type_2: share accepted against other photo of the person.
         stranger: what ``type_2`` is by chance: the mean share of other people, of those attacked, as whom a rebuilt
             face is accepted. An attack that has learned nothing of the person gets no more; a face that resembles
             many is accepted as some of them.

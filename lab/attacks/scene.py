@@ -22,12 +22,12 @@ Rows = NDArray[np.float32]
 TARGET: Final = "target"
 
 # What an attacker knows.
-CLEAN: Final = "learned on ordinary embeddings"
+CLEAN: Final = "learned on unprotected embeddings"
 OTHER_KEYS: Final = "learned on templates of other keys"
-KEY: Final = "has the key"
+KEY: Final = "attacker with the key"
 # What is attacked.
 PLAIN: Final = "unprotected embeddings"
-WIRE: Final = "templates as the cloud has them"
+WIRE: Final = "templates as stored by the cloud"
 OPENED: Final = "templates, the seal undone"
 
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.attacks.keys import by_nearest, by_neighbourhoods, by_optimal_transport, by_spectrum, procrustes
-from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighbourhoods, neighbourhoods, rank_1
+from lab.attacks.keys import by_nearest, by_neighborhoods, by_optimal_transport, by_spectrum, procrustes
+from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighborhoods, neighborhoods, rank_1
 from lab.attacks.scene import Rows, Scene
 from lab.data.splits import CALIBRATE
 
@@ -53,14 +53,14 @@ def _figures(scene: Scene, stored: Stored) -> Iterator[tuple[str, str, float, fl
     Of templates named, chance is what naming the most frequent person each time gives.
     """
     halves = [(rows[::2], rows[1::2]) for rows in scene.test_people(2).values()]
-    for has, most in (("one other picture of each person", 1), ("all other pictures of each person", None)):
+    for has, most in (("one other photo of each person", 1), ("all other photos of each person", None)):
         inside, outside = (np.concatenate([half[side][:most] for half in halves]) for side in (0, 1))
         templates, people = _named(scene, inside, outside, stored(inside, _FIRST))
         most_frequent = float(np.bincount(scene.labelled.people[inside]).max() / len(inside))
         yield f"has {has}, without names", "templates named", most_frequent, templates
         yield f"has {has}, without names", "people named by one template or more", 1 / len(halves), people
     first, second = (np.array([half[side][0] for half in halves[:_PEOPLE]]) for side in (0, 1))
-    for picture, rows in (("other pictures of the same people", second), ("the same pictures", first)):
+    for picture, rows in (("other photos of the same people", second), ("the same pictures", first)):
         one, other = stored(first, _FIRST), stored(rows, _FIRST + 1)
         ways = list(_likenesses(scene, one, other))
         chance = d_sys_by_chance(len(one), len(one) * (len(one) - 1))
@@ -83,7 +83,7 @@ def _named(scene: Scene, inside: Ints, outside: Ints, templates: Rows) -> tuple[
     public = scene.target.plain(scene.clean[outside], _OWN)
     people = scene.labelled.people
     shares = []
-    for begin in (by_spectrum, by_neighbourhoods):
+    for begin in (by_spectrum, by_neighborhoods):
         rotation = _turned(scene, public, templates, begin(public, templates))
         nearest = np.argmax(np.asarray(templates @ rotation, dtype=np.float32) @ public.T, axis=1)
         right = people[outside][nearest] == people[inside]
@@ -94,8 +94,8 @@ def _named(scene: Scene, inside: Ints, outside: Ints, templates: Rows) -> tuple[
 
 def _likenesses(scene: Scene, one: Rows, other: Rows) -> Iterator[Floats]:
     yield one.astype(np.float64) @ other.T
-    yield likeness_of_neighbourhoods(neighbourhoods(one), neighbourhoods(other))
-    for begin in (by_spectrum, by_neighbourhoods):
+    yield likeness_of_neighborhoods(neighborhoods(one), neighborhoods(other))
+    for begin in (by_spectrum, by_neighborhoods):
         rotation = _turned(scene, one, other, begin(one, other))
         yield one.astype(np.float64) @ (other @ rotation).T
 

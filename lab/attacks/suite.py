@@ -52,7 +52,7 @@ from lab.evaluation.trade_off import accuracy, as_json, cases, judge
 from lab.evaluation.verification import all_impostors
 from shared.errors import Conflict, SetupError
 
-VERSION: Final = 1
+VERSION: Final = 2
 _FILE: Final = "attack.json"
 _LOCK: Final = ".lock"
 _IMAGES: Final = "utkface112.tar"
@@ -305,7 +305,7 @@ class Suite:
         pixels = scene.labelled.images.pixels
         best = scene.attacker.best()
         shown = {
-            "another picture of the person": np.asarray(pixels[few.chosen.other]),
+            "other photo of the person": np.asarray(pixels[few.chosen.other]),
             "somebody else": np.asarray(pixels[few.strangers()]),
             "rebuilt from an unprotected embedding": as_pictures(rebuilt(best, few.of_cases(scene.clean))),
             "rebuilt from the stored template": as_pictures(rebuilt(best, few.of_cases(scene.wire))),

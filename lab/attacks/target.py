@@ -66,7 +66,7 @@ class Target:
         return made
 
     def opened(self, templates: Rows, gallery: int = 0, epoch: int = 0) -> Rows:
-        """What who has the key makes of templates: the seal undone."""
+        """What who attacker with the key makes of templates: the seal undone."""
         if not self.seals:
             return templates
         return np.asarray(templates @ seal_matrix(self.key(gallery, epoch), templates.shape[1]))

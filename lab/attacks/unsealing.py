@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.attacks.keys import by_adversary, by_nearest, by_neighbourhoods, by_optimal_transport, by_spectrum, procrustes
+from lab.attacks.keys import by_adversary, by_nearest, by_neighborhoods, by_optimal_transport, by_spectrum, procrustes
 from lab.attacks.rebuilding import adapted
 from lab.attacks.scene import KEY, TARGET, Rows, Scene
 from lab.data.splits import CALIBRATE, FIT, TEST
@@ -63,7 +63,7 @@ def stolen(scene: Scene) -> dict[str, Any]:
 def _alignments(public: Rows, stolen_rows: Rows, rounds: int, seed: int) -> list[tuple[str, Matrix]]:
     start = by_spectrum(public, stolen_rows)
     refined: list[tuple[str, Callable[[], Matrix]]] = [
-        ("mutual neighbours", lambda: by_nearest(public, stolen_rows, start)),
+        ("mutual neighbors", lambda: by_nearest(public, stolen_rows, start)),
         ("optimal transport", lambda: by_optimal_transport(public, stolen_rows, start, rounds=rounds, seed=seed)),
         ("adversary", lambda: by_adversary(public, stolen_rows, start, steps=_STEPS_A_ROUND * rounds, seed=seed)),
     ]
@@ -71,9 +71,9 @@ def _alignments(public: Rows, stolen_rows: Rows, rounds: int, seed: int) -> list
     for name, refine in refined:
         rotation = refine()
         found.append((f"spectrum and moments, then {name}", rotation))
-        if name != "mutual neighbours":
+        if name != "mutual neighbors":
             rotation = by_nearest(public, stolen_rows, rotation)
-            found.append((f"spectrum and moments, then {name}, then mutual neighbours", rotation))
+            found.append((f"spectrum and moments, then {name}, then mutual neighbors", rotation))
     return found
 
 
@@ -95,12 +95,12 @@ def _same_people(scene: Scene, rounds: int) -> list[dict[str, Any]]:
     alone = [rows[0] for one, rows in scene.test_people(1).items() if one not in halves]
     strangers = np.array(alone, dtype=np.int64)
     cases: list[tuple[str, NDArray[np.int64], int | None]] = [
-        ("all other pictures of each", everyone, None),
-        ("one other picture of each", everyone, 1),
+        ("all other photos of each", everyone, None),
+        ("one other photo of each", everyone, 1),
     ]
     for share in _KNOWN:
         some = everyone[: round(share * len(everyone))]
-        cases.append((f"all other pictures of {share:.0%} of them, and pictures of strangers", some, None))
+        cases.append((f"all other photos of {share:.0%} of them, and photos of strangers", some, None))
     found = []
     for has, known, most in cases:
         inside = np.concatenate([halves[int(one)][0][:most] for one in everyone])
@@ -121,9 +121,9 @@ def _named(
     people = scene.labelled.people
     can_be = np.isin(people[inside], known)
     starts: list[tuple[str, Matrix | None]] = [
-        ("has the key", None),
+        ("attacker with the key", None),
         ("spectrum", by_spectrum(public, stolen_rows)),
-        ("neighbourhoods", by_neighbourhoods(public, stolen_rows)),
+        ("neighborhoods", by_neighborhoods(public, stolen_rows)),
     ]
     for name, start in starts:
         opened = truth
@@ -132,7 +132,7 @@ def _named(
             opened = np.asarray(stolen_rows @ by_nearest(public, stolen_rows, rotation), dtype=np.float32)
         nearest = np.argmax(opened @ public.T, axis=1)
         yield {
-            "method": name if start is None else f"{name}, then optimal transport, then mutual neighbours",
+            "method": name if start is None else f"{name}, then optimal transport, then mutual neighbors",
             "templates": len(inside),
             "pictures": len(outside),
             "named": float(np.mean((people[outside][nearest] == people[inside])[can_be])),

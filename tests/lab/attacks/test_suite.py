@@ -14,6 +14,7 @@ import pytest
 
 from lab.attacks import rebuilding, unsealing
 from lab.attacks.attackers import Effort
+from lab.attacks.report import render
 
 TAU = 0.85
 
@@ -66,13 +67,13 @@ def test_the_report_has_every_attack_by_what_the_attacker_knows(done: Path, tiny
     report = json.loads((done / "report.json").read_text())
     rows = [*report["decoders"], *report["adaptive"], *report["inversion"]]
     assert {row["knows"] for row in rows} == {
-        "learned on ordinary embeddings",
+        "learned on unprotected embeddings",
         "learned on templates of other keys",
-        "has the key",
+        "attacker with the key",
     }
     assert {row["on"] for row in rows} == {
         "unprotected embeddings",
-        "templates as the cloud has them",
+        "templates as stored by the cloud",
         "templates, the seal undone",
     }
     assert {"denoise, then decode", "decoder retrained", "gradient descent, pixels"} <= {row["attack"] for row in rows}
@@ -83,7 +84,7 @@ def test_the_report_has_every_attack_by_what_the_attacker_knows(done: Path, tiny
     }
     assert [point["pairs"] for point in report["pairs"]] == sorted({point["pairs"] for point in report["pairs"]})
     assert report["pairs"][-1]["cosine"] > 0.99 > report["pairs"][0]["cosine"]
-    assert {row["how"] for row in report["linkage"]} >= {"templates compared", "neighbourhoods compared"}
+    assert {row["how"] for row in report["linkage"]} >= {"templates compared", "neighborhoods compared"}
     one_seal, each = (sum(row[kind] for row in report["scopes"][:2]) for kind in ("one_seal", "a_seal_each"))
     assert each < one_seal
     assert report["scopes"][-1]["one_seal"] > 0.99
@@ -99,11 +100,13 @@ def test_bars_are_judged_by_the_figures_of_the_report(done: Path) -> None:
     report = json.loads((done / "report.json").read_text())
     for bar in report["bars"]:
         assert bar["met"] == (bar["value"] <= bar["bar"] + 1e-12)
-    with_key = next(b for b in report["bars"] if b["attacker"].startswith("has the key") and "another" in b["figure"])
+    with_key = next(
+        b for b in report["bars"] if b["attacker"].startswith("attacker with the key") and "other" in b["figure"]
+    )
     own = [
         r["type_2"]["target"]["value"]
         for r in [*report["adaptive"], *report["inversion"]]
-        if r["knows"] == "has the key"
+        if r["knows"] == "attacker with the key"
     ]
     assert with_key["value"] == max(own)
 
@@ -224,3 +227,22 @@ def test_people_must_be_named(patronus: Callable[..., Any], tmp_path: Path, monk
     said = patronus("lab", "attack", "--out", tmp_path / "out")
     assert said.status == 2
     assert "PATRONUS_FACE_DATA" in said.err
+
+
+def test_the_recorded_report_renders_with_all_its_figures() -> None:
+    report = json.loads(Path("docs/red-team/default.json").read_text())
+    page = render(report)
+    published = Path("docs/red-team/default.html").read_text()
+    cells = [re.findall(r"<td[^>]*>(?!<img)(.*?)</td>", text) for text in (page, published)]
+    assert cells[0] == cells[1], "the published page is the recorded report, with portraits"
+    assert len(cells[0]) > 1000
+    for row in report["stolen"]["methods"]:
+        assert f"<td class=n>{row['cosine']:.3f}</td>" in page
+    assert f"{sum(not bar['met'] for bar in report['bars'])} of {len(report['bars'])} bars are" in page
+
+
+def test_what_a_report_holds_is_escaped() -> None:
+    report = json.loads(Path("docs/red-team/default.json").read_text())
+    report["embedder"] = "<script>alert(1)</script>"
+    assert "<script" not in render(report)
+    assert "&lt;script&gt;alert(1)" in render(report)
