@@ -169,7 +169,7 @@ def demographics(
 
     from edge_service.models.files import write_whole
     from edge_service.protection.profiles import load_profile
-    from lab.attacks.suite import encoder_of, tau_of
+    from lab.attacks.target import encoder_of, tau_of
     from lab.evaluation.demographic_figures import measure_profile, table
     from lab.evaluation.demographics import MOST_A_BAND
     from lab.export.model_card import with_demographics

@@ -11,14 +11,13 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lab.data.verification import Rows
 from lab.defence.protection import gaussian
 from lab.defence.training import device
 
-Rows = NDArray[np.float32]
 _CHUNK: Final = 64
 
 

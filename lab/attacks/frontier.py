@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from edge_service.protection.profiles import load_profile
 from edge_service.protection.profiles.load import available
+from lab.attacks.attackers import denoised, train_denoiser
 from lab.attacks.baselines import advface, crafter, gaussian_noise, scaled_noise
-from lab.attacks.inversion import rebuilt
-from lab.attacks.maps import denoised, train_denoiser
-from lab.attacks.scene import TARGET, Rows, Scene
-from lab.attacks.target import Target
+from lab.attacks.target import TARGET, Scene, Target
 from lab.data.splits import FIT, TEST
+from lab.data.verification import Ints, Rows
+from lab.defence.decoders import rebuilt
 from lab.defence.erase import erase_matrix, erased, scatter
-from lab.evaluation.trade_off import accuracy
+from lab.evaluation.accuracy import accuracy
 
 # Of the attacker's pictures, for each point; and of people who test, for accuracy. Some ways descend face by face.
 _LEARNED: Final = (4000, 1000)
@@ -33,7 +33,6 @@ _ROWS: Final = (3000, 600)
 _CURVE: Final = 100
 _SHADOW: Final = "upsampling"
 _STEPS: Final = 4
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,20 +10,25 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lab.attacks.keys import by_nearest, by_neighborhoods, by_optimal_transport, by_spectrum, procrustes
-from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighborhoods, neighborhoods, rank_1
-from lab.attacks.scene import Rows, Scene
+from lab.attacks.key_recovery import (
+    by_nearest,
+    by_neighborhoods,
+    by_optimal_transport,
+    by_spectrum,
+    neighborhoods,
+    procrustes,
+)
+from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighborhoods, rank_1
+from lab.attacks.target import Scene
 from lab.data.splits import CALIBRATE
+from lab.data.verification import Floats, Ints, Rows
 
 D_SYS: Final = "D_sys"
 RANK_1: Final = "rank-1"
 _PEOPLE: Final = 1000
 _FIRST: Final = 3000
 _OWN: Final = 500
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 # Rows of labelled faces, and the number of a gallery, to templates.
 Stored = Callable[[Ints, int], Rows]
 

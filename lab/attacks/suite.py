@@ -17,7 +17,7 @@ import fcntl
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -27,29 +27,25 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from edge_service.models.files import write_whole
-from edge_service.protection.profiles.document import ANY_EMBEDDER
 from edge_service.protection.profiles.load import Profile, load_profile
-from edge_service.vision.embed import EMBEDDERS, SFACE
-from lab.attacks import linking, rebuilding, unsealing
-from lab.attacks.attackers import FULL, QUICK, Attacker
-from lab.attacks.bars import bars
+from edge_service.vision.embed import EMBEDDERS
+from lab.attacks import key_recovery, linkage, rebuilding
+from lab.attacks.attackers import FULL, QUICK, Attacker, denoised
 from lab.attacks.frontier import frontier
-from lab.attacks.inversion import rebuilt
-from lab.attacks.maps import denoised
 from lab.attacks.perceptual import Eye
-from lab.attacks.reconstruction import as_pictures
 from lab.attacks.replay import replayed
-from lab.attacks.report import render
-from lab.attacks.scene import KEY, OTHER_KEYS, TARGET, Scene
+from lab.attacks.report import bars, render
 from lab.attacks.scopes import scopes
-from lab.attacks.target import Target
+from lab.attacks.target import KEY, OTHER_KEYS, TARGET, Scene, Target, encoder_of, tau_of
 from lab.data.embedders import Encoder, embed_images, open_encoder, unit
 from lab.data.image_store import digest_of
 from lab.data.images import read_folder
 from lab.data.splits import TEST, gather
 from lab.data.torch_embedder import load_torch_embedder
-from lab.evaluation.trade_off import accuracy, as_json, cases, judge
-from lab.evaluation.verification import all_impostors
+from lab.data.verification import all_impostors
+from lab.defence.decoders import rebuilt
+from lab.evaluation.accuracy import accuracy
+from lab.evaluation.reconstruction import as_pictures, cases, judge
 from shared.errors import Conflict, SetupError
 
 VERSION: Final = 2
@@ -156,12 +152,12 @@ class Suite:
             "decoders": lambda: rebuilding.decoders(scene),
             "adaptive": lambda: rebuilding.adaptive(scene),
             "averaging": lambda: rebuilding.averaging(scene),
-            "pairs": lambda: unsealing.pairs(scene) if scene.target.seals else [],
-            "stolen": lambda: unsealing.stolen(scene) if scene.target.seals else None,
-            "linkage": lambda: linking.linkage(scene),
+            "pairs": lambda: key_recovery.pairs(scene) if scene.target.seals else [],
+            "stolen": lambda: key_recovery.stolen(scene) if scene.target.seals else None,
+            "linkage": lambda: linkage.linkage(scene),
             "scopes": lambda: scopes(scene),
-            "membership": lambda: linking.membership(scene),
-            "attributes": lambda: linking.attributes(scene),
+            "membership": lambda: linkage.membership(scene),
+            "attributes": lambda: linkage.attributes(scene),
             "frontier": lambda: frontier(scene),
             "inversion": lambda: rebuilding.inversion(scene),
             "replay": lambda: self._replay(scene),
@@ -341,46 +337,6 @@ class Suite:
         return columns
 
 
-def encoder_of(profile: Profile, wanted: str | None) -> Encoder:
-    """The embedder that a profile is for, or the one wanted where it is for any.
-
-    Raises:
-        SetupError: the profile is for another one.
-    """
-    document = profile.document
-    name = wanted or (SFACE.name if document.embedder == ANY_EMBEDDER else document.embedder)
-    if wanted is None and document.embedder != ANY_EMBEDDER and name not in EMBEDDERS:
-        raise SetupError(
-            f"The profile {document.name} is for {name}, an embedder of one's own; name its file: --embedder."
-        )
-    encoder = open_encoder(name)
-    if document.embedder_sha256 not in (None, encoder.sha256):
-        raise SetupError(
-            f"The profile {document.name} is for the embedder {document.embedder} (SHA-256 "
-            f"{(document.embedder_sha256 or '')[:12]}…), and {encoder.name} is another one ({encoder.sha256[:12]}…)."
-        )
-    return encoder
-
-
-def tau_of(profile: Profile, encoder: Encoder, asked: float | None) -> float:
-    """The cosine threshold that a profile was calibrated at, else the one asked for, else the embedder's.
-
-    Raises:
-        SetupError: the profile's is another one than the one asked for, or there is none.
-    """
-    threshold = profile.document.threshold
-    if threshold is not None:
-        if asked not in (None, threshold.cosine):
-            raise SetupError(
-                f"The profile {profile.document.name} was calibrated at cosine {threshold.cosine:g}; leave --tau out."
-            )
-        return threshold.cosine
-    tau = encoder.tau if asked is None else asked
-    if tau is None:
-        raise SetupError(f"The threshold of {encoder.name} is not known; give your system's with --tau.")
-    return tau
-
-
 def _judges_of(asked: tuple[str, ...], target: Encoder) -> list[tuple[Encoder, float | None]]:
     """The judges and their thresholds; None: at a false match rate of its own."""
     found: list[tuple[Encoder, float | None]] = []
@@ -405,7 +361,7 @@ def _accuracy(scene: Scene) -> dict[str, Any]:
     """At the unchanged threshold, on people who test, both sides protected."""
     rows = scene.labelled.rows(TEST)
     found = {"clean": scene.clean, "protected": scene.wire}
-    return {name: as_json(accuracy(scene.labelled, made, made, rows, scene.tau)) for name, made in found.items()}
+    return {name: asdict(accuracy(scene.labelled, made, made, rows, scene.tau)) for name, made in found.items()}
 
 
 def _layers(profile: Profile) -> list[str]:

@@ -14,11 +14,11 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lab.data.matching import AnyRows, Change, Comparison, Sides, TooFewPeople
+from lab.data.verification import Floats, Rows
 from lab.defence.geometry import angle_of, checked_angles
-from lab.evaluation.matching import Change, Comparison, Rows, Sides, TooFewPeople
-from lab.evaluation.verification import Floats, Unit
 
-Protect = Callable[[Unit, float], Rows]  # (n, d) float32 unit rows and phi in radians, to (n, d) unit rows
+Protect = Callable[[Rows, float], AnyRows]  # (n, d) float32 unit rows and phi in radians, to (n, d) unit rows
 # Radians. A turned float32 template and its score are off by a few 1e-7, which a certificate must not overlook.
 _ROUNDING = 1e-6
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lab.evaluation.matching import Rows
-from lab.evaluation.verification import Floats
+from lab.data.matching import AnyRows
+from lab.data.verification import Floats
 
 # A direction with less than this outside the line through x names no tangent.
 _TINY = 1e-9
 
 
-def angles(first: Rows, second: Rows) -> Floats:
+def angles(first: AnyRows, second: AnyRows) -> Floats:
     """The angle of each pair of rows, in radians.
 
     2 atan2(|x - y|, |x + y|) (Kahan, "How futile are mindless assessments of roundoff", 2006, "mangled angles"): the
@@ -37,7 +37,7 @@ def angles(first: Rows, second: Rows) -> Floats:
     return found
 
 
-def turn(unit: Rows, direction: Rows, phi: ArrayLike) -> Floats:
+def turn(unit: AnyRows, direction: AnyRows, phi: ArrayLike) -> Floats:
     """Turns rows along the great circle toward a direction.
 
     With direction y itself this is the strongest attack on a decision between x and y: every radian counts.
@@ -67,7 +67,7 @@ def turn(unit: Rows, direction: Rows, phi: ArrayLike) -> Floats:
     return found
 
 
-def random_turn(unit: Rows, phi: ArrayLike, random: np.random.Generator) -> Floats:
+def random_turn(unit: AnyRows, phi: ArrayLike, random: np.random.Generator) -> Floats:
     """Turns each row by phi in its own uniformly random tangent direction: noise of a given angle.
 
     Args:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lab.data.pixels import embedded
+from lab.data.verification import Rows
 
-Rows = NDArray[np.float32]
 _RATE = 0.3
 
 

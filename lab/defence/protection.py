@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lab.data.verification import Rows
 from lab.defence.network import PatronusNetwork
 
-Rows = NDArray[np.float32]
 _CHUNK = 4096
 
 

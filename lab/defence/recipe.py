@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from edge_service.models.files import write_whole
 from edge_service.protection.profiles.document import NAME_PATTERN
-from lab.attacks.decoders import DECODERS
-from lab.attacks.inversion import InversionOptions
+from lab.defence.decoders import DECODERS, InversionOptions
 from lab.defence.perturbation import PerturbationOptions
 from shared.errors import Conflict, SetupError
 

@@ -25,13 +25,12 @@ import torch
 from torch import nn
 
 from edge_service.models.files import write_whole
-from lab.attacks.decoders import build
-from lab.attacks.inversion import InversionOptions, shrunk, train_decoder
 from lab.data.embedders import Encoder, open_encoder
 from lab.data.image_store import written_whole
 from lab.data.splits import FIT, Labelled, Material, gather
 from lab.data.torch_embedder import load_torch_embedder
 from lab.defence.calibration import Calibration, calibrate
+from lab.defence.decoders import InversionOptions, build, shrunk, train_decoder
 from lab.defence.network import PatronusNetwork
 from lab.defence.perturbation import Material as Seen
 from lab.defence.perturbation import PerturbationOptions, train_perturbation

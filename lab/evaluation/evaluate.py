@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
-from lab.attacks.reconstruction import Judge, Outcome, judged
 from lab.data.embedders import Encoder, embed_images, open_encoder, unit
+from lab.data.matching import Comparison
 from lab.data.splits import TEST, Labelled
 from lab.data.torch_embedder import load_torch_embedder
+from lab.data.verification import Rows
 from lab.defence.network import PatronusNetwork
 from lab.defence.pgd import descended
 from lab.defence.protection import Protected, gaussian, protect, turned_back
 from lab.defence.runs import Run
 from lab.evaluation import demographic_figures
-from lab.evaluation.matching import Comparison
-from lab.evaluation.trade_off import (
-    Accuracy,
-    Cases,
-    accuracy,
-    as_json,
-    cases,
-    floors,
-    judge,
-    reconstruction,
-)
+from lab.evaluation.accuracy import Accuracy, accuracy
+from lab.evaluation.reconstruction import Cases, Judge, Outcome, cases, floors, judge, judged, reconstruction
 from shared.errors import SetupError
 
-Rows = NDArray[np.float32]
 TARGET: Final = "target"
 _CURVE_CASES: Final = 200
 _TEACHER_CASES: Final = 48
@@ -91,7 +82,7 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
         "attacked": len(chosen.attacked),
         "angle_degrees": _histogram(protected.angles[labelled.rows(TEST)]),
         "no_margin": float(np.mean(protected.limits <= 0)),
-        "accuracy": {name: as_json(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
+        "accuracy": {name: asdict(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
     }
     embedder = load_torch_embedder(material.encoder.path, cache=run.cache)
     few = Cases(chosen.attacked[:_CURVE_CASES], chosen.other[:_CURVE_CASES])
@@ -108,16 +99,16 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
         decoder = run.attacker(family, material, embedder)
         console.print(f"attacker {family} ...")
         results: dict[str, Any] = {
-            name: as_json(reconstruction(decoder, labelled, rows, chosen, panel)) for name, rows in variants.items()
+            name: asdict(reconstruction(decoder, labelled, rows, chosen, panel)) for name, rows in variants.items()
         }
-        results["another person"] = as_json(floors(decoder, labelled, labelled.unit, chosen, panel))
+        results["another person"] = asdict(floors(decoder, labelled, labelled.unit, chosen, panel))
         attacks[family + (" (held out)" if family == recipe.held_out else "")] = results
     console.print("gradient descent ...")
     decoder = run.attacker(recipe.families[0], material, embedder)
     found["teacher"] = _teacher(
         labelled, erased, protected, decoder, tester, embedder, few, material.encoder, recipe.tau
     )
-    attacks["average face"] = {"clean": as_json(_average(run, labelled, chosen, panel))}
+    attacks["average face"] = {"clean": asdict(_average(run, labelled, chosen, panel))}
     found["attacks"] = attacks
     if demographic_figures.has_labels(material.pictures.names):
         console.print("false matches by age, sex and group ...")

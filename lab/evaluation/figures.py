@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
-from lab.attacks.inversion import rebuilt
-from lab.attacks.reconstruction import as_pictures
 from lab.data.embedders import unit
 from lab.data.images import read_folder
 from lab.data.torch_embedder import load_torch_embedder
+from lab.defence.decoders import rebuilt
 from lab.defence.protection import gaussian, protect
 from lab.defence.runs import Run
+from lab.evaluation.reconstruction import as_pictures
 from shared.errors import SetupError
 
 mpl.use("Agg")

@@ -12,13 +12,13 @@ import torch
 from edge_service.protection.profiles import PatronusStep, ProfileDocument, SealStep, write_profile
 from edge_service.protection.profiles.load import Profile
 from edge_service.vision.sessions import OrtGraph
-from lab.data.cohort import digest
 from lab.data.splits import TEST, Labelled
+from lab.data.verification import all_impostors
 from lab.defence.network import PatronusNetwork
 from lab.defence.protection import protect
 from lab.defence.recipe import Recipe
 from lab.defence.runs import Run
-from lab.evaluation.verification import all_impostors
+from lab.defence.statistics import digest
 from lab.export.model_card import card
 from lab.export.onnx_export import to_onnx
 from shared.errors import SetupError

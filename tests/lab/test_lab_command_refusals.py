@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.attacks.inversion import InversionOptions
+from lab.defence.decoders import InversionOptions
 from lab.defence.perturbation import PerturbationOptions
 from lab.defence.recipe import Recipe, read_recipe
 from shared.errors import Conflict, SetupError

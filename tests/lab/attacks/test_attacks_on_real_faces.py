@@ -18,7 +18,7 @@ import pytest
 
 from lab.attacks import frontier, suite
 from lab.attacks.attackers import QUICK
-from lab.attacks.inversion import InversionOptions
+from lab.defence.decoders import InversionOptions
 
 DATA = os.environ.get("PATRONUS_FACE_DATA")
 pytestmark = pytest.mark.skipif(

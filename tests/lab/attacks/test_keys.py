@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_service.protection.seal import haar_orthogonal
-from lab.attacks.keys import by_adversary, by_nearest, by_optimal_transport, by_spectrum, procrustes
+from lab.attacks.key_recovery import by_adversary, by_nearest, by_optimal_transport, by_spectrum, procrustes
 
 DIM = 16
 Rows = NDArray[np.float32]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edge_service.protection.seal import haar_orthogonal
-from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighborhoods, neighborhoods, rank_1
+from lab.attacks.key_recovery import neighborhoods
+from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighborhoods, rank_1
 
 DIM = 32
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lab.attacks import rebuilding, unsealing
+from lab.attacks import key_recovery, rebuilding
 from lab.attacks.attackers import Effort
 from lab.attacks.report import render
 
@@ -148,7 +148,7 @@ def test_a_break_leaves_no_report_and_the_next_run_goes_on(
     (out / "steps" / "floors.json").write_text('{"key"')
     decoders = json.loads((out / "steps" / "decoders.json").read_text())
     (out / "steps" / "decoders.json").write_text(json.dumps({**decoders, "found": None}))
-    monkeypatch.setattr(unsealing, "pairs", broken)
+    monkeypatch.setattr(key_recovery, "pairs", broken)
     said = attack(out)
     assert said.status != 0
     assert [name for name in ("floors", "decoders", "adaptive") if f"{name}.json is damaged" in said.err] == [

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lab.evaluation.matching import Rows
-from lab.evaluation.verification import Floats
+from lab.data.matching import AnyRows
+from lab.data.verification import Floats
 
 
 def margin_limit(
-    erased: Rows, cohort: Rows, tau: float, slope: float, phi_max: float, caller: ArrayLike = np.inf
+    erased: AnyRows, cohort: AnyRows, tau: float, slope: float, phi_max: float, caller: ArrayLike = np.inf
 ) -> Floats:
     """clip(slope * (arccos max_j <e, c_j> - arccos tau), 0, phi_max), and never more than the caller's own limit."""
     nearest = np.clip((erased.astype(np.float64) @ cohort.astype(np.float64).T).max(axis=1), -1, 1)

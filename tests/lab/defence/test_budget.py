@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.data.matching import TooFewPeople, one_pair_a_person
+from lab.data.verification import Floats
 from lab.defence.budget import certified_budget
 from lab.defence.geometry import angle_bounds, angles, can_flip, flips, random_direction_score, random_turn, turn
-from lab.evaluation.matching import TooFewPeople, one_pair_a_person
-from lab.evaluation.verification import Floats
 from shared.errors import PatronusError
 
 TAU = 0.363

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.data.verification import Floats
 from lab.defence.geometry import random_turn
-from lab.evaluation.verification import Floats
 from tests.lab.defence.margin_limit import margin_limit
 
 

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from lab.attacks.inversion import rebuilt, shrunk
+from lab.data.embedders import Encoder, unit
+from lab.data.matching import one_pair_a_person
 from lab.data.pixels import resized
-from lab.evaluation.verification import bootstrap_over_people
+from lab.data.splits import TEST, Labelled
+from lab.data.verification import Rows, Share
+from lab.defence.decoders import rebuilt, shrunk
 
 Unit = NDArray[np.float32]
 _SIDE: Final = 112
@@ -44,20 +47,6 @@ class Judge:
     tau: float
     same: Unit
     other: Unit
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A mean with its 95 % interval over people."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: NDArray[np.float64], people: NDArray[np.int64]) -> Share:
-        """The mean of a value a picture."""
-        return cls(float(values.mean()), *bootstrap_over_people(values, people))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +164,59 @@ def as_pictures(faces: NDArray[np.float32]) -> NDArray[np.uint8]:
         large = resized(torch.from_numpy(faces[at : at + _CHUNK]), _SIDE)
         out[at : at + _CHUNK] = (large * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cases:
+    """Pictures to attack: one a person, and another picture of the same person.
+
+    Attributes:
+        attacked: (k,) rows.
+        other: (k,) rows.
+    """
+
+    attacked: NDArray[np.int64]
+    other: NDArray[np.int64]
+
+
+def cases(labelled: Labelled, most: int | None, *, seed: int = 0) -> Cases:
+    """One genuine pair a person among those who test, in random order.
+
+    Args:
+        labelled: the people.
+        most: how many at most; None: all.
+        seed: of the order.
+    """
+    pairs = labelled.pairs_of(TEST)
+    whose = labelled.people[pairs[:, 0]]
+    chosen = pairs[one_pair_a_person(whose, whose, seed=seed, most=most)]
+    return Cases(chosen[:, 0], chosen[:, 1])
+
+
+def judge(encoder: Encoder, tau: float, clean: Rows, chosen: Cases) -> Judge:
+    """An embedder as the judge of rebuilt faces.
+
+    Args:
+        encoder: what runs it.
+        tau: cosine at which it accepts.
+        clean: (n, d) float32, unit rows: its embeddings of all labelled faces.
+        chosen: the cases.
+    """
+    return Judge(lambda faces: unit(encoder.embed(faces)), tau, clean[chosen.attacked], clean[chosen.other])
+
+
+def reconstruction(
+    decoder: nn.Module, labelled: Labelled, templates: Rows, chosen: Cases, judges: Mapping[str, Judge]
+) -> Outcome:
+    """What a decoder makes of the cases' templates: of (n, d) templates of all labelled faces, those attacked."""
+    rows = chosen.attacked
+    pixels = labelled.images.pixels[rows]
+    return attack(decoder, np.ascontiguousarray(templates[rows]), pixels, labelled.people[rows], judges)
+
+
+def floors(decoder: nn.Module, labelled: Labelled, clean: Rows, chosen: Cases, judges: Mapping[str, Judge]) -> Outcome:
+    """What the same decoder makes of the clean template of somebody else: what no protection needs to go below."""
+    rows = chosen.attacked
+    stranger = np.roll(rows, len(rows) // 2)
+    pixels = labelled.images.pixels[rows]
+    return attack(decoder, np.ascontiguousarray(clean[stranger]), pixels, labelled.people[rows], judges)
