@@ -19,7 +19,7 @@ from edge_service.protection.profiles import load_profile
 from edge_service.protection.profiles.load import available
 from lab.attacks.attackers import denoised, train_denoiser
 from lab.attacks.baselines import advface, crafter, gaussian_noise, scaled_noise
-from lab.attacks.target import TARGET, Scene, Target
+from lab.attacks.target import TARGET, AttackContext, Target
 from lab.data.splits import FIT, TEST
 from lab.data.verification import Ints, Rows
 from lab.defence.decoders import rebuilt
@@ -52,22 +52,22 @@ class Way:
     keyed: bool = False
 
 
-def frontier(scene: Scene) -> list[dict[str, Any]]:
+def frontier(context: AttackContext) -> list[dict[str, Any]]:
     """A point for each way and strength."""
-    few = scene.narrowed(scene.attacker.effort.curve)
-    random = np.random.default_rng([scene.seed, 43])
-    unit = scene.attacker.unit
-    quick = _quick(scene)
+    few = context.narrowed(context.attacker.effort.curve)
+    random = np.random.default_rng([context.seed, 43])
+    unit = context.attacker.unit
+    quick = _quick(context)
     learned = np.sort(random.choice(len(unit), min(_LEARNED[quick], len(unit)), replace=False))
     rows = _tested(few, _ROWS[quick], random)
-    return [_point(few, way, learned, rows) for way in _ways(scene)]
+    return [_point(few, way, learned, rows) for way in _ways(context)]
 
 
-def _quick(scene: Scene) -> bool:
-    return scene.attacker.effort.curve < _CURVE
+def _quick(context: AttackContext) -> bool:
+    return context.attacker.effort.curve < _CURVE
 
 
-def _tested(few: Scene, most: int, random: np.random.Generator) -> Ints:
+def _tested(few: AttackContext, most: int, random: np.random.Generator) -> Ints:
     """Rows for accuracy: of as many genuine pairs as there is room for, others, and the cases attacked."""
     labelled = few.labelled
     paired = np.unique(random.permutation(labelled.pairs_of(TEST))[: most // 2])
@@ -76,7 +76,7 @@ def _tested(few: Scene, most: int, random: np.random.Generator) -> Ints:
     return np.unique(np.concatenate([paired, drawn, few.chosen.attacked]))
 
 
-def _point(few: Scene, way: Way, learned: Ints, rows: Ints) -> dict[str, Any]:
+def _point(few: AttackContext, way: Way, learned: Ints, rows: Ints) -> dict[str, Any]:
     attacker, labelled = few.attacker, few.labelled
     made = np.array(labelled.unit)
     made[rows] = way.protect(labelled.unit[rows], 0)
@@ -109,25 +109,27 @@ def _point(few: Scene, way: Way, learned: Ints, rows: Ints) -> dict[str, Any]:
     return point
 
 
-def _ways(scene: Scene) -> Iterator[Way]:
-    quick = _quick(scene)
-    dim = scene.clean.shape[1]
+def _ways(context: AttackContext) -> Iterator[Way]:
+    quick = _quick(context)
+    dim = context.clean.shape[1]
     yield Way("no protection", "", lambda unit, _: np.array(unit))
     for degrees in (20.0,) if quick else (5.0, 10.0, 20.0, 30.0, 45.0):
         yield Way("Gaussian noise", f"{degrees:g}°", _at(gaussian_noise, degrees))
     for factor in (2.5,) if quick else (1.0, 2.5, 5.0):
         yield Way("scale and perturb", f"factor {factor:g}", _at(scaled_noise, factor))
-    shadow = scene.attacker.decoder(_SHADOW if _SHADOW in scene.attacker.effort.families else scene.attacker.lead())
+    shadow = context.attacker.decoder(
+        _SHADOW if _SHADOW in context.attacker.effort.families else context.attacker.lead()
+    )
     for name, steered in (("AdvFace-style", advface), ("Crafter-style", crafter)):
         over = partial(steered, decoder=shadow, steps=_STEPS)
         for degrees in (20.0,) if quick else (15.0, 30.0):
             yield Way(name, f"{degrees:g}°", _at(over, degrees))
-    known = scene.labelled.rows(FIT)
-    spread = scatter(scene.clean[known], scene.labelled.people[known], at_least=1)
+    known = context.labelled.rows(FIT)
+    spread = scatter(context.clean[known], context.labelled.people[known], at_least=1)
     for share in (0.5,) if quick else (0.125, 0.25, 0.375, 0.5, 0.625, 0.75):
         matrix = erase_matrix(spread, round(share * dim), 1.0)
         yield Way("erase alone", f"{round(share * dim)} of {dim}", _erasing(matrix))
-    yield from _of_profiles(scene)
+    yield from _of_profiles(context)
 
 
 def _at(protect: Callable[..., Rows], strength: float) -> Callable[[Rows, int], Rows]:
@@ -138,20 +140,20 @@ def _erasing(matrix: NDArray[np.float64]) -> Callable[[Rows, int], Rows]:
     return lambda unit, _: erased(unit, matrix)
 
 
-def _of_profiles(scene: Scene) -> Iterator[Way]:
-    profile = scene.target.profile
-    yield Way(f"profile {profile.pin.name}, key stolen", "", scene.target.plain, keyed=True)
-    if scene.target.seals:
-        yield Way(f"profile {profile.pin.name}", "sealed", _sealed(scene.target))
+def _of_profiles(context: AttackContext) -> Iterator[Way]:
+    profile = context.target.profile
+    yield Way(f"profile {profile.pin.name}, key stolen", "", context.target.plain, keyed=True)
+    if context.target.seals:
+        yield Way(f"profile {profile.pin.name}", "sealed", _sealed(context.target))
     for name in available():
         if name == profile.pin.name:
             continue
         other = load_profile(name)
         step = other.document.patronus
         if step is None:
-            if scene.target.profile.document.patronus is not None:
+            if context.target.profile.document.patronus is not None:
                 yield Way("seal alone", "sealed", _sealed(Target(other)))
-        elif other.document.embedder_sha256 == scene.attacker.encoder.sha256:
+        elif other.document.embedder_sha256 == context.attacker.encoder.sha256:
             yield Way(f"profile {name}" + (", key stolen" if other.seals else ""), "", Target(other).plain, keyed=True)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from lab.attacks.rebuilding import adapted
-from lab.attacks.target import KEY, TARGET, Scene
+from lab.attacks.target import KEY, TARGET, AttackContext
 from lab.data.splits import CALIBRATE, FIT, TEST
 from lab.data.verification import Rows
 
@@ -168,7 +168,7 @@ def _sinkhorn(likeness: Matrix, softness: float, rounds: int = 30) -> Matrix:
 def by_adversary(
     public: Rows, stolen: Rows, start: Matrix, *, steps: int = 1500, batch: int = 256, seed: int = 0
 ) -> Matrix:
-    """Turns stolen templates until a second network cannot tell them from public ones (Conneau et al., ICLR 2018).
+    """Rotates stolen templates until a second network cannot tell them from public ones (Conneau et al., ICLR 2018).
 
     Args:
         public: (m, d) templates, not sealed.
@@ -180,7 +180,7 @@ def by_adversary(
     """
     torch.manual_seed(seed)
     dim = public.shape[1]
-    tells = nn.Sequential(
+    discriminator = nn.Sequential(
         nn.Dropout(0.1),
         nn.Linear(dim, 512),
         nn.LeakyReLU(0.2),
@@ -189,8 +189,8 @@ def by_adversary(
         nn.Linear(512, 1),
     )
     back = torch.from_numpy(np.ascontiguousarray(start.T)).float().requires_grad_(True)
-    judge = torch.optim.Adam(tells.parameters(), lr=5e-4, betas=(0.5, 0.99))
-    turner = torch.optim.Adam([back], lr=1e-3, betas=(0.5, 0.99))
+    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=5e-4, betas=(0.5, 0.99))
+    rotation_optimizer = torch.optim.Adam([back], lr=1e-3, betas=(0.5, 0.99))
     random = np.random.default_rng(seed)
     scale = dim**0.5
 
@@ -199,17 +199,17 @@ def by_adversary(
 
     for _ in range(steps):
         real, made = drawn(public), drawn(stolen)
-        told = tells(torch.cat([real, (made @ back.T).detach()]) * scale).squeeze(1)
+        logits = discriminator(torch.cat([real, (made @ back.T).detach()]) * scale).squeeze(1)
         truth = torch.cat([torch.full((batch,), 0.9), torch.full((batch,), 0.1)])
-        loss = functional.binary_cross_entropy_with_logits(told, truth)
-        judge.zero_grad(set_to_none=True)
+        loss = functional.binary_cross_entropy_with_logits(logits, truth)
+        discriminator_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        judge.step()
-        fooled = tells((drawn(stolen) @ back.T) * scale).squeeze(1)
+        discriminator_optimizer.step()
+        fooled = discriminator((drawn(stolen) @ back.T) * scale).squeeze(1)
         loss = functional.softplus(-fooled).mean()
-        turner.zero_grad(set_to_none=True)
+        rotation_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        turner.step()
+        rotation_optimizer.step()
         with torch.no_grad():  # back onto the rotations: a step of Newton's towards the polar factor
             back.copy_(1.5 * back - 0.5 * back @ back.T @ back)
     u, _, vt = np.linalg.svd(back.detach().numpy().astype(np.float64))
@@ -242,39 +242,39 @@ _STOLEN: Final = 0.8  # of all labelled faces at most: the rest is the attacker'
 _KNOWN: Final = (0.5, 0.25, 0.1)
 
 
-def pairs(scene: Scene) -> list[dict[str, Any]]:
+def pairs(context: AttackContext) -> list[dict[str, Any]]:
     """An insider with n faces whose embedding and template are both known: the rotation that fits them best."""
-    few = scene.narrowed(scene.attacker.effort.curve)
-    decoder = adapted(scene, KEY)
-    known = np.random.default_rng([scene.seed, 31]).permutation(scene.labelled.rows(CALIBRATE))
-    dim = scene.clean.shape[1]
+    few = context.narrowed(context.attacker.effort.curve)
+    decoder = adapted(context, KEY)
+    known = np.random.default_rng([context.seed, 31]).permutation(context.labelled.rows(CALIBRATE))
+    dim = context.clean.shape[1]
     found = []
     for share in _SHARES:
         rows = known[: max(1, round(share * dim))]
-        rotation = procrustes(scene.target.plain(scene.clean[rows], _OWN), scene.wire[rows])
+        rotation = procrustes(context.target.plain(context.clean[rows], _OWN), context.wire[rows])
         found.append({"pairs": len(rows), **_opened(few, decoder, rotation)})
     return found
 
 
-def stolen(scene: Scene) -> dict[str, Any]:
+def stolen(context: AttackContext) -> dict[str, Any]:
     """A stolen gallery, and no pairs: its shape in space is matched to that of faces at hand."""
-    effort = scene.attacker.effort
-    few = scene.narrowed(effort.attacked or len(scene.chosen.attacked))
-    decoder = adapted(scene, KEY)
-    gallery, rest = _split(scene, effort.stolen)
+    effort = context.attacker.effort
+    few = context.narrowed(effort.attacked or len(context.chosen.attacked))
+    decoder = adapted(context, KEY)
+    gallery, rest = _split(context, effort.stolen)
     # Others' faces, under the same profile: the attacker's own and, alike in kind, those of people not in the gallery.
     public = np.concatenate(
-        [scene.target.plain(scene.attacker.unit, _OWN), scene.target.plain(scene.clean[rest], _OWN)]
+        [context.target.plain(context.attacker.unit, _OWN), context.target.plain(context.clean[rest], _OWN)]
     )
     found: dict[str, Any] = {
         "templates": len(gallery),
         "public": len(public),
-        "strangers": _between_strangers(scene),
-        "methods": [{"method": "none", **_opened(few, decoder, np.eye(scene.clean.shape[1]))}],
+        "strangers": _between_strangers(context),
+        "methods": [{"method": "none", **_opened(few, decoder, np.eye(context.clean.shape[1]))}],
     }
-    for name, rotation in _alignments(public, scene.wire[gallery], effort.alignment_rounds, scene.seed):
+    for name, rotation in _alignments(public, context.wire[gallery], effort.alignment_rounds, context.seed):
         found["methods"].append({"method": name, **_opened(few, decoder, rotation)})
-    found["same_people"] = _same_people(scene, effort.alignment_rounds)
+    found["same_people"] = _same_people(context, effort.alignment_rounds)
     return found
 
 
@@ -295,22 +295,22 @@ def _alignments(public: Rows, stolen_rows: Rows, rounds: int, seed: int) -> list
     return found
 
 
-def _split(scene: Scene, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _split(context: AttackContext, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of the stolen gallery, those who test first, and the pictures of people who are not in it."""
-    labelled = scene.labelled
+    labelled = context.labelled
     order = np.concatenate([labelled.rows(TEST), labelled.rows(CALIBRATE), labelled.rows(FIT)])
     gallery = order[: min(most, round(_STOLEN * len(order)))]
     return gallery, np.setdiff1d(order, order[np.isin(labelled.people[order], labelled.people[gallery])])
 
 
-def _same_people(scene: Scene, rounds: int) -> list[dict[str, Any]]:
+def _same_people(context: AttackContext, rounds: int) -> list[dict[str, Any]]:
     """The attacker has other pictures of people in the gallery, without names: whose are its templates?
 
-    A template is named where its nearest picture, once the gallery is turned, is of the same person.
+    A template is named where its nearest picture, once the gallery is aligned, is of the same person.
     """
-    halves = {one: (rows[::2], rows[1::2]) for one, rows in scene.test_people(2).items()}
+    halves = {one: (rows[::2], rows[1::2]) for one, rows in context.test_people(2).items()}
     everyone = np.array(list(halves))
-    alone = [rows[0] for one, rows in scene.test_people(1).items() if one not in halves]
+    alone = [rows[0] for one, rows in context.test_people(1).items() if one not in halves]
     strangers = np.array(alone, dtype=np.int64)
     cases: list[tuple[str, NDArray[np.int64], int | None]] = [
         ("all other photos of each", everyone, None),
@@ -323,20 +323,20 @@ def _same_people(scene: Scene, rounds: int) -> list[dict[str, Any]]:
     for has, known, most in cases:
         inside = np.concatenate([halves[int(one)][0][:most] for one in everyone])
         outside = [halves[int(one)][1][:most] for one in known] + [strangers[: len(everyone) - len(known)]]
-        for named in _named(scene, inside, np.concatenate(outside), known, rounds):
+        for named in _named(context, inside, np.concatenate(outside), known, rounds):
             found.append({"has": has, **named})
     return found
 
 
 def _named(
-    scene: Scene, inside: NDArray[np.int64], outside: NDArray[np.int64], known: NDArray[np.int64], rounds: int
+    context: AttackContext, inside: NDArray[np.int64], outside: NDArray[np.int64], known: NDArray[np.int64], rounds: int
 ) -> Iterator[dict[str, Any]]:
     public, stolen_rows, truth = (
-        scene.target.plain(scene.clean[outside], _OWN),
-        scene.wire[inside],
-        scene.opened[inside],
+        context.target.plain(context.clean[outside], _OWN),
+        context.wire[inside],
+        context.opened[inside],
     )
-    people = scene.labelled.people
+    people = context.labelled.people
     can_be = np.isin(people[inside], known)
     starts: list[tuple[str, Matrix | None]] = [
         ("attacker with the key", None),
@@ -346,7 +346,7 @@ def _named(
     for name, start in starts:
         opened = truth
         if start is not None:
-            rotation = by_optimal_transport(public, stolen_rows, start, rounds=rounds, seed=scene.seed)
+            rotation = by_optimal_transport(public, stolen_rows, start, rounds=rounds, seed=context.seed)
             opened = np.asarray(stolen_rows @ by_nearest(public, stolen_rows, rotation), dtype=np.float32)
         nearest = np.argmax(opened @ public.T, axis=1)
         yield {
@@ -358,7 +358,7 @@ def _named(
         }
 
 
-def _opened(few: Scene, decoder: Any, rotation: Matrix) -> dict[str, Any]:
+def _opened(few: AttackContext, decoder: Any, rotation: Matrix) -> dict[str, Any]:
     """How near a guessed rotation brings templates to what the right one gives, and the faces that come of it."""
     opened = np.asarray(few.wire @ rotation, dtype=np.float32)
     near = np.sum(few.of_cases(opened) * few.of_cases(few.opened), axis=1)
@@ -371,7 +371,7 @@ def _opened(few: Scene, decoder: Any, rotation: Matrix) -> dict[str, Any]:
     }
 
 
-def _between_strangers(scene: Scene) -> float:
+def _between_strangers(context: AttackContext) -> float:
     """The mean cosine of open templates of two people: what a guess that knows nothing of the key can reach."""
-    rows, others = scene.of_cases(scene.opened), scene.opened[scene.strangers()]
+    rows, others = context.of_cases(context.opened), context.opened[context.strangers()]
     return float(np.sum(rows * others, axis=1).mean())

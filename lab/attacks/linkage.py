@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lab.attacks.attackers import scores, train_classifier
 from lab.attacks.key_recovery import by_nearest, by_neighborhoods, by_optimal_transport, by_spectrum, neighborhoods
 from lab.attacks.rebuilding import learned_on
-from lab.attacks.target import CLEAN, KEY, OTHER_KEYS, PLAIN, Scene
+from lab.attacks.target import CLEAN, KEY, OTHER_KEYS, PLAIN, AttackContext
 from lab.data.verification import Floats, Rows
 
 _BINS: Final = 40
@@ -73,41 +73,42 @@ _LABELLED: Final = (100, 1000)
 _ATTRIBUTED: Final = 8000
 
 
-def linkage(scene: Scene) -> list[dict[str, Any]]:
+def linkage(context: AttackContext) -> list[dict[str, Any]]:
     """Two galleries, or two epochs of one, with the same people in both: whose templates belong together?
 
     Templates are compared as the cloud compares them, and by what no rotation changes: how each lies to its gallery.
     """
-    people = list(scene.test_people(2).values())[:_PEOPLE]
+    people = list(context.test_people(2).values())[:_PEOPLE]
     first, another = (np.array([rows[at] for rows in people]) for at in (0, 1))
     found = []
     for picture, second in (("other photo", another), ("same photo", first)):
         for where, step, epoch in (("two galleries", 1, 0), ("two epochs", 0, 1)):
             made = []
             for number in range(_FIRST, _FIRST + 2 * _REPEATED, 2):
-                one = scene.target.templates(scene.clean[first], number)
-                made.append((one, scene.target.templates(scene.clean[second], number + step, epoch)))
+                one = context.target.templates(context.clean[first], number)
+                made.append((one, context.target.templates(context.clean[second], number + step, epoch)))
             found.append(_linked("templates compared", picture, where, [a.astype(np.float64) @ b.T for a, b in made]))
             shape = [likeness_of_neighborhoods(neighborhoods(a), neighborhoods(b)) for a, b in made]
             found.append(_linked("neighborhoods compared", picture, where, shape))
             for name, begin in (("spectrum", by_spectrum), ("neighborhoods", by_neighborhoods)):
-                laid = [_laid(a, b, begin(a, b), scene) for a, b in made[:_LAID]]
+                laid = [_laid(a, b, begin(a, b), context) for a, b in made[:_LAID]]
                 found.append(
                     _linked(f"galleries laid on each other by {name}, templates compared", picture, where, laid)
                 )
     opened = [
-        scene.target.plain(scene.clean[first], 1).astype(np.float64) @ scene.target.plain(scene.clean[another], 2).T
+        context.target.plain(context.clean[first], 1).astype(np.float64)
+        @ context.target.plain(context.clean[another], 2).T
     ]
     found.append(_linked(OPENED, "other photo", "two galleries", opened))
-    clean = [scene.clean[first].astype(np.float64) @ scene.clean[another].T]
+    clean = [context.clean[first].astype(np.float64) @ context.clean[another].T]
     found.append(_linked(UNPROTECTED, "other photo", "two galleries", clean))
     return found
 
 
-def _laid(first: Rows, second: Rows, start: NDArray[np.float64], scene: Scene) -> Floats:
-    """Likeness of two galleries' templates once the one is turned onto the other."""
-    rounds = scene.attacker.effort.alignment_rounds
-    rotation = by_optimal_transport(first, second, start, rounds=rounds, seed=scene.seed)
+def _laid(first: Rows, second: Rows, start: NDArray[np.float64], context: AttackContext) -> Floats:
+    """Likeness of two galleries' templates once the one is aligned to the other."""
+    rounds = context.attacker.effort.alignment_rounds
+    rotation = by_optimal_transport(first, second, start, rounds=rounds, seed=context.seed)
     rotation = by_nearest(first, second, rotation)
     return np.asarray(first.astype(np.float64) @ (second @ rotation).T)
 
@@ -136,55 +137,55 @@ def _linked(how: str, picture: str, where: str, likeness: list[Floats]) -> dict[
     }
 
 
-def attributes(scene: Scene) -> list[dict[str, Any]]:
+def attributes(context: AttackContext) -> list[dict[str, Any]]:
     """Sex and age band of a face, from its template, by a classifier; the attacker's own pictures carry the labels.
 
     One half of the pictures is learned on, the other half is attacked; nothing where no picture has labels.
     """
-    labels = utkface_labels(scene.attacker.pictures.names)
-    random = np.random.default_rng([scene.seed, 41])
+    labels = utkface_labels(context.attacker.pictures.names)
+    random = np.random.default_rng([context.seed, 41])
     order = random.permutation(len(labels.rows))[:_ATTRIBUTED]
     if len(order) < 4 * _LABELLED[0]:
         return []
     half = len(order) // 2
     learn, test = order[:half], order[half:]
-    unit = scene.attacker.unit
-    wire = scene.target.templates(unit)
-    opened = scene.target.opened(wire)
-    others = learned_on(scene, OTHER_KEYS)
+    unit = context.attacker.unit
+    wire = context.target.templates(unit)
+    opened = context.target.opened(wire)
+    others = learned_on(context, OTHER_KEYS)
     ways: list[tuple[str, Rows, Rows, NDArray[np.int64]]] = [
         (f"{CLEAN}; attacks {PLAIN}", unit, unit, learn),
         (CLEAN, unit, wire, learn),
         (OTHER_KEYS, others, wire, learn),
-        (KEY, learned_on(scene, KEY), opened, learn),
+        (KEY, learned_on(context, KEY), opened, learn),
         *((f"knows labels of {n} people of the gallery", wire, wire, learn[:n]) for n in _LABELLED if n <= half),
     ]
     found = []
     for knows, seen, attacked, rows in ways:
         entry: dict[str, Any] = {"knows": knows, "learned": len(rows), "attacked": len(test)}
         for name, values, classes in (("sex", labels.sex, 2), ("age", labels.age, int(labels.age.max()) + 1)):
-            network = train_classifier(seen[labels.rows[rows]], values[rows], classes, seed=scene.seed)
-            told = scores(network, attacked[labels.rows[test]])
-            entry[f"{name}_auc"] = auc_of_classes(told, values[test])
+            network = train_classifier(seen[labels.rows[rows]], values[rows], classes, seed=context.seed)
+            probabilities = scores(network, attacked[labels.rows[test]])
+            entry[f"{name}_auc"] = auc_of_classes(probabilities, values[test])
             if classes == 2:
-                entry[f"{name}_interval"] = auc_interval(told[:, 1], values[test] == 1)
+                entry[f"{name}_interval"] = auc_interval(probabilities[:, 1], values[test] == 1)
         found.append(entry)
     return found
 
 
-def membership(scene: Scene) -> list[dict[str, Any]]:
+def membership(context: AttackContext) -> list[dict[str, Any]]:
     """Is the person of a picture enrolled? Half of the people are, with another picture."""
-    people = list(scene.test_people(2).values())[:_PEOPLE]
+    people = list(context.test_people(2).values())[:_PEOPLE]
     half = len(people) // 2
     enrolled = np.array([rows[0] for rows in people[:half]])
     asked = np.array([rows[1] for rows in people])
     inside = np.arange(len(people)) < half
-    wire = scene.target.templates(scene.clean[enrolled])
+    wire = context.target.templates(context.clean[enrolled])
     ways = [
-        (f"{CLEAN}; attacks {PLAIN}", scene.clean[enrolled], scene.clean[asked]),
-        (CLEAN, wire, scene.clean[asked]),
-        ("makes templates under a key of the attacker's own", wire, scene.target.templates(scene.clean[asked], 3)),
-        (KEY, scene.target.opened(wire), scene.target.plain(scene.clean[asked])),
+        (f"{CLEAN}; attacks {PLAIN}", context.clean[enrolled], context.clean[asked]),
+        (CLEAN, wire, context.clean[asked]),
+        ("makes templates under a key of the attacker's own", wire, context.target.templates(context.clean[asked], 3)),
+        (KEY, context.target.opened(wire), context.target.plain(context.clean[asked])),
     ]
     found = []
     for knows, gallery, probes in ways:

@@ -25,7 +25,7 @@ class _Enough(Exception):
     """The deepest layer that is wanted was reached."""
 
 
-class Eye:
+class FacePerception:
     """The edge's face detector, and a perceptual distance.
 
     The distance is LPIPS' (Zhang et al., CVPR 2018) with an embedder's own features in place of AlexNet's, and equal

@@ -23,7 +23,7 @@ from lab.data.embedders import Encoder, open_encoder
 from lab.data.splits import TEST, Labelled
 from lab.data.verification import Rows
 from lab.defence.decoders import rebuilt
-from lab.evaluation.reconstruction import Cases, Judge, Looks, Outcome, judged
+from lab.evaluation.reconstruction import AttackedPairs, Judge, Outcome, Perception, judged
 from shared.errors import SetupError
 
 _FIRST_EPOCH: Final = "0" * 15
@@ -143,7 +143,7 @@ OPENED: Final = "templates, the seal undone"
 
 
 @dataclass(slots=True)
-class Scene:
+class AttackContext:
     """Attacker, people and judges.
 
     Attributes:
@@ -153,7 +153,7 @@ class Scene:
         tau: cosine of the unchanged threshold.
         chosen: the pictures attacked, one a person.
         judges: by name, the target embedder first; their rows are the cases'.
-        looks: looks at rebuilt faces.
+        perception: perception at rebuilt faces.
         wire: (n, d) templates of all labelled faces, in the gallery that is attacked.
         opened: the same with the seal undone.
         seed: of draws.
@@ -163,9 +163,9 @@ class Scene:
     labelled: Labelled
     target: Target
     tau: float
-    chosen: Cases
+    chosen: AttackedPairs
     judges: dict[str, Judge]
-    looks: Looks | None
+    perception: Perception | None
     wire: Rows
     opened: Rows
     seed: int = 0
@@ -175,19 +175,19 @@ class Scene:
         """(n, d) unprotected embeddings of all labelled faces."""
         return self.labelled.unit
 
-    def narrowed(self, most: int, *, panel: bool = False) -> Scene:
+    def narrowed(self, most: int, *, panel: bool = False) -> AttackContext:
         """Fewer people; unless the panel is wanted, judged by the target embedder alone and looked at by nobody."""
-        few = Cases(self.chosen.attacked[:most], self.chosen.other[:most])
+        few = AttackedPairs(self.chosen.attacked[:most], self.chosen.other[:most])
         judges = {
             name: dataclasses.replace(judge, same=judge.same[:most], other=judge.other[:most])
             for name, judge in self.judges.items()
             if panel or name == TARGET
         }
-        return dataclasses.replace(self, chosen=few, judges=judges, looks=self.looks if panel else None)
+        return dataclasses.replace(self, chosen=few, judges=judges, perception=self.perception if panel else None)
 
-    def repeated(self, times: int) -> Scene:
+    def repeated(self, times: int) -> AttackContext:
         """Every case so many times over, one time after the other."""
-        cases = Cases(np.tile(self.chosen.attacked, times), np.tile(self.chosen.other, times))
+        cases = AttackedPairs(np.tile(self.chosen.attacked, times), np.tile(self.chosen.other, times))
         judges = {
             name: dataclasses.replace(
                 judge, same=np.tile(judge.same, (times, 1)), other=np.tile(judge.other, (times, 1))
@@ -207,7 +207,9 @@ class Scene:
     def judged(self, faces: NDArray[np.float32]) -> Outcome:
         """Judges faces (k, 3, s, s) float32 in 0..1, one a case."""
         rows = self.chosen.attacked
-        return judged(faces, self.labelled.images.pixels[rows], self.labelled.people[rows], self.judges, self.looks)
+        return judged(
+            faces, self.labelled.images.pixels[rows], self.labelled.people[rows], self.judges, self.perception
+        )
 
     def strangers(self) -> NDArray[np.int64]:
         """For each case another person's picture: (k,) rows."""
@@ -227,9 +229,9 @@ def row(attack: str, knows: str, on: str, outcome: Outcome, **more: Any) -> dict
     return {"attack": attack, "knows": knows, "on": on, **more, **asdict(outcome)}
 
 
-def surfaces(scene: Scene) -> Mapping[str, Rows]:
+def surfaces(context: AttackContext) -> Mapping[str, Rows]:
     """What there is to attack; with no seal, what crosses the wire is open."""
-    found = {PLAIN: scene.clean, WIRE: scene.wire}
-    if scene.target.seals:
-        found[OPENED] = scene.opened
+    found = {PLAIN: context.clean, WIRE: context.wire}
+    if context.target.seals:
+        found[OPENED] = context.opened
     return found

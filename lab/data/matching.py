@@ -201,12 +201,12 @@ class Comparison:
         Raises:
             ValueError: not unit rows, or not as many and as long as the clean ones.
         """
-        turned = _checked(protected)
-        if turned.shape != self.unit.shape:
+        after = _checked(protected)
+        if after.shape != self.unit.shape:
             raise ValueError("a protected version has as many rows as the clean one, each as long")
         weights = self._weights(draw)
-        same = np.array_equal(turned, self.unit)
-        return Change(self._fnmr(turned, weights, same), self._fmr(turned, weights, same))
+        same = np.array_equal(after, self.unit)
+        return Change(self._fnmr(after, weights, same), self._fmr(after, weights, same))
 
     def _weights(self, draw: int) -> NDArray[np.float32]:
         """(people, rounds): how often each person is drawn. Kept, since a search asks for the same draw many times."""
@@ -217,11 +217,11 @@ class Comparison:
             self._drawn[draw] = np.ascontiguousarray(drawn.T, dtype=np.float32)
         return self._drawn[draw]
 
-    def _fnmr(self, turned: Rows, weights: NDArray[np.float32], same: bool) -> Rise:
+    def _fnmr(self, made: Rows, weights: NDArray[np.float32], same: bool) -> Rise:
         one, other = self._pairs.T
-        sides = [(turned[one], turned[other])]
+        sides = [(made[one], made[other])]
         if self.sides == "probe":
-            sides = [(turned[one], self.unit[other]), (turned[other], self.unit[one])]
+            sides = [(made[one], self.unit[other]), (made[other], self.unit[one])]
         before = np.tile(self._accepted(self.unit[one], self.unit[other]), len(sides))
         after = np.concatenate([self._accepted(probe, gallery) for probe, gallery in sides])
         person = np.tile(self._person[one], len(sides))
@@ -233,8 +233,8 @@ class Comparison:
         upper = 0.0 if same else self._upper(drawn, harmed, int(np.count_nonzero(trials)))
         return Rise(float(np.mean(~before)), float(np.mean(~after)), upper, harmed, mended, len(before))
 
-    def _fmr(self, turned: Rows, weights: NDArray[np.float32], same: bool) -> Rise:
-        found = impostor_changes(self.unit, turned, self._person, self.tau, self.sides)
+    def _fmr(self, after: Rows, weights: NDArray[np.float32], same: bool) -> Rise:
+        found = impostor_changes(self.unit, after, self._person, self.tau, self.sides)
         pictures = np.bincount(self._person).astype(np.float64)
         total = (pictures @ weights) ** 2 - (pictures**2) @ weights.astype(np.float64) ** 2
         pairs = total if self.sides == "probe" else total / 2

@@ -1,4 +1,4 @@
-"""How far a trained network may turn: the largest angle at which the unchanged threshold still decides as it did."""
+"""How far a trained network may perturb: the largest angle at which the unchanged threshold still decides as it did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of the perturbation: where to turn an embedding, and how far, so that no decoder finds the face again.
+"""Training of the perturbation: where to move an embedding, and how far, so that no decoder finds the face again.
 
 One step looks at many embeddings, which are cheap, and at a few rebuilt faces, which are not:
 
@@ -54,12 +54,12 @@ class PerturbationOptions:
         pixels: weight of the likeness of pixels.
         stranger: cosine to the true person under which regained identity is no longer pushed: about a stranger's.
         floor: SSIM under which likeness is no longer pushed: that of another person's face.
-        own: how far the cosine between two turns of one embedding under two seeds is to be from 1 at least, as a share
-            of 1 - tau: more of it means more that nobody can learn who has not the key, and costs accuracy.
+        own: how far the cosine between two perturbations of one embedding under two seeds differs from 1 at least, as a
+            share of 1 - tau. More of it hides more from attackers without the key, and costs accuracy.
         diversity: weight of that.
         scale: cosines between protected embeddings are to be those between erased ones times this: where erase raised
             them, as much as brings false matches back to where they were.
-        partial: share of steps in which nothing is turned by more than a random part of phi_max.
+        partial: share of steps in which nothing is perturbed by more than a random part of phi_max.
         seed: of weights and draws.
     """
 
@@ -162,8 +162,8 @@ def _loss(
 
     def protect(rows: Tensor, random: torch.Generator, limit: float = torch.pi) -> tuple[Tensor, Tensor, Tensor]:
         seed = torch.randn(len(rows), network.size.seed_dim, generator=random)
-        turned = network(rows, seed, torch.full((len(rows),), limit), no_seal)
-        return turned.plain, turned.erased, turned.angle
+        output = network(rows, seed, torch.full((len(rows),), limit), no_seal)
+        return output.plain, output.erased, output.angle
 
     def loss(number: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         draws = torch.Generator().manual_seed(int(random.integers(2**63)))
@@ -222,7 +222,7 @@ def _loss(
 
 
 def _turns(before: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Mean cosine between the directions in which two seeds turn the same embedding."""
+    """Mean cosine between the directions in which two seeds perturb the same embedding."""
     one, two = (after - (after * before).sum(dim=1, keepdim=True) * before for after in (first, second))
     return functional.cosine_similarity(one, two, dim=1, eps=1e-6).mean()
 

@@ -102,7 +102,7 @@ class Run:
         unit, pixels = material.learned, material.pictures.pixels
         if recipe.images != recipe.people:
             # Those who teach score preservation are protected too: else the network would learn to tell the two sources
-            # apart, to turn the one and spare the other.
+            # apart, to perturb the one and spare the other.
             rows = material.labelled.rows(FIT)
             unit = np.concatenate([unit, material.labelled.unit[rows]])
             pixels = np.concatenate([pixels, material.labelled.images.pixels[rows]])

@@ -18,16 +18,25 @@ from lab.data.torch_embedder import load_torch_embedder
 from lab.data.verification import Rows
 from lab.defence.network import PatronusNetwork
 from lab.defence.pgd import descended
-from lab.defence.protection import Protected, gaussian, protect, turned_back
+from lab.defence.protection import Protected, gaussian, protect, rotated_back
 from lab.defence.runs import Run
 from lab.evaluation import demographic_figures
 from lab.evaluation.accuracy import Accuracy, accuracy
-from lab.evaluation.reconstruction import Cases, Judge, Outcome, cases, floors, judge, judged, reconstruction
+from lab.evaluation.reconstruction import (
+    AttackedPairs,
+    Judge,
+    Outcome,
+    attacked_pairs,
+    floors,
+    judge,
+    judged,
+    reconstruction,
+)
 from shared.errors import SetupError
 
 TARGET: Final = "target"
-_CURVE_CASES: Final = 200
-_TEACHER_CASES: Final = 48
+_CURVE_FACES: Final = 200
+_PGD_FACES: Final = 48
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -55,7 +64,7 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     recipe = run.recipe
     fitted = run.fitted(material)
     network = run.network(fitted)
-    chosen = cases(labelled, most, seed=recipe.seed)
+    chosen = attacked_pairs(labelled, most, seed=recipe.seed)
     panel = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, chosen)}
     for name, threshold in others:
         encoder = open_encoder(name)
@@ -75,7 +84,7 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     if not network.size.erases:
         del variants["erase alone"]
     if network.size.rotates:
-        variants["protected, turned back by who has the profile"] = turned_back(network, protected.templates)
+        variants["protected, turned back by who has the profile"] = rotated_back(network, protected.templates)
     console.print("accuracy ...")
     found: dict[str, Any] = {
         "people": len(np.unique(labelled.people[labelled.rows(TEST)])),
@@ -85,7 +94,7 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
         "accuracy": {name: asdict(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
     }
     embedder = load_torch_embedder(material.encoder.path, cache=run.cache)
-    few = Cases(chosen.attacked[:_CURVE_CASES], chosen.other[:_CURVE_CASES])
+    few = AttackedPairs(chosen.attacked[:_CURVE_FACES], chosen.other[:_CURVE_FACES])
     target = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, few)}
     tester = run.attacker(recipe.held_out, material, embedder)
 
@@ -105,7 +114,7 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
         attacks[family + (" (held out)" if family == recipe.held_out else "")] = results
     console.print("gradient descent ...")
     decoder = run.attacker(recipe.families[0], material, embedder)
-    found["teacher"] = _teacher(
+    found["teacher"] = _pgd_bound(
         labelled, erased, protected, decoder, tester, embedder, few, material.encoder, recipe.tau
     )
     attacks["average face"] = {"clean": asdict(_average(run, labelled, chosen, panel))}
@@ -174,14 +183,14 @@ def _curve(
     return found
 
 
-def _teacher(
+def _pgd_bound(
     labelled: Labelled,
     erased: Rows,
     protected: Protected,
     descends: nn.Module,
     held_out: nn.Module,
     embedder: nn.Module,
-    chosen: Cases,
+    chosen: AttackedPairs,
     encoder: Encoder,
     tau: float,
 ) -> dict[str, Any]:
@@ -190,7 +199,7 @@ def _teacher(
     The effect is by how much the cosine between rebuilt and true face falls; the decoder that gradient descent knows is
     one of the loop, the other one is held out.
     """
-    few = Cases(chosen.attacked[:_TEACHER_CASES], chosen.other[:_TEACHER_CASES])
+    few = AttackedPairs(chosen.attacked[:_PGD_FACES], chosen.other[:_PGD_FACES])
     rows = few.attacked
     panel = {TARGET: judge(encoder, tau, labelled.unit, few)}
     taught = erased.copy()
@@ -218,7 +227,7 @@ def _said(said: str) -> tuple[str, float]:
     return name, threshold
 
 
-def _average(run: Run, labelled: Labelled, chosen: Cases, panel: dict[str, Judge]) -> Outcome:
+def _average(run: Run, labelled: Labelled, chosen: AttackedPairs, panel: dict[str, Judge]) -> Outcome:
     """The average of all faces that test, in place of any rebuilt one."""
     rows = chosen.attacked
     pixels = labelled.images.pixels[rows]

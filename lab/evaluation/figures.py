@@ -91,7 +91,7 @@ def _angles(found: dict[str, Any]) -> Any:
     angles = found["angle_degrees"]
     figure, axis = plt.subplots(figsize=(5, 2.6))
     axis.stairs(angles["counts"], angles["edges"], fill=True, color="#3b6ea5")
-    axis.set_xlabel("degrees by which the erased embedding is turned")
+    axis.set_xlabel("degrees by which the erased embedding is perturbed")
     axis.set_ylabel("faces")
     return figure
 

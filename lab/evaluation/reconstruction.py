@@ -63,7 +63,7 @@ class Outcome:
         stranger: what ``type_2`` is by chance: the mean share of other people, of those attacked, as whom a rebuilt
             face is accepted. An attack that has learned nothing of the person gets no more; a face that resembles
             many is accepted as some of them.
-        perceptual: distance as people see it, where somebody looked, of 150 faces at most; see ``Looks``.
+        perceptual: distance as people see it, where somebody looked, of 150 faces at most; see ``Perception``.
         found: share in which a face was found, where somebody looked; the others count as not accepted.
     """
 
@@ -78,8 +78,8 @@ class Outcome:
     found: Share | None = None
 
 
-class Looks(Protocol):
-    """Looks at rebuilt faces as a camera's software and a person would."""
+class Perception(Protocol):
+    """Perception at rebuilt faces as a camera's software and a person would."""
 
     def faces(self, pictures: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Whether a detector finds a face: (n, 112, 112, 3) uint8 RGB to (n,)."""
@@ -96,7 +96,7 @@ def attack(
     pixels: NDArray[np.uint8],
     people: NDArray[np.int64],
     judges: Mapping[str, Judge],
-    looks: Looks | None = None,
+    perception: Perception | None = None,
 ) -> Outcome:
     """Rebuilds faces and judges them.
 
@@ -106,10 +106,10 @@ def attack(
         pixels: (n, 112, 112, 3) uint8 RGB, the pictures behind the templates.
         people: (n,) who is on each.
         judges: by name.
-        looks: looks at them too, where given.
+        perception: perception at them too, where given.
     """
     faces = rebuilt(decoder, templates)
-    return judged(faces, pixels, people, judges, looks)
+    return judged(faces, pixels, people, judges, perception)
 
 
 def judged(
@@ -117,7 +117,7 @@ def judged(
     pixels: NDArray[np.uint8],
     people: NDArray[np.int64],
     judges: Mapping[str, Judge],
-    looks: Looks | None = None,
+    perception: Perception | None = None,
 ) -> Outcome:
     """Judges rebuilt faces: (n, 3, s, s) float32 RGB in 0..1."""
     truth = shrunk(pixels, faces.shape[-1]).numpy().astype(np.float32) / 255
@@ -128,7 +128,7 @@ def judged(
         ]
     )
     shown = as_pictures(faces)
-    seen = np.ones(len(shown), dtype=bool) if looks is None else looks.faces(shown)
+    seen = np.ones(len(shown), dtype=bool) if perception is None else perception.faces(shown)
     cosine, first, second, stranger = {}, {}, {}, {}
     others = people[:, None] != people[None, :]
     for name, judge in judges.items():
@@ -151,9 +151,9 @@ def judged(
         second,
         stranger,
         None
-        if looks is None
-        else Share.of(looks.distance(shown[:_PERCEIVED], pixels[:_PERCEIVED]), people[:_PERCEIVED]),
-        None if looks is None else Share.of(seen.astype(np.float64), people),
+        if perception is None
+        else Share.of(perception.distance(shown[:_PERCEIVED], pixels[:_PERCEIVED]), people[:_PERCEIVED]),
+        None if perception is None else Share.of(seen.astype(np.float64), people),
     )
 
 
@@ -167,7 +167,7 @@ def as_pictures(faces: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cases:
+class AttackedPairs:
     """Pictures to attack: one a person, and another picture of the same person.
 
     Attributes:
@@ -179,7 +179,7 @@ class Cases:
     other: NDArray[np.int64]
 
 
-def cases(labelled: Labelled, most: int | None, *, seed: int = 0) -> Cases:
+def attacked_pairs(labelled: Labelled, most: int | None, *, seed: int = 0) -> AttackedPairs:
     """One genuine pair a person among those who test, in random order.
 
     Args:
@@ -190,10 +190,10 @@ def cases(labelled: Labelled, most: int | None, *, seed: int = 0) -> Cases:
     pairs = labelled.pairs_of(TEST)
     whose = labelled.people[pairs[:, 0]]
     chosen = pairs[one_pair_a_person(whose, whose, seed=seed, most=most)]
-    return Cases(chosen[:, 0], chosen[:, 1])
+    return AttackedPairs(chosen[:, 0], chosen[:, 1])
 
 
-def judge(encoder: Encoder, tau: float, clean: Rows, chosen: Cases) -> Judge:
+def judge(encoder: Encoder, tau: float, clean: Rows, chosen: AttackedPairs) -> Judge:
     """An embedder as the judge of rebuilt faces.
 
     Args:
@@ -206,7 +206,7 @@ def judge(encoder: Encoder, tau: float, clean: Rows, chosen: Cases) -> Judge:
 
 
 def reconstruction(
-    decoder: nn.Module, labelled: Labelled, templates: Rows, chosen: Cases, judges: Mapping[str, Judge]
+    decoder: nn.Module, labelled: Labelled, templates: Rows, chosen: AttackedPairs, judges: Mapping[str, Judge]
 ) -> Outcome:
     """What a decoder makes of the cases' templates: of (n, d) templates of all labelled faces, those attacked."""
     rows = chosen.attacked
@@ -214,7 +214,9 @@ def reconstruction(
     return attack(decoder, np.ascontiguousarray(templates[rows]), pixels, labelled.people[rows], judges)
 
 
-def floors(decoder: nn.Module, labelled: Labelled, clean: Rows, chosen: Cases, judges: Mapping[str, Judge]) -> Outcome:
+def floors(
+    decoder: nn.Module, labelled: Labelled, clean: Rows, chosen: AttackedPairs, judges: Mapping[str, Judge]
+) -> Outcome:
     """What the same decoder makes of the clean template of somebody else: what no protection needs to go below."""
     rows = chosen.attacked
     stranger = np.roll(rows, len(rows) // 2)

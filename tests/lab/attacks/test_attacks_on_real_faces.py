@@ -76,10 +76,10 @@ def report(tmp_path_factory: pytest.TempPathFactory, patronus: Callable[..., Any
         patch.setattr(frontier, "_LEARNED", (0, 1000))
         patch.setattr(frontier, "_ROWS", (0, 200))
         out, cache = home / "out", home / "cache"
-        said = patronus(
+        result = patronus(
             "lab", "attack", "--quick", "--people", people, "--images", images, "--out", out, "--cache", cache
         )
-    assert said.status == 0, said.err[-2000:]
+    assert result.status == 0, result.err[-2000:]
     found: Report = json.loads((out / "report.json").read_text())
     return found
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_service.protection.profiles import load_profile
-from lab.attacks.perceptual import Eye
+from lab.attacks.perceptual import FacePerception
 from lab.attacks.rebuilding import by_latent, by_pixels
 from lab.attacks.target import Target
 from lab.data.images import read_folder
@@ -99,7 +99,7 @@ def test_the_eye_finds_faces_and_tells_pictures_apart(tmp_path: Path) -> None:
     from edge_service.models import locate
 
     faces = read_folder(PICTURES, cache=tmp_path, aligned=False).pixels
-    eye = Eye(load_torch_embedder(locate("face-embedder").path, cache=tmp_path))
+    eye = FacePerception(load_torch_embedder(locate("face-embedder").path, cache=tmp_path))
     noise = np.random.default_rng(0).integers(0, 256, faces.shape, dtype=np.uint8)
     assert eye.faces(faces).all()
     assert not eye.faces(noise).any()

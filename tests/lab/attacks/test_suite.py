@@ -57,9 +57,9 @@ def attack(scene: SimpleNamespace, patronus: Callable[..., Any], tiny: Effort) -
 @pytest.fixture(scope="module")
 def done(attack: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("done") / "out"
-    said = attack(out)
-    assert said.status == 0, said.err[-2000:]
-    assert said.out.strip() == str(out / "report.html")
+    result = attack(out)
+    assert result.status == 0, result.err[-2000:]
+    assert result.out.strip() == str(out / "report.html")
     return out
 
 
@@ -124,9 +124,9 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(done: Path) -> None:
 
 def test_a_second_run_does_nothing_again(done: Path, attack: Callable[..., Any]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (done / "steps").iterdir()}
-    said = attack(done)
-    assert said.status == 0
-    assert not re.search(r"\d+ of \d+:", said.err)
+    result = attack(done)
+    assert result.status == 0
+    assert not re.search(r"\d+ of \d+:", result.err)
     assert before == {path: path.stat().st_mtime_ns for path in (done / "steps").iterdir()}
 
 
@@ -149,13 +149,13 @@ def test_a_break_leaves_no_report_and_the_next_run_goes_on(
     decoders = json.loads((out / "steps" / "decoders.json").read_text())
     (out / "steps" / "decoders.json").write_text(json.dumps({**decoders, "found": None}))
     monkeypatch.setattr(key_recovery, "pairs", broken)
-    said = attack(out)
-    assert said.status != 0
-    assert [name for name in ("floors", "decoders", "adaptive") if f"{name}.json is damaged" in said.err] == [
+    result = attack(out)
+    assert result.status != 0
+    assert [name for name in ("floors", "decoders", "adaptive") if f"{name}.json is damaged" in result.err] == [
         "floors",
         "decoders",
     ]
-    assert "The same command goes on with pairs." in said.err
+    assert "The same command goes on with pairs." in result.err
     assert json.loads((out / "steps" / "decoders.json").read_text())["found"] == decoders["found"]
     assert (out / "steps" / "averaging.json").exists()
     for name in ("accuracy.json", "adaptive.json"):
@@ -164,9 +164,9 @@ def test_a_break_leaves_no_report_and_the_next_run_goes_on(
 
 def test_a_folder_with_another_attack_is_left_alone(done: Path, attack: Callable[..., Any]) -> None:
     before = (done / "report.json").read_bytes()
-    said = attack(done, tau=0.9)
-    assert said.status == 1
-    assert "holds an attack with another tau;" in said.sentence
+    result = attack(done, tau=0.9)
+    assert result.status == 1
+    assert "holds an attack with another tau;" in result.sentence
     assert (done / "report.json").read_bytes() == before
 
 
@@ -188,9 +188,9 @@ def test_a_folder_with_another_attack_is_left_alone(done: Path, attack: Callable
 def test_what_does_not_fit_is_refused_in_one_sentence(
     attack: Callable[..., Any], tmp_path: Path, changed: dict[str, object], words: str
 ) -> None:
-    said = attack(tmp_path / "out", **changed)
-    assert said.status == 1
-    assert words in said.sentence
+    result = attack(tmp_path / "out", **changed)
+    assert result.status == 1
+    assert words in result.sentence
     assert not (tmp_path / "out").exists(), "a folder that nothing was done in takes the next attack"
 
 
@@ -224,9 +224,9 @@ def test_a_judge_is_named_once_and_with_a_cosine(
 
 def test_people_must_be_named(patronus: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PATRONUS_FACE_DATA", raising=False)
-    said = patronus("lab", "attack", "--out", tmp_path / "out")
-    assert said.status == 2
-    assert "PATRONUS_FACE_DATA" in said.err
+    result = patronus("lab", "attack", "--out", tmp_path / "out")
+    assert result.status == 2
+    assert "PATRONUS_FACE_DATA" in result.err
 
 
 def test_the_recorded_report_renders_with_all_its_figures() -> None:

@@ -249,8 +249,8 @@ def test_the_copy_prepares_its_input_as_the_embedder_does(alignment: str, tmp_pa
     net = Net()
     _residual(net)
     path = net.save(tmp_path)
-    said = {"alignment": alignment, "side": 112, "channels": "BGR", "mean": [120, 110, 100], "scale": 0.01, "dim": 5}
-    path.with_suffix(".embedder.json").write_text(json.dumps(said))
+    result = {"alignment": alignment, "side": 112, "channels": "BGR", "mean": [120, 110, 100], "scale": 0.01, "dim": 5}
+    path.with_suffix(".embedder.json").write_text(json.dumps(result))
     expected = open_encoder(path).embed(FACES)
     torch_embedder = load_torch_embedder(path, faces=FACES)
     with torch.no_grad():

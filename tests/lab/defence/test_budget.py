@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lab.data.matching import TooFewPeople, one_pair_a_person
 from lab.data.verification import Floats
 from lab.defence.budget import certified_budget
-from lab.defence.geometry import angle_bounds, angles, can_flip, flips, random_direction_score, random_turn, turn
+from lab.defence.geometry import angle_bounds, angles, can_flip, flips, random_direction_score, random_rotation, rotated
 from shared.errors import PatronusError
 
 TAU = 0.363
@@ -34,12 +34,12 @@ def _unit(rows: int, dim: int, seed: int = 0) -> Floats:
 def _pair(theta: float, dim: int, seed: int) -> tuple[Floats, Floats]:
     """Two unit rows at this angle."""
     x, other = _unit(1, dim, seed), _unit(1, dim, seed + 1)
-    return x, turn(x, other, theta)
+    return x, rotated(x, other, theta)
 
 
 def _strongest(x: Floats, y: Floats, phi_x: float, phi_y: float, sign: int) -> Floats:
     """Both sides turned along their great circle, toward each other (1) or apart (-1)."""
-    return angles(turn(x, y, sign * phi_x), turn(y, x, sign * phi_y))
+    return angles(rotated(x, y, sign * phi_x), rotated(y, x, sign * phi_y))
 
 
 # Turns
@@ -49,7 +49,7 @@ def _strongest(x: Floats, y: Floats, phi_x: float, phi_y: float, sign: int) -> F
 @given(dims, seeds, st.floats(0, math.pi))
 def test_a_turn_moves_a_row_by_just_that_angle_and_leaves_it_a_unit_row(dim: int, seed: int, phi: float) -> None:
     unit = _unit(5, dim, seed)
-    turned = random_turn(unit, phi, np.random.default_rng([seed, 1]))
+    turned = random_rotation(unit, phi, np.random.default_rng([seed, 1]))
     assert np.allclose(np.linalg.norm(turned, axis=1), 1, atol=1e-12)
     assert np.allclose(angles(unit, turned), phi, atol=1e-7)
 
@@ -58,12 +58,12 @@ def test_a_turn_along_the_row_itself_is_refused() -> None:
     unit = _unit(3, 8)
     for parallel in (unit, -2 * unit, np.zeros_like(unit)):
         with pytest.raises(ValueError, match="parallel"):
-            turn(unit, parallel, 0.1)
+            rotated(unit, parallel, 0.1)
 
 
 def test_small_angles_keep_their_digits() -> None:
     x = _unit(1, 128)
-    assert angles(x, random_turn(x, 1e-7, np.random.default_rng(1)))[0] == pytest.approx(1e-7, rel=1e-6)
+    assert angles(x, random_rotation(x, 1e-7, np.random.default_rng(1)))[0] == pytest.approx(1e-7, rel=1e-6)
 
 
 # The triangle inequality
@@ -82,8 +82,8 @@ def test_no_search_finds_turns_that_move_an_angle_further_than_their_sum(
         first, second = random.normal(size=(2, 64, dim))
         step = 1.0
         for _ in range(6):
-            left = turn(np.repeat(x, 64, axis=0), first, phi_x * random.uniform(0.9, 1, 64))
-            right = turn(np.repeat(y, 64, axis=0), second, phi_y * random.uniform(0.9, 1, 64))
+            left = rotated(np.repeat(x, 64, axis=0), first, phi_x * random.uniform(0.9, 1, 64))
+            right = rotated(np.repeat(y, 64, axis=0), second, phi_y * random.uniform(0.9, 1, 64))
             found = angles(left, right)
             assert np.all(found >= low - ROUNDING)
             assert np.all(found <= high + ROUNDING)
@@ -120,7 +120,7 @@ def test_a_decision_with_a_larger_margin_than_both_turns_never_flips(
         assert flips(before, _strongest(x, y, phi_x, phi_y, sign), tau).rate == 0
     random = np.random.default_rng([seed, 1])
     many = [np.repeat(side, 200, axis=0) for side in (x, y)]
-    after = angles(random_turn(many[0], phi_x, random), random_turn(many[1], phi_y, random))
+    after = angles(random_rotation(many[0], phi_x, random), random_rotation(many[1], phi_y, random))
     assert flips(np.repeat(before, 200), after, tau).rate == 0
 
 
@@ -241,11 +241,11 @@ def test_the_certificate_survives_float32_templates_and_scores() -> None:
     # All margins are equal, so that each of the turned pairs ends as close to the threshold as the budget lets it.
     limit, margin = math.acos(TAU), 0.2
     x = _unit(500, 128)
-    y = random_turn(x, limit + margin, np.random.default_rng(1))
+    y = random_rotation(x, limit + margin, np.random.default_rng(1))
     phi = certified_budget(np.full(500, limit - margin), angles(x, y), TAU, 0.05).phi
-    turned = [turn(a, b, phi).astype(np.float32) for a, b in ((x, y), (y, x))]
+    turned = [rotated(a, b, phi).astype(np.float32) for a, b in ((x, y), (y, x))]
     assert not np.any(np.einsum("nd,nd->n", *turned) >= TAU)
-    turned = [turn(a, b, phi + 2e-6).astype(np.float32) for a, b in ((x, y), (y, x))]
+    turned = [rotated(a, b, phi + 2e-6).astype(np.float32) for a, b in ((x, y), (y, x))]
     assert np.all(np.einsum("nd,nd->n", *turned) >= TAU)
 
 
@@ -295,7 +295,7 @@ def test_mean_and_variance_of_a_randomly_turned_score_are_those_of_a_simulation(
     x, y = _pair(math.acos(score), dim, 1)
     random = np.random.default_rng(dim)
     many = [np.repeat(side, count, axis=0) for side in (x, y)]
-    scores = np.sum(random_turn(many[0], phi_x, random) * random_turn(many[1], phi_y, random), axis=1)
+    scores = np.sum(random_rotation(many[0], phi_x, random) * random_rotation(many[1], phi_y, random), axis=1)
     found = random_direction_score(score, phi_x, phi_y, dim)
     # The kurtosis of the noise is at most a few, so 4 deviations are 10 % of the variance.
     assert np.mean(scores) == pytest.approx(found.mean, abs=5 * math.sqrt(float(found.variance) / count))

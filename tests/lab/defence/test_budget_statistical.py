@@ -12,7 +12,7 @@ from lab.data import matching
 from lab.data.matching import Change, Comparison, Rise, TooFewPeople, genuine_pairs, impostor_changes
 from lab.data.verification import Floats, Rows, all_impostors
 from lab.defence.budget import Protect, Tolerance, statistical_budget
-from lab.defence.geometry import random_turn
+from lab.defence.geometry import random_rotation
 
 TAU = 0.5
 DIM = 16
@@ -24,12 +24,12 @@ def _faces(people: int, each: int = 3, *, spread: float = 0.6, dim: int = DIM, s
     centres = random.normal(size=(people, dim))
     centres = np.repeat(centres / np.linalg.norm(centres, axis=1, keepdims=True), each, axis=0)
     who = np.repeat(np.arange(people), each)
-    return random_turn(centres, spread * random.uniform(0.5, 1.5, len(who)), random).astype(np.float32), who
+    return random_rotation(centres, spread * random.uniform(0.5, 1.5, len(who)), random).astype(np.float32), who
 
 
 def _noise(seed: int = 3) -> Protect:
     """The same directions for every phi, as a protection that is a function of the picture has."""
-    return lambda unit, phi: random_turn(unit, phi, np.random.default_rng(seed)).astype(np.float32)
+    return lambda unit, phi: random_rotation(unit, phi, np.random.default_rng(seed)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")

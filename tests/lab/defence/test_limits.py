@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.data.verification import Floats
-from lab.defence.geometry import random_turn
+from lab.defence.geometry import random_rotation
 from tests.lab.defence.margin_limit import margin_limit
 
 
@@ -26,7 +26,7 @@ def test_the_limit_from_the_cohort_is_that_of_the_network(seed: int, tau: float,
     network = pytest.importorskip("lab.defence.network")
     cohort = _unit(40, 16, seed).astype(np.float32)
     # Some rows are in the cohort, some close to it, some anywhere.
-    near = random_turn(cohort[:20], np.linspace(0.01, 1.5, 20), np.random.default_rng([seed, 1]))
+    near = random_rotation(cohort[:20], np.linspace(0.01, 1.5, 20), np.random.default_rng([seed, 1]))
     erased = np.concatenate([cohort[:3], near, _unit(40, 16, seed + 1)]).astype(np.float32)
     caller = np.random.default_rng([seed, 2]).uniform(-0.1, 0.6, len(erased)).astype(np.float32)
     net = network.PatronusNetwork(network.NetworkShape(dim=16, width=8, blocks=0, cohort=40))
