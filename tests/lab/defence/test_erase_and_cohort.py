@@ -9,14 +9,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lab.data.cohort import covariance_root, digest, synthetic_cohort
 from lab.data.embedders import Encoder
 from lab.data.images import FaceImages
+from lab.data.matching import TooFewPeople, genuine_pairs
 from lab.data.splits import CALIBRATE, FIT, TEST, Labelled, Material
 from lab.defence.erase import MOST_OF_ONE, erase_basis, erase_matrix, erased, scatter
-from lab.defence.limits import margin_limit
-from lab.defence.statistics import fit, limited_by_cohort, network_of
-from lab.evaluation.matching import TooFewPeople, genuine_pairs
+from lab.defence.statistics import covariance_root, digest, fit, limited_by_cohort, network_of, synthetic_cohort
+from tests.lab.defence.margin_limit import margin_limit
 
 Rows = NDArray[np.float32]
 DIM, NUISANCES = 16, 3

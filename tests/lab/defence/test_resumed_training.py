@@ -17,9 +17,9 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lab.attacks.inversion import InversionOptions, Trained, train_decoder
 from lab.data.pixels import embedded
 from lab.defence import training
+from lab.defence.decoders import InversionOptions, Trained, train_decoder
 from lab.defence.training import Checkpoint, train
 from shared.errors import SetupError
 

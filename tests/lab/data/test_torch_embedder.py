@@ -1,4 +1,4 @@
-"""A twin gives the embeddings that ONNX Runtime gives, and the gradients that differences give."""
+"""A torch embedder gives the embeddings that ONNX Runtime gives, and the gradients that differences give."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from torch import nn
 
 from lab.data.embedders import open_encoder
 from lab.data.onnx_files import OnnxFile
-from lab.torch_embedder.embedder import Twin, check_twin, load_twin
-from lab.torch_embedder.graph import read_graph
-from lab.torch_embedder.modules import Affine, Slope
+from lab.data.onnx_to_torch import Affine, Slope, read_onnx
+from lab.data.torch_embedder import TorchEmbedder, check_parity, load_torch_embedder
 from shared.errors import SetupError
 
 NONE = np.empty((0, 112, 112, 3), np.uint8)
@@ -143,39 +142,40 @@ def test_every_operator_gives_what_onnx_runtime_gives(build: object, tmp_path: P
     _normalised(net)
     build(net)  # type: ignore[operator]
     path = net.save(tmp_path)
-    twin = load_twin(path, faces=FACES)
-    assert isinstance(twin, Twin)
-    assert check_twin(twin, OnnxFile.open(path), FACES) < 1e-5
+    torch_embedder = load_torch_embedder(path, faces=FACES)
+    assert isinstance(torch_embedder, TorchEmbedder)
+    assert check_parity(torch_embedder, OnnxFile.open(path), FACES) < 1e-5
 
 
-def test_sface_has_its_twin_with_nothing_left_to_normalise(models_folder: Path) -> None:
+def test_sface_keeps_only_the_normalization_that_cannot_be_folded(models_folder: Path) -> None:
     path = models_folder / "sface_2021dec.onnx"
-    twin = load_twin(path, faces=NONE)
-    assert isinstance(twin, Twin)
-    kinds = [type(operation) for operation in twin.operations]
+    torch_embedder = load_torch_embedder(path, faces=NONE)
+    assert isinstance(torch_embedder, TorchEmbedder)
+    kinds = [type(operation) for operation in torch_embedder.network.children()]
     assert kinds.count(nn.Conv2d) == kinds.count(Slope) == 27
-    assert kinds.count(Affine) == 1  # the mean of the input
-    assert len(kinds) == 27 * 2 + 1 + 2
-    assert twin(torch.zeros(2, 3, 112, 112)).shape == (2, 128)
+    assert kinds.count(Affine) == 2  # of the input, and between the last slopes and the matrix
+    assert kinds.count(nn.Linear) == 1
+    assert len(kinds) == 27 * 2 + 2 + 1
+    assert torch_embedder(torch.zeros(2, 3, 112, 112)).shape == (2, 128)
 
 
 def test_a_checkout_compares_on_its_public_faces(models_folder: Path, tmp_path: Path) -> None:
-    load_twin(models_folder / "sface_2021dec.onnx", cache=tmp_path)
+    load_torch_embedder(models_folder / "sface_2021dec.onnx", cache=tmp_path)
     assert list((tmp_path / "images").glob("*.npy"))
 
 
 def test_the_gradient_is_the_slope_of_the_embedding(models_folder: Path) -> None:
-    twin = Twin(read_graph((models_folder / "sface_2021dec.onnx").read_bytes(), "sface")).double()
+    torch_embedder = TorchEmbedder(read_onnx((models_folder / "sface_2021dec.onnx").read_bytes(), "sface")).double()
     random = torch.Generator().manual_seed(0)
     x = torch.rand(1, 3, 112, 112, generator=random, dtype=torch.float64) * 255
     toward = torch.randn(1, 3, 112, 112, generator=random, dtype=torch.float64)
     weights = torch.randn(128, generator=random, dtype=torch.float64)
     x.requires_grad_()
-    (twin(x) @ weights).sum().backward()
+    (torch_embedder(x) @ weights).sum().backward()
     assert x.grad is not None
     step = 1e-5
     with torch.no_grad():
-        slope = ((twin(x + step * toward) - twin(x - step * toward)) @ weights).item() / (2 * step)
+        slope = ((torch_embedder(x + step * toward) - torch_embedder(x - step * toward)) @ weights).item() / (2 * step)
     assert (x.grad * toward).sum().item() == pytest.approx(slope, rel=1e-4)
 
 
@@ -187,9 +187,9 @@ def test_the_gradient_of_slopes_is_right_at_every_value() -> None:
 
 
 def test_nothing_but_the_input_gets_a_gradient(models_folder: Path) -> None:
-    twin = load_twin(models_folder / "sface_2021dec.onnx", faces=NONE)
-    assert not any(parameter.requires_grad for parameter in twin.parameters())
-    assert not twin.training
+    torch_embedder = load_torch_embedder(models_folder / "sface_2021dec.onnx", faces=NONE)
+    assert not any(parameter.requires_grad for parameter in torch_embedder.parameters())
+    assert not torch_embedder.training
 
 
 def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
     net.conv(4, 3)
     net.add("Erf")
     with pytest.raises(SetupError, match=r"net\.onnx has the operator Erf") as found:
-        load_twin(net.save(tmp_path), faces=NONE)
+        load_torch_embedder(net.save(tmp_path), faces=NONE)
     assert found.value.extra["operator"] == "Erf"
 
 
@@ -219,41 +219,41 @@ def test_a_use_of_an_operator_that_is_not_known_is_named(
     inputs = {"Conv": [net.weight(4, 3, 3, 3)], "Reshape": [net.constant(np.int64([1, -1]))]}.get(kind, [])
     net.add(kind, *inputs, first=net.weight(4, 4) if kind == "Relu" else None, **attributes)
     with pytest.raises(SetupError, match=f"uses the operator {kind} "):
-        load_twin(net.save(tmp_path), faces=NONE)
+        load_torch_embedder(net.save(tmp_path), faces=NONE)
 
 
-def test_a_twin_that_differs_is_refused(tmp_path: Path) -> None:
+def test_a_copy_that_differs_is_refused(tmp_path: Path) -> None:
     net = Net()
     _residual(net)
     file = OnnxFile.open(net.save(tmp_path))
-    twin = Twin(read_graph(file.data, "net"))
-    convolution = next(operation for operation in twin.operations if isinstance(operation, nn.Conv2d))
+    torch_embedder = TorchEmbedder(read_onnx(file.data, "net"))
+    convolution = next(operation for operation in torch_embedder.modules() if isinstance(operation, nn.Conv2d))
     convolution.weight[0] *= 1.5
     with pytest.raises(SetupError, match="gives other embeddings"):
-        check_twin(twin, file, FACES)
+        check_parity(torch_embedder, file, FACES)
     convolution.weight[0] = torch.nan
     with pytest.raises(SetupError, match="gives other embeddings"):
-        check_twin(twin, file, FACES)
+        check_parity(torch_embedder, file, FACES)
 
 
 def test_what_is_no_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="cannot be read"):
-        load_twin(tmp_path / "none.onnx")
+        load_torch_embedder(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("not a model")
     with pytest.raises(SetupError, match="not an ONNX model"):
-        load_twin(tmp_path / "text.onnx")
+        load_torch_embedder(tmp_path / "text.onnx")
 
 
 @pytest.mark.parametrize("alignment", ["arcface-5-points-112", "dlib-face-chip-150-0.25"])
-def test_a_twin_prepares_its_input_as_the_embedder_does(alignment: str, tmp_path: Path) -> None:
+def test_the_copy_prepares_its_input_as_the_embedder_does(alignment: str, tmp_path: Path) -> None:
     net = Net()
     _residual(net)
     path = net.save(tmp_path)
-    said = {"alignment": alignment, "side": 112, "channels": "BGR", "mean": [120, 110, 100], "scale": 0.01, "dim": 5}
-    path.with_suffix(".embedder.json").write_text(json.dumps(said))
+    result = {"alignment": alignment, "side": 112, "channels": "BGR", "mean": [120, 110, 100], "scale": 0.01, "dim": 5}
+    path.with_suffix(".embedder.json").write_text(json.dumps(result))
     expected = open_encoder(path).embed(FACES)
-    twin = load_twin(path, faces=FACES)
+    torch_embedder = load_torch_embedder(path, faces=FACES)
     with torch.no_grad():
-        found = twin(torch.from_numpy(FACES.transpose(0, 3, 1, 2).astype(np.float32))).numpy()
+        found = torch_embedder(torch.from_numpy(FACES.transpose(0, 3, 1, 2).astype(np.float32))).numpy()
     # The edge rounds a face that it moves onto another template to whole grey levels.
     assert np.abs(found - expected).max() < (1e-4 if alignment.startswith("arcface") else 0.02) * np.abs(expected).max()

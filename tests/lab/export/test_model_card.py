@@ -73,7 +73,7 @@ def test_it_names_sources_and_terms_and_no_path() -> None:
     assert "people.tar" in text
     assert "/home" not in text
     assert "Our staff agreed to it in writing." in text
-    assert "not said" not in text
+    assert "not result" not in text
     assert "not said by whoever trained this profile" in _card()
     assert "LFW" not in text
 

@@ -17,12 +17,12 @@ from edge_service.vision.sessions import OrtGraph
 from lab.data.images import FaceImages
 from lab.data.splits import TEST, Labelled
 from lab.defence.geometry import angles
-from lab.defence.limits import margin_limit
 from lab.defence.network import NetworkShape, PatronusNetwork
-from lab.defence.protection import gaussian, protect, turned_back
+from lab.defence.protection import gaussian, protect, rotated_back
 from lab.export.export_profile import check_parity
 from lab.export.onnx_export import to_onnx
 from shared.errors import SetupError
+from tests.lab.defence.margin_limit import margin_limit
 
 Rows = NDArray[np.float32]
 DIM, GONE, TAU, PHI_MAX = 24, 6, 0.3, 0.6
@@ -77,20 +77,20 @@ def test_torch_and_onnx_runtime_agree(erases: bool, rotates: bool, count: int, l
     network = _network(erases=erases, rotates=rotates)
     inputs = _inputs(network, count, limit)
     template, angle = _run(OrtGraph(to_onnx(network), "a test's network"), inputs)
-    turned = network(*(torch.from_numpy(value) for value in inputs.values()))
+    output = network(*(torch.from_numpy(value) for value in inputs.values()))
     assert template.shape == (count, DIM)
     assert angle.shape == (count,)
-    assert np.abs(template - turned.template.numpy()).max() <= 1e-5
-    assert np.abs(angle - turned.angle.numpy()).max() <= 1e-5
+    assert np.abs(template - output.template.numpy()).max() <= 1e-5
+    assert np.abs(angle - output.angle.numpy()).max() <= 1e-5
 
 
 def test_they_agree_at_full_size() -> None:
     network = _network(dim=512, width=256)
     inputs = _inputs(network, 32, np.pi)
     template, angle = _run(OrtGraph(to_onnx(network), "a test's network"), inputs)
-    turned = network(*(torch.from_numpy(value) for value in inputs.values()))
-    assert np.abs(template - turned.template.numpy()).max() <= 1e-5
-    assert np.abs(angle - turned.angle.numpy()).max() <= 1e-5
+    output = network(*(torch.from_numpy(value) for value in inputs.values()))
+    assert np.abs(template - output.template.numpy()).max() <= 1e-5
+    assert np.abs(angle - output.angle.numpy()).max() <= 1e-5
     assert angle.max() > 0.1
 
 
@@ -165,15 +165,15 @@ def test_whoever_has_the_network_turns_templates_back_but_for_what_is_each_faces
     rows = _inputs(network, 60, 0.0)["x"]
     erased = network.erase(torch.from_numpy(rows)).numpy()
     found = protect(network, rows)
-    own = np.sum(turned_back(network, found.templates) * erased, axis=1)
+    own = np.sum(rotated_back(network, found.templates) * erased, axis=1)
     assert own.mean() > np.sum(found.templates * erased, axis=1).mean() + 0.005
     for parameter in (network.leave.weight, network.leave.bias, network.depth.weight):
         parameter.zero_()
     network.depth.bias.fill_(30.0)
-    assert turned_back(network, protect(network, rows).templates) == pytest.approx(erased, abs=1e-5)
+    assert rotated_back(network, protect(network, rows).templates) == pytest.approx(erased, abs=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(
     limits=arrays(np.float32, 8, elements=st.floats(-1, 4, width=32)),
     seed=st.integers(0, 1000),
@@ -181,12 +181,12 @@ def test_whoever_has_the_network_turns_templates_back_but_for_what_is_each_faces
 def test_nobody_is_turned_further_than_caller_and_profile_allow(limits: Rows, seed: int) -> None:
     inputs = _inputs(NETWORK, 8, limits, seed)
     template, angle = _run(GRAPH, inputs)
-    turned = NETWORK(*(torch.from_numpy(value) for value in inputs.values()))
+    output = NETWORK(*(torch.from_numpy(value) for value in inputs.values()))
     allowed = np.minimum(limits.clip(min=0), np.float32(PHI_MAX))
-    real = angles(turned.erased.numpy(), template.astype(np.float64) @ inputs["seal"])
+    real = angles(output.erased.numpy(), template.astype(np.float64) @ inputs["seal"])
     assert (angle >= 0).all()
     assert (angle <= allowed + 1e-6).all()
-    assert (turned.angle.numpy() <= allowed + 1e-6).all()
+    assert (output.angle.numpy() <= allowed + 1e-6).all()
     assert (real <= allowed + ROUNDING).all()
     assert np.linalg.norm(template.astype(np.float64), axis=1) == pytest.approx(1, abs=1e-5)
 
@@ -195,12 +195,12 @@ def test_nobody_is_turned_further_than_caller_and_profile_allow(limits: Rows, se
 def test_limits_are_those_of_the_cohorts_margin(slope: float) -> None:
     network = _network(slope=slope)
     inputs = _inputs(network, 300, 0.4)
-    turned = network(*(torch.from_numpy(value) for value in inputs.values()))
-    erased = turned.erased.numpy()
+    output = network(*(torch.from_numpy(value) for value in inputs.values()))
+    erased = output.erased.numpy()
     expected = margin_limit(erased, network.cohort.numpy(), TAU, slope, PHI_MAX, inputs["phi_limit"])
-    assert turned.limit.numpy() == pytest.approx(expected, abs=ROUNDING * max(1, slope))
+    assert output.limit.numpy() == pytest.approx(expected, abs=ROUNDING * max(1, slope))
     assert 0 < np.mean(expected == 0) < 1
-    assert not turned.angle.numpy()[expected == 0].any()
+    assert not output.angle.numpy()[expected == 0].any()
 
 
 # In bulk

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.evaluation.verification import Floats, Unit
+from lab.data.verification import Floats, Rows
 from shared.errors import Unprocessable
 
-Rows = NDArray[np.floating[Any]]  # (n, d), unit rows
+AnyRows = NDArray[np.floating[Any]]  # (n, d), unit rows
 People = NDArray[np.int64]  # (n,), who is on each picture
 Sides = Literal["both", "probe"]  # which sides of a comparison are protected
 
@@ -167,7 +167,7 @@ class Comparison:
 
     def __init__(
         self,
-        unit: Rows,
+        unit: AnyRows,
         people: People,
         tau: float,
         *,
@@ -191,7 +191,7 @@ class Comparison:
         _enough(len(self._names), "people")
         _enough(len(np.unique(self._person[self._pairs])), "people with two pictures")
 
-    def against(self, protected: Rows, *, draw: int = 0) -> Change:
+    def against(self, protected: AnyRows, *, draw: int = 0) -> Change:
         """Compares with a protected version.
 
         Args:
@@ -201,12 +201,12 @@ class Comparison:
         Raises:
             ValueError: not unit rows, or not as many and as long as the clean ones.
         """
-        turned = _checked(protected)
-        if turned.shape != self.unit.shape:
+        after = _checked(protected)
+        if after.shape != self.unit.shape:
             raise ValueError("a protected version has as many rows as the clean one, each as long")
         weights = self._weights(draw)
-        same = np.array_equal(turned, self.unit)
-        return Change(self._fnmr(turned, weights, same), self._fmr(turned, weights, same))
+        same = np.array_equal(after, self.unit)
+        return Change(self._fnmr(after, weights, same), self._fmr(after, weights, same))
 
     def _weights(self, draw: int) -> NDArray[np.float32]:
         """(people, rounds): how often each person is drawn. Kept, since a search asks for the same draw many times."""
@@ -217,11 +217,11 @@ class Comparison:
             self._drawn[draw] = np.ascontiguousarray(drawn.T, dtype=np.float32)
         return self._drawn[draw]
 
-    def _fnmr(self, turned: Unit, weights: NDArray[np.float32], same: bool) -> Rise:
+    def _fnmr(self, made: Rows, weights: NDArray[np.float32], same: bool) -> Rise:
         one, other = self._pairs.T
-        sides = [(turned[one], turned[other])]
+        sides = [(made[one], made[other])]
         if self.sides == "probe":
-            sides = [(turned[one], self.unit[other]), (turned[other], self.unit[one])]
+            sides = [(made[one], self.unit[other]), (made[other], self.unit[one])]
         before = np.tile(self._accepted(self.unit[one], self.unit[other]), len(sides))
         after = np.concatenate([self._accepted(probe, gallery) for probe, gallery in sides])
         person = np.tile(self._person[one], len(sides))
@@ -233,8 +233,8 @@ class Comparison:
         upper = 0.0 if same else self._upper(drawn, harmed, int(np.count_nonzero(trials)))
         return Rise(float(np.mean(~before)), float(np.mean(~after)), upper, harmed, mended, len(before))
 
-    def _fmr(self, turned: Unit, weights: NDArray[np.float32], same: bool) -> Rise:
-        found = impostor_changes(self.unit, turned, self._person, self.tau, self.sides)
+    def _fmr(self, after: Rows, weights: NDArray[np.float32], same: bool) -> Rise:
+        found = impostor_changes(self.unit, after, self._person, self.tau, self.sides)
         pictures = np.bincount(self._person).astype(np.float64)
         total = (pictures @ weights) ** 2 - (pictures**2) @ weights.astype(np.float64) ** 2
         pairs = total if self.sides == "probe" else total / 2
@@ -246,7 +246,7 @@ class Comparison:
         clean, protected = found.accepted_before / found.pairs, found.accepted_after / found.pairs
         return Rise(clean, protected, upper, found.newly_accepted, found.newly_rejected, found.pairs)
 
-    def _accepted(self, probe: Unit, gallery: Unit) -> NDArray[np.bool_]:
+    def _accepted(self, probe: Rows, gallery: Rows) -> NDArray[np.bool_]:
         accepted: NDArray[np.bool_] = np.einsum("nd,nd->n", probe, gallery) >= self.tau
         return accepted
 
@@ -280,7 +280,7 @@ class ImpostorChanges:
     change: NDArray[np.int64]
 
 
-def impostor_changes(unit: Unit, protected: Unit, person: People, tau: float, sides: Sides) -> ImpostorChanges:
+def impostor_changes(unit: Rows, protected: Rows, person: People, tau: float, sides: Sides) -> ImpostorChanges:
     """Compares every pair of pictures of different people, in blocks.
 
     The rates are those of ``verification.all_impostors``; its histogram does not tell which people a pair shows, which
@@ -326,7 +326,7 @@ def _summed(codes: NDArray[np.int64], values: NDArray[np.int64]) -> tuple[NDArra
     return distinct, np.bincount(index, values, len(distinct)).astype(np.int64)
 
 
-def _checked(rows: Rows) -> Unit:
+def _checked(rows: AnyRows) -> Rows:
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1) if rows.ndim == 2 else np.array([np.nan])
     if not np.all(np.abs(lengths - 1) <= _UNIT_ERROR):
         raise ValueError("embeddings are (n, d), with finite rows of length 1")

@@ -11,21 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Unit = NDArray[np.float32]  # (n, d), unit rows
+Ints = NDArray[np.int64]
+Rows = NDArray[np.float32]  # (n, d), unit rows
 _BLOCK = 2048
 # Cosines from -1 to 1 in steps of 1e-4: fine enough for thresholds given to three digits.
 _BINS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
+class FoldAccuracy:
     """Mean and standard deviation over folds, as fractions of 1."""
 
     mean: float
     deviation: float
 
 
-def ten_fold_accuracy(scores: Floats, genuine: NDArray[np.bool_], folds: NDArray[np.int64]) -> Accuracy:
+def ten_fold_accuracy(scores: Floats, genuine: NDArray[np.bool_], folds: Ints) -> FoldAccuracy:
     """LFW's protocol (Huang et al., 2007): each fold is judged at the threshold that is best on the other nine.
 
     Args:
@@ -38,7 +39,7 @@ def ten_fold_accuracy(scores: Floats, genuine: NDArray[np.bool_], folds: NDArray
         inside = folds == fold
         tau = _best_threshold(scores[~inside], genuine[~inside])
         found.append(float(np.mean((scores[inside] >= tau) == genuine[inside])))
-    return Accuracy(float(np.mean(found)), float(np.std(found)))
+    return FoldAccuracy(float(np.mean(found)), float(np.std(found)))
 
 
 def _best_threshold(scores: Floats, genuine: NDArray[np.bool_]) -> float:
@@ -67,7 +68,7 @@ class ImpostorScores:
         counts: (bins,) pairs by cosine, from -1 to 1.
     """
 
-    counts: NDArray[np.int64]
+    counts: Ints
 
     @property
     def pairs(self) -> int:
@@ -87,7 +88,7 @@ class ImpostorScores:
         return first / _BINS * 2 - 1
 
 
-def all_impostors(unit: Unit, people: NDArray[np.int64], other: Unit | None = None) -> ImpostorScores:
+def all_impostors(unit: Rows, people: Ints, other: Rows | None = None) -> ImpostorScores:
     """Scores of every pair of pictures of different people.
 
     Args:
@@ -108,9 +109,7 @@ def all_impostors(unit: Unit, people: NDArray[np.int64], other: Unit | None = No
     return ImpostorScores(counts)
 
 
-def bootstrap_over_people(
-    values: Floats, people: NDArray[np.int64], *, rounds: int = 1000, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_over_people(values: Floats, people: Ints, *, rounds: int = 1000, seed: int = 0) -> tuple[float, float]:
     """A 95 % interval of a mean, drawing people, not pairs: pairs of one person are not independent.
 
     Args:
@@ -128,3 +127,17 @@ def bootstrap_over_people(
         found.append(sums[drawn].sum() / counts[drawn].sum())
     low, high = np.percentile(found, [2.5, 97.5])
     return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A mean with its 95 % interval over people."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64], people: Ints) -> Share:
+        """The mean of a value a picture."""
+        return cls(float(values.mean()), *bootstrap_over_people(values, people))

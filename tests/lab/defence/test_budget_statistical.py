@@ -8,32 +8,32 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from lab.data import matching
+from lab.data.matching import Change, Comparison, Rise, TooFewPeople, genuine_pairs, impostor_changes
+from lab.data.verification import Floats, Rows, all_impostors
 from lab.defence.budget import Protect, Tolerance, statistical_budget
-from lab.defence.geometry import random_turn
-from lab.evaluation import matching
-from lab.evaluation.matching import Change, Comparison, Rise, TooFewPeople, genuine_pairs, impostor_changes
-from lab.evaluation.verification import Floats, Unit, all_impostors
+from lab.defence.geometry import random_rotation
 
 TAU = 0.5
 DIM = 16
 
 
-def _faces(people: int, each: int = 3, *, spread: float = 0.6, dim: int = DIM, seed: int = 0) -> tuple[Unit, Floats]:
+def _faces(people: int, each: int = 3, *, spread: float = 0.6, dim: int = DIM, seed: int = 0) -> tuple[Rows, Floats]:
     """Pictures of people: each at an angle of about ``spread`` from the person's own direction."""
     random = np.random.default_rng([seed, 7])
     centres = random.normal(size=(people, dim))
     centres = np.repeat(centres / np.linalg.norm(centres, axis=1, keepdims=True), each, axis=0)
     who = np.repeat(np.arange(people), each)
-    return random_turn(centres, spread * random.uniform(0.5, 1.5, len(who)), random).astype(np.float32), who
+    return random_rotation(centres, spread * random.uniform(0.5, 1.5, len(who)), random).astype(np.float32), who
 
 
 def _noise(seed: int = 3) -> Protect:
     """The same directions for every phi, as a protection that is a function of the picture has."""
-    return lambda unit, phi: random_turn(unit, phi, np.random.default_rng(seed)).astype(np.float32)
+    return lambda unit, phi: random_rotation(unit, phi, np.random.default_rng(seed)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def faces() -> tuple[Unit, Floats]:
+def faces() -> tuple[Rows, Floats]:
     return _faces(120)
 
 
@@ -42,7 +42,7 @@ def faces() -> tuple[Unit, Floats]:
 
 @pytest.mark.parametrize("sides", ["both", "probe"])
 def test_rates_and_changes_are_those_of_counting_every_pair(
-    faces: tuple[Unit, Floats], sides: matching.Sides, monkeypatch: pytest.MonkeyPatch
+    faces: tuple[Rows, Floats], sides: matching.Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit, who = faces[0][:75], faces[1][:75]
     turned = _noise()(unit, 0.6)
@@ -65,7 +65,7 @@ def test_rates_and_changes_are_those_of_counting_every_pair(
 
 @pytest.mark.parametrize("sides", ["both", "probe"])
 def test_false_match_rates_agree_with_the_histogram_of_all_impostors(
-    faces: tuple[Unit, Floats], sides: matching.Sides
+    faces: tuple[Rows, Floats], sides: matching.Sides
 ) -> None:
     unit, who = faces
     turned = _noise()(unit, 0.4)
@@ -121,7 +121,7 @@ def _ordered(who: Floats, person: int) -> list[tuple[int, int]]:
 
 
 def test_the_sums_do_not_depend_on_how_many_pairs_are_weighted_at_a_time(
-    faces: tuple[Unit, Floats], monkeypatch: pytest.MonkeyPatch
+    faces: tuple[Rows, Floats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared, turned = Comparison(*faces, TAU, rounds=50), _noise()(faces[0], 0.8)
     whole = compared.against(turned)
@@ -204,7 +204,7 @@ def test_too_few_people_are_refused_with_how_many_are_needed() -> None:
         Comparison(unit, who, TAU, genuine=genuine_pairs(who)[:6])
 
 
-def test_embeddings_that_are_not_unit_rows_are_refused(faces: tuple[Unit, Floats]) -> None:
+def test_embeddings_that_are_not_unit_rows_are_refused(faces: tuple[Rows, Floats]) -> None:
     unit, who = faces
     compared = Comparison(unit, who, TAU, rounds=10)
     for broken in (unit * 1.01, np.where(np.arange(DIM) == 3, np.nan, unit), unit[0], np.zeros_like(unit)):
@@ -226,7 +226,7 @@ def test_embeddings_that_are_not_unit_rows_are_refused(faces: tuple[Unit, Floats
 # The search
 
 
-def test_the_budget_is_the_largest_step_that_the_tolerance_allows(faces: tuple[Unit, Floats]) -> None:
+def test_the_budget_is_the_largest_step_that_the_tolerance_allows(faces: tuple[Rows, Floats]) -> None:
     compared, tolerance = Comparison(*faces, TAU, rounds=300), Tolerance(fnmr=0.15, fmr=0.01)
     found = statistical_budget(_noise(), compared, tolerance, phi_max=1.0, steps=40)
     step = round(found.phi * 40)
@@ -244,7 +244,7 @@ def test_the_budget_is_the_largest_step_that_the_tolerance_allows(faces: tuple[U
     assert any(visit.draw == 1 and visit.phi == found.phi and visit.within for visit in found.curve)
 
 
-def test_a_protected_probe_alone_may_be_turned_further(faces: tuple[Unit, Floats]) -> None:
+def test_a_protected_probe_alone_may_be_turned_further(faces: tuple[Rows, Floats]) -> None:
     phi = [
         statistical_budget(
             _noise(), Comparison(*faces, TAU, sides=sides, rounds=200), Tolerance(0.15, 0.01), phi_max=1.2
@@ -255,7 +255,7 @@ def test_a_protected_probe_alone_may_be_turned_further(faces: tuple[Unit, Floats
 
 
 def test_a_tolerance_that_allows_all_gives_the_most_and_one_that_allows_nothing_gives_none(
-    faces: tuple[Unit, Floats],
+    faces: tuple[Rows, Floats],
 ) -> None:
     compared = Comparison(*faces, TAU, rounds=50)
     assert statistical_budget(_noise(), compared, Tolerance(1, 1), phi_max=0.3).phi == 0.3
@@ -272,11 +272,11 @@ def test_a_tolerance_is_for_both_bounds_and_not_for_what_was_measured() -> None:
     assert not tolerance.allows(Change(fine, unsure))
 
 
-def test_each_of_the_two_rates_alone_can_end_the_budget(faces: tuple[Unit, Floats]) -> None:
+def test_each_of_the_two_rates_alone_can_end_the_budget(faces: tuple[Rows, Floats]) -> None:
     compared = Comparison(*faces, TAU, rounds=100)
     toward = np.ones((1, DIM))
 
-    def gather(unit: Unit, phi: float) -> Unit:
+    def gather(unit: Rows, phi: float) -> Rows:
         """Draws all rows together, which raises all scores: only FMR suffers."""
         rows = unit + math.tan(phi) * toward
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
@@ -286,10 +286,10 @@ def test_each_of_the_two_rates_alone_can_end_the_budget(faces: tuple[Unit, Float
     assert statistical_budget(gather, compared, Tolerance(0.1, 1), phi_max=0.5).phi == 0.5
 
 
-def test_harm_at_small_angles_only_ends_the_budget_below_it(faces: tuple[Unit, Floats]) -> None:
+def test_harm_at_small_angles_only_ends_the_budget_below_it(faces: tuple[Rows, Floats]) -> None:
     compared = Comparison(*faces, TAU, rounds=50)
 
-    def odd(unit: Unit, phi: float) -> Unit:
+    def odd(unit: Rows, phi: float) -> Rows:
         return np.asarray(_noise()(unit, 1.5 if 0.09 < phi < 0.21 else 0.0))
 
     found = statistical_budget(odd, compared, Tolerance(0.05, 0.05), phi_max=0.4, steps=40, checks=8)
@@ -298,18 +298,18 @@ def test_harm_at_small_angles_only_ends_the_budget_below_it(faces: tuple[Unit, F
     assert len(found.curve) < 12  # straight below the harm, not step by step
 
 
-def test_a_candidate_that_another_draw_refuses_is_stepped_down(faces: tuple[Unit, Floats]) -> None:
+def test_a_candidate_that_another_draw_refuses_is_stepped_down(faces: tuple[Rows, Floats]) -> None:
     class Second(Comparison):
         """Allows 7 steps at first, and 4 at a second look."""
 
-        def against(self, protected: Unit, *, draw: int = 0) -> Change:
+        def against(self, protected: Rows, *, draw: int = 0) -> Change:
             bad = 0.0 if asked[-1] <= (0.75, 0.45)[draw] else 1.0
             rise = Rise(0, bad, bad, 0, 0, 1)
             return Change(rise, rise)
 
     asked: list[float] = []
 
-    def protect(unit: Unit, phi: float) -> Unit:
+    def protect(unit: Rows, phi: float) -> Rows:
         asked.append(phi)
         return unit
 
@@ -318,7 +318,7 @@ def test_a_candidate_that_another_draw_refuses_is_stepped_down(faces: tuple[Unit
     assert found.phi == pytest.approx(0.4)
 
 
-def test_a_protection_that_gives_no_templates_is_an_error_and_no_budget(faces: tuple[Unit, Floats]) -> None:
+def test_a_protection_that_gives_no_templates_is_an_error_and_no_budget(faces: tuple[Rows, Floats]) -> None:
     compared = Comparison(*faces, TAU, rounds=10)
     with pytest.raises(ValueError, match="length 1"):
         statistical_budget(lambda unit, phi: unit * np.float32(math.nan), compared, Tolerance(1, 1), phi_max=0.3)

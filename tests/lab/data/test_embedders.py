@@ -25,7 +25,7 @@ def _images(count: int = 20, digest: str = "a" * 64) -> FaceImages:
     return FaceImages(names, np.full(count, None, dtype=object), pixels, digest)
 
 
-def _own(folder: Path, values: np.ndarray | None = None, takes: int = 112, **said: object) -> Path:
+def _own(folder: Path, values: np.ndarray | None = None, takes: int = 112, **result: object) -> Path:
     """An embedder that gives the mean of each channel times a matrix."""
     matrix = np.eye(3, 4, dtype=np.float32) if values is None else values
     graph = helper.make_graph(
@@ -41,8 +41,8 @@ def _own(folder: Path, values: np.ndarray | None = None, takes: int = 112, **sai
     )
     path = folder / "own.onnx"
     onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
-    if said:
-        path.with_suffix(".embedder.json").write_text(json.dumps(said))
+    if result:
+        path.with_suffix(".embedder.json").write_text(json.dumps(result))
     return path
 
 
@@ -61,8 +61,8 @@ def test_ones_own_embedder_gets_the_input_that_it_asks_for(tmp_path: Path) -> No
     pixels[...] = (10, 20, 30)
     plain = open_encoder(_own(tmp_path)).embed(pixels)
     assert plain.tolist() == [[10, 20, 30, 0]]
-    said = {"side": 64, "channels": "BGR", "mean": [1, 2, 3], "scale": 0.5, "dim": 4}
-    found = open_encoder(_own(tmp_path, takes=64, **said)).embed(pixels)
+    result = {"side": 64, "channels": "BGR", "mean": [1, 2, 3], "scale": 0.5, "dim": 4}
+    found = open_encoder(_own(tmp_path, takes=64, **result)).embed(pixels)
     assert found.tolist() == [[14.5, 9, 3.5, 0]]
     assert found.dtype == np.float32
 
@@ -91,15 +91,15 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_another_dimension_than_was_said_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="embeddings of length 4 where 512 is said"):
+    with pytest.raises(SetupError, match="embeddings of length 4 where 512 is result"):
         embed_images(_images(), open_encoder(_own(tmp_path, dim=512)), cache=tmp_path)
     assert not list(tmp_path.glob("embeddings/*"))
 
 
-@pytest.mark.parametrize(("value", "said"), [(np.nan, "not finite"), (0.0, "a zero vector")])
-def test_what_is_not_an_embedding_is_told_with_the_faces_name(value: float, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "result"), [(np.nan, "not finite"), (0.0, "a zero vector")])
+def test_what_is_not_an_embedding_is_told_with_the_faces_name(value: float, result: str, tmp_path: Path) -> None:
     encoder = open_encoder(_own(tmp_path, np.full((3, 4), value, np.float32)))
-    with pytest.raises(SetupError, match=f"{said} for face0"):
+    with pytest.raises(SetupError, match=f"{result} for face0"):
         embed_images(_images(), encoder, cache=tmp_path)
 
 
@@ -115,10 +115,10 @@ def test_a_wrong_side_is_told(tmp_path: Path) -> None:
         open_encoder(_own(tmp_path, takes=64)).embed(_images(1).pixels)
 
 
-@pytest.mark.parametrize("said", [{"side": 1}, {"colour": "RGB"}, {"alignment": "none"}])
-def test_a_json_that_is_not_valid_is_told(said: dict[str, object], tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=f"not valid at {next(iter(said))}"):
-        open_encoder(_own(tmp_path, **said))
+@pytest.mark.parametrize("result", [{"side": 1}, {"colour": "RGB"}, {"alignment": "none"}])
+def test_a_json_that_is_not_valid_is_told(result: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=f"not valid at {next(iter(result))}"):
+        open_encoder(_own(tmp_path, **result))
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:

@@ -61,7 +61,7 @@ class Rebuilder(nn.Module):
         return functional.interpolate(tiles, size=(32, 32), mode="bilinear", align_corners=False)
 
 
-class Twin(nn.Module):
+class TorchEmbedder(nn.Module):
     """The embedder whose embeddings the attacker inverts, near enough."""
 
     def __init__(self) -> None:
@@ -154,14 +154,14 @@ def test_the_seed_of_a_template_turns_it_elsewhere() -> None:
     assert history[-1]["alike"] < 1
 
 
-@pytest.mark.parametrize("twin", [None, Twin()])
-def test_an_attacker_in_the_loop_rebuilds_less(twin: nn.Module | None) -> None:
+@pytest.mark.parametrize("embedder", [None, TorchEmbedder()])
+def test_an_attacker_in_the_loop_rebuilds_less(embedder: nn.Module | None) -> None:
     material, attacker = _material(), Rebuilder()
     network = _network()
     # What is asked for here is privacy alone.
-    options = replace(ATTACKED, score=0.0, flip=0.0, away=0.0, pixels=0.5 if twin is None else 0.0)
-    history = train_perturbation(network, TAU, material, [attacker], options, twin=twin, console=QUIET)
-    what = "ssim" if twin is None else "seen"
+    options = replace(ATTACKED, score=0.0, flip=0.0, away=0.0, pixels=0.5 if embedder is None else 0.0)
+    history = train_perturbation(network, TAU, material, [attacker], options, embedder=embedder, console=QUIET)
+    what = "ssim" if embedder is None else "seen"
     first, last = (np.mean([seen[what] for seen in part]) for part in (history[:2], history[-4:]))
     assert last < first - 0.02
     assert not network.training
@@ -171,14 +171,14 @@ def test_an_attacker_in_the_loop_rebuilds_less(twin: nn.Module | None) -> None:
 def test_a_killed_training_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", -1.0)
     options = replace(ATTACKED, steps=9, warm_up=5, partial=0.2)
-    twin = Twin()
+    embedder = TorchEmbedder()
 
     def trained(folder: Path | None, dies_at: int, weights: int) -> tuple[PatronusNetwork, list[dict[str, float]]]:
         network, attacker = _network(weights), Rebuilder()
         material = _material()
         attacker.dies_at = dies_at
         return network, train_perturbation(
-            network, TAU, material, [attacker], options, folder, "mine", twin=twin, console=QUIET
+            network, TAU, material, [attacker], options, folder, "mine", embedder=embedder, console=QUIET
         )
 
     unbroken, history = trained(None, 0, weights=0)

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from lab.attacks.inversion import rebuilt, shrunk
+from lab.data.embedders import Encoder, unit
+from lab.data.matching import one_pair_a_person
 from lab.data.pixels import resized
-from lab.evaluation.verification import bootstrap_over_people
+from lab.data.splits import TEST, Labelled
+from lab.data.verification import Rows, Share
+from lab.defence.decoders import rebuilt, shrunk
 
 Unit = NDArray[np.float32]
 _SIDE: Final = 112
@@ -47,20 +50,6 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """A mean with its 95 % interval over people."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: NDArray[np.float64], people: NDArray[np.int64]) -> Share:
-        """The mean of a value a picture."""
-        return cls(float(values.mean()), *bootstrap_over_people(values, people))
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of an attack; by the judges' names where there are several.
 
@@ -70,11 +59,11 @@ class Outcome:
         psnr: peak signal-to-noise ratio in dB.
         cosine: between the rebuilt face and the attacked picture.
         type_1: share accepted against the attacked picture.
-        type_2: share accepted against another picture of the person.
+        type_2: share accepted against other photo of the person.
         stranger: what ``type_2`` is by chance: the mean share of other people, of those attacked, as whom a rebuilt
             face is accepted. An attack that has learned nothing of the person gets no more; a face that resembles
             many is accepted as some of them.
-        perceptual: distance as people see it, where somebody looked, of 150 faces at most; see ``Looks``.
+        perceptual: distance as people see it, where somebody looked, of 150 faces at most; see ``Perception``.
         found: share in which a face was found, where somebody looked; the others count as not accepted.
     """
 
@@ -89,8 +78,8 @@ class Outcome:
     found: Share | None = None
 
 
-class Looks(Protocol):
-    """Looks at rebuilt faces as a camera's software and a person would."""
+class Perception(Protocol):
+    """Perception at rebuilt faces as a camera's software and a person would."""
 
     def faces(self, pictures: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Whether a detector finds a face: (n, 112, 112, 3) uint8 RGB to (n,)."""
@@ -107,7 +96,7 @@ def attack(
     pixels: NDArray[np.uint8],
     people: NDArray[np.int64],
     judges: Mapping[str, Judge],
-    looks: Looks | None = None,
+    perception: Perception | None = None,
 ) -> Outcome:
     """Rebuilds faces and judges them.
 
@@ -117,10 +106,10 @@ def attack(
         pixels: (n, 112, 112, 3) uint8 RGB, the pictures behind the templates.
         people: (n,) who is on each.
         judges: by name.
-        looks: looks at them too, where given.
+        perception: perception at them too, where given.
     """
     faces = rebuilt(decoder, templates)
-    return judged(faces, pixels, people, judges, looks)
+    return judged(faces, pixels, people, judges, perception)
 
 
 def judged(
@@ -128,7 +117,7 @@ def judged(
     pixels: NDArray[np.uint8],
     people: NDArray[np.int64],
     judges: Mapping[str, Judge],
-    looks: Looks | None = None,
+    perception: Perception | None = None,
 ) -> Outcome:
     """Judges rebuilt faces: (n, 3, s, s) float32 RGB in 0..1."""
     truth = shrunk(pixels, faces.shape[-1]).numpy().astype(np.float32) / 255
@@ -139,7 +128,7 @@ def judged(
         ]
     )
     shown = as_pictures(faces)
-    seen = np.ones(len(shown), dtype=bool) if looks is None else looks.faces(shown)
+    seen = np.ones(len(shown), dtype=bool) if perception is None else perception.faces(shown)
     cosine, first, second, stranger = {}, {}, {}, {}
     others = people[:, None] != people[None, :]
     for name, judge in judges.items():
@@ -162,9 +151,9 @@ def judged(
         second,
         stranger,
         None
-        if looks is None
-        else Share.of(looks.distance(shown[:_PERCEIVED], pixels[:_PERCEIVED]), people[:_PERCEIVED]),
-        None if looks is None else Share.of(seen.astype(np.float64), people),
+        if perception is None
+        else Share.of(perception.distance(shown[:_PERCEIVED], pixels[:_PERCEIVED]), people[:_PERCEIVED]),
+        None if perception is None else Share.of(seen.astype(np.float64), people),
     )
 
 
@@ -175,3 +164,61 @@ def as_pictures(faces: NDArray[np.float32]) -> NDArray[np.uint8]:
         large = resized(torch.from_numpy(faces[at : at + _CHUNK]), _SIDE)
         out[at : at + _CHUNK] = (large * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttackedPairs:
+    """Pictures to attack: one a person, and another picture of the same person.
+
+    Attributes:
+        attacked: (k,) rows.
+        other: (k,) rows.
+    """
+
+    attacked: NDArray[np.int64]
+    other: NDArray[np.int64]
+
+
+def attacked_pairs(labelled: Labelled, most: int | None, *, seed: int = 0) -> AttackedPairs:
+    """One genuine pair a person among those who test, in random order.
+
+    Args:
+        labelled: the people.
+        most: how many at most; None: all.
+        seed: of the order.
+    """
+    pairs = labelled.pairs_of(TEST)
+    whose = labelled.people[pairs[:, 0]]
+    chosen = pairs[one_pair_a_person(whose, whose, seed=seed, most=most)]
+    return AttackedPairs(chosen[:, 0], chosen[:, 1])
+
+
+def judge(encoder: Encoder, tau: float, clean: Rows, chosen: AttackedPairs) -> Judge:
+    """An embedder as the judge of rebuilt faces.
+
+    Args:
+        encoder: what runs it.
+        tau: cosine at which it accepts.
+        clean: (n, d) float32, unit rows: its embeddings of all labelled faces.
+        chosen: the cases.
+    """
+    return Judge(lambda faces: unit(encoder.embed(faces)), tau, clean[chosen.attacked], clean[chosen.other])
+
+
+def reconstruction(
+    decoder: nn.Module, labelled: Labelled, templates: Rows, chosen: AttackedPairs, judges: Mapping[str, Judge]
+) -> Outcome:
+    """What a decoder makes of the cases' templates: of (n, d) templates of all labelled faces, those attacked."""
+    rows = chosen.attacked
+    pixels = labelled.images.pixels[rows]
+    return attack(decoder, np.ascontiguousarray(templates[rows]), pixels, labelled.people[rows], judges)
+
+
+def floors(
+    decoder: nn.Module, labelled: Labelled, clean: Rows, chosen: AttackedPairs, judges: Mapping[str, Judge]
+) -> Outcome:
+    """What the same decoder makes of the clean template of somebody else: what no protection needs to go below."""
+    rows = chosen.attacked
+    stranger = np.roll(rows, len(rows) // 2)
+    pixels = labelled.images.pixels[rows]
+    return attack(decoder, np.ascontiguousarray(clean[stranger]), pixels, labelled.people[rows], judges)

@@ -12,10 +12,9 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lab.attacks.decoders import DECODERS, build, side_of
-from lab.attacks.inversion import InversionOptions, rebuilt, shrunk, train_decoder
-from lab.attacks.reconstruction import Judge, as_pictures, judged
 from lab.data.pixels import embedded, resized, ssim, to_float
+from lab.defence.decoders import DECODERS, InversionOptions, build, rebuilt, shrunk, side_of, train_decoder
+from lab.evaluation.reconstruction import Judge, as_pictures, judged
 
 DIM = 16
 

@@ -13,8 +13,8 @@ from edge_service.settings import InferenceSettings
 from edge_service.vision.embed import Embedder
 from edge_service.vision.sessions import OrtSession
 from lab.data.lfw import Lfw, Pair
+from lab.data.verification import ten_fold_accuracy
 from lab.evaluation.accuracy import distance_scores, embed_names, pair_scores
-from lab.evaluation.verification import ten_fold_accuracy
 from shared.errors import SetupError
 
 

@@ -138,9 +138,9 @@ def test_a_finished_profile_is_measured_on_a_labelled_set(
     card, out, kept = tmp_path / "CARD.md", tmp_path / "found.json", ("--cache", tmp_path / "cache")
     card.write_text("# A card\n")
     faces = faces_tar(tmp_path / "faces.tar", 110, each=1, labels=True)
-    said = patronus("lab", "demographics", faces, "--out", out, "--card", card, *kept)
-    assert said.status == 0, said.err
-    assert "| ages, cosine 0.384 |" in said.out
+    result = patronus("lab", "demographics", faces, "--out", out, "--card", card, *kept)
+    assert result.status == 0, result.err
+    assert "| ages, cosine 0.384 |" in result.out
     assert "| ages, cosine 0.384 |" in card.read_text()
     assert card.read_text().startswith("# A card\n\n## False matches by age, sex and group\n")
     found = json.loads(out.read_text())

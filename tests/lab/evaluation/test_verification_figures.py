@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lab.evaluation.verification import all_impostors, bootstrap_over_people, ten_fold_accuracy, true_accept_rate
+from lab.data.verification import all_impostors, bootstrap_over_people, ten_fold_accuracy, true_accept_rate
 
 
 def _unit(rows: int, seed: int = 0) -> np.ndarray:
