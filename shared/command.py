@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -58,12 +59,8 @@ def _show_version(wanted: bool) -> None:
     import typer
 
     if wanted:
-        _print_version()
+        print(patronus_version())
         raise typer.Exit
-
-
-def _print_version() -> None:
-    print(patronus_version())
 
 
 def finite(value: float | None) -> float | None:
@@ -79,12 +76,27 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def gallery_name(name: str | None) -> str | None:
+    """For the ``callback`` of an option or argument: refuses a name that no gallery can have.
+
+    Raises:
+        typer.BadParameter: it is one of these.
+    """
+    import typer
+
+    from shared.names import GALLERY_PATTERN
+
+    if name is not None and re.fullmatch(GALLERY_PATTERN, name) is None:
+        raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens")
+    return name
+
+
 def main() -> None:
     """Runs ``patronus``. Shows the version before anything else is loaded."""
     words = sys.argv[1:]
     if words[:1] == ["--version"]:
         with _guarded():
-            _print_version()
+            print(patronus_version())
     else:
         run(build(words))
 
