@@ -142,19 +142,21 @@ def running_pair(home: Path, settings: dict[str, str] | None = None) -> Iterator
     Raises:
         SetupError: a service did not start.
     """
-    cloud, edge = free_port(), free_port()
+    ports = free_port(), free_port()
+    cloud, edge = (f"http://127.0.0.1:{port}" for port in ports)
     environment = {
         "PATRONUS_HOME": str(home),
         "PATRONUS_EDGE__LOG_LEVEL": "error",
         "PATRONUS_CLOUD__LOG_LEVEL": "error",
         **(settings or {}),
+        "PATRONUS_CLOUD__PORT": str(ports[0]),
+        "PATRONUS_EDGE__PORT": str(ports[1]),
+        "PATRONUS_EDGE__CLOUD__URL": cloud,
     }
-    ports = {"PATRONUS_CLOUD__PORT": str(cloud), "PATRONUS_EDGE__PORT": str(edge)}
-    at_cloud = {"PATRONUS_EDGE__CLOUD__URL": f"http://127.0.0.1:{cloud}"}
     pair = Pair()
     try:
-        pair.start("cloud", "cloud_service", f"http://127.0.0.1:{cloud}", environment | ports)
-        pair.start("edge", "edge_service", f"http://127.0.0.1:{edge}", environment | ports | at_cloud)
-        yield f"http://127.0.0.1:{edge}", home / "edge" / "api_key"
+        pair.start("cloud", "cloud_service", cloud, environment)
+        pair.start("edge", "edge_service", edge, environment)
+        yield edge, home / "edge" / "api_key"
     finally:
         pair.stop()

@@ -110,22 +110,21 @@ def folder_lock(folder: Path, on_wait: Callable[[], None], patience_s: float = L
             "right to write there, or set PATRONUS_MODELS to another folder."
         ) from problem
     try:
-        began: float | None = None
-        while not _try_lock(handle):
-            if began is None:
-                began = time.monotonic()
-                on_wait()
-            if time.monotonic() >= began + patience_s:
-                raise SetupError(
-                    "Another set-up has held the models folder for too long; end that process and try again."
-                )
-            time.sleep(LOCK_POLL_S)
+        if not _locks(handle):
+            on_wait()
+            deadline = time.monotonic() + patience_s
+            while not _locks(handle):
+                if time.monotonic() >= deadline:
+                    raise SetupError(
+                        "Another set-up has held the models folder for too long; end that process and try again."
+                    )
+                time.sleep(LOCK_POLL_S)
         yield
     finally:
         os.close(handle)
 
 
-def _try_lock(handle: int) -> bool:
+def _locks(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
