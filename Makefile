@@ -27,7 +27,7 @@ test test-all: STEPS := 5
 bench bench-recall soak fuzz accuracy: STEPS := 4
 test test-all bench bench-recall soak fuzz accuracy: MODELS_STEP := 4
 
-.PHONY: help run demo test test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
+.PHONY: help run demo test test-all test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -40,8 +40,14 @@ demo: $(VENV)/.run models  ## Enroll, verify and identify the sample pictures, i
 	@echo "[4/4] Starting a cloud and an edge of their own (a few seconds) ..."
 	@exec $(BIN)/python -m deploy.demo
 
-test: $(VENV)/.test models optional-models  ## Run every test, with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+# Two workers with one thread each. A file's tests stay in one worker, which starts the file's services once.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: $(VENV)/.test models optional-models  ## Run the fast tests: make test ARGS=tests/shared
+	@$(PYTEST) -m "not slow" --hypothesis-profile=fast $(ARGS)
+
+test-all: $(VENV)/.test models optional-models  ## Run every test, with coverage
+	@$(PYTEST) --hypothesis-profile=slow --cov --cov-report=term $(ARGS)
 
 # Milvus' server listens on all interfaces: it gets a network with nothing but loopback.
 ALONE := unshare $(if $(filter 0,$(shell id -u)),,--map-current-user --keep-caps) --net
