@@ -1,6 +1,6 @@
-"""How commands beside a running edge reach the cloud that this edge speaks to.
+"""Finds the cloud of the edge that runs here, and asks it about galleries.
 
-While an edge runs, its folder holds its settings for the cloud: an address, paths and time limits, and no secret.
+A running edge publishes its settings for the cloud in its folder: an address, paths and time limits, and no secret.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from shared.wire.common import GalleryInfo
 
 _log = get_logger(__name__)
 _SETTING = "PATRONUS_EDGE__CLOUD__URL"
-# The most that the cloud puts on one page.
+# Galleries a page: the most that the cloud allows.
 _PAGE: Final = 500
-Found = TypeVar("Found")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
-class CloudLine:
-    """Settings for the cloud, and in words where its address was found."""
+class FoundCloud:
+    """Settings for the cloud; ``found`` says where its address comes from."""
 
     settings: CloudSettings
     found: str
 
 
 @contextlib.contextmanager
-def cloud_line_left(settings: EdgeSettings) -> Iterator[None]:
-    """Leaves the settings for the cloud in the edge's folder while it runs. Serves on where that cannot be written."""
+def published_cloud_settings(settings: EdgeSettings) -> Iterator[None]:
+    """Keeps the settings for the cloud in the edge's folder while it runs; logs it if the folder cannot be written."""
     cloud = settings.cloud
     files = {name: path for name in ("api_key_file", "ca", "certificate", "key") if (path := getattr(cloud, name))}
     absolute = cloud.model_copy(update={name: path.absolute() for name, path in files.items()})
@@ -46,7 +46,7 @@ def cloud_line_left(settings: EdgeSettings) -> Iterator[None]:
     try:
         write_secret(settings.cloud_line_file, content, replace=True)
     except SetupError as error:
-        _log.warning("cloud_line_not_left", why=error.detail)
+        _log.warning("cloud_settings_not_published", why=error.detail)
     try:
         yield
     finally:
@@ -55,52 +55,52 @@ def cloud_line_left(settings: EdgeSettings) -> Iterator[None]:
                 settings.cloud_line_file.unlink()
 
 
-def find_cloud(settings: EdgeSettings) -> CloudLine:
+def find_cloud(settings: EdgeSettings) -> FoundCloud:
     """The cloud that the environment names, else the one of the edge that runs here, else the default.
 
     Raises:
-        SetupError: the settings of the environment do not go with the address that the edge left.
+        SetupError: the environment's settings contradict those that the edge published.
     """
     given = settings.cloud.model_dump(include=settings.cloud.model_fields_set)
-    left = None if "url" in given else _left(settings)
-    if left is None:
-        return CloudLine(settings.cloud, f"set by {_SETTING}" if "url" in given else "the default")
+    published = None if "url" in given else _published(settings)
+    if published is None:
+        return FoundCloud(settings.cloud, f"set by {_SETTING}" if "url" in given else "the default")
     try:
-        merged = CloudSettings(**(left.model_dump() | given))
+        merged = CloudSettings(**(published.model_dump() | given))
     except ValidationError as error:
         raise SetupError(
-            f"The settings PATRONUS_EDGE__CLOUD__* do not go with {left.url}, where the edge that runs here reaches "
+            f"The settings PATRONUS_EDGE__CLOUD__* do not go with {published.url}, where the running edge reaches "
             f"the cloud: {error.errors(include_input=False)[0]['msg']}. Set {_SETTING} too."
         ) from None
-    return CloudLine(merged, "where the edge that runs here reaches it")
+    return FoundCloud(merged, "where the edge that runs here reaches it")
 
 
 def ask_for_gallery(gallery: str, settings: EdgeSettings, otherwise: str = "") -> GalleryInfo:
-    """What the cloud says of a gallery.
+    """Asks the cloud about a gallery.
 
     Args:
         gallery: its name.
         settings: of this edge.
-        otherwise: what else the caller can do where the cloud does not answer, for the end of a sentence.
+        otherwise: what else the user can do where the cloud does not answer, as the end of a sentence.
 
     Raises:
         NotFound: there is no such gallery.
         SetupError: the API key for the cloud, or a file for TLS, is missing or wrong.
         UpstreamUnavailable: the cloud does not answer; names the address and the setting.
-        UpstreamFailed: the cloud refuses the API key, or is not one.
+        UpstreamFailed: the cloud refuses the API key, or something else answers.
     """
     return _asked(find_cloud(settings), lambda cloud: cloud.gallery(gallery), otherwise)
 
 
-def ask_for_galleries(line: CloudLine) -> list[GalleryInfo]:
-    """All galleries that this edge's API key for the cloud is for, in the order of their names.
+def ask_for_galleries(cloud: FoundCloud) -> list[GalleryInfo]:
+    """All galleries that the edge's API key for the cloud is valid for, sorted by name.
 
-    The cloud leaves out those whose row in its record is damaged.
+    The cloud leaves out galleries whose row in its record is damaged.
 
     Raises:
         SetupError, UpstreamUnavailable, UpstreamFailed: as of ``ask_for_gallery``.
     """
-    return _asked(line, _all_galleries, "")
+    return _asked(cloud, _all_galleries, "")
 
 
 async def _all_galleries(cloud: CloudClient) -> list[GalleryInfo]:
@@ -112,18 +112,18 @@ async def _all_galleries(cloud: CloudClient) -> list[GalleryInfo]:
     return found
 
 
-def _asked(line: CloudLine, question: Callable[[CloudClient], Awaitable[Found]], otherwise: str) -> Found:
+def _asked(cloud: FoundCloud, question: Callable[[CloudClient], Awaitable[Answer]], otherwise: str) -> Answer:
     try:
-        return asyncio.run(_answered(line.settings, question))
+        return asyncio.run(_answered(cloud.settings, question))
     except UpstreamUnavailable as error:
         why = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
         raise UpstreamUnavailable(
-            f"No cloud answers at {line.settings.url} ({line.found}).{why} Start it, or name its address with "
+            f"No cloud answers at {cloud.settings.url} ({cloud.found}).{why} Start it, or name its address with "
             f"{_SETTING}{otherwise}."
         ) from None
 
 
-async def _answered(settings: CloudSettings, question: Callable[[CloudClient], Awaitable[Found]]) -> Found:
+async def _answered(settings: CloudSettings, question: Callable[[CloudClient], Awaitable[Answer]]) -> Answer:
     client = CloudClient(settings, Metrics("edge"))
     try:
         return await question(client)
@@ -131,7 +131,7 @@ async def _answered(settings: CloudSettings, question: Callable[[CloudClient], A
         await client.close()
 
 
-def _left(settings: EdgeSettings) -> CloudSettings | None:
+def _published(settings: EdgeSettings) -> CloudSettings | None:
     try:
         return CloudSettings.model_validate_json(read_secret(settings.cloud_line_file))
     except (FileNotFoundError, ValidationError):  # no edge runs here, or one of another version
