@@ -1,4 +1,4 @@
-"""A key over its rate is told when to come again, and is the only one that notices."""
+"""A key over its rate gets 429 with Retry-After; other keys are not affected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def slow(settings: Settings) -> Iterator[Cloud]:
         yield cloud
 
 
-def test_a_key_over_its_rate_is_told_when_to_come_again_and_others_are_answered(slow: Cloud) -> None:
+def test_a_key_over_its_rate_gets_retry_after_and_others_are_answered(slow: Cloud) -> None:
     key, other = slow.key(Scope.MATCH), slow.key(Scope.MATCH)
     answers = [slow.verify("anna", VECTOR, headers=key) for _ in range(12)]
     assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 2
@@ -44,12 +44,12 @@ def test_probes_count_not_requests(slow: Cloud) -> None:
 
 
 def test_a_rate_made_with_the_key_counts_instead(slow: Cloud) -> None:
-    key, _ = slow.app.state.key_ring.add("fast", [Scope.MATCH], None, "unlimited")
+    key, _ = slow.services.key_ring.add("fast", [Scope.MATCH], None, "unlimited")
     headers = {"Authorization": f"Bearer {key}"}
     assert {slow.verify("anna", VECTOR, headers=headers).status_code for _ in range(30)} == {200}
 
 
-def test_who_is_refused_is_refused_before_the_body_is_looked_at(slow: Cloud) -> None:
+def test_a_key_over_its_rate_is_refused_before_the_body_is_read(slow: Cloud) -> None:
     key = slow.key(Scope.MATCH)
     for _ in range(10):
         slow.verify("anna", VECTOR, headers=key)
