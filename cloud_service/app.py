@@ -13,12 +13,12 @@ from fastapi import FastAPI
 
 from cloud_service.batching import RequestBatcher
 from cloud_service.bootstrap import open_store
+from cloud_service.clock import RecordClock
 from cloud_service.concurrency_limit import ConcurrencyLimit
 from cloud_service.erasure.receipts import Erasures
 from cloud_service.housekeeping import housekeeping
 from cloud_service.matching import Matcher
 from cloud_service.readiness import readiness_of
-from cloud_service.record.clock import RecordClock
 from cloud_service.record.listing import Listing
 from cloud_service.rekey.service import Rekeying
 from cloud_service.routes import ROUTERS

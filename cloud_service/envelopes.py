@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.record.rows import PinnedGallery
+from cloud_service.record.queries import PinnedGallery
 from shared.envelope import TemplateEnvelope
 from shared.errors import ContractMismatch, InvalidTemplate
 

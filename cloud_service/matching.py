@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from cloud_service.envelopes import open_for
 from cloud_service.index.flat import Hits
-from cloud_service.record.damage import of_subject
-from cloud_service.record.rows import PinnedGallery, Stored
+from cloud_service.record.checksums import of_subject
+from cloud_service.record.queries import PinnedGallery, Stored
 from cloud_service.record.template_queries import OfSubjects
 from cloud_service.store import Store
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope

@@ -46,7 +46,7 @@ def readiness_of(app: FastAPI) -> Checks:
 def _answers(store: Store) -> bool:
     try:
         store.record.database.ping()
-        store.record.vectors.look_again()
+        store.record.vectors.recheck_damaged()
     except (SQLAlchemyError, PatronusError) as error:
         _log.error("record_unreachable", **place_of(error))
         return False

@@ -11,13 +11,13 @@ from functools import partial
 from prometheus_client import Gauge
 
 from cloud_service.envelopes import open_for
-from cloud_service.erasure.residue import Remnant
+from cloud_service.erasure.residue import Residue
 from cloud_service.index.protocol import Indexes
+from cloud_service.record.exclusive import WriteLock
+from cloud_service.record.queries import NewRow, PinnedGallery, Removed
 from cloud_service.record.record import Record
 from cloud_service.record.replies import Answers, Once
 from cloud_service.record.retention import Retention
-from cloud_service.record.rows import NewRow, PinnedGallery, Removed
-from cloud_service.record.write_lock import WriteLock
 from shared.errors import IndexUnavailable, NotFound, OutcomeUnknown, Overloaded, RecordUnavailable, Unprocessable
 from shared.logs import get_logger
 from shared.metrics import Metrics
@@ -78,7 +78,7 @@ class Store:
     Args:
         record: the truth.
         indexes: what is searched.
-        remnants: where bytes of what was erased may linger.
+        residues: where bytes of what was erased may linger.
         metrics: where steps are timed.
         answers: which requests were done already.
         patience_seconds: the longest that a write waits for the one before it.
@@ -88,7 +88,7 @@ class Store:
         self,
         record: Record,
         indexes: Indexes,
-        remnants: Sequence[Remnant],
+        residues: Sequence[Residue],
         metrics: Metrics,
         *,
         answers: Answers,
@@ -97,7 +97,7 @@ class Store:
         self.record = record
         self.indexes = indexes
         self.retention = Retention(record)
-        self._remnants = remnants
+        self._residues = residues
         self._metrics = metrics
         self._answers = answers
         self._writing = WriteLock(patience_seconds)
@@ -236,7 +236,7 @@ class Store:
             NotFound: there is no such gallery.
         """
         with self._order, self._writing, self._metrics.step("record"):
-            self.record.clock.look(self.retention.time_seen())
+            self.record.clock.observe(self.retention.time_seen())
             gallery = self.record.gallery(gallery_name)
             with self._in_doubt(gallery):
                 gallery, removed = self.retention.change(gallery, max_age_seconds, by)
@@ -269,13 +269,13 @@ class Store:
 
     def pending(self, receipt: Receipt) -> list[str]:
         """Where bytes of what an erasure removed may still be."""
-        return [remnant.name for remnant in self._remnants if remnant.holds(receipt)]
+        return [residue.name for residue in self._residues if residue.holds(receipt)]
 
     def finish_erasures(self) -> None:
         """Overwrites what could not be overwritten when it was erased, as far as that can be done without waiting."""
-        for remnant in self._remnants:
+        for residue in self._residues:
             with self._writing:
-                remnant.finish()
+                residue.finish()
         with self._writing:
             while self._lingering and not self.pending(self._lingering[0]):
                 self._lingering.popleft()
@@ -317,8 +317,8 @@ class Store:
         """Closes the record, once the write that runs is done. What is left in its log, the next start overwrites."""
         order = self._order.however_long() if isinstance(self._order, WriteLock) else nullcontext()
         with order, self._writing.however_long():
-            for remnant in self._remnants:
-                remnant.finish()
+            for residue in self._residues:
+                residue.finish()
             self.indexes.close()
             self.record.database.close()
 
@@ -336,8 +336,8 @@ class Store:
         try:
             yield
         except OutcomeUnknown:
-            for remnant in self._remnants:
-                remnant.doubtful()
+            for residue in self._residues:
+                residue.doubtful()
             self.indexes.doubtful(gallery)
             raise
 
@@ -347,8 +347,8 @@ class Store:
 
     def _answer(self, removed: Removed) -> Erased:
         with self._metrics.step("scrub"):
-            for remnant in self._remnants:
-                remnant.erased(removed.receipt)
+            for residue in self._residues:
+                residue.erased(removed.receipt)
         pending = self.pending(removed.receipt)
         if pending:
             self._lingering.append(removed.receipt)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, delete, insert, select
 
 from cloud_service.record.database import Database
-from cloud_service.record.rows import PinnedGallery
+from cloud_service.record.queries import PinnedGallery
 from cloud_service.record.tables import answered, subject, template
 from shared.errors import Conflict, Unprocessable
 from shared.wire.common import TemplateInfo

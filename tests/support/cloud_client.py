@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from cloud_service.app import create_app
-from cloud_service.record.clock import RecordClock
+from cloud_service.clock import RecordClock
 from cloud_service.settings import Settings
 from shared.contract import Contract, EmbedderPin, ProfilePin
 from shared.security.credentials import Scope

@@ -231,6 +231,7 @@ def clouds(tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatc
         yield faiss, milvus
 
 
+@pytest.mark.slow(reason="Milvus, driven at random")
 def test_faiss_and_milvus_answer_alike(clouds: tuple[Cloud, Cloud]) -> None:
     deep = settings.get_current_profile_name() == "deep"
     machine = type("Driven", (Congruence,), {"clouds": clouds})

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, insert, make_url, select, text, update
 
 from cloud_service.record.database import Database
 from cloud_service.record.opening import open_database
-from cloud_service.record.tables import gallery, metadata, note
+from cloud_service.record.tables import gallery, metadata, record_value
 from cloud_service.settings import RecordSettings, Settings
 from shared.errors import Overloaded, RecordUnavailable, SetupError
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
@@ -133,12 +133,12 @@ def test_a_stricter_commit_is_left_as_it_is(postgres: PostgresServer, url: str) 
 
 def test_a_reader_sees_one_state_throughout_and_cannot_write(database: Database) -> None:
     with database.read() as reader:
-        before = reader.scalars(select(note.c.name)).all()
+        before = reader.scalars(select(record_value.c.name)).all()
         with database.write() as writer:
-            writer.execute(insert(note).values(name="meanwhile", value="1"))
-        assert reader.scalars(select(note.c.name)).all() == before
+            writer.execute(insert(record_value).values(name="meanwhile", value="1"))
+        assert reader.scalars(select(record_value.c.name)).all() == before
     with pytest.raises(RecordUnavailable, match="read-only"), database.read() as reader:
-        reader.execute(insert(note).values(name="by a reader", value="1"))
+        reader.execute(insert(record_value).values(name="by a reader", value="1"))
 
 
 def _a_gallery(connection: Connection) -> None:
@@ -169,15 +169,15 @@ def test_of_two_who_write_the_same_at_once_the_second_is_told_to_come_again(data
 def test_a_deadlock_is_told_as_a_clash_and_one_of_the_two_goes_on(url: str) -> None:
     database = open_database(url, QUICK.model_copy(update={"busy_seconds": 20, "answer_seconds": 30}), 4)
     with database.write() as connection:
-        connection.execute(insert(note), [{"name": name, "value": "0"} for name in "ab"])
+        connection.execute(insert(record_value), [{"name": name, "value": "0"} for name in "ab"])
     both = threading.Barrier(2, timeout=10)
 
     def crosswise(order: str) -> bool:
         try:
             with database.write() as connection:
-                connection.execute(update(note).where(note.c.name == order[0]).values(value=order))
+                connection.execute(update(record_value).where(record_value.c.name == order[0]).values(value=order))
                 both.wait()
-                connection.execute(update(note).where(note.c.name == order[1]).values(value=order))
+                connection.execute(update(record_value).where(record_value.c.name == order[1]).values(value=order))
         except Overloaded:
             return False
         return True
@@ -222,7 +222,7 @@ def test_several_that_share_it_keep_out_the_one_that_does_not(url: str) -> None:
     shared = [open_database(url, QUICK, 2, shared=True) for _ in range(2)]
     for number, each in enumerate(shared):
         with each.write() as connection:
-            connection.execute(insert(note).values(name=f"by {number}", value="1"))
+            connection.execute(insert(record_value).values(name=f"by {number}", value="1"))
     with pytest.raises(SetupError, match="A cloud service is using"):
         open_database(url, QUICK, 2)
     for each in shared:
@@ -251,7 +251,7 @@ def _cut_lock(server: PostgresServer) -> None:
 def test_a_lost_lock_is_got_back_before_the_next_write(postgres: PostgresServer, database: Database, url: str) -> None:
     _cut_lock(postgres)
     with database.write() as connection:
-        connection.execute(insert(note).values(name="after", value="1"))
+        connection.execute(insert(record_value).values(name="after", value="1"))
     with pytest.raises(SetupError, match="A cloud service is using"):
         open_database(url, QUICK, 2)
 
@@ -281,7 +281,7 @@ def test_a_write_that_was_begun_before_the_record_was_taken_over_is_not_committe
     first = open_database(url, RecordSettings(), 4)
     second: list[Database] = []
     with first.write() as connection:
-        connection.execute(insert(note).values(name="during", value="1"))
+        connection.execute(insert(record_value).values(name="during", value="1"))
         _cut_lock(postgres)
         taking = threading.Thread(target=lambda: second.append(open_database(url, RecordSettings(), 4)))
         taking.start()
@@ -289,8 +289,8 @@ def test_a_write_that_was_begun_before_the_record_was_taken_over_is_not_committe
         assert not second, "it waits for those who write"
     taking.join(10)
     with second[0].read() as connection:
-        assert connection.scalar(select(note.c.value).where(note.c.name == "during")) == "1"
-    first._make_sure = lambda: None  # type: ignore[method-assign] - the loss is not noticed in time
+        assert connection.scalar(select(record_value.c.value).where(record_value.c.name == "during")) == "1"
+    first._check_owner = lambda: None  # type: ignore[method-assign] - the loss is not noticed in time
     with pytest.raises(RecordUnavailable, match="taken the record over"), first.write():
         pytest.fail("it must not come to write")
     for each in (first, *second):
@@ -300,6 +300,7 @@ def test_a_write_that_was_begun_before_the_record_was_taken_over_is_not_committe
 # ---- away, slow, full, read-only
 
 
+@pytest.mark.slow(reason="a server that is stopped, frozen or filled")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_server_that_goes_away_is_told_and_when_it_is_back_all_goes_on(
     fragile: PostgresServer, shaken: Cloud, how: signal.Signals
@@ -325,6 +326,7 @@ def test_a_server_that_goes_away_is_told_and_when_it_is_back_all_goes_on(
     assert shaken.found(VECTORS[1]) == ["ben"]
 
 
+@pytest.mark.slow(reason="a server that is stopped, frozen or filled")
 def test_a_crash_of_the_server_under_load_loses_nothing_that_was_acknowledged(
     fragile: PostgresServer, shaken: Cloud
 ) -> None:
@@ -362,6 +364,7 @@ def test_a_crash_of_the_server_under_load_loses_nothing_that_was_acknowledged(
             assert f"s{number}" in shaken.found(vector)
 
 
+@pytest.mark.slow(reason="a server that is stopped, frozen or filled")
 def test_what_was_committed_while_the_server_went_away_is_searchable_once_it_is_acknowledged(
     fragile: PostgresServer, shaken: Cloud
 ) -> None:
@@ -398,6 +401,7 @@ def test_what_was_committed_while_the_server_went_away_is_searchable_once_it_is_
     assert _ready(shaken)
 
 
+@pytest.mark.slow(reason="a server that is stopped, frozen or filled")
 def test_a_server_that_hangs_hangs_nobody_here(fragile: PostgresServer, shaken: Cloud) -> None:
     fragile.freeze()
     try:
@@ -415,6 +419,7 @@ def test_a_server_that_hangs_hangs_nobody_here(fragile: PostgresServer, shaken: 
     assert shaken.found(VECTORS[0]) == ["anna"]
 
 
+@pytest.mark.slow(reason="a server that is stopped, frozen or filled")
 def test_a_server_that_is_read_only_makes_the_service_not_ready_until_it_is_not(
     fragile: PostgresServer, shaken: Cloud
 ) -> None:
@@ -446,6 +451,7 @@ def small(fragile: PostgresServer) -> Iterator[Path]:
     folder.rmdir()
 
 
+@pytest.mark.slow(reason="a server that is stopped, frozen or filled")
 def test_a_full_disk_of_the_server_is_told_and_when_there_is_room_all_goes_on(
     fragile: PostgresServer, small: Path, tmp_path: Path
 ) -> None:
@@ -503,6 +509,7 @@ def _places(server: PostgresServer, vector: np.ndarray) -> set[str]:
     return found
 
 
+@pytest.mark.slow(reason="a server that is stopped, frozen or filled")
 def test_what_is_erased_is_gone_from_the_tables_once_they_are_written_anew_and_from_the_log_once_it_was_reused(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
