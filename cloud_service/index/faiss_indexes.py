@@ -227,7 +227,7 @@ class FaissIndexes:
         self._closing.set()
         if self._background.is_alive():
             self._background.join()
-        until = time.monotonic() + self._settings.close_seconds
+        until = time.monotonic() + self._settings.close_timeout_s
         try:
             for gallery, index in self._present():
                 self._save(gallery, index, until)
@@ -282,7 +282,7 @@ class FaissIndexes:
             _log.error("snapshot_not_erased", **place_of(error))  # the background thread tries again
 
     def _work(self) -> None:
-        while not self._closing.wait(self._settings.snapshot_seconds):
+        while not self._closing.wait(self._settings.snapshot_interval_s):
             try:
                 for gallery, index in self._present():
                     if not self._closing.is_set():

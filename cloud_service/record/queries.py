@@ -16,8 +16,8 @@ from cloud_service.record.tables import gallery, record_value, subject
 from shared.contract import Contract
 from shared.errors import ContractMismatch, NotFound, RecordDamaged
 from shared.scores import CosineThreshold
-from shared.wire.cloud import IndexKind
-from shared.wire.common import Receipt, TemplateInfo
+from shared.wire.cloud import EnrolledTemplate, IndexKind
+from shared.wire.common import Receipt
 
 # Far more than a gallery can hold: a greater number is damage.
 _MOST_TEMPLATES: Final = 10**12
@@ -65,7 +65,7 @@ class Added:
     ``ids`` is (n,) int64 and ``vectors`` (n, dim) float32; a repeated enrollment has n = 0.
     """
 
-    answers: list[TemplateInfo]
+    answers: list[EnrolledTemplate]
     ids: NDArray[np.int64]
     vectors: NDArray[np.float32]
 
@@ -244,6 +244,20 @@ def find_subject(connection: Connection, gallery_id: int, name: str) -> int:
     if found is None:
         raise NotFound("The gallery has no subject of this name.", reason="unknown_subject")
     return int(found)
+
+
+def hold_gallery(connection: Connection, gallery_id: int) -> tuple[PinnedGallery, int]:
+    """Reads a gallery and its number of templates; nobody else changes it until the transaction ends.
+
+    Raises:
+        NotFound: the gallery was erased meanwhile.
+        RecordDamaged: its row is not what was written.
+    """
+    unchanged = update(gallery).where(gallery.c.id == gallery_id).values(templates=gallery.c.templates)
+    row = connection.execute(unchanged.returning(gallery)).first()
+    if row is None:
+        raise unknown_gallery()
+    return pinned_from(row), int(row.templates)
 
 
 def add_to_count(connection: Connection, gallery_id: int, more: int) -> int:

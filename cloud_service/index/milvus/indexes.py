@@ -209,7 +209,7 @@ def in_milvus(
     Raises:
         SetupError: a package that is needed is not installed, or milvus-lite's folder cannot be used.
     """
-    milvus = Milvus(url, settings.token, settings.ca_file, settings.seconds)
+    milvus = Milvus(url, settings.token, settings.ca_file, settings.timeout_s)
     names = Names(instance_of(database))
     outbox = Outbox(database, names)
     record = record_with(outbox)

@@ -56,7 +56,7 @@ class Sync:
         self._outbox = outbox
         self._milvus = milvus
         self._names = names
-        self._may_be_behind = timedelta(seconds=settings.behind_seconds)
+        self._may_be_behind = timedelta(seconds=settings.max_lag_s)
         self._trusted: set[str] = set()
         # Counts how often Milvus was away.
         self._era = 0

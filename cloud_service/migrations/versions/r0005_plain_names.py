@@ -56,5 +56,5 @@ def upgrade() -> None:
         "SELECT gallery_id, template_id, turn, vector FROM turned ORDER BY id"
     )
     op.execute("INSERT INTO record_value (name, value) SELECT name, value FROM note")
-    for table in ("turned", "note"):
+    for table in ("turned", "note", "answered"):
         op.drop_table(table)

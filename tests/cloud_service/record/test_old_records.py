@@ -36,6 +36,8 @@ EARLIER = {
         "ALTER TABLE segment_file RENAME COLUMN key_version TO turn",
         "ALTER TABLE outbox RENAME COLUMN acknowledged_at TO told_at",
         "CREATE TABLE turned AS SELECT id, gallery_id, template_id, key_version AS turn, vector FROM rekeyed_template",
+        "CREATE TABLE answered (key_id VARCHAR(12), idempotency_key VARCHAR(128), request_digest VARCHAR(64))",
+        "INSERT INTO answered VALUES ('k', 'once', 'digest')",
         "CREATE TABLE note AS SELECT name, value FROM record_value",
         "DROP TABLE rekeyed_template",
         "DROP TABLE record_value",
@@ -55,7 +57,7 @@ EARLIER = {
 
 def _as_of(cloud: Cloud, revision: str) -> None:
     """Makes the record of a running cloud what a program of an earlier revision would have written."""
-    with cloud.app.state.store.record.database.write() as connection:
+    with cloud.services.store.record.database.write() as connection:
         if revision <= "0002":
             for table in (template, rekeyed):
                 values = func.substr(table.c.vector, 1, func.length(table.c.vector) - 8)
@@ -80,7 +82,7 @@ def _enroll(cloud: Cloud, key: Key, gallery: str) -> None:
 
 def _stage(cloud: Cloud, gallery: str) -> RekeySteps:
     """Begins a change of a gallery's key and stages all templates."""
-    record = cloud.app.state.store.record
+    record = cloud.services.store.record
     steps = RekeySteps(record)
     pinned = record.gallery(gallery)
     steps.begin(pinned, NEW.contract, None)
@@ -92,7 +94,7 @@ def _stage(cloud: Cloud, gallery: str) -> RekeySteps:
 def _switch(cloud: Cloud, gallery: str) -> None:
     """Changes a gallery's key, and settles nothing: matching reads ``rekeyed_template``."""
     steps = _stage(cloud, gallery)
-    steps.switch(cloud.app.state.store.record.gallery(gallery), NEW.contract, _rotated, 0, None)
+    steps.switch(cloud.services.store.record.gallery(gallery), NEW.contract, _rotated, 0, None)
 
 
 def _rotated(some: Stored) -> np.ndarray:
@@ -188,7 +190,7 @@ def test_an_old_template_that_is_no_unit_vector_is_carried_over_as_damaged(setti
             assert not checks(cloud)["templates"]
             assert [cloud.verify(f"s{number}", VECTORS[number]).status_code for number in range(4)] == [503] * 3 + [200]
             assert cloud.found(VECTORS[3]) == ["s3"]
-            with cloud.app.state.store.record.database.read() as connection:
+            with cloud.services.store.record.database.read() as connection:
                 found = connection.execute(select(template.c.id, template.c.vector)).all()
             stored = {row.id: row.vector for row in found}
             assert {row: stored[row] for row in before} == before, "neither dropped nor given a checksum"
