@@ -50,9 +50,9 @@ class Model:
     templates: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def enroll(self, subject: str, sent: dict[str, int]) -> int:
-        if any(self.templates.get(uid, (subject, at)) != (subject, at) for uid, at in sent.items()):
+        if any(uid in self.templates and self.templates[uid][0] != subject for uid in sent):
             return 409
-        self.templates |= {uid: (subject, at) for uid, at in sent.items()}
+        self.templates = {uid: (subject, at) for uid, at in sent.items()} | self.templates
         return 201
 
     def of(self, subject: str) -> dict[str, int]:

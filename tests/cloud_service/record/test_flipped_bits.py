@@ -86,7 +86,7 @@ class Examined:
             claims = [Verification(f"s{number}", one) for number in range(len(PEOPLE)) for one in sent]
             for claim, answer in zip(claims, self._matcher.verify(gallery, claims), strict=True):
                 if not isinstance(answer, PatronusError) and answer.decision == "match":
-                    found.add((f"verify {gallery}", claim.subject, sent.index(claim.envelope)))
+                    found.add((f"verify {gallery}", claim.subject, sent.index(claim.probe)))
             [identified] = self._matcher.identify(gallery, [Identification(sent, top_k=8)])
             assert not isinstance(identified, PatronusError), "identification goes on"
             for number, result in enumerate(identified.results):

@@ -219,6 +219,27 @@ def test_what_is_erased_after_the_checksums_were_added_is_nowhere_on_the_disk(
         assert _places(settings.home, vectors) == [int(number % 6 in (0, 2, 3)) for number in range(count)]
 
 
+def test_what_is_erased_after_the_tables_were_renamed_is_nowhere_on_the_disk(settings: Settings) -> None:
+    with Cloud(settings) as cloud:
+        _enroll(cloud, OLD, "plain")
+        _switch(cloud, "plain")
+        with cloud.services.store.record.database.read() as connection:
+            stored = [
+                [np.frombuffer(blob[:-8], np.float32) for blob in connection.scalars(select(table.c.vector))]
+                for table in (template, rekeyed)
+            ]
+        _as_of(cloud, "0004")
+    _rewritten(settings.home / "record.db")
+    assert [_places(settings.home, vectors) for vectors in stored] == [[1] * 4, [1] * 4]
+    with Cloud(settings):  # renames the tables
+        pass
+    with Cloud(settings) as cloud:
+        for number in range(3):
+            assert cloud.http.delete(f"/v1/galleries/plain/subjects/s{number}").status_code == 200
+        assert [_places(settings.home, vectors[:3]) for vectors in stored] == [[0] * 3, [0] * 3]
+        assert _places(settings.home, stored[1][3:]) != [0], "who was not erased is there"
+
+
 @pytest.mark.parametrize("dim", [96, 128])
 def test_rows_that_grew_leave_no_copy_behind_that_a_later_erasure_would_miss(tmp_path: Path, dim: int) -> None:
     """With rows of these lengths SQLite leaves a whole one behind where it splits the last page."""
