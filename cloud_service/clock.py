@@ -31,7 +31,7 @@ class _Settled:
 
 
 class RecordClock:
-    """Tells two times, because what has expired must not match, and what was erased does not come back.
+    """Has two times, because what has expired must not match, and what was erased does not come back.
 
     ``now`` is the latest of the machine's clock, the recorded time and the settled time: matching and stamping go by
     it. ``settled`` is what erasing goes by. It runs with the monotonic clock, follows the machine's clock forward over
@@ -60,7 +60,7 @@ class RecordClock:
         self._wall = wall
         self._monotonic = monotonic
         self._settled = _Settled(wall(), monotonic())
-        # The latest time that the record told of; it runs on with the monotonic clock.
+        # The latest time that was read from the record; it runs on with the monotonic clock.
         self._recorded: _Settled | None = None
         # The machine's clock, less the monotonic one, when it was first seen to have jumped; and when that was.
         self._jumped: tuple[datetime, float] | None = None
@@ -73,7 +73,7 @@ class RecordClock:
         """
         wall = self._wall()
         self._settled = _Settled(seen if seen - wall <= self.jump else wall, self._monotonic())
-        self.look(seen)
+        self.observe(seen)
 
     def now(self) -> datetime:
         """What has expired by this time matches nobody."""
@@ -91,7 +91,7 @@ class RecordClock:
     def _run_on(self, since: _Settled) -> datetime:
         return since.at + timedelta(seconds=self._monotonic() - since.monotonic)
 
-    def look(self, seen: datetime) -> None:
+    def observe(self, seen: datetime) -> None:
         """Compares the clocks; to be called every now and then.
 
         Args:
@@ -126,13 +126,15 @@ class RecordClock:
     def _take_recorded(self, seen: datetime, known: datetime) -> None:
         if seen - known > _MOST_AHEAD:
             raise RecordDamaged(
-                f"The row time_seen of the table note says {moment_text(seen)}, more than a year after this machine's "
-                f"clock ({moment_text(self._wall())}): either the clock is wrong, or the row is damaged."
+                f"The row time_seen of the table record_value says {moment_text(seen)}, more than a year after this "
+                f"machine's clock ({moment_text(self._wall())}): either the clock is wrong, or the row is damaged."
             )
         before = self.latest()
         if seen <= before:
             return
         if seen - known > self.jump and before - known <= self.jump:
             ahead = int((seen - known).total_seconds())
-            _log.warning("recorded_time_is_ahead_of_the_clock", row="time_seen of the table note", seconds=ahead)
+            _log.warning(
+                "recorded_time_is_ahead_of_the_clock", row="time_seen of the table record_value", seconds=ahead
+            )
         self._recorded = _Settled(seen, self._monotonic())
