@@ -1,7 +1,4 @@
-"""What handlers are given. They build nothing themselves.
-
-All of it is asynchronous, though nothing waits: FastAPI runs what is not in a thread, once for each of them a request.
-"""
+"""Dependencies and parameters of the handlers."""
 
 from __future__ import annotations
 
@@ -10,15 +7,8 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 from pydantic import Field
 
-from edge_service.cloud_client import CloudClient
-from edge_service.embeddings import Plugin
-from edge_service.gallery_contexts import GalleryContexts
-from edge_service.protection.profiles import DefaultThreshold, Profile
-from edge_service.recognition import Recognition
-from edge_service.rekey import Rekeying
-from edge_service.settings import EdgeSettings
+from edge_service.services import Services
 from edge_service.uploads import PART
-from edge_service.vision.reader import FaceReader
 from shared.http.auth import require
 from shared.names import GalleryName, SubjectName, TemplateId
 from shared.security.credentials import Scope
@@ -27,59 +17,16 @@ from shared.wire.cloud import MAX_TOP_K
 from shared.wire.common import NumberInText
 from shared.wire.edge import MAX_FACES, QualityFilter
 
-# More is no dimension of any embedding: a number that is told with the one that is wanted.
+# No embedding has more dimensions; the refusal names this number beside the right one.
 _MOST_DIM = 2**31 - 1
 
 
-async def _settings(request: Request) -> EdgeSettings:
-    found: EdgeSettings = request.app.state.settings
-    return found
+async def _services(request: Request) -> Services:  # FastAPI would run it in a thread if it were not asynchronous
+    services: Services = request.app.state.services
+    return services
 
 
-async def _recognition(request: Request) -> Recognition:
-    found: Recognition = request.app.state.recognition
-    return found
-
-
-async def _galleries(request: Request) -> GalleryContexts:
-    found: GalleryContexts = request.app.state.galleries
-    return found
-
-
-async def _cloud(request: Request) -> CloudClient:
-    found: CloudClient = request.app.state.cloud
-    return found
-
-
-async def _plugin(request: Request) -> Plugin:
-    found: Plugin = request.app.state.plugin
-    return found
-
-
-async def _rekeying(request: Request) -> Rekeying:
-    found: Rekeying = request.app.state.rekeying
-    return found
-
-
-async def _reader(request: Request) -> FaceReader:
-    found: FaceReader = request.app.state.reader
-    return found
-
-
-async def _default_threshold(request: Request) -> DefaultThreshold:
-    """Of comparisons, and of galleries that are made without one."""
-    profile: Profile = request.app.state.profile
-    return profile.default_threshold((await _reader(request)).spec.threshold)
-
-
-SettingsDep = Annotated[EdgeSettings, Depends(_settings)]
-RecognitionDep = Annotated[Recognition, Depends(_recognition)]
-GalleriesDep = Annotated[GalleryContexts, Depends(_galleries)]
-CloudDep = Annotated[CloudClient, Depends(_cloud)]
-RekeyingDep = Annotated[Rekeying, Depends(_rekeying)]
-PluginDep = Annotated[Plugin, Depends(_plugin)]
-ReaderDep = Annotated[FaceReader, Depends(_reader)]
-ThresholdDep = Annotated[DefaultThreshold, Depends(_default_threshold)]
+ServicesDep = Annotated[Services, Depends(_services)]
 
 MayEnroll = Depends(require(Scope.ENROLL))
 MayMatch = Depends(require(Scope.MATCH))

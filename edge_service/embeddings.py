@@ -1,146 +1,128 @@
-"""Embeddings of other recognition systems: protected and handed back, or enrolled into a gallery of ours."""
+"""Reads raw embeddings from a request's body and writes templates into an answer's: JSON or plain float32.
+
+Plain float32 is little-endian values, row after row, without a header. ``?dim=`` says how many values make a row.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
+from fastapi import Request
 from numpy.typing import NDArray
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
-from edge_service.gallery_contexts import GalleryContexts
-from edge_service.protection.embeddings import unit_rows
-from edge_service.protection.keys import EpochKey, KeyStore
-from edge_service.protection.protect import Protected, Protector
-from edge_service.recognition import Recognition
-from edge_service.workers import Workers
+from edge_service.protection.embeddings import check_dimension
+from edge_service.recognition import ProtectResult
 from shared.contract import ProfilePin
-from shared.errors import Unprocessable
-from shared.wire.common import TemplateInfo
-from shared.wire.edge import QualityFilter
+from shared.errors import BadRequest, TooLarge, Unprocessable
+from shared.http.headers import json_in_utf8, media_type
+from shared.http.json_bodies import repeated_member
+from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_BYTES, ProtectAnswer, ProtectRequest
 
-Rows = NDArray[np.float32]
+JSON: Final = "application/json"
+FLOATS: Final = "application/octet-stream"
+_VALUE_BYTES: Final = 4
+_QUOTES: Final = 2
+# Of an error in one embedding: ("embeddings", its number).
+_LOC_OF_AN_EMBEDDING: Final = 2
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HandedBack:
-    """Templates for another system.
+async def read_body(request: Request) -> bytes:
+    """Reads the whole body, whose size is limited.
 
-    Attributes:
-        protected: them.
-        profile: that made them.
-        contract: digest of the gallery's contract; None where none was named.
-        faces_found: how many faces the picture has, of which the largest was used; None where there was no picture.
+    Raises:
+        TooLarge: it is over the limit of embeddings.
+        BadRequest: the connection ended before it had arrived, or it is JSON said to be in another charset than UTF-8.
     """
+    if media_type(request) == JSON:
+        json_in_utf8(request)
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise BadRequest("The connection ended before the embeddings had arrived whole.", reason="cut_off") from None
+    if len(body) > MAX_EMBEDDINGS_BYTES:
+        raise TooLarge(
+            f"The embeddings are over the limit of {MAX_EMBEDDINGS_BYTES} bytes; send fewer at a time.",
+            limit_bytes=MAX_EMBEDDINGS_BYTES,
+        )
+    return body
 
-    protected: Protected = field(repr=False)
-    profile: ProfilePin
-    contract: str | None
-    faces_found: int | None = None
+
+def rows_of(vectors: list[list[float]]) -> NDArray[np.float32]:
+    """(n, d) float32 out of lists.
+
+    Raises:
+        Unprocessable: they are not of one length.
+    """
+    if len({len(vector) for vector in vectors}) != 1:
+        raise Unprocessable("The embeddings are not of one length; send those of one system.", reason="uneven")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        return np.array(vectors, dtype=np.float64).astype(np.float32)
 
 
-class Plugin:
-    """What the edge does for recognition systems that have embeddings already.
+def read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> NDArray[np.float32]:
+    """The embeddings of a body: (n, d) float32, whatever their values.
 
     Args:
-        recognition: pictures to embeddings, and templates to the cloud.
-        protector: embeddings to templates.
-        galleries: under what to protect.
-        keys: for templates that are for no gallery.
-        workers: where heavy work runs.
-        dim: length of this edge's own embeddings.
+        kind: the media type of the body.
+        body: of the request.
+        dim: values an embedding, for plain float32.
+        wanted: values that an embedding must have.
+
+    Raises:
+        BadRequest: neither JSON nor plain float32, or JSON with a member twice.
+        Unprocessable: not a list of such vectors, not whole rows, another dimension, or more than are taken at once.
     """
+    if kind == JSON:
+        try:
+            embeddings = ProtectRequest.model_validate_json(body).embeddings
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            if first["type"] == "too_long" and len(first["loc"]) == _LOC_OF_AN_EMBEDDING:
+                check_dimension(first["ctx"]["actual_length"], wanted)
+            at = ".".join(str(part) for part in first["loc"]) or "body"
+            raise Unprocessable(f"The body is not what this takes ({at}: {first['msg']}).", reason="bad_body") from None
+        # The one name of its one member is all that is in quotes; the parser would take the last of several.
+        if body.count(b'"') > _QUOTES:
+            raise repeated_member()
+        return rows_of(embeddings)
+    if kind != FLOATS:
+        raise BadRequest(
+            f"Send a picture as multipart/form-data, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",
+            reason="unknown_body",
+        )
+    if dim is None:
+        raise Unprocessable(f"Say how many values make an embedding: ?dim={wanted}", reason="no_dim")
+    check_dimension(dim, wanted)
+    if not body or len(body) % (_VALUE_BYTES * dim):
+        raise Unprocessable(f"The body is not whole rows of {dim} little-endian float32 values.", reason="uneven")
+    rows = np.frombuffer(body, dtype="<f4").astype(np.float32).reshape(-1, dim)
+    if len(rows) > MAX_EMBEDDINGS_A_REQUEST:
+        raise Unprocessable(f"At most {MAX_EMBEDDINGS_A_REQUEST} embeddings at a time.", reason="too_many")
+    return rows
 
-    def __init__(
-        self,
-        *,
-        recognition: Recognition,
-        protector: Protector,
-        galleries: GalleryContexts,
-        keys: KeyStore,
-        workers: Workers,
-        dim: int,
-    ) -> None:
-        self._recognition = recognition
-        self._protector = protector
-        self._galleries = galleries
-        self._keys = keys
-        self._workers = workers
-        self.dim = dim
 
-    async def protect_picture(
-        self, picture: bytes, gallery: str | None, quality: QualityFilter, subject: str | None = None
-    ) -> HandedBack:
-        """The template of a picture's one face."""
-        key, contract = await self._key(gallery, subject)
-        face, embeddings = await self._recognition.one_face(picture, quality)
-        made = await self._made(embeddings.unit, key, contract)
-        return replace(made, faces_found=face.faces_found)
+def wants_floats(request: Request) -> bool:
+    """Whether the caller would rather have plain float32 than JSON."""
+    return request.headers.get("accept", "").partition(";")[0].strip().lower() == FLOATS
 
-    async def protect(self, raw: Rows, gallery: str | None, subject: str | None = None) -> HandedBack:
-        """Templates of raw embeddings.
 
-        Args:
-            raw: (n, d) float32, of any length but 0.
-            gallery: under whose key; None only where the profile does not seal.
-            subject: whose they are; needed where the gallery is verify-only.
+def as_json(result: ProtectResult, profile: ProfilePin) -> ProtectAnswer:
+    """Templates as JSON; every float32 value is written with the digits that give it back."""
+    return ProtectAnswer(
+        profile=profile,
+        sealed="seal" in result.protected.done,
+        contract=result.contract,
+        templates=result.protected.templates.tolist(),
+        angles=result.protected.angles.tolist(),
+        unperturbed=result.protected.unperturbed,
+        faces_found=result.faces_found,
+    )
 
-        Raises:
-            Unprocessable: no gallery where the profile seals, no subject where one is needed, or not embeddings that
-                the profile is for.
-            NotFound: there is no such gallery; ContractMismatch: it was made under another contract.
-        """
-        key, contract = await self._key(gallery, subject)
-        unit, _norms = unit_rows(raw, self._protector.profile, self.dim)
-        return await self._made(unit, key, contract)
 
-    async def enroll(
-        self, gallery: str, subject: str, raw: Rows, faces: list[str | None]
-    ) -> tuple[list[TemplateInfo], int]:
-        """Enrolls raw embeddings; the same twice is stored once.
-
-        The template's id follows from the gallery's key, the subject, and the face's name or else the embedding: who
-        does not have the key cannot tell a guessed name or embedding by it.
-
-        Args:
-            gallery: where.
-            subject: whose.
-            raw: (n, d) float32, of any length but 0.
-            faces: n names of the sender's own, or None.
-
-        Returns:
-            What is stored, in the order of the rows, and how many a network left unperturbed.
-
-        Raises:
-            Unprocessable: not embeddings that the profile is for, or a name that stands there twice.
-            NotFound: there is no such gallery; ContractMismatch: it was made under another contract.
-        """
-        await self._galleries.context(gallery)
-        unit, _norms = unit_rows(raw, self._protector.profile, self.dim)
-        ids = [self._galleries.face_id(gallery, subject, *each) for each in zip(faces, unit, strict=True)]
-        kept = {uid: row for row, uid in reversed(list(enumerate(ids)))}
-        if any(not np.array_equal(unit[kept[uid]], unit[row]) for row, uid in enumerate(ids)):
-            raise Unprocessable("One name of a face stands in the request for two embeddings.", reason="duplicate_face")
-        once = sorted(kept.values())
-        stored, unperturbed = await self._recognition.store(gallery, subject, [ids[row] for row in once], unit[once])
-        known = {info.id: info for info in stored}
-        return [known[uid] for uid in ids], unperturbed
-
-    async def _key(self, gallery: str | None, subject: str | None) -> tuple[EpochKey | None, str | None]:
-        if gallery is not None:
-            context = await self._galleries.context(gallery)
-            if context.verify_only and subject is None:
-                raise Unprocessable(
-                    "The gallery is verify-only, and each subject has a seal of its own; name one: &subject=NAME",
-                    reason="no_subject",
-                )
-            context = context if subject is None else context.for_subject(subject)
-            return context.key, context.contract_digest
-        if self._protector.profile.seals:
-            raise Unprocessable(
-                "This edge's profile seals under a gallery's key; name the gallery: ?gallery=NAME", reason="no_gallery"
-            )
-        return self._keys.no_gallery(), None
-
-    async def _made(self, unit: Rows, key: EpochKey | None, contract: str | None) -> HandedBack:
-        protected = await self._workers.run(self._protector.templates, unit, key)
-        return HandedBack(protected, self._protector.profile.pin, contract)
+def as_floats(result: ProtectResult) -> bytes:
+    """Templates as plain float32: for each its values, then its angle."""
+    rows = np.concatenate([result.protected.templates, result.protected.angles[:, None]], axis=1)
+    return np.ascontiguousarray(rows, dtype="<f4").tobytes()

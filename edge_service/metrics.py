@@ -1,4 +1,4 @@
-"""Counts what was protected, and what a profile's network left unperturbed: never silently, and never by its values."""
+"""Counters of protection: templates made, and those that a profile's network left unperturbed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ProtectionMetrics:
             registry=metrics.registry,
         )
 
-    def __call__(self, protected: Protected) -> None:
+    def count(self, protected: Protected) -> None:
         """Counts one batch."""
         made = len(protected.templates)
         (self._sealed if "seal" in protected.done else self._plain).inc(made)

@@ -149,6 +149,6 @@ class EdgeSettings(ServiceSettings):
         return self.home / "address"
 
     @property
-    def cloud_line_file(self) -> Path:
+    def cloud_connection_file(self) -> Path:
         """How the edge that runs on this machine reaches its cloud, for the command line: ``CloudSettings`` as JSON."""
         return self.home / "cloud.json"

@@ -4,6 +4,7 @@
 
     master.key               the secret from which the keys of galleries follow
     gallery_keys/NAME.key    a key that another edge made, encrypted under the master key
+    picture_ids/NAME.key     the secret that ids of pictures follow from, where a former master key made it
     before/                  old keys, in a folder of the same form
     .before.new, .before.old `before` while it is built, and while it is destroyed
 
@@ -24,6 +25,7 @@ from shared.security.secret_files import leftovers, locked, read_secret, sync_fo
 
 _MASTER: Final = "master.key"
 _IMPORTED: Final = "gallery_keys"
+_PICTURE_IDS: Final = "picture_ids"
 _BEFORE: Final = "before"
 _BUILT: Final = ".before.new"
 _DESTROYED: Final = ".before.old"
@@ -44,6 +46,10 @@ class KeyFolder:
     def imported(self, gallery: str) -> Path:
         """The file of a gallery's imported key."""
         return self.folder / _IMPORTED / f"{gallery}.key"
+
+    def picture_ids(self, gallery: str) -> Path:
+        """The file of the secret that ids of a gallery's pictures follow from, if a former master key made it."""
+        return self.folder / _PICTURE_IDS / f"{gallery}.key"
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -127,9 +133,9 @@ class KeyFolder:
         """What is to be done so that the folder is as if no program had been stopped in it."""
         stale = [found for name in (_BUILT, _DESTROYED) if (found := self.folder / name).exists()]
         stale += leftovers(self.master)
-        if (self.folder / _IMPORTED).is_dir():
-            written = {path.name.removeprefix(".").rsplit(".", 1)[0] for path in (self.folder / _IMPORTED).glob(".*")}
-            stale += [found for name in written for found in leftovers(self.folder / _IMPORTED / name)]
+        for folder in (self.folder / _IMPORTED, self.folder / _PICTURE_IDS):
+            written = {path.name.removeprefix(".").rsplit(".", 1)[0] for path in folder.glob(".*")}
+            stale += [found for name in written for found in leftovers(folder / name)]
         if stale:
             return [partial(self._remove, found) for found in stale]
         return self._unfinished_renewal()

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -36,10 +36,14 @@ _NONCE_BYTES: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class GalleryKey:
-    """The secret of one gallery, from which each epoch's key follows."""
+    """The secret of one gallery, from which each epoch's key follows.
+
+    ``ids`` is the secret that ids of pictures follow from, where an earlier master key made it.
+    """
 
     gallery: str
     secret: bytes = field(repr=False)
+    ids: bytes | None = field(default=None, repr=False, compare=False)
 
     def epoch(self, epoch: str, scope: SealScope = "gallery", seeds: str | None = None) -> EpochKey:
         """The key of one epoch.
@@ -66,10 +70,20 @@ class GalleryKey:
         """What a contract says of the key of an epoch."""
         return SealPin(key_id=self.epoch(epoch, scope, seeds).key_id(), epoch=epoch, scope=scope, seeds=seeds)
 
-    def face_id(self, subject: str, kind: bytes, content: bytes) -> str:
-        """32 hexadecimal digits that name a face of a subject, and by which nobody else can tell a guess of it."""
-        key = derive(self.secret, "face id", subject)
-        return hmac.digest(key, kind + b" " + content, "sha256")[:16].hex()
+    def picture_ids(self) -> bytes:
+        """The secret that ids of pictures follow from; it outlives a change to another master key."""
+        return self.ids or derive(self.secret, "picture ids")
+
+    def face_id(self, subject: str, kind: Literal["picture", "name", "values"], content: bytes) -> str:
+        """32 hexadecimal digits that name a face of a subject; nobody without the key can test a guess by them.
+
+        Args:
+            subject: the person.
+            kind: what the content is; pictures have a secret of their own.
+            content: the uploaded picture, or the sender's name of an embedding, or its values.
+        """
+        key = derive(self.picture_ids() if kind == "picture" else self.secret, "face id", subject)
+        return hmac.digest(key, kind.encode() + b" " + content, "sha256")[:16].hex()
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits by which two people can see that they hold the same key; tells nothing about it."""
@@ -149,7 +163,7 @@ class KeyStore:
         Raises:
             SetupError: the imported key's file is damaged, foreign, or readable by others.
         """
-        return self._imported(name) or self._own(name)
+        return self._with_ids(self._imported(name) or self._own(name))
 
     def named_by(self, name: str, seal: SealPin) -> GalleryKey | None:
         """The key of a gallery that its contract names: the newest, or one before; None where this edge has none.
@@ -158,7 +172,9 @@ class KeyStore:
             SetupError: a key's file is damaged, foreign, or readable by others.
         """
         found, before = self._newest_named_by(name, seal), self._before()
-        return found if found is not None or before is None else before.named_by(name, seal)
+        if found is None and before is not None:
+            found = before.named_by(name, seal)
+        return found and self._with_ids(found)
 
     def has_old_keys(self) -> bool:
         """Whether there are keys aside that ``forget`` would destroy."""
@@ -185,7 +201,7 @@ class KeyStore:
         """
         with self._files.changing():
             self._master = _load(self._files.master)  # it may have been renewed since this was opened
-            known = self._imported(key.gallery)
+            known, first = self._imported(key.gallery), key
             if known is not None and known != key:
                 if not replace:
                     raise Conflict(
@@ -193,7 +209,19 @@ class KeyStore:
                         "patronus keys import --replace."
                     )
                 self._put_aside(known)  # until the gallery's key is changed
+                first = key if key.ids is not None else known
+            if first.ids is not None or first != key:
+                self._keep_picture_ids(first)
             write_secret(self._files.imported(key.gallery), _wrapped(key, self._master), replace=True)
+
+    def keep_picture_ids(self, key: GalleryKey) -> None:
+        """Has ids of pictures follow from this key still, when a key from another master key replaces it.
+
+        Raises:
+            SetupError: the folder cannot be written.
+        """
+        with self._files.changing():
+            self._keep_picture_ids(key)
 
     def renew(self) -> None:
         """Puts a new master key in the place of the old one, which is kept aside with the imported keys: galleries are
@@ -229,6 +257,14 @@ class KeyStore:
             if found:
                 self._files.destroy_before()
         return found
+
+    def _keep_picture_ids(self, key: GalleryKey) -> None:
+        if not self._files.picture_ids(key.gallery).exists():
+            write_secret(self._files.picture_ids(key.gallery), _written(key.picture_ids()), replace=False)
+
+    def _with_ids(self, key: GalleryKey) -> GalleryKey:
+        path = self._files.picture_ids(key.gallery)
+        return replace(key, ids=_read_key(path, "key of picture ids")) if path.exists() else key
 
     def _newest_named_by(self, name: str, seal: SealPin) -> GalleryKey | None:
         """As ``named_by``, without the keys that are aside."""
@@ -294,6 +330,12 @@ def _load_or_make(files: KeyFolder, *, may_make: bool) -> bytes:
 
 
 def _load(path: Path) -> bytes:
+    key = _read_key(path, "master key")
+    lock_pages(key)
+    return key
+
+
+def _read_key(path: Path, what: str) -> bytes:
     content = read_secret(path)
     try:
         key = bytes.fromhex(content.decode("ascii").strip())
@@ -301,8 +343,7 @@ def _load(path: Path) -> bytes:
         key = b""
     if len(key) != KEY_BYTES:
         raise SetupError(
-            f"The master key {path} is damaged: it must hold 64 hexadecimal digits. Put its backup back; "
+            f"The {what} {path} is damaged: it must hold 64 hexadecimal digits. Put its backup back; "
             "a new key cannot open what the old one sealed."
         )
-    lock_pages(key)
     return key

@@ -30,18 +30,20 @@ _CACHED_KEYS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class ProtectionContext:
-    """For whom templates are made.
+    """The key and contract for which templates are made.
 
     Attributes:
-        key: of the gallery and epoch, or of one subject in it; without one there is no template.
-        contract_digest: what the templates will say they were made under.
-        subjects: where each subject has a seal of its own, what the keys of subjects follow from; there is no ``key``
-            then before it is said for whom.
+        key: of the gallery and epoch, or of one subject in it; without a key no template is made.
+        contract_digest: digest of the contract that the templates carry.
+        subjects: the key that the subjects' keys follow from, where each subject has a seal of its own. There is no
+            ``key`` then before ``for_subject``.
+        renewed: whether it was fetched because the cloud refused templates made under the one before.
     """
 
     key: EpochKey | None = field(repr=False)
     contract_digest: str
     subjects: EpochKey | None = field(default=None, repr=False)
+    renewed: bool = False
 
     @property
     def verify_only(self) -> bool:
@@ -49,7 +51,7 @@ class ProtectionContext:
         return self.subjects is not None
 
     def for_subject(self, subject: str) -> ProtectionContext:
-        """For one subject of the gallery; the same as for all where they share a seal."""
+        """The context for one subject; unchanged where all subjects share a seal."""
         if self.subjects is None:
             return self
         return ProtectionContext(self.subjects.of_subject(subject), self.contract_digest)
@@ -76,7 +78,7 @@ class Protected:
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class PackedTemplates:
     """Templates as they are sent.
 
     Attributes:
@@ -133,21 +135,21 @@ class Protector:
     Args:
         profile: which steps.
         engine: instead of the profile's own, in tests.
-        tell: is told of everything that was protected, to count it.
+        on_protected: is called with each result, to count it.
 
     Raises:
         SetupError: the profile's network is not what the profile says.
     """
 
     def __init__(
-        self, profile: Profile, engine: Engine | None = None, tell: Callable[[Protected], None] | None = None
+        self, profile: Profile, engine: Engine | None = None, on_protected: Callable[[Protected], None] | None = None
     ) -> None:
         self.profile = profile
         self._engine = engine or _engine_of(profile)
         self._kinds = profile.document.kinds
-        self._tell = tell
+        self._on_protected = on_protected
 
-    def protect(self, embeddings: Rows, context: ProtectionContext) -> Outgoing:
+    def protect(self, embeddings: Rows, context: ProtectionContext) -> PackedTemplates:
         """Protects embeddings and packs them.
 
         Args:
@@ -166,7 +168,7 @@ class Protector:
         except Exception as error:  # whatever it is, nothing may be sent; the log has its kind and place
             _log.error("template_not_packed", **place_of(error))
             raise ProtectionFailed("A template could not be packed; nothing was sent.") from None
-        return Outgoing(packed, protected.unperturbed)
+        return PackedTemplates(packed, protected.unperturbed)
 
     def templates(
         self, embeddings: Rows, key: EpochKey | None, limits: Rows | None = None, *, sealed: bool = True
@@ -207,8 +209,8 @@ class Protector:
             _log.error("protection_step_failed", **place_of(error))
             # Without the cause: its text or its frames may hold the embedding.
             raise ProtectionFailed("A step of the protection failed; nothing was sent.") from None
-        if self._tell is not None:
-            self._tell(made)
+        if self._on_protected is not None:
+            self._on_protected(made)
         return made
 
 

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from edge_service.protection.profiles import DefaultThreshold
 from edge_service.vision.quality import objections
-from edge_service.vision.reader import FoundFace, ReadPicture
+from edge_service.vision.reader import AlignedFace, PictureFaces
 from shared.wire.common import Threshold
 from shared.wire.edge import AppliedThreshold, Box, DetectedFace, Landmarks, Point, Quality, QualityFilter
 
@@ -15,7 +15,7 @@ from shared.wire.edge import AppliedThreshold, Box, DetectedFace, Landmarks, Poi
 _ROTATIONS: Final[tuple[Literal[0, 90, 180, 270], ...]] = (0, 270, 180, 90)
 
 
-def quality_of(found: FoundFace, level: QualityFilter = "none") -> Quality:
+def quality_of(found: AlignedFace, level: QualityFilter = "none") -> Quality:
     """The quality of a face, with what a level objects to."""
     return Quality(**asdict(found.quality), reasons=objections(found.quality, level))
 
@@ -41,13 +41,13 @@ def by_gallery(cosine: float, fmr: float, default: DefaultThreshold) -> AppliedT
     )
 
 
-def box_of(found: FoundFace) -> Box:
+def box_of(found: AlignedFace) -> Box:
     """Where a face is."""
     x, y, width, height = (float(value) for value in found.face.box)
     return Box(x=x, y=y, width=width, height=height)
 
 
-def face_of(found: FoundFace, level: QualityFilter) -> DetectedFace:
+def face_of(found: AlignedFace, level: QualityFilter) -> DetectedFace:
     """A face with box, landmarks and quality."""
     points = [Point(x=float(x), y=float(y)) for x, y in found.face.landmarks]
     return DetectedFace(
@@ -57,6 +57,6 @@ def face_of(found: FoundFace, level: QualityFilter) -> DetectedFace:
     )
 
 
-def rotation_of(picture: ReadPicture) -> Literal[0, 90, 180, 270]:
+def rotation_of(picture: PictureFaces) -> Literal[0, 90, 180, 270]:
     """Degrees clockwise by which a picture has to be rotated to be upright."""
     return _ROTATIONS[picture.quarter_turns]

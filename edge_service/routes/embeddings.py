@@ -1,7 +1,7 @@
-"""Raw embeddings of other recognition systems: protected and handed back, or enrolled.
+"""Raw embeddings of other recognition systems: protected and returned, or enrolled.
 
-Both need the scope `manage`. Who may have templates made of embeddings of his own choice learns the seal from as many
-pairs as an embedding has values; and an embedding from elsewhere cannot be checked for being one of a good picture.
+Both need the scope `manage`. A caller that can choose embeddings and see their templates learns the seal from as many
+pairs as an embedding has values. And the quality of the picture behind an embedding cannot be checked.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from edge_service.deps import (
     GalleryPath,
     GalleryQuery,
     MayManage,
-    PluginDep,
     QualityQuery,
-    SettingsDep,
+    ServicesDep,
     SubjectPath,
     SubjectQuery,
     picture_body,
 )
-from edge_service.embedding_bodies import (
+from edge_service.embeddings import (
     FLOATS,
     JSON,
     as_floats,
@@ -34,7 +33,7 @@ from edge_service.embedding_bodies import (
     rows_of,
     wants_floats,
 )
-from edge_service.embeddings import HandedBack
+from edge_service.recognition import ProtectResult
 from edge_service.uploads import read_pictures
 from shared.errors import Forbidden, NotFound
 from shared.http.auth import Caller
@@ -44,9 +43,9 @@ from shared.security.credentials import ApiKeyRecord
 from shared.wire.edge import (
     EnrollEmbeddings,
     EnrollEmbeddingsAnswer,
-    FaceInfo,
     ProtectAnswer,
     ProtectRequest,
+    StoredFace,
 )
 
 router = APIRouter(prefix="/v1", tags=["embeddings"], responses=RESPONSES)
@@ -71,37 +70,37 @@ def _protect_body() -> dict[str, Any]:
 )
 async def protect(
     request: Request,
-    plugin: PluginDep,
-    settings: SettingsDep,
+    services: ServicesDep,
     caller: Caller,
     gallery: GalleryQuery = None,
     subject: SubjectQuery = None,
     dim: DimQuery = None,
     quality_filter: QualityQuery = None,
 ) -> ProtectAnswer | Response:
-    """Protects a picture's face, or raw embeddings, and hands the templates back. Nothing is sent to the cloud."""
+    """Protects a picture's face, or raw embeddings, and returns the templates. Nothing is sent to the cloud."""
     _may_use(caller, gallery)
     if media_type(request) == "multipart/form-data":
-        [picture] = await read_pictures(request, settings.pictures, at_most=1)
-        made = await plugin.protect_picture(picture, gallery, quality_filter or settings.quality_filter, subject)
+        [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
+        result = await services.recognition.protect(picture, gallery, subject, quality_filter)
     else:
-        raw = await run_in_threadpool(read_embeddings, media_type(request), await read_body(request), dim, plugin.dim)
-        made = await plugin.protect(raw, gallery, subject)
-    return _floats(made) if wants_floats(request) else await run_in_threadpool(as_json, made)
+        body, wanted = await read_body(request), services.reader.spec.dim
+        raw = await run_in_threadpool(read_embeddings, media_type(request), body, dim, wanted)
+        result = await services.recognition.protect(raw, gallery, subject, None)
+    return _floats(result) if wants_floats(request) else await run_in_threadpool(as_json, result, services.profile.pin)
 
 
 @router.post(
     "/galleries/{gallery}/subjects/{subject}/embeddings", dependencies=[MayManage], status_code=HTTP_201_CREATED
 )
 async def enroll(
-    gallery: GalleryPath, subject: SubjectPath, wanted: EnrollEmbeddings, plugin: PluginDep
+    gallery: GalleryPath, subject: SubjectPath, wanted: EnrollEmbeddings, services: ServicesDep
 ) -> EnrollEmbeddingsAnswer:
-    """Enrolls one person from raw embeddings: all of them are stored, or none. Sent twice, they are stored once."""
+    """Enrolls one person from raw embeddings: all or none. The same embedding sent again is stored once."""
     raw = rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
-    stored, unperturbed = await plugin.enroll(gallery, subject, raw, names)
-    faces = [FaceInfo(id=info.id, created_at=info.created_at) for info in stored]
-    return EnrollEmbeddingsAnswer(subject=subject, faces=faces, unperturbed=unperturbed)
+    enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)
+    faces = [StoredFace(**info.model_dump()) for info in enrolled.templates]
+    return EnrollEmbeddingsAnswer(subject=subject, faces=faces, unperturbed=enrolled.unperturbed)
 
 
 def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
@@ -109,15 +108,15 @@ def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
         if caller.galleries is not None:
             raise Forbidden("This API key is for certain galleries; name one of them: ?gallery=NAME")
     elif not caller.may_use(gallery):
-        # The same answer as for a gallery that is not there: a key learns nothing of the others.
+        # The same answer as for a missing gallery: a key learns nothing of other galleries.
         raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
 
 
-def _floats(made: HandedBack) -> Response:
+def _floats(result: ProtectResult) -> Response:
     headers = {
-        "X-Patronus-Dim": str(made.protected.templates.shape[1]),
-        "X-Patronus-Unperturbed": str(made.protected.unperturbed),
+        "X-Patronus-Dim": str(result.protected.templates.shape[1]),
+        "X-Patronus-Unperturbed": str(result.protected.unperturbed),
     }
-    if made.faces_found is not None:
-        headers["X-Patronus-Faces-Found"] = str(made.faces_found)
-    return Response(as_floats(made), media_type=FLOATS, headers=headers)
+    if result.faces_found is not None:
+        headers["X-Patronus-Faces-Found"] = str(result.faces_found)
+    return Response(as_floats(result), media_type=FLOATS, headers=headers)

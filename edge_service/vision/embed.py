@@ -8,9 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.vision.align import ARCFACE, Alignment
+from edge_service.vision.align import ARCFACE, DLIB_CHIP, Alignment
 from edge_service.vision.decode import Pixels
-from edge_service.vision.dlib_chip import DLIB_CHIP
 from edge_service.vision.sessions import Session
 from shared.errors import SetupError
 from shared.wire.common import Threshold

@@ -37,17 +37,15 @@ Signature = dict[str, tuple[str, tuple[int | None, ...]]]
 
 
 class Session(Protocol):
-    """A model that is ready to run."""
+    """A model that is ready to run.
 
-    @property
-    def input_names(self) -> Sequence[str]:
-        """The names of the inputs."""
-        ...
+    Attributes:
+        input_names: of the inputs.
+        output_names: of the outputs, in the order of ``run``'s answer.
+    """
 
-    @property
-    def output_names(self) -> Sequence[str]:
-        """The names of the outputs, in the order of ``run``'s answer."""
-        ...
+    input_names: Sequence[str]
+    output_names: Sequence[str]
 
     def run(self, inputs: Mapping[str, Floats]) -> list[Floats]:
         """Runs the model once; may be called from several threads."""
@@ -81,18 +79,8 @@ class OrtSession:
             self._session: Any = ort.InferenceSession(data, sess_options=options, providers=providers)
         except RUNTIME_ERRORS as error:
             raise SetupError(f"ONNX Runtime refuses {what}") from error
-        self._inputs = tuple(found.name for found in self._session.get_inputs())
-        self._outputs = tuple(found.name for found in self._session.get_outputs())
-
-    @property
-    def input_names(self) -> Sequence[str]:
-        """The names of the inputs."""
-        return self._inputs
-
-    @property
-    def output_names(self) -> Sequence[str]:
-        """The names of the outputs, in the order of ``run``'s answer."""
-        return self._outputs
+        self.input_names: Sequence[str] = tuple(found.name for found in self._session.get_inputs())
+        self.output_names: Sequence[str] = tuple(found.name for found in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, Floats]) -> list[Floats]:
         """Runs the model once; may be called from several threads."""

@@ -39,11 +39,17 @@ class EnrollRequest(Wire):
     templates: Annotated[list[NewTemplate], Field(min_length=1, max_length=MAX_TEMPLATES_A_REQUEST)]
 
 
+class StoredTemplate(TemplateInfo):
+    """A stored template, and whether this request stored it or a request before."""
+
+    stored: Literal["now", "before"]
+
+
 class EnrollAnswer(Wire):
-    """What was stored; committed and searchable when this is answered."""
+    """What is stored; committed and searchable when this is answered."""
 
     subject: str
-    templates: list[TemplateInfo]
+    templates: list[StoredTemplate]
 
 
 class VerifyRequest(Wire):

@@ -26,6 +26,12 @@ RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "tur
 _FOUND = "how many faces were found in the picture; the largest was used"
 
 
+Stored = Annotated[
+    Literal["now", "before"],
+    Field(description="`now`: by this request; `before`: the same one of this subject was there already"),
+]
+
+
 class Box(Wire):
     """A rectangle in pixels of the upright picture; the origin is its upper left corner."""
 
@@ -48,7 +54,7 @@ class Quality(Wire):
     face_pixels: float = Field(description="shorter side of the face box, in pixels")
     sharpness: float = Field(description="variance of the Laplacian over that of the grey levels, of the aligned face")
     brightness: float = Field(description="mean grey level of the aligned face, 0 to 255")
-    turn: float = Field(description="how far the nose stands from between the eyes, 0 frontal to 1 and over: profile")
+    yaw: float = Field(description="offset of the nose from between the eyes, 0 frontal, 1 and more a profile")
     detector_score: Rate
     upright: bool = Field(description="whether the face is the right way up")
     reasons: list[RefusalReason] = Field(description="what the chosen filter objects to; empty: accepted")
@@ -90,12 +96,13 @@ class EnrolledFace(Wire):
 
     id: TemplateId
     picture: int = Field(ge=0, description="position of the picture in the request, from 0")
+    stored: Stored
     faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
 
 class EnrollFacesAnswer(Wire):
-    """What was stored; every picture of the request, or none."""
+    """What is stored, one face a picture, in their order: all pictures of the request, or none."""
 
     subject: SubjectName
     faces: list[EnrolledFace]
@@ -152,6 +159,12 @@ class FaceInfo(Wire):
     created_at: datetime
 
 
+class StoredFace(FaceInfo):
+    """An enrolled face, and whether it was stored by this request."""
+
+    stored: Stored
+
+
 class SubjectFaces(Wire):
     """A subject and its enrolled faces."""
 
@@ -161,10 +174,10 @@ class SubjectFaces(Wire):
 
 
 class EnrollEmbeddingsAnswer(Wire):
-    """What is stored now, one an embedding, in their order; a face sent before is answered as it was."""
+    """What is stored, one face an embedding, in their order."""
 
     subject: SubjectName
-    faces: list[FaceInfo]
+    faces: list[StoredFace]
     unperturbed: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
 
 

@@ -110,7 +110,7 @@ class Edge:
 
     def key(self, *scopes: Scope, galleries: list[str] | None = None) -> dict[str, str]:
         """Headers with a new key."""
-        key, _record = self.app.state.key_ring.add("test", list(scopes), galleries)
+        key, _record = self.app.state.services.key_ring.add("test", list(scopes), galleries)
         return {"Authorization": f"Bearer {key}"}
 
     def send(self, path: str, *pictures: bytes, headers: dict[str, str] | None = None, **query: Any) -> httpx.Response:

@@ -28,7 +28,7 @@ for _loaded in (
     "edge_service.cli.migration",
     "edge_service.cli.protect_file",
     "edge_service.cli.rekey",
-    "edge_service.memory",
+    "edge_service.picture_memory",
     "edge_service.protection.key_transfer",
     "encodings.idna",  # for host names; a fork that gave up its rights could not read it any more
     "shared.http.serving",

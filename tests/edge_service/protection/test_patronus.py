@@ -147,7 +147,7 @@ def test_a_limit_holds_and_what_is_not_turned_is_counted(network: PatronusNetwor
     near = np.linalg.pinv(network.eraser.numpy(), rcond=1e-3) @ network.cohort[:3].numpy().T
     rows = np.concatenate([(near / np.linalg.norm(near, axis=0)).T, rows[:2]]).astype(np.float32)
     told: list[Any] = []
-    outgoing = Protector(protector.profile, tell=told.append).protect(rows, ProtectionContext(KEY, "a" * 64))
+    outgoing = Protector(protector.profile, on_protected=told.append).protect(rows, ProtectionContext(KEY, "a" * 64))
     assert (len(outgoing.envelopes), outgoing.unperturbed) == (5, 3)
     assert [each.unperturbed for each in told] == [3]
 

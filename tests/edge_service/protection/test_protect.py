@@ -161,7 +161,7 @@ def enrolled(house: House) -> Edge:
 
 @pytest.mark.parametrize("engine", [raising, BROKEN["gives NaN"], BROKEN["gives float64"], BROKEN["gives nothing"]])
 def test_nothing_reaches_the_cloud_when_protection_fails(enrolled: Edge, profile: Profile, engine: Any) -> None:
-    enrolled.app.state.recognition._protector = Protector(profile, engine)
+    enrolled.app.state.services.recognition.protector = Protector(profile, engine)
     crossed = len(enrolled.line.crossed)
     picture = sample("obama/speech.jpg")
     answers = [

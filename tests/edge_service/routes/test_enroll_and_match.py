@@ -100,7 +100,7 @@ def test_every_face_of_a_crowd_is_looked_for_and_counted_as_a_probe(edge: Edge) 
     assert {face["candidates"][0]["subject"] for face in answer["faces"]} == {"collins"}
     requests = [json.loads(request.content) for request in edge.line.crossed[crossed:]]
     assert [len(request["probes"]) for request in requests] == [64, 6]
-    key, _record = edge.app.state.key_ring.add("slow", [Scope.MATCH], None, rate="20/hour")
+    key, _record = edge.app.state.services.key_ring.add("slow", [Scope.MATCH], None, rate="20/hour")
     slow = {"Authorization": f"Bearer {key}"}
     assert edge.identify("door", crowd, max_faces=15, headers=slow).status_code == 200
     assert_problem(edge.identify("door", crowd, max_faces=15, headers=slow), 429, "rate-limited")
@@ -143,7 +143,7 @@ def test_the_cloud_sees_sealed_templates_and_nothing_else(house: House, edge: Ed
     assert set(bodies[0]["templates"][0]) == {"id", "template"}
     assert set(bodies[1]) == {"probe"}
     assert set(bodies[2]) == {"probes", "top_k"}
-    raw = edge.app.state.reader
+    raw = edge.app.state.services.reader
     for picture, envelope in zip(
         OBAMA, (bodies[0]["templates"][0]["template"], bodies[1]["probe"], bodies[2]["probes"][0]), strict=True
     ):

@@ -109,8 +109,8 @@ def test_a_template_moved_to_another_subject_matches_nobody(edge: Edge) -> None:
 
 
 def test_a_context_without_a_subject_makes_no_template(edge: Edge) -> None:
-    protector: Protector = edge.app.state.recognition._protector
-    context: ProtectionContext = edge.house.portal.call(edge.app.state.galleries.context, "clinic")
+    protector: Protector = edge.app.state.services.recognition.protector
+    context: ProtectionContext = edge.house.portal.call(edge.app.state.services.galleries.context, "clinic")
     rows = np.eye(1, 128, dtype=np.float32)
     with pytest.raises(ProtectionFailed, match="needs a key"):
         protector.protect(rows, context)
@@ -169,7 +169,7 @@ def test_a_cloud_that_says_otherwise_of_what_is_sealed_alike_gets_no_template(
         info["contract_digest"] = Contract.model_validate(info["contract"]).digest()
         return httpx.Response(200, json=info)
 
-    edge.app.state.galleries.forget(gallery)
+    edge.app.state.services.galleries.forget(gallery)
     before = len(edge.line.crossed)
     edge.line.faults.append(flipped)
     assert_problem(edge.verify(gallery, "obama", sample(SPEECH)), 409, "contract-mismatch")

@@ -10,8 +10,7 @@ import pytest
 
 from edge_service.models import load_manifest, locate
 from edge_service.settings import EdgeSettings
-from edge_service.vision.align import ARCFACE, TEMPLATE, align, realign, similarity_transform
-from edge_service.vision.dlib_chip import DLIB_CHIP
+from edge_service.vision.align import ARCFACE, DLIB_CHIP, TEMPLATE, align, realign, similarity_transform
 from edge_service.vision.embed import EMBEDDERS, spec_named
 from edge_service.vision.reader import FaceReader, open_reader
 from shared.errors import SetupError

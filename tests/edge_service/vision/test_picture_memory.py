@@ -99,7 +99,7 @@ def test_a_caller_is_told_when_there_is_no_memory_now_and_when_there_never_will_
     portrait = encoded(pixels("collins/portrait.png"), "JPEG")
     assert edge.send("/v1/detect", portrait).status_code == 200
     assert_problem(edge.send("/v1/detect", webp(5000, 4900)), 413, "too-large", "too_much_memory")
-    with edge.app.state.reader.memory.reserve(150 * MB):
+    with edge.app.state.services.reader.memory.reserve(150 * MB):
         busy = edge.send("/v1/detect", jpeg(800, 600))
     assert_problem(busy, 429, "overloaded")
     assert int(busy.headers["Retry-After"]) >= 1
