@@ -17,7 +17,7 @@ LOCKS := deploy/requirements
 PACKAGES := pyproject.toml $(addprefix $(LOCKS)/,tools.txt edge.txt cloud.txt models.txt)
 UV := uv==0.13.9
 
-.PHONY: help run demo test test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
+.PHONY: help run demo test test-all test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -28,8 +28,14 @@ run: $(VENV)/.run models  ## Run edge and cloud here, in the foreground, until C
 demo: $(VENV)/.run models  ## Enroll, verify and identify the sample pictures, in a folder of its own
 	@exec $(BIN)/python -m deploy.demo
 
-test: $(VENV)/.test models optional-models  ## Run every test, with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+# Two workers with one thread each. A file's tests stay in one worker, which starts the file's services once.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: $(VENV)/.test models optional-models  ## Run the fast tests: make test ARGS=tests/shared
+	@$(PYTEST) -m "not slow" --hypothesis-profile=fast $(ARGS)
+
+test-all: $(VENV)/.test models optional-models  ## Run every test, with coverage
+	@$(PYTEST) --hypothesis-profile=slow --cov --cov-report=term $(ARGS)
 
 # Milvus' server listens on all interfaces: it gets a network with nothing but loopback.
 ALONE := unshare $(if $(filter 0,$(shell id -u)),,--map-current-user --keep-caps) --net

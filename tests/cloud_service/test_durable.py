@@ -19,7 +19,7 @@ import pytest
 
 from deploy.pair import free_port
 from tests.support.cloud_client import contract_of, enveloped, random_units
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = "fsync,fdatasync,sendto,sendmsg,write,writev"

@@ -16,7 +16,7 @@ from deploy.pair import free_port
 from tests.load.crash.model import Gallery, Model, Seen, contract_of
 from tests.load.crash.scan import held_in, pieces_of
 from tests.load.crash.series import Series
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,7 +20,7 @@ from shared.security.credentials import Scope
 from shared.security.key_ring import KeyRing
 from tests.load.closed_loop import request
 from tests.support.cloud_client import contract_of, enveloped, random_units
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTOR = random_units(3, 1)[0]

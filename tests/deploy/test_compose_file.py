@@ -15,8 +15,8 @@ import pytest
 from cloud_service.settings import Settings as CloudSettings
 from edge_service.settings import EdgeSettings
 from shared.service_settings import load_settings
+from tests.deploy.compose_reader import read_compose
 from tests.support.certificates import make_certificates
-from tests.support.compose_reader import read_compose
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("secrets", "cloud", "edge")

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.pair import Pair, free_port
 from shared.security.secret_files import read_secret
-from tests.support.pair_in_test import PICTURES, Relay, RunningPair
+from tests.support.servers import PICTURES, Relay, RunningPair
 
 
 @pytest.fixture(scope="module")

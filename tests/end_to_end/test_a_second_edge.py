@@ -12,7 +12,7 @@ import pytest
 
 from deploy.pair import Pair, free_port
 from shared.security.secret_files import read_secret
-from tests.support.pair_in_test import PICTURES, RunningPair
+from tests.support.servers import PICTURES, RunningPair
 
 
 def _keys(pair: RunningPair, edge_home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from deploy.pair import free_port
-from tests.support.pair_in_test import PICTURES
-from tests.support.processes import wait_until_ready
+from tests.support.servers import PICTURES, wait_until_ready
 
 PORTRAIT = str(PICTURES / "obama" / "portrait.jpg")
 

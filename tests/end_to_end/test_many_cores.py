@@ -15,7 +15,7 @@ import pytest
 
 from deploy.pair import Pair, free_port
 from shared.security.secret_files import read_secret
-from tests.support.pair_in_test import PICTURES
+from tests.support.servers import PICTURES
 
 CORES = 96
 # Half of what the compose file allows: 16 workers, 15 and 15 of the models, those of asyncio's and of the libraries.

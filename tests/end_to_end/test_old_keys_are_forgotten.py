@@ -12,7 +12,7 @@ import pytest
 
 from deploy.pair import Pair, free_port
 from edge_service.protection.keys import KeyStore
-from tests.support.pair_in_test import PICTURES
+from tests.support.servers import PICTURES
 
 OBAMA = [str(PICTURES / "obama" / name) for name in ("portrait.jpg", "speech.jpg")]
 

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.pair import running_pair
 from shared.security.secret_files import read_secret
-from tests.support.pair_in_test import PICTURES
+from tests.support.servers import PICTURES
 
 # Python's `site` imports this before anything else. The names are those that the documentation of Python says are there
 # on Linux and not on macOS; and there is no /proc, no /sys, and a C library without mallopt.

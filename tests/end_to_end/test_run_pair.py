@@ -18,7 +18,7 @@ import pytest
 from deploy import pair as pair_module
 from deploy.pair import Pair, free_port
 from shared.urls import service_url
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 # A service closes within some 8 s of graceful shutdown; a loaded machine takes its time.
 _END_SECONDS = 30

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shared.envelope import TemplateEnvelope
-from tests.support.pair_in_test import RunningPair
+from tests.support.servers import RunningPair
 
 Pictures = dict[str, bytes]
 STAFF = "/v1/galleries/staff"

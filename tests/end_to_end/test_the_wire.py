@@ -18,7 +18,7 @@ from edge_service.settings import EdgeSettings
 from edge_service.vision.reader import open_reader
 from shared.metrics import Metrics
 from shared.security.secret_files import read_secret
-from tests.support.pair_in_test import PICTURES, RunningPair
+from tests.support.servers import PICTURES, RunningPair
 
 Pictures = dict[str, bytes]
 GALLERY = "/v1/galleries/wire"

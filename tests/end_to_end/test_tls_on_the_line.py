@@ -25,7 +25,7 @@ from shared.errors import SetupError, UpstreamUnavailable
 from shared.metrics import Metrics
 from shared.security.tls import client_context
 from tests.support.certificates import ROOT, expired, make_certificates
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 
 @contextmanager
@@ -100,32 +100,32 @@ def test_the_containers_health_check_passes_this_cloud_and_no_other(line: Line) 
         assert done.returncode == status, done.stderr
 
 
-def test_who_shows_no_certificate_gets_no_connection(line: Line, told: list[dict[str, Any]]) -> None:
+def test_who_shows_no_certificate_gets_no_connection(line: Line, log_events: list[dict[str, Any]]) -> None:
     began = time.monotonic()
     with pytest.raises(UpstreamUnavailable) as raised:
         line.galleries(certificate=None, key=None)
     assert time.monotonic() - began < 10
     assert raised.value.status == 503
     assert raised.value.kind == "cloud-unavailable"
-    assert "does not accept this side's certificate" in why(told)
+    assert "does not accept this side's certificate" in why(log_events)
 
 
 def test_a_certificate_of_another_authority_is_refused_by_either_side(
-    line: Line, tmp_path: Path, told: list[dict[str, Any]]
+    line: Line, tmp_path: Path, log_events: list[dict[str, Any]]
 ) -> None:
     other = make_certificates(tmp_path / "other")
     with pytest.raises(UpstreamUnavailable):
         line.galleries(certificate=other / "edge.pem", key=other / "edge.key")
-    assert "does not accept this side's certificate" in why(told)
+    assert "does not accept this side's certificate" in why(log_events)
     with pytest.raises(UpstreamUnavailable):
         line.galleries(ca=other / "ca.pem")
-    assert "is not accepted here" in why(told)
+    assert "is not accepted here" in why(log_events)
     with pytest.raises(UpstreamUnavailable):
         line.galleries(ca=None)
-    assert "is not accepted here" in why(told)
+    assert "is not accepted here" in why(log_events)
 
 
-def test_plain_http_is_not_spoken_there(line: Line, told: list[dict[str, Any]]) -> None:
+def test_plain_http_is_not_spoken_there(line: Line, log_events: list[dict[str, Any]]) -> None:
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{line.port}/healthz", trust_env=False)
     with pytest.raises(UpstreamUnavailable):

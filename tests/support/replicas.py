@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from tests.support.milvus_server import free_port
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -102,12 +102,12 @@ def test_claims_of_one_batch_do_not_share_the_fate_of_a_damaged_subject(people: 
     assert [type(answer) is RecordDamaged or answer.decision for answer in answers] == [True, "match", True, "no_match"]
 
 
-def test_the_log_names_the_row_once_and_nothing_else(people: Cloud, told: list[MutableMapping[str, Any]]) -> None:
+def test_the_log_names_the_row_once_and_nothing_else(people: Cloud, log_events: list[MutableMapping[str, Any]]) -> None:
     [row] = rows_of(people, "ben")
     change_blob(people, row, huge(0))
     people.verify("ben", VECTORS[2])
     people.identify(VECTORS[2])
-    [event] = [event for event in told if event["event"] == "templates_damaged"]
+    [event] = [event for event in log_events if event["event"] == "templates_damaged"]
     assert (event["rows"], event["templates"]) == (str(row), 1)
     assert "ben" not in str(event)
 

@@ -161,7 +161,7 @@ def test_a_picture_is_protected_as_its_embedding(sealing: Edge, reader: FaceRead
 def test_an_embedding_without_a_margin_is_counted(sealing: Edge, network: PatronusNetwork) -> None:
     def counted() -> float:
         text = sealing.call("GET", "/metrics").text
-        return float(text.split("\npatronus_edge_unturned_total ")[1].split()[0])
+        return float(text.split("\npatronus_edge_unperturbed_total ")[1].split()[0])
 
     # What erase makes an impostor of the cohort of: there is no margin to it at all.
     near = np.linalg.pinv(network.eraser.numpy(), rcond=1e-3) @ network.cohort[0].numpy()

@@ -1,17 +1,39 @@
-"""A relay that keeps what crosses, and the two services on either side of it."""
+"""Services in processes of their own: waiting for one, and an edge and a cloud with a relay between them."""
 
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
 from deploy.pair import Pair, free_port
 
 PICTURES = Path(__file__).parents[1] / "pictures"
+_START_SECONDS = 60
+
+
+def wait_until_ready(process: subprocess.Popen[Any], client: httpx.Client, path: str = "/readyz") -> None:
+    """Returns when the service behind the client can do its work (``/healthz``: when it answers).
+
+    Fails when it ends, or takes too long.
+    """
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "it did not start"
+        try:
+            if client.get(path).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    pytest.fail("it did not become ready")
 
 
 @dataclass
