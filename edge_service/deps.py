@@ -36,20 +36,22 @@ MayAsk = Depends(require(*Scope))
 
 GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
 SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]
-FacePath = Annotated[TemplateId, Path(description="id that enrolling the picture answered")]
-ReceiptPath = Annotated[NumberInText, Path(description="id of the receipt that an erasure was answered with")]
+FacePath = Annotated[TemplateId, Path(description="id of the face, from the answer to its enrollment")]
+ReceiptPath = Annotated[NumberInText, Path(description="id of the receipt, from the answer to the erasure")]
 LimitQuery = Annotated[int, Query(ge=1, le=500, description="items a page"), PLAIN_DIGITS]
 AfterGalleryQuery = Annotated[GalleryName | None, Query(description="the last page's `next`")]
 AfterSubjectQuery = Annotated[SubjectName | None, Query(description="the last page's `next`")]
 TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="candidates a face, at most"), PLAIN_DIGITS]
-MaxFacesQuery = Annotated[int, Query(ge=1, le=MAX_FACES, description="faces to look for, largest first"), PLAIN_DIGITS]
+MaxFacesQuery = Annotated[
+    int, Query(ge=1, le=MAX_FACES, description="faces to search for, largest first"), PLAIN_DIGITS
+]
 QualityQuery = Annotated[
-    QualityFilter | None, Query(description="what a face must be good enough for; absent: as the edge is set")
+    QualityFilter | None, Query(description="the least quality of a face; absent: the edge's setting")
 ]
-GalleryQuery = Annotated[GalleryName | None, Query(description="whose key seeds and seals; needed where one seals")]
-SubjectQuery = Annotated[
-    SubjectName | None, Query(description="whose templates; needed where the gallery is verify-only")
+GalleryQuery = Annotated[
+    GalleryName | None, Query(description="the gallery whose key is used; needed where the profile seals")
 ]
+SubjectQuery = Annotated[SubjectName | None, Query(description="the subject; needed where the gallery is verify-only")]
 DimQuery = Annotated[
     Annotated[int, Field(ge=1, le=_MOST_DIM), PLAIN_DIGITS] | None,
     Query(description="values an embedding, for a body of float32"),
@@ -57,7 +59,7 @@ DimQuery = Annotated[
 
 
 def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, object]:
-    """The OpenAPI description of a body that is read while it streams in."""
+    """The OpenAPI description of a multipart body, which handlers read themselves."""
     parts: dict[str, object] = {"type": "string", "format": "binary", "description": "a JPEG, PNG or WebP file"}
     field: dict[str, object] = (
         parts if at_most == 1 else {"type": "array", "items": parts, "minItems": at_least, "maxItems": at_most}

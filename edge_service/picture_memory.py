@@ -40,19 +40,16 @@ class PictureMemory:
     Args:
         total_bytes: for all pictures together.
         wait_seconds: how long a picture may wait.
+
+    ``used_bytes`` is the memory reserved now.
     """
 
     def __init__(self, total_bytes: int, wait_seconds: float) -> None:
         self.total_bytes = total_bytes
         self._wait_seconds = wait_seconds
-        self._used = 0
+        self.used_bytes = 0
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
-
-    @property
-    def used_bytes(self) -> int:
-        """Memory reserved for pictures."""
-        return self._used
 
     @property
     def waiting(self) -> int:
@@ -82,7 +79,7 @@ class PictureMemory:
             yield
         finally:
             with self._changed:
-                self._used -= size_bytes
+                self.used_bytes -= size_bytes
                 self._changed.notify_all()
 
     def _wait_for_room(self, size_bytes: int) -> None:
@@ -91,14 +88,14 @@ class PictureMemory:
         with self._changed:
             self._waiting.append(ticket)
             try:
-                while self._waiting[0] is not ticket or self._used + size_bytes > self.total_bytes:
+                while self._waiting[0] is not ticket or self.used_bytes + size_bytes > self.total_bytes:
                     left = until - time.monotonic()
                     if left <= 0:
                         raise Overloaded(
                             "The edge has no memory left for a picture of this size at the moment; try again soon."
                         )
                     self._changed.wait(left)
-                self._used += size_bytes
+                self.used_bytes += size_bytes
             finally:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()

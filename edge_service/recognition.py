@@ -18,12 +18,12 @@ from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.keys import EpochKey, KeyStore
 from edge_service.protection.protect import PackedTemplates, Protected, ProtectionContext, Protector
 from edge_service.vision.embed import MAX_BATCH
+from edge_service.vision.quality import level_for
 from edge_service.vision.reader import (
     AlignedFace,
     FaceReader,
     FaceSelection,
     PictureFaces,
-    level_for,
     select,
     single_face,
 )
@@ -34,11 +34,11 @@ from shared.metrics import Metrics
 from shared.scores import CosineSimilarity, CosineThreshold
 from shared.wire.cloud import (
     MAX_PROBES_A_REQUEST,
+    EnrolledTemplate,
     EnrollRequest,
     IdentifyRequest,
     NewTemplate,
     ProbeResult,
-    StoredTemplate,
     VerifyRequest,
 )
 from shared.wire.common import Threshold, VerifyAnswer
@@ -64,7 +64,7 @@ class IdentifyResult:
 class EnrollResult:
     """One stored template for each picture or embedding, and how many templates a network left unperturbed."""
 
-    templates: list[StoredTemplate]
+    templates: list[EnrolledTemplate]
     unperturbed: int
     faces: list[AlignedFace] = field(default_factory=list)
 
@@ -271,7 +271,7 @@ class Recognition:
 
     async def _store(
         self, context: ProtectionContext, gallery: str, subject: str, ids: list[str], unit: Rows
-    ) -> tuple[list[StoredTemplate], int]:
+    ) -> tuple[list[EnrolledTemplate], int]:
         """Protects embeddings of one subject and stores each id once; answers one stored template an id."""
         once = list(dict.fromkeys(ids))
         rows = unit[[ids.index(uid) for uid in once]]

@@ -1,4 +1,4 @@
-"""Moves a gallery's key to another edge, wrapped under a passphrase."""
+"""Exports a gallery's key to another edge, encrypted under a passphrase."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.names import GalleryName
 
 MIN_PASSPHRASE: Final = 12
 _NONCE_BYTES: Final = 12
-# scrypt with 128 MiB and some 0.3 s a guess: what the passphrase lacks in randomness, guessing pays in time.
+# scrypt with 128 MiB and some 0.3 s a guess, against guessing of weak passphrases.
 _LOG2_N: Final = 17
 _BLOCK: Final = 8
 
@@ -59,7 +59,7 @@ def wrap(key: GalleryKey, passphrase: str) -> str:
 
 
 def unwrap(text: str | bytes, passphrase: str) -> GalleryKey:
-    """The gallery's key out of what ``wrap`` made.
+    """The gallery's key from a text that ``wrap`` returned.
 
     Raises:
         BadRequest: not such a file, or the passphrase is wrong, or the file was changed.

@@ -1,4 +1,4 @@
-"""Faces as they are answered."""
+"""Builds the parts of answers: faces, qualities, thresholds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _ROTATIONS: Final[tuple[Literal[0, 90, 180, 270], ...]] = (0, 270, 180, 90)
 
 
 def quality_of(found: AlignedFace, level: QualityFilter = "none") -> Quality:
-    """The quality of a face, with what a level objects to."""
+    """The quality of a face, with the reasons for which a level refuses it."""
     return Quality(**asdict(found.quality), reasons=objections(found.quality, level))
 
 
 def by_default(default: DefaultThreshold) -> AppliedThreshold:
-    """What a comparison without a gallery was decided at."""
+    """The threshold of a comparison without a gallery."""
     return AppliedThreshold(
         threshold=default.threshold.cosine,
         threshold_from=default.chosen_by,
@@ -31,7 +31,7 @@ def by_default(default: DefaultThreshold) -> AppliedThreshold:
 
 
 def by_gallery(cosine: float, fmr: float, default: DefaultThreshold) -> AppliedThreshold:
-    """What a gallery decided at; a threshold other than the default's was given when the gallery was made."""
+    """The threshold of a gallery; one other than the default was chosen when the gallery was created."""
     same = Threshold(cosine=cosine, fmr=fmr) == default.threshold
     return AppliedThreshold(
         threshold=cosine,
@@ -42,7 +42,7 @@ def by_gallery(cosine: float, fmr: float, default: DefaultThreshold) -> AppliedT
 
 
 def box_of(found: AlignedFace) -> Box:
-    """Where a face is."""
+    """The box of a face."""
     x, y, width, height = (float(value) for value in found.face.box)
     return Box(x=x, y=y, width=width, height=height)
 

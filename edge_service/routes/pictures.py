@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from edge_service.deps import MayMatch, QualityQuery, ServicesDep, picture_body
 from edge_service.routes.answers import by_default, face_of, quality_of, rotation_of
 from edge_service.uploads import read_pictures
-from edge_service.vision.reader import level_for
+from edge_service.vision.quality import level_for
 from shared.http.problems import RESPONSES
 from shared.wire.edge import CompareAnswer, DetectAnswer
 

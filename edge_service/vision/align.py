@@ -21,12 +21,12 @@ TEMPLATE: Final[NDArray[np.float64]] = np.array(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alignment:
-    """Where an embedder wants a face to be.
+    """The position of a face in an embedder's input.
 
     Attributes:
         name: as contracts have it.
         side: height and width of the aligned face in pixels.
-        points: (5, 2) float64 pixels, where the landmarks belong.
+        points: (5, 2) float64 pixels, the target of the landmarks.
     """
 
     name: str
@@ -63,7 +63,7 @@ def similarity_transform(landmarks: NDArray[np.float32], points: NDArray[np.floa
         (2, 3) float64, for ``cv2.warpAffine``.
 
     Raises:
-        ValueError: the landmarks are all at one place.
+        ValueError: the landmarks are all at one point.
     """
     source = landmarks.astype(np.float64)
     z = source[:, 0] + 1j * source[:, 1]
@@ -71,7 +71,7 @@ def similarity_transform(landmarks: NDArray[np.float32], points: NDArray[np.floa
     centred = z - z.mean()
     spread = float(np.sum(np.abs(centred) ** 2))
     if not spread > 0:
-        raise ValueError("the landmarks are all at one place")
+        raise ValueError("the landmarks are all at one point")
     a = np.sum(np.conj(centred) * (w - w.mean())) / spread
     b = w.mean() - a * z.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
@@ -89,7 +89,7 @@ def align(picture: Pixels, landmarks: NDArray[np.float32], alignment: Alignment 
         (side, side, 3) uint8 RGB; black where the face reaches over the picture's edge.
 
     Raises:
-        ValueError: the landmarks are all at one place.
+        ValueError: the landmarks are all at one point.
     """
     matrix = similarity_transform(landmarks, alignment.points)
     warped = cv2.warpAffine(picture, matrix, (alignment.side, alignment.side), flags=cv2.INTER_LINEAR)
@@ -97,7 +97,7 @@ def align(picture: Pixels, landmarks: NDArray[np.float32], alignment: Alignment 
 
 
 def realign(crop: Pixels, alignment: Alignment) -> Pixels:
-    """A face that is aligned to ArcFace's template, aligned to another one: for pictures that come as such crops.
+    """Aligns a face to another template, from a crop that is aligned to ArcFace's.
 
     Args:
         crop: (112, 112, 3) uint8 RGB.

@@ -7,10 +7,10 @@ from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_service.settings import DetectionSettings
 from edge_service.vision.decode import Pixels
-from edge_service.vision.faces import Face
 from edge_service.vision.sessions import Session
 from edge_service.vision.yunet import Rows, YuNet
 from shared.wire.edge import MAX_FACES
@@ -44,6 +44,32 @@ _CLOSE_UP_SHARE: Final = 0.4
 _ROTATED_SIDES: Final = (320, 1280)
 # Most pictures without an orientation lie on one of their sides; few are upside down.
 _ROTATIONS: Final = (1, 3, 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """A face found in a picture, in pixels of that picture.
+
+    Attributes:
+        box: (4,) float32: left, top, width, height; may reach over the picture's edge.
+        landmarks: (5, 2) float32, x and y of right eye, left eye, nose, right and left corner of the mouth,
+            left and right being the subject's own.
+        score: the detector's confidence, 0 to 1.
+        quarter_turns: quarter turns counterclockwise after which the face was found, 0 to 3. Box and landmarks are
+            those of the picture before its rotation.
+        upright: whether the face is the right way up after that rotation.
+    """
+
+    box: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    score: float
+    quarter_turns: int = 0
+    upright: bool = True
+
+    @property
+    def area(self) -> float:
+        """The area of the box, in pixels."""
+        return float(self.box[2] * self.box[3])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.vision.decode import Pixels
-from edge_service.vision.faces import Face
+from edge_service.vision.detect import Face
 from shared.wire.edge import QualityFilter, RefusalReason
 
 ADVICE: Final[dict[RefusalReason, str]] = {
@@ -62,8 +62,12 @@ _LEVELS: Final[dict[QualityFilter, _Limits]] = {
     "high": _Limits(face_pixels=64, sharpness=0.03, brightness=50, yaw=0.5),
 }
 # Enrollment is done once and with care, so a poor picture is worth another try; a probe is taken as it comes.
-AUTO_FOR_ENROLLMENT: Final[QualityFilter] = "medium"
-AUTO_FOR_PROBES: Final[QualityFilter] = "low"
+_AUTO: Final[dict[str, QualityFilter]] = {"enroll": "medium", "probe": "low"}
+
+
+def level_for(chosen: QualityFilter, use: Literal["enroll", "probe"]) -> QualityFilter:
+    """Resolves ``auto`` for this use."""
+    return _AUTO[use] if chosen == "auto" else chosen
 
 
 def measure(face: Face, aligned: Pixels, *, upright: bool = True) -> FaceQuality:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,18 +13,10 @@ from edge_service.picture_memory import PictureMemory, open_picture_memory
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.align import ARCFACE, align
 from edge_service.vision.decode import Pixels, decode_pixels, inspect
-from edge_service.vision.detect import FaceDetector
+from edge_service.vision.detect import Face, FaceDetector
 from edge_service.vision.embed import Embedder, EmbedderSpec, Embeddings, spec_named
-from edge_service.vision.faces import Face
 from edge_service.vision.formats import PictureHeader
-from edge_service.vision.quality import (
-    ADVICE,
-    AUTO_FOR_ENROLLMENT,
-    AUTO_FOR_PROBES,
-    FaceQuality,
-    measure,
-    objections,
-)
+from edge_service.vision.quality import ADVICE, FaceQuality, measure, objections
 from edge_service.vision.sessions import OrtSession
 from shared.contract import EmbedderPin
 from shared.errors import FaceRefused
@@ -141,13 +132,6 @@ class FaceReader:
         check_caller()
         with self.metrics.step("embed"):
             return self.embedder.embed(np.stack([found.aligned for found in faces]))
-
-
-def level_for(chosen: QualityFilter, use: Literal["enroll", "probe"]) -> QualityFilter:
-    """Resolves ``auto`` for this use."""
-    if chosen != "auto":
-        return chosen
-    return AUTO_FOR_ENROLLMENT if use == "enroll" else AUTO_FOR_PROBES
 
 
 def single_face(picture: PictureFaces, level: QualityFilter) -> AlignedFace:

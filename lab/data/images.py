@@ -28,7 +28,8 @@ from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.align import SIDE
 from edge_service.vision.decode import Pixels, decode
 from edge_service.vision.embed import SFACE
-from edge_service.vision.reader import FaceReader, level_for, open_reader, single_face
+from edge_service.vision.quality import level_for
+from edge_service.vision.reader import FaceReader, open_reader, single_face
 from lab.data.alignment import SAMPLE, Mending, mending_of
 from lab.data.image_store import DEFAULT, NpyWriter, digest_of, load_rows, written_whole
 from lab.data.lfw import PAIRS, TAR, Lfw, Pair

@@ -39,17 +39,19 @@ class EnrollRequest(Wire):
     templates: Annotated[list[NewTemplate], Field(min_length=1, max_length=MAX_TEMPLATES_A_REQUEST)]
 
 
-class StoredTemplate(TemplateInfo):
-    """A stored template, and whether this request stored it or a request before."""
+class EnrolledTemplate(TemplateInfo):
+    """A template of an enrollment."""
 
-    stored: Literal["now", "before"]
+    stored: Literal["now", "before"] = Field(
+        description="before: the subject had a template with this id, which stays as it was, whatever was sent"
+    )
 
 
 class EnrollAnswer(Wire):
-    """What is stored; committed and searchable when this is answered."""
+    """The templates of an enrollment; committed and searchable when this is answered."""
 
     subject: str
-    templates: list[StoredTemplate]
+    templates: list[EnrolledTemplate]
 
 
 class VerifyRequest(Wire):

@@ -10,7 +10,8 @@ import pytest
 
 from edge_service.settings import EdgeSettings
 from edge_service.vision.decode import Pixels
-from edge_service.vision.reader import level_for, open_reader, single_face
+from edge_service.vision.quality import level_for
+from edge_service.vision.reader import open_reader, single_face
 from lab.data.alignment import Mending, border_of, filled, mending_of, moved
 from lab.data.images import read_folder
 from shared.metrics import Metrics

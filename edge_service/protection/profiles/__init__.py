@@ -1,7 +1,7 @@
-"""Protection profiles: which steps an embedding goes through before it may leave. Data, not code paths.
+"""Protection profiles: the steps that protect an embedding, as data.
 
-A folder here is a profile: ``profile.json`` and the files that its steps need. Its digest covers all of them but the
-model card, which is for people.
+Each folder here is a profile: ``profile.json`` and the files that its steps need. Its digest covers all of them except
+the model card, which is for people.
 """
 
 from edge_service.protection.profiles.document import PatronusStep, ProfileDocument, SealStep

@@ -1,4 +1,4 @@
-"""Reads profiles, and refuses what is not exactly what it says."""
+"""Reads profiles and checks them against their digests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.wire.common import Threshold
 
 _SHIPPED: Final = Path(__file__).parent
 DOCUMENT: Final = "profile.json"
-# For people: of all files of a profile the one that its digest leaves out, so that a word can be mended.
+# For people. The profile's digest leaves it out, so that its text can be corrected.
 CARD: Final = "MODEL_CARD.md"
 # Dimensions. A secret rotation of fewer holds too few secret numbers.
 _FEWEST_SEALED: Final = 16
@@ -26,10 +26,10 @@ _FEWEST_SEALED: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class DefaultThreshold:
-    """A threshold that nobody asked for, and where it comes from.
+    """The threshold where a caller names none, and its origin.
 
     Attributes:
-        threshold: it.
+        threshold: cosine, and its false match rate.
         chosen_by: the profile, which was calibrated at it, or the embedder, which was published with it.
         measured_on: whose faces its false match rate was measured on.
     """
@@ -41,7 +41,7 @@ class DefaultThreshold:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A profile that was read and checked.
+    """A profile, read and checked.
 
     Attributes:
         document: the steps.
@@ -61,9 +61,9 @@ class Profile:
         return self.document.kinds[-1] == "seal"
 
     def default_threshold(self, published: Threshold) -> DefaultThreshold:
-        """The threshold where nobody names one: the profile's, else the embedder's.
+        """The threshold where a caller names none: the profile's, else the embedder's.
 
-        The only rule for a default, so a comparison and a new gallery decide alike.
+        Comparisons and new galleries use the same rule.
 
         Args:
             published: the embedder's own.
@@ -75,7 +75,7 @@ class Profile:
 
 
 def available(own: Path | None = None) -> list[str]:
-    """The names of the profiles that come with Patronus, and of those in the operator's own folder."""
+    """The names of the profiles shipped with Patronus, and of those in the operator's folder."""
     folders = [_SHIPPED] if own is None else [_SHIPPED, own]
     return sorted({found.parent.name for folder in folders for found in folder.glob(f"*/{DOCUMENT}")})
 
@@ -89,11 +89,11 @@ def load_profile(
         name: of its folder.
         embedder: the embedder that will run; the profile must be for it. None: embeddings come from elsewhere.
         dim: length of its embeddings; None: checked later, with ``check_profile_dimension``.
-        own: the operator's folder of profiles, beside those that come with Patronus.
+        own: the operator's folder of profiles, in addition to those shipped with Patronus.
 
     Raises:
-        SetupError: there is no such profile, it is damaged or newer than this program, a file of it is not the one it
-            names, or it is for another embedder or dimension.
+        SetupError: there is no such profile, it is damaged or newer than this program, one of its files is not the one
+            it names, or it is for another embedder or dimension.
     """
     profile = read_profile(_place(name, own))
     if embedder is not None:
@@ -154,7 +154,7 @@ def _place(name: str, own: Path | None) -> Path:
     found = [place for place in places if (place / DOCUMENT).is_file()]
     if not found:
         known = ", ".join(available(own))
-        raise SetupError(f"The protection profile {name!r} is not there; there are: {known}.")
+        raise SetupError(f"There is no protection profile {name!r}; there are: {known}.")
     if len(found) > 1:
         raise SetupError(f"A protection profile {name!r} comes with Patronus; give your own another name.")
     return found[0]
@@ -164,7 +164,7 @@ def _document(name: str, text: bytes) -> ProfileDocument:
     try:
         version = json.loads(text)["version"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        version = None  # what is wrong is told below
+        version = None  # refused below
     if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
         raise SetupError(
             f"The protection profile {name!r} is of version {version}, newer than this program, which reads {VERSION}; "

@@ -1,4 +1,4 @@
-"""Writes a profile: whole or not at all."""
+"""Writes a profile atomically."""
 
 from __future__ import annotations
 

@@ -15,21 +15,21 @@ import pytest
 
 from edge_service.protection.key_transfer import unwrap, wrap
 from edge_service.protection.keys import KeyStore
-from tests.support.edge import Edge, House, sample
+from tests.support.edge import Edge, Pair, sample
 
 PORTRAIT, SPEECH, BIDEN = sample("obama/portrait.jpg"), sample("obama/speech.jpg"), sample("biden/standing.jpg")
 PASSPHRASE = "correct horse battery"
 
 
 @pytest.fixture(scope="module")
-def house(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with House(tmp_path_factory.mktemp("twice")) as opened:
+def pair(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with Pair(tmp_path_factory.mktemp("twice")) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def edge(house: House) -> Edge:
-    return house.edge()
+def edge(pair: Pair) -> Edge:
+    return pair.edge()
 
 
 def _enroll(edge: Edge, gallery: str, *pictures: bytes, subject: str = "obama") -> tuple[list[str], list[str]]:
@@ -41,7 +41,7 @@ def _enroll(edge: Edge, gallery: str, *pictures: bytes, subject: str = "obama") 
 
 
 def _last_template(edge: Edge) -> bytes:
-    return base64.b64decode(json.loads(edge.line.crossed[-1].content)["templates"][0]["template"]["data"])
+    return base64.b64decode(json.loads(edge.transport.requests[-1].content)["templates"][0]["template"]["data"])
 
 
 def _rekey(edge: Edge, gallery: str) -> None:
@@ -87,11 +87,11 @@ class _Rounding:
         return [each.astype(np.float16).astype(np.float32) for each in self._session.run(inputs)]
 
 
-def test_another_runtime_answers_before(house: House, edge: Edge) -> None:
+def test_another_runtime_answers_before(pair: Pair, edge: Edge) -> None:
     edge.make("runtime")
     first, template = _enroll(edge, "runtime", PORTRAIT)[0], _last_template(edge)
-    shutil.copytree(edge.settings.home, house.folder / "moved")
-    moved = house.edge("moved")
+    shutil.copytree(edge.settings.home, pair.folder / "moved")
+    moved = pair.edge("moved")
     embedder = moved.app.state.services.reader.embedder
     embedder._session = _Rounding(embedder._session)
     assert _enroll(moved, "runtime", PORTRAIT) == (first, ["before"])
@@ -108,36 +108,36 @@ def test_a_changed_key_answers_before(edge: Edge) -> None:
     assert edge.held("rekeyed") == (1, 1)
 
 
-def test_new_master_keys_answer_before(house: House) -> None:
-    edge = house.edge("renewed")
+def test_new_master_keys_answer_before(pair: Pair) -> None:
+    edge = pair.edge("renewed")
     edge.make("master")
     first, _ = _enroll(edge, "master", PORTRAIT)
     for _ in range(2):
         KeyStore(edge.settings.home).renew()
-        edge = house.edge("renewed")
+        edge = pair.edge("renewed")
         assert _enroll(edge, "master", PORTRAIT) == (first, ["before"]), "under the old key"
         _rekey(edge, "master")
         assert _enroll(edge, "master", PORTRAIT) == (first, ["before"]), "under the new key"
         assert KeyStore(edge.settings.home).forget()
-    edge = house.edge("renewed")
+    edge = pair.edge("renewed")
     assert _enroll(edge, "master", PORTRAIT) == (first, ["before"]), "without the old key"
     assert edge.held("master") == (1, 1)
 
-    other = house.edge("imported")
+    other = pair.edge("imported")
     KeyStore(other.settings.home).put(
         unwrap(wrap(KeyStore(edge.settings.home).gallery("master"), PASSPHRASE), PASSPHRASE)
     )
     assert _enroll(other, "master", PORTRAIT) == (first, ["before"]), "at another edge with the exported key"
 
 
-def test_an_imported_key_that_replaces_another_answers_before(house: House) -> None:
-    ours, theirs = house.edge("ours"), house.edge("theirs")
+def test_an_imported_key_that_replaces_another_answers_before(pair: Pair) -> None:
+    ours, theirs = pair.edge("ours"), pair.edge("theirs")
     theirs.make("lent")
     KeyStore(ours.settings.home).put(KeyStore(theirs.settings.home).gallery("lent"))
     first, _ = _enroll(ours, "lent", PORTRAIT)
     KeyStore(theirs.settings.home).renew()
     KeyStore(ours.settings.home).put(replace(KeyStore(theirs.settings.home).gallery("lent"), ids=None), replace=True)
-    theirs = house.edge("theirs")
+    theirs = pair.edge("theirs")
     _rekey(theirs, "lent")
     ours.app.state.services.galleries.forget("lent")
     assert _enroll(ours, "lent", PORTRAIT) == (first, ["before"])

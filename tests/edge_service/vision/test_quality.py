@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 
 from edge_service.settings import DetectionSettings
-from edge_service.vision.detect import FaceDetector
-from edge_service.vision.faces import Face
-from edge_service.vision.quality import FaceQuality, measure, objections
-from edge_service.vision.reader import FaceReader, level_for, single_face
+from edge_service.vision.detect import Face, FaceDetector
+from edge_service.vision.quality import FaceQuality, level_for, measure, objections
+from edge_service.vision.reader import FaceReader, single_face
 from shared.errors import FaceRefused
 from tests.support.edge import SAMPLES, encoded, pasted, pixels, sample
 
