@@ -214,7 +214,7 @@ class LocalIndexes:
         self._over.set()
         if self._keeper.is_alive():
             self._keeper.join()
-        until = time.monotonic() + self._settings.close_seconds
+        until = time.monotonic() + self._settings.close_timeout_s
         try:
             for gallery in self._record.galleries():
                 index = self._indexes.get((gallery.id, gallery.turn))
@@ -284,7 +284,7 @@ class LocalIndexes:
 
     def _keep(self) -> None:
         """What is done from time to time, beside the requests."""
-        while not self._over.wait(self._settings.snapshot_seconds):
+        while not self._over.wait(self._settings.snapshot_interval_s):
             try:
                 for gallery in self._record.galleries():
                     index = self._indexes.get((gallery.id, gallery.turn))

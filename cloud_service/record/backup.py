@@ -149,7 +149,7 @@ def _checked(path: Path) -> Held:
 
 
 def _brought_up_to_date(part: Path, before: Replaced | Unread | None, listed: ErasureList | None) -> CarriedOver:
-    database = open_database(f"sqlite:///{part.resolve()}", RecordSettings(busy_seconds=1), connections=1)
+    database = open_database(f"sqlite:///{part.resolve()}", RecordSettings(busy_timeout_s=1), connections=1)
     try:
         carried = carry_over(database, before, listed)
         database.scrub()

@@ -82,9 +82,9 @@ def _connected(url: str, settings: RecordSettings, connections: int, shared: boo
     if is_sqlite(url):
         if shared:
             raise SetupError("A SQLite file is for one cloud service; keep a record that several use in PostgreSQL.")
-        return SqliteDatabase(url, settings.busy_seconds, connections)
+        return SqliteDatabase(url, settings.busy_timeout_s, connections)
     try:
         from cloud_service.record.postgresql import PostgresqlDatabase  # noqa: PLC0415 - an extra: psycopg may be missing
     except ImportError:
         raise SetupError("A record in PostgreSQL needs psycopg: pip install 'patronus[postgresql]'.") from None
-    return PostgresqlDatabase(url, settings.busy_seconds, settings.answer_seconds, connections, shared=shared)
+    return PostgresqlDatabase(url, settings.busy_timeout_s, settings.statement_timeout_s, connections, shared=shared)

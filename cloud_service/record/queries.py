@@ -155,6 +155,20 @@ def find_subject(connection: Connection, gallery_id: int, name: str) -> int:
     return int(found)
 
 
+def hold_gallery(connection: Connection, gallery_id: int) -> tuple[PinnedGallery, int]:
+    """Reads a gallery and its number of templates; nobody else changes it until the transaction ends.
+
+    Raises:
+        NotFound: the gallery was erased meanwhile.
+        RecordDamaged: its row is not what was written.
+    """
+    unchanged = update(gallery).where(gallery.c.id == gallery_id).values(templates=gallery.c.templates)
+    row = connection.execute(unchanged.returning(gallery)).first()
+    if row is None:
+        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+    return pinned_from(row), int(row.templates)
+
+
 def counted(connection: Connection, gallery_id: int, more: int) -> int:
     """Adds to the number of a gallery's templates and gives it; whoever else changes the gallery waits from here on.
 

@@ -5,7 +5,7 @@ Only the store calls what writes here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from cloud_service.record.queries import (
     counted,
     find_subject,
     galleries_where,
+    hold_gallery,
     oldest_alive,
     pinned_where,
     refuse_turned,
@@ -32,14 +33,9 @@ from cloud_service.record.tables import gallery, subject, template, turned
 from cloud_service.record.template_queries import NOW, TURNED_NOW, Vectors
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.logs import get_logger
-from shared.wire.cloud import GallerySpec, IndexKind
-from shared.wire.common import TemplateInfo
+from shared.wire.cloud import EnrolledTemplate, GallerySpec, IndexKind
 
 _log = get_logger(__name__)
-
-# How far two float32 unit vectors may be apart that are one template, sealed by two ways: by the edge under a gallery's
-# new key, or under its old key and then turned here. Both round some d times, by 6e-8 of what is at most 1.
-_ROUNDING = 1e-5
 
 
 class Journal(Protocol):
@@ -173,31 +169,28 @@ class Record:
         name: str,
         rows: Sequence[NewRow],
         by: str | None,
-        also: Callable[[Connection], None] = lambda _connection: None,
     ) -> Added:
-        """Stores templates of one subject, all or none. Those stored before, alike, are answered as they were.
+        """Stores templates of one subject, all or none. Those whose ids the subject has already are left as they are.
 
-        One that has expired and was not erased yet begins anew.
+        One of them that has expired and was not erased yet is dated to now.
 
         Args:
             pinned: the gallery.
             name: of the subject; it is made with its first template.
             rows: the templates, with distinct ids.
             by: the id of the caller's API key, for the audit log.
-            also: writes what is to be stored with them or not at all.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
             ContractMismatch: its key was changed meanwhile.
-            Conflict: an id is taken by another template, or the gallery or the subject is full.
+            Conflict: another subject has a template with one of the ids, or the gallery or the subject is full.
             RecordDamaged: what is stored under one of the ids is damaged.
         """
         vectors = np.array([row.vector for row in rows], dtype=np.float32).reshape(len(rows), pinned.dim)
         with self.database.write() as connection:
-            held = counted(connection, pinned.id, 0)
-            refuse_turned(pinned, pinned_where(connection, gallery.c.id == pinned.id))
-            also(connection)
-            known = self._known(connection, pinned, name, rows)
+            current, held = hold_gallery(connection, pinned.id)
+            refuse_turned(pinned, current)
+            known = self._known(connection, pinned, name, [row.uid for row in rows])
             mine = [place for place, row in enumerate(rows) if row.uid not in known]
             new, vectors = [rows[place] for place in mine], vectors[mine]
             now = self.clock.now()
@@ -223,19 +216,26 @@ class Record:
             if new or renewed:
                 noted(connection, pinned, Action.TEMPLATES_ENROLLED, by, templates=len(new) + len(renewed))
         return Added(
-            answers=[TemplateInfo(id=row.uid, created_at=known.get(row.uid, now)) for row in rows],
+            answers=[
+                EnrolledTemplate(
+                    id=row.uid,
+                    created_at=known.get(row.uid, now),
+                    stored="before" if row.uid in known else "now",
+                )
+                for row in rows
+            ],
             ids=np.array(ids, dtype=np.int64),
             vectors=vectors,
         )
 
-    def erase_gallery(self, name: str, by: str | None) -> tuple[PinnedGallery, Removed]:
-        """Removes a gallery and all in it.
+    def erase_gallery(self, pinned: PinnedGallery, by: str | None) -> tuple[PinnedGallery, Removed]:
+        """Removes a gallery and all in it; returns the gallery as it was then.
 
         Raises:
-            NotFound: there is none.
+            NotFound: it was erased meanwhile.
         """
         with self.database.write(long=True) as connection:
-            pinned = pinned_where(connection, gallery.c.name == name)
+            pinned = self.hold(connection, pinned)
             subjects, templates = self.remove_gallery(connection, pinned)
             receipt = noted(connection, pinned, Action.GALLERY_ERASED, by, subjects=subjects, templates=templates)
         return pinned, Removed(subjects, templates, receipt, np.empty(0, np.int64))
@@ -296,8 +296,7 @@ class Record:
         Raises:
             NotFound: it was erased meanwhile.
         """
-        counted(connection, pinned.id, 0)
-        return pinned_where(connection, gallery.c.id == pinned.id)
+        return hold_gallery(connection, pinned.id)[0]
 
     def remove(
         self, connection: Connection, pinned: PinnedGallery, which: ColumnElement[bool], subject_ids: Iterable[int]
@@ -326,33 +325,29 @@ class Record:
             return pinned_where(connection, gallery.c.name == name)
 
     def _known(
-        self, connection: Connection, pinned: PinnedGallery, name: str, rows: Sequence[NewRow]
+        self, connection: Connection, pinned: PinnedGallery, name: str, uids: Sequence[str]
     ) -> dict[str, datetime]:
-        """When those of the templates that are stored already were stored, by their ids on the wire."""
-        sent = {row.uid: row.vector for row in rows}
+        """When the templates that the subject has already were stored, by their ids on the wire."""
         found = connection.execute(
             select(template.c.id, template.c.uid, NOW, template.c.created_at, subject.c.name)
             .join(subject, subject.c.id == template.c.subject_id)
             .join(gallery, gallery.c.id == template.c.gallery_id)
             .outerjoin(turned, TURNED_NOW)
-            .where(template.c.gallery_id == pinned.id, template.c.uid.in_(list(sent)))
+            .where(template.c.gallery_id == pinned.id, template.c.uid.in_(uids))
         ).all()
         if not found:
             return {}
-        taken = Conflict(
-            "A template id of the request belongs to another template already; choose a new id.",
-            reason="template_id_taken",
-        )
         if any(row.name != name for row in found):
-            raise taken
-        vectors, sound = from_blobs(
+            raise Conflict(
+                "Another subject of the gallery has a template with an id of the request; choose a new id.",
+                reason="template_id_taken",
+            )
+        _vectors, sound = from_blobs(
             [row.vector for row in found], [name] * len(found), pinned.dim, pinned.id, pinned.turn
         )
         if not sound.all():
             self.damaged_templates.found(pinned, [row.id for row, fits in zip(found, sound, strict=True) if not fits])
             raise of_subject()
-        if not all(_alike(vector, sent[row.uid]) for row, vector in zip(found, vectors, strict=True)):
-            raise taken
         return {row.uid: row.created_at for row in found}
 
     def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, held: int) -> None:
@@ -365,10 +360,6 @@ class Record:
         )
         if (of_subject or 0) + new > self._max_templates_a_subject:
             raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
-
-
-def _alike(stored: NDArray[np.float32], sent: NDArray[np.float32]) -> bool:
-    return float(np.linalg.norm(stored.astype(np.float64) - sent)) <= _ROUNDING
 
 
 def _subject_id(connection: Connection, gallery_id: int, name: str, now: datetime) -> int:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.scores import CosineThreshold
-from shared.wire.cloud import IndexKind
-from shared.wire.common import Receipt, TemplateInfo
+from shared.wire.cloud import EnrolledTemplate, IndexKind
+from shared.wire.common import Receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Added:
     ``ids`` is (n,) int64 and ``vectors`` (n, dim) float32; a repeated enrollment has n = 0.
     """
 
-    answers: list[TemplateInfo]
+    answers: list[EnrolledTemplate]
     ids: NDArray[np.int64]
     vectors: NDArray[np.float32]
 

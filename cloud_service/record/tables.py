@@ -209,18 +209,6 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 
-# Enrollments that were sent with an Idempotency-Key. The answer follows from the templates that the request names.
-answered = Table(
-    "answered",
-    metadata,
-    Column("key_id", String(12), primary_key=True),
-    Column("idempotency_key", String(128), primary_key=True),
-    # Of the request: what is sent again under the same key must be the same.
-    Column("request_digest", String(64), nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Index(None, "created_at"),
-)
-
 # Values of the record as a whole, by name.
 note = Table(
     "note",

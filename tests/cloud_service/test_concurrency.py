@@ -56,12 +56,14 @@ def test_no_wrong_lost_or_erased_hit_under_load(cloud: Cloud) -> None:
     assert cloud.held() == (3, 3)
 
 
-def test_of_several_who_enroll_the_same_template_at_once_all_get_the_same_answer(cloud: Cloud) -> None:
+def test_of_several_who_enroll_the_same_template_at_once_one_stores_it(cloud: Cloud) -> None:
     cloud.put_gallery(contract=contract_of(DIM))
     vector = random_units(23, 1, DIM)
     with ThreadPoolExecutor(6) as threads:
         answers = list(threads.map(lambda _: cloud.enroll("anna", vector, ids=["1" * 32]), range(6)))
     assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.text for answer in answers}) == 1
+    templates = [answer.json()["templates"][0] for answer in answers]
+    assert len({(template["id"], template["created_at"]) for template in templates}) == 1
+    assert sorted(template["stored"] for template in templates) == ["before"] * 5 + ["now"]
     assert cloud.held() == (1, 1)
-    assert len(cloud.app.state.store.indexes.of(cloud.app.state.store.record.gallery("door"))) == 1
+    assert len(cloud.services.store.indexes.of(cloud.services.store.record.gallery("door"))) == 1

@@ -188,7 +188,7 @@ def test_nobody_reads_without_locks_when_writing_begins() -> None:
 def quota(cloud: Cloud) -> Iterator[list[int]]:
     """How many pages the file may have, as SQLite itself sees to it: a full disk without a disk."""
     pages = [100_000]
-    engine = cloud.app.state.store.record.database.engine
+    engine = cloud.services.store.record.database.engine
 
     def bound(connection: sqlite3.Connection, *_: object) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages[0]}").close()
@@ -212,7 +212,7 @@ def test_a_record_that_may_not_grow_tells_so_and_takes_erasures(cloud: Cloud, qu
 
 def test_a_file_that_may_not_be_written_is_told_and_searching_goes_on(cloud: Cloud) -> None:
     _opened(cloud)
-    engine = cloud.app.state.store.record.database.engine
+    engine = cloud.services.store.record.database.engine
 
     def forbid(connection: sqlite3.Connection, *_: object) -> None:
         connection.execute("PRAGMA query_only = ON").close()

@@ -61,7 +61,7 @@ def flawed(settings: Settings, failing: set[str], monkeypatch: pytest.MonkeyPatc
 
 
 def _store(cloud: Cloud) -> Store:
-    store: Store = cloud.app.state.store
+    store: Store = cloud.services.store
     return store
 
 

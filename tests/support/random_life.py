@@ -95,7 +95,7 @@ class Life:
         if (chosen := self._any()) is None:
             return
         self._step += 1
-        self.record.erase_gallery(chosen[0], None)
+        self.record.erase_gallery(self.record.gallery(chosen[0]), None)
         self.erased.append((self._made[chosen[0]], None, None, self._step))
         del self.galleries[chosen[0]]
 

@@ -26,11 +26,11 @@ def in_milvus(
     Raises:
         SetupError: a package that is needed is not installed, or milvus-lite's folder cannot be used.
     """
-    milvus = Milvus(url, settings.token, settings.ca_file, settings.seconds)
+    milvus = Milvus(url, settings.token, settings.ca_file, settings.timeout_s)
     names = Names(instance_of(database))
     outbox = Outbox(database, names)
     record = record_with(outbox)
-    patience = Patience(settings.behind_seconds, settings.keeps_hours * 3600)
+    patience = Patience(settings.max_lag_s, settings.keeps_hours * 3600)
     keeper = Keeper(record, outbox, milvus, names, patience)
     return record, MilvusIndexes(record, outbox, milvus, names, keeper, metrics), InMilvus(outbox)
 

@@ -95,7 +95,7 @@ def left(record_of_a_life: tuple[Path, str], settings: Settings) -> tuple[Settin
 
 def test_each_change_is_an_entry_and_what_changed_nothing_is_none(lived: Cloud) -> None:
     entries = _log(lived)
-    [key] = lived.app.state.key_ring.records()
+    [key] = lived.services.key_ring.records()
     assert [(entry["action"], entry["key_id"], entry["gallery"]) for entry in entries] == [
         ("service_started", None, None),
         ("gallery_made", key.id, "door"),

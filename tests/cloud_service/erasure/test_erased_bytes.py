@@ -142,7 +142,7 @@ def _long_read(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def impatient(settings: Settings) -> Settings:
-    quick = {"record": RecordSettings(busy_seconds=0.05), "retention": RetentionSettings(finish_seconds=0.05)}
+    quick = {"record": RecordSettings(busy_timeout_s=0.05), "retention": RetentionSettings(overwrite_interval_s=0.05)}
     return settings.model_copy(update=quick)
 
 
@@ -207,7 +207,7 @@ def test_a_file_of_the_index_that_cannot_be_taken_away_is_told_as_pending(
             patched.setattr(Snapshots, "_erase", staticmethod(failing))
             answer = cloud.http.delete("/v1/galleries/door/subjects/anna")
         assert (answer.status_code, answer.json()["pending"]) == (202, ["index files"])
-        cloud.app.state.store.finish_erasures()
+        cloud.services.store.finish_erasures()
         assert _pending(cloud, answer.json()) == []
         assert not in_the_way.exists()
 
@@ -226,7 +226,7 @@ def test_a_service_that_ends_before_it_could_overwrite_leaves_that_to_its_next_s
 def test_the_next_start_empties_the_log_that_a_crash_left(settings: Settings) -> None:
     with Cloud(settings) as cloud:
         erased, _kept = _prepare(cloud, 128)
-        record = cloud.app.state.store.record
+        record = cloud.services.store.record
         record.erase_subject(record.gallery("door"), "anna", by=None)  # committed, and killed before the log is emptied
         left = {file.name: file.read_bytes() for file in settings.home.iterdir()}
     for name, content in left.items():
@@ -242,7 +242,7 @@ def test_no_table_but_that_of_the_templates_ever_held_the_vector(door: Cloud) ->
     raw = vector.astype("<f4").tobytes()
     with sqlite3.connect(f"file:{door.settings.home / 'record.db'}?mode=ro", uri=True) as record:
         tables = [name for (name,) in record.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        assert {"audit", "answered", "outbox", "note"} < set(tables)
+        assert {"audit", "outbox", "note"} < set(tables)
         holding = []
         for table in tables:
             for row in record.execute(f"SELECT * FROM {table}"):

@@ -64,7 +64,7 @@ def test_what_was_enrolled_is_found_also_by_the_next_process_and_by_no_other_rec
 
 
 def test_without_milvus_it_says_so_in_time_and_recovers_by_itself(tmp_path: Path, own_milvus: MilvusLite) -> None:
-    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, seconds=2.0)) as cloud:
+    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, timeout_s=2.0)) as cloud:
         cloud.put_gallery()
         cloud.enroll("anna", VECTORS[:1], ids=IDS[:1])
         cloud.enroll("ben", VECTORS[1:2])
@@ -114,7 +114,7 @@ def test_a_damaged_template_stays_out_of_milvus_and_nothing_waits_for_it(tmp_pat
 
 
 def test_a_milvus_that_hangs_holds_nobody_up_for_long(tmp_path: Path, own_milvus: MilvusLite) -> None:
-    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, seconds=1.0)) as cloud:
+    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, timeout_s=1.0)) as cloud:
         cloud.put_gallery()
         cloud.enroll("anna", VECTORS[:1])
         own_milvus.freeze()

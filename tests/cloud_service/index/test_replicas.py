@@ -111,7 +111,7 @@ def pair(postgres: PostgresServer, shared_milvus: Server, tmp_path_factory: pyte
     environment = {
         "PATRONUS_CLOUD__RECORD__URL": postgres.url(database),
         "PATRONUS_CLOUD__INDEX__URL": shared_milvus.url,
-        "PATRONUS_CLOUD__WORK__PATIENCE_SECONDS": "10",
+        "PATRONUS_CLOUD__WORK__QUEUE_TIMEOUT_S": "10",
     }
     replicas = (Replica(home, environment), Replica(home, environment))
     with ExitStack() as stack:

@@ -34,7 +34,7 @@ def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"index": IndexSettings(snapshot_seconds=3600, close_seconds=0)})
+    return settings.model_copy(update={"index": IndexSettings(snapshot_interval_s=3600, close_timeout_s=0)})
 
 
 def _check(*options: str) -> tuple[int, list[str], str]:

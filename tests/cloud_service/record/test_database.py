@@ -25,7 +25,7 @@ from tests.support.cloud_client import Cloud, assert_problem
 
 
 def _opened(path: Path, busy_seconds: float = 0.05) -> Database:
-    return open_database(f"sqlite:///{path}", RecordSettings(busy_seconds=busy_seconds), 2)
+    return open_database(f"sqlite:///{path}", RecordSettings(busy_timeout_s=busy_seconds), 2)
 
 
 def test_the_migrations_make_the_tables_that_the_queries_use(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_other_errors_of_the_database_are_not_called_busy(tmp_path: Path) -> Non
 
 
 def test_a_record_that_is_written_by_another_is_answered_as_overload(settings: Settings) -> None:
-    impatient = settings.model_copy(update={"record": RecordSettings(busy_seconds=0.05)})
+    impatient = settings.model_copy(update={"record": RecordSettings(busy_timeout_s=0.05)})
     with Cloud(impatient) as cloud:
         other = sqlite3.connect(settings.home / "record.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -141,7 +141,7 @@ def test_a_record_that_is_written_by_another_is_answered_as_overload(settings: S
 
 
 def test_a_record_that_does_not_answer_makes_the_service_not_ready(door: Cloud) -> None:
-    with door.app.state.store.record.database.write() as connection:
+    with door.services.store.record.database.write() as connection:
         connection.execute(text("ALTER TABLE gallery RENAME TO hidden"))
     answer = door.http.get("/readyz")
     assert answer.status_code == 503

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from cloud_service.index.flat import SegmentedIndex
-from cloud_service.matching import Asked, Claim, Matcher
+from cloud_service.matching import Identification, Matcher, Verification
 from cloud_service.record.backup import back_up, restore
 from cloud_service.record.tables import template, turned
 from cloud_service.rekey.steps import RekeySteps, Unstaged
@@ -47,7 +47,7 @@ class Examined:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.store = cloud.app.state.store
+        self.store = cloud.services.store
         self._matcher = Matcher(self.store, self.store._metrics)
         for gallery in ("plain", "turned"):
             cloud.put_gallery(gallery, contract=OLD.contract)
@@ -82,11 +82,11 @@ class Examined:
         found: Matches = set()
         for gallery, key in (("plain", OLD), ("turned", NEW)):
             sent = [TemplateEnvelope.model_validate(key.envelope(probe)) for probe in PROBES]
-            claims = [Claim(f"s{number}", one) for number in range(len(PEOPLE)) for one in sent]
+            claims = [Verification(f"s{number}", one) for number in range(len(PEOPLE)) for one in sent]
             for claim, answer in zip(claims, self._matcher.verify(gallery, claims), strict=True):
                 if not isinstance(answer, PatronusError) and answer.decision == "match":
                     found.add((f"verify {gallery}", claim.subject, sent.index(claim.envelope)))
-            [identified] = self._matcher.identify(gallery, [Asked(sent, top_k=8)])
+            [identified] = self._matcher.identify(gallery, [Identification(sent, top_k=8)])
             assert not isinstance(identified, PatronusError), "identification goes on"
             for number, result in enumerate(identified.results):
                 found.update((f"identify {gallery}", one.subject, number) for one in result.candidates)

@@ -25,7 +25,7 @@ SUBJECTS = "/v1/galleries/door/subjects"
 
 def _without_checksums(cloud: Cloud) -> None:
     """Makes the record of a running cloud what the version before would have written."""
-    with cloud.app.state.store.record.database.write() as connection:
+    with cloud.services.store.record.database.write() as connection:
         for table in (template, turned):
             values = func.substr(table.c.vector, 1, func.length(table.c.vector) - 8)
             connection.execute(update(table).values(vector=values))
@@ -43,7 +43,7 @@ def _enroll(cloud: Cloud, key: Key, gallery: str) -> None:
 
 def _flip(cloud: Cloud, gallery: str) -> None:
     """Changes a gallery's key up to the flip: what counts stands in ``turned``, and nothing is settled."""
-    record = cloud.app.state.store.record
+    record = cloud.services.store.record
     turning = RekeySteps(record.database, record.journal, record.damaged_templates)
     pinned = record.gallery(gallery)
 
@@ -94,7 +94,7 @@ def test_an_old_template_that_is_no_unit_vector_is_carried_over_as_damaged(setti
             assert not checks(cloud)["templates"]
             assert [cloud.verify(f"s{number}", VECTORS[number]).status_code for number in range(4)] == [503] * 3 + [200]
             assert cloud.found(VECTORS[3]) == ["s3"]
-            with cloud.app.state.store.record.database.read() as connection:
+            with cloud.services.store.record.database.read() as connection:
                 found = connection.execute(select(template.c.id, template.c.vector)).all()
             stored = {row.id: row.vector for row in found}
             assert {row: stored[row] for row in before} == before, "neither dropped nor given a checksum"

@@ -30,7 +30,7 @@ from tests.support.cloud_client import Cloud, assert_problem, contract_of, rando
 from tests.support.postgres_server import PostgresServer, served
 
 VECTORS = random_units(41, 40, 64)
-QUICK = RecordSettings(busy_seconds=0.3, answer_seconds=1.0)
+QUICK = RecordSettings(busy_timeout_s=0.3, statement_timeout_s=1.0)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_of_two_who_write_the_same_at_once_the_second_is_told_to_come_again(data
 
 
 def test_a_deadlock_is_told_as_a_clash_and_one_of_the_two_goes_on(url: str) -> None:
-    database = open_database(url, QUICK.model_copy(update={"busy_seconds": 20, "answer_seconds": 30}), 4)
+    database = open_database(url, QUICK.model_copy(update={"busy_timeout_s": 20, "statement_timeout_s": 30}), 4)
     with database.write() as connection:
         connection.execute(insert(note), [{"name": name, "value": "0"} for name in "ab"])
     both = threading.Barrier(2, timeout=10)
@@ -366,7 +366,7 @@ def test_what_was_committed_while_the_server_went_away_is_searchable_once_it_is_
     fragile: PostgresServer, shaken: Cloud
 ) -> None:
     """The answer to COMMIT is lost: the record has the template, and the index must come to have it."""
-    record = shaken.app.state.store.record
+    record = shaken.services.store.record
     writer = record.database._writer
     cut: list[int] = []
 

@@ -142,7 +142,7 @@ def test_no_answer_mixes_two_keys(cloud: Cloud, verify_only: bool) -> None:
     assert seen[409] >= len(chain) - 1, "each was told of a new contract"
     assert cloud.held() == (STANDING, STANDING)
     if not verify_only:
-        store = cloud.app.state.store
+        store = cloud.services.store
         assert len(store.indexes.of(store.record.gallery("door"))) == STANDING
 
 

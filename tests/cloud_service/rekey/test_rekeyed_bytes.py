@@ -38,7 +38,7 @@ def _stored(cloud: Cloud) -> list[Rows]:
     """Every vector of the record, whatever its key."""
     import numpy as np
 
-    with cloud.app.state.store.record.database.read() as connection:
+    with cloud.services.store.record.database.read() as connection:
         blobs = [*connection.scalars(select(template.c.vector)), *connection.scalars(select(turned.c.vector))]
     return [np.frombuffer(blob, "<f4") for blob in blobs]
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -108,18 +107,12 @@ _rows = _components.map(lambda row: unit(np.array(row)))
 _people = st.dictionaries(st.sampled_from("abcdef"), st.lists(_rows, min_size=1, max_size=4), max_size=6)
 
 
-@pytest.fixture(scope="module")
-def shared_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    with Cloud(Settings(home=tmp_path_factory.mktemp("model") / "cloud")) as running:
-        yield running
-
-
 @given(people=_people, probe=_rows, top_k=st.integers(1, 4), tau=st.sampled_from([0.05, 0.5, 0.9]))
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(deadline=None)
 def test_scores_and_candidates_are_those_of_a_plain_model(
-    shared_cloud: Cloud, people: dict[str, list[np.ndarray]], probe: np.ndarray, top_k: int, tau: float
+    sqlite_cloud: Cloud, people: dict[str, list[np.ndarray]], probe: np.ndarray, top_k: int, tau: float
 ) -> None:
-    cloud = shared_cloud
+    cloud = sqlite_cloud
     cloud.put_gallery("model", tau=tau)
     try:
         model = {}

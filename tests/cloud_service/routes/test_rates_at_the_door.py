@@ -44,7 +44,7 @@ def test_probes_count_not_requests(slow: Cloud) -> None:
 
 
 def test_a_rate_made_with_the_key_counts_instead(slow: Cloud) -> None:
-    key, _ = slow.app.state.key_ring.add("fast", [Scope.MATCH], None, "unlimited")
+    key, _ = slow.services.key_ring.add("fast", [Scope.MATCH], None, "unlimited")
     headers = {"Authorization": f"Bearer {key}"}
     assert {slow.verify("anna", VECTOR, headers=headers).status_code for _ in range(30)} == {200}
 

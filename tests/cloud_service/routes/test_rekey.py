@@ -61,7 +61,7 @@ def each(cloud: Cloud) -> Cloud:
 
 def _rows(cloud: Cloud) -> list[tuple[bytes, bytes | None]]:
     """Of every template: its vector, and what stands beside it."""
-    with cloud.app.state.store.record.database.read() as connection:
+    with cloud.services.store.record.database.read() as connection:
         query = (
             select(template.c.vector, turned.c.vector)
             .outerjoin(turned, turned.c.template_id == template.c.id)
@@ -128,9 +128,10 @@ def test_it_is_harmless_when_repeated_and_enrollment_is_too(sealed: Cloud) -> No
         answer = sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW))
         assert (answer.status_code, answer.json()["contract_digest"]) == (200, NEW.contract.digest())
     assert {beside for _vector, beside in _rows(sealed)} == {None}
-    # The same template, rounded otherwise on its other way here.
-    assert _enroll(sealed, NEW, "s0", PEOPLE[0], "0" * 32).status_code == 201
-    assert_problem(_enroll(sealed, NEW, "s0", PEOPLE[1], "0" * 32), 409, "conflict", "template_id_taken")
+    # The same template, rounded otherwise on its other way here; another one; and one of another subject.
+    for row in PEOPLE[:2]:
+        assert _enroll(sealed, NEW, "s0", row, "0" * 32).json()["templates"][0]["stored"] == "before"
+    assert_problem(_enroll(sealed, NEW, "s1", PEOPLE[1], "0" * 32), 409, "conflict", "template_id_taken")
     assert sealed.held() == (12, 12)
 
 
@@ -140,7 +141,7 @@ def test_nothing_of_the_key_is_stored(sealed: Cloud) -> None:
     matrix = base64.b64decode(request["rotations"][0]["matrix"]["data"])
     files = [file.read_bytes() for file in sealed.settings.home.rglob("*") if file.is_file()]
     assert not any(matrix[at : at + 16] in content for at in range(0, len(matrix), 8) for content in files)
-    assert all(job.matrices == {} for job in sealed.app.state.rekeying._jobs.values())
+    assert all(job.matrices == {} for job in sealed.services.rekeying._jobs.values())
 
 
 def _stretched(matrix: np.ndarray) -> np.ndarray:
@@ -293,7 +294,7 @@ def test_a_matrix_is_not_in_a_log_or_an_error(sealed: Cloud, capsys: pytest.Capt
 
 def test_the_record_names_the_contract_to_come_only_while_it_is_to_come(each: Cloud) -> None:
     def noted() -> Any:
-        with each.app.state.store.record.database.read() as connection:
+        with each.services.store.record.database.read() as connection:
             return connection.scalar(select(gallery.c.next_contract))
 
     assert noted() is None

@@ -78,7 +78,7 @@ def test_every_route_answers_for_a_foreign_gallery_as_for_none(tenants: Cloud) -
 
 def test_the_answer_comes_without_the_record_being_asked(tenants: Cloud) -> None:
     """By the time taken, a foreign gallery cannot be told from none: neither is looked up."""
-    database = tenants.app.state.store.record.database
+    database = tenants.services.store.record.database
     asked: list[int] = []
     read = database.read
     database.read = lambda: (asked.append(1), read())[1]
