@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import numpy as np
+from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 
 from edge_service.cloud_client import CloudClient
@@ -135,7 +136,7 @@ class Recognition:
         # 2. Decode, detect, align, embed.
         faces, unit = await self.workers.run(self._read_single_faces, pictures, self._level(quality, "enroll"))
         # 3. Ids that follow from the uploaded bytes.
-        ids = [self.galleries.face_id(gallery, subject, "picture", picture) for picture in pictures]
+        ids = await run_in_threadpool(self._picture_ids, gallery, subject, pictures)
         # 4. Protect and store.
         templates, unperturbed = await self._store(context, gallery, subject, ids, unit)
         return EnrollResult(templates, unperturbed, faces)
@@ -312,6 +313,9 @@ class Recognition:
                 "This edge's profile seals under a gallery's key; name the gallery: ?gallery=NAME", reason="no_gallery"
             )
         return self.keys.no_gallery(), None
+
+    def _picture_ids(self, gallery: str, subject: str, pictures: list[bytes]) -> list[str]:
+        return [self.galleries.face_id(gallery, subject, "picture", picture) for picture in pictures]
 
     def _read_single_faces(self, pictures: list[bytes], level: QualityFilter) -> tuple[list[AlignedFace], Rows]:
         """The one face of each picture, and their embeddings; runs in a worker."""

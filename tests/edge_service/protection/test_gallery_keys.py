@@ -1,4 +1,4 @@
-"""The edge's secret keys: private, one way, separate, and the same for ever."""
+"""The edge's secret keys are private, derived one way, separate, and stable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A change of a key folder that is killed at any of its steps has happened, or has not, and leaves nothing behind."""
+"""A change of a key folder that is killed at any step has happened or has not, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A profile that is not exactly what it says stops the start."""
+"""A profile that does not match its digests or its description stops the start."""
 
 from __future__ import annotations
 

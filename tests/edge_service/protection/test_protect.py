@@ -1,4 +1,4 @@
-"""Protection fails closed: whatever step breaks, nothing leaves the edge."""
+"""Protection fails closed: if any step fails, nothing leaves the edge."""
 
 from __future__ import annotations
 

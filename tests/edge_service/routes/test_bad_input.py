@@ -1,4 +1,4 @@
-"""What an edge refuses: at once, with a way to mend it, and without the cloud's hearing of it."""
+"""The edge refuses bad input early, says what to do, and sends nothing to the cloud."""
 
 from __future__ import annotations
 

@@ -18,9 +18,7 @@ from shared.http.problems import MEDIA_TYPE
 from tests.support.edge import Edge
 
 Headers = list[tuple[bytes, bytes]]
-SETTINGS = hypothesis.settings(
-    max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
-)
+SETTINGS = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 PICTURE_PATHS = ["/v1/detect", "/v1/compare", "/v1/protect", "/v1/galleries/door/identify"]
 PICTURE_PATHS += [f"/v1/galleries/door/subjects/anna/{last}" for last in ("faces", "verify")]
 JSON_PATHS = {

@@ -1,4 +1,4 @@
-"""An edge runs the embedder that it is set to, on faces cut as that embedder wants them."""
+"""An edge runs the embedder of its settings, on faces aligned for that embedder."""
 
 from __future__ import annotations
 

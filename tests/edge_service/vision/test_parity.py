@@ -1,4 +1,4 @@
-"""Detection, alignment and embedding are those of OpenCV's own classes; and faces are found where they are."""
+"""Detection, alignment and embedding give the results of OpenCV's own classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All pictures at work share one budget of memory; what does not fit waits a moment, or is refused undecoded."""
+"""All pictures share one budget of memory; a picture that does not fit waits briefly, or is refused undecoded."""
 
 from __future__ import annotations
 

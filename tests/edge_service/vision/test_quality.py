@@ -1,4 +1,4 @@
-"""Pictures degraded on purpose are refused for what was done to them; good ones are not."""
+"""Degraded pictures are refused for their degradation; good pictures are accepted."""
 
 from __future__ import annotations
 

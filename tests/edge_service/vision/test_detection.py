@@ -1,4 +1,4 @@
-"""Faces are found where the first look misses them: close up, in a picture that lies on its side, and in a crowd."""
+"""Faces are found where the first pass misses them: close up, in a picture that lies on its side, and in a crowd."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from shared.errors import FaceRefused
 from tests.support.edge import SAMPLES, encoded, pasted, pixels
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
-# One core needs some 85 ns for each pixel that the network looks at.
+# One core needs some 85 ns for each pixel of the network's input.
 MOST_PIXELS = 16_500_000
 
 
-class Looks:
+class CountingSession:
     """A session that adds up the pixels it is shown."""
 
     def __init__(self, reader: FaceReader) -> None:
@@ -39,8 +39,8 @@ class Looks:
 
 
 @pytest.fixture
-def looks(reader: FaceReader) -> Looks:
-    return Looks(reader)
+def counted(reader: FaceReader) -> CountingSession:
+    return CountingSession(reader)
 
 
 def close_up(name: str, width: int, height: int) -> Picture:
@@ -107,20 +107,22 @@ def test_a_face_on_a_poster_does_not_hide_the_one_that_fills_the_picture(reader:
     assert [face.box[3] > 800 for face in found.faces] == [True, False]
 
 
-def test_without_the_further_search_two_passes_are_all(reader: FaceReader, looks: Looks) -> None:
-    detector = FaceDetector(looks, DetectionSettings(search_further=False))
+def test_without_the_further_search_two_passes_are_all(reader: FaceReader, counted: CountingSession) -> None:
+    detector = FaceDetector(counted, DetectionSettings(search_further=False))
     assert detector.detect(close_up("obama/portrait.jpg", 468, 640)) == []
-    assert looks.pixels == 480 * 640
+    assert counted.pixels == 480 * 640
 
 
 @pytest.mark.parametrize("kind", ["nobody", "a crowd", "a crowd upside down"])
-def test_no_picture_costs_much_to_search(looks: Looks, kind: str) -> None:
+def test_no_picture_costs_much_to_search(counted: CountingSession, kind: str) -> None:
     picture = np.full((4000, 4000, 3), 90, np.uint8)
     if kind != "nobody":
         head = cv2.resize(pixels("collins/portrait.png")[20:220, 120:320], (200, 200), interpolation=cv2.INTER_AREA)
         picture = np.tile(head, (20, 20, 1))
-    found = FaceDetector(looks, DetectionSettings()).find(picture[::-1] if "down" in kind else picture, every_face=True)
-    assert looks.pixels < MOST_PIXELS
+    found = FaceDetector(counted, DetectionSettings()).find(
+        picture[::-1] if "down" in kind else picture, every_face=True
+    )
+    assert counted.pixels < MOST_PIXELS
     assert len(found.faces) <= 200
 
 

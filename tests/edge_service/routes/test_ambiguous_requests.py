@@ -1,4 +1,4 @@
-"""Requests that could be read in two ways are refused, by both services; HEAD and Retry-After are as in HTTP."""
+"""Both services refuse requests that can be read in two ways; HEAD and Retry-After follow HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may call which route of the edge."""
+"""The API keys that each route of the edge accepts."""
 
 from __future__ import annotations
 
