@@ -201,17 +201,17 @@ class KeyStore:
         """
         with self._files.changing():
             self._master = _load(self._files.master)  # it may have been renewed since this was opened
-            known, first = self._imported(key.gallery), key
-            if known is not None and known != key:
-                if not replace:
-                    raise Conflict(
-                        f"Another key was imported for gallery {key.gallery} before; to replace it, say "
-                        "patronus keys import --replace."
-                    )
-                self._keep_before(known)  # until the gallery's key is changed
-                first = key if key.ids is not None else known
-            if first.ids is not None or first != key:
-                self._keep_picture_ids(first)
+            known = self._imported(key.gallery)
+            replaced = None if known == key else known
+            if replaced is not None and not replace:
+                raise Conflict(
+                    f"Another key was imported for gallery {key.gallery} before; to replace it, say "
+                    "patronus keys import --replace."
+                )
+            if key.ids is not None or replaced is not None:
+                self._keep_picture_ids(key if replaced is None or key.ids is not None else replaced)
+            if replaced is not None:
+                self._keep_before(replaced)  # until the gallery's key is changed
             write_secret(self._files.imported(key.gallery), _wrapped(key, self._master), replace=True)
 
     def keep_picture_ids(self, key: GalleryKey) -> None:

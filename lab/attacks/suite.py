@@ -28,7 +28,7 @@ from rich.console import Console
 
 from edge_service.models.files import write_whole
 from edge_service.protection.profiles.document import ANY_EMBEDDER
-from edge_service.protection.profiles.load import Profile, load_profile
+from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.vision.embed import EMBEDDERS, SFACE
 from lab.attacks import linking, rebuilding, unsealing
 from lab.attacks.attackers import FULL, QUICK, Attacker

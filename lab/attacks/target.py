@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.protection.keys import EpochKey, GalleryKey
-from edge_service.protection.profiles.load import Profile
+from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import Protector
 from edge_service.protection.seal import seal_matrix
 

@@ -5,14 +5,14 @@ the model card, which is for people.
 """
 
 from edge_service.protection.profiles.document import PatronusStep, ProfileDocument, SealStep
-from edge_service.protection.profiles.load import (
+from edge_service.protection.profiles.files import (
     DefaultThreshold,
     Profile,
     available,
     check_profile_dimension,
     load_profile,
+    write_profile,
 )
-from edge_service.protection.profiles.write import write_profile
 
 __all__ = [
     "DefaultThreshold",

@@ -1,10 +1,13 @@
-"""Reads profiles and checks them against their digests."""
+"""Reads profiles, checks them against their digests, and writes them atomically."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -13,7 +16,7 @@ from pydantic import ValidationError
 
 from edge_service.protection.profiles.document import ANY_EMBEDDER, NAME_PATTERN, VERSION, ProfileDocument
 from shared.contract import MAX_DIM, EmbedderPin, ProfilePin
-from shared.errors import SetupError
+from shared.errors import Conflict, SetupError
 from shared.wire.common import Threshold
 
 _SHIPPED: Final = Path(__file__).parent
@@ -147,6 +150,55 @@ def read_profile(home: Path) -> Profile:
     return Profile(document, pin, graph, shipped=home.parent == _SHIPPED)
 
 
+def write_profile(
+    folder: Path,
+    document: ProfileDocument,
+    graph: bytes | None = None,
+    card: bytes | None = None,
+    *,
+    replace: bool = False,
+) -> Profile:
+    """Writes a profile into ``folder / document.name``, by way of a folder of another name beside it.
+
+    Args:
+        folder: of profiles; made if missing.
+        document: whose patronus step, if there is one, names the graph's SHA-256.
+        graph: the network's file, where a step runs one.
+        card: the model card, Markdown.
+        replace: whether a profile of this name may be replaced.
+
+    Returns:
+        The profile as it was read back.
+
+    Raises:
+        Conflict: a profile of this name is there and is not to be replaced.
+        SetupError: graph and document do not belong together, or the folder cannot be written.
+    """
+    if (graph is None) != (document.patronus is None):
+        raise SetupError(f"The protection profile {document.name!r} needs a graph exactly where a step runs one.")
+    home = folder / document.name
+    if home.exists() and not replace:
+        raise Conflict(f"A protection profile {document.name!r} is there already; name another, or replace it.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder, prefix=f".{document.name}."))
+    except OSError as error:
+        raise SetupError(f"The folder of profiles cannot be written ({error.strerror}).") from None
+    try:
+        made = beside / document.name
+        made.mkdir()
+        graph_file = document.patronus.file if document.patronus else ""
+        text = document.model_dump_json(indent=2) + "\n"
+        for name, content in ((graph_file, graph), (CARD, card), (DOCUMENT, text.encode())):
+            if content is not None:
+                _write(made / name, content)
+        profile = read_profile(made)
+        _put_in_place(made, home, beside / "replaced")
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return profile
+
+
 def _place(name: str, own: Path | None) -> Path:
     places = [_SHIPPED / name] if re.fullmatch(NAME_PATTERN, name) else []
     if places and own is not None:
@@ -204,3 +256,21 @@ def _digest(files: dict[str, bytes]) -> str:
     for name, content in files.items():
         whole.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
     return whole.hexdigest()
+
+
+def _put_in_place(made: Path, home: Path, aside: Path) -> None:
+    if home.exists():
+        home.rename(aside)
+    try:
+        made.rename(home)
+    except OSError:
+        if aside.exists():
+            aside.rename(home)
+        raise SetupError(f"The folder of profiles cannot be written ({home.name}).") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
