@@ -63,7 +63,7 @@ def train(
     """Train attackers, and the network that spoils their work."""
     from pydantic import ValidationError
 
-    from edge_service.protection.profiles.load import available
+    from edge_service.protection.profiles.files import available
     from edge_service.vision.embed import SFACE
     from lab.data.embedders import open_encoder
     from lab.defence.recipe import Recipe

@@ -1,4 +1,4 @@
-"""A JPEG that lacks only its end marker is taken; one that lacks pixels is not, with an end marker or without."""
+"""A JPEG without its end marker is accepted; one without all of its pixels is refused, with or without the marker."""
 
 from __future__ import annotations
 

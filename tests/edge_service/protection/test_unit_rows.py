@@ -1,4 +1,4 @@
-"""Embeddings from elsewhere are unit rows afterwards, or refused by their row."""
+"""Embeddings of other systems become unit rows, or are refused by their row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEAL = load_profile("seal")
 
 
 @given(arrays(np.float32, (3, 16), elements=st.floats(-1e4, 1e4, width=32)).filter(lambda rows: (rows**2).sum(1).all()))
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 def test_rows_are_of_length_1_and_stay_so_bit_by_bit(raw: np.ndarray) -> None:
     unit, norms = unit_rows(raw, SEAL, 16)
     wide = raw.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Requests that could be read in two ways are refused, by both services; HEAD and Retry-After are as in HTTP."""
+"""Both services refuse requests that can be read in two ways; HEAD and Retry-After follow HTTP."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Service:
 
     def __init__(self, edge: Edge, name: str) -> None:
         self.edge, self.name = edge, name
-        self.app: FastAPI = edge.app if name == "edge" else edge.house.cloud
-        settings = edge.settings if name == "edge" else edge.house.cloud_settings
+        self.app: FastAPI = edge.app if name == "edge" else edge.pair.cloud
+        settings = edge.settings if name == "edge" else edge.pair.cloud_settings
         self.key = settings.first_key_file.read_text().strip()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        self._client = edge.house.open(httpx.AsyncClient(transport=transport, base_url="http://service", timeout=60))
+        self._client = edge.pair.open(httpx.AsyncClient(transport=transport, base_url="http://service", timeout=60))
 
     def call(self, method: str, path: str, headers: Any = (), **options: Any) -> httpx.Response:
         """Calls it; ``headers`` come besides the key, and may be pairs."""
         pairs = [("Authorization", f"Bearer {self.key}"), *(headers.items() if isinstance(headers, dict) else headers)]
-        return self.edge.house.portal.call(partial(self._client.request, method, path, headers=pairs, **options))
+        return self.edge.pair.portal.call(partial(self._client.request, method, path, headers=pairs, **options))
 
     def operations(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """Method, path with names filled in, and description of each operation."""

@@ -1,4 +1,4 @@
-"""Who may call which route of the edge."""
+"""The API keys that each route of the edge accepts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_openapi_lists_every_operation_and_how_a_picture_is_sent(shared_edge: Ed
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_no_operation_is_done_without_a_valid_key(shared_edge: Edge, method: str, path: str) -> None:
-    crossed = len(shared_edge.line.crossed)
+    before = len(shared_edge.transport.requests)
     revoked = shared_edge.key(*Scope)
     shared_edge.app.state.key_ring.revoke(revoked["Authorization"].split("_")[1])
     known = shared_edge.headers["Authorization"]
@@ -88,7 +88,7 @@ def test_no_operation_is_done_without_a_valid_key(shared_edge: Edge, method: str
         answer = shared_edge.call(method, path.format(**FILLED), headers=headers)
         assert_problem(answer, 401, "unauthenticated")
         assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert len(shared_edge.line.crossed) == crossed
+    assert len(shared_edge.transport.requests) == before
 
 
 @pytest.mark.parametrize("scope", Scope)
@@ -106,12 +106,12 @@ def test_a_scope_opens_its_operations_and_no_other(shared_edge: Edge, method: st
 @pytest.mark.parametrize(("method", "path"), [found for found in OPERATIONS if "{gallery}" in found[1]])
 def test_a_key_for_another_gallery_learns_nothing_of_this_one(shared_edge: Edge, method: str, path: str) -> None:
     headers = shared_edge.key(*Scope, galleries=["elsewhere"])
-    crossed = len(shared_edge.line.crossed)
+    before = len(shared_edge.transport.requests)
     there = shared_edge.call(method, path.format(**FILLED), headers=headers)
     absent = shared_edge.call(method, path.format(**FILLED | {"gallery": "nowhere"}), headers=headers)
     bodies = [assert_problem(answer, 404, "not-found") for answer in (there, absent)]
     assert bodies[0] | {"request_id": ""} == bodies[1] | {"request_id": ""}
-    assert len(shared_edge.line.crossed) == crossed
+    assert len(shared_edge.transport.requests) == before
 
 
 def test_a_key_is_shown_only_its_own_galleries(edge: Edge) -> None:

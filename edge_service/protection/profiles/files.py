@@ -1,10 +1,13 @@
-"""Reads profiles, and refuses what is not exactly what it says."""
+"""Reads profiles, checks them against their digests, and writes them atomically."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -13,12 +16,12 @@ from pydantic import ValidationError
 
 from edge_service.protection.profiles.document import ANY_EMBEDDER, NAME_PATTERN, VERSION, ProfileDocument
 from shared.contract import MAX_DIM, EmbedderPin, ProfilePin
-from shared.errors import SetupError
+from shared.errors import Conflict, SetupError
 from shared.wire.common import Threshold
 
 _SHIPPED: Final = Path(__file__).parent
 DOCUMENT: Final = "profile.json"
-# For people: of all files of a profile the one that its digest leaves out, so that a word can be mended.
+# For people. The profile's digest leaves it out, so that its text can be corrected.
 CARD: Final = "MODEL_CARD.md"
 # Dimensions. A secret rotation of fewer holds too few secret numbers.
 _FEWEST_SEALED: Final = 16
@@ -26,10 +29,10 @@ _FEWEST_SEALED: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class DefaultThreshold:
-    """A threshold that nobody asked for, and where it comes from.
+    """The threshold where a caller names none, and its origin.
 
     Attributes:
-        threshold: it.
+        threshold: cosine, and its false match rate.
         chosen_by: the profile, which was calibrated at it, or the embedder, which was published with it.
         measured_on: whose faces its false match rate was measured on.
     """
@@ -41,7 +44,7 @@ class DefaultThreshold:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A profile that was read and checked.
+    """A profile, read and checked.
 
     Attributes:
         document: the steps.
@@ -61,9 +64,9 @@ class Profile:
         return self.document.kinds[-1] == "seal"
 
     def default_threshold(self, published: Threshold) -> DefaultThreshold:
-        """The threshold where nobody names one: the profile's, else the embedder's.
+        """The threshold where a caller names none: the profile's, else the embedder's.
 
-        The only rule for a default, so a comparison and a new gallery decide alike.
+        Comparisons and new galleries use the same rule.
 
         Args:
             published: the embedder's own.
@@ -75,7 +78,7 @@ class Profile:
 
 
 def available(own: Path | None = None) -> list[str]:
-    """The names of the profiles that come with Patronus, and of those in the operator's own folder."""
+    """The names of the profiles shipped with Patronus, and of those in the operator's folder."""
     folders = [_SHIPPED] if own is None else [_SHIPPED, own]
     return sorted({found.parent.name for folder in folders for found in folder.glob(f"*/{DOCUMENT}")})
 
@@ -89,11 +92,11 @@ def load_profile(
         name: of its folder.
         embedder: the embedder that will run; the profile must be for it. None: embeddings come from elsewhere.
         dim: length of its embeddings; None: checked later, with ``check_profile_dimension``.
-        own: the operator's folder of profiles, beside those that come with Patronus.
+        own: the operator's folder of profiles, in addition to those shipped with Patronus.
 
     Raises:
-        SetupError: there is no such profile, it is damaged or newer than this program, a file of it is not the one it
-            names, or it is for another embedder or dimension.
+        SetupError: there is no such profile, it is damaged or newer than this program, one of its files is not the one
+            it names, or it is for another embedder or dimension.
     """
     profile = read_profile(_place(name, own))
     if embedder is not None:
@@ -147,6 +150,55 @@ def read_profile(home: Path) -> Profile:
     return Profile(document, pin, graph, shipped=home.parent == _SHIPPED)
 
 
+def write_profile(
+    folder: Path,
+    document: ProfileDocument,
+    graph: bytes | None = None,
+    card: bytes | None = None,
+    *,
+    replace: bool = False,
+) -> Profile:
+    """Writes a profile into ``folder / document.name``, by way of a folder of another name beside it.
+
+    Args:
+        folder: of profiles; made if missing.
+        document: whose patronus step, if there is one, names the graph's SHA-256.
+        graph: the network's file, where a step runs one.
+        card: the model card, Markdown.
+        replace: whether a profile of this name may be replaced.
+
+    Returns:
+        The profile as it was read back.
+
+    Raises:
+        Conflict: a profile of this name is there and is not to be replaced.
+        SetupError: graph and document do not belong together, or the folder cannot be written.
+    """
+    if (graph is None) != (document.patronus is None):
+        raise SetupError(f"The protection profile {document.name!r} needs a graph exactly where a step runs one.")
+    home = folder / document.name
+    if home.exists() and not replace:
+        raise Conflict(f"A protection profile {document.name!r} is there already; name another, or replace it.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder, prefix=f".{document.name}."))
+    except OSError as error:
+        raise SetupError(f"The folder of profiles cannot be written ({error.strerror}).") from None
+    try:
+        made = beside / document.name
+        made.mkdir()
+        graph_file = document.patronus.file if document.patronus else ""
+        text = document.model_dump_json(indent=2) + "\n"
+        for name, content in ((graph_file, graph), (CARD, card), (DOCUMENT, text.encode())):
+            if content is not None:
+                _write(made / name, content)
+        profile = read_profile(made)
+        _put_in_place(made, home, beside / "replaced")
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return profile
+
+
 def _place(name: str, own: Path | None) -> Path:
     places = [_SHIPPED / name] if re.fullmatch(NAME_PATTERN, name) else []
     if places and own is not None:
@@ -154,7 +206,7 @@ def _place(name: str, own: Path | None) -> Path:
     found = [place for place in places if (place / DOCUMENT).is_file()]
     if not found:
         known = ", ".join(available(own))
-        raise SetupError(f"The protection profile {name!r} is not there; there are: {known}.")
+        raise SetupError(f"There is no protection profile {name!r}; there are: {known}.")
     if len(found) > 1:
         raise SetupError(f"A protection profile {name!r} comes with Patronus; give your own another name.")
     return found[0]
@@ -164,7 +216,7 @@ def _document(name: str, text: bytes) -> ProfileDocument:
     try:
         version = json.loads(text)["version"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        version = None  # what is wrong is told below
+        version = None  # refused below
     if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
         raise SetupError(
             f"The protection profile {name!r} is of version {version}, newer than this program, which reads {VERSION}; "
@@ -204,3 +256,21 @@ def _digest(files: dict[str, bytes]) -> str:
     for name, content in files.items():
         whole.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
     return whole.hexdigest()
+
+
+def _put_in_place(made: Path, home: Path, aside: Path) -> None:
+    if home.exists():
+        home.rename(aside)
+    try:
+        made.rename(home)
+    except OSError:
+        if aside.exists():
+            aside.rename(home)
+        raise SetupError(f"The folder of profiles cannot be written ({home.name}).") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
