@@ -61,6 +61,8 @@ def test_every_block_has_a_language_and_every_skip_a_reason(page: Path) -> None:
 def test_every_setting_exists(page: Path) -> None:
     for name in re.findall(r"PATRONUS_(?:EDGE|CLOUD)__[A-Z_]*[A-Z]", page.read_text()):
         assert _is_setting(name), f"{page.name}: {name}"
+    for name in re.findall(r"…((?:__[A-Z_]*[A-Z])+)", page.read_text()):
+        assert any(field.endswith(name.lower()) for field in _fields()), f"{page.name}: …{name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.stem))
@@ -176,6 +178,22 @@ def _is_setting(name: str) -> bool:
             return False
         model = model.model_fields[level.lower()].annotation
     return True
+
+
+@cache
+def _fields() -> frozenset[str]:
+    """The last two levels of every setting: ``__group__field``."""
+    groups = [
+        (name, field.annotation)
+        for settings in (EdgeSettings, CloudSettings)
+        for name, field in settings.model_fields.items()
+    ]
+    return frozenset(
+        f"__{group}__{name}"
+        for group, model in groups
+        if isinstance(model, type) and issubclass(model, BaseModel)
+        for name in model.model_fields
+    )
 
 
 @cache
