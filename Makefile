@@ -27,7 +27,7 @@ test test-all: STEPS := 5
 bench bench-recall soak fuzz accuracy: STEPS := 4
 test test-all bench bench-recall soak fuzz accuracy: MODELS_STEP := 4
 
-.PHONY: help run demo test test-all test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
+.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -46,8 +46,11 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pyth
 test: $(VENV)/.test models optional-models  ## Run the fast tests: make test ARGS=tests/shared
 	@$(PYTEST) -m "not slow" --hypothesis-profile=fast $(ARGS)
 
-test-all: $(VENV)/.test models optional-models  ## Run every test, with coverage
+test-all: $(VENV)/.test models optional-models  ## Run the fast and the slow tests, with coverage
 	@$(PYTEST) --hypothesis-profile=slow --cov --cov-report=term $(ARGS)
+
+guarantees: $(VENV)/.test models  ## Break each guarantee in a copy of the code, and see which fast tests fail (minutes)
+	@$(BIN)/python -m tests.load.broken_guarantees $(ARGS)
 
 # Milvus' server listens on all interfaces: it gets a network with nothing but loopback.
 ALONE := unshare $(if $(filter 0,$(shell id -u)),,--map-current-user --keep-caps) --net
@@ -60,7 +63,7 @@ test-milvus: $(VENV)/.test  ## Run the tests of the index in Milvus on a real se
 lint: $(VENV)/.test  ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-format: $(VENV)/.test  ## Put the code into its form
+format: $(VENV)/.test  ## Format the code
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: $(VENV)/.test models  ## Time one verify and where it goes
@@ -69,20 +72,20 @@ bench: $(VENV)/.test models  ## Time one verify and where it goes
 bench-cloud: $(VENV)/.test  ## Time the cloud beside FAISS itself: make bench-cloud SIZES=10000,100000 CONCURRENCY=1,64
 	@$(BIN)/python -m tests.load.bench_cloud $(if $(SIZES),--sizes $(SIZES)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(ARGS)
 
-bench-recall: $(VENV)/.test models  ## Compare the index with plain products on real faces: make bench-recall LFW=FOLDER
+bench-recall: $(VENV)/.test models  ## Measure recall of the index on real faces: make bench-recall LFW=FOLDER
 	@test -n "$(LFW)$${PATRONUS_FACE_DATA:-}" || { echo "Name the folder with lfw112.tar, lfw_pairs.txt and utkface112.tar: make bench-recall LFW=FOLDER" >&2; exit 2; }
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.load.bench_recall --faces "$${PATRONUS_FACE_DATA:-$(LFW)}" $(ARGS)
 
-contention: $(VENV)/.test  ## Time searches while somebody writes: make contention SIZES=1000000
+contention: $(VENV)/.test  ## Time searches beside writers: make contention SIZES=1000000
 	@$(BIN)/python -m tests.load.contention $(if $(SIZES),--sizes $(SIZES)) $(ARGS)
 
-soak: $(VENV)/.test models  ## Load the cloud steadily and see what grows: make soak MINUTES=20 ARGS=--pictures
+soak: $(VENV)/.test models  ## Load the cloud for long and measure its growth: make soak MINUTES=20 ARGS=--pictures
 	@$(BIN)/python -m tests.load.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
-kill-test: $(VENV)/.test  ## Kill the cloud under load, over and over: make kill-test CYCLES=200
+kill-test: $(VENV)/.test  ## Kill the cloud under load, again and again: make kill-test CYCLES=200
 	@$(BIN)/python -m tests.load.crash $(if $(CYCLES),--cycles $(CYCLES)) $(ARGS)
 
-fuzz: $(VENV)/.test models  ## Try what both OpenAPI documents promise: make fuzz SECONDS=600
+fuzz: $(VENV)/.test models  ## Check both services against their OpenAPI documents: make fuzz SECONDS=600
 	@$(BIN)/python -m tests.load.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LFW=FOLDER

@@ -44,15 +44,15 @@ def published_cloud_settings(settings: EdgeSettings) -> Iterator[None]:
     absolute = cloud.model_copy(update={name: path.absolute() for name, path in files.items()})
     content = absolute.model_dump_json().encode()
     try:
-        write_secret(settings.cloud_line_file, content, replace=True)
+        write_secret(settings.cloud_connection_file, content, replace=True)
     except SetupError as error:
         _log.warning("cloud_settings_not_published", why=error.detail)
     try:
         yield
     finally:
         with contextlib.suppress(OSError, SetupError):
-            if read_secret(settings.cloud_line_file) == content:  # else another edge's, which may go on
-                settings.cloud_line_file.unlink()
+            if read_secret(settings.cloud_connection_file) == content:  # else another edge's, which may go on
+                settings.cloud_connection_file.unlink()
 
 
 def find_cloud(settings: EdgeSettings) -> FoundCloud:
@@ -133,6 +133,6 @@ async def _answered(settings: CloudSettings, question: Callable[[CloudClient], A
 
 def _published(settings: EdgeSettings) -> CloudSettings | None:
     try:
-        return CloudSettings.model_validate_json(read_secret(settings.cloud_line_file))
+        return CloudSettings.model_validate_json(read_secret(settings.cloud_connection_file))
     except (FileNotFoundError, ValidationError):  # no edge runs here, or one of another version
         return None

@@ -31,7 +31,7 @@ _LOADED = (
     "edge_service.cli.migration",
     "edge_service.cli.output",
     "edge_service.cli.protect_file",
-    "edge_service.memory",
+    "edge_service.picture_memory",
     "edge_service.protection.key_transfer",
     "encodings.idna",  # for host names; a fork that gave up its rights could not read it any more
     "lab.cli",

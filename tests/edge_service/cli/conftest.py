@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.pair import running_pair
-from tests.support.patronus_command import Command
+from tests.edge_service.cli.patronus_command import Command
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.edge_service.cli.patronus_command import Command
 from tests.support.edge import PICTURES, encoded, pasted, pixels
-from tests.support.patronus_command import Command
 
 OBAMA = str(PICTURES / "obama" / "portrait.jpg")
 SPEECH = str(PICTURES / "obama" / "speech.jpg")

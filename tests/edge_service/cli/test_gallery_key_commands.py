@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from edge_service.protection.keys import KeyStore
 from shared.errors import PatronusError
-from tests.support.patronus_command import whole_command
+from tests.edge_service.cli.patronus_command import whole_command
 
 
 @pytest.fixture

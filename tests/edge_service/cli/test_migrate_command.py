@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shared.errors import PatronusError
-from tests.support.patronus_command import Command, whole_command
+from tests.edge_service.cli.patronus_command import Command, whole_command
 from tests.support.patronus_profile import units
 
 

@@ -22,7 +22,7 @@ from edge_service.protection.protect import Protector
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
 from shared.errors import PatronusError
 from shared.wire.common import GalleryInfo, Threshold
-from tests.support.patronus_command import whole_command
+from tests.edge_service.cli.patronus_command import whole_command
 from tests.support.patronus_profile import angles_between, make_network, make_profile, units
 
 DIM = 8

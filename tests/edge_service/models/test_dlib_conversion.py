@@ -17,8 +17,8 @@ from edge_service.models.fetch import fetch_source
 from edge_service.models.manifest import ConvertedFile
 from edge_service.models.store import sources_dir, upstream_base
 from shared.errors import SetupError
-from tests.support import dlib_writer
-from tests.support.dlib_writer import SIDE, tiny_network
+from tests.edge_service.models import dlib_writer
+from tests.edge_service.models.dlib_writer import SIDE, tiny_network
 
 # The first eight values that dlib 20.0.1 gives for `pattern`.
 DLIBS_OWN = [-0.086728, 0.094598, 0.04044, -0.029441, -0.070018, -0.062311, -0.035337, -0.00565]
