@@ -14,8 +14,8 @@ from torch import nn
 
 from lab.data.embedders import open_encoder
 from lab.data.onnx_files import OnnxFile
-from lab.data.onnx_to_torch import Affine, Slope, read_onnx
-from lab.data.torch_embedder import TorchEmbedder, check_parity, load_torch_embedder
+from lab.data.onnx_operators import Affine, Slope
+from lab.data.torch_embedder import TorchEmbedder, check_parity, load_torch_embedder, read_onnx
 from shared.errors import SetupError
 
 NONE = np.empty((0, 112, 112, 3), np.uint8)
