@@ -126,8 +126,8 @@ def split_people(
     Args:
         people: who is on each image, None where that is not known.
         fractions: the expected size of each part; their sum is 1.
-        seed: another one gives another split.
-        names: of the images; needed where a person is not known.
+        seed: of the split.
+        names: of the images; needed if a person is unknown.
 
     Raises:
         ValueError: the fractions are not such, or an unknown person's image has no name.
@@ -144,7 +144,6 @@ def split_people(
 
 
 def _uniform(key: str, seed: int) -> float:
-    """A uniform number in [0, 1) that a name and a seed determine."""
     digest = hashlib.sha256(f"{seed}/{unicodedata.normalize('NFC', key)}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2.0**48
 
@@ -252,8 +251,7 @@ def _person(name: str) -> str | None:
 
 
 def _are_aligned(folder: Path, files: list[str]) -> bool:
-    limits = PictureLimits()
-    sizes = []
+    limits, sizes = PictureLimits(), []
     for name in islice(files, _CHECKED):
         try:
             sizes.append(decode(_bytes(folder / name, limits), limits).shape)
