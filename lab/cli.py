@@ -67,7 +67,7 @@ def train(
     """Train decoders as attackers, and the network that perturbs embeddings against them."""
     from pydantic import ValidationError
 
-    from edge_service.protection.profiles.load import available
+    from edge_service.protection.profiles.files import available
     from edge_service.vision.embed import SFACE
     from lab.data.embedders import open_encoder
     from lab.defence.recipe import Recipe

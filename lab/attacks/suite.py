@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from edge_service.models.files import write_whole
-from edge_service.protection.profiles.load import Profile, load_profile
+from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.vision.embed import EMBEDDERS
 from lab.attacks import key_recovery, linkage, rebuilding
 from lab.attacks.attackers import FULL, QUICK, Attacker, denoised

@@ -14,7 +14,7 @@ from torch import nn
 
 from edge_service.protection.keys import EpochKey, GalleryKey
 from edge_service.protection.profiles.document import ANY_EMBEDDER
-from edge_service.protection.profiles.load import Profile
+from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import Protector
 from edge_service.protection.seal import seal_matrix
 from edge_service.vision.embed import EMBEDDERS, SFACE

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from edge_service.protection.profiles import PatronusStep, ProfileDocument, SealStep, write_profile
-from edge_service.protection.profiles.load import Profile
+from edge_service.protection.profiles.files import Profile
 from edge_service.vision.sessions import OrtGraph
 from lab.data.splits import TEST, Labelled
 from lab.data.verification import all_impostors

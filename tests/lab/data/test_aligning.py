@@ -10,7 +10,8 @@ import pytest
 
 from edge_service.settings import EdgeSettings
 from edge_service.vision.decode import Pixels
-from edge_service.vision.reader import level_for, open_reader, the_one_face
+from edge_service.vision.quality import level_for
+from edge_service.vision.reader import open_reader, single_face
 from lab.data.alignment import Mending, border_of, filled, mending_of, moved
 from lab.data.images import read_folder
 from shared.metrics import Metrics
@@ -23,7 +24,7 @@ def faces() -> list[Pixels]:
     """Real faces as the edge aligns them, and each in a mirror."""
     reader = open_reader(EdgeSettings(), Metrics("lab"))
     found = [
-        the_one_face(reader.read(path.read_bytes()), level_for("auto", "probe")).aligned
+        single_face(reader.read(path.read_bytes()), level_for("auto", "probe")).aligned
         for path in sorted((PICTURES / "obama").iterdir())
         + sorted((PICTURES / "biden").iterdir())
         + sorted((PICTURES / "collins").iterdir())
