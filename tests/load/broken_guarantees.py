@@ -33,7 +33,7 @@ _COPIED: Final = (
     "tests",
     "pyproject.toml",
 )
-_SECONDS: Final = 600
+_SECONDS: Final = 3600
 app = typer.Typer()
 
 
