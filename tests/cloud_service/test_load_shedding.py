@@ -74,7 +74,7 @@ class Line:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home, port = tmp_path_factory.mktemp("service"), free_port()
     environment = {**os.environ, "PATRONUS_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    environment |= {"PATRONUS_CLOUD__WORK__WAITING": "8", "PATRONUS_CLOUD__WORK__PROBES_A_BATCH": "8"}
+    environment |= {"PATRONUS_CLOUD__WORK__QUEUE_LENGTH": "8", "PATRONUS_CLOUD__WORK__MAX_BATCH_PROBES": "8"}
     environment |= {"PATRONUS_CLOUD__RATES__MATCHING": "unlimited", "PATRONUS_CLOUD__LOG_LEVEL": "error"}
     process = subprocess.Popen([sys.executable, "-m", "cloud_service", "serve", "--port", str(port)], env=environment)
     try:

@@ -287,7 +287,10 @@ def filled(home: Path, vectors: Rows) -> Contract:
             for start in range(0, len(vectors), _AT_A_TIME):
                 some = range(start, min(start + _AT_A_TIME, len(vectors)))
                 blobs = to_blobs(
-                    vectors[some.start : some.stop], [f"s{at // PER_PERSON}" for at in some], gallery.id, gallery.turn
+                    vectors[some.start : some.stop],
+                    [f"s{at // PER_PERSON}" for at in some],
+                    gallery.id,
+                    gallery.key_version,
                 )
                 rows = [
                     {"subject_id": at // PER_PERSON + 1, "uid": f"{at:032x}", "vector": blob, **now}

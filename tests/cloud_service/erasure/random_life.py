@@ -9,12 +9,12 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from cloud_service.clock import RecordClock
 from cloud_service.index.snapshots import Snapshots
 from cloud_service.record.backup import back_up, restore
-from cloud_service.record.clock import RecordClock
 from cloud_service.record.opening import open_database
+from cloud_service.record.queries import NewRow
 from cloud_service.record.record import Record
-from cloud_service.record.rows import NewRow
 from cloud_service.record.tables import gallery, subject, template
 from cloud_service.settings import Settings
 from shared.wire.cloud import GallerySpec
@@ -95,7 +95,7 @@ class Life:
         if (chosen := self._any()) is None:
             return
         self._step += 1
-        self.record.erase_gallery(chosen[0], None)
+        self.record.erase_gallery(self.record.gallery(chosen[0]), None)
         self.erased.append((self._made[chosen[0]], None, None, self._step))
         del self.galleries[chosen[0]]
 

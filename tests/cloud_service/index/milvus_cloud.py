@@ -18,12 +18,12 @@ def settings_with_milvus(home: Path, url: str, **milvus: Any) -> Settings:
     return Settings(
         home=home,
         index=IndexSettings(url=url),
-        milvus=MilvusSettings(**{"token": "a:secret", "seconds": 10.0, "behind_seconds": 1.5, **milvus}),
+        milvus=MilvusSettings(**{"token": "a:secret", "timeout_s": 10.0, "max_lag_s": 1.5, **milvus}),
     )
 
 
 def store_of(cloud: Cloud) -> Store:
-    store: Store = cloud.app.state.store
+    store: Store = cloud.services.store
     return store
 
 

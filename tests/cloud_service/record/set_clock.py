@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from cloud_service.record.clock import RecordClock
+from cloud_service.clock import RecordClock
 
 
 class Hands:
