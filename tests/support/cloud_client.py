@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import secrets
+import sqlite3
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,6 +79,15 @@ def _migrated_record() -> bytes:
         return file.read_bytes()
 
 
+def _copy_empty_record(home: Path) -> None:
+    home.mkdir(mode=0o700, parents=True)
+    file = home / "record.db"
+    file.touch(mode=0o600)
+    file.write_bytes(_migrated_record())
+    with closing(sqlite3.connect(file, isolation_level=None)) as record:  # each record has a salt of its own
+        record.execute("UPDATE note SET value = ? WHERE name = 'audit_salt'", (secrets.token_hex(32),))
+
+
 class Caller:
     """Calls an application in this process, from any thread, while its lifespan runs on a loop of its own."""
 
@@ -128,9 +139,7 @@ class Cloud:
 
     def __enter__(self) -> Cloud:
         if self.settings.record.url is None and not self.settings.home.exists():
-            self.settings.home.mkdir(mode=0o700, parents=True)
-            (self.settings.home / "record.db").touch(mode=0o600)
-            (self.settings.home / "record.db").write_bytes(_migrated_record())
+            _copy_empty_record(self.settings.home)
         self.http.__enter__()
         self.http.headers["Authorization"] = f"Bearer {self.settings.first_key_file.read_text().strip()}"
         return self
