@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
-from cloud_service.record.sqlite_read_only import ReadOnlyMode
+from cloud_service.record.exclusive import ReadOnlyMode
 from cloud_service.settings import Settings
 from shared.errors import Overloaded, SetupError
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units

@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 import numpy as np
 from anyio.from_thread import start_blocking_portal
+from cloud_service.record.clock import RecordClock
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from cloud_service.app import create_app
-from cloud_service.record.clock import RecordClock
 from cloud_service.record.opening import open_database
 from cloud_service.services import Services
 from cloud_service.settings import RecordSettings, Settings
@@ -85,7 +85,7 @@ def _copy_empty_record(home: Path) -> None:
     file.touch(mode=0o600)
     file.write_bytes(_migrated_record())
     with closing(sqlite3.connect(file, isolation_level=None)) as record:  # each record has a salt of its own
-        record.execute("UPDATE note SET value = ? WHERE name = 'audit_salt'", (secrets.token_hex(32),))
+        record.execute("UPDATE record_value SET value = ? WHERE name = 'audit_salt'", (secrets.token_hex(32),))
 
 
 class Caller:

@@ -140,7 +140,7 @@ def test_the_log_names_no_subject_yet_who_has_the_name_and_the_record_finds_it(
     assert "home.example" not in told
     erased = _log(lived)[4]
     with _file(lived.settings) as record:
-        [[salt]] = record.execute("SELECT value FROM note WHERE name = 'audit_salt'")
+        [[salt]] = record.execute("SELECT value FROM record_value WHERE name = 'audit_salt'")
     named = f"{erased['details']['gallery_id']}:anna@home.example"
     assert erased["details"]["subject"] == hmac.new(bytes.fromhex(salt), named.encode(), hashlib.sha256).hexdigest()
     assert salt not in told
@@ -231,7 +231,7 @@ def _reckoned_anew(record: sqlite3.Connection) -> None:
         changed = (number, previous, digest, seq)
         record.execute("UPDATE audit SET seq = ?, previous = ?, digest = ? WHERE seq = ?", changed)
         previous = digest
-    record.execute("UPDATE note SET value = ? WHERE name = 'audit_head'", (f"{len(rows)}:{previous}",))
+    record.execute("UPDATE record_value SET value = ? WHERE name = 'audit_head'", (f"{len(rows)}:{previous}",))
 
 
 TAMPERED: dict[str, tuple[list[str], str]] = {
@@ -268,7 +268,7 @@ TAMPERED: dict[str, tuple[list[str], str]] = {
     ),
     "cut off": (["DELETE FROM audit WHERE seq > 6"], "ends with entry 6"),
     "all gone": (["DELETE FROM audit"], "ends with entry 0"),
-    "the end's note changed": (["UPDATE note SET value = 'x' WHERE name = 'audit_head'"], "ends with entry 8"),
+    "the end's note changed": (["UPDATE record_value SET value = 'x' WHERE name = 'audit_head'"], "ends with entry 8"),
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from cloud_service.record.tables import gallery, template, turned
+from cloud_service.record.tables import gallery, rekeyed, template
 from cloud_service.rekey.steps import RekeySteps
 from cloud_service.settings import BodySettings, Settings
 from shared.errors import RecordUnavailable
@@ -63,8 +63,8 @@ def _rows(cloud: Cloud) -> list[tuple[bytes, bytes | None]]:
     """Of every template: its vector, and what stands beside it."""
     with cloud.services.store.record.database.read() as connection:
         query = (
-            select(template.c.vector, turned.c.vector)
-            .outerjoin(turned, turned.c.template_id == template.c.id)
+            select(template.c.vector, rekeyed.c.vector)
+            .outerjoin(rekeyed, rekeyed.c.template_id == template.c.id)
             .order_by(template.c.id)
         )
         return [(row[0], row[1]) for row in connection.execute(query)]
@@ -313,7 +313,7 @@ def test_a_changed_key_is_reported_as_changed_though_settling_fails(
             raise RecordUnavailable("The record cannot be written now: nothing was changed.")
 
         # Before the change there is nothing to settle, and settling is asked for all the same.
-        broken.setattr(RekeySteps, "settle", lambda self, pinned, limit: pinned.turn > 0 and fail())
+        broken.setattr(RekeySteps, "settle", lambda self, pinned, limit: pinned.key_version > 0 and fail())
         answer = sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW))
         assert (answer.status_code, answer.json()["state"]) == (202, "settling")
         assert answer.json()["contract_digest"] == NEW.contract.digest()
