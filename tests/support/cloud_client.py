@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 import numpy as np
 from anyio.from_thread import start_blocking_portal
-from cloud_service.record.clock import RecordClock
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from cloud_service.app import create_app
+from cloud_service.clock import RecordClock
 from cloud_service.record.opening import open_database
 from cloud_service.services import Services
 from cloud_service.settings import RecordSettings, Settings
