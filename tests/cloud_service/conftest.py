@@ -119,7 +119,7 @@ def cloud(own_cloud: Cloud) -> Cloud:
 
 
 @pytest.fixture
-def door(cloud: Cloud) -> Cloud:
+def client(cloud: Cloud) -> Cloud:
     """A cloud with an empty gallery named ``door``."""
     assert cloud.put_gallery().status_code == 201
     return cloud

@@ -28,8 +28,8 @@ from cloud_service.record.backup import back_up, restore
 from cloud_service.record.tables import subject, template
 from cloud_service.settings import IndexSettings, Settings
 from shared.errors import NotFound, RecordDamaged, SetupError
+from tests.cloud_service.erasure.random_life import Life
 from tests.support.cloud_client import Cloud, random_units
-from tests.support.random_life import Life
 from tests.support.sealed import Key
 
 VECTORS = random_units(71, 40)

@@ -9,8 +9,14 @@ import pytest
 
 from cloud_service.index.milvus.client import Milvus
 from shared.errors import IndexUnavailable
+from tests.cloud_service.index.milvus_cloud import (
+    assert_pending,
+    index_is_ready,
+    settings_with_milvus,
+    store_of,
+    within,
+)
 from tests.support.cloud_client import Cloud, assert_problem, random_units
-from tests.support.milvus_cloud import assert_pending, index_is_ready, settings_with_milvus, store_of, within
 from tests.support.milvus_server import Milvus as Server
 from tests.support.milvus_server import MilvusLite
 from tests.support.sealed import Key

@@ -17,10 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_service.index.milvus.client import Milvus
+from tests.cloud_service.index.replicas import Replica, RoundRobin
 from tests.support.cloud_client import contract_of, enveloped, random_units
 from tests.support.milvus_server import Milvus as Server
 from tests.support.postgres_server import PostgresServer
-from tests.support.replicas import Replica, RoundRobin
 
 DIM = 64
 SPEC = {"contract": contract_of(DIM).model_dump(mode="json"), "threshold": {"cosine": 0.9, "fmr": 0.001}}

@@ -8,7 +8,7 @@ import pytest
 
 from cloud_service.clock import RecordClock
 from shared.errors import RecordDamaged
-from tests.support.set_clock import Hands
+from tests.cloud_service.record.set_clock import Hands
 
 HOUR = timedelta(hours=1)
 START = datetime(2025, 3, 1, 12, tzinfo=UTC)

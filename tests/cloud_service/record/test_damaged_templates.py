@@ -24,12 +24,12 @@ IDS = [f"{number:032x}" for number in range(6)]
 
 
 @pytest.fixture
-def people(door: Cloud) -> Cloud:
+def people(client: Cloud) -> Cloud:
     """``anna`` with two templates, and ``ben`` and ``carl`` with one each."""
-    door.enroll("anna", VECTORS[:2], ids=IDS[:2])
-    door.enroll("ben", VECTORS[2:3], ids=IDS[2:3])
-    door.enroll("carl", VECTORS[3:4], ids=IDS[3:4])
-    return door
+    client.enroll("anna", VECTORS[:2], ids=IDS[:2])
+    client.enroll("ben", VECTORS[2:3], ids=IDS[2:3])
+    client.enroll("carl", VECTORS[3:4], ids=IDS[3:4])
+    return client
 
 
 def _towards_the_stranger(vector: np.ndarray) -> int:

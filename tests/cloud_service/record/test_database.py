@@ -140,10 +140,10 @@ def test_a_record_that_is_written_by_another_is_answered_as_overload(settings: S
         assert cloud.put_gallery().status_code == 201
 
 
-def test_a_record_that_does_not_answer_makes_the_service_not_ready(door: Cloud) -> None:
-    with door.services.store.record.database.write() as connection:
+def test_a_record_that_does_not_answer_makes_the_service_not_ready(client: Cloud) -> None:
+    with client.services.store.record.database.write() as connection:
         connection.execute(text("ALTER TABLE gallery RENAME TO hidden"))
-    answer = door.http.get("/readyz")
+    answer = client.http.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["checks"] == {
         "record": False,

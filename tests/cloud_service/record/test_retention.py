@@ -15,8 +15,8 @@ from cloud_service.housekeeping import check_clock
 from cloud_service.settings import RetentionSettings, Settings
 from shared.errors import SetupError
 from shared.wire.common import moment_text
+from tests.cloud_service.record.set_clock import Hands
 from tests.support.cloud_client import Cloud, assert_problem, random_units, towards
-from tests.support.set_clock import Hands
 
 DAY = timedelta(days=1)
 VECTORS = random_units(61, 60)
@@ -189,10 +189,10 @@ def test_other_galleries_keep_what_they_hold(aging: Cloud, hands: Hands) -> None
 
 
 @pytest.mark.parametrize("age", [0, -1, 1.5, "60", None, 10**12])
-def test_what_is_no_age_is_refused(door: Cloud, age: Any) -> None:
-    answer = door.http.put(RETENTION, json={"max_age_seconds": age})
+def test_what_is_no_age_is_refused(client: Cloud, age: Any) -> None:
+    answer = client.http.put(RETENTION, json={"max_age_seconds": age})
     assert_problem(answer, 422, "unprocessable", "invalid_request")
-    assert door.http.get("/v1/galleries/door").json()["max_age_seconds"] is None
+    assert client.http.get("/v1/galleries/door").json()["max_age_seconds"] is None
 
 
 def test_making_the_gallery_again_leaves_its_retention(aging: Cloud) -> None:
