@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from cloud_service.record.clock import RecordClock
+from cloud_service.clock import RecordClock
 from cloud_service.routes import ROUTERS
 from cloud_service.services import running_services
 from cloud_service.settings import Settings

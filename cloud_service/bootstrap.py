@@ -7,11 +7,11 @@ from datetime import timedelta
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_service.audit.log import Action, append, head, marker
-from cloud_service.erasure.residue import NotOverwritten, Remnant
-from cloud_service.index.faiss_indexes import LocalIndexes
+from cloud_service.clock import RecordClock
+from cloud_service.erasure.residue import OverwrittenAsWhole, Residue
+from cloud_service.index.faiss_indexes import FaissIndexes
 from cloud_service.index.protocol import Indexes
 from cloud_service.index.snapshots import Snapshots
-from cloud_service.record.clock import RecordClock
 from cloud_service.record.database import Database
 from cloud_service.record.opening import closed_unless_ready, is_sqlite, open_database
 from cloud_service.record.record import Journal, Record
@@ -53,16 +53,16 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
             head(connection)
             marker(connection)
         clock = clock or clock_of(settings.retention)
-        record, indexes, remnant = _record_and_indexes(database, settings, clock, metrics)
-        log = NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient))
+        record, indexes, residue = _record_and_indexes(database, settings, clock, metrics)
+        log = OverwrittenAsWhole(database.residue_name, lambda patient: database.scrub(patient=patient))
         if database.log_left:
             log.doubtful()
         write_timeout_s = settings.work.queue_timeout_s + limits.busy_timeout_s
-        store = Store(record, indexes, [log, remnant], metrics, write_timeout_s)
+        store = Store(record, indexes, [log, residue], metrics, write_timeout_s)
         if store.retention.limited():
             clock.begin(store.retention.time_seen())
         else:  # nothing expires, so no time was kept: the machine's is believed, unless it is behind
-            clock.look(store.retention.time_seen())
+            clock.observe(store.retention.time_seen())
         store.load()
         _note_start(database)
     return store
@@ -100,7 +100,7 @@ def _shared(settings: Settings) -> bool:
 
 def _record_and_indexes(
     database: Database, settings: Settings, clock: RecordClock, metrics: Metrics
-) -> tuple[Record, Indexes, Remnant]:
+) -> tuple[Record, Indexes, Residue]:
     limits = settings.record
 
     def record_with(journal: Journal) -> Record:
@@ -109,13 +109,13 @@ def _record_and_indexes(
     snapshots = Snapshots(database, settings.home.expanduser() / "index")
     if settings.index.url is None:
         record = record_with(snapshots)
-        files = NotOverwritten("index files", lambda _patient: snapshots.sweep())
-        return record, LocalIndexes(record, snapshots, settings.index, metrics), files
+        files = OverwrittenAsWhole("index files", lambda _patient: snapshots.sweep())
+        return record, FaissIndexes(record, snapshots, settings.index, metrics), files
     # Loaded only where it is wanted: it brings gRPC and pandas, which are no part of the service otherwise.
-    from cloud_service.index.milvus.bootstrap import in_milvus  # noqa: PLC0415
+    from cloud_service.index.milvus.indexes import in_milvus  # noqa: PLC0415
 
     record, indexes, kept = in_milvus(settings.index.url, settings.milvus, database, record_with, metrics)
     for gallery in record.galleries():
-        if snapshots.kept(gallery).files:
+        if snapshots.info(gallery).files:
             snapshots.forget(gallery)  # from before Milvus: no erasure would reach them
     return record, indexes, kept

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from anyio import to_thread
 
-from cloud_service.record.rows import PinnedGallery
+from cloud_service.record.queries import PinnedGallery
 from cloud_service.settings import RetentionSettings
 from cloud_service.store import Store
 from shared.logs import get_logger, place_of
@@ -37,7 +37,7 @@ async def housekeeping(store: Store, settings: RetentionSettings) -> AsyncIterat
 def check_clock(store: Store) -> list[PinnedGallery]:
     """Compares the clocks, corrects dates set by a wrong one, and returns the galleries whose templates expire."""
     retention = store.retention
-    store.record.clock.look(retention.time_seen())
+    store.record.clock.observe(retention.time_seen())
     limited = retention.limited()
     if limited:
         retention.keep_time()
@@ -69,7 +69,7 @@ class _Jobs:
 
     async def overwrite(self) -> None:
         await to_thread.run_sync(self._store.finish_erasures)
-        await to_thread.run_sync(self._store.record.vectors.look_again)
+        await to_thread.run_sync(self._store.record.vectors.recheck_damaged)
 
     async def _closing_within(self, seconds: float) -> bool:
         try:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_service.index.flat import Hits
-from cloud_service.record.damage import of_subject
-from cloud_service.record.rows import PinnedGallery, Stored
+from cloud_service.record.checksums import of_subject
+from cloud_service.record.queries import PinnedGallery, Stored
 from cloud_service.record.template_queries import OfSubjects
 from cloud_service.store import Store, open_envelopes
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope

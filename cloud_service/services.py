@@ -12,10 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_service.batching import ConcurrencyLimit, RequestBatcher
 from cloud_service.bootstrap import open_store
+from cloud_service.clock import RecordClock
 from cloud_service.erasure.receipts import Erasures
 from cloud_service.housekeeping import housekeeping
 from cloud_service.matching import Identification, Matcher, Verification
-from cloud_service.record.clock import RecordClock
 from cloud_service.record.listing import Listing
 from cloud_service.rekey.service import Rekeying
 from cloud_service.settings import Settings
@@ -71,7 +71,7 @@ class Services:
     def _record_works(self) -> bool:
         try:
             self.store.record.database.ping()
-            self.store.record.vectors.look_again()
+            self.store.record.vectors.recheck_damaged()
         except (SQLAlchemyError, PatronusError) as error:
             _log.error("record_unreachable", **place_of(error))
             return False

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Gauge
 
-from cloud_service.erasure.residue import Remnant
+from cloud_service.erasure.residue import Residue
 from cloud_service.index.protocol import Indexes
+from cloud_service.record.exclusive import WriteLock
+from cloud_service.record.queries import NewRow, PinnedGallery, Removed
 from cloud_service.record.record import Record
 from cloud_service.record.retention import Retention
-from cloud_service.record.rows import NewRow, PinnedGallery, Removed
-from cloud_service.record.write_lock import WriteLock
 from shared.envelope import TemplateEnvelope
 from shared.errors import (
     ContractMismatch,
@@ -106,18 +106,18 @@ class Store:
     Args:
         record: the truth.
         indexes: what is searched.
-        remnants: where erased bytes may remain.
+        residues: where erased bytes may remain.
         metrics: where steps are timed.
         write_timeout_s: the longest that a write waits for the one before it.
     """
 
     def __init__(
-        self, record: Record, indexes: Indexes, remnants: Sequence[Remnant], metrics: Metrics, write_timeout_s: float
+        self, record: Record, indexes: Indexes, residues: Sequence[Residue], metrics: Metrics, write_timeout_s: float
     ) -> None:
         self.record = record
         self.indexes = indexes
         self.retention = Retention(record)
-        self._remnants = remnants
+        self._residues = residues
         self._metrics = metrics
         self._writing = WriteLock(write_timeout_s)
         # Taken before the other, around a change of the record and the call that passes it to the index.
@@ -227,7 +227,7 @@ class Store:
             NotFound: there is no such gallery.
         """
         with self._order, self._writing, self._metrics.step("record"):
-            self.record.clock.look(self.retention.time_seen())
+            self.record.clock.observe(self.retention.time_seen())
             gallery = self.record.gallery(gallery_name)
             with self._in_doubt(gallery):
                 gallery, removed = self.retention.change(gallery, max_age_seconds, by)
@@ -260,13 +260,13 @@ class Store:
 
     def pending(self, receipt: Receipt) -> list[str]:
         """Names the places where bytes of what an erasure removed may remain."""
-        return [remnant.name for remnant in self._remnants if remnant.holds(receipt)]
+        return [residue.name for residue in self._residues if residue.holds(receipt)]
 
     def finish_erasures(self) -> None:
         """Overwrites what could not be overwritten when it was erased, as far as possible without waiting."""
-        for remnant in self._remnants:
+        for residue in self._residues:
             with self._writing:
-                remnant.finish()
+                residue.finish()
         with self._writing:
             while self._lingering and not self.pending(self._lingering[0]):
                 self._lingering.popleft()
@@ -307,8 +307,8 @@ class Store:
     def close(self) -> None:
         """Closes the record after the write in progress. The next start overwrites what is left in its log."""
         with self.writing():
-            for remnant in self._remnants:
-                remnant.finish()
+            for residue in self._residues:
+                residue.finish()
             self.indexes.close()
             self.record.database.close()
 
@@ -322,12 +322,12 @@ class Store:
 
     @contextmanager
     def _in_doubt(self, gallery: PinnedGallery) -> Iterator[None]:
-        """Guards a change of templates: where its outcome is unknown, index and remnants are checked later."""
+        """Guards a change of templates: where its outcome is unknown, index and residues are checked later."""
         try:
             yield
         except OutcomeUnknown:
-            for remnant in self._remnants:
-                remnant.doubtful()
+            for residue in self._residues:
+                residue.doubtful()
             self.indexes.doubtful(gallery)
             raise
 
@@ -337,8 +337,8 @@ class Store:
 
     def _overwrite(self, removed: Removed) -> Erased:
         with self._metrics.step("scrub"):
-            for remnant in self._remnants:
-                remnant.erased(removed.receipt)
+            for residue in self._residues:
+                residue.erased(removed.receipt)
         pending = self.pending(removed.receipt)
         if pending:
             self._lingering.append(removed.receipt)

@@ -48,7 +48,8 @@ def own_milvus(tmp_path: Path) -> Iterator[MilvusLite]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests marked with ``both_engines`` run on SQLite and on PostgreSQL; all others on SQLite."""
     if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_engines"):
-        metafunc.parametrize("engine", ["sqlite", "postgresql"])
+        other = pytest.param("postgresql", marks=pytest.mark.slow(reason="on the other engine, too"))
+        metafunc.parametrize("engine", ["sqlite", other])
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def cloud(own_cloud: Cloud) -> Cloud:
 
 
 @pytest.fixture
-def door(cloud: Cloud) -> Cloud:
+def client(cloud: Cloud) -> Cloud:
     """A cloud with an empty gallery named ``door``."""
     assert cloud.put_gallery().status_code == 201
     return cloud

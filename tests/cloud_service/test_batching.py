@@ -30,6 +30,11 @@ def envelope(vector: Any, **changed: Any) -> TemplateEnvelope:
     return TemplateEnvelope.model_validate(enveloped(vector, **changed))
 
 
+@pytest.fixture
+def cloud(shared_cloud: Cloud) -> Cloud:
+    return shared_cloud
+
+
 class Watched:
     """The matcher of a running cloud, which keeps the size of each batch, and waits at a gate."""
 
@@ -166,15 +171,16 @@ def test_too_many_too_long_and_disconnected(watched: Watched) -> None:
     asyncio.run(scenario())
 
 
-def test_many_callers_over_http_each_get_their_own_answer(
-    cloud: Cloud, watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    services = replace(cloud.services, identifications=batcher(watched, queue_length=200))
-    monkeypatch.setattr(cloud.app.state, "services", services)
+def test_many_callers_over_http_each_get_their_own_answer(cloud: Cloud, watched: Watched) -> None:
+    services = cloud.services
+    cloud.app.state.services = replace(services, identifications=batcher(watched, queue_length=200))
     order = np.random.default_rng(3).integers(0, 6, 96)
-    with ThreadPoolExecutor(16) as threads:
-        told = list(threads.map(lambda at: cloud.found(VECTORS[at]), order))
-    assert told == [[f"s{at}"] for at in order]
+    try:
+        with ThreadPoolExecutor(16) as threads:
+            found = list(threads.map(lambda at: cloud.found(VECTORS[at]), order))
+    finally:
+        cloud.app.state.services = services
+    assert found == [[f"s{at}"] for at in order]
     assert max(watched.sizes) > 1, "some were batched"
     assert sum(watched.sizes) == 96
 

@@ -128,7 +128,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert _python("-c", code).stdout.strip() == "[]"
 
 
-def test_a_mistake_is_told_in_one_sentence_without_the_value() -> None:
+def test_a_wrong_setting_gives_one_sentence_without_its_value() -> None:
     answer = _python("-m", "cloud_service", "serve", PATRONUS_CLOUD__BODY__MAX_BYTES="a-secret")
     assert answer.returncode == 1
     assert "PATRONUS_CLOUD__BODY__MAX_BYTES" in answer.stderr

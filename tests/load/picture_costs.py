@@ -1,4 +1,4 @@
-"""Measures what decoding the dearest pictures takes: ``picture_costs.py [--search] [NAME ...]``.
+"""Measures memory and CPU time of the most expensive pictures: ``picture_costs.py [--search] [NAME ...]``.
 
 In this process, one picture after the other; the kernel's peak of memory is set back before each (Linux only).
 """
@@ -23,7 +23,7 @@ from tests.support.hostile_pictures import costly_files, jpeg, largest_pictures
 
 
 class Cost(TypedDict):
-    """What one picture took."""
+    """The cost of one picture."""
 
     name: str
     outcome: str

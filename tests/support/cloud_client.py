@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import secrets
+import sqlite3
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +20,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from cloud_service.app import create_app
-from cloud_service.record.clock import RecordClock
+from cloud_service.clock import RecordClock
 from cloud_service.record.opening import open_database
 from cloud_service.services import Services
 from cloud_service.settings import RecordSettings, Settings
@@ -69,12 +71,14 @@ def enveloped(vector: NDArray[np.float32], contract: Contract | None = None, **c
 
 
 @cache
-def _migrated_record() -> bytes:
-    """A SQLite record with its tables and nothing in them; making it takes longer than most tests."""
+def _migrated_record() -> tuple[bytes, bytes]:
+    """A SQLite record with its tables and nothing in them, and its salt; making it takes longer than most tests."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "record.db"
         open_database(f"sqlite:///{file}", RecordSettings(), connections=1).close()
-        return file.read_bytes()
+        with closing(sqlite3.connect(file)) as record:
+            (salt,) = record.execute("SELECT value FROM record_value WHERE name = 'audit_salt'").fetchone()
+        return file.read_bytes(), salt.encode()
 
 
 class Caller:
@@ -130,7 +134,9 @@ class Cloud:
         if self.settings.record.url is None and not self.settings.home.exists():
             self.settings.home.mkdir(mode=0o700, parents=True)
             (self.settings.home / "record.db").touch(mode=0o600)
-            (self.settings.home / "record.db").write_bytes(_migrated_record())
+            content, salt = _migrated_record()
+            own = secrets.token_hex(32).encode()  # the salt tells a record from others
+            (self.settings.home / "record.db").write_bytes(content.replace(salt, own))
         self.http.__enter__()
         self.http.headers["Authorization"] = f"Bearer {self.settings.first_key_file.read_text().strip()}"
         return self

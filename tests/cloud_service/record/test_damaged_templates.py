@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from cloud_service.matching import Matcher, Verification, similarity_of
-from cloud_service.record.tables import subject, template, turned
+from cloud_service.record.tables import rekeyed, subject, template
 from cloud_service.settings import Settings
 from shared.envelope import TemplateEnvelope
 from shared.errors import RecordDamaged
@@ -24,12 +24,12 @@ IDS = [f"{number:032x}" for number in range(6)]
 
 
 @pytest.fixture
-def people(door: Cloud) -> Cloud:
+def people(client: Cloud) -> Cloud:
     """``anna`` with two templates, and ``ben`` and ``carl`` with one each."""
-    door.enroll("anna", VECTORS[:2], ids=IDS[:2])
-    door.enroll("ben", VECTORS[2:3], ids=IDS[2:3])
-    door.enroll("carl", VECTORS[3:4], ids=IDS[3:4])
-    return door
+    client.enroll("anna", VECTORS[:2], ids=IDS[:2])
+    client.enroll("ben", VECTORS[2:3], ids=IDS[2:3])
+    client.enroll("carl", VECTORS[3:4], ids=IDS[3:4])
+    return client
 
 
 def _towards_the_stranger(vector: np.ndarray) -> int:
@@ -209,7 +209,7 @@ def test_a_change_of_key_stops_where_a_template_under_the_new_key_is_damaged(clo
     some = cloud.http.post(f"{PATH}/rekey", json=OLD_EACH.rekey(NEW_EACH, "anna", "ben"))
     assert some.json()["state"] == "staging"
     [row] = rows_of(cloud, "ben")
-    change_blob(cloud, row, huge(2), turned)
+    change_blob(cloud, row, huge(2), rekeyed)
     rest = cloud.http.post(f"{PATH}/rekey", json=OLD_EACH.rekey(NEW_EACH, "carl"))
     problem = assert_problem(rest, 503, "record-damaged", "staged_template_damaged")
     assert "Abandon" in problem["detail"]

@@ -60,7 +60,7 @@ def test_a_record_of_a_newer_version_is_refused_and_let_go_of(settings: Settings
     for _ in range(2):
         with pytest.raises(SetupError, match="newer version"):
             open_store(settings, Metrics("cloud"))
-    file.execute("UPDATE alembic_version SET version_num = '0004'")
+    file.execute("UPDATE alembic_version SET version_num = '0005'")
     file.commit()
     file.close()
     open_store(settings, Metrics("cloud")).close()
@@ -140,10 +140,10 @@ def test_a_record_that_is_written_by_another_is_answered_as_overload(settings: S
         assert cloud.put_gallery().status_code == 201
 
 
-def test_a_record_that_does_not_answer_makes_the_service_not_ready(door: Cloud) -> None:
-    with door.services.store.record.database.write() as connection:
+def test_a_record_that_does_not_answer_makes_the_service_not_ready(client: Cloud) -> None:
+    with client.services.store.record.database.write() as connection:
         connection.execute(text("ALTER TABLE gallery RENAME TO hidden"))
-    answer = door.http.get("/readyz")
+    answer = client.http.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["checks"] == {
         "record": False,

@@ -48,29 +48,29 @@ def vectors_of(cloud: Cloud) -> np.ndarray:
     return np.concatenate([vectors for _ids, vectors in record.vectors.batches(record.gallery("door"))])
 
 
-def test_a_repeated_request_is_answered_as_stored_before(door: Cloud) -> None:
-    first, again = enroll(door), enroll(door)
+def test_a_repeated_request_is_answered_as_stored_before(client: Cloud) -> None:
+    first, again = enroll(client), enroll(client)
     assert (stored(first), stored(again)) == (["now"], ["before"])
     assert dates(again) == dates(first)
-    assert door.held() == (1, 1)
+    assert client.held() == (1, 1)
 
 
 def test_a_request_whose_answer_was_lost_stores_once_when_it_is_repeated(
-    door: Cloud, monkeypatch: pytest.MonkeyPatch
+    client: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = door.services.store
+    store = client.services.store
     added = store.indexes.added
 
     def fail(*_given: Any) -> None:
         raise MemoryError  # after the commit: the caller gets an error for what is stored
 
     monkeypatch.setattr(store.indexes, "added", fail)
-    assert_problem(enroll(door), 500, "unexpected-error")
+    assert_problem(enroll(client), 500, "unexpected-error")
     monkeypatch.setattr(store.indexes, "added", added)
     store.indexes.doubtful(store.record.gallery("door"))  # as a failed index does for itself
-    assert stored(enroll(door)) == ["before"]
-    assert door.held() == (1, 1)
-    assert door.found(VECTORS[0]) == ["anna"]
+    assert stored(enroll(client)) == ["before"]
+    assert client.held() == (1, 1)
+    assert client.found(VECTORS[0]) == ["anna"]
 
 
 def test_it_outlives_a_restart(settings: Settings) -> None:
@@ -84,86 +84,86 @@ def test_it_outlives_a_restart(settings: Settings) -> None:
         assert cloud.found(VECTORS[0]) == ["anna"]
 
 
-def test_another_vector_under_a_known_id_leaves_the_first_as_it_is(door: Cloud) -> None:
+def test_another_vector_under_a_known_id_leaves_the_first_as_it_is(client: Cloud) -> None:
     """Another CPU or runtime gives another last bit of the same template; a wrong sender gives anything."""
-    first = enroll(door)
+    first = enroll(client)
     nearly = unit(VECTORS[0].astype(np.float64) + 1e-6)
     for vector in (nearly, VECTORS[1]):
-        again = enroll(door, vectors=[vector])
+        again = enroll(client, vectors=[vector])
         assert stored(again) == ["before"]
         assert dates(again) == dates(first)
-    assert np.array_equal(vectors_of(door), VECTORS[:1])
-    assert door.held() == (1, 1)
-    assert door.verify("anna", VECTORS[0]).json()["similarity"] == pytest.approx(1, abs=1e-6)
+    assert np.array_equal(vectors_of(client), VECTORS[:1])
+    assert client.held() == (1, 1)
+    assert client.verify("anna", VECTORS[0]).json()["similarity"] == pytest.approx(1, abs=1e-6)
 
 
-def test_new_and_known_ids_of_one_request_are_answered_each_for_itself(door: Cloud) -> None:
-    first = enroll(door)
-    both = enroll(door, vectors=VECTORS[:2], ids=(OTHER_ID, ID))
+def test_new_and_known_ids_of_one_request_are_answered_each_for_itself(client: Cloud) -> None:
+    first = enroll(client)
+    both = enroll(client, vectors=VECTORS[:2], ids=(OTHER_ID, ID))
     assert stored(both) == ["now", "before"]
     assert dates(both)[1] == dates(first)[0]
-    assert door.held() == (1, 2)
+    assert client.held() == (1, 2)
 
 
-def test_an_id_of_another_subject_is_refused_and_nothing_is_stored(door: Cloud) -> None:
-    enroll(door)
-    answer = enroll(door, "ben", vectors=VECTORS[1:3], ids=(OTHER_ID, ID))
+def test_an_id_of_another_subject_is_refused_and_nothing_is_stored(client: Cloud) -> None:
+    enroll(client)
+    answer = enroll(client, "ben", vectors=VECTORS[1:3], ids=(OTHER_ID, ID))
     assert_problem(answer, 409, "conflict", "template_id_taken")
-    assert door.held() == (1, 1)
-    assert door.found(VECTORS[1]) == []
+    assert client.held() == (1, 1)
+    assert client.found(VECTORS[1]) == []
 
 
-def test_an_id_is_known_in_its_own_gallery_only(door: Cloud) -> None:
-    enroll(door)
-    door.put_gallery("gate")
-    assert stored(enroll(door, "ben", gallery="gate")) == ["now"]
-    assert (door.held(), door.held("gate")) == ((1, 1), (1, 1))
+def test_an_id_is_known_in_its_own_gallery_only(client: Cloud) -> None:
+    enroll(client)
+    client.put_gallery("gate")
+    assert stored(enroll(client, "ben", gallery="gate")) == ["now"]
+    assert (client.held(), client.held("gate")) == ((1, 1), (1, 1))
 
 
-def test_it_is_the_same_for_every_caller(door: Cloud) -> None:
-    enroll(door)
-    assert stored(enroll(door, headers=door.key(Scope.ENROLL))) == ["before"]
-    assert door.held() == (1, 1)
+def test_it_is_the_same_for_every_caller(client: Cloud) -> None:
+    enroll(client)
+    assert stored(enroll(client, headers=client.key(Scope.ENROLL))) == ["before"]
+    assert client.held() == (1, 1)
 
 
-def test_what_was_refused_may_be_sent_corrected(door: Cloud) -> None:
-    assert_problem(enroll(door, gallery="gate"), 404, "not-found")
-    assert_problem(enroll(door, ids=(ID, ID), vectors=VECTORS[:2]), 422, "unprocessable", "duplicate_id")
-    assert stored(enroll(door)) == ["now"]
+def test_what_was_refused_may_be_sent_corrected(client: Cloud) -> None:
+    assert_problem(enroll(client, gallery="gate"), 404, "not-found")
+    assert_problem(enroll(client, ids=(ID, ID), vectors=VECTORS[:2]), 422, "unprocessable", "duplicate_id")
+    assert stored(enroll(client)) == ["now"]
 
 
-def test_what_could_not_be_stored_is_not_known_afterwards(door: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_could_not_be_stored_is_not_known_afterwards(client: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as full:
-        full.setattr(door.services.store.record, "_max_templates_a_gallery", 0)
-        assert_problem(enroll(door), 409, "conflict", "gallery_full")
-    assert stored(enroll(door)) == ["now"]
+        full.setattr(client.services.store.record, "_max_templates_a_gallery", 0)
+        assert_problem(enroll(client), 409, "conflict", "gallery_full")
+    assert stored(enroll(client)) == ["now"]
 
 
-def test_after_an_erasure_of_the_subject_it_is_stored_anew(door: Cloud) -> None:
-    first = enroll(door)
-    assert door.http.delete("/v1/galleries/door/subjects/anna").status_code == 200
-    assert door.found(VECTORS[0]) == []
-    again = enroll(door, vectors=VECTORS[1:2])
+def test_after_an_erasure_of_the_subject_it_is_stored_anew(client: Cloud) -> None:
+    first = enroll(client)
+    assert client.http.delete("/v1/galleries/door/subjects/anna").status_code == 200
+    assert client.found(VECTORS[0]) == []
+    again = enroll(client, vectors=VECTORS[1:2])
     assert stored(again) == ["now"]
     assert dates(again) != dates(first)
-    assert (door.found(VECTORS[0]), door.found(VECTORS[1])) == ([], ["anna"])
-    assert door.held() == (1, 1)
+    assert (client.found(VECTORS[0]), client.found(VECTORS[1])) == ([], ["anna"])
+    assert client.held() == (1, 1)
 
 
-def test_after_an_erasure_of_one_template_only_that_one_is_stored_anew(door: Cloud) -> None:
-    enroll(door, vectors=VECTORS[:2], ids=(ID, OTHER_ID))
-    door.http.delete(f"/v1/galleries/door/subjects/anna/templates/{ID}")
-    assert stored(enroll(door, vectors=VECTORS[:2], ids=(ID, OTHER_ID))) == ["now", "before"]
-    assert door.held() == (1, 2)
+def test_after_an_erasure_of_one_template_only_that_one_is_stored_anew(client: Cloud) -> None:
+    enroll(client, vectors=VECTORS[:2], ids=(ID, OTHER_ID))
+    client.http.delete(f"/v1/galleries/door/subjects/anna/templates/{ID}")
+    assert stored(enroll(client, vectors=VECTORS[:2], ids=(ID, OTHER_ID))) == ["now", "before"]
+    assert client.held() == (1, 2)
 
 
-def test_after_an_erasure_of_the_gallery_it_is_stored_anew(door: Cloud) -> None:
-    enroll(door)
-    door.http.delete("/v1/galleries/door")
-    assert_problem(enroll(door), 404, "not-found")
-    door.put_gallery()
-    assert stored(enroll(door)) == ["now"]
-    assert door.held() == (1, 1)
+def test_after_an_erasure_of_the_gallery_it_is_stored_anew(client: Cloud) -> None:
+    enroll(client)
+    client.http.delete("/v1/galleries/door")
+    assert_problem(enroll(client), 404, "not-found")
+    client.put_gallery()
+    assert stored(enroll(client)) == ["now"]
+    assert client.held() == (1, 1)
 
 
 def test_after_a_change_of_key_it_is_known_under_the_new_key(cloud: Cloud) -> None:
@@ -184,8 +184,8 @@ def test_after_a_change_of_key_it_is_known_under_the_new_key(cloud: Cloud) -> No
     assert cloud.held() == (1, 1)
 
 
-def test_of_two_requests_at_the_same_moment_one_stores(door: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = door.services.store
+def test_of_two_requests_at_the_same_moment_one_stores(client: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = client.services.store
     begun, go_on = threading.Event(), threading.Event()
     add = store.record.add_templates
 
@@ -196,22 +196,22 @@ def test_of_two_requests_at_the_same_moment_one_stores(door: Cloud, monkeypatch:
 
     monkeypatch.setattr(store.record, "add_templates", slow)
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(enroll, door)
+        first = threads.submit(enroll, client)
         assert begun.wait(20)
-        second = threads.submit(enroll, door)
+        second = threads.submit(enroll, client)
         go_on.set()
         assert sorted(stored(first.result()) + stored(second.result())) == ["before", "now"]
         assert dates(first.result()) == dates(second.result())
-    assert door.held() == (1, 1)
-    assert len(vectors_of(door)) == 1
+    assert client.held() == (1, 1)
+    assert len(vectors_of(client)) == 1
 
 
 @pytest.mark.parametrize("key", ["k1", "", "x" * 129, "a b"])
-def test_an_idempotency_key_is_ignored(door: Cloud, key: str) -> None:
+def test_an_idempotency_key_is_ignored(client: Cloud, key: str) -> None:
     sent = {"headers": {"Idempotency-Key": key}}
-    answer = enroll(door, **sent)
+    answer = enroll(client, **sent)
     assert stored(answer) == ["now"]
     assert "Idempotency-Replayed" not in answer.headers
-    assert stored(enroll(door, vectors=VECTORS[1:2], ids=(OTHER_ID,), **sent)) == ["now"]
-    assert door.held() == (1, 2)
+    assert stored(enroll(client, vectors=VECTORS[1:2], ids=(OTHER_ID,), **sent)) == ["now"]
+    assert client.held() == (1, 2)
     assert "answered" not in metadata.tables, "nothing is kept of it"
