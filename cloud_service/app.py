@@ -24,8 +24,6 @@ from cloud_service.rekey.service import Rekeying
 from cloud_service.routes import ROUTERS
 from cloud_service.settings import Settings
 from shared.http.application import make_application
-from shared.http.flat import add_routes
-from shared.http.problems import RESPONSES
 from shared.http.system import system_routes
 from shared.logs import get_logger
 from shared.metrics import Metrics
@@ -82,10 +80,10 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
         limit_for=lambda path: settings.body.max_rekey_bytes if _REKEY.fullmatch(path) else settings.body.max_bytes,
         body_seconds=settings.body.seconds,
         rates=settings.rates,
-        places=settings.work.waiting + settings.work.probes_a_batch,  # those who wait, and those who are worked on
+        slots=settings.work.waiting + settings.work.probes_a_batch,  # those who wait, and those who are worked on
     )
     app.state.settings = settings
     app.state.key_ring = KeyRing(settings.keys_file)
-    add_routes(app, *ROUTERS, prefix="/v1", responses=RESPONSES)
-    add_routes(app, system_routes(metrics, readiness_of(app)))
+    for router in (*ROUTERS, system_routes(metrics, readiness_of(app))):
+        app.include_router(router)
     return app

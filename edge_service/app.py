@@ -22,8 +22,6 @@ from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.reader import open_reader
 from edge_service.workers import Workers
 from shared.http.application import make_application
-from shared.http.disconnects import DisconnectWatch
-from shared.http.flat import add_routes
 from shared.http.system import system_routes
 from shared.logs import get_logger
 from shared.metrics import Metrics
@@ -104,11 +102,12 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         limit_for=lambda path: _body_limit(path, settings.pictures),
         body_seconds=settings.pictures.body_timeout_s,
         rates=settings.rates,
-        places=_PLACES,
-        innermost=DisconnectWatch,
+        slots=_PLACES,
+        watch_disconnects=True,
     )
     parts = (matching, subjects, embeddings, pictures, galleries, rekey, info)
-    add_routes(app, *(part.router for part in parts), system_routes(metrics, checks))
+    for router in (*(part.router for part in parts), system_routes(metrics, checks)):
+        app.include_router(router)
     return app
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response, status
+from fastapi import Header, Response, status
 
 from cloud_service.deps import (
     MAY_ENROLL,
@@ -17,11 +17,11 @@ from cloud_service.deps import (
 )
 from cloud_service.record.replies import Once
 from shared.http.auth import Caller
-from shared.http.erasure import PENDING, answered
+from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.cloud import EnrollAnswer, EnrollRequest
 from shared.wire.common import Erased
 
-router = APIRouter(prefix="/galleries/{gallery}/subjects/{subject}/templates", tags=["templates"])
+router = api_router("/v1/galleries/{gallery}/subjects/{subject}/templates", "templates")
 
 IdempotencyKey = Annotated[
     str | None,
@@ -64,4 +64,4 @@ def erase_template(
     response: Response,
 ) -> Erased:
     """Erases a template, and its subject with the last one."""
-    return answered(store.erase_template(gallery, subject, template, caller.id), response)
+    return erasure_answer(store.erase_template(gallery, subject, template, caller.id), response)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.status import HTTP_201_CREATED
 
@@ -39,7 +39,7 @@ from edge_service.uploads import read_pictures
 from shared.errors import Forbidden, NotFound
 from shared.http.auth import Caller
 from shared.http.headers import media_type
-from shared.http.problems import RESPONSES
+from shared.http.routes import api_router
 from shared.security.credentials import ApiKeyRecord
 from shared.wire.edge import (
     EnrollEmbeddings,
@@ -49,7 +49,7 @@ from shared.wire.edge import (
     ProtectRequest,
 )
 
-router = APIRouter(prefix="/v1", tags=["embeddings"], responses=RESPONSES)
+router = api_router("/v1", "embeddings")
 _BINARY: Final = {"type": "string", "format": "binary"}
 
 

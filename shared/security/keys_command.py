@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 
 from shared.errors import SetupError
-from shared.http.rates import RATE_PATTERN
 from shared.names import GALLERY_PATTERN
-from shared.security.credentials import Scope
+from shared.security.credentials import RATE_PATTERN, Scope
 from shared.security.key_ring import KeyRing
 from shared.standard_streams import OutputFailed
 
