@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from shared.home import patronus_version
 from shared.http.load_shedding import LoadShedder, LoadShedding
@@ -25,8 +26,16 @@ from shared.wire.common import Problem
 _BODY_BYTES = 256 * 1024 * 1024
 
 
-class _Described(FastAPI):
-    """An application whose OpenAPI document describes problems, and the headers that every answer has."""
+class _Application(FastAPI):
+    """An application behind load shedding, whose OpenAPI document describes problems and the headers of all answers."""
+
+    def __init__(self, shedder: LoadShedder, **options: Any) -> None:
+        super().__init__(**options)
+        self.shedding = LoadShedding(super().__call__, shedder)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request. Starlette would put its own layer for errors before any that is added to it."""
+        await self.shedding(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
@@ -75,7 +84,9 @@ def make_application(
         slots: requests of one kind that are answered at once; more are refused.
         watch_disconnects: whether handlers notice, by ``check_caller``, that the caller closed the connection.
     """
-    app = _Described(
+    limits, shedder = RateLimits(rates), LoadShedder(slots, metrics)
+    app = _Application(
+        shedder,
         title=title,
         description=description,
         version=patronus_version(),
@@ -85,7 +96,6 @@ def make_application(
         redirect_slashes=False,  # a redirect would be built from the caller's own Host header
     )
     install_problems(app, metrics)
-    limits, shedder = RateLimits(rates), LoadShedder(slots, metrics)
     app.state.rate_limits = limits
     app.add_middleware(
         BodyLimits,
@@ -96,5 +106,4 @@ def make_application(
     )
     app.add_middleware(Authentication, limits=limits, shedder=shedder, metrics=metrics)
     app.add_middleware(RequestContext, metrics=metrics)
-    app.add_middleware(LoadShedding, shedder=shedder)
     return app

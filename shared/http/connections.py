@@ -9,7 +9,7 @@ from typing import Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.errors import BadRequest
-from shared.http.load_shedding import OVER_LIMIT
+from shared.http.load_shedding import HOLD_BACK, OVER_LIMIT
 from shared.http.problems import MEDIA_TYPE, problem_document
 from shared.http.request_context import REQUEST_ID_HEADER, id_of_request
 
@@ -24,6 +24,9 @@ _MAX_HEAD_BYTES: Final = 128 * 1024
 _MAX_SERVED: Final = 1000
 _MAX_OPEN: Final = 1200
 _SWEEP_SECONDS: Final = 1.0
+# Much less than the second that Retry-After asks for, so that only callers that do not wait notice it. It bounds what
+# refusals cost: ten a second for each connection.
+_HOLD_BACK_SECONDS: Final = 0.1
 _MALFORMED: Final = BadRequest(
     "This is not a valid HTTP/1.1 request; check its request line, headers and length.", reason="malformed_http"
 )
@@ -37,7 +40,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.idle_since = self.loop.time()
         self.head_bytes = 0
-        self.app_state = {**self.app_state, OVER_LIMIT: len(self.connections) > _MAX_SERVED}
+        over_limit = len(self.connections) > _MAX_SERVED
+        self.app_state = {**self.app_state, OVER_LIMIT: over_limit, HOLD_BACK: self.hold_back}
         if len(self.connections) > _MAX_OPEN:
             transport.abort()
 
@@ -73,6 +77,16 @@ class LimitedProtocol(HttpToolsProtocol):
             lines = ["HTTP/1.1 400 Bad Request", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
             self.transport.write("\r\n".join(lines).encode() + body)
         self.transport.close()
+
+    def hold_back(self) -> None:
+        """Reads the next request only after a moment: back pressure on a caller whose request was refused."""
+        self.transport.pause_reading()
+        self.loop.call_later(_HOLD_BACK_SECONDS, self.go_on)
+
+    def go_on(self) -> None:
+        """Reads again."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def close_if_silent(self) -> None:
         """Closes the connection if no request is being answered and none came in time."""

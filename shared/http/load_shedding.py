@@ -1,8 +1,8 @@
 """Sheds load: refuses a request, before its key or body is looked at, that could not be answered soon.
 
 A request that is authenticated, parsed and then refused costs half of one that is answered: at twice the load that a
-service can carry, it would do little else. So requests that are being answered are counted by kind and key, and the
-answer that refuses the next one is made once and sent many times.
+service can carry, it would do little else. So requests that are being answered are counted by kind and key, the answer
+that refuses the next one is made once and sent many times, and a connection that was refused is held back for a moment.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ _ID_HEADER: Final = REQUEST_ID_HEADER.lower().encode("ascii")
 _REFUSED: Final = Overloaded.status
 OVER_LIMIT: Final = "over_limit"
 """Where the server says, in the ASGI scope's ``state``, that the request came on a connection above its limit."""
+HOLD_BACK: Final = "hold_back"
+"""Where the server puts, beside it, a function that reads the connection's next request a little later."""
 Slot = tuple[str, bytes]
 
 
@@ -153,8 +155,11 @@ class Refusal:
         request_id = id_of_request(header_of(scope, _ID_HEADER)).encode("ascii")
         body = b"%b%b%b" % (self._before, request_id, self._after)
         headers = [*self._headers, (_ID_HEADER, request_id), (b"content-length", b"%d" % len(body))]
-        if must_close(scope) or scope.get("state", {}).get(OVER_LIMIT):
+        state = scope.get("state", {})
+        if must_close(scope) or state.get(OVER_LIMIT):
             headers.append((b"connection", b"close"))
+        elif HOLD_BACK in state:
+            state[HOLD_BACK]()
         await send({"type": "http.response.start", "status": _REFUSED, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

@@ -164,7 +164,7 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
         }
         headers = {**(error.headers or {}), REQUEST_ID_HEADER: current_request_id()}
         if error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
-            # The router tells of the first route with this path; another one has the other methods.
+            # The router names the methods of the first route with this path; others may have more.
             methods = {method.upper() for method in operations_of(app, request.scope)}
             headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         return JSONResponse(body, status_code=error.status_code, media_type=MEDIA_TYPE, headers=headers)

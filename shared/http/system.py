@@ -20,7 +20,7 @@ Checks = Callable[[], Awaitable[dict[str, bool]]]
 
 
 def system_routes(metrics: Metrics, checks: Checks) -> APIRouter:
-    """Routes without an API key, which tell nothing of galleries or subjects.
+    """Routes without an API key; they reveal nothing about galleries or subjects.
 
     Args:
         metrics: what ``/metrics`` shows.

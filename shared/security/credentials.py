@@ -82,7 +82,7 @@ def mint(
 def authenticate(key: str, records: Iterable[ApiKeyRecord]) -> ApiKeyRecord | None:
     """The record of a key that is known and not revoked, else None.
 
-    A key with an unknown id is compared with a digest too, so that the time taken does not tell which ids exist.
+    A key with an unknown id is compared with a digest too, so that the time taken does not reveal which ids exist.
     """
     parts = _KEY.fullmatch(key)
     if parts is None:
