@@ -9,27 +9,48 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# As $(PIP), and shows how far it is.
+INSTALL := deploy/install $(BIN)/python
 # What the services install: every package at one version, checked against the digests of its wheels.
-LOCKED := $(PIP) --require-hashes --only-binary :all:
+LOCKED := --require-hashes --only-binary :all:
 # With the setuptools of tools.txt, which warns of every editable installation.
-EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-build-isolation
+EDITABLE := --no-build-isolation --editable
 LOCKS := deploy/requirements
 PACKAGES := pyproject.toml $(addprefix $(LOCKS)/,tools.txt edge.txt cloud.txt models.txt)
 UV := uv==0.13.9
 
-.PHONY: help run demo test test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
+# The set-up counts its steps. One that was done before says nothing, unless it has to check something.
+STEPS := 3
+MODELS_STEP := 3
+run demo: STEPS := 4
+test test-all: STEPS := 5
+bench bench-recall soak fuzz accuracy: STEPS := 4
+test test-all bench bench-recall soak fuzz accuracy: MODELS_STEP := 4
+
+.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 run: $(VENV)/.run models  ## Run edge and cloud here, in the foreground, until Ctrl-C
+	@echo "[4/4] Starting the cloud and the edge (a few seconds) ..."
 	@exec $(BIN)/python -m deploy.run_pair
 
 demo: $(VENV)/.run models  ## Enroll, verify and identify the sample pictures, in a folder of its own
+	@echo "[4/4] Starting a cloud and an edge of their own (a few seconds) ..."
 	@exec $(BIN)/python -m deploy.demo
 
-test: $(VENV)/.test models optional-models  ## Run every test, with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+# Two workers with one thread each. A file's tests stay in one worker, which starts the file's services once.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: $(VENV)/.test models optional-models  ## Run the fast tests: make test ARGS=tests/shared
+	@$(PYTEST) -m "not slow" --hypothesis-profile=fast $(ARGS)
+
+test-all: $(VENV)/.test models optional-models  ## Run the fast and the slow tests, with coverage
+	@$(PYTEST) --hypothesis-profile=slow --cov --cov-report=term $(ARGS)
+
+guarantees: $(VENV)/.test models  ## Break each guarantee in a copy of the code, and see which fast tests fail (minutes)
+	@$(BIN)/python -m tests.load.broken_guarantees $(ARGS)
 
 # Milvus' server listens on all interfaces: it gets a network with nothing but loopback.
 ALONE := unshare $(if $(filter 0,$(shell id -u)),,--map-current-user --keep-caps) --net
@@ -42,7 +63,7 @@ test-milvus: $(VENV)/.test  ## Run the tests of the index in Milvus on a real se
 lint: $(VENV)/.test  ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-format: $(VENV)/.test  ## Put the code into its form
+format: $(VENV)/.test  ## Format the code
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: $(VENV)/.test models  ## Time one verify and where it goes
@@ -51,20 +72,20 @@ bench: $(VENV)/.test models  ## Time one verify and where it goes
 bench-cloud: $(VENV)/.test  ## Time the cloud beside FAISS itself: make bench-cloud SIZES=10000,100000 CONCURRENCY=1,64
 	@$(BIN)/python -m tests.load.bench_cloud $(if $(SIZES),--sizes $(SIZES)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(ARGS)
 
-bench-recall: $(VENV)/.test models  ## Compare the index with plain products on real faces: make bench-recall LFW=FOLDER
+bench-recall: $(VENV)/.test models  ## Measure recall of the index on real faces: make bench-recall LFW=FOLDER
 	@test -n "$(LFW)$${PATRONUS_FACE_DATA:-}" || { echo "Name the folder with lfw112.tar, lfw_pairs.txt and utkface112.tar: make bench-recall LFW=FOLDER" >&2; exit 2; }
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.load.bench_recall --faces "$${PATRONUS_FACE_DATA:-$(LFW)}" $(ARGS)
 
-contention: $(VENV)/.test  ## Time searches while somebody writes: make contention SIZES=1000000
+contention: $(VENV)/.test  ## Time searches beside writers: make contention SIZES=1000000
 	@$(BIN)/python -m tests.load.contention $(if $(SIZES),--sizes $(SIZES)) $(ARGS)
 
-soak: $(VENV)/.test models  ## Load the cloud steadily and see what grows: make soak MINUTES=20 ARGS=--pictures
+soak: $(VENV)/.test models  ## Load the cloud for long and measure its growth: make soak MINUTES=20 ARGS=--pictures
 	@$(BIN)/python -m tests.load.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
-kill-test: $(VENV)/.test  ## Kill the cloud under load, over and over: make kill-test CYCLES=200
+kill-test: $(VENV)/.test  ## Kill the cloud under load, again and again: make kill-test CYCLES=200
 	@$(BIN)/python -m tests.load.crash $(if $(CYCLES),--cycles $(CYCLES)) $(ARGS)
 
-fuzz: $(VENV)/.test models  ## Try what both OpenAPI documents promise: make fuzz SECONDS=600
+fuzz: $(VENV)/.test models  ## Check both services against their OpenAPI documents: make fuzz SECONDS=600
 	@$(BIN)/python -m tests.load.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LFW=FOLDER
@@ -72,9 +93,11 @@ accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LF
 	@$(BIN)/python -m lab.evaluation.accuracy $(if $(LFW),--lfw $(LFW)) $(ARGS)
 
 models: $(VENV)/.run  ## Fetch, check and convert the face models
+	@echo "[$(MODELS_STEP)/$(STEPS)] Checking the face models; fetching what is missing (11 MB) ..."
 	@$(BIN)/python -m edge_service.models fetch
 
 optional-models: $(VENV)/.run  ## Fetch the other embedder, too: once, 100 MB
+	@echo "[$(STEPS)/$(STEPS)] Checking the second embedder; fetching it if it is missing (100 MB) ..."
 	@$(BIN)/python -m edge_service.models fetch --embedder dlib_resnet29 || echo "Without it, the tests that need it are skipped." >&2
 
 compose-test:  ## Build the containers and try them: up, enroll, down, up, verify
@@ -90,16 +113,17 @@ clean:  ## Remove the virtual environment and converted models
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Patronus needs Python 3.11 or newer; name one: make PYTHON=python3.11" >&2; exit 1; }
+	@echo "[1/$(STEPS)] Making a virtual environment in $(VENV) (10 seconds) ..."
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(PACKAGES) | $(VENV)/bin/python
-	@echo "Installing packages into $(VENV) (once) ..."
-	@$(LOCKED) --requirement $(LOCKS)/tools.txt
-	@$(LOCKED) --requirement $(LOCKS)/edge.txt --requirement $(LOCKS)/cloud.txt --requirement $(LOCKS)/models.txt
-	@$(EDITABLE) --no-deps --editable .
+	@echo "[2/$(STEPS)] Installing packages for the services into $(VENV), once (about 1 minute) ..."
+	@$(INSTALL) $(LOCKED) --requirement $(LOCKS)/tools.txt
+	@$(INSTALL) $(LOCKED) --requirement $(LOCKS)/edge.txt --requirement $(LOCKS)/cloud.txt --requirement $(LOCKS)/models.txt
+	@PYTHONWARNINGS=ignore $(INSTALL) --no-deps $(EDITABLE) .
 	@touch $@
 
 $(VENV)/.test: constraints.txt $(VENV)/.run
-	@echo "Installing packages for tests into $(VENV) (once) ..."
-	@$(EDITABLE) --constraint constraints.txt --editable '.[test]'
+	@echo "[3/$(STEPS)] Installing packages for tests and the lab into $(VENV), once (about 3 minutes) ..."
+	@PYTHONWARNINGS=ignore $(INSTALL) --constraint constraints.txt $(EDITABLE) '.[test]'
 	@touch $@

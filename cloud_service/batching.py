@@ -1,145 +1,180 @@
-"""What is asked at the same time is answered together: one search of a gallery, one reading of the record."""
+"""Bounded concurrency: a limit for requests that work alone, and batches of requests that are cheaper together."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from cloud_service.settings import WorkSettings
 from shared.errors import Overloaded, PatronusError
 
-Asked = TypeVar("Asked")
+Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
+def _queue_full() -> Overloaded:
+    return Overloaded("The queue for this kind of request is full; try again in a moment.")
+
+
+def _timed_out() -> Overloaded:
+    return Overloaded("The service is busy and did not begin this request in time; try again in a moment.")
+
+
+class ConcurrencyLimit:
+    """Runs at most so many requests at the same time. Used on one event loop.
+
+    Args:
+        settings: how many run, how many wait, and for how long.
+    """
+
+    def __init__(self, settings: WorkSettings) -> None:
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._settings = settings
+        self._waiting = 0
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Holds a slot.
+
+        Raises:
+            Overloaded: the queue is full, or no slot became free in time.
+        """
+        if self._slots.locked() and self._waiting >= self._settings.queue_length:
+            raise _queue_full()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._settings.queue_timeout_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise _timed_out() from None
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+
 @dataclass(slots=True)
-class _Waiting(Generic[Asked, Answer]):
-    asked: Asked
+class _Pending(Generic[Item, Answer]):
+    item: Item
     since: float
     answer: asyncio.Future[Answer]
 
 
-class RequestBatcher(Generic[Asked, Answer]):
-    """Gathers what is asked while the work before it goes on. Used on one event loop.
+class RequestBatcher(Generic[Item, Answer]):
+    """Batches the requests that arrive while earlier ones are being processed. Used on one event loop.
 
-    Who asks alone is answered at once. Under load, all that waits is worked on together, up to a limit: a pass over a
-    gallery, or a transaction and a change of threads, for all of them, where each by itself would take its own.
+    A request that arrives alone is processed without delay. Under load, all that wait for one gallery are processed
+    together, up to a limit: one search, or one transaction and one change of threads, instead of one for each.
 
     Args:
-        work: takes what it is about and what was asked, in a thread of its own; gives an answer to each, or an error.
+        process: takes a gallery's name and the items of a batch, in a thread; returns an answer or an error for each.
             What it raises goes to all.
-        weigh: how much of the limit one question takes.
-        at_once: how many go on at a time, each about something else.
-        most: the limit; one question alone may be over it.
-        waiting: questions that may wait.
-        patience_seconds: the longest that one waits for its work to begin.
+        weight: the weight of one item.
+        settings: the batches that run at the same time, each for another gallery; the largest weight of a batch, which
+            one item alone may exceed; how many items may wait, and for how long.
     """
 
     def __init__(
         self,
-        work: Callable[[str, Sequence[Asked]], Sequence[Answer | PatronusError]],
-        weigh: Callable[[Asked], int],
-        *,
-        at_once: int,
-        most: int,
-        waiting: int,
-        patience_seconds: float,
+        process: Callable[[str, Sequence[Item]], Sequence[Answer | PatronusError]],
+        weight: Callable[[Item], int],
+        settings: WorkSettings,
     ) -> None:
-        self._work = work
-        self._weigh = weigh
-        self._limiter = CapacityLimiter(at_once)
-        self._most = most
-        self._may_wait = waiting
-        self._patience = patience_seconds
+        self._process = process
+        self._weight = weight
+        self._settings = settings
+        self._threads = CapacityLimiter(settings.search_threads)
         self._waiting = 0
-        self._queues: dict[str, deque[_Waiting[Asked, Answer]]] = {}
+        self._queues: dict[str, deque[_Pending[Item, Answer]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, about: str, asked: Asked) -> Answer:
-        """The answer to one question; what is about the same is worked on together.
+    async def submit(self, gallery: str, item: Item) -> Answer:
+        """Returns the answer to one item, processed together with others of its gallery.
 
         Raises:
-            Overloaded: too many wait already, or the work did not begin in time.
-            PatronusError: as the work says.
+            Overloaded: the queue is full, or processing did not begin in time.
+            PatronusError: as ``process`` returns or raises.
         """
-        if self._waiting >= self._may_wait:
-            raise Overloaded("More requests wait here than may; try again in a moment.")
-        one = _Waiting(asked, time.monotonic(), asyncio.get_running_loop().create_future())
+        if self._waiting >= self._settings.queue_length:
+            raise _queue_full()
+        pending = _Pending[Item, Answer](item, time.monotonic(), asyncio.get_running_loop().create_future())
         self._waiting += 1
-        queue = self._queues.get(about)
+        queue = self._queues.get(gallery)
         if queue is None:
-            self._queues[about] = deque([one])
-            task = asyncio.create_task(self._serve(about))
+            self._queues[gallery] = deque([pending])
+            task = asyncio.create_task(self._serve(gallery))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            queue.append(one)
-        answer: Answer = await one.answer
-        return answer
+            queue.append(pending)
+        return await pending.answer
 
-    async def _serve(self, about: str) -> None:
-        """Works until nobody waits for this any more."""
-        queue = self._queues[about]
+    async def _serve(self, gallery: str) -> None:
+        """Processes batches until a gallery's queue is empty."""
+        queue = self._queues[gallery]
         while queue:
-            async with self._limiter:
-                await self._arrivals(queue)
-                batch = self._next(queue)
+            async with self._threads:
+                await self._read_arrivals(queue)
+                batch = self._next_batch(queue)
                 if batch:
-                    await self._answer(about, batch)
-        del self._queues[about]
+                    await self._answer(gallery, batch)
+        del self._queues[gallery]
 
-    async def _arrivals(self, queue: deque[_Waiting[Asked, Answer]]) -> None:
-        """Lets what has reached this machine already be read, so that it is gathered too.
+    async def _read_arrivals(self, queue: deque[_Pending[Item, Answer]]) -> None:
+        """Lets requests that have reached this machine be parsed, so that they join the batch.
 
-        Two turns of the event loop bring a request from its socket to the queue; on an idle one they take microseconds.
-        Without this, a thread that answers quickly is given one or two questions at a time, however many wait.
+        Two passes of the event loop bring a request from its socket to the queue; on an idle one they take
+        microseconds. Without this, a thread that answers quickly gets one or two items at a time, however many wait.
         """
-        gathered = 0
-        while gathered < len(queue) < self._most:
-            gathered = len(queue)
+        known = 0
+        while known < len(queue) < self._settings.max_batch_probes:
+            known = len(queue)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
-    def _next(self, queue: deque[_Waiting[Asked, Answer]]) -> list[_Waiting[Asked, Answer]]:
-        batch: list[_Waiting[Asked, Answer]] = []
-        weight = 0
-        oldest = time.monotonic() - self._patience
-        while queue and (not batch or weight + self._weigh(queue[0].asked) <= self._most):
-            one = queue.popleft()
+    def _next_batch(self, queue: deque[_Pending[Item, Answer]]) -> list[_Pending[Item, Answer]]:
+        batch: list[_Pending[Item, Answer]] = []
+        total = 0
+        oldest = time.monotonic() - self._settings.queue_timeout_s
+        while queue and (not batch or total + self._weight(queue[0].item) <= self._settings.max_batch_probes):
+            pending = queue.popleft()
             self._waiting -= 1
-            if one.answer.done():  # its caller went away
+            if pending.answer.done():  # its caller disconnected
                 continue
-            if one.since < oldest:
-                busy = "The service is busy and no place came free in time; try again in a moment."
-                one.answer.set_exception(Overloaded(busy))
+            if pending.since < oldest:
+                pending.answer.set_exception(_timed_out())
                 continue
-            weight += self._weigh(one.asked)
-            batch.append(one)
+            total += self._weight(pending.item)
+            batch.append(pending)
         return batch
 
-    async def _answer(self, about: str, batch: list[_Waiting[Asked, Answer]]) -> None:
-        asked = [one.asked for one in batch]
-        found: Sequence[Answer | Exception]
+    async def _answer(self, gallery: str, batch: list[_Pending[Item, Answer]]) -> None:
+        items = [pending.item for pending in batch]
+        answers: Sequence[Answer | Exception]
         try:
-            found = await to_thread.run_sync(self._work, about, asked, limiter=CapacityLimiter(1))
-        except Exception as error:  # whatever it is, those who asked get it, as if each had asked alone
-            found = [_copy(error) for _ in batch]
-        for one, answer in zip(batch, found, strict=True):
-            if one.answer.done():
+            answers = await to_thread.run_sync(self._process, gallery, items, limiter=CapacityLimiter(1))
+        except Exception as error:  # each caller gets it, as if it had been alone
+            answers = [_copy(error) for _ in batch]
+        for pending, answer in zip(batch, answers, strict=True):
+            if pending.answer.done():
                 continue
             if isinstance(answer, Exception):
-                one.answer.set_exception(answer)
+                pending.answer.set_exception(answer)
             else:
-                one.answer.set_result(answer)
+                pending.answer.set_result(answer)
 
 
 def _copy(error: Exception) -> Exception:
-    """One error for each caller: raised twice, the same one would gather the frames of both."""
+    """Copies an error for each caller: raised twice, one object would collect the frames of both."""
     if not isinstance(error, PatronusError):
         return error
     copied = type(error).__new__(type(error), *error.args)

@@ -1,4 +1,4 @@
-"""Puts record, index and store together from the settings, brings the tables up to date, and loads the indexes."""
+"""Opens the store: the record with its tables up to date, and the indexes, loaded."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from datetime import timedelta
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_service.audit.log import Action, append, head, marker
-from cloud_service.erasure.residue import NotOverwritten, Remnant
-from cloud_service.index.faiss_indexes import LocalIndexes
+from cloud_service.clock import RecordClock
+from cloud_service.erasure.residue import OverwrittenAsWhole, Residue
+from cloud_service.index.faiss_indexes import FaissIndexes
 from cloud_service.index.protocol import Indexes
 from cloud_service.index.snapshots import Snapshots
-from cloud_service.record.clock import RecordClock
 from cloud_service.record.database import Database
 from cloud_service.record.opening import closed_unless_ready, is_sqlite, open_database
 from cloud_service.record.record import Journal, Record
-from cloud_service.record.replies import Answers
 from cloud_service.record.sqlite import file_of
 from cloud_service.settings import RetentionSettings, Settings
 from cloud_service.store import Store
@@ -28,72 +27,60 @@ _log = get_logger(__name__)
 
 
 def clock_of(settings: RetentionSettings) -> RecordClock:
-    """The clock of a record, as the machine's is."""
-    return RecordClock(timedelta(seconds=settings.clock_jump_seconds), settings.clock_settle_seconds)
+    """Makes the clock of a record from the machine's."""
+    return RecordClock(timedelta(seconds=settings.clock_jump_s), settings.clock_settle_s)
 
 
 def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None = None) -> Store:
-    """The store, ready to be searched. Takes the time that reading the whole record takes.
+    """Opens the store, ready to be searched. This reads the whole record.
 
     Args:
         settings: of the service.
         metrics: where steps are timed.
-        clock: by what time templates age; None: by the machine's.
+        clock: the time by which templates expire; None: the machine's.
 
     Raises:
         SetupError: the record cannot be opened or reached, is in use, is damaged, or was written by a newer version; or
-            the index needs a package that is not installed.
+            a package for the index is missing.
     """
-    # One for each request, verification and search at work, and five for the readiness check, an end, and the index's
-    # keeper beside them.
-    connections = settings.work.at_once + 2 * settings.work.searches + 5
+    # One for each request, verification and search that runs; five for readiness, the end, and the index's own thread.
+    connections = settings.work.concurrency + 2 * settings.work.search_threads + 5
     limits = settings.record
     _refuse_lost_record(settings)
     database = open_database(settings.record_url, limits, connections, shared=_shared(settings))
     with closed_unless_ready(database):
-        _refuse_damaged_notes(database)
+        with database.read() as connection:  # each write goes to the audit log: refuse a record that cannot take one
+            head(connection)
+            marker(connection)
         clock = clock or clock_of(settings.retention)
-        record, indexes, remnant = _record_and_indexes(database, settings, clock, metrics)
-        log = NotOverwritten(database.lingers_in, lambda patient: database.scrub(patient=patient))
+        record, indexes, residue = _record_and_indexes(database, settings, clock, metrics)
+        log = OverwrittenAsWhole(database.residue_name, lambda patient: database.scrub(patient=patient))
         if database.log_left:
             log.doubtful()
-        store = Store(
-            record,
-            indexes,
-            [log, remnant],
-            metrics,
-            answers=Answers(database, timedelta(hours=limits.answers_kept_hours)),
-            patience_seconds=settings.work.patience_seconds + limits.busy_seconds,
-        )
+        write_timeout_s = settings.work.queue_timeout_s + limits.busy_timeout_s
+        store = Store(record, indexes, [log, residue], metrics, write_timeout_s)
         if store.retention.limited():
             clock.begin(store.retention.time_seen())
-        else:  # nothing ages, nobody kept the time: the machine's is believed, unless it is behind
-            clock.look(store.retention.time_seen())
+        else:  # nothing expires, so no time was kept: the machine's is believed, unless it is behind
+            clock.observe(store.retention.time_seen())
         store.load()
         _note_start(database)
     return store
 
 
-def _refuse_damaged_notes(database: Database) -> None:
-    """Refuses a record that could be read, and not be written: each write is noted in the audit log."""
-    with database.read() as connection:
-        head(connection)
-        marker(connection)
-
-
 def _note_start(database: Database) -> None:
-    if not database.has_room():  # a service that is started again and again must not use up what is left
+    if not database.has_room():  # repeated starts must not use up the rest
         _log.error("start_not_noted", why="the disk is full")
         return
     try:
         with database.write() as connection:
             append(connection, Action.SERVICE_STARTED, by=None, details={"version": patronus_version()})
-    except (PatronusError, SQLAlchemyError) as error:  # a full disk: it can match all the same
+    except (PatronusError, SQLAlchemyError) as error:  # a full disk: matching works all the same
         _log.error("start_not_noted", **place_of(error))
 
 
 def _refuse_lost_record(settings: Settings) -> None:
-    """Refuses to begin anew where a record was: the files of its index are there, and it is not."""
+    """Refuses to make an empty record where files of an index show that one is missing."""
     if not is_sqlite(settings.record_url):
         return
     record, index = file_of(settings.record_url), settings.home.expanduser() / "index"
@@ -106,14 +93,14 @@ def _refuse_lost_record(settings: Settings) -> None:
 
 
 def _shared(settings: Settings) -> bool:
-    """Whether other processes may use the record at the same time: where none holds an index or a file of its own."""
+    """Whether other processes may use the record at the same time: neither it nor the index is this process's own."""
     url = settings.index.url
     return url is not None and not url.endswith(".db") and not is_sqlite(settings.record_url)
 
 
 def _record_and_indexes(
     database: Database, settings: Settings, clock: RecordClock, metrics: Metrics
-) -> tuple[Record, Indexes, Remnant]:
+) -> tuple[Record, Indexes, Residue]:
     limits = settings.record
 
     def record_with(journal: Journal) -> Record:
@@ -122,13 +109,13 @@ def _record_and_indexes(
     snapshots = Snapshots(database, settings.home.expanduser() / "index")
     if settings.index.url is None:
         record = record_with(snapshots)
-        files = NotOverwritten("index files", lambda _patient: snapshots.sweep())
-        return record, LocalIndexes(record, snapshots, settings.index, metrics), files
+        files = OverwrittenAsWhole("index files", lambda _patient: snapshots.sweep())
+        return record, FaissIndexes(record, snapshots, settings.index, metrics), files
     # Loaded only where it is wanted: it brings gRPC and pandas, which are no part of the service otherwise.
-    from cloud_service.index.milvus.bootstrap import in_milvus  # noqa: PLC0415
+    from cloud_service.index.milvus.indexes import in_milvus  # noqa: PLC0415
 
     record, indexes, kept = in_milvus(settings.index.url, settings.milvus, database, record_with, metrics)
     for gallery in record.galleries():
-        if snapshots.kept(gallery).files:
-            snapshots.forget(gallery)  # of a time without Milvus: no erasure would reach them
+        if snapshots.info(gallery).files:
+            snapshots.forget(gallery)  # from before Milvus: no erasure would reach them
     return record, indexes, kept

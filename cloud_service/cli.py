@@ -1,4 +1,4 @@
-"""The commands ``patronus cloud …``. What they do is loaded when one is run, not to show help."""
+"""The commands ``patronus cloud …``. Each loads what it needs when it runs, so that help is quick."""
 
 from __future__ import annotations
 
@@ -59,9 +59,25 @@ def init(
     ] = None,
 ) -> None:
     """Make the home folder and the first API key; harmless when repeated."""
-    from cloud_service.first_key import make_first_key
+    from cloud_service.settings import Settings
+    from shared.errors import SetupError
+    from shared.security.secret_files import locked, remove_leftovers, write_secret
+    from shared.service_settings import load_settings
 
-    typer.echo(make_first_key(api_key_out))
+    settings = load_settings(Settings)
+    ring = KeyRing(settings.keys_file)
+    made = ring.ensure_first_key(settings.first_key_file)
+    if api_key_out is not None and _key_in(api_key_out, ring) is None:
+        key = _key_in(settings.first_key_file, ring)
+        if key is None:
+            raise SetupError(
+                f"The first API key is not in {settings.first_key_file} any more, or was revoked; "
+                "make another: patronus cloud keys create --out FILE."
+            )
+        with locked(ring.path):
+            remove_leftovers(api_key_out)
+            write_secret(api_key_out, f"{key}\n".encode("ascii"), replace=True)
+    typer.echo(f"The first API key is in {settings.first_key_file}." if made else "The cloud has API keys already.")
 
 
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
@@ -142,6 +158,17 @@ def check(
         typer.echo(f"{read}: {damaged} damaged, {counted(len(found.problems), 'other fault')}.", err=True)
         raise typer.Exit(1)
     typer.echo(f"{read}: nothing is damaged.")
+
+
+def _key_in(path: Path, ring: KeyRing) -> str | None:
+    """Reads the API key in a private file; None if there is none, or it is not valid here."""
+    from shared.security.secret_files import read_secret
+
+    try:
+        key = read_secret(path).decode("ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    return key if ring.check(key) else None
 
 
 def _record() -> Path:

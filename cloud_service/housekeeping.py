@@ -1,4 +1,4 @@
-"""What the service does by itself, now and then: erases what has expired, overwrites what erasures left behind."""
+"""Background jobs: erase templates that have expired, and overwrite what erasures left on disk."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from contextlib import asynccontextmanager
 
 from anyio import to_thread
 
-from cloud_service.record.rows import PinnedGallery
+from cloud_service.record.queries import PinnedGallery
 from cloud_service.settings import RetentionSettings
 from cloud_service.store import Store
 from shared.logs import get_logger, place_of
 
 _log = get_logger(__name__)
 
-# Between two batches of a sweep, so that writers who wait get their turn.
-_PAUSE = 0.02
+# Between two batches of a sweep, so that other writers come between.
+_PAUSE_S = 0.02
 
 
 @asynccontextmanager
 async def housekeeping(store: Store, settings: RetentionSettings) -> AsyncIterator[None]:
-    """Runs beside the service; when it ends, so does this, after the transaction that runs."""
-    house = _House(store, settings.sweep_templates)
+    """Runs the jobs beside the service; the end waits for the transaction in progress."""
+    jobs = _Jobs(store, settings.sweep_batch)
     tasks = [
-        asyncio.create_task(house.again_and_again(house.sweep, settings.sweep_seconds)),
-        asyncio.create_task(house.again_and_again(house.finish, settings.finish_seconds)),
+        asyncio.create_task(jobs.repeat(jobs.sweep, settings.sweep_interval_s)),
+        asyncio.create_task(jobs.repeat(jobs.overwrite, settings.overwrite_interval_s)),
     ]
     try:
         yield
     finally:
-        house.closing.set()  # not cancelled: a thread would go on with a record that is closed
+        jobs.closing.set()  # not cancelled: a thread would go on with a record that is closed
         await asyncio.gather(*tasks)
 
 
-def look(store: Store) -> list[PinnedGallery]:
-    """Compares the clocks, mends what a wrong one left, and gives the galleries in which templates expire."""
+def check_clock(store: Store) -> list[PinnedGallery]:
+    """Compares the clocks, corrects dates set by a wrong one, and returns the galleries whose templates expire."""
     retention = store.retention
-    store.record.clock.look(retention.time_seen())
+    store.record.clock.observe(retention.time_seen())
     limited = retention.limited()
     if limited:
         retention.keep_time()
@@ -46,30 +46,30 @@ def look(store: Store) -> list[PinnedGallery]:
     return limited
 
 
-class _House:
-    def __init__(self, store: Store, templates_a_batch: int) -> None:
+class _Jobs:
+    def __init__(self, store: Store, sweep_batch: int) -> None:
         self.closing = asyncio.Event()
         self._store = store
-        self._templates_a_batch = templates_a_batch
+        self._sweep_batch = sweep_batch
 
-    async def again_and_again(self, job: Callable[[], Awaitable[None]], seconds: float) -> None:
-        while not await self._closing_within(seconds):
+    async def repeat(self, job: Callable[[], Awaitable[None]], interval_s: float) -> None:
+        while not await self._closing_within(interval_s):
             try:
                 await job()
-            except Exception as error:  # a record that is away for a moment: the next time it is there
+            except Exception as error:  # such as a record that is away for a moment; the next run tries again
                 _log.error("housekeeping_failed", job=job.__name__, **place_of(error))
 
     async def sweep(self) -> None:
-        for gallery in await to_thread.run_sync(look, self._store):
+        for gallery in await to_thread.run_sync(check_clock, self._store):
             more = True
             while more:
-                more = await to_thread.run_sync(self._store.erase_expired, gallery, self._templates_a_batch)
-                if await self._closing_within(_PAUSE):
+                more = await to_thread.run_sync(self._store.erase_expired, gallery, self._sweep_batch)
+                if await self._closing_within(_PAUSE_S):
                     return
 
-    async def finish(self) -> None:
+    async def overwrite(self) -> None:
         await to_thread.run_sync(self._store.finish_erasures)
-        await to_thread.run_sync(self._store.record.vectors.look_again)
+        await to_thread.run_sync(self._store.record.vectors.recheck_damaged)
 
     async def _closing_within(self, seconds: float) -> bool:
         try:

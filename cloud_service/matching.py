@@ -8,36 +8,35 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.envelopes import open_for
 from cloud_service.index.flat import Hits
-from cloud_service.record.damage import of_subject
-from cloud_service.record.rows import PinnedGallery, Stored
+from cloud_service.record.checksums import of_subject
+from cloud_service.record.queries import PinnedGallery, Stored
 from cloud_service.record.template_queries import OfSubjects
-from cloud_service.store import Store
+from cloud_service.store import Store, open_envelopes
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
 from shared.errors import Conflict, NotFound, PatronusError, RecordDamaged
 from shared.logs import get_logger
 from shared.metrics import Metrics
-from shared.scores import CosineSimilarity
+from shared.scores import CosineSimilarity, CosineThreshold
 from shared.wire.cloud import IdentifyAnswer, ProbeResult
 from shared.wire.common import Candidate, VerifyAnswer
 
 _log = get_logger(__name__)
 
-# The first look asks for this many templates per subject wanted, and each further look for as many times more:
-# subjects with a few templates each are settled at once, and n templates in log(n) looks.
+# The first search asks for this many templates for each subject wanted, and each further one for as many times more:
+# subjects with a few templates each need one search, and n templates need log(n).
 _WIDENING = 4
 _LEAST_WIDTH = 32
-# Values of templates that are scored together: copies of them, as float64, are made.
-_VALUES_AT_ONCE = 1 << 18
+# The most float32 values of templates that are scored together: they are copied as float64.
+_MOST_VALUES = 1 << 18
 # The largest inner product of a template and a probe, each within UNIT_TOLERANCE of length 1; float64 adds 1e-12.
 _MOST = (1 + UNIT_TOLERANCE) ** 2 + 1e-9
 
 
 def exact_scores(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosines of unit vectors in float64; off [-1, 1] by rounding at most, which ``similarity_of`` checks.
+    """Computes cosines of unit vectors in float64; they leave [-1, 1] by rounding at most (see ``similarity_of``).
 
-    A sum row by row, not a matrix product: equal rows get equal scores, wherever they stand.
+    The products are summed row by row, not by a matrix product, so that equal rows always get equal scores.
 
     Args:
         vectors: (n, d) float32, unit rows.
@@ -52,10 +51,10 @@ def exact_scores(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> N
 
 
 def similarity_of(score: float) -> CosineSimilarity:
-    """A score that may decide.
+    """Checks a score and returns it as a similarity.
 
     Raises:
-        RecordDamaged: no two unit vectors can have it.
+        RecordDamaged: no two unit vectors can have this score.
     """
     if not abs(score) <= _MOST:  # also NaN
         raise of_subject()
@@ -63,23 +62,23 @@ def similarity_of(score: float) -> CosineSimilarity:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Who are these: probes, and the most subjects that are wanted of each."""
+class Verification:
+    """A probe that is said to be of one subject."""
 
-    envelopes: Sequence[TemplateEnvelope] = field(repr=False)
-    top_k: int
+    subject: str
+    probe: TemplateEnvelope = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Is this one that subject: a probe, and the subject's name."""
+class Identification:
+    """Probes to look for, and the most subjects wanted for each."""
 
-    subject: str
-    envelope: TemplateEnvelope = field(repr=False)
+    probes: Sequence[TemplateEnvelope] = field(repr=False)
+    top_k: int
 
 
 class Matcher:
-    """Compares probes with what is stored. The index proposes, the record confirms, exact scores decide.
+    """Compares probes with stored templates. The index proposes, the record confirms, exact scores decide.
 
     Args:
         store: record and index.
@@ -91,39 +90,49 @@ class Matcher:
         self._record = store.record
         self._metrics = metrics
 
-    def verify(self, gallery_name: str, asked: Sequence[Claim]) -> list[VerifyAnswer | PatronusError]:
+    def verify(self, gallery_name: str, requests: Sequence[Verification]) -> list[VerifyAnswer | PatronusError]:
         """Compares each probe with the templates of one subject; the best one counts.
 
         Args:
-            gallery_name: where.
-            asked: what several callers ask at the same time; the record is read once for all.
+            gallery_name: which gallery.
+            requests: of several callers; the record is read once for all.
 
         Returns:
-            an answer to each, or why there is none: NotFound, there is no such subject; ContractMismatch, the probe was
-            made under another contract; InvalidTemplate, it is not a unit vector of the gallery's length;
-            RecordDamaged, a template of the subject is damaged.
+            an answer to each, or an error: NotFound, there is no such subject; ContractMismatch, the probe was made
+            under another contract; InvalidTemplate, it is not a unit vector of the gallery's length; RecordDamaged, a
+            template of the subject is damaged.
 
         Raises:
             NotFound: there is no such gallery.
         """
         with self._metrics.step("record"):
-            stored = self._record.vectors.of_subjects(gallery_name, (claim.subject for claim in asked))
+            stored = self._record.vectors.of_subjects(gallery_name, (request.subject for request in requests))
         with self._metrics.step("score"):
-            return _verified(stored, asked)
+            probes = [_probe_of(stored, request) for request in requests]
+            pairs = [
+                (stored.vectors[request.subject], probe)
+                for request, probe in zip(requests, probes, strict=True)
+                if isinstance(probe, np.ndarray)
+            ]
+            best = iter(_best_scores(pairs))
+            return [
+                probe if isinstance(probe, PatronusError) else _decision(stored.gallery, next(best)) for probe in probes
+            ]
 
-    def identify(self, gallery_name: str, asked: Sequence[Asked]) -> list[IdentifyAnswer | PatronusError]:
-        """Looks for each probe in the whole gallery: the ``top_k`` best subjects that reach tau.
+    def identify(self, gallery_name: str, requests: Sequence[Identification]) -> list[IdentifyAnswer | PatronusError]:
+        """Searches the whole gallery for each probe: the ``top_k`` best subjects that reach tau.
 
         Args:
-            gallery_name: where.
-            asked: what several callers ask at the same time; they are answered by one search.
+            gallery_name: which gallery.
+            requests: of several callers; they share one search.
 
         Returns:
-            an answer to each, or why there is none: ContractMismatch, a probe was made under another contract;
-            InvalidTemplate, a probe is not a unit vector of the gallery's length.
+            an answer to each, or an error: ContractMismatch, a probe was made under another contract; InvalidTemplate,
+            a probe is not a unit vector of the gallery's length.
 
         Raises:
             NotFound: there is no such gallery.
+            ContractMismatch: the gallery's key was changed meanwhile.
             Conflict: the gallery is verify-only; a probe is sealed for one subject.
         """
         with self._metrics.step("record"):
@@ -133,74 +142,77 @@ class Matcher:
                 "The gallery is verify-only: its templates are sealed one subject at a time; verify.",
                 reason="verify_only",
             )
-        answers: list[list[_Look] | PatronusError] = [_looks(gallery, each) for each in asked]
-        looks = [look for looks in answers if isinstance(looks, list) for look in looks]
-        if looks:
-            self._look(gallery, looks, max(_LEAST_WIDTH, _WIDENING * max(each.top_k for each in asked)))
-        return [looks if isinstance(looks, PatronusError) else _answer(gallery, looks) for looks in answers]
+        searches: list[list[_ProbeSearch] | PatronusError] = []
+        for request in requests:
+            try:
+                probes = open_envelopes(gallery, request.probes)
+            except PatronusError as error:
+                searches.append(error)
+            else:
+                searches.append([_ProbeSearch(gallery.threshold, probe, request.top_k) for probe in probes])
+        pending = [search for each in searches if isinstance(each, list) for search in each]
+        if pending:
+            self._search(gallery, pending, max(_LEAST_WIDTH, _WIDENING * max(request.top_k for request in requests)))
+        return [
+            each
+            if isinstance(each, PatronusError)
+            else IdentifyAnswer(
+                results=[search.result() for search in each],
+                threshold=gallery.threshold.cosine.value,
+                fmr_at_threshold=gallery.fmr,
+            )
+            for each in searches
+        ]
 
-    def _look(self, gallery: PinnedGallery, looks: Sequence[_Look], width: int) -> None:
+    def _search(self, gallery: PinnedGallery, pending: Sequence[_ProbeSearch], width: int) -> None:
         index = self._store.indexes.of(gallery)
         floor = gallery.threshold.cosine.value
-        pending = list(looks)
         while pending:
             with self._metrics.step("index"):
-                hits = index.search(np.stack([look.probe for look in pending]), width, floor)
-            for row, look in enumerate(pending):
-                look.propose(hits, row)
+                hits = index.search(np.stack([search.probe for search in pending]), width, floor)
+            for row, search in enumerate(pending):
+                search.propose(hits, row)
             self._confirm(gallery, pending)
-            pending = [look for look in pending if not look.settled()]
+            pending = [search for search in pending if not search.finished()]
             width *= _WIDENING
 
-    def _confirm(self, gallery: PinnedGallery, looks: Sequence[_Look]) -> None:
-        wanted = np.unique(np.concatenate([look.proposed for look in looks]))
-        batches = self._record.vectors.stored(gallery, wanted)
+    def _confirm(self, gallery: PinnedGallery, searches: Sequence[_ProbeSearch]) -> None:
+        proposed = np.unique(np.concatenate([search.proposed for search in searches]))
+        batches = self._record.vectors.stored(gallery, proposed)
         while True:
             with self._metrics.step("record"):
                 stored = next(batches, None)
             if stored is None:
                 return
             with self._metrics.step("score"):
-                for look in looks:
-                    look.confirm(stored)
+                for search in searches:
+                    search.confirm(stored)
 
 
-def _verified(stored: OfSubjects, asked: Sequence[Claim]) -> list[VerifyAnswer | PatronusError]:
-    """Answers all claims; where few rows are to be scored, those of all together, each row with its own probe."""
-    probes = [_probe(stored, claim) for claim in asked]
-    pairs = [
-        (stored.vectors[claim.subject], probe)
-        for claim, probe in zip(asked, probes, strict=True)
-        if isinstance(probe, np.ndarray)
-    ]
-    best = iter(_best_scores(pairs))
-    return [probe if isinstance(probe, PatronusError) else _decided(stored.gallery, next(best)) for probe in probes]
-
-
-def _best_scores(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[float]:
-    """The best score of each (n, d) rows with its (d,) probe."""
-    if len(pairs) < 2 or sum(rows.size for rows, _ in pairs) > _VALUES_AT_ONCE:
-        return [float(exact_scores(rows, probe).max()) for rows, probe in pairs]
-    counts = [len(rows) for rows, _ in pairs]
-    theirs = np.repeat(np.stack([probe for _, probe in pairs]), counts, axis=0)
-    scores = exact_scores(np.concatenate([rows for rows, _ in pairs]), theirs)
-    found: list[float] = np.maximum.reduceat(scores, np.cumsum([0, *counts[:-1]])).tolist()
-    return found
-
-
-def _probe(stored: OfSubjects, claim: Claim) -> NDArray[np.float32] | PatronusError:
-    if claim.subject in stored.damaged:
+def _probe_of(stored: OfSubjects, request: Verification) -> NDArray[np.float32] | PatronusError:
+    if request.subject in stored.damaged:
         return of_subject()
-    if claim.subject not in stored.vectors:
+    if request.subject not in stored.vectors:
         return NotFound("The gallery has no subject of this name.", reason="unknown_subject")
     try:
-        (probe,) = open_for(stored.gallery, [claim.envelope])
+        (probe,) = open_envelopes(stored.gallery, [request.probe])
     except PatronusError as error:
         return error
     return probe
 
 
-def _decided(gallery: PinnedGallery, best: float) -> VerifyAnswer | PatronusError:
+def _best_scores(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[float]:
+    """Returns the best score of each (n, d) rows with its (d,) probe; few rows are scored in one pass."""
+    if len(pairs) < 2 or sum(rows.size for rows, _ in pairs) > _MOST_VALUES:
+        return [float(exact_scores(rows, probe).max()) for rows, probe in pairs]
+    counts = [len(rows) for rows, _ in pairs]
+    probes = np.repeat(np.stack([probe for _, probe in pairs]), counts, axis=0)
+    scores = exact_scores(np.concatenate([rows for rows, _ in pairs]), probes)
+    best: list[float] = np.maximum.reduceat(scores, np.cumsum([0, *counts[:-1]])).tolist()
+    return best
+
+
+def _decision(gallery: PinnedGallery, best: float) -> VerifyAnswer | PatronusError:
     try:
         score = similarity_of(best)
     except RecordDamaged as error:
@@ -213,35 +225,26 @@ def _decided(gallery: PinnedGallery, best: float) -> VerifyAnswer | PatronusErro
     )
 
 
-def _looks(gallery: PinnedGallery, asked: Asked) -> list[_Look] | PatronusError:
-    try:
-        return [_Look(gallery, probe, asked.top_k) for probe in open_for(gallery, asked.envelopes)]
-    except PatronusError as error:
-        return error
+class _ProbeSearch:
+    """The search for one probe: what the index proposed so far, and the best score of each subject.
 
+    Args:
+        threshold: the gallery's.
+        probe: (d,) float32, a unit vector.
+        top_k: the most subjects wanted.
+    """
 
-def _answer(gallery: PinnedGallery, looks: Sequence[_Look]) -> IdentifyAnswer:
-    return IdentifyAnswer(
-        results=[look.result() for look in looks],
-        threshold=gallery.threshold.cosine.value,
-        fmr_at_threshold=gallery.fmr,
-    )
-
-
-class _Look:
-    """One probe's way through the gallery: what the index proposed so far, and the best score of each subject."""
-
-    def __init__(self, gallery: PinnedGallery, probe: NDArray[np.float32], top_k: int) -> None:
+    def __init__(self, threshold: CosineThreshold, probe: NDArray[np.float32], top_k: int) -> None:
         self.probe = probe
         self.proposed: NDArray[np.int64] = np.empty(0, np.int64)
-        self._threshold = gallery.threshold
+        self._threshold = threshold
         self._top_k = top_k
         self._seen: NDArray[np.int64] = np.empty(0, np.int64)
         self._best: dict[str, float] = {}
         self._unseen_at_most = 1.0
 
     def propose(self, hits: Hits, row: int) -> None:
-        """Takes the index's proposals; those that are new are ``proposed``."""
+        """Takes the index's proposals; those that are new become ``proposed``."""
         near = np.unique(hits.ids[row][hits.ids[row] >= 0])
         if len(self._seen):
             self.proposed = np.setdiff1d(near, self._seen, assume_unique=True)
@@ -251,29 +254,29 @@ class _Look:
         self._unseen_at_most = float(hits.unseen_at_most[row])
 
     def confirm(self, stored: Stored) -> None:
-        """Scores those of the proposed templates that the record still has."""
-        places = np.searchsorted(stored.ids, self.proposed)
-        there = places < len(stored.ids)
-        mine = places[there][stored.ids[places[there]] == self.proposed[there]]
-        for at, score in zip(mine, exact_scores(stored.vectors[mine], self.probe), strict=True):
-            name = stored.subjects[at]
+        """Scores the proposed templates that the record still has."""
+        positions = np.searchsorted(stored.ids, self.proposed)
+        inside = positions < len(stored.ids)
+        found = positions[inside][stored.ids[positions[inside]] == self.proposed[inside]]
+        for position, score in zip(found, exact_scores(stored.vectors[found], self.probe), strict=True):
             try:
                 similarity = similarity_of(float(score))
             except RecordDamaged:  # the others are answered
-                _log.error("impossible_score", row=int(stored.ids[at]))
+                _log.error("impossible_score", row=int(stored.ids[position]))
                 continue
             if self._threshold.accepts(similarity):
+                name = stored.subjects[position]
                 self._best[name] = max(similarity.value, self._best.get(name, -1.0))
 
-    def settled(self) -> bool:
-        """Whether no template that the index has not shown yet can change the result."""
+    def finished(self) -> bool:
+        """Whether no template that the index has not proposed yet can change the result."""
         if self._unseen_at_most < self._threshold.cosine.value:
             return True
         ranked = self._ranked()
         return len(ranked) == self._top_k and ranked[-1][1] > self._unseen_at_most
 
     def result(self) -> ProbeResult:
-        """The best subjects, equal scores in the order of names; unknown when none reached tau."""
+        """Returns the best subjects, equal scores in the order of names; unknown when none reached tau."""
         candidates = [Candidate(subject=name, similarity=score) for name, score in self._ranked()]
         return ProbeResult(decision="match" if candidates else "unknown", candidates=candidates)
 

@@ -1,7 +1,7 @@
 """Every knob of the cloud, with its reason.
 
-Read from the environment: the prefix ``PATRONUS_CLOUD__``, and ``__`` between levels, so that ``work.at_once`` is
-``PATRONUS_CLOUD__WORK__AT_ONCE``. Settings do not change while the service runs.
+Read from the environment: the prefix ``PATRONUS_CLOUD__``, and ``__`` between levels, so that ``work.concurrency`` is
+``PATRONUS_CLOUD__WORK__CONCURRENCY``. Settings do not change while the service runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BodySettings(BaseModel):
     """100 templates of 1,024 float32 values are 0.55 MB in base64; longer ones go in fewer a request."""
     max_rekey_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 16 * 1024 * 1024
     """Of a change of key: one matrix of 1,024 times 1,024 float64 values is 11 MB in base64, one of 128 0.17 MB."""
-    seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
     """1 MiB over a slow uplink of 0.3 Mbit/s; a sender that drips bytes is cut off here."""
 
 
@@ -45,12 +45,10 @@ class RecordSettings(BaseModel):
     url: Annotated[str | None, Field(repr=False)] = None
     """SQLAlchemy's URL of a SQLite file or a PostgreSQL database; absent: the file ``record.db`` in the home folder.
     May hold a password."""
-    busy_seconds: Annotated[float, Field(ge=0, le=60)] = 5.0
+    busy_timeout_s: Annotated[float, Field(ge=0, le=60)] = 5.0
     """How long to wait for an operator's own reader or a backup to let go of the file, or for another writer."""
-    answer_seconds: Annotated[float, Field(ge=0.1, le=600)] = 8.0
+    statement_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 8.0
     """The longest that PostgreSQL may take for a statement; the edge waits 10 s for the whole of an answer."""
-    answers_kept_hours: Annotated[float, Field(gt=0, le=24 * 30)] = 24.0
-    """How long an ``Idempotency-Key`` is remembered: a sender that was cut off tries again the same day."""
     max_templates_a_gallery: Annotated[int, Field(ge=1, le=10**9)] = 2_000_000
     """The index holds all of them in memory, twice while a key changes. Two million of 128 values take 0.34 GB with
     their sketches, of 512 values 1.3 GB. More than ``index.exact_up_to``: else the approximate index never begins."""
@@ -70,9 +68,9 @@ class IndexSettings(BaseModel):
     """Templates of a gallery beyond which an approximate index proposes: exact scores still decide. Up to a million, a
     lone identification takes some 20 ms on two cores, exactly; two million would take twice that, and take a quarter of
     it with the approximate index. In Milvus all is exact but what is pinned otherwise."""
-    snapshot_seconds: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
+    snapshot_interval_s: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
     """How often what became full is written to files, so that the next start need not read it from the record."""
-    close_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0
+    close_timeout_s: Annotated[float, Field(ge=0, le=600)] = 5.0
     """How long an end may wait for the same."""
 
 
@@ -81,19 +79,19 @@ class RetentionSettings(BaseModel):
 
     model_config = _FROZEN
 
-    sweep_seconds: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
+    sweep_interval_s: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
     """How often what has expired is erased. It matches nobody from the second on in which it expires."""
-    sweep_templates: Annotated[int, Field(ge=1, le=10_000)] = 500
+    sweep_batch: Annotated[int, Field(ge=1, le=10_000)] = 500
     """Erased in one transaction: other writers wait some hundredths of a second for it."""
-    clock_jump_seconds: Annotated[float, Field(gt=0, le=_YEAR)] = 300.0
+    clock_jump_s: Annotated[float, Field(gt=0, le=_YEAR)] = 300.0
     """How far the machine's clock may be ahead of the record's own time and be believed at once: more than a restart
     takes, less than a wrong time zone."""
-    clock_settle_seconds: Annotated[float, Field(ge=0, le=_YEAR)] = 3600.0
+    clock_settle_s: Annotated[float, Field(ge=0, le=_YEAR)] = 3600.0
     """How long a clock that jumped further must run on before anything is erased by it. Long enough for time servers to
     set it right, and for an operator to see the warning; short enough for a machine that is switched off at night."""
-    finish_seconds: Annotated[float, Field(ge=0.01, le=_DAY)] = 5.0
+    overwrite_interval_s: Annotated[float, Field(ge=0.01, le=_DAY)] = 5.0
     """How often it is tried to overwrite what could not be overwritten when it was erased."""
-    overwrite_within_seconds: Annotated[float, Field(gt=0, le=_YEAR)] = 86_400.0
+    overwrite_within_s: Annotated[float, Field(gt=0, le=_YEAR)] = 86_400.0
     """`due_by` of an erasure of which something is left on disk: a backup, or a report, is done in a day."""
 
 
@@ -106,9 +104,9 @@ class MilvusSettings(BaseModel):
     """``user:password``, or an API key. It holds templates, so let it ask for one."""
     ca_file: Path | None = None
     """Whom to trust for ``https``, as PEM; absent: the system's authorities."""
-    seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
     """The longest that one call may take within a request; then that is answered with 503."""
-    behind_seconds: Annotated[float, Field(gt=0, le=_DAY)] = 10.0
+    max_lag_s: Annotated[float, Field(gt=0, le=_DAY)] = 10.0
     """How long a change may wait to be told before ``/readyz`` says that the index is not ready."""
     keeps_hours: Annotated[float, Field(ge=0, le=24 * 366)] = 72.0
     """How long it keeps what it dropped: by its own defaults, old files 3 hours and its log 3 days. An erasure is
@@ -116,20 +114,21 @@ class MilvusSettings(BaseModel):
 
 
 class WorkSettings(BaseModel):
-    """How much is done at once. What exceeds it is refused with 429, never queued without end."""
+    """How much is done at the same time. What exceeds it is refused with 429, never queued without end."""
 
     model_config = _FROZEN
 
-    at_once: Annotated[int, Field(ge=1, le=32)] = 8
+    concurrency: Annotated[int, Field(ge=1, le=32)] = 8
     """Requests at work in threads; under the 40 threads that the API keys' checks share with them."""
-    waiting: Annotated[int, Field(ge=0, le=100_000)] = 256
-    """Requests that may wait for their turn, of each kind."""
-    patience_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
-    """A door does not wait longer; the caller is told to come again."""
-    searches: Annotated[int, Field(ge=1, le=32)] = 2
-    """Galleries that are searched at once: a small one does not wait for a large one. A search uses all cores."""
-    probes_a_batch: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Probes that are worked on together: at 64 the matrix product is nearly all of the cost of a search."""
+    queue_length: Annotated[int, Field(ge=0, le=100_000)] = 256
+    """Requests of each kind that may wait."""
+    queue_timeout_s: Annotated[float, Field(gt=0, le=600)] = 2.0
+    """A person at an entrance does not wait longer; the caller is asked to try again."""
+    search_threads: Annotated[int, Field(ge=1, le=32)] = 2
+    """Galleries that are searched at the same time, so that a small one does not wait for a large one. A search uses
+    all cores."""
+    max_batch_probes: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Probes that are searched together: at 64 the matrix product is nearly all of the cost of a search."""
 
 
 class Settings(ServiceSettings):

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import Gauge
 
-from cloud_service.envelopes import open_for
-from cloud_service.erasure.residue import Remnant
+from cloud_service.erasure.residue import Residue
 from cloud_service.index.protocol import Indexes
+from cloud_service.record.exclusive import WriteLock
+from cloud_service.record.queries import NewRow, PinnedGallery, Removed
 from cloud_service.record.record import Record
-from cloud_service.record.replies import Answers, Once
 from cloud_service.record.retention import Retention
-from cloud_service.record.rows import NewRow, PinnedGallery, Removed
-from cloud_service.record.write_lock import WriteLock
-from shared.errors import IndexUnavailable, NotFound, OutcomeUnknown, Overloaded, RecordUnavailable, Unprocessable
+from shared.envelope import TemplateEnvelope
+from shared.errors import (
+    ContractMismatch,
+    IndexUnavailable,
+    InvalidTemplate,
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+    RecordUnavailable,
+    Unprocessable,
+)
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import EnrollAnswer, GallerySpec, IndexKind, IndexStats, NewTemplate
@@ -26,15 +35,34 @@ from shared.wire.common import Erased, Receipt
 
 _log = get_logger(__name__)
 
-_STORED = "The templates are stored"
+
+def open_envelopes(gallery: PinnedGallery, envelopes: Iterable[TemplateEnvelope]) -> list[NDArray[np.float32]]:
+    """Returns the templates of a gallery's envelopes, each (dim,) float32, a unit vector; all of them or an error.
+
+    Raises:
+        ContractMismatch: made under another contract than the gallery's.
+        InvalidTemplate: of another length than the gallery's, or not a finite unit vector.
+    """
+    vectors = []
+    for envelope in envelopes:
+        if envelope.contract != gallery.contract_digest:
+            raise ContractMismatch(
+                "The template was made under another contract than the gallery's; make it anew under the gallery's.",
+                expected=gallery.contract_digest,
+                given=envelope.contract,
+            )
+        if envelope.dim != gallery.dim:
+            raise InvalidTemplate(f"The template has {envelope.dim} values; this gallery's have {gallery.dim}.")
+        vectors.append(envelope.open())
+    return vectors
 
 
 @contextmanager
 def _before_commit() -> Iterator[None]:
-    """Around what must be possible before anything is stored.
+    """Guards steps before a commit, so that their errors say that nothing was stored.
 
     Raises:
-        IndexUnavailable: it is not; ``reason`` is ``not_stored``.
+        IndexUnavailable: the index went away; ``reason`` is ``not_stored``.
     """
     try:
         yield
@@ -48,7 +76,7 @@ def _before_commit() -> Iterator[None]:
 
 @contextmanager
 def after_commit(what: str) -> Iterator[None]:
-    """Around what follows a commit: whatever fails there is told as what it is, and not as if nothing were stored.
+    """Guards steps after a commit, so that their errors say that the change is stored.
 
     Args:
         what: was committed, as the subject of a sentence.
@@ -70,39 +98,30 @@ def after_commit(what: str) -> Iterator[None]:
 class Store:
     """Galleries that can be written and searched.
 
-    A write returns when it is committed *and* searchable; an erasure, when it is committed and can no longer be
-    returned (whoever searches joins each hit with the record), and says where its bytes are not overwritten yet. One
-    write at a time; searches go on meanwhile. ``by`` is the id of the API key that asks, for the audit log; None is the
-    service itself.
+    A write returns when it is committed *and* searchable. An erasure returns when it is committed and can no longer be
+    returned, because every search joins its hits with the record; it says where its bytes are not overwritten yet.
+    Writes run one at a time, and searches beside them. ``by`` is the id of the caller's API key, for the audit log;
+    None is the service itself.
 
     Args:
         record: the truth.
         indexes: what is searched.
-        remnants: where bytes of what was erased may linger.
+        residues: where erased bytes may remain.
         metrics: where steps are timed.
-        answers: which requests were done already.
-        patience_seconds: the longest that a write waits for the one before it.
+        write_timeout_s: the longest that a write waits for the one before it.
     """
 
     def __init__(
-        self,
-        record: Record,
-        indexes: Indexes,
-        remnants: Sequence[Remnant],
-        metrics: Metrics,
-        *,
-        answers: Answers,
-        patience_seconds: float,
+        self, record: Record, indexes: Indexes, residues: Sequence[Residue], metrics: Metrics, write_timeout_s: float
     ) -> None:
         self.record = record
         self.indexes = indexes
         self.retention = Retention(record)
-        self._remnants = remnants
+        self._residues = residues
         self._metrics = metrics
-        self._answers = answers
-        self._writing = WriteLock(patience_seconds)
-        # Taken before the other, around a change of the record and what the index is told of it.
-        self._order = WriteLock(patience_seconds) if indexes.in_order else nullcontext()
+        self._writing = WriteLock(write_timeout_s)
+        # Taken before the other, around a change of the record and the call that passes it to the index.
+        self._order = WriteLock(write_timeout_s) if indexes.in_order else nullcontext()
         self._lingering: deque[Receipt] = deque()
         Gauge(
             "patronus_cloud_damaged_templates",
@@ -111,7 +130,7 @@ class Store:
         ).set_function(lambda: len(record.damaged_templates))
         self._age_of_oldest = Gauge(
             "patronus_cloud_erasure_pending_seconds",
-            "Age of the oldest erasure of which overwritten bytes may still be somewhere; 0 where there is none",
+            "Age of the oldest erasure whose overwritten bytes may still be somewhere; 0 if there is none",
             registry=metrics.registry,
         )
 
@@ -120,7 +139,7 @@ class Store:
         self.indexes.load()
 
     def put_gallery(self, name: str, spec: GallerySpec, by: str | None) -> bool:
-        """Makes a gallery; true when it is new, false when it was there, alike.
+        """Makes a gallery; returns false if the same one exists.
 
         Raises:
             Conflict: it exists with another contract (ContractMismatch) or another threshold.
@@ -132,70 +151,42 @@ class Store:
                 self.indexes.made(gallery)
         return new
 
-    def enroll(
-        self,
-        gallery_name: str,
-        subject: str,
-        sent: Sequence[NewTemplate],
-        by: str | None,
-        once: Once | None = None,
-    ) -> EnrollAnswer:
+    def enroll(self, gallery_name: str, subject: str, sent: Sequence[NewTemplate], by: str | None) -> EnrollAnswer:
         """Stores templates of a subject, all or none; committed and searchable when this returns.
 
+        Idempotent: a template whose id the subject has already is left as it is, and answered as stored before.
+
         Args:
-            gallery_name: where.
-            subject: whose.
+            gallery_name: which gallery.
+            subject: whose templates.
             sent: the templates.
             by: the id of the caller's API key, for the audit log.
-            once: noted with them, where the request is to be done once.
 
         Raises:
             NotFound: there is no such gallery.
             ContractMismatch: a template was made under another contract.
             InvalidTemplate: a template is not a unit vector of the gallery's length.
-            Unprocessable: an id stands in the request twice.
-            Conflict: an id is taken by another template, or the gallery or subject is full.
-            IndexUnavailable: the templates could not be searched. They are stored where the reason is ``stored``.
+            Unprocessable: an id occurs twice in the request.
+            Conflict: another subject has a template with one of the ids, or the gallery or subject is full.
+            IndexUnavailable: the templates could not be searched. They are stored if the reason is ``stored``.
         """
         with self._metrics.step("record"):
             gallery = self.record.gallery(gallery_name)
-        vectors = open_for(gallery, (new.template for new in sent))
+        vectors = open_envelopes(gallery, (new.template for new in sent))
         rows = [NewRow(new.id, vector) for new, vector in zip(sent, vectors, strict=True)]
         if len({row.uid for row in rows}) < len(rows):
-            raise Unprocessable("A template id stands in the request twice; give each its own.", reason="duplicate_id")
+            raise Unprocessable("The request has a template id twice; give each its own.", reason="duplicate_id")
         with self._order:
             with _before_commit():
                 self.indexes.of(gallery)  # what could not be searched is not stored either
-            also = partial(self._answers.note, once=once)
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
-                added = self.record.add_templates(gallery, subject, rows, by, also)
-            with after_commit(_STORED):
+                added = self.record.add_templates(gallery, subject, rows, by)
+            with after_commit("The templates are stored"):
                 if len(added.ids):
                     self.indexes.added(gallery, added.ids, added.vectors)
                 if len(added.ids) < len(rows):
                     self.indexes.added_before(gallery, [row.uid for row in rows])
         return EnrollAnswer(subject=subject, templates=added.answers)
-
-    def enroll_once(
-        self, gallery_name: str, subject: str, sent: Sequence[NewTemplate], by: str | None, once: Once
-    ) -> tuple[EnrollAnswer, bool]:
-        """As ``enroll``, unless the request was done before: then its answer again, and true.
-
-        Raises:
-            Unprocessable: another request was done under the key.
-            Conflict: the request is being worked on, or what it stored was erased since.
-            PatronusError: as ``enroll`` says.
-        """
-        with self._answers.under_way(once):
-            with self._metrics.step("record"):
-                gallery = self.record.gallery(gallery_name)
-                templates = self._answers.before(once, gallery, subject, [new.id for new in sent])
-            if templates is None:
-                return self.enroll(gallery_name, subject, sent, by, once), False
-            with after_commit(_STORED):
-                self.indexes.of(gallery)  # lost meanwhile, it is made anew
-                self.indexes.added_before(gallery, [new.id for new in sent])  # stored before, and now searchable
-            return EnrollAnswer(subject=subject, templates=templates), True
 
     def erase_gallery(self, name: str, by: str | None) -> Erased:
         """Erases a gallery and all in it.
@@ -207,9 +198,9 @@ class Store:
             with self._metrics.step("record"):
                 gallery = self.record.gallery(name)
                 with self._in_doubt(gallery):
-                    gallery, removed = self.record.erase_gallery(name, by)
+                    gallery, removed = self.record.erase_gallery(gallery, by)
             self.indexes.dropped(gallery)
-            return self._answer(removed)
+            return self._overwrite(removed)
 
     def erase_subject(self, gallery_name: str, subject: str, by: str | None) -> Erased:
         """Erases a subject and all of its templates.
@@ -236,7 +227,7 @@ class Store:
             NotFound: there is no such gallery.
         """
         with self._order, self._writing, self._metrics.step("record"):
-            self.record.clock.look(self.retention.time_seen())
+            self.record.clock.observe(self.retention.time_seen())
             gallery = self.record.gallery(gallery_name)
             with self._in_doubt(gallery):
                 gallery, removed = self.retention.change(gallery, max_age_seconds, by)
@@ -244,7 +235,7 @@ class Store:
                 self._forget(gallery, removed)
 
     def erase_expired(self, gallery: PinnedGallery, at_most: int) -> bool:
-        """Erases some of the templates that have expired; whether there may be more."""
+        """Erases some of the templates that have expired; returns whether there may be more."""
         try:
             if not self.retention.overdue(gallery):
                 return False
@@ -258,7 +249,7 @@ class Store:
         return removed is not None and removed.templates == at_most
 
     def redate(self, gallery: PinnedGallery) -> None:
-        """Has templates that bear a time which is yet to come, from a clock that was wrong, stored now."""
+        """Dates templates from the future, stored by a clock that was wrong, to now."""
         try:
             with self._writing:
                 redated = self.retention.redate(gallery)
@@ -268,26 +259,26 @@ class Store:
             _log.warning("templates_redated", templates=redated)
 
     def pending(self, receipt: Receipt) -> list[str]:
-        """Where bytes of what an erasure removed may still be."""
-        return [remnant.name for remnant in self._remnants if remnant.holds(receipt)]
+        """Names the places where bytes of what an erasure removed may remain."""
+        return [residue.name for residue in self._residues if residue.holds(receipt)]
 
     def finish_erasures(self) -> None:
-        """Overwrites what could not be overwritten when it was erased, as far as that can be done without waiting."""
-        for remnant in self._remnants:
+        """Overwrites what could not be overwritten when it was erased, as far as possible without waiting."""
+        for residue in self._residues:
             with self._writing:
-                remnant.finish()
+                residue.finish()
         with self._writing:
             while self._lingering and not self.pending(self._lingering[0]):
                 self._lingering.popleft()
-            self._tell_age()
+            self._update_age()
 
     def pin_index(self, gallery_name: str, kind: IndexKind | None) -> IndexStats:
         """Chooses how a gallery is searched; None: by the number of its templates.
 
         Raises:
             NotFound: there is no such gallery.
-            IndexUnavailable: the index is away, and nothing was chosen; or with the reason ``stored``, it was chosen,
-                and the index is yet to be made so.
+            IndexUnavailable: the index is away, and nothing was chosen; or, with the reason ``stored``, the choice is
+                stored and the index will follow.
         """
         with _before_commit():
             self.indexes.of(self.record.gallery(gallery_name))  # what could not be done is not chosen either
@@ -299,7 +290,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The right to write, for a step of a change of key; waits for it until it comes."""
+        """Holds the write lock, for a step of a change of key or the end; waits for it without a limit."""
         order = self._order.however_long() if isinstance(self._order, WriteLock) else nullcontext()
         with order, self._writing.however_long():
             yield
@@ -308,17 +299,16 @@ class Store:
         """Empties the record's log of what was overwritten.
 
         Raises:
-            Overloaded: somebody reads an old state of the record.
+            Overloaded: a reader holds an old state of the record.
         """
         with self._writing.however_long():
             self.record.database.scrub()
 
     def close(self) -> None:
-        """Closes the record, once the write that runs is done. What is left in its log, the next start overwrites."""
-        order = self._order.however_long() if isinstance(self._order, WriteLock) else nullcontext()
-        with order, self._writing.however_long():
-            for remnant in self._remnants:
-                remnant.finish()
+        """Closes the record after the write in progress. The next start overwrites what is left in its log."""
+        with self.writing():
+            for residue in self._residues:
+                residue.finish()
             self.indexes.close()
             self.record.database.close()
 
@@ -332,30 +322,30 @@ class Store:
 
     @contextmanager
     def _in_doubt(self, gallery: PinnedGallery) -> Iterator[None]:
-        """Around a change of a gallery's templates: index and disk must not be left behind one that was committed."""
+        """Guards a change of templates: where its outcome is unknown, index and residues are checked later."""
         try:
             yield
         except OutcomeUnknown:
-            for remnant in self._remnants:
-                remnant.doubtful()
+            for residue in self._residues:
+                residue.doubtful()
             self.indexes.doubtful(gallery)
             raise
 
     def _forget(self, gallery: PinnedGallery, removed: Removed) -> Erased:
         self.indexes.removed(gallery, removed.ids)
-        return self._answer(removed)
+        return self._overwrite(removed)
 
-    def _answer(self, removed: Removed) -> Erased:
+    def _overwrite(self, removed: Removed) -> Erased:
         with self._metrics.step("scrub"):
-            for remnant in self._remnants:
-                remnant.erased(removed.receipt)
+            for residue in self._residues:
+                residue.erased(removed.receipt)
         pending = self.pending(removed.receipt)
         if pending:
             self._lingering.append(removed.receipt)
-            self._tell_age()
+            self._update_age()
             _log.warning("erased_bytes_linger", erasure=removed.receipt.id, where=", ".join(pending))
         return Erased(subjects=removed.subjects, templates=removed.templates, receipt=removed.receipt, pending=pending)
 
-    def _tell_age(self) -> None:
+    def _update_age(self) -> None:
         oldest = self._lingering[0].at if self._lingering else None
         self._age_of_oldest.set((datetime.now(UTC) - oldest).total_seconds() if oldest else 0)

@@ -1,1 +1,1 @@
-"""How the pair is run: on one machine, in containers; and which models it runs on."""
+"""Runs the pair: on one machine (``run_pair``, ``demo``) and in containers. Also pins the models that it runs on."""

@@ -1,7 +1,7 @@
 """Runs a module that ends when the process that started it does: ``python -m deploy.child_process MODULE ARGUMENT...``.
 
-Standard input must be a pipe that only the parent holds open. It is closed by the system when the parent ends, even by
-SIGKILL, so that no service is left that holds its port and its folder.
+Standard input must be a pipe that only the parent holds open. The system closes it when the parent ends, even by
+SIGKILL. So no service stays behind and holds its port and its folder.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-# The services close within 8 s of graceful shutdown, and what is open then.
+# The services end within 8 s of graceful shutdown.
 _STOP_SECONDS: Final = 12.0
 
 
 def command(module: str, arguments: Sequence[str]) -> list[str]:
-    """The command that runs a module so; start it with ``stdin=subprocess.PIPE``."""
+    """The command that runs a module this way; start it with ``stdin=subprocess.PIPE``."""
     return [sys.executable, "-m", "deploy.child_process", module, *arguments]
 
 
 def _end_with_parent() -> None:
-    """Waits for the end of standard input, then asks this process to end, and kills it if it does not."""
+    """Waits until standard input closes, then sends SIGTERM to this process, and SIGKILL if it goes on."""
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""``make demo``: the command line against a pair of its own, on the sample pictures."""
+"""``make demo``: runs a session of the command line against its own pair, on the sample pictures."""
 
 from __future__ import annotations
 
@@ -26,19 +26,17 @@ _SESSION = (
     "subject delete presidents obama --yes",
     f"identify presidents {_PICTURES}/obama/speech.jpg",
 )
-app = typer.Typer()
 
 
-@app.command()
 def main() -> None:
-    """Enroll, verify, identify and erase; keys and data are gone afterwards."""
+    """Enroll, verify, identify and erase. Keys and data are deleted afterwards."""
     patronus = Path(sys.executable).with_name("patronus")
     with tempfile.TemporaryDirectory() as home, running_pair(Path(home)) as (url, _):
         environment = {**os.environ, "PATRONUS_HOME": home, "PATRONUS_EDGE_URL": url}
-        for line in _SESSION:
-            typer.secho(f"\n$ patronus {line}", bold=True)
-            subprocess.run([patronus, *line.split()], env=environment, check=True)
+        for words in _SESSION:
+            typer.secho(f"\n$ patronus {words}", bold=True)
+            subprocess.run([patronus, *words.split()], env=environment, check=True)
 
 
 if __name__ == "__main__":
-    run(app)
+    run(main)

@@ -1,4 +1,4 @@
-"""An edge and a cloud as processes of their own on this machine: for ``make run``, demonstrations and measurements."""
+"""Runs an edge and a cloud as processes on this machine, for ``make run``, the demo, tests and measurements."""
 
 from __future__ import annotations
 
@@ -18,37 +18,36 @@ from deploy import child_process
 from shared.errors import SetupError
 
 _START_SECONDS = 60.0
+# A service that is asked to end has this long; then it is killed. Its own graceful shutdown takes 8 s at most.
 _STOP_SECONDS = 15.0
-"""After which a service that was asked to end is killed. Its own limits, 8 s of graceful shutdown among them, are
-shorter."""
 
 
 class Pair:
-    """The two services as processes of their own, as they would run on two machines.
+    """The two services as separate processes, as they would run on two machines.
 
-    They end when this process does, however it ends.
+    Both end when this process does, however it ends.
 
     Args:
-        asked_to_end: whether the start or the wait is to be given up, by KeyboardInterrupt; asked several times a
-            second. For who handles signals without exceptions.
+        stop_requested: polled several times a second; ``start`` and ``wait`` raise KeyboardInterrupt once it is true.
+            For a caller whose signal handlers raise no exception.
     """
 
-    def __init__(self, asked_to_end: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._asked_to_end = asked_to_end
+        self._stop_requested = stop_requested
 
     def start(self, name: str, module: str, url: str, environment: dict[str, str]) -> None:
         """Starts a service and waits until it is ready.
 
         Raises:
-            SetupError: it ended, or did not answer in time; its own words are on standard error.
+            SetupError: it ended, or did not answer in time. Its own message is on standard error.
             KeyboardInterrupt: this process was asked to end.
         """
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that `stop` is come to, as after Ctrl-C
-        self._go_on()
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # reaches `stop`, as Ctrl-C does
+        self._check_stop_requested()
         with httpx.Client(trust_env=False, timeout=2) as client:
-            if _answers(client, url + "/healthz"):
+            if _is_ok(client, url + "/healthz"):
                 raise SetupError(
                     f"Something answers at {url} already; stop it, or choose other ports with "
                     "PATRONUS_CLOUD__PORT and PATRONUS_EDGE__PORT."
@@ -62,8 +61,8 @@ class Pair:
             )
             self._running[name] = process
             deadline = time.monotonic() + _START_SECONDS
-            while not _answers(client, url + "/readyz"):
-                self._go_on()
+            while not _is_ok(client, url + "/readyz"):
+                self._check_stop_requested()
                 if process.poll() is not None:
                     raise SetupError(f"The {name} did not start; its reason stands above.")
                 if time.monotonic() > deadline:
@@ -71,7 +70,7 @@ class Pair:
                 time.sleep(0.05)
 
     def process_id(self, name: str) -> int:
-        """Of a service that runs."""
+        """The process id of a running service."""
         return self._running[name].pid
 
     def wait(self) -> None:
@@ -82,7 +81,7 @@ class Pair:
             KeyboardInterrupt: this process was asked to end.
         """
         while True:
-            self._go_on()
+            self._check_stop_requested()
             for name, process in self._running.items():
                 status = process.poll()
                 if status is not None and status < 0:
@@ -92,12 +91,12 @@ class Pair:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """Stops both, the edge first, so that it never sees the cloud go."""
+        """Stops both: the edge first, so that its cloud is there while it ends."""
         for name in reversed(list(self._running)):
             self.stop_one(name)
 
     def stop_one(self, name: str) -> None:
-        """Stops one service: asks it to end, and ends it if it does not."""
+        """Asks one service to end, and kills it if it does not."""
         process = self._running.pop(name)
         if process.poll() is None:
             process.terminate()
@@ -109,12 +108,12 @@ class Pair:
         if process.stdin is not None:
             process.stdin.close()
 
-    def _go_on(self) -> None:
-        if self._asked_to_end():
+    def _check_stop_requested(self) -> None:
+        if self._stop_requested():
             raise KeyboardInterrupt
 
 
-def _answers(client: httpx.Client, url: str) -> bool:
+def _is_ok(client: httpx.Client, url: str) -> bool:
     try:
         return client.get(url).status_code == httpx.codes.OK
     except httpx.HTTPError:
@@ -122,7 +121,7 @@ def _answers(client: httpx.Client, url: str) -> bool:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that is free now."""
+    """A TCP port of the loopback interface that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -131,31 +130,33 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_pair(home: Path, settings: dict[str, str] | None = None) -> Iterator[tuple[str, Path]]:
-    """A pair with keys and data of its own, on free ports, for a measurement or a demonstration.
+    """Runs a pair with its own keys and data, on free ports.
 
     Args:
-        home: for keys and data.
-        settings: further ones, as environment variables.
+        home: folder for keys and data.
+        settings: more environment variables for both services.
 
     Yields:
-        The edge's address, and the file of its API key.
+        The edge's address and its API key file.
 
     Raises:
         SetupError: a service did not start.
     """
-    cloud, edge = free_port(), free_port()
+    ports = free_port(), free_port()
+    cloud, edge = (f"http://127.0.0.1:{port}" for port in ports)
     environment = {
         "PATRONUS_HOME": str(home),
         "PATRONUS_EDGE__LOG_LEVEL": "error",
         "PATRONUS_CLOUD__LOG_LEVEL": "error",
         **(settings or {}),
+        "PATRONUS_CLOUD__PORT": str(ports[0]),
+        "PATRONUS_EDGE__PORT": str(ports[1]),
+        "PATRONUS_EDGE__CLOUD__URL": cloud,
     }
-    ports = {"PATRONUS_CLOUD__PORT": str(cloud), "PATRONUS_EDGE__PORT": str(edge)}
-    at_cloud = {"PATRONUS_EDGE__CLOUD__URL": f"http://127.0.0.1:{cloud}"}
     pair = Pair()
     try:
-        pair.start("cloud", "cloud_service", f"http://127.0.0.1:{cloud}", environment | ports)
-        pair.start("edge", "edge_service", f"http://127.0.0.1:{edge}", environment | ports | at_cloud)
-        yield f"http://127.0.0.1:{edge}", home / "edge" / "api_key"
+        pair.start("cloud", "cloud_service", cloud, environment)
+        pair.start("edge", "edge_service", edge, environment)
+        yield edge, home / "edge" / "api_key"
     finally:
         pair.stop()

@@ -5,48 +5,62 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-
-
-class EndRequest:
-    """Whether this process was asked to end, by SIGINT or SIGTERM, once or several times.
-
-    The handler only takes note. One that raises would interrupt an import, or the very code that ends the services.
-    """
-
-    def __init__(self) -> None:
-        self._received = False
-
-    def listen(self) -> None:
-        """Takes note from now on; also where a shell started this with SIGINT ignored."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._take_note)
-
-    def received(self) -> bool:
-        """Whether there was a signal."""
-        return self._received
-
-    def _take_note(self, _number: int, _frame: FrameType | None) -> None:
-        self._received = True
 
 
 def main() -> int:
     """Runs the pair; the exit status is 0 after Ctrl-C."""
-    request = EndRequest()
-    request.listen()
-    # They take a second to load, in which a signal must be heard already.
-    from deploy.service_pair import serve_until  # noqa: PLC0415
-    from shared.errors import PatronusError  # noqa: PLC0415
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this with SIGINT ignored
+        # The handler only sets a flag: an exception could interrupt an import, or the code that stops the services.
+        signal.signal(number, lambda *_: stop.set())
+    # Loading takes a second, in which a signal must be noticed already.
+    from shared.errors import PatronusError
 
     try:
-        serve_until(request.received, lambda edge_url, key_file: print(_welcome(edge_url, key_file), flush=True))  # noqa: T201
+        _serve_until(stop.is_set)
     except PatronusError as error:
-        print(error.detail, file=sys.stderr)  # noqa: T201
+        print(error.detail, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
     return 1
+
+
+def _serve_until(stop_requested: Callable[[], bool]) -> None:
+    """Runs both services until one ends or a stop is requested. Both have ended when this returns.
+
+    Raises:
+        SetupError: a setting is wrong, or a service did not start, or ended by itself.
+        KeyboardInterrupt: a stop was requested.
+    """
+    from cloud_service.settings import Settings as CloudSettings
+    from deploy.pair import Pair, free_port
+    from edge_service.settings import EdgeSettings
+    from shared.errors import SetupError
+    from shared.service_settings import load_settings
+    from shared.urls import service_url
+
+    cloud = load_settings(CloudSettings)
+    edge = load_settings(EdgeSettings)
+    if cloud.tls.certificate or edge.tls.certificate:
+        raise SetupError("This starts both services without TLS; to use TLS, start each service by itself.")
+    port = cloud.port or free_port()  # the edge and this process must know which one the cloud takes
+    cloud_url, edge_url = service_url(cloud.host, port), service_url(edge.host, edge.port)
+    pair = Pair(stop_requested)
+    try:
+        pair.start("cloud", "cloud_service", cloud_url, {"PATRONUS_CLOUD__PORT": str(port)})
+        environment = {
+            "PATRONUS_EDGE__CLOUD__URL": cloud_url,
+            "PATRONUS_EDGE__CLOUD__API_KEY_FILE": str(cloud.first_key_file),
+        }
+        pair.start("edge", "edge_service", edge_url, environment)
+        print(_welcome(edge_url, edge.first_key_file), flush=True)
+        pair.wait()
+    finally:
+        pair.stop()
 
 
 def _welcome(edge_url: str, key_file: Path) -> str:

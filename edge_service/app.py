@@ -8,91 +8,43 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from edge_service.cloud_client import CloudClient
-from edge_service.embeddings import Plugin
-from edge_service.gallery_contexts import GalleryContexts
 from edge_service.metrics import ProtectionMetrics
-from edge_service.protection.keys import KeyStore
-from edge_service.protection.profiles import load_profile
-from edge_service.protection.protect import Protector
-from edge_service.recognition import Recognition
-from edge_service.rekey import Rekeying
 from edge_service.routes import embeddings, galleries, info, matching, pictures, rekey, subjects
+from edge_service.services import open_services
 from edge_service.settings import EdgeSettings, PictureLimits
-from edge_service.vision.reader import open_reader
-from edge_service.workers import Workers
 from shared.http.application import make_application
 from shared.http.system import system_routes
-from shared.logs import get_logger
 from shared.metrics import Metrics
-from shared.security.key_ring import KeyRing
 from shared.wire.edge import MAX_EMBEDDINGS_BYTES
 
-_log = get_logger(__name__)
 # The multipart form's own lines around a picture.
 _FORM_BYTES = 64 * 1024
-# Requests of one kind inside, most of them still sending their pictures; fewer wait to be worked on.
-_PLACES = 256
+# Requests of one kind inside, most of them still sending their pictures; fewer wait for a worker.
+_MOST_REQUESTS_OF_A_KIND = 256
 
 
 def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | None = None) -> FastAPI:
-    """The edge, ready to be served.
+    """Creates the edge's application.
 
     Args:
-        settings: all of its knobs.
+        settings: of the edge.
         transport: how the cloud is reached, instead of the network, in tests.
     """
     metrics = Metrics("edge")
-    tally = ProtectionMetrics(metrics)
+    protection_metrics = ProtectionMetrics(metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        keys = KeyStore(settings.home, may_make=not settings.keys_file.exists())
-        ring = KeyRing(settings.keys_file)
-        if ring.ensure_first_key(settings.first_key_file):
-            _log.info("first_api_key_made", file=str(settings.first_key_file))
-        ring.records()  # a file that cannot be read stops the start
-        reader = open_reader(settings, metrics)
-        profile = load_profile(settings.profile, reader.pin, reader.spec.dim, settings.profiles)
-        protector = Protector(profile, tell=tally)
-        cloud = CloudClient(settings.cloud, metrics, transport)
-        workers = Workers(settings.work)
-        book = GalleryContexts(
-            cloud=cloud,
-            keys=keys,
-            profile=profile,
-            embedder=reader.pin,
-            dim=reader.spec.dim,
-            cache_s=settings.cloud.gallery_cache_s,
-        )
-        app.state.settings, app.state.key_ring, app.state.profile = settings, ring, profile
-        app.state.reader, app.state.cloud, app.state.galleries = reader, cloud, book
-        recognition = Recognition(
-            reader=reader, protector=protector, galleries=book, cloud=cloud, workers=workers, metrics=metrics
-        )
-        app.state.recognition = recognition
-        app.state.rekeying = Rekeying(cloud=cloud, keys=keys, galleries=book, workers=workers)
-        app.state.plugin = Plugin(
-            recognition=recognition,
-            protector=protector,
-            galleries=book,
-            keys=keys,
-            workers=workers,
-            dim=reader.spec.dim,
-        )
-        if not profile.seals:
-            _log.warning(
-                "profile_does_not_seal", profile=profile.pin.name, sends="templates that are nearly embeddings"
-            )
-        _log.info("edge_ready", profile=profile.pin.name, embedder=reader.pin.name)
+        services = open_services(settings, metrics, protection_metrics, transport)
+        app.state.services, app.state.key_ring = services, services.key_ring
         try:
             yield
         finally:
-            workers.close()
-            await cloud.close()
+            await services.close()
 
     async def checks() -> dict[str, bool]:
-        return {"models": True, "keys": app.state.key_ring.readable(), "cloud": await app.state.cloud.alive()}
+        services = app.state.services
+        return {"models": True, "keys": services.key_ring.readable(), "cloud": await services.cloud.alive()}
 
     app = make_application(
         title="Patronus edge",
@@ -102,7 +54,7 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         limit_for=lambda path: _body_limit(path, settings.pictures),
         body_seconds=settings.pictures.body_timeout_s,
         rates=settings.rates,
-        slots=_PLACES,
+        slots=_MOST_REQUESTS_OF_A_KIND,
         watch_disconnects=True,
     )
     parts = (matching, subjects, embeddings, pictures, galleries, rekey, info)

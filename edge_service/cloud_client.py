@@ -1,4 +1,4 @@
-"""The only place that talks to the cloud. What it can send are the wire models of ``shared.wire.cloud``."""
+"""The only client of the cloud. It can send the wire models of ``shared.wire.cloud`` and nothing else."""
 
 from __future__ import annotations
 
@@ -55,8 +55,7 @@ from shared.wire.common import (
 _log = get_logger(__name__)
 Answer = TypeVar("Answer", bound=BaseModel)
 
-# The cloud's refusals that a caller of the edge, or the operator, can mend: asked again, it would refuse again. By the
-# word of the problem's type.
+# Refusals of the cloud that a caller of the edge, or the operator, can fix, and a retry cannot; by the problem's type.
 _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
     known.kind: known
     for known in (
@@ -69,14 +68,14 @@ _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
         InsufficientStorage,
     )
 }
-# What a cloud says of the time to wait is passed on, within reason.
+# The cloud's Retry-After is passed on, up to this.
 _MOST_RETRY_AFTER_S: Final = 3600
 _SECONDS: Final = re.compile("[0-9]{1,9}")
-_AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it stays so."
+_AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it persists."
 
 
 class _Retry(Exception):
-    """A failure that another attempt may mend; ``why`` is for the operator."""
+    """A failure that a retry may fix; ``why`` is for the operator."""
 
     def __init__(self, error: PatronusError, why: str | None = None) -> None:
         super().__init__(error.kind)
@@ -85,10 +84,10 @@ class _Retry(Exception):
 
 
 class CloudClient:
-    """The cloud's REST interface, with time limits, bounded repetition, and errors in this edge's words.
+    """The cloud's REST interface, with timeouts, bounded retries, and errors of this edge.
 
     Args:
-        settings: where the cloud is and how patient to be.
+        settings: where the cloud is, timeouts, and attempts.
         metrics: where calls are timed.
         transport: instead of the network, in tests.
 
@@ -109,7 +108,7 @@ class CloudClient:
             limits=httpx.Limits(max_connections=settings.connections, keepalive_expiry=20),
             transport=transport,
             verify=client_context(settings.ca, settings.certificate, settings.key),
-            trust_env=False,  # a proxy named in the environment must not come to see templates
+            trust_env=False,  # a proxy named in the environment must not see templates
             follow_redirects=False,
         )
 
@@ -122,74 +121,78 @@ class CloudClient:
         try:
             return (await self._http.get("/readyz")).status_code == httpx.codes.OK
         except httpx.HTTPError as error:
-            _tell_of_tls(error)
+            _log_tls_failure(error)
             return False
 
     async def put_gallery(self, gallery: str, spec: GallerySpec) -> tuple[GalleryInfo, bool]:
-        """Makes a gallery, or finds it made; says whether it was made now."""
+        """Creates a gallery, or finds it; says whether it was created now."""
         response = await self._call("PUT", f"/v1/galleries/{gallery}", spec)
         return _read(response, GalleryInfo), response.status_code == httpx.codes.CREATED
 
     async def gallery(self, gallery: str) -> GalleryInfo:
         """A gallery's contract and threshold."""
-        return _read(await self._call("GET", f"/v1/galleries/{gallery}"), GalleryInfo)
+        return await self._answer(GalleryInfo, "GET", f"/{gallery}")
 
     async def galleries(self, limit: int, after: str | None) -> Page[GalleryInfo]:
         """A page of galleries."""
-        return _read(await self._call("GET", "/v1/galleries", params=_page(limit, after)), Page[GalleryInfo])
+        return await self._answer(Page[GalleryInfo], "GET", "", params=_page(limit, after))
 
     async def subjects(self, gallery: str, limit: int, after: str | None) -> Page[SubjectInfo]:
         """A page of a gallery's subjects."""
-        path = f"/v1/galleries/{gallery}/subjects"
-        return _read(await self._call("GET", path, params=_page(limit, after)), Page[SubjectInfo])
+        return await self._answer(Page[SubjectInfo], "GET", f"/{gallery}/subjects", params=_page(limit, after))
 
     async def subject(self, gallery: str, subject: str) -> SubjectDetail:
         """A subject and its templates, without vectors."""
-        return _read(await self._call("GET", f"/v1/galleries/{gallery}/subjects/{subject}"), SubjectDetail)
+        return await self._answer(SubjectDetail, "GET", f"/{gallery}/subjects/{subject}")
 
     async def enroll(self, gallery: str, subject: str, request: EnrollRequest) -> EnrollAnswer:
         """Stores templates; safe to repeat, since the request names their ids."""
-        path = f"/v1/galleries/{gallery}/subjects/{subject}/templates"
-        return _read(await self._call("POST", path, request), EnrollAnswer)
+        return await self._answer(EnrollAnswer, "POST", f"/{gallery}/subjects/{subject}/templates", request)
 
     async def verify(self, gallery: str, subject: str, request: VerifyRequest) -> VerifyAnswer:
         """Compares a probe with a subject."""
-        path = f"/v1/galleries/{gallery}/subjects/{subject}/verify"
-        return _read(await self._call("POST", path, request), VerifyAnswer)
+        return await self._answer(VerifyAnswer, "POST", f"/{gallery}/subjects/{subject}/verify", request)
 
     async def identify(self, gallery: str, request: IdentifyRequest) -> IdentifyAnswer:
-        """Looks for probes in a gallery."""
-        return _read(await self._call("POST", f"/v1/galleries/{gallery}/identify", request), IdentifyAnswer)
+        """Searches a gallery for probes."""
+        return await self._answer(IdentifyAnswer, "POST", f"/{gallery}/identify", request)
 
     async def erase(self, gallery: str, subject: str | None = None, template: str | None = None) -> Erased:
         """Erases a gallery, a subject or a template."""
-        path = f"/v1/galleries/{gallery}"
-        if subject is not None:
-            path += f"/subjects/{subject}"
-        if template is not None:
-            path += f"/templates/{template}"
-        return _read(await self._call("DELETE", path), Erased)
+        of_subject = "" if subject is None else f"/subjects/{subject}"
+        of_template = "" if template is None else f"/templates/{template}"
+        return await self._answer(Erased, "DELETE", f"/{gallery}{of_subject}{of_template}")
 
     async def erasure(self, gallery: str, receipt: int) -> Erasure:
-        """What has become of an erasure."""
-        return _read(await self._call("GET", f"/v1/galleries/{gallery}/erasures/{receipt}"), Erasure)
+        """The progress of an erasure."""
+        return await self._answer(Erasure, "GET", f"/{gallery}/erasures/{receipt}")
 
     async def keep(self, gallery: str, retention: Retention | None) -> GalleryInfo:
         """Sets how long a gallery keeps templates; None: until they are erased."""
         method = "DELETE" if retention is None else "PUT"
-        return _read(await self._call(method, f"/v1/galleries/{gallery}/retention", retention), GalleryInfo)
+        return await self._answer(GalleryInfo, method, f"/{gallery}/retention", retention)
 
     async def rekey(self, gallery: str, request: RekeyRequest) -> RekeyStatus:
-        """Changes a gallery's key, or goes on with that; safe to repeat, since the request names the new contract."""
-        return _read(await self._call("POST", _rekey(gallery), request), RekeyStatus)
+        """Changes a gallery's key, or continues; safe to repeat, since the request names the new contract."""
+        return await self._answer(RekeyStatus, "POST", f"/{gallery}/rekey", request)
 
     async def rekey_status(self, gallery: str) -> RekeyStatus:
-        """How far a change of a gallery's key is."""
-        return _read(await self._call("GET", _rekey(gallery)), RekeyStatus)
+        """The progress of a change of a gallery's key."""
+        return await self._answer(RekeyStatus, "GET", f"/{gallery}/rekey")
 
     async def abandon_rekey(self, gallery: str) -> RekeyStatus:
-        """Gives a change of a gallery's key up."""
-        return _read(await self._call("DELETE", _rekey(gallery)), RekeyStatus)
+        """Cancels a change of a gallery's key."""
+        return await self._answer(RekeyStatus, "DELETE", f"/{gallery}/rekey")
+
+    async def _answer(
+        self,
+        model: type[Answer],
+        method: str,
+        below_galleries: str,
+        body: BaseModel | None = None,
+        params: dict[str, str] | None = None,
+    ) -> Answer:
+        return _read(await self._call(method, f"/v1/galleries{below_galleries}", body, params), model)
 
     async def _call(
         self, method: str, path: str, body: BaseModel | None = None, params: dict[str, str] | None = None
@@ -216,14 +219,14 @@ class CloudClient:
         try:
             response = await self._http.request(method, path, content=content, headers=headers, params=params)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as failure:
-            if _tell_of_tls(failure):
-                raise _refused_line(failure) from None
+            if _log_tls_failure(failure):
+                raise _unavailable(failure) from None
             raise _Retry(UpstreamUnavailable(_AWAY)) from None  # nothing was sent
         except httpx.HTTPError as failure:
-            error = _refused_line(failure)
-            if _tell_of_tls(failure):  # with TLS 1.3 the cloud's refusal comes after the handshake
+            error = _unavailable(failure)
+            if _log_tls_failure(failure):  # with TLS 1.3 the cloud's refusal comes after the handshake
                 raise error from None
-            if method == "DELETE":  # it may be done: repeating it would report that nothing was there
+            if method == "DELETE":  # it may be done: a retry would report that nothing was there
                 raise error from None
             ended = isinstance(failure, httpx.RemoteProtocolError | httpx.ReadError)
             raise _Retry(error, ENDED if self._tls and ended else None) from None
@@ -232,8 +235,8 @@ class CloudClient:
         raise _translate(response)
 
 
-def _refused_line(failure: httpx.HTTPError) -> UpstreamUnavailable:
-    """What the caller is told; the reason is a note of the exception, for the operator's command line alone."""
+def _unavailable(failure: httpx.HTTPError) -> UpstreamUnavailable:
+    """The error for the caller; the reason is a note of the exception, for the operator's command line alone."""
     error = UpstreamUnavailable(_AWAY)
     why = why_refused(failure)
     if why is not None:
@@ -241,23 +244,19 @@ def _refused_line(failure: httpx.HTTPError) -> UpstreamUnavailable:
     return error
 
 
-def _tell_of_tls(failure: httpx.HTTPError) -> bool:
-    """Whether a call failed for certificates, which another attempt does not mend; the log tells the operator."""
+def _log_tls_failure(failure: httpx.HTTPError) -> bool:
+    """Whether a call failed for certificates, which a retry does not fix; logs why."""
     why = why_refused(failure)
     if why is not None:
-        _log.error("cloud_line_refused", why=why)
+        _log.error("cloud_connection_refused", why=why)
     return why is not None
-
-
-def _rekey(gallery: str) -> str:
-    return f"/v1/galleries/{gallery}/rekey"
 
 
 def _translate(response: httpx.Response) -> Exception:
     """An answer that is not a success, as an error of this edge."""
     status = response.status_code
     try:
-        problem = from_json(response.content)  # refuses also what is nested too deeply, and what is no character
+        problem = from_json(response.content)  # also refuses deep nesting and invalid characters
         kind = str(problem["type"]).rsplit(":", 1)[-1]
         detail = str(problem["detail"])
     except (ValueError, KeyError, TypeError):

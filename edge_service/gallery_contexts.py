@@ -1,12 +1,11 @@
-"""What this edge knows of galleries: under which contract and key it makes templates for each."""
+"""Cached contracts and keys of galleries."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edge_service.cloud_client import CloudClient
@@ -25,76 +24,92 @@ _MEND_KEY = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _CachedGallery:
     context: ProtectionContext
     key: GalleryKey = field(repr=False)
-    until: float
+    expires_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryContexts:
-    """Makes galleries, and knows the protection context of each.
+    """Creates galleries, and caches the protection context of each.
 
-    Args:
+    Attributes:
         cloud: where galleries are.
-        keys: this edge's.
+        keys: keys of this edge.
         profile: how this edge protects.
         embedder: what makes its embeddings.
-        dim: their length.
-        cache_s: how long a gallery's contract is taken as known.
+        dim: length of its embeddings.
+        cache_s: seconds for which a gallery's contract is cached.
+        cached: what is known of galleries, by name.
     """
 
-    def __init__(
-        self, *, cloud: CloudClient, keys: KeyStore, profile: Profile, embedder: EmbedderPin, dim: int, cache_s: float
-    ) -> None:
-        self._cloud = cloud
-        self._keys = keys
-        self._profile = profile
-        self._embedder = embedder
-        self._dim = dim
-        self._cache_s = cache_s
-        self._known: dict[str, _Known] = {}
+    cloud: CloudClient
+    keys: KeyStore
+    profile: Profile
+    embedder: EmbedderPin
+    dim: int
+    cache_s: float
+    cached: dict[str, _CachedGallery] = field(default_factory=dict, repr=False)
 
     async def create(
         self, gallery: str, threshold: Threshold | None, default: Threshold, *, verify_only: bool | None = None
     ) -> tuple[GalleryInfo, bool]:
-        """Makes a gallery under this edge's contract, or finds it made.
+        """Creates a gallery under this edge's contract, or finds it; says whether it was created now.
 
         Args:
             gallery: its name.
-            threshold: wanted; None takes the one of a gallery that exists, else the default.
-            default: of this edge, for a new gallery.
-            verify_only: whether each subject is to have a seal of its own; None takes a gallery that exists as it is.
+            threshold: wanted; None keeps that of an existing gallery, else takes the default.
+            default: threshold of a new gallery.
+            verify_only: whether each subject gets a seal of its own; None keeps an existing gallery as it is.
 
         Raises:
             ContractMismatch: it exists under a contract that this edge cannot make templates for.
-            Conflict: it exists with another threshold than the one wanted, or is verify-only where it is not to be.
-            Unprocessable: it is to be verify-only, and this edge's profile does not seal.
+            Conflict: it exists with another threshold, or with another choice of verify-only.
+            Unprocessable: verify-only is wanted, and this edge's profile does not seal.
         """
-        if verify_only and not self._profile.seals:
+        if verify_only and not self.profile.seals:
             raise Unprocessable(
-                f"The profile {self._profile.pin.name} does not seal, and in a verify-only gallery each subject "
+                f"The profile {self.profile.pin.name} does not seal, and in a verify-only gallery each subject "
                 "has a seal of its own; run the edge with a profile that seals.",
                 reason="profile_does_not_seal",
             )
         try:
             info, made = await self._put(gallery, threshold, default, verify_only)
         except ContractMismatch:
-            # Perhaps another edge made it a moment ago, in an epoch of its own choice; if not, this fails again.
+            # Another edge may have just created it in an epoch of its own choice; if not, this fails again.
             info, made = await self._put(gallery, threshold, default, verify_only)
-        self._remember(gallery, info)
+        self._cache(gallery, info)
         return info, made
 
     async def context(self, gallery: str) -> ProtectionContext:
-        """Under what to protect templates for a gallery.
+        """The key and contract for templates of a gallery.
 
         Raises:
             NotFound: there is no such gallery.
             ContractMismatch: it was made under another contract than this edge's.
         """
-        known = self._known.get(gallery)
-        if known is None or known.until < time.monotonic():
-            return self._remember(gallery, await self._cloud.gallery(gallery))
-        return known.context
+        cached = self.cached.get(gallery)
+        if cached is None or cached.expires_at < time.monotonic():
+            return self._cache(gallery, await self.cloud.gallery(gallery))
+        return cached.context
+
+    async def renewed(self, gallery: str, refused: ProtectionContext, refusal: ContractMismatch) -> ProtectionContext:
+        """The context of a gallery whose contract changed while templates were made.
+
+        Args:
+            gallery: its name.
+            refused: the context whose templates the cloud refused.
+            refusal: the cloud's.
+
+        Raises:
+            ContractMismatch: the contract has not changed, or it has changed twice.
+        """
+        self.forget(gallery)
+        found = await self.context(gallery)
+        if refused.renewed or found.contract_digest == refused.contract_digest:
+            raise refusal
+        return replace(found, renewed=True)
 
     async def _put(
         self, gallery: str, threshold: Threshold | None, default: Threshold, verify_only: bool | None
@@ -105,7 +120,7 @@ class GalleryContexts:
             raise Conflict(
                 f"The gallery exists and is {is_so}, which cannot be changed; choose another name, or erase it."
             )
-        # As it was made, if it was: a new epoch would be another contract.
+        # An existing gallery keeps its contract: a new epoch would be another contract.
         contract = found.contract if found else self._new_contract(gallery, "subject" if verify_only else "gallery")
         wanted = threshold or (found.threshold if found else default)
         try:
@@ -115,58 +130,59 @@ class GalleryContexts:
                 "The threshold is not one that galleries are made with: a cosine of 0.0001 to 0.9999, and its rate.",
                 reason="bad_threshold",
             ) from None
-        return await self._cloud.put_gallery(gallery, GallerySpec(contract=contract, threshold=new))
+        return await self.cloud.put_gallery(gallery, GallerySpec(contract=contract, threshold=new))
 
     async def _found(self, gallery: str) -> GalleryInfo | None:
-        """A gallery that exists and is this edge's to use; None if there is none yet."""
+        """A gallery that exists and that this edge can use; None if there is none."""
         try:
-            found = await self._cloud.gallery(gallery)
+            found = await self.cloud.gallery(gallery)
         except NotFound:
             return None
         self._check(gallery, found.contract)
         return found
 
-    def face_id(self, gallery: str, subject: str, name: str | None, unit: NDArray[np.float32]) -> str:
-        """The id of a template whose embedding came from elsewhere: the same again gives the same.
+    def face_id(self, gallery: str, subject: str, kind: Literal["picture", "name", "values"], content: bytes) -> str:
+        """The id of a template: the same content for the same subject of a gallery gives the same id.
+
+        It follows from the gallery's key, so nobody without the key can test a guess of the content by it.
 
         Args:
-            gallery: under whose key.
-            subject: whose.
-            name: that the sender has for it; None: it goes by the embedding itself.
-            unit: (d,) float32, the embedding.
+            gallery: its name.
+            subject: the person.
+            kind: what the content is: an uploaded picture, the sender's name of an embedding, or its values.
+            content: the bytes.
         """
-        content = name.encode() if name is not None else np.ascontiguousarray(unit, dtype="<f4").tobytes()
-        known = self._known.get(gallery)
-        key = self._keys.gallery(gallery) if known is None else known.key
-        return key.face_id(subject, b"name" if name is not None else b"values", content)
+        cached = self.cached.get(gallery)
+        key = self.keys.gallery(gallery) if cached is None else cached.key
+        return key.face_id(subject, kind, content)
 
     def forget(self, gallery: str) -> None:
-        """Asks the cloud again next time."""
-        self._known.pop(gallery, None)
+        """Drops what is cached of a gallery."""
+        self.cached.pop(gallery, None)
 
-    def checked(self, gallery: str, theirs: Contract) -> GalleryKey:
+    def key_for(self, gallery: str, theirs: Contract) -> GalleryKey:
         """The key that a gallery's contract names.
 
         Raises:
-            ContractMismatch: it is not a contract that this edge makes templates for.
+            ContractMismatch: this edge cannot make templates under this contract.
         """
         self._check(gallery, theirs)
         return self._key(gallery, theirs.seal)
 
-    def _remember(self, gallery: str, info: GalleryInfo) -> ProtectionContext:
-        of_gallery = self.checked(gallery, info.contract)
+    def _cache(self, gallery: str, info: GalleryInfo) -> ProtectionContext:
+        of_gallery = self.key_for(gallery, info.contract)
         key = of_gallery.of(info.contract.seal)  # a profile that does not seal still seeds from the gallery's key
         digest = info.contract.digest()
         one_by_one = info.contract.verify_only
         context = ProtectionContext(None, digest, subjects=key) if one_by_one else ProtectionContext(key, digest)
-        self._known[gallery] = _Known(context, of_gallery, time.monotonic() + self._cache_s)
+        self.cached[gallery] = _CachedGallery(context, of_gallery, time.monotonic() + self.cache_s)
         return context
 
     def _check(self, gallery: str, theirs: Contract) -> None:
-        """Compares the whole contract with the one that this edge would make: the cloud is not believed in parts.
+        """Compares the whole contract with the one that this edge would make.
 
-        Epoch, scope and seeds are the cloud's word, but the key's id follows from them: it can name only what an edge
-        with the key made.
+        The cloud states epoch, scope and seeds. The key's id follows from them, so a cloud without the key cannot
+        make up a contract.
         """
         seal = theirs.seal
         ours = self._new_contract(gallery, "gallery")
@@ -187,10 +203,10 @@ class GalleryContexts:
         )
 
     def _key(self, gallery: str, seal: SealPin | None) -> GalleryKey:
-        """The key that a seal names, else the newest."""
-        found = None if seal is None else self._keys.named_by(gallery, seal)
-        return found or self._keys.gallery(gallery)
+        """The gallery key that a seal names, else the newest one."""
+        found = None if seal is None else self.keys.named_by(gallery, seal)
+        return found or self.keys.gallery(gallery)
 
     def _new_contract(self, gallery: str, scope: SealScope) -> Contract:
-        seal = self._keys.gallery(gallery).seal_pin(new_epoch(), scope) if self._profile.seals else None
-        return Contract(dim=self._dim, embedder=self._embedder, profile=self._profile.pin, seal=seal)
+        seal = self.keys.gallery(gallery).seal_pin(new_epoch(), scope) if self.profile.seals else None
+        return Contract(dim=self.dim, embedder=self.embedder, profile=self.profile.pin, seal=seal)

@@ -1,4 +1,4 @@
-"""Counts what was protected, and what a profile's network left unperturbed: never silently, and never by its values."""
+"""Counters of protection: templates made, and those that a profile's network left unperturbed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _log = get_logger(__name__)
 
 
 class ProtectionMetrics:
-    """Counters of the edge's protection.
+    """Counters of protected templates.
 
     Args:
-        metrics: of the edge, in whose registry the counters are.
+        metrics: of the edge, whose registry holds the counters.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -28,11 +28,11 @@ class ProtectionMetrics:
         self._sealed, self._plain = self._protected.labels("yes"), self._protected.labels("no")
         self._unperturbed = Counter(
             "patronus_edge_unperturbed_total",
-            "Templates that the profile's network left unperturbed, for want of a margin to the threshold",
+            "Templates that the profile's network left unperturbed, for lack of a margin to the threshold",
             registry=metrics.registry,
         )
 
-    def __call__(self, protected: Protected) -> None:
+    def count(self, protected: Protected) -> None:
         """Counts one batch."""
         made = len(protected.templates)
         (self._sealed if "seal" in protected.done else self._plain).inc(made)

@@ -1,98 +1,124 @@
-"""Enroll, verify, identify: from pictures to an answer of the cloud, by way of protection."""
+"""The way of a picture, top to bottom: decode, detect, align, embed, protect, send.
+
+Each verb is one method, and its steps are numbered. Only ``_protect`` makes what is sent, by ``Protector.protect``.
+"""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
 import numpy as np
+from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 
 from edge_service.cloud_client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts
-from edge_service.protection.protect import Outgoing, ProtectionContext, Protector
-from edge_service.vision.embed import MAX_BATCH, Embeddings
-from edge_service.vision.reader import FaceReader, FoundFace, ReadPicture, Selected, level_for, select, the_one_face
+from edge_service.protection.embeddings import unit_rows
+from edge_service.protection.keys import EpochKey, KeyStore
+from edge_service.protection.protect import PackedTemplates, Protected, ProtectionContext, Protector
+from edge_service.vision.embed import MAX_BATCH
+from edge_service.vision.quality import level_for
+from edge_service.vision.reader import (
+    AlignedFace,
+    FaceReader,
+    FaceSelection,
+    PictureFaces,
+    select,
+    single_face,
+)
 from edge_service.workers import Workers
-from shared.errors import Conflict, ContractMismatch, PatronusError
+from shared.errors import Conflict, ContractMismatch, PatronusError, Unprocessable
 from shared.http.request_context import check_caller
 from shared.metrics import Metrics
 from shared.scores import CosineSimilarity, CosineThreshold
 from shared.wire.cloud import (
     MAX_PROBES_A_REQUEST,
+    EnrolledTemplate,
     EnrollRequest,
     IdentifyRequest,
     NewTemplate,
     ProbeResult,
     VerifyRequest,
 )
-from shared.wire.common import TemplateInfo, Threshold, VerifyAnswer
+from shared.wire.common import Threshold, VerifyAnswer
 from shared.wire.edge import QualityFilter
 
 T = TypeVar("T")
-# More than this, and a network keeps the event loop busy for longer than a worker takes to wake.
-_AT_ONCE = 10
+Rows = NDArray[np.float32]
+# More embeddings than this, and a network keeps the event loop busy for longer than a worker takes to wake.
+_MOST_ON_EVENT_LOOP = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Identified:
-    """The faces that were looked for, what each matched, and at which threshold."""
+class IdentifyResult:
+    """The faces that were searched for, what each matched, and at which threshold."""
 
-    selected: Selected
+    selected: FaceSelection
     results: list[ProbeResult]
     threshold: float
     fmr_at_threshold: float
 
 
 @dataclass(frozen=True, slots=True)
-class Enrolled:
-    """What was stored of each picture, and how many templates a network left unperturbed."""
+class EnrollResult:
+    """One stored template for each picture or embedding, and how many templates a network left unperturbed."""
 
-    faces: list[tuple[TemplateInfo, FoundFace]]
+    templates: list[EnrolledTemplate]
     unperturbed: int
+    faces: list[AlignedFace] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ProtectResult:
+    """Templates for another system.
+
+    Attributes:
+        protected: the templates.
+        contract: digest of the gallery's contract; None where no gallery was named.
+        faces_found: faces in the picture, of which the largest was used; None for embeddings.
+    """
+
+    protected: Protected = field(repr=False)
+    contract: str | None
+    faces_found: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
 class Recognition:
-    """What the edge does with pictures.
+    """What the edge does with pictures, and with embeddings of other recognition systems.
 
-    Args:
+    Attributes:
         reader: pictures to embeddings.
         protector: embeddings to templates; the only source of what is sent.
-        galleries: under what to protect.
+        galleries: contract and key of each gallery.
+        keys: for templates that are for no gallery.
         cloud: where templates go.
         workers: where heavy work runs.
         metrics: where protection is timed.
+        quality_filter: where a caller names none.
     """
 
-    def __init__(
-        self,
-        *,
-        reader: FaceReader,
-        protector: Protector,
-        galleries: GalleryContexts,
-        cloud: CloudClient,
-        workers: Workers,
-        metrics: Metrics,
-    ) -> None:
-        self._reader = reader
-        self._protector = protector
-        self._galleries = galleries
-        self._cloud = cloud
-        self._workers = workers
-        self._metrics = metrics
+    reader: FaceReader
+    protector: Protector
+    galleries: GalleryContexts
+    keys: KeyStore
+    cloud: CloudClient
+    workers: Workers
+    metrics: Metrics
+    quality_filter: QualityFilter
 
-    async def detect(self, picture: bytes) -> ReadPicture:
-        """All faces of a picture; nothing is sent."""
-        return await self._workers.run(self._reader.read, picture, every_face=True)
+    async def detect(self, picture: bytes) -> PictureFaces:
+        """Finds all faces of a picture; sends nothing."""
+        return await self.workers.run(self.reader.read, picture, every_face=True)
 
     async def compare(
-        self, pictures: list[bytes], threshold: Threshold, quality: QualityFilter
-    ) -> tuple[VerifyAnswer, list[FoundFace]]:
-        """Compares two pictures here; nothing is sent."""
-        faces, embeddings = await self._workers.run(self._single_faces, pictures, level_for(quality, "probe"))
-        score = CosineSimilarity(float(np.dot(embeddings.unit[0].astype(np.float64), embeddings.unit[1])))
+        self, pictures: list[bytes], threshold: Threshold, quality: QualityFilter | None
+    ) -> tuple[VerifyAnswer, list[AlignedFace]]:
+        """Compares two pictures here; sends nothing."""
+        faces, unit = await self.workers.run(self._read_single_faces, pictures, self._level(quality, "probe"))
+        score = CosineSimilarity(float(np.dot(unit[0].astype(np.float64), unit[1])))
         answer = VerifyAnswer(
             decision="match" if CosineThreshold.of(threshold.cosine).accepts(score) else "no_match",
             similarity=score.value,
@@ -101,49 +127,67 @@ class Recognition:
         )
         return answer, faces
 
-    async def enroll(self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter) -> Enrolled:
-        """Enrolls one person from several pictures: all of them, or none."""
-        await self._galleries.context(gallery)  # an unknown gallery is told before the work is done
-        faces, embeddings = await self._workers.run(self._single_faces, pictures, level_for(quality, "enroll"))
-        ids = [uuid.uuid4().hex for _ in faces]
+    async def enroll(
+        self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter | None
+    ) -> EnrollResult:
+        """Enrolls one person from several pictures: all of them, or none. The same picture is stored once."""
+        # 1. The gallery's contract and key; an unknown gallery is refused before the work is done.
+        context = await self.galleries.context(gallery)
+        # 2. Decode, detect, align, embed.
+        faces, unit = await self.workers.run(self._read_single_faces, pictures, self._level(quality, "enroll"))
+        # 3. Ids that follow from the uploaded bytes.
+        ids = await run_in_threadpool(self._picture_ids, gallery, subject, pictures)
+        # 4. Protect and store.
+        templates, unperturbed = await self._store(context, gallery, subject, ids, unit)
+        return EnrollResult(templates, unperturbed, faces)
 
-        stored, unperturbed = await self.store(gallery, subject, ids, embeddings.unit)
-        return Enrolled(list(zip(stored, faces, strict=True)), unperturbed)
-
-    async def store(
-        self, gallery: str, subject: str, ids: list[str], unit: NDArray[np.float32]
-    ) -> tuple[list[TemplateInfo], int]:
-        """Protects embeddings of one subject and stores them.
+    async def enroll_embeddings(self, gallery: str, subject: str, raw: Rows, names: list[str | None]) -> EnrollResult:
+        """Enrolls raw embeddings of one person: all of them, or none. The same embedding is stored once.
 
         Args:
-            gallery: where.
-            subject: whose.
-            ids: n, of the templates; storing the same embedding under the same id twice stores it once.
-            unit: (n, d) float32, unit rows.
+            gallery: its name.
+            subject: the person.
+            raw: (n, d) float32, of any length but 0.
+            names: n names of the sender's own; None: the id follows from the embedding itself.
 
-        Returns:
-            What was stored, in the order of the rows, and how many a network left unperturbed.
+        Raises:
+            Unprocessable: not embeddings that the profile is for, or one name for two embeddings.
+            NotFound: there is no such gallery.
+            ContractMismatch: the gallery was made under another contract.
         """
-
-        async def send(made: Outgoing) -> tuple[list[TemplateInfo], int]:
-            new = [NewTemplate(id=uid, template=template) for uid, template in zip(ids, made.envelopes, strict=True)]
-            answer = await self._cloud.enroll(gallery, subject, EnrollRequest(templates=new))
-            stored = {info.id: info for info in answer.templates}
-            return [stored[uid] for uid in ids], made.unperturbed
-
-        return await self._protected(gallery, unit, send, subject)
+        # 1. The gallery's contract and key.
+        context = await self.galleries.context(gallery)
+        # 2. Unit rows.
+        unit, _lengths = unit_rows(raw, self.protector.profile, self.reader.spec.dim)
+        # 3. Ids that follow from the names, or from the embeddings.
+        ids = [
+            self.galleries.face_id(gallery, subject, "values", np.ascontiguousarray(row, dtype="<f4").tobytes())
+            if name is None
+            else self.galleries.face_id(gallery, subject, "name", name.encode())
+            for name, row in zip(names, unit, strict=True)
+        ]
+        if any(not np.array_equal(unit[ids.index(uid)], row) for uid, row in zip(ids, unit, strict=True)):
+            raise Unprocessable("One name of a face stands in the request for two embeddings.", reason="duplicate_face")
+        # 4. Protect and store.
+        return EnrollResult(*await self._store(context, gallery, subject, ids, unit))
 
     async def verify(
-        self, gallery: str, subject: str, picture: bytes, quality: QualityFilter
-    ) -> tuple[VerifyAnswer, FoundFace]:
+        self, gallery: str, subject: str, picture: bytes, quality: QualityFilter | None
+    ) -> tuple[VerifyAnswer, AlignedFace]:
         """Compares a picture with a subject."""
-        await self._galleries.context(gallery)
-        faces, embeddings = await self._workers.run(self._single_faces, [picture], level_for(quality, "probe"))
-
-        async def send(made: Outgoing) -> VerifyAnswer:
-            return await self._cloud.verify(gallery, subject, VerifyRequest(probe=made.envelopes[0]))
-
-        return await self._protected(gallery, embeddings.unit, send, subject), faces[0]
+        # 1. The gallery's contract and key.
+        context = await self.galleries.context(gallery)
+        # 2. Decode, detect, align, embed.
+        [face], unit = await self.workers.run(self._read_single_faces, [picture], self._level(quality, "probe"))
+        # 3. Protect and compare; once more where the gallery's key was changed meanwhile.
+        while True:
+            packed = await self._protect(unit, context.for_subject(subject))
+            try:
+                answer = await self.cloud.verify(gallery, subject, VerifyRequest(probe=packed.envelopes[0]))
+            except ContractMismatch as refusal:
+                context = await self.galleries.renewed(gallery, context, refusal)
+            else:
+                return answer, face
 
     async def identify(
         self,
@@ -152,95 +196,146 @@ class Recognition:
         *,
         top_k: int,
         max_faces: int,
-        quality: QualityFilter,
-        count: Callable[[int], None],
-    ) -> Identified:
-        """Looks for the faces of a picture in a gallery, largest faces first.
+        quality: QualityFilter | None,
+        count_probes: Callable[[int], None],
+    ) -> IdentifyResult:
+        """Searches a gallery for the faces of a picture, largest faces first.
 
         Args:
-            gallery: where.
+            gallery: its name.
             picture: a JPEG, PNG or WebP file.
             top_k: candidates a face, at most.
-            max_faces: how many faces to look for, at most.
+            max_faces: faces to search for, at most.
             quality: what a face must be good enough for; others are left out.
-            count: is told how many probes there are before any is sent, and raises if they are too many.
+            count_probes: is called with the number of probes before any is sent, and raises if they are too many.
 
         Raises:
             Conflict: the gallery is verify-only.
         """
-        if (await self._galleries.context(gallery)).verify_only:
+        # 1. The gallery's contract and key.
+        context = await self.galleries.context(gallery)
+        if context.verify_only:
             raise Conflict(
                 "The gallery is verify-only: each subject has a seal of its own, and nobody can be looked for among "
                 "all. Verify against one subject, or make a gallery that can identify.",
                 reason="verify_only",
             )
-        level = level_for(quality, "probe")
-        selected, first = await self._workers.run(self._selected_faces, picture, level, max_faces)
-        count(len(selected.faces))
-        rest = [await self._workers.run(self._reader.embed, part) for part in _parts(selected.faces, MAX_BATCH)[1:]]
-        unit = np.concatenate([embeddings.unit for embeddings in (first, *rest)])
+        # 2. Decode, detect, align, embed.
+        level = self._level(quality, "probe")
+        selected, first = await self.workers.run(self._read_faces, picture, level, max_faces)
+        count_probes(len(selected.faces))
+        later = [await self.workers.run(self.reader.embed, part) for part in _parts(selected.faces, MAX_BATCH)[1:]]
+        unit = np.concatenate([first, *(each.unit for each in later)])
+        # 3. Protect and search; once more where the gallery's key was changed meanwhile.
+        while True:
+            packed = await self._protect(unit, context)
+            parts = _parts(packed.envelopes, MAX_PROBES_A_REQUEST)
+            try:
+                answers = [
+                    await self.cloud.identify(gallery, IdentifyRequest(probes=part, top_k=top_k)) for part in parts
+                ]
+            except ContractMismatch as refusal:
+                context = await self.galleries.renewed(gallery, context, refusal)
+            else:
+                results = [result for answer in answers for result in answer.results]
+                return IdentifyResult(selected, results, answers[0].threshold, answers[0].fmr_at_threshold)
 
-        async def send(made: Outgoing) -> Identified:
-            requests = [
-                IdentifyRequest(probes=part, top_k=top_k) for part in _parts(made.envelopes, MAX_PROBES_A_REQUEST)
-            ]
-            answers = [await self._cloud.identify(gallery, request) for request in requests]
-            results = [result for answer in answers for result in answer.results]
-            return Identified(selected, results, answers[0].threshold, answers[0].fmr_at_threshold)
+    async def protect(
+        self, embeddings: Rows | bytes, gallery: str | None, subject: str | None, quality: QualityFilter | None
+    ) -> ProtectResult:
+        """Makes templates for another system; sends nothing.
 
-        return await self._protected(gallery, unit, send)
+        Args:
+            embeddings: (n, d) float32 raw embeddings of any length but 0, or a picture with one face.
+            gallery: whose key is used; None only where the profile does not seal.
+            subject: needed where the gallery is verify-only.
+            quality: what the picture's face must be good enough for.
 
-    async def one_face(self, picture: bytes, quality: QualityFilter) -> tuple[FoundFace, Embeddings]:
-        """A picture's one face and its raw embedding; nothing is sent."""
-        [face], embeddings = await self._workers.run(self._single_faces, [picture], level_for(quality, "enroll"))
-        return face, embeddings
+        Raises:
+            Unprocessable: a gallery or a subject is needed and missing, or not embeddings that the profile is for.
+            NotFound: there is no such gallery.
+            ContractMismatch: the gallery was made under another contract.
+        """
+        # 1. The key.
+        key, contract = await self._key_for_protect(gallery, subject)
+        # 2. Unit rows: those of a picture are decoded, detected, aligned, embedded.
+        faces_found = None
+        if isinstance(embeddings, bytes):
+            level = self._level(quality, "enroll")
+            [face], unit = await self.workers.run(self._read_single_faces, [embeddings], level)
+            faces_found = face.faces_found
+        else:
+            unit, _lengths = unit_rows(embeddings, self.protector.profile, self.reader.spec.dim)
+        # 3. Protect.
+        protected = await self.workers.run(self.protector.templates, unit, key)
+        return ProtectResult(protected, contract, faces_found)
 
-    async def _protected(
-        self,
-        gallery: str,
-        unit: NDArray[np.float32],
-        send: Callable[[Outgoing], Awaitable[T]],
-        subject: str | None = None,
-    ) -> T:
-        """Protects embeddings and sends what came out; once more if the gallery's key was rotated meanwhile."""
-        context = await self._context(gallery, subject)
-        try:
-            made = await self._made(unit, context)
-            check_caller()  # what nobody waits for is not sent
-            return await send(made)
-        except ContractMismatch:
-            self._galleries.forget(gallery)
-            renewed = await self._context(gallery, subject)
-            if renewed.contract_digest == context.contract_digest:
-                raise
-            return await send(await self._made(unit, renewed))
+    async def _store(
+        self, context: ProtectionContext, gallery: str, subject: str, ids: list[str], unit: Rows
+    ) -> tuple[list[EnrolledTemplate], int]:
+        """Protects embeddings of one subject and stores each id once; answers one stored template an id."""
+        once = list(dict.fromkeys(ids))
+        rows = unit[[ids.index(uid) for uid in once]]
+        while True:
+            packed = await self._protect(rows, context.for_subject(subject))
+            new = [NewTemplate(id=uid, template=each) for uid, each in zip(once, packed.envelopes, strict=True)]
+            try:
+                answer = await self.cloud.enroll(gallery, subject, EnrollRequest(templates=new))
+            except ContractMismatch as refusal:
+                context = await self.galleries.renewed(gallery, context, refusal)
+            else:
+                stored = {info.id: info for info in answer.templates}
+                return [stored[uid] for uid in ids], packed.unperturbed
 
-    async def _context(self, gallery: str, subject: str | None) -> ProtectionContext:
-        context = await self._galleries.context(gallery)
-        return context if subject is None else context.for_subject(subject)
-
-    async def _made(self, unit: NDArray[np.float32], context: ProtectionContext) -> Outgoing:
+    async def _protect(self, unit: Rows, context: ProtectionContext) -> PackedTemplates:
+        """The only source of what is sent: embeddings in, packed templates out, or an error and nothing is sent."""
         check_caller()
-        with self._metrics.step("protect"):
-            if len(unit) <= _AT_ONCE:
-                return self._protector.protect(unit, context)
-            return await self._workers.run(self._protector.protect, unit, context)
+        with self.metrics.step("protect"):
+            if len(unit) <= _MOST_ON_EVENT_LOOP:
+                packed = self.protector.protect(unit, context)
+            else:
+                packed = await self.workers.run(self.protector.protect, unit, context)
+        check_caller()  # nothing is sent for a caller who has gone
+        return packed
 
-    def _single_faces(self, pictures: list[bytes], level: QualityFilter) -> tuple[list[FoundFace], Embeddings]:
+    async def _key_for_protect(self, gallery: str | None, subject: str | None) -> tuple[EpochKey | None, str | None]:
+        if gallery is not None:
+            context = await self.galleries.context(gallery)
+            if context.verify_only and subject is None:
+                raise Unprocessable(
+                    "The gallery is verify-only, and each subject has a seal of its own; name one: &subject=NAME",
+                    reason="no_subject",
+                )
+            context = context if subject is None else context.for_subject(subject)
+            return context.key, context.contract_digest
+        if self.protector.profile.seals:
+            raise Unprocessable(
+                "This edge's profile seals under a gallery's key; name the gallery: ?gallery=NAME", reason="no_gallery"
+            )
+        return self.keys.no_gallery(), None
+
+    def _picture_ids(self, gallery: str, subject: str, pictures: list[bytes]) -> list[str]:
+        return [self.galleries.face_id(gallery, subject, "picture", picture) for picture in pictures]
+
+    def _read_single_faces(self, pictures: list[bytes], level: QualityFilter) -> tuple[list[AlignedFace], Rows]:
+        """The one face of each picture, and their embeddings; runs in a worker."""
         faces = []
         for position, picture in enumerate(pictures):
             check_caller()
             try:
-                faces.append(the_one_face(self._reader.read(picture), level))
+                faces.append(single_face(self.reader.read(picture), level))
             except PatronusError as error:
                 error.extra["picture"] = position
                 raise
-        return faces, self._reader.embed(faces)
+        return faces, self.reader.embed(faces).unit
 
-    def _selected_faces(self, picture: bytes, level: QualityFilter, max_faces: int) -> tuple[Selected, Embeddings]:
-        """The faces to identify, and embeddings of the first batch: most requests have no other."""
-        selected = select(self._reader.read(picture, every_face=max_faces > 1), level, max_faces)
-        return selected, self._reader.embed(selected.faces[:MAX_BATCH])
+    def _read_faces(self, picture: bytes, level: QualityFilter, max_faces: int) -> tuple[FaceSelection, Rows]:
+        """The faces to identify, and embeddings of the first batch, which is all in most requests; runs in a worker."""
+        selected = select(self.reader.read(picture, every_face=max_faces > 1), level, max_faces)
+        return selected, self.reader.embed(selected.faces[:MAX_BATCH]).unit
+
+    def _level(self, quality: QualityFilter | None, use: Literal["enroll", "probe"]) -> QualityFilter:
+        return level_for(quality or self.quality_filter, use)
 
 
 def _parts(items: list[T], size: int) -> list[list[T]]:

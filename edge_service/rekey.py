@@ -1,8 +1,7 @@
-"""Changes a gallery's key in place: the cloud gets a rotation from the old seal to the new one, and no key.
+"""Changes a gallery's key in place: the cloud gets rotations from the old seal to the new one, and no key.
 
-Nothing of this is kept at the edge. Both keys follow from the gallery's, and which of them the gallery is under, and
-which one it is being turned to, stand in the cloud's record: an edge that was stopped in between, or another one with
-the same key, finds both there and goes on.
+The edge stores no state of a change. The cloud's record names the gallery's current key and the next one. An edge that
+was stopped midway, or another edge with the same key, reads both there and continues.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_service.cloud_client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts
@@ -26,105 +23,95 @@ from shared.errors import Conflict
 from shared.rotation import RotationMatrix
 from shared.wire.cloud import RekeyRequest, RekeyStatus, Rotation
 
-# How long a caller waits before it is told to come again; under the command line's patience with an answer.
-_PATIENCE_SECONDS: Final = 15.0
-# How often the cloud is asked how far it is.
-_PAUSE_SECONDS: Final = 0.5
+# How long a request waits before it answers 202; less than the command line waits for an answer.
+_MOST_SECONDS: Final = 15.0
+# How often the cloud is asked for its progress.
+_POLL_SECONDS: Final = 0.5
 # Bytes of matrices in one request: 24 of 128 times 128 values. One alone may be larger: the cloud takes 16 MiB.
 _BYTES_A_REQUEST: Final = 4 * 1024 * 1024
 
 
-class Rekeying:
-    """What ``…/rekey`` does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryRekey:
+    """Changes of galleries' keys.
 
-    Args:
+    Attributes:
         cloud: where galleries are.
-        keys: this edge's.
-        galleries: what this edge knows of them.
-        workers: where matrices are made.
+        keys: keys of this edge.
+        galleries: cached contracts and keys of galleries.
+        workers: where rotations are computed.
+        changing: one change at a time of each gallery.
     """
 
-    def __init__(self, *, cloud: CloudClient, keys: KeyStore, galleries: GalleryContexts, workers: Workers) -> None:
-        self._cloud = cloud
-        self._keys = keys
-        self._galleries = galleries
-        self._workers = workers
-        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+    cloud: CloudClient
+    keys: KeyStore
+    galleries: GalleryContexts
+    workers: Workers
+    changing: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     async def change(self, gallery: str, epoch: str | None) -> RekeyStatus:
-        """Changes a gallery's key, or goes on with a change; returns when it is done, or after some seconds.
+        """Changes a gallery's key, or continues a change; returns when it is done, or after 15 s.
 
         Args:
             gallery: its name.
-            epoch: of the new key. None: of the change that is under way, and if there is none, a new one.
+            epoch: of the new key. None: of the change in progress, else a new one.
 
         Raises:
             NotFound: there is no such gallery.
-            ContractMismatch: it is under a contract that is not this edge's.
-            Conflict: it is not sealed, or another change took this one's place.
+            ContractMismatch: this edge cannot make templates under its contract.
+            Conflict: the gallery is not sealed, or another change replaced this one.
         """
-        async with self._changing[gallery]:
-            status = await self._cloud.rekey_status(gallery)
+        async with self.changing[gallery]:
+            status = await self.cloud.rekey_status(gallery)
             wanted = self._wanted(gallery, status, epoch)
-            deadline = time.monotonic() + _PATIENCE_SECONDS
+            deadline = time.monotonic() + _MOST_SECONDS
             sent: list[str] = []
             while True:
                 if status.contract == wanted:
-                    self._galleries.forget(gallery)  # the cloud has turned; what is made from here on is new
+                    self.galleries.forget(gallery)  # templates made from here on are under the new key
                 done = status.contract == wanted and status.state != "settling"
                 if done or time.monotonic() > deadline:
                     return status
                 if status.working:
-                    await asyncio.sleep(_PAUSE_SECONDS)
-                    status = await self._cloud.rekey_status(gallery)
+                    await asyncio.sleep(_POLL_SECONDS)
+                    status = await self.cloud.rekey_status(gallery)
                 else:
                     if status.next_contract == wanted:
-                        # Those of before once more where there is room: who left and came back is there anew.
+                        # Those sent before again, where there is room: one may have been erased and enrolled anew.
                         sent = list(dict.fromkeys([*status.subjects, *sent]))[: _subjects_a_request(wanted.dim)]
-                    status = await self._sent(gallery, status, wanted, sent if wanted.verify_only else [None])
-
-    async def status(self, gallery: str) -> RekeyStatus:
-        """How far a change is."""
-        return await self._cloud.rekey_status(gallery)
-
-    async def abandon(self, gallery: str) -> RekeyStatus:
-        """Gives a change up, where the gallery is still under its old key."""
-        return await self._cloud.abandon_rekey(gallery)
+                    status = await self._send_rotations(gallery, status, wanted, sent if wanted.verify_only else [None])
 
     def _wanted(self, gallery: str, status: RekeyStatus, epoch: str | None) -> Contract:
         now = status.contract
-        self._galleries.checked(gallery, now)
+        self.galleries.key_for(gallery, now)
         if now.seal is None:
-            raise Conflict(
-                "The gallery's profile does not seal: there is no key of it to be changed.", reason="not_sealed"
-            )
-        key = self._keys.gallery(gallery)
+            raise Conflict("The gallery's profile does not seal, so it has no key to change.", reason="not_sealed")
+        key = self.keys.gallery(gallery)
         if epoch == now.seal.epoch or (epoch is None and status.state == "settling"):
             return now
         if epoch is None and status.next_contract is not None:
             seal = status.next_contract.seal
-            # Another edge's newest key may not be this edge's: its change is not gone on with, but begun anew.
+            # Another edge may have a newer key than this one; its change is begun anew, not continued.
             if seal is not None and key.of(seal).key_id() == seal.key_id:
                 return status.next_contract
-        # Seeds stay those that the stored templates were made with, so that every score stays what it is. A key from
-        # another master key has no such seeds.
+        # Seeds stay those of the stored templates, so that every score stays the same. A key from another master key
+        # has no such seeds.
         same = key.of(now.seal).key_id() == now.seal.key_id
         seeds = now.seal.seeds or now.seal.epoch
         pin = key.seal_pin(epoch or new_epoch(), now.seal.scope, seeds if same else None)
         return now.model_copy(update={"seal": pin})
 
-    async def _sent(
+    async def _send_rotations(
         self, gallery: str, status: RekeyStatus, wanted: Contract, whose: Sequence[str | None]
     ) -> RekeyStatus:
-        old_seal, new_seal = status.contract.seal, wanted.seal
-        assert old_seal is not None  # noqa: S101 - checked above
-        assert new_seal is not None  # noqa: S101
-        old = self._galleries.checked(gallery, status.contract).of(old_seal)
-        new = self._galleries.checked(gallery, wanted).of(new_seal)
-        rotations = (
-            [] if status.contract == wanted else await self._workers.run(_rotations, old, new, whose, wanted.dim)
-        )
-        return await self._cloud.rekey(
+        rotations: list[Rotation] = []
+        if status.contract != wanted:
+            old, new = (self.galleries.key_for(gallery, each) for each in (status.contract, wanted))
+            if old != new:  # under another master key
+                await self.workers.run(self.keys.keep_picture_ids, old)
+            seals = old.of(status.contract.seal), new.of(wanted.seal)
+            rotations = await self.workers.run(_rotations, *seals, whose, wanted.dim)
+        return await self.cloud.rekey(
             gallery, RekeyRequest(contract=wanted, replaces=status.contract_digest, rotations=rotations)
         )
 
@@ -134,12 +121,9 @@ def _subjects_a_request(dim: int) -> int:
 
 
 def _rotations(old: EpochKey, new: EpochKey, whose: Sequence[str | None], dim: int) -> list[Rotation]:
-    return [
-        Rotation(subject=subject, matrix=RotationMatrix.pack(_between(old, new, subject, dim))) for subject in whose
-    ]
-
-
-def _between(old: EpochKey, new: EpochKey, subject: str | None, dim: int) -> NDArray[np.float64]:
-    if subject is None:
-        return rotation(old, new, dim)
-    return rotation(old.of_subject(subject), new.of_subject(subject), dim)
+    """The rotation from an old seal to a new one, for the gallery (None) or for each subject."""
+    rotations = []
+    for subject in whose:
+        keys = (old, new) if subject is None else (old.of_subject(subject), new.of_subject(subject))
+        rotations.append(Rotation(subject=subject, matrix=RotationMatrix.pack(rotation(*keys, dim))))
+    return rotations

@@ -1,4 +1,4 @@
-"""Every knob of the edge, with its reason. Environment: ``PATRONUS_EDGE__`` and ``__`` between levels."""
+"""Every setting of the edge, with its reason. Environment: ``PATRONUS_EDGE__`` and ``__`` between levels."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class CloudSettings(BaseModel):
     model_config = _FROZEN
 
     url: ServiceUrl = "http://127.0.0.1:8001"
-    # The key that this edge shows to the cloud. On one machine, the one that the cloud made at its first start.
+    # This edge's API key at the cloud. On one machine, the one that the cloud created at its first start.
     api_key_file: Path = Field(default_factory=lambda: patronus_home() / "cloud" / "api_key")
-    # The authority that the cloud's certificate must be of. Absent: those that this system trusts.
+    # The authority that must have signed the cloud's certificate. Absent: those that this system trusts.
     ca: Path | None = None
-    # What this edge shows to a cloud that asks for a certificate, and its key: PEM, the key without a passphrase.
+    # This edge's client certificate and its key: PEM, the key without a passphrase.
     certificate: Path | None = None
     key: Path | None = None
     connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
-    # A search in a large gallery takes some 0.1 s; what takes longer than this is not coming.
+    # A search in a large gallery takes some 0.1 s; after this long no answer is expected.
     answer_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
-    # Every call is safe to repeat (templates carry ids chosen here), so a dropped connection costs one repetition.
+    # Every call is safe to repeat (templates carry ids chosen here), so a dropped connection costs one retry.
     attempts: Annotated[int, Field(ge=1, le=5)] = 3
     connections: Annotated[int, Field(ge=1, le=1000)] = 32
-    # How long a gallery's contract is taken as known; a template under an outdated one is refused by the cloud.
+    # How long a gallery's contract is cached; the cloud refuses a template under an outdated one.
     gallery_cache_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
 
     @model_validator(mode="after")
-    def _whole_tls(self) -> CloudSettings:
+    def _complete_tls(self) -> CloudSettings:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("a certificate and its key go together")
         if self.url.startswith("http:") and (self.ca or self.certificate):
@@ -54,7 +54,7 @@ class InferenceSettings(BaseModel):
 
     model_config = _FROZEN
 
-    # The first available of these runs; CPU must be among them as the last resort.
+    # The first available one runs; CPU must be among them as the last resort.
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     # 0: as many as there are processors this process may use, at most 16. More only wait for each other.
     threads: Annotated[int, Field(ge=0, le=256)] = 0
@@ -65,7 +65,7 @@ class InferenceSettings(BaseModel):
 
 
 class PictureLimits(BaseModel):
-    """What is taken as a picture."""
+    """Limits of pictures."""
 
     model_config = _FROZEN
 
@@ -74,11 +74,11 @@ class PictureLimits(BaseModel):
     max_pixels: Annotated[int, Field(ge=1024, le=2**30)] = 40_000_000
     # No longer panorama of 40 megapixels is within the next limit; every row and column costs beside its pixels.
     max_side: Annotated[int, Field(ge=1024, le=2**16)] = 36_000
-    # The long side to the short one. No face can be found in a strip.
+    # Long side over short side. No face can be found in a strip.
     max_aspect: Annotated[int, Field(ge=4, le=2**16)] = 32
-    # What decoding one picture may take at its peak; what a picture takes is told from its header.
+    # Peak memory of decoding one picture, which follows from its header.
     max_memory_bytes: Annotated[int, Field(ge=32_000_000, le=2**40)] = 400_000_000
-    # What all pictures at work may take together; 0: a share of what this process may use, by its control group.
+    # Memory of all pictures being processed; 0: a share of what this process may use, by its control group.
     all_memory_bytes: Annotated[int, Field(ge=0, le=2**40)] = 0
     # How long a picture may wait for its memory, with its worker, before it is answered 429. Decoding takes a second
     # at most, and searching about as long.
@@ -90,7 +90,7 @@ class PictureLimits(BaseModel):
 
 
 class DetectionSettings(BaseModel):
-    """How faces are looked for."""
+    """How faces are found."""
 
     model_config = _FROZEN
 
@@ -100,17 +100,17 @@ class DetectionSettings(BaseModel):
     first_pass_side: Annotated[int, Field(ge=160, le=2048)] = 640
     # Longest side of the second pass, for small faces in large pictures: when the first found none, or all are wanted.
     second_pass_side: Annotated[int, Field(ge=160, le=4096)] = 1920
-    # Where these passes find no face that is the right way up: look for one that fills the picture, and at the picture
-    # turned by 90, 180 and 270 degrees. At most 0.6 s of one core more (docs/speed.md).
+    # Where these passes find no face that is the right way up: search for one that fills the picture, and rotate the
+    # picture by 90, 180 and 270 degrees. At most 0.6 s of one core more (docs/speed.md).
     search_further: bool = True
 
 
 class WorkSettings(BaseModel):
-    """How much is done at once."""
+    """How much work runs and waits at once."""
 
     model_config = _FROZEN
 
-    # Requests that are decoded and inferred at the same time; 0: one for each processor that this process may use, at
+    # Requests that are processed at the same time; 0: one for each processor that this process may use, at
     # most 16 (shared/security/process_limits.py). Each holds one decoded picture in memory.
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     # Requests that may wait for a worker; one more is answered 429 instead of waiting without end.
@@ -122,7 +122,7 @@ class EdgeSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="PATRONUS_EDGE__")
 
-    # Loopback: to be reached from elsewhere is decided by a person, behind TLS.
+    # Loopback: an operator opens it to others, behind TLS.
     host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
@@ -144,10 +144,10 @@ class EdgeSettings(ServiceSettings):
 
     @property
     def address_file(self) -> Path:
-        """Where the edge that runs on this machine is reached, for the command line."""
+        """The file with this machine's edge's address, for the command line."""
         return self.home / "address"
 
     @property
-    def cloud_line_file(self) -> Path:
-        """How the edge that runs on this machine reaches its cloud, for the command line: ``CloudSettings`` as JSON."""
+    def cloud_connection_file(self) -> Path:
+        """The file with this machine's edge's ``CloudSettings`` as JSON, for the command line."""
         return self.home / "cloud.json"

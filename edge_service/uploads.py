@@ -1,4 +1,4 @@
-"""Pictures out of a multipart request, in memory only: a picture is never written to disk, not even for a moment."""
+"""Reads pictures from a multipart request in memory; a picture is never written to disk."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from shared.http.headers import media_type, parameters_of
 PART = "image"
 _DISPOSITION = b"content-disposition"
 _TRANSFER = b"content-transfer-encoding"
-# Those that leave the bytes as they are (RFC 2045, 6.2); RFC 7578 has done away with the header.
-_AS_THEY_ARE = frozenset({b"7bit", b"8bit", b"binary"})
+# Encodings that leave the bytes unchanged (RFC 2045, 6.2); RFC 7578 has deprecated the header.
+_UNCHANGED = frozenset({b"7bit", b"8bit", b"binary"})
 
 
-class _WholeForm(MultiPartParser):
-    """A form up to its last boundary: one that was cut off on its way must not pass for one with fewer pictures."""
+class _CompleteForm(MultiPartParser):
+    """Parses a form up to its last boundary, so that a truncated form is not taken for one with fewer pictures."""
 
     def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], *, max_files: int) -> None:
-        super().__init__(headers, self._to_the_end(stream), max_files=max_files, max_fields=1)
+        super().__init__(headers, self._until_end(stream), max_files=max_files, max_fields=1)
         self._ended = False
 
     def on_end(self) -> None:
-        """The last boundary was read."""
+        """Notes that the last boundary was read."""
         self._ended = True
 
-    async def _to_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def _until_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async for chunk in stream:
             yield chunk
         if not self._ended:
@@ -39,17 +39,16 @@ class _WholeForm(MultiPartParser):
 
 
 async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int, exactly: bool = False) -> list[bytes]:
-    """The ``image`` parts of a request, in their order. The size of the whole body is limited before this.
+    """The ``image`` parts of a request, in order. A middleware limits the size of the whole body.
 
     Args:
-        request: whose body has not been read yet.
-        limits: on each picture.
-        at_most: how many pictures.
+        request: with an unread body.
+        limits: of each picture.
+        at_most: number of pictures.
         exactly: whether fewer are refused too.
 
     Raises:
-        BadRequest: not a multipart form, or a broken one, one in another charset than UTF-8, or
-            one whose headers can be read in two ways.
+        BadRequest: not a multipart form, broken, of another charset than UTF-8, or with ambiguous headers.
         TooLarge: a picture over the limit.
         Unprocessable: no ``image`` part, one that is not a file, another part, or too many of them.
     """
@@ -61,12 +60,12 @@ async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int
     charset = _parameters(request.headers["content-type"]).get("charset", "utf-8")
     if charset.lower() != "utf-8":
         raise BadRequest("Send the form without a charset, or with charset=utf-8.", reason="unknown_charset")
-    parser = _WholeForm(request.headers, request.stream(), max_files=at_most + 1)
-    # Starlette moves what is larger than this into a temporary file on disk. Nothing is larger than the body's limit.
+    parser = _CompleteForm(request.headers, request.stream(), max_files=at_most + 1)
+    # Starlette writes larger parts to a temporary file. No part is larger than the body's limit.
     parser.spool_max_size = limits.max_request_bytes + limits.max_bytes
     try:
         form = await parser.parse()
-    except (MultiPartException, ValueError):  # ValueError: what the parser makes of some headers of parts
+    except (MultiPartException, ValueError):  # ValueError: from some headers of parts
         raise BadRequest(
             "The multipart form is broken, was cut off, or has too many parts; send it again as a whole.",
             reason="broken_multipart",
@@ -75,8 +74,8 @@ async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int
         raise BadRequest("The connection ended before the pictures had arrived whole.", reason="cut_off") from None
     try:
         for _, part in form.multi_items():
-            if isinstance(part, UploadFile):  # a part without a file is refused in any case
-                _one_reading(part.headers.raw)
+            if isinstance(part, UploadFile):  # a part without a file is refused below
+                _refuse_ambiguous(part.headers.raw)
         return [await _read(part, name, limits) for name, part in _counted(form.multi_items(), at_most, exactly)]
     finally:
         await form.close()
@@ -92,8 +91,8 @@ def _parameters(value: str) -> dict[str, str]:
         ) from None
 
 
-def _one_reading(headers: list[tuple[bytes, bytes]]) -> None:
-    """Refuses a part of which a header comes twice or can be read in two ways; names are in lower case."""
+def _refuse_ambiguous(headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuses a part with a repeated or ambiguous header; names are in lower case."""
     if len(dict(headers)) != len(headers):
         raise _broken("A part of the form has a header more than once; send each header once.")
     for name, value in headers:
@@ -101,7 +100,7 @@ def _one_reading(headers: list[tuple[bytes, bytes]]) -> None:
             said = value.decode("latin-1")
             if said.partition(";")[0].strip().lower() != "form-data" or "name" not in _parameters(said):
                 raise _broken(f'Name each part by Content-Disposition: form-data; name="{PART}"; filename="FILE"')
-        elif name == _TRANSFER and value.strip().lower() not in _AS_THEY_ARE:
+        elif name == _TRANSFER and value.strip().lower() not in _UNCHANGED:
             raise _broken("Send pictures as they are, without Content-Transfer-Encoding.")
 
 

@@ -1,6 +1,6 @@
-"""Work that keeps a core busy, away from the event loop, and no more of it than the machine carries.
+"""Runs heavy work in a few threads, with a bounded queue that is fair between API keys.
 
-Keys take turns: a key with much to do delays another key by no more than the work that has begun already.
+A key with many requests delays another key by no more than the work that is running already.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from shared.security.process_limits import usable_cpus
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Of the places of those who wait, those that one key may hold: the others find room.
-_SHARE: Final = 0.75
-# For so long after a key asked for work, other keys leave a worker free for its next request. A door or a desk that is
-# in use asks again within a minute; a key that is quiet for longer takes nothing from the others.
+# The share of the queue that one key may fill.
+_SHARE_OF_QUEUE: Final = 0.75
+# For so long after a key's last request, other keys leave a worker free for its next one. A camera or a counter in use
+# sends again within a minute; a key that is quiet for longer takes nothing from the others.
 _SECONDS_IN_USE: Final = 60.0
 _BUSY: Final = "The edge is working at its limit; try again in a moment."
 
@@ -39,46 +39,46 @@ class _Job:
 
 
 class Workers:
-    """A few threads, and a short line of those who wait for one. Used on one event loop.
+    """A few threads and a short queue, for one event loop.
 
-    Of the keys with waiting work the one with the least running is next, and among equals the one whose work began
-    longest ago. While another key is in use, a key leaves one worker free (docs/decisions/0022).
+    The next job is of the key with the fewest running jobs, and among equals of the key whose last job began first.
+    While another key is in use, a key leaves one worker free (docs/decisions/0022).
 
     Args:
-        settings: how many of each.
+        settings: number of threads, and length of the queue.
     """
 
     def __init__(self, settings: WorkSettings) -> None:
         self._threads = settings.workers or usable_cpus()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="patronus-work")
-        self._most = self._threads + settings.waiting
-        self._most_of_one = self._threads + max(1, int(settings.waiting * _SHARE))
-        self._waiting: dict[str, deque[_Job]] = {}
+        self._limit = self._threads + settings.waiting
+        self._limit_of_one = self._threads + max(1, int(settings.waiting * _SHARE_OF_QUEUE))
+        self._queued: dict[str, deque[_Job]] = {}
         self._running: Counter[str] = Counter()
-        # Of each key in use: when it asked last, and the number of its job that began last.
-        self._asked: dict[str, float] = {}
-        self._began: dict[str, int] = {}
-        self._jobs = 0
+        # Of each key in use: the time of its last request, and the number of its last job that began.
+        self._last_request: dict[str, float] = {}
+        self._last_started: dict[str, int] = {}
+        self._started = 0
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs blocking work in a thread, with this request's context.
 
-        Work that waits is dropped when its caller goes away. Work that runs is told by ``check_caller``, and keeps its
+        Queued work is dropped when its caller disconnects. Running work finds out by ``check_caller``, and keeps its
         worker until it ends.
 
         Raises:
-            Overloaded: the line is full, or this key holds its share of it.
-            CallerGone: nobody waits for the answer any more.
+            Overloaded: the queue is full, or this key has filled its share of it.
+            CallerGone: the caller has disconnected.
         """
         caller = current_caller()
         caller.check()
-        self._refuse_what_is_too_much(caller.key_id)
+        self._refuse_overload(caller.key_id)
         call = functools.partial(contextvars.copy_context().run, functools.partial(work, *args, **kwargs))
         job = _Job(caller, call, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(caller.key_id, deque()).append(job)
+        self._queued.setdefault(caller.key_id, deque()).append(job)
         leave = functools.partial(self._drop, job)
         caller.when_gone(leave)
-        self._begin_what_can()
+        self._start_jobs()
         try:
             answer: T = await job.answer
         except asyncio.CancelledError:
@@ -89,47 +89,47 @@ class Workers:
         return answer
 
     def close(self) -> None:
-        """Lets running work end, and starts no more."""
-        for jobs in self._waiting.values():
+        """Waits for running work, and drops queued work."""
+        for jobs in self._queued.values():
             for job in jobs:
                 job.answer.cancel()
-        self._waiting.clear()
+        self._queued.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _refuse_what_is_too_much(self, key: str) -> None:
-        of_one = self._running[key] + len(self._waiting.get(key, ()))
-        inside = self._running.total() + sum(map(len, self._waiting.values()))
-        if inside >= self._most or of_one >= self._most_of_one:
+    def _refuse_overload(self, key: str) -> None:
+        of_one = self._running[key] + len(self._queued.get(key, ()))
+        inside = self._running.total() + sum(map(len, self._queued.values()))
+        if inside >= self._limit or of_one >= self._limit_of_one:
             raise Overloaded(_BUSY)
         now = time.monotonic()
-        self._asked = {one: at for one, at in self._asked.items() if now - at < _SECONDS_IN_USE}
-        self._asked[key] = now
-        self._began = {one: number for one, number in self._began.items() if one in self._asked}
+        self._last_request = {one: at for one, at in self._last_request.items() if now - at < _SECONDS_IN_USE}
+        self._last_request[key] = now
+        self._last_started = {one: number for one, number in self._last_started.items() if one in self._last_request}
 
-    def _begin_what_can(self) -> None:
+    def _start_jobs(self) -> None:
         while self._running.total() < self._threads and (key := self._next_key()) is not None:
-            job = self._waiting[key].popleft()
-            if not self._waiting[key]:
-                del self._waiting[key]
+            job = self._queued[key].popleft()
+            if not self._queued[key]:
+                del self._queued[key]
             self._running[key] += 1
-            self._jobs += 1
-            self._began[key] = self._jobs
+            self._started += 1
+            self._last_started[key] = self._started
             running = asyncio.get_running_loop().run_in_executor(self._pool, _checked, job)
             running.add_done_callback(functools.partial(self._ended, job))
 
     def _next_key(self) -> str | None:
-        may = [key for key in self._waiting if self._running[key] < self._most_running(key)]
-        return min(may, key=lambda key: (self._running[key], self._began.get(key, 0)), default=None)
+        may = [key for key in self._queued if self._running[key] < self._running_limit(key)]
+        return min(may, key=lambda key: (self._running[key], self._last_started.get(key, 0)), default=None)
 
-    def _most_running(self, key: str) -> int:
+    def _running_limit(self, key: str) -> int:
         now = time.monotonic()
-        others = any(one != key and now - at < _SECONDS_IN_USE for one, at in self._asked.items())
+        others = any(one != key and now - at < _SECONDS_IN_USE for one, at in self._last_request.items())
         return max(1, self._threads - 1) if others else self._threads
 
     def _ended(self, job: _Job, running: asyncio.Future[Any]) -> None:
         self._running[job.caller.key_id] -= 1
         self._running += Counter()  # drops keys with none
-        self._begin_what_can()
+        self._start_jobs()
         error = None if running.cancelled() else running.exception()
         if job.answer.done():
             return
@@ -141,13 +141,13 @@ class Workers:
             job.answer.set_result(running.result())
 
     def _drop(self, job: _Job) -> None:
-        """Takes a job out of the line, if it is still there."""
-        jobs = self._waiting.get(job.caller.key_id, deque())
+        """Removes a job from the queue, if it is still there."""
+        jobs = self._queued.get(job.caller.key_id, deque())
         if job not in jobs:
             return
         jobs.remove(job)
         if not jobs:
-            del self._waiting[job.caller.key_id]
+            del self._queued[job.caller.key_id]
         if not job.answer.done():
             job.answer.set_exception(CallerGone())
 

@@ -63,7 +63,7 @@ def train(
     """Train attackers, and the network that spoils their work."""
     from pydantic import ValidationError
 
-    from edge_service.protection.profiles.load import available
+    from edge_service.protection.profiles.files import available
     from edge_service.vision.embed import SFACE
     from lab.data.embedders import open_encoder
     from lab.defence.recipe import Recipe
@@ -169,7 +169,7 @@ def demographics(
 
     from edge_service.models.files import write_whole
     from edge_service.protection.profiles import load_profile
-    from lab.attacks.suite import encoder_of, tau_of
+    from lab.attacks.target import encoder_of, tau_of
     from lab.evaluation.demographic_figures import measure_profile, table
     from lab.evaluation.demographics import MOST_A_BAND
     from lab.export.model_card import with_demographics
@@ -196,9 +196,9 @@ def export(
 ) -> None:
     """Write the profile: ONNX, document and model card."""
     from lab.defence.runs import Run
-    from lab.export.export_profile import publish
+    from lab.export.export_profile import export_profile
 
-    profile = publish(Run.open(out, cache), to, replace=replace)
+    profile = export_profile(Run.open(out, cache), to, replace=replace)
     typer.echo(f"Wrote {to / profile.document.name} (SHA-256 {profile.pin.sha256[:12]}…).")
 
 
@@ -246,9 +246,11 @@ def attack(
     cache: _Cache = _CACHE,
 ) -> None:
     """Attack a profile in every way we know, and write one report."""
-    from lab.attacks.suite import Asked, Suite
+    from lab.attacks.suite import AttackOptions, Suite
 
     if people is None:
         raise typer.BadParameter("name the faces to attack, or set PATRONUS_FACE_DATA", param_hint="--people")
-    asked = Asked(profile, profiles, images, people, embedder, tau, tuple(judge or ()), portraits, quick, seed)
-    typer.echo(Suite(asked, out, cache).run())
+    options = AttackOptions(
+        profile, profiles, images, people, embedder, tau, tuple(judge or ()), portraits, quick, seed
+    )
+    typer.echo(Suite(options, out, cache).run())

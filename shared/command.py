@@ -1,26 +1,34 @@
 """The ``patronus`` command: put together from what each part registers, so that no part imports another."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
 import os
+import re
 import sys
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any
 
 from shared.errors import PatronusError
 from shared.home import patronus_version
 from shared.security.process_secrets import keep_out_of_dumps
 from shared.standard_streams import guard_standard_streams
 
+if TYPE_CHECKING:
+    import typer
 
-def build() -> typer.Typer:
-    """The command with every registered group; the group named ``client`` lends its commands to the top level."""
+
+def build(words: Sequence[str] = ()) -> "typer.Typer":
+    """The command with its registered groups; the commands of the group ``client`` are at the top level.
+
+    Args:
+        words: of the command line. Where the first one names a group, only that group is loaded.
+    """
+    from importlib.metadata import entry_points
+
+    import typer
+
     app = typer.Typer(
         name="patronus",
         no_args_is_help=True,
@@ -36,20 +44,22 @@ def build() -> typer.Typer:
     ) -> None:
         """Face recognition in which the cloud sees sealed templates, and never a face."""
 
-    for found in sorted(entry_points(group="patronus.commands"), key=lambda entry: entry.name):
+    groups = {found.name: found for found in entry_points(group="patronus.commands")}
+    if words and not words[0].startswith("-"):
+        name = words[0] if words[0] in groups else "client"
+        groups = {name: groups[name]}
+    for name, found in sorted(groups.items()):
         if find_spec(found.module.split(".", maxsplit=1)[0]) is None:
             continue  # an image of one service holds no code of the other
-        part: typer.Typer = found.load()
-        if found.name == "client":
-            app.add_typer(part)
-        else:
-            app.add_typer(part, name=found.name)
+        app.add_typer(found.load(), name=None if name == "client" else name)
     return app
 
 
 def _show_version(wanted: bool) -> None:
+    import typer
+
     if wanted:
-        typer.echo(patronus_version())
+        print(patronus_version())
         raise typer.Exit
 
 
@@ -59,45 +69,70 @@ def finite(value: float | None) -> float | None:
     Raises:
         typer.BadParameter: it is one of these.
     """
+    import typer
+
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter("this takes a finite number")
     return value
 
 
+def gallery_name(name: str | None) -> str | None:
+    """For the ``callback`` of an option or argument: refuses a name that no gallery can have.
+
+    Raises:
+        typer.BadParameter: it is one of these.
+    """
+    import typer
+
+    from shared.names import GALLERY_PATTERN
+
+    if name is not None and re.fullmatch(GALLERY_PATTERN, name) is None:
+        raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens")
+    return name
+
+
 def main() -> None:
-    """Runs ``patronus``."""
-    run(build())
+    """Runs ``patronus``. Shows the version before anything else is loaded."""
+    words = sys.argv[1:]
+    if words[:1] == ["--version"]:
+        with _guarded():
+            print(patronus_version())
+    else:
+        run(build(words))
 
 
-def run(app: typer.Typer) -> None:
+def run(app: Callable[[], object]) -> None:
     """Runs a command. Exit status: 0 done, 1 refused or failed, 2 wrong usage."""
     keep_out_of_dumps()
-    guard_standard_streams()
     if find_spec("structlog") is not None:  # it comes with the services
-        from shared.logs import silence_logs  # noqa: PLC0415 - not in every installation
+        from shared.logs import silence_logs
 
         silence_logs()  # a service that is started here turns its log on
+    with _guarded():
+        app()
+
+
+@contextlib.contextmanager
+def _guarded() -> Iterator[None]:
+    """Prints an error as one sentence, or as JSON where ``--json`` was given, and exits with status 1."""
+    guard_standard_streams()
     try:
         try:
-            app()
+            yield
         finally:
-            sys.stdout.flush()  # what cannot be written is told now, not as a traceback when Python ends
+            sys.stdout.flush()  # else Python would fail with a traceback when it ends
     except PatronusError as error:
-        problem = getattr(error, "problem", {"detail": error.detail, "reason": error.reason})
-        _fail(error.detail, problem)
+        _fail(error.detail, getattr(error, "problem", {"detail": error.detail, "reason": error.reason}))
     except OSError as error:
-        sentence = f"The system refused this: {_place(error)}{error.strerror or type(error).__name__}."
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        sentence = f"The system refused this: {place}{error.strerror or type(error).__name__}."
         _fail(sentence, {"detail": sentence, "reason": None})
-
-
-def _place(error: OSError) -> str:
-    return "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
 
 
 def _fail(sentence: str, problem: dict[str, Any]) -> None:
     if "--json" in sys.argv:
         with contextlib.suppress(PatronusError):  # standard output may be what failed
-            typer.echo(json.dumps(problem, ensure_ascii=False))
+            print(json.dumps(problem, ensure_ascii=False), flush=True)
     with contextlib.suppress(OSError):
-        typer.echo(sentence, err=True)
+        print(sentence, file=sys.stderr, flush=True)
     sys.exit(1)

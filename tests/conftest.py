@@ -11,6 +11,25 @@ import hypothesis
 import pytest
 import structlog
 
+from tests.support.memory import PeakMemory
+
+_peak_memory = pytest.StashKey[PeakMemory]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the measurement of memory, once for all workers."""
+    if not hasattr(config, "workerinput") and Path("/proc/self/smaps_rollup").exists():
+        config.stash[_peak_memory] = PeakMemory()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints the peak memory of the run."""
+    if (memory := config.stash.get(_peak_memory, None)) is not None:
+        memory.stop()
+        terminalreporter.write_line(
+            f"Peak memory: {memory.peak_bytes / 1e9:.2f} GB in {memory.peak_processes} processes, sampled each second"
+        )
+
 
 @pytest.fixture
 def log_as_before() -> Iterator[None]:
@@ -24,15 +43,27 @@ def log_as_before() -> Iterator[None]:
 
 
 @pytest.fixture
-def told(log_as_before: None) -> Iterator[list[MutableMapping[str, Any]]]:
-    """What is logged."""
+def log_events(log_as_before: None) -> Iterator[list[MutableMapping[str, Any]]]:
+    """The log events of the test, as dicts."""
     structlog.reset_defaults()
     with structlog.testing.capture_logs() as events:
         yield events
 
 
-# Ten times as much and more is tried: pytest --hypothesis-profile=deep
+# Examples a property: `make test` takes fast, `make test-all` slow. To try far more: pytest --hypothesis-profile=deep
+hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("slow", max_examples=100, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=2_000, deadline=None)
+hypothesis.settings.load_profile("slow")  # unless the command line names another
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
+    """Refuses a test in the slow lane without a reason, as an error of the collection."""
+    if any(not mark.kwargs.get("reason") for mark in metafunc.definition.iter_markers("slow")):
+        name = metafunc.definition.name
+        raise pytest.Collector.CollectError(f'{name}: add a reason: @pytest.mark.slow(reason="...")')
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Checks the audit log's chain, also while a service writes to it, and tells the first entry that does not fit."""
+"""Checks the audit log's chain, also while a service writes to it, and finds the first entry that does not fit."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from cloud_service.audit.log import NO_ENTRY, Action, digest_of, head, parse_head
-from cloud_service.record.sqlite import decode_text, file_of
+from cloud_service.record.sqlite import file_of, open_read_only
 from cloud_service.record.tables import audit
 from shared.errors import NotFound, RecordDamaged, SetupError
 from shared.wire.cloud import AuditHead
@@ -31,7 +31,7 @@ class Checked:
         entries: how many fit.
         head: the last of them.
         wrong: what is wrong with what follows, if anything.
-        restored: where the chain is sound and does not hold what was noted, but tells of a restore that explains it:
+        restored: where the chain is sound and does not hold what was noted, but a restore in it explains that:
             sentences that say so.
     """
 
@@ -84,7 +84,7 @@ def check(connection: Connection, noted: AuditHead | None = None) -> Checked:
         return Checked(good.seq, good, wrong)
     missing = _missing(good, noted)
     if restore is None:
-        why = "its end was cut off" if noted.seq > good.seq else "the log was written anew"
+        why = "its end was cut off" if noted.seq > good.seq else "the log was rewritten"
         why += ", or a backup of before was restored without patronus cloud restore"  # pg_restore adds no entry
         return Checked(good.seq, good, f"{missing}: {why}")
     return Checked(good.seq, good, None, _replaced(missing, restore))
@@ -97,7 +97,7 @@ def _missing(last: AuditHead, noted: AuditHead) -> str:
 
 
 def _replaced(missing: str, restore: Any) -> str:
-    # Whoever can write the whole log anew leaves such an entry in it: only the time of the note tells the two apart.
+    # An attacker who rewrites the whole log can put such an entry in it: only the time of the note shows which it was.
     restored = f"A backup was restored (entry {restore.seq}, {moment_text(restore.at)})"
     replaced = f"the entries after entry {_backup_end(restore)} were replaced"
     return f"{restored}, and {replaced}: {missing}. If it was noted after the restore, the log was tampered with."
@@ -172,13 +172,10 @@ def read_only_engine(url: str) -> Engine:
     path = file_of(url)
     if not path.is_file():
         raise NotFound(f"There is no record {path}.")
-    source = f"file:{quote(str(path))}?mode=ro"
-    return create_engine("sqlite://", creator=lambda: _opened(source), poolclass=NullPool)
+    return create_engine("sqlite://", creator=lambda: _begun(path), poolclass=NullPool)
 
 
-def _opened(source: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(source, uri=True)
-    connection.isolation_level = None
-    connection.text_factory = decode_text
+def _begun(path: Path) -> sqlite3.Connection:
+    connection = open_read_only(path)
     connection.execute("BEGIN").close()  # one state of the log throughout; nobody waits for it
     return connection

@@ -53,7 +53,7 @@ def find(
     for line in found:
         typer.echo(line)
     if not found:
-        typer.echo("The log tells of no erasure of this subject.", err=True)
+        typer.echo("The log has no erasure of this subject.", err=True)
 
 
 def _noted(head: str | None) -> AuditHead | None:

@@ -1,6 +1,6 @@
 """The audit log: what was done, when, under which API key. Each entry holds the digest of the one before.
 
-An entry is written in the transaction of what it tells of. It holds no biometric value and names no subject. An entry's
+An entry is written in the transaction of what it is about. It holds no biometric value and names no subject. An entry's
 digest is SHA-256 over the UTF-8 bytes of a JSON array (docs/operating.md shows how anybody checks it)::
 
     [seq, at, key_id, action, gallery, details, previous]
@@ -22,9 +22,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 from sqlalchemy import Connection, insert, select, update
 
-from cloud_service.record.notes import damaged_note, noted_value
-from cloud_service.record.rows import PinnedGallery
-from cloud_service.record.tables import audit, note
+from cloud_service.record.queries import PinnedGallery, damaged_value, read_value
+from cloud_service.record.tables import audit, record_value
 from shared.errors import NotFound, RecordDamaged
 from shared.wire.cloud import AuditEntry, AuditHead, AuditPage
 from shared.wire.common import Receipt, moment_text
@@ -39,7 +38,7 @@ Detail = str | int | bool | None
 
 
 class Action(StrEnum):
-    """What an entry tells of."""
+    """What an entry is about."""
 
     SERVICE_STARTED = "service_started"
     GALLERY_MADE = "gallery_made"
@@ -82,35 +81,27 @@ def append(
     chain cannot fork, however many processes write.
 
     Args:
-        connection: in the transaction of what the entry tells of.
+        connection: in the transaction of what the entry is about.
         action: what was done.
         by: the id of the API key that asked for it; None: the service itself, or its operator.
         gallery: the name of the gallery that it is about.
         details: no name of a subject, no biometric value; no fraction, which no two programs write alike.
     """
-    seq, previous = _locked_head(connection)
-    seq += 1
-    at = datetime.now(UTC)
-    values = dict(details or {})
-    digest = digest_of(seq, moment_text(at), by, action.value, gallery, values, previous)
-    connection.execute(
-        insert(audit).values(
-            seq=seq,
-            at=at,
-            key_id=by,
-            action=action.value,
-            gallery=gallery,
-            details=values,
-            previous=previous,
-            digest=digest,
-        )
-    )
-    connection.execute(update(note).where(note.c.name == HEAD).values(value=f"{seq}:{digest}"))
+    # SQLite has one writer anyway, and leaves FOR UPDATE out. On PostgreSQL this waits for the transaction that appends
+    # now, and reads what it left; were the isolation stricter, it would fail, and so would a number used twice.
+    last = head(connection, for_update=True)
+    seq, at, values = last.seq + 1, datetime.now(UTC), dict(details or {})
+    digest = digest_of(seq, moment_text(at), by, action.value, gallery, values, last.digest)
+    row = {"seq": seq, "at": at, "key_id": by, "action": action.value, "gallery": gallery, "details": values}
+    connection.execute(insert(audit).values(**row, previous=last.digest, digest=digest))
+    connection.execute(update(record_value).where(record_value.c.name == HEAD).values(value=f"{seq}:{digest}"))
     return Receipt(id=seq, at=at, digest=digest)
 
 
-def noted(connection: Connection, gallery: PinnedGallery, action: Action, by: str | None, **details: Detail) -> Receipt:
-    """``append`` about a gallery. Its number tells it from others that have had its name."""
+def append_for(
+    connection: Connection, gallery: PinnedGallery, action: Action, by: str | None, **details: Detail
+) -> Receipt:
+    """``append`` about a gallery, with its number: other galleries may have had its name."""
     return append(connection, action, by=by, gallery=gallery.name, details={"gallery_id": gallery.id, **details})
 
 
@@ -124,37 +115,35 @@ def digest_of(
 
 
 def marker(connection: Connection) -> Callable[[int, str], str]:
-    """Makes what stands for subjects in the log, of a gallery's number and a name: 64 hexadecimal digits.
+    """Returns a function that makes a subject's mark in the log, from a gallery's number and a name.
 
-    It is HMAC-SHA-256 of both under the record's salt. Who has the record and the name finds a subject's entries; the
-    log alone, without the salt, names nobody.
+    A mark is 64 hexadecimal digits: HMAC-SHA-256 of both under the record's salt. With the record and the name, a
+    subject's entries can be found; the log alone, without the salt, names nobody.
 
     Raises:
         RecordDamaged: the record has no salt.
     """
     try:
-        salt = bytes.fromhex(noted_value(connection, SALT))
+        salt = bytes.fromhex(read_value(connection, SALT))
     except ValueError:
-        raise damaged_note(SALT) from None
+        raise damaged_value(SALT) from None
     return lambda gallery_id, name: hmac.new(salt, f"{gallery_id}:{name}".encode(), hashlib.sha256).hexdigest()
 
 
-def subject_mark(connection: Connection, gallery_id: int, name: str) -> str:
-    """What stands for one subject in the log.
-
-    Raises:
-        RecordDamaged: the record has no salt.
-    """
-    return marker(connection)(gallery_id, name)
-
-
-def head(connection: Connection) -> AuditHead:
+def head(connection: Connection, *, for_update: bool = False) -> AuditHead:
     """The last entry's number and digest; 0 and zeros of an empty log.
 
+    Args:
+        connection: to read with.
+        for_update: keeps others from appending until the transaction ends.
+
     Raises:
-        RecordDamaged: they are not written down.
+        RecordDamaged: they are missing or damaged.
     """
-    return _head_of(noted_value(connection, HEAD))
+    try:
+        return parse_head(read_value(connection, HEAD, for_update=for_update))
+    except ValueError:
+        raise damaged_value(HEAD) from None
 
 
 def parse_head(value: str) -> AuditHead:
@@ -171,7 +160,7 @@ def entry(connection: Connection, seq: int, gallery: str, actions: Collection[Ac
     """One entry about a gallery.
 
     Raises:
-        NotFound: there is none of this number, or it tells of another gallery or of something else.
+        NotFound: there is none of this number, or it is about another gallery or action.
     """
     wanted = (audit.c.seq == seq) & (audit.c.gallery == gallery) & audit.c.action.in_([one.value for one in actions])
     row = connection.execute(select(audit).where(wanted)).first()
@@ -208,31 +197,8 @@ def about(connection: Connection, gallery: str, subject: str) -> Iterator[AuditE
             yield found
 
 
-def _locked_head(connection: Connection) -> tuple[int, str]:
-    # SQLite has one writer anyway, and leaves FOR UPDATE out. On PostgreSQL this waits for the transaction that appends
-    # now, and reads what it left; were the isolation stricter, it would fail, and so would a number used twice.
-    at = _head_of(noted_value(connection, HEAD, for_update=True))
-    return at.seq, at.digest
-
-
-def _head_of(value: str) -> AuditHead:
-    try:
-        return parse_head(value)
-    except ValueError:
-        raise damaged_note(HEAD) from None
-
-
 def _entry(row: Any) -> AuditEntry:
     try:
-        return AuditEntry(
-            seq=row.seq,
-            at=row.at,
-            key_id=row.key_id,
-            action=row.action,
-            gallery=row.gallery,
-            details=row.details,
-            previous=row.previous,
-            digest=row.digest,
-        )
+        return AuditEntry.model_validate(row, from_attributes=True)
     except ValidationError:
         raise RecordDamaged(f"The row {row.seq} of the table audit is damaged.") from None

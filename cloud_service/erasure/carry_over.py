@@ -1,9 +1,9 @@
-"""What a restored record takes over from the one that it replaces: its erasures, and nothing else."""
+"""Carries the erasures of a replaced record over into the restored one, and nothing else."""
 
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,17 +11,16 @@ from sqlalchemy import Connection, select
 
 from cloud_service.audit.check import reading
 from cloud_service.audit.log import Action, append, head
+from cloud_service.clock import RecordClock
 from cloud_service.erasure.erasure_list import ErasureList, erasures_in, load_erasures, record_mark
 from cloud_service.erasure.reapply import Repeated, repeat_erasures
 from cloud_service.index.snapshots import Snapshots
-from cloud_service.record.clock import RecordClock
 from cloud_service.record.database import Database
 from cloud_service.record.opening import open_database
 from cloud_service.record.record import Record
 from cloud_service.record.tables import audit, gallery
 from cloud_service.settings import Settings
 from shared.errors import PatronusError, SetupError
-from shared.wire.cloud import AuditHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class CarriedOver:
 
 
 def read_replaced(record: Path, *, required: bool) -> Replaced | Unread | None:
-    """What a record that is to be replaced tells of its erasures; None: there is no record.
+    """The erasures of a record that is to be replaced; None: there is no record.
 
     Args:
         record: the SQLite file.
@@ -96,7 +95,7 @@ def _not_known(why: str) -> SetupError:
 
 
 def carry_over(database: Database, before: Replaced | Unread | None, listed: ErasureList | None) -> CarriedOver:
-    """Does again in a restored record what was erased since its backup was taken, and notes that it was restored.
+    """Repeats in a restored record what was erased since its backup was taken, and adds the restore to its log.
 
     Args:
         database: the restored record; nobody else uses it.
@@ -115,19 +114,26 @@ def carry_over(database: Database, before: Replaced | Unread | None, listed: Era
             before = None
         if before is not None and before.erasures.record != mine:
             if _same_log(connection, before):  # the log is this record's, so the salt was changed
-                unread = "The row audit_salt of the table note is damaged"
+                unread = "The row audit_salt of the table record_value is damaged"
                 if listed is None:
                     raise _not_known(unread)
             before = None  # another record: what was erased from it is not in this one
         done = Repeated()
         if before is not None:
             descends = end.seq == 0 or before.digests.get(end.seq) == end.digest
-            done = repeat_erasures(record, connection, [before.erasures], descends=descends)
+            done = repeat_erasures(record, connection, before.erasures, descends=descends)
         if listed is not None:
-            done = _sum(done, repeat_erasures(record, connection, [listed]))
+            done += repeat_erasures(record, connection, listed)
         sources = [name for name, there in (("record", before), ("list", listed)) if there is not None]
         known_from = " and ".join(sources) or None
-        _note(connection, done, known_from, end)
+        details = {
+            "backup_head": f"{end.seq}:{end.digest}",
+            "erasures_known_from": known_from,
+            "erasures_repeated": done.erasures,
+            "subjects": done.subjects,
+            "templates": done.templates,
+        }
+        append(connection, Action.RECORD_RESTORED, by=None, details=details)
         return CarriedOver(done, known_from, _with_another_key(connection, before), unread)
 
 
@@ -143,7 +149,7 @@ def apply_list(settings: Settings, source: Path) -> Repeated:
     with closing(database):
         record = _record(database)
         with database.write(long=True) as connection:
-            done = repeat_erasures(record, connection, [listed])
+            done = repeat_erasures(record, connection, listed)
         database.scrub()
         return done
 
@@ -152,21 +158,6 @@ def _record(database: Database) -> Record:
     # As a journal only, which touches no file: index files with something of what is erased are not trusted any more,
     # and the next start overwrites them. Milvus it compares with the record.
     return Record(database, Snapshots(database, Path()), 0, 0, RecordClock(timedelta(0), 0))
-
-
-def _note(connection: Connection, done: Repeated, known_from: str | None, end: AuditHead) -> None:
-    append(
-        connection,
-        Action.RECORD_RESTORED,
-        by=None,
-        details={
-            "backup_head": f"{end.seq}:{end.digest}",
-            "erasures_known_from": known_from,
-            "erasures_repeated": done.erasures,
-            "subjects": done.subjects,
-            "templates": done.templates,
-        },
-    )
 
 
 def _same_log(connection: Connection, before: Replaced) -> bool:
@@ -178,12 +169,3 @@ def _with_another_key(connection: Connection, before: Replaced | None) -> list[s
     rows = connection.execute(select(gallery.c.id, gallery.c.name, gallery.c.contract_digest).order_by(gallery.c.name))
     known = before.contracts if before is not None else {}
     return [row.name for row in rows if known.get((row.id, row.name), row.contract_digest) != row.contract_digest]
-
-
-def _sum(one: Repeated, other: Repeated) -> Repeated:
-    return replace(
-        one,
-        erasures=one.erasures + other.erasures,
-        subjects=one.subjects + other.subjects,
-        templates=one.templates + other.templates,
-    )

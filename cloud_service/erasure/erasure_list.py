@@ -1,7 +1,7 @@
-"""What a record's audit log says was erased: read, kept in a file, and read again.
+"""Lists of erasures: read from a record's audit log, written to a file, and read from it.
 
-A list names no subject: it holds the same keyed marks as the log. It is for a restored backup, which still holds what
-was erased after it was taken (docs/decisions/0019).
+A list names no subject: it holds the same keyed marks as the log. A restored backup still holds what was erased after
+it was taken, and the list says what that is (docs/decisions/0019).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -18,7 +17,7 @@ from sqlalchemy import Connection, select
 
 from cloud_service.audit.check import check
 from cloud_service.audit.log import ERASURES, NO_ENTRY, SALT, Action, head
-from cloud_service.record.notes import noted_value
+from cloud_service.record.queries import read_value
 from cloud_service.record.tables import audit
 from shared.errors import NotFound, RecordDamaged, SetupError
 from shared.security.secret_files import write_secret
@@ -33,9 +32,9 @@ Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class KnownErasure(BaseModel):
-    """One erasure, as the audit log tells of it.
+    """One erasure, as it stands in the audit log.
 
-    ``entry`` is the digest of the log's entry. ``made`` is that of the entry that tells of the making of the gallery;
+    ``entry`` is the digest of the log's entry. ``made`` is that of the entry about the making of the gallery;
     None: the gallery is older than the log. ``subject`` is a mark and no name.
     """
 
@@ -55,7 +54,7 @@ class KnownErasure(BaseModel):
 class ErasureList(BaseModel):
     """All erasures of a record, oldest first, up to an entry of its log.
 
-    ``record`` tells which record it is, over backups and restores: a digest of the salt that its marks are made with.
+    ``record`` identifies the record over backups and restores: a digest of the salt of its marks.
     ``digest`` is over everything else in the list, so that a list that was changed or damaged is refused.
     """
 
@@ -105,12 +104,12 @@ def erasures_in(connection: Connection) -> ErasureList:
 
 
 def record_mark(connection: Connection) -> str:
-    """What tells a record from others, over backups and restores: 64 hexadecimal digits.
+    """Identifies a record over backups and restores: 64 hexadecimal digits.
 
     Raises:
         RecordDamaged: the record has no salt.
     """
-    return hashlib.sha256(_LABEL + noted_value(connection, SALT).encode()).hexdigest()
+    return hashlib.sha256(_LABEL + read_value(connection, SALT).encode()).hexdigest()
 
 
 def export_erasures(connection: Connection, target: Path, *, replace: bool) -> ErasureList:
@@ -157,7 +156,7 @@ def _refuse_duplicates(members: list[tuple[str, Any]]) -> None:
 
 
 def details_of(erasure: KnownErasure) -> dict[str, str | int | bool | None]:
-    """An erasure as the details of an audit entry that tells of its repetition."""
+    """The details of the audit entry about an erasure that is repeated."""
     return {
         "gallery_id": erasure.gallery_id,
         "entry": erasure.entry,
@@ -170,34 +169,15 @@ def details_of(erasure: KnownErasure) -> dict[str, str | int | bool | None]:
     }
 
 
-def joined(lists: Iterable[ErasureList]) -> list[KnownErasure]:
-    """All erasures of several lists, each once, oldest first."""
-    found = {one.entry: one for each in lists for one in each.erasures}
-    return sorted(found.values(), key=lambda one: one.at)
-
-
 def _known(row: Any, made: dict[int, str]) -> KnownErasure:
     details = row.details
-    if row.action == Action.ERASURE_REPEATED:
-        return KnownErasure(
-            entry=details["entry"],
-            at=details["erased_at"],
-            action=details["erased"],
-            gallery=row.gallery,
-            gallery_id=details["gallery_id"],
-            made=details["made"],
-            subject=details["subject"],
-            template=details["template"],
-            stored_until=details["stored_until"],
-        )
+    gallery_id, repeated = details["gallery_id"], row.action == Action.ERASURE_REPEATED
     return KnownErasure(
-        entry=row.digest,
-        at=row.at,
-        action=row.action,
+        entry=details["entry"] if repeated else row.digest,
+        at=details["erased_at"] if repeated else row.at,
+        action=details["erased"] if repeated else row.action,
         gallery=row.gallery,
-        gallery_id=details["gallery_id"],
-        made=made.get(details["gallery_id"]),
-        subject=details.get("subject"),
-        template=details.get("template"),
-        stored_until=details.get("stored_until"),
+        gallery_id=gallery_id,
+        made=details["made"] if repeated else made.get(gallery_id),
+        **{name: details.get(name) for name in ("subject", "template", "stored_until")},
     )

@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, false, select
 
 from cloud_service.audit.log import Action, append, marker
-from cloud_service.erasure.erasure_list import ErasureList, KnownErasure, details_of, erasures_in, joined
-from cloud_service.record.queries import IDS_A_QUERY, pinned_from
+from cloud_service.erasure.erasure_list import ErasureList, KnownErasure, details_of, erasures_in
+from cloud_service.record.queries import PinnedGallery, in_parts, pinned_from
 from cloud_service.record.record import Record
-from cloud_service.record.rows import PinnedGallery
 from cloud_service.record.tables import audit, gallery, subject, template
 from shared.errors import SetupError
 
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """How many erasures were done again, and how many subjects and templates that took away."""
+    """How many erasures were repeated, and how many subjects and templates they removed."""
 
     erasures: int = 0
     subjects: int = 0
     templates: int = 0
 
+    def __add__(self, other: Repeated) -> Repeated:
+        return Repeated(
+            self.erasures + other.erasures, self.subjects + other.subjects, self.templates + other.templates
+        )
 
-def repeat_erasures(
-    record: Record, connection: Connection, lists: Sequence[ErasureList], *, descends: bool = False
-) -> Repeated:
-    """Does the erasures of some lists that a record does not know of, and notes each in its audit log.
 
-    Each is noted also where nothing is left to erase, so that the next restore knows of it too.
+def repeat_erasures(record: Record, connection: Connection, listed: ErasureList, *, descends: bool = False) -> Repeated:
+    """Repeats the erasures of a list that a record does not know of, and adds each to its audit log.
+
+    Each is added also where nothing is left to erase, so that the next restore knows of it too.
 
     Args:
         record: what is erased from.
         connection: in a transaction that writes; nobody else uses the record.
-        lists: of the same record, at other times.
-        descends: whether the lists are of a log that goes on where this record's log ends, so that all in this record
+        listed: of the same record, at another time.
+        descends: whether the list is of a log that goes on where this record's log ends, so that all in this record
             was there before each of the erasures. Otherwise the times decide.
 
     Raises:
-        SetupError: a list is of another record. RecordDamaged: the record's log cannot be read.
+        SetupError: the list is of another record. RecordDamaged: the record's log cannot be read.
     """
     mine = erasures_in(connection)
-    if any(one.record != mine.record for one in lists):
+    if listed.record != mine.record:
         raise SetupError("The list of erasures is of another record; nothing was changed.")
     known = {one.entry for one in mine.erasures}
     last = None if descends else connection.scalar(select(audit.c.at).order_by(audit.c.seq.desc()).limit(1))
     repeater = _Repeater(record, connection)
-    new = [one for one in joined(lists) if one.entry not in known]
+    new = sorted((one for one in listed.erasures if one.entry not in known), key=lambda one: one.at)
     done = [repeater.repeat(one, descends or last is None or last <= one.at) for one in new]
     return Repeated(len(done), sum(subjects for subjects, _ in done), sum(templates for _, templates in done))
 
@@ -68,7 +69,7 @@ class _Repeater:
         self._marks: dict[int, dict[str, int]] = {}
 
     def repeat(self, erasure: KnownErasure, all_before: bool) -> tuple[int, int]:
-        """Erases, and notes it; how many subjects and templates that were.
+        """Erases, and adds an entry to the audit log; how many subjects and templates that were.
 
         Args:
             erasure: which.
@@ -96,8 +97,7 @@ class _Repeater:
             which &= template.c.created_at <= erasure.at
         rows = self._connection.execute(select(template.c.id, template.c.subject_id).where(which)).all()
         subjects = 0
-        for start in range(0, len(rows), IDS_A_QUERY):
-            part = rows[start : start + IDS_A_QUERY]
+        for part in in_parts(rows):
             ids = template.c.id.in_([row.id for row in part])
             subjects += self._record.remove(self._connection, pinned, ids, {row.subject_id for row in part})[1]
         return subjects, len(rows)

@@ -1,4 +1,4 @@
-"""Erasures that were answered: what the log says of one, and whether anything of it is left on disk."""
+"""The status of an erasure: its entry in the log, and whether anything of it is left on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.wire.common import Erasure, Receipt
 
 
 class Erasures:
-    """Tells the status of erasures.
+    """The status of erasures.
 
     Args:
         store: what was erased from.

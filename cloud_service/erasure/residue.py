@@ -1,4 +1,4 @@
-"""Where the bytes of what was erased may linger after the record and every search have forgotten it."""
+"""Residue: bytes of erased templates that may stay somewhere after the record and every search have dropped them."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from shared.wire.common import Receipt
 _log = get_logger(__name__)
 
 
-class Remnant(Protocol):
-    """One such place. The store tells it of each erasure after that is committed, one at a time."""
+class Residue(Protocol):
+    """One place of residue. The store calls it for each erasure after the commit, one at a time."""
 
     name: str
-    """What an erasure's status calls it."""
+    """The place, as an erasure's status names it."""
 
     def erased(self, receipt: Receipt) -> None:
-        """An erasure was committed: overwrites what it can at once. Fails never: the rest is ``finish``'s."""
+        """Overwrites what it can at once. Never raises; ``finish`` does the rest."""
 
     def doubtful(self) -> None:
-        """An erasure may have been committed or not: what it would have left is ``finish``'s."""
+        """Has ``finish`` overwrite what an erasure would have left that may or may not be committed."""
 
     def finish(self) -> None:
-        """Does what can be done by now about what is left, without waiting. Called every few seconds."""
+        """Overwrites what can be overwritten by now, without waiting. Called every few seconds."""
 
     def holds(self, receipt: Receipt) -> bool:
         """Whether bytes of what this erasure removed may still be there."""
 
 
-class NotOverwritten:
+class OverwrittenAsWhole:
     """A place that is overwritten as a whole, such as SQLite's log, once nobody reads an old state in it.
 
-    The start of a service overwrites it, so that nothing needs to be remembered over one.
+    The start of a service overwrites it, so that nothing needs to be remembered over a restart.
 
     Args:
         name: of the place.
-        overwrite: does it, or raises an error; told whether it may wait for others who are in the way.
+        overwrite: does it, or raises an error; its argument is whether it may wait for readers.
     """
 
     def __init__(self, name: str, overwrite: Callable[[bool], None]) -> None:
@@ -49,7 +49,7 @@ class NotOverwritten:
     def erased(self, receipt: Receipt) -> None:
         """Overwrites; waits for a short read to end, but not again while a long one goes on."""
         patient = self._oldest_left is None
-        if self._oldest_left is None:
+        if patient:
             self._oldest_left = receipt.id
         self._try(patient=patient)
 
@@ -58,7 +58,7 @@ class NotOverwritten:
         self._oldest_left = 0
 
     def finish(self) -> None:
-        """Overwrites if something is left, and nobody is in the way just now."""
+        """Overwrites if something is left and nobody reads just now."""
         if self._oldest_left is not None:
             self._try(patient=False)
 

@@ -1,7 +1,7 @@
-"""Overwrites what SQLite leaves behind of rows that it moved (docs/decisions/0017).
+"""Overwrites the copies that SQLite leaves of rows that it moved (docs/decisions/0017).
 
 ``secure_delete`` overwrites a row where it stands when it is deleted, and whole pages that become free. But where
-SQLite balances pages after a deletion, it may write a page's rows anew towards its end and leave what stood before
+SQLite balances pages after a deletion, it may rewrite a page's rows towards its end and leave what stood before
 in the gap between the page's list of rows and its rows (btree.c, ``rebuildPage``): copies of rows that are deleted
 later, and are then overwritten in their new place only. Nothing reads that gap; here it is filled with zeros.
 """
@@ -24,11 +24,11 @@ _LOG_HEADER: Final = 32
 _FRAME_HEADER: Final = 24
 
 
-class Remains:
-    """The gaps of one file's pages.
+class SqliteSlack:
+    """Finds and overwrites the gaps of one file's pages.
 
     Its file stays open until ``close``, which must come after SQLite has closed all of its own: closing one descriptor
-    of a file lets go of all locks that the process holds on it.
+    of a file frees all locks that the process holds on it.
 
     Args:
         path: the SQLite file, in WAL mode; it exists.
@@ -38,32 +38,32 @@ class Remains:
         self._log = path.with_name(f"{path.name}-wal")
         self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._pages: set[int] = set()
-        # How far which log was looked through.
-        self._noting = threading.Lock()
+        # How far which log was scanned.
+        self._scanning = threading.Lock()
         self._salts = b""
         self._seen = _LOG_HEADER
 
     @property
-    def left(self) -> bool:
-        """Whether something was noted and is not overwritten yet."""
+    def pending(self) -> bool:
+        """Whether a gap was found and is not overwritten yet."""
         return bool(self._pages)
 
-    def note(self) -> None:
-        """Notes the pages that were written since the last time and have something in their gap.
+    def scan_log(self) -> None:
+        """Finds the pages that were written since the last scan and have something in their gap.
 
-        To be called after each commit: the log begins anew when all of it is in the file.
+        To be called after each commit: the log starts over when all of it is in the file.
         """
-        with self._noting:
+        with self._scanning:
             try:
                 log = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return
             try:
-                self._note_frames(log)
+                self._scan_frames(log)
             finally:
                 os.close(log)
 
-    def _note_frames(self, log: int) -> None:
+    def _scan_frames(self, log: int) -> None:
         header = os.pread(log, _LOG_HEADER, 0)
         if len(header) < _LOG_HEADER:
             return
@@ -78,24 +78,24 @@ class Remains:
             if len(frame) < frame_size or frame[8:16] != salts:
                 return  # the end, or what is left of a former log
             page, committed = struct.unpack_from(">II", frame)
-            if _remains_in(frame[_FRAME_HEADER:], page) is not None:
+            if _gap_in(frame[_FRAME_HEADER:], page) is not None:
                 self._pages.add(page)
             at += frame_size
             if committed:
-                self._seen = at  # what follows may still be taken back, and written anew
+                self._seen = at  # what follows may still be rolled back, and rewritten
 
-    def note_all(self) -> None:
-        """Looks through the whole file: after a crash nobody knows what was noted."""
+    def scan_file(self) -> None:
+        """Scans the whole file: after a crash the list of gaps is lost."""
         size = self._page_size()
         count = os.fstat(self._file).st_size // size if size else 0
-        self._pages |= set(self._with_remains(range(1, count + 1), size))
+        self._pages |= set(self._gaps_of(range(1, count + 1), size))
 
     def overwrite(self, connection: sqlite3.Connection) -> bool:
-        """Fills the gaps of the pages that were noted with zeros; true where there was something.
+        """Fills the gaps that were found with zeros; true where there was something.
 
         Does nothing where somebody else writes, or has written since the log was emptied: try again. Connections may
-        keep what was there in their memory, and write it again with the page: after this, all of them are to be closed
-        and opened anew.
+        keep what was there in their memory, and write it again with the page: after this, all of them must be closed
+        and reopened.
 
         Args:
             connection: to the file, in no transaction. It keeps others from writing meanwhile; who reads may go on.
@@ -113,7 +113,7 @@ class Remains:
             if self._log.exists() and self._log.stat().st_size:
                 return False
             size = self._page_size()
-            found = self._with_remains(sorted(self._pages), size)
+            found = self._gaps_of(sorted(self._pages), size)
             for page, (start, end) in found.items():
                 os.pwrite(self._file, bytes(end - start), (page - 1) * size + start)
             if found:
@@ -127,9 +127,9 @@ class Remains:
         """Closes the file."""
         os.close(self._file)
 
-    def _with_remains(self, pages: Iterable[int], size: int) -> dict[int, tuple[int, int]]:
+    def _gaps_of(self, pages: Iterable[int], size: int) -> dict[int, tuple[int, int]]:
         read = ((page, os.pread(self._file, size, (page - 1) * size)) for page in pages)
-        found = ((page, _remains_in(image, page)) for page, image in read if len(image) == size)
+        found = ((page, _gap_in(image, page)) for page, image in read if len(image) == size)
         return {page: gap for page, gap in found if gap is not None}
 
     def _page_size(self) -> int:
@@ -140,7 +140,7 @@ class Remains:
         return 65536 if size == 1 else int(size)
 
 
-def _remains_in(image: bytes, page: int) -> tuple[int, int] | None:
+def _gap_in(image: bytes, page: int) -> tuple[int, int] | None:
     """Where a page's gap begins and ends, if it is a leaf of a table and something else than zeros is in it."""
     header = _HEADER if page == 1 else 0
     if image[header] != _LEAF_OF_A_TABLE:

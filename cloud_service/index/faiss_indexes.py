@@ -1,11 +1,11 @@
-"""Indexes in the memory of this process, with snapshots of what is full of them, and what becomes of one that fails."""
+"""Indexes in the memory of this process, with snapshots of their full segments; a damaged index is rebuilt."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -13,12 +13,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.index.flat import SegmentedIndex, VectorIndex
+from cloud_service.index.flat import SegmentedIndex
 from cloud_service.index.segment import Segment
 from cloud_service.index.sketch import Sketch
 from cloud_service.index.snapshots import Snapshots
+from cloud_service.record.queries import PinnedGallery
 from cloud_service.record.record import Record
-from cloud_service.record.rows import PinnedGallery
 from cloud_service.settings import IndexSettings
 from shared.errors import PatronusError
 from shared.logs import get_logger, place_of
@@ -26,21 +26,21 @@ from shared.metrics import Metrics
 from shared.wire.cloud import IndexStats, SnapshotInfo
 
 _log = get_logger(__name__)
-# The keeper rests so many times as long as a file took it: searches need what it takes of the cores.
+# The background thread rests so many times as long as a file took it: searches need what it takes of the cores.
 _REST: Final = 3.0
 
 
 @dataclass
 class _Prepared:
-    """The index of a gallery's next turn: how far it was built, and what has to be removed from it."""
+    """The index for a gallery's next key: how far it was built, and what has to be removed from it."""
 
-    turn: int
+    key_version: int
     index: SegmentedIndex
     built_to: int = 0
     removed: list[NDArray[np.int64]] = field(default_factory=list)
 
 
-class LocalIndexes:
+class FaissIndexes:
     """Indexes in the memory of this process, which alone uses the record.
 
     A thread of its own writes snapshots and makes sketches, so that neither a writer nor a search waits for that.
@@ -60,22 +60,22 @@ class LocalIndexes:
         self._settings = settings
         self._metrics = metrics
         self._changing = threading.Lock()
-        # By gallery and turn: an index that is asked for in the turn before is not there any more.
+        # By gallery and key version: the index under the key before is not found any more.
         self._indexes: dict[tuple[int, int], SegmentedIndex] = {}
         self._prepared: dict[int, _Prepared] = {}
         # The last template that a gallery's index was built with: what is added later has a larger id.
         self._built_to: dict[int, int] = {}
-        self._to_mend: set[int] = set()
+        self._to_rebuild: set[int] = set()
         # The segments that stand in files, with how many of their templates were removed then.
         self._saved: WeakKeyDictionary[Segment, int] = WeakKeyDictionary()
         self._saving = threading.Lock()
-        self._over = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name="index keeper", daemon=True)
+        self._closing = threading.Event()
+        self._background = threading.Thread(target=self._work, name="index snapshots", daemon=True)
 
     @property
     def sound(self) -> bool:
         """Whether every gallery can be searched, none waiting to be rebuilt."""
-        return not self._to_mend
+        return not self._to_rebuild
 
     def load(self) -> None:
         """Reads every gallery's index from its snapshot and the record."""
@@ -83,67 +83,75 @@ class LocalIndexes:
         with self._changing:
             for gallery in self._record.galleries():
                 self._rebuild(gallery)
-        self._keeper.start()
+        self._background.start()
         held = sum(map(len, self._indexes.values()))
         from_files = sum(segment.held for segment in self._saved)
         _log.info("indexes_loaded", galleries=len(self._indexes), templates=held, from_files=from_files)
 
-    def of(self, gallery: PinnedGallery) -> VectorIndex:
+    def of(self, gallery: PinnedGallery) -> SegmentedIndex:
         """A gallery's index, rebuilt first if it was lost.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
             ContractMismatch: its key was changed meanwhile.
         """
-        return self._of(gallery)
+        index = self._indexes.get((gallery.id, gallery.key_version))
+        if index is not None:
+            return index
+        with self._changing:
+            index = self._indexes.get((gallery.id, gallery.key_version))
+            if index is None:
+                self._record.require(gallery)
+                index = self._rebuild(gallery)
+            return index
 
     def made(self, gallery: PinnedGallery) -> None:
-        """A gallery is new, and empty."""
+        """Makes the empty index of a new gallery."""
         with self._changing:
             self._built_to[gallery.id] = 0
-            self._indexes[gallery.id, gallery.turn] = SegmentedIndex(gallery.dim)
+            self._indexes[gallery.id, gallery.key_version] = SegmentedIndex(gallery.dim)
 
     def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Templates were added; they can be found when this returns."""
+        """Adds templates; they can be found when this returns."""
         with self._changing, self._metrics.step("index"):
-            index = self._indexes.get((gallery.id, gallery.turn))
-            new = ids > self._built_to[gallery.id] if index is not None else np.zeros(len(ids), bool)
+            index = self._indexes.get((gallery.id, gallery.key_version))
             try:
                 if index is None:
                     self._rebuild(gallery)
-                elif new.any():
+                else:
+                    new = ids > self._built_to[gallery.id]
                     index.add(ids[new], vectors[new])
             except Exception:
                 # Committed, yet perhaps not searchable: not acknowledged. The sender's next try finds it stored.
-                self._mend(gallery)
+                self._replace(gallery)
                 raise
 
     def added_before(self, gallery: PinnedGallery, uids: Sequence[str]) -> None:
-        """Nothing: what was added before can be found, or its index was made anew when it was asked for."""
+        """Does nothing: stored templates can be found, or their index was rebuilt when it was asked for."""
 
     def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Templates were removed; their bytes are gone from memory and from the snapshots when this returns."""
+        """Removes templates; their bytes are gone from memory and from the snapshots when this returns."""
         with self._changing, self._metrics.step("index"):
             prepared = self._prepared.get(gallery.id)
             if prepared is not None:
                 prepared.removed.append(ids)
-            index = self._indexes.get((gallery.id, gallery.turn))
+            index = self._indexes.get((gallery.id, gallery.key_version))
             try:
                 if index is not None:
                     index.remove(ids)
             except Exception as error:
                 # Erased all the same: no hit is returned without the record. The rebuild frees the vectors' memory.
                 _log.error("index_removal_failed", **place_of(error))
-                self._mend(gallery)
+                self._replace(gallery)
         self._sweep()
 
     def dropped(self, gallery: PinnedGallery) -> None:
-        """A gallery was removed."""
+        """Drops the index of a gallery that was erased."""
         with self._changing:
-            index = self._indexes.pop((gallery.id, gallery.turn), None)
+            index = self._indexes.pop((gallery.id, gallery.key_version), None)
             self._prepared.pop(gallery.id, None)
             self._built_to.pop(gallery.id, None)
-            self._to_mend.discard(gallery.id)
+            self._to_rebuild.discard(gallery.id)
             if index is not None:
                 index.drop()
         self._sweep()
@@ -154,145 +162,134 @@ class LocalIndexes:
         Raises:
             NotFound: the gallery was erased meanwhile.
         """
-        index = self._of(gallery)
+        index = self.of(gallery)
         return IndexStats(
             backend="faiss",
             kind="approximate" if index.sketched else "exact",
             pinned=gallery.index_kind,
             templates=len(index),
             memory_bytes=index.nbytes,
-            snapshot_templates=self._snapshots.kept(gallery).templates,
+            snapshot_templates=self._snapshots.info(gallery).templates,
         )
 
     def pinned(self, gallery: PinnedGallery) -> None:
-        """An operator chose the kind of a gallery's index; it is of that kind when this returns."""
-        self._sketch(gallery, self._of(gallery))
+        """Makes a gallery's index one of the kind that an operator chose."""
+        self._sketch(gallery, self.of(gallery))
 
     def snapshot(self, gallery: PinnedGallery) -> SnapshotInfo:
-        """Writes the full segments of a gallery's index to files that are not yet.
+        """Writes the full segments of a gallery's index that no file holds yet.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
         """
-        self._save(gallery, self._of(gallery))
-        kept = self._snapshots.kept(gallery)
-        return SnapshotInfo(files=kept.files, templates=kept.templates)
+        self._save(gallery, self.of(gallery))
+        return self._snapshots.info(gallery)
 
     def doubtful(self, gallery: PinnedGallery) -> None:
-        """Whether the last change of a gallery was committed cannot be told."""
+        """Drops an index whose last change may or may not be committed; its next use rebuilds it."""
         with self._changing:
-            self._indexes.pop((gallery.id, gallery.turn), None)  # its next use builds it from the record
+            self._indexes.pop((gallery.id, gallery.key_version), None)
 
     def prepare(self, after: PinnedGallery) -> None:
-        """Makes an index of what is staged for a gallery's next turn; searches and changes go on meanwhile."""
-        with self._changing:  # from here on, `removed` tells of what goes
+        """Makes an index of what is staged for a gallery's next key; searches and changes go on meanwhile."""
+        with self._changing:  # from here on, `removed` collects erased templates
             prepared = self._prepared.get(after.id)
-            if prepared is None or prepared.turn != after.turn:
-                prepared = self._prepared[after.id] = _Prepared(after.turn, SegmentedIndex(after.dim))
+            if prepared is None or prepared.key_version != after.key_version:
+                prepared = self._prepared[after.id] = _Prepared(after.key_version, SegmentedIndex(after.dim))
         self._fill(prepared, after)
 
-    def turn(self, after: PinnedGallery, flip: Callable[[], object]) -> None:
-        """Runs the transaction that begins a gallery's next turn, and gives out the index that was prepared for it."""
-        with self._changing:  # who asks for the new turn's index waits until it is whole
-            flip()
-            self._indexes.pop((after.id, after.turn - 1), None)  # not emptied: somebody may be searching it
+    def switch(self, after: PinnedGallery, commit: Callable[[], object]) -> None:
+        """Runs the transaction that changes a gallery's key, and puts the prepared index in place."""
+        with self._changing:  # requests for the index under the new key wait until it is complete
+            commit()
+            self._indexes.pop((after.id, after.key_version - 1), None)  # not emptied: somebody may be searching it
             prepared = self._prepared.pop(after.id, None)
             try:
-                self._begin(after, prepared)
-            except Exception as error:  # the record has turned: whatever is wrong here, the index is made anew
-                _log.error("index_turn_failed", **place_of(error))
-                self._mend(after)
+                if prepared is None or prepared.key_version != after.key_version:
+                    self._rebuild(after)
+                else:
+                    self._fill(prepared, after)  # what was enrolled since
+                    if prepared.removed:
+                        prepared.index.remove(np.concatenate(prepared.removed))
+                    self._put(after, prepared.index, prepared.built_to)
+            except Exception as error:  # the change is committed: whatever is wrong here, the index is rebuilt
+                _log.error("index_switch_failed", **place_of(error))
+                self._replace(after)
         self._sweep()
 
-    def unprepare(self, after: PinnedGallery) -> None:
-        """Lets go of what was prepared for a turn that will not come."""
+    def unprepare(self, gallery: PinnedGallery) -> None:
+        """Drops what was prepared for a gallery's next key."""
         with self._changing:
-            self._prepared.pop(after.id, None)
+            self._prepared.pop(gallery.id, None)
 
     def close(self) -> None:
-        """Lets go of all, after the snapshots are written as far as there is time."""
-        self._over.set()
-        if self._keeper.is_alive():
-            self._keeper.join()
-        until = time.monotonic() + self._settings.close_seconds
+        """Drops all indexes, after the snapshots are written as far as there is time."""
+        self._closing.set()
+        if self._background.is_alive():
+            self._background.join()
+        until = time.monotonic() + self._settings.close_timeout_s
         try:
-            for gallery in self._record.galleries():
-                index = self._indexes.get((gallery.id, gallery.turn))
-                if index is not None:
-                    self._save(gallery, index, until)
-        except Exception as error:  # an end must not fail for want of files that only save time
-            _log.warning("snapshots_not_written", **place_of(error))  # the next start reads the record
+            for gallery, index in self._present():
+                self._save(gallery, index, until)
+        except Exception as error:  # files only save time: the next start reads the record
+            _log.warning("snapshots_not_written", **place_of(error))
         self._indexes.clear()
         self._prepared.clear()
 
-    def _begin(self, after: PinnedGallery, prepared: _Prepared | None) -> None:
-        if prepared is None or prepared.turn != after.turn:
-            self._rebuild(after)
-            return
-        self._fill(prepared, after)  # what was enrolled since
-        if prepared.removed:
-            prepared.index.remove(np.concatenate(prepared.removed))
-        self._built_to[after.id] = prepared.built_to
-        self._indexes[after.id, after.turn] = prepared.index
-        self._to_mend.discard(after.id)
+    def _present(self) -> Iterator[tuple[PinnedGallery, SegmentedIndex]]:
+        for gallery in self._record.galleries():
+            index = self._indexes.get((gallery.id, gallery.key_version))
+            if index is not None:
+                yield gallery, index
 
     def _fill(self, prepared: _Prepared, after: PinnedGallery) -> None:
         for ids, vectors in self._record.vectors.batches(after, prepared.built_to):
             prepared.index.add(ids, vectors)
             prepared.built_to = int(ids[-1])
 
-    def _of(self, gallery: PinnedGallery) -> SegmentedIndex:
-        index = self._indexes.get((gallery.id, gallery.turn))
-        if index is not None:
-            return index
-        with self._changing:
-            index = self._indexes.get((gallery.id, gallery.turn))
-            if index is None:
-                self._record.require(gallery)
-                index = self._rebuild(gallery)
-            return index
-
-    def _mend(self, gallery: PinnedGallery) -> None:
+    def _replace(self, gallery: PinnedGallery) -> None:
         """Drops an index that cannot be trusted and rebuilds it; where that fails too, its next use tries again."""
-        self._indexes.pop((gallery.id, gallery.turn), None)
-        self._to_mend.add(gallery.id)
+        self._indexes.pop((gallery.id, gallery.key_version), None)
+        self._to_rebuild.add(gallery.id)
         try:
             self._rebuild(gallery)
-        except Exception as error:  # the caller has an error of its own to tell
+        except Exception as error:  # the caller has an error of its own to raise
             _log.error("index_rebuild_failed", **place_of(error))
 
     def _rebuild(self, gallery: PinnedGallery) -> SegmentedIndex:
-        index, last = SegmentedIndex(gallery.dim), 0
+        index = SegmentedIndex(gallery.dim)
         segments = self._snapshots.load(gallery)
         known = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in segments)])
+        last = int(known.max(initial=0))
         for segment in segments:
             index.adopt(segment)
             self._saved[segment] = 0
         for ids, vectors in self._record.vectors.batches_without(gallery, known):
             index.add(ids, vectors)
             last = max(last, int(ids.max()))
-        self._built_to[gallery.id] = max(last, int(known.max(initial=0)))
-        self._indexes[gallery.id, gallery.turn] = index
-        self._to_mend.discard(gallery.id)
+        self._put(gallery, index, last)
         return index
+
+    def _put(self, gallery: PinnedGallery, index: SegmentedIndex, built_to: int) -> None:
+        self._built_to[gallery.id] = built_to
+        self._indexes[gallery.id, gallery.key_version] = index
+        self._to_rebuild.discard(gallery.id)
 
     def _sweep(self) -> None:
         try:
             self._snapshots.sweep()
         except (OSError, PatronusError) as error:
-            _log.error("snapshot_not_erased", **place_of(error))  # the keeper tries again
+            _log.error("snapshot_not_erased", **place_of(error))  # the background thread tries again
 
-    def _keep(self) -> None:
-        """What is done from time to time, beside the requests."""
-        while not self._over.wait(self._settings.snapshot_seconds):
+    def _work(self) -> None:
+        while not self._closing.wait(self._settings.snapshot_interval_s):
             try:
-                for gallery in self._record.galleries():
-                    index = self._indexes.get((gallery.id, gallery.turn))
-                    if index is not None and not self._over.is_set():
+                for gallery, index in self._present():
+                    if not self._closing.is_set():
                         self._sketch(gallery, index)
                         self._save(gallery, index, rest=_REST)
                 self._snapshots.sweep()
-            except Exception as error:  # a thread that ended would keep nothing any more: the next round may do
+            except Exception as error:  # the thread must not end: the next round may succeed
                 _log.error("index_not_kept", **place_of(error))
 
     def _save(self, gallery: PinnedGallery, index: SegmentedIndex, until: float = math.inf, rest: float = 0.0) -> None:
@@ -306,11 +303,11 @@ class LocalIndexes:
                     left_out = self._record.damaged_templates.of(gallery.id)
                     if self._snapshots.save(gallery, segment, index.segments(), left_out):
                         self._saved[segment] = removed
-            if rest and self._over.wait(rest * (time.monotonic() - began)):
+            if rest and self._closing.wait(rest * (time.monotonic() - began)):
                 return
 
     def _sketch(self, gallery: PinnedGallery, index: SegmentedIndex) -> None:
-        """Makes the sketches that are missing, or lets go of all."""
+        """Makes the sketches that are missing, or drops all."""
         kind = gallery.index_kind or ("approximate" if len(index) > self._settings.exact_up_to else "exact")
         if kind == "exact":
             with self._changing:

@@ -13,13 +13,13 @@ from cloud_service.index.scan import Found, Part, best_of, joined, parts_of, sha
 from cloud_service.index.segment import DEAD, Segment, narrow_reach, width_of
 from cloud_service.index.sketch import Sketch
 
-# Rows of the largest segment: 8 MB of 128 values. Writing one anew holds up a writer for a hundredth of a second or
+# Rows of the largest segment: 8 MB of 128 values. Rewriting one holds up a writer for a hundredth of a second or
 # two, and a search not at all.
 _MOST: Final = 65_536
 _LEAST: Final = 256
 # Rows from which a search is shared by several threads.
 _WORTH_SHARING: Final = 32_768
-# A segment of which this share was removed is written anew without them.
+# A segment of which this share was removed is rewritten without it.
 _REMOVED: Final = 0.25
 
 
@@ -37,25 +37,16 @@ class Hits:
 
 
 class VectorIndex(Protocol):
-    """The templates of one gallery, searchable. Safe to use from several threads; one of them writes."""
+    """The templates of one gallery, searchable. Safe to search from several threads while one writes."""
 
     def __len__(self) -> int: ...
-
-    def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Adds (n, d) float32 unit rows under n new ids; they can be found when this returns."""
-
-    def remove(self, ids: NDArray[np.int64]) -> None:
-        """Removes n ids and overwrites their rows; those it does not hold are passed over."""
 
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
         """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``.
 
-        Those that were there when the search began and still are when it ends are proposed, or ``unseen_at_most`` tells
-        of them. One that is added or removed meanwhile may be proposed or not.
+        A template that is there throughout the search is proposed, or scores at most ``unseen_at_most``. One that is
+        added or removed meanwhile may be proposed or not.
         """
-
-    def drop(self) -> None:
-        """Lets go of all that it holds, wherever that is; it is not used any more."""
 
 
 class SegmentedIndex:
@@ -75,7 +66,7 @@ class SegmentedIndex:
     def __init__(self, dim: int) -> None:
         self._dim = dim
         self._wide = width_of(dim)
-        # Templates with a value beyond what is told apart finely lie on a shelf where that is told coarsely.
+        # Templates with a value beyond the narrow reach are kept with coarser steps.
         self._shelves = tuple(Shelf(dim, reach) for reach in sorted({narrow_reach(dim), 1.0}))
         self._sketches: dict[Segment, Sketch] = {}
 
@@ -141,7 +132,7 @@ class SegmentedIndex:
             self._sketches[segment] = sketch
 
     def unsketch(self) -> None:
-        """Lets go of all sketches: the index is exact again."""
+        """Drops all sketches: the index is exact again."""
         self._sketches.clear()
 
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
@@ -158,10 +149,10 @@ class SegmentedIndex:
         return Hits(best.ids, best.unseen_at_most)
 
     def drop(self) -> None:
-        """Lets go of all that it holds."""
+        """Frees all that it holds."""
         self._sketches.clear()
         for shelf in self._shelves:
-            shelf.clear()
+            shelf.segments = ()
 
 
 class Shelf:
@@ -169,7 +160,7 @@ class Shelf:
 
     Args:
         dim: d, the length of a template.
-        reach: the largest value that is told from larger ones.
+        reach: the largest value that a code can express.
     """
 
     def __init__(self, dim: int, reach: float) -> None:
@@ -213,7 +204,7 @@ class Shelf:
                 yield segment, rows
 
     def compact(self) -> None:
-        """Writes segments anew of which much was removed, joined with a neighbour where both fit into one."""
+        """Rewrites segments of which much was removed, joined with a neighbor where both fit into one."""
         kept: list[Segment] = []
         for segment in self.segments:
             before = kept[-1] if kept else None
@@ -227,10 +218,6 @@ class Shelf:
                 kept.append(segment)
         if len(kept) != len(self.segments) or any(a is not b for a, b in zip(kept, self.segments, strict=True)):
             self.segments = tuple(kept)
-
-    def clear(self) -> None:
-        """Lets go of all."""
-        self.segments = ()
 
     def _with_room(self, wanted: int) -> Segment:
         """The last segment, which has room: a new one, or one twice as large in its place."""

@@ -1,4 +1,4 @@
-"""The indexes of all galleries, as the store and the matcher know them, wherever they are."""
+"""The indexes of all galleries, as the store and the matcher use them, wherever they are."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_service.index.flat import VectorIndex
-from cloud_service.record.rows import PinnedGallery
-from shared.logs import get_logger
+from cloud_service.record.queries import PinnedGallery
 from shared.wire.cloud import IndexStats, SnapshotInfo
-
-_log = get_logger(__name__)
 
 
 class Indexes(Protocol):
-    """An index for each gallery of the record. The store tells it of every change, after that is committed."""
+    """An index for each gallery of the record. The store calls it after every change that is committed.
+
+    What follows an erasure (``removed``, ``dropped``) or a doubtful commit never raises: it is repaired later.
+    """
 
     @property
     def in_order(self) -> bool:
-        """Whether it is to be told of one change at a time, in the order of their commits."""
+        """Whether changes must be passed on one at a time, in the order of their commits."""
 
     @property
     def sound(self) -> bool:
@@ -31,8 +31,10 @@ class Indexes(Protocol):
         """Makes every gallery searchable, at the start."""
 
     def of(self, gallery: PinnedGallery) -> VectorIndex:
-        """The index of a gallery in its turn, made anew first if it was lost. Whoever was given one may search it to
-        the end, though the gallery's key is changed meanwhile: no index ever holds templates of two turns.
+        """The index of a gallery under its present key, rebuilt first if it was lost.
+
+        It may be searched to the end though the gallery's key is changed meanwhile: no index ever holds templates under
+        two keys.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
@@ -40,19 +42,19 @@ class Indexes(Protocol):
         """
 
     def made(self, gallery: PinnedGallery) -> None:
-        """A gallery is new, and empty. Never raises: what is left behind is mended later."""
+        """Makes the index of a new, empty gallery. Never raises; repaired later."""
 
     def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Templates were added, (n,) int64 and (n, dim) float32; they can be found when this returns."""
+        """Adds templates, (n,) int64 and (n, dim) float32; they can be found when this returns."""
 
     def added_before(self, gallery: PinnedGallery, uids: Sequence[str]) -> None:
-        """Templates are sent again, by their names on the wire; they can be found when this returns."""
+        """Makes sure that templates which are sent again, by their names on the wire, can be found."""
 
     def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Templates were removed, (n,) int64. Fails never: what is left behind is mended later."""
+        """Removes templates, (n,) int64."""
 
     def dropped(self, gallery: PinnedGallery) -> None:
-        """A gallery was removed. Fails never: what is left behind is mended later."""
+        """Drops the index of a gallery that was erased."""
 
     def stats(self, gallery: PinnedGallery) -> IndexStats:
         """How a gallery is searched.
@@ -62,7 +64,7 @@ class Indexes(Protocol):
         """
 
     def pinned(self, gallery: PinnedGallery) -> None:
-        """An operator chose the kind of a gallery's index."""
+        """Makes a gallery's index one of the kind that an operator chose."""
 
     def snapshot(self, gallery: PinnedGallery) -> SnapshotInfo:
         """Writes a gallery's index to files now, where it is kept so.
@@ -72,20 +74,22 @@ class Indexes(Protocol):
         """
 
     def doubtful(self, gallery: PinnedGallery) -> None:
-        """Whether the last change of a gallery was committed cannot be told. Fails never: it is looked up later."""
+        """Checks an index later whose last change may or may not be committed."""
 
     def prepare(self, after: PinnedGallery) -> None:
-        """Makes an index of what is staged for a gallery's next turn, beside the one that is searched. May take long;
-        said again, it takes in what was staged since.
+        """Makes an index of what is staged for a gallery's next key, beside the one that is searched.
+
+        May take long. Called again, it adds what was staged since.
         """
 
-    def turn(self, after: PinnedGallery, flip: Callable[[], object]) -> None:
-        """Runs the transaction that begins a gallery's next turn, and then gives out the index that was prepared, with
-        all that was added and removed since. Fails as the transaction does, and never after it.
+    def switch(self, after: PinnedGallery, commit: Callable[[], object]) -> None:
+        """Runs the transaction that changes a gallery's key, then puts the prepared index in place.
+
+        That index has all that was added and removed since. Raises what the transaction raises, and nothing after it.
         """
 
-    def unprepare(self, after: PinnedGallery) -> None:
-        """That turn will not come; what was prepared for it is let go of."""
+    def unprepare(self, gallery: PinnedGallery) -> None:
+        """Drops what was prepared for a gallery's next key."""
 
     def close(self) -> None:
-        """Lets go of all."""
+        """Frees all indexes."""

@@ -11,14 +11,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.index.nearest import Nearest
 from cloud_service.index.segment import DEAD, ZERO, Segment
 from cloud_service.index.sketch import Sketch
 from shared.security.process_limits import usable_cpus
 
 # Up to so many probes FAISS's scan of bytes is quicker than turning them into float32 for a matrix product.
 _FEW: Final = 6
-# Rows that are turned into float32 at once: with the scores of 64 probes they stay in the processor's cache.
+# Rows that are converted to float32 at once: with the scores of 64 probes they stay in the processor's cache.
 _BLOCK: Final = 2_048
 # Proposals of sketches for each template wanted, over all segments, and how far under the true score they may lie.
 _PROPOSED: Final = 8
@@ -28,6 +27,8 @@ _SKETCH_ERROR: Final = 0.25
 _OVER_SHARE: Final = 2
 _LEAST_PROPOSED: Final = 2
 
+# Found scores are ranked when so many more than wanted have come together: often enough for the bar to rise.
+_PENDING: Final = 4
 # Under every score that two unit vectors can have.
 _NOTHING: Final = -2.0
 
@@ -116,7 +117,7 @@ def _by_scan(part: Part, probes: NDArray[np.float32], width: int, at_least: floa
 
 
 def _by_products(parts: Sequence[Part], probes: NDArray[np.float32], width: int, at_least: float) -> Found:
-    """Matrix products, block by block, with codes that are turned into float32 on the way."""
+    """Matrix products, block by block, with codes that are converted to float32 on the way."""
     scale = parts[0].segment.scale
     error = max(part.segment.error for part in parts)
     # A code stands for (code - ZERO) / scale. The bars are moved instead of the codes.
@@ -143,8 +144,9 @@ def _by_sketches(parts: Sequence[Part], probes: NDArray[np.float32], width: int,
     """Sketches propose, codes score. What is not proposed is not spoken of."""
     count = _PROPOSED * width
     each = max(_LEAST_PROPOSED * width, _OVER_SHARE * count // len(parts))
-    proposed = [_sketched(part, probes, min(count, each), at_least) for part in parts]
+    proposed = [part.sketch.propose(probes, min(count, each)) for part in parts if part.sketch is not None]
     rough = np.concatenate([scores for scores, _ in proposed], axis=1)
+    rough[rough < at_least - _SKETCH_ERROR] = -np.inf
     rows = np.concatenate([rows for _, rows in proposed], axis=1)
     whose = np.concatenate([np.full(rows.shape[1], at) for at, (_, rows) in enumerate(proposed)])
     if rough.shape[1] > count:
@@ -167,14 +169,6 @@ def _by_sketches(parts: Sequence[Part], probes: NDArray[np.float32], width: int,
     return joined([Found(ids, scores, np.full(len(probes), _NOTHING))], len(probes), width)
 
 
-def _sketched(
-    part: Part, probes: NDArray[np.float32], count: int, at_least: float
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    assert part.sketch is not None  # noqa: S101 - for the type checker
-    scores, rows = part.sketch.propose(probes, count)
-    return np.where(scores >= at_least - _SKETCH_ERROR, scores, -np.inf), rows
-
-
 @cache
 def _threads() -> int:
     return usable_cpus()
@@ -184,3 +178,69 @@ def _threads() -> int:
 def _threads_of_searches() -> ThreadPoolExecutor:
     """Threads that help with a search; they sleep in between, where those of a BLAS spin and hold up everybody."""
     return ThreadPoolExecutor(_threads(), thread_name_prefix="search")
+
+
+class Nearest:
+    """Keeps the ``width`` best of each of m probes, of scores that are no less than a floor.
+
+    A score that cannot be among them is passed over by one comparison: the bar of each probe is its floor, and once
+    ``width`` are known, the least of these.
+
+    Args:
+        floors: (m,) float32, the least score that matters to each probe.
+        width: how many to keep of each.
+    """
+
+    def __init__(self, floors: NDArray[np.float32], width: int) -> None:
+        self._bars = floors.astype(np.float32).reshape(-1, 1).copy()
+        self._width = width
+        self._rows = np.empty(0, np.int64)
+        self._ids = np.empty(0, np.int64)
+        self._scores = np.empty(0, np.float32)
+        self._pending: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
+        self._waiting = 0
+
+    def take(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+        """Takes (m, b) scores of b templates with their (b,) ids."""
+        found = np.flatnonzero(scores >= self._bars)
+        if not len(found):
+            return
+        rows, columns = np.divmod(found, scores.shape[1])
+        kept = ids[columns]
+        there = kept != DEAD  # a row that was removed, perhaps while we look
+        self._pending.append((rows[there], kept[there], scores[rows[there], columns[there]]))
+        self._waiting += len(found)
+        if self._waiting > _PENDING * self._width * len(self._bars):
+            self._rank()
+
+    def result(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ids and scores, (m, w) each, best first; where a probe has fewer than w, ``DEAD`` and minus infinity."""
+        self._rank()
+        places = self._places()
+        wide = int(places.max()) + 1 if len(places) else 0
+        ids = np.full((len(self._bars), wide), DEAD, dtype=np.int64)
+        scores = np.full((len(self._bars), wide), -np.inf, dtype=np.float32)
+        ids[self._rows, places] = self._ids
+        scores[self._rows, places] = self._scores
+        return ids, scores
+
+    def _rank(self) -> None:
+        if not self._pending:
+            return
+        rows, ids, scores = (np.concatenate(part) for part in zip(*self._pending, strict=True))
+        self._rows = np.concatenate([self._rows, rows])
+        self._ids = np.concatenate([self._ids, ids])
+        self._scores = np.concatenate([self._scores, scores])
+        self._pending, self._waiting = [], 0
+        order = np.lexsort((-self._scores, self._rows))
+        self._rows, self._ids, self._scores = self._rows[order], self._ids[order], self._scores[order]
+        places = self._places()
+        kept = places < self._width
+        self._rows, self._ids, self._scores = self._rows[kept], self._ids[kept], self._scores[kept]
+        full = places[kept] == self._width - 1
+        self._bars[self._rows[full], 0] = self._scores[full]
+
+    def _places(self) -> NDArray[np.int64]:
+        """The place of each within its probe's, from 0; they stand probe by probe."""
+        first = np.searchsorted(self._rows, self._rows)
+        return np.arange(len(self._rows)) - first

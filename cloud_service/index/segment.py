@@ -54,7 +54,7 @@ class Segment:
     Args:
         dim: d, the length of a template.
         capacity: rows.
-        reach: the largest value that is told from larger ones, at most 1.
+        reach: the largest value that a code can express, at most 1.
     """
 
     def __init__(self, dim: int, capacity: int, reach: float) -> None:

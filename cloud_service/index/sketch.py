@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cloud_service.index.segment import ZERO, Segment, in_this_thread_only
 
-# Two values are told as one of sixteen points; more points are told apart by no kernel that keeps them in registers.
+# Two values become one of sixteen points: the most that a kernel with its table in registers takes.
 _VALUES: Final = 2
 _BITS: Final = 4
 # Rows that the points are fitted to, and rounds of that. More changed no recall.

@@ -1,7 +1,7 @@
 """Snapshots of an index: its full segments as files, so that a start reads bytes instead of the whole record.
 
 A file is trusted when its digest stands in the record, and in no other case: one that is damaged, or of another record,
-or of a time before a backup was restored, is not read but made anew. An erasure takes away the digest of each file that
+or of a time before a backup was restored, is not read but rebuilt. An erasure takes away the digest of each file that
 holds what is erased, in its own transaction; the file is overwritten afterwards, before the erasure is acknowledged.
 """
 
@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -26,10 +25,11 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from cloud_service.index.segment import Segment, width_of
 from cloud_service.record.database import Database
-from cloud_service.record.rows import PinnedGallery
+from cloud_service.record.queries import PinnedGallery
 from cloud_service.record.tables import gallery, segment_file, template
 from shared.errors import InsufficientStorage, RecordUnavailable
 from shared.logs import get_logger, place_of
+from shared.wire.cloud import SnapshotInfo
 
 _log = get_logger(__name__)
 
@@ -39,14 +39,6 @@ _HEAD: Final = struct.Struct("<IQdd")
 _CHUNK: Final = 1 << 20
 _READERS: Final = 4
 _NO_IDS: Final = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What the snapshot of a gallery holds: files and the templates in them."""
-
-    files: int
-    templates: int
 
 
 class Snapshots:
@@ -60,17 +52,17 @@ class Snapshots:
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
         self._folder = folder
-        # A file is not swept away before its digest is written down. Who waits is next: the keeper, who writes file
-        # after file, would else be quicker than an erasure every time.
+        # A file is not swept away before its digest is written down. `_next` queues the waiting thread: the thread that
+        # writes file after file would otherwise get the lock again before an erasure does.
         self._writing, self._next = threading.Lock(), threading.Lock()
         # In which file a segment stands.
         self._names: WeakKeyDictionary[Segment, str] = WeakKeyDictionary()
 
     def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """New templates stand in no file."""
+        """Does nothing: new templates stand in no file."""
 
     def removed(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """The files that hold one of these templates are not trusted any more."""
+        """Trusts the files that hold one of these templates no more."""
         query = select(segment_file.c.id, segment_file.c.first_id, segment_file.c.last_id)
         files = connection.execute(query.where(segment_file.c.gallery_id == pinned.id)).all()
         hit = [file.id for file in files if _may_hold(file, ids)]
@@ -78,19 +70,19 @@ class Snapshots:
             connection.execute(delete(segment_file).where(segment_file.c.id.in_(hit)))
 
     def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
-        """No file of the gallery is trusted any more."""
+        """Trusts no file of the gallery any more."""
         connection.execute(delete(segment_file).where(segment_file.c.gallery_id == pinned.id))
 
-    def turned(self, connection: Connection, before: PinnedGallery, after: PinnedGallery) -> None:
-        """No file of the gallery is trusted any more: what they hold is under the key before."""
+    def rekeyed(self, connection: Connection, before: PinnedGallery) -> None:
+        """Trusts no file of the gallery any more: they hold templates under the key before."""
         self.dropped(connection, before)
 
-    def kept(self, pinned: PinnedGallery) -> Kept:
-        """What there is of a gallery."""
+    def info(self, pinned: PinnedGallery) -> SnapshotInfo:
+        """How many files hold how many templates of a gallery."""
         query = select(func.count(), func.coalesce(func.sum(segment_file.c.templates), 0))
         with self._database.read() as connection:
             files, templates = connection.execute(query.where(*_of(pinned))).one()
-        return Kept(int(files), int(templates))
+        return SnapshotInfo(files=int(files), templates=int(templates))
 
     def load(self, pinned: PinnedGallery) -> list[Segment]:
         """The segments of a gallery that files hold, in the order of their templates.
@@ -215,20 +207,24 @@ class Snapshots:
         """Writes a digest down, unless the record does not have what the index has there, or the key changed.
 
         Of the gallery's other files only those of segments that the index still has are trusted from then on: what it
-        wrote anew stands in a newer file, and must not be read twice.
+        rewrote stands in a newer file, and must not be read twice.
 
-        The two are compared by the number of ids and their sum, which the record counts in milliseconds, while whoever
-        erases waits: the index is told of each template after the record, so that it may have more, never others.
+        The two are compared by the number of ids and their sum, which the record counts in milliseconds, while an
+        erasure waits: templates reach the index after the record, so that it may have more, never others.
         """
         there = template.c.id.between(values["first_id"], values["last_id"])
         query = select(func.count(), func.coalesce(func.sum(template.c.id), 0))
         with self._database.write() as connection:
-            turn = connection.scalar(select(gallery.c.turn).where(gallery.c.id == pinned.id).with_for_update())
+            version = connection.scalar(
+                select(gallery.c.key_version).where(gallery.c.id == pinned.id).with_for_update()
+            )
             held, total = connection.execute(query.where(template.c.gallery_id == pinned.id, there)).one()
-            if turn != pinned.turn or (int(held), int(total)) != (len(within), int(within.sum())):
+            if version != pinned.key_version or (int(held), int(total)) != (len(within), int(within.sum())):
                 return False
             connection.execute(delete(segment_file).where(*_of(pinned), segment_file.c.name.not_in(others)))
-            connection.execute(insert(segment_file).values(gallery_id=pinned.id, turn=pinned.turn, **values))
+            connection.execute(
+                insert(segment_file).values(gallery_id=pinned.id, key_version=pinned.key_version, **values)
+            )
         return True
 
     @contextmanager
@@ -292,7 +288,7 @@ def _may_hold(file: Any, ids: NDArray[np.int64]) -> bool:
 
 
 def _of(pinned: PinnedGallery) -> tuple[Any, Any]:
-    return segment_file.c.gallery_id == pinned.id, segment_file.c.turn == pinned.turn
+    return segment_file.c.gallery_id == pinned.id, segment_file.c.key_version == pinned.key_version
 
 
 def _ids_within(segment: Segment, first: int, last: int) -> NDArray[np.int64]:

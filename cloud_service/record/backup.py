@@ -15,10 +15,10 @@ from urllib.parse import quote
 
 from cloud_service.erasure.carry_over import CarriedOver, Replaced, Unread, carry_over, read_replaced
 from cloud_service.erasure.erasure_list import ErasureList, load_erasures
-from cloud_service.record.check import refuse_damaged
-from cloud_service.record.folder_lock import FolderLock
+from cloud_service.record.check import file_damage, refuse_damaged
+from cloud_service.record.exclusive import FolderLock
 from cloud_service.record.opening import open_database
-from cloud_service.record.row_check import damaged_rows
+from cloud_service.record.sqlite import open_read_only
 from cloud_service.settings import RecordSettings
 from shared.errors import Conflict, NotFound, SetupError
 
@@ -134,11 +134,8 @@ def _beside(target: Path) -> Iterator[Path]:
 def _checked(path: Path) -> Held:
     """Reads all of a file as SQLite's own check does, and all templates, and counts what is in it."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as file:
-            found = [row[0] for row in file.execute("PRAGMA integrity_check(1)")]
-            if found != ["ok"] or file.execute("PRAGMA foreign_key_check").fetchone() is not None:
-                raise sqlite3.DatabaseError("it is damaged")
-            for damage in damaged_rows(file):
+        with closing(open_read_only(path)) as file:
+            for damage in file_damage(file):
                 raise sqlite3.DatabaseError(damage)
             counts = (file.execute(f"SELECT count(*) FROM {table}") for table in ("gallery", "subject", "template"))  # noqa: S608 - these three
             held = Held(*(int(count.fetchone()[0]) for count in counts))
@@ -149,7 +146,7 @@ def _checked(path: Path) -> Held:
 
 
 def _brought_up_to_date(part: Path, before: Replaced | Unread | None, listed: ErasureList | None) -> CarriedOver:
-    database = open_database(f"sqlite:///{part.resolve()}", RecordSettings(busy_seconds=1), connections=1)
+    database = open_database(f"sqlite:///{part.resolve()}", RecordSettings(busy_timeout_s=1), connections=1)
     try:
         carried = carry_over(database, before, listed)
         database.scrub()

@@ -1,14 +1,15 @@
-"""Reads a whole record and the files of its indexes, and tells what is damaged; also while a service uses them."""
+"""Reads a whole record and its index files, and lists what is damaged; also while a service uses them."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
-from urllib.parse import quote
 
 import numpy as np
 from sqlalchemy import Engine, Select, and_, case, func, select, text
@@ -16,27 +17,57 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_service.audit.check import read_only_engine
 from cloud_service.index.snapshots import is_as_written
-from cloud_service.record.checksums import from_blobs
+from cloud_service.record.checksums import from_blobs, gallery_checksum
 from cloud_service.record.opening import is_sqlite
-from cloud_service.record.row_check import damaged_rows
-from cloud_service.record.sqlite import file_of
-from cloud_service.record.tables import gallery, segment_file, subject, template, turned
-from shared.contract import MAX_DIM
+from cloud_service.record.sqlite import file_of, open_read_only
+from cloud_service.record.tables import gallery, rekeyed, segment_file, subject, template
+from shared.contract import MAX_DIM, Contract
 from shared.errors import SetupError
+from shared.wire.common import MAX_AGE
 
 # Rows of one short transaction: a long one would keep the service from overwriting what is erased meanwhile.
 _ROWS: Final = 2_000
 _SQLITE_FINDINGS: Final = 10
 _LISTED: Final = 20
-# The first revision of the tables in which templates have checksums.
+# The first revisions of the tables: in which templates have checksums, and whose names are the present ones.
 _CHECKSUMS_SINCE: Final = "0003"
+_PRESENT_NAMES_SINCE: Final = "0005"
+# By table and its key: what damages a row, in SQLite's words; and the column that records of the first revision lack.
+_DAMAGE: Final[dict[tuple[str, str], tuple[tuple[str, str | None], ...]]] = {
+    ("gallery", "id"): (
+        ("datetime(created_at) IS NULL OR typeof(dim) <> 'integer' OR NOT json_valid(contract)", None),
+        ("typeof(name) <> 'text' OR length(name) NOT BETWEEN 1 AND 64 OR name GLOB '*[^A-Za-z0-9._-]*'", None),
+        ("typeof(threshold_cosine) <> 'real' OR threshold_cosine NOT BETWEEN 1e-300 AND 0.9999999999999999", None),
+        ("typeof(threshold_fmr) <> 'real' OR threshold_fmr NOT BETWEEN 0 AND 1", None),
+        ("typeof(templates) <> 'integer' OR templates NOT BETWEEN 0 AND 1000000000000", "templates"),
+        (f"max_age_seconds NOT BETWEEN 1 AND {MAX_AGE}", "max_age_seconds"),
+        ("typeof(max_age_seconds) NOT IN ('integer', 'null') OR typeof(key_version) <> 'integer'", "key_version"),
+        ("next_contract IS NOT NULL AND NOT json_valid(next_contract)", "next_contract"),
+    ),
+    ("subject", "id"): (
+        ("datetime(created_at) IS NULL", None),
+        ("typeof(name) <> 'text' OR length(name) NOT BETWEEN 1 AND 128 OR name GLOB '*[^A-Za-z0-9._@-]*'", None),
+    ),
+    ("template", "id"): (
+        ("datetime(created_at) IS NULL", None),
+        ("typeof(uid) <> 'text' OR length(uid) <> 32 OR uid GLOB '*[^0-9a-f]*'", None),
+    ),
+    ("audit", "seq"): (("datetime(at) IS NULL OR NOT json_valid(details)", "details"),),
+    ("record_value", "name"): (
+        ("name = 'time_seen' AND datetime(value) IS NULL", "value"),
+        ("name = 'time_seen' AND datetime(value) > datetime('now', '+366 days')", "value"),
+        ("name = 'audit_salt' AND (length(value) <> 64 OR value GLOB '*[^0-9a-f]*')", "value"),
+        ("name = 'audit_head' AND value NOT GLOB '[0-9]*:*'", "value"),
+    ),
+}
+_VALUES: Final = ("audit_head", "audit_salt", "time_seen")
 
 
 @dataclass(frozen=True, slots=True)
 class DamagedTemplate:
     """A stored template whose bytes are not what was stored.
 
-    ``row`` is its id in the table ``template``. ``staged`` is true where its bytes in ``turned`` are meant, which a
+    ``row`` is its id in the table ``template``. ``staged``: its bytes in ``rekeyed_template`` are meant, which a
     change of the gallery's key wrote. ``subject`` and ``template`` name what to erase: personal data.
     """
 
@@ -71,9 +102,16 @@ def check_record(url: str, index_folder: Path) -> CheckResult:
     """
     engine = read_only_engine(url)
     try:
-        _require_checksums(engine)
-        problems = _sqlite_problems(file_of(url)) if is_sqlite(url) else []
+        if not _has_checksums(engine, _CHECKSUMS_SINCE if is_sqlite(url) else _PRESENT_NAMES_SINCE):
+            raise SetupError("The record was not used by this version of Patronus yet; start the cloud service once.")
+        problems: list[str] = []
         damaged: list[DamagedTemplate] = []
+        if is_sqlite(url):
+            try:
+                with closing(open_read_only(file_of(url))) as file:
+                    problems += file_damage(file)
+            except sqlite3.DatabaseError as error:
+                problems.append(f"the record's file: {error}")
         try:
             damaged += damaged_templates(engine)
         except SQLAlchemyError:
@@ -119,12 +157,12 @@ def damaged_templates(engine: Engine) -> Iterator[DamagedTemplate]:
         SQLAlchemyError: the record cannot be read.
     """
     # While a change of key settles, what still stands in the template's own row is under the key before.
-    unsettled = and_(turned.c.template_id == template.c.id, turned.c.turn == gallery.c.turn)
-    version = case((turned.c.id.is_not(None), gallery.c.turn - 1), else_=gallery.c.turn)
-    own = _columns(template, version).outerjoin(turned, unsettled)
-    staged = _columns(turned, turned.c.turn).join(turned, turned.c.template_id == template.c.id)
+    unsettled = and_(rekeyed.c.template_id == template.c.id, rekeyed.c.key_version == gallery.c.key_version)
+    version = case((rekeyed.c.id.is_not(None), gallery.c.key_version - 1), else_=gallery.c.key_version)
+    own = _columns(template, version).outerjoin(rekeyed, unsettled)
+    staged = _columns(rekeyed, rekeyed.c.key_version).join(rekeyed, rekeyed.c.template_id == template.c.id)
     yield from _damaged(engine, own.order_by(template.c.id).limit(_ROWS), template.c.id, staged=False)
-    yield from _damaged(engine, staged.order_by(turned.c.id).limit(_ROWS), turned.c.id, staged=True)
+    yield from _damaged(engine, staged.order_by(rekeyed.c.id).limit(_ROWS), rekeyed.c.id, staged=True)
 
 
 def _columns(of: Any, version: Any) -> Select[Any]:
@@ -168,31 +206,51 @@ def _damaged(engine: Engine, query: Select[Any], place: Any, *, staged: bool) ->
                 yield DamagedTemplate(row.gallery, row.row, staged, row.subject, row.uid)
 
 
-def _has_checksums(engine: Engine) -> bool:
+def _has_checksums(engine: Engine, since: str = _CHECKSUMS_SINCE) -> bool:
     with engine.connect() as connection:
-        return str(connection.scalar(text("SELECT version_num FROM alembic_version"))) >= _CHECKSUMS_SINCE
+        return str(connection.scalar(text("SELECT version_num FROM alembic_version"))) >= since
 
 
-def _require_checksums(engine: Engine) -> None:
-    if not _has_checksums(engine):
-        raise SetupError("The record was not used by this version of Patronus yet; start the cloud service once.")
+def file_damage(file: sqlite3.Connection) -> Iterator[str]:
+    """What is damaged in a SQLite record, vectors aside: pages, references, and the first damaged row of each kind.
+
+    Args:
+        file: as ``open_read_only`` gives it; of a record of any revision.
+
+    Raises:
+        sqlite3.DatabaseError: the file cannot be read further.
+    """
+    for (finding,) in file.execute(f"PRAGMA integrity_check({_SQLITE_FINDINGS})"):
+        if finding != "ok":
+            yield from (f"the record's file: {line}" for line in str(finding).splitlines())
+    for table, row, parent, _ in file.execute("PRAGMA foreign_key_check").fetchmany(1):
+        yield f"the record's file: row {row} of the table {table} belongs to a row of {parent} that is not there"
+    columns = {table: {row[1] for row in file.execute(f"PRAGMA table_info({table})")} for table, _ in _DAMAGE}
+    for (table, key), conditions in _DAMAGE.items():
+        for damage, needs in conditions:
+            if needs is None or needs in columns[table]:
+                for (row,) in file.execute(f"SELECT {key} FROM {table} WHERE {damage} LIMIT 1"):  # noqa: S608 - from here
+                    yield f"the row {row} of the table {table} is damaged"
+    yield from _damaged_galleries(file, checked="checksum" in columns["gallery"])
+    if columns["record_value"]:
+        known = {name for (name,) in file.execute("SELECT name FROM record_value")}
+        yield from (f"the row {name} of the table record_value is missing" for name in _VALUES if name not in known)
 
 
-def _sqlite_problems(path: Path) -> list[str]:
-    """What SQLite's own check of its file finds: every page of tables and of their indexes, and references."""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as file:
-            found = [str(row[0]) for row in file.execute(f"PRAGMA integrity_check({_SQLITE_FINDINGS})")]
-            found = [] if found == ["ok"] else found
-            broken = file.execute("PRAGMA foreign_key_check").fetchone()
-            if broken is not None:
-                found.append(
-                    f"row {broken[1]} of the table {broken[0]} belongs to a row of {broken[2]} that is not there"
-                )
-            rows = list(damaged_rows(file))
-    except sqlite3.DatabaseError as error:
-        return [f"the record's file: {error}"]
-    return [f"the record's file: {line}" for finding in found for line in finding.splitlines()] + rows
+def _damaged_galleries(file: sqlite3.Connection, *, checked: bool) -> Iterator[str]:
+    """Galleries whose contract is not the one whose digest they have, or whose checksum does not fit."""
+    cursor = file.execute("SELECT *, CAST(contract AS BLOB) AS contract_bytes FROM gallery")
+    names = [column[0] for column in cursor.description]
+    for values in cursor:
+        row = SimpleNamespace(**dict(zip(names, values, strict=True)))
+        try:
+            contract = Contract.model_validate(json.loads(row.contract_bytes))
+            fits = contract.dim == row.dim and contract.digest() == row.contract_digest
+            fits = fits and (not checked or row.checksum == gallery_checksum(row))
+        except (TypeError, ValueError, RecursionError):
+            fits = False
+        if not fits:
+            yield f"the row {row.id} of the table gallery is damaged"
 
 
 def _index_file_problems(engine: Engine, folder: Path) -> tuple[int, list[str]]:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, Final
@@ -25,6 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.contract import MAX_DIM
+from shared.errors import RecordDamaged
+from shared.logs import get_logger
+
+_log = get_logger(__name__)
+# The most row ids in one line of the log; `patronus cloud check` lists all.
+_LOGGED_IDS: Final = 50
 
 # Every stored vector was within shared.envelope.UNIT_TOLERANCE (1e-4) of length 1, so its square within 2.1e-4 of 1.
 # float32 sums of up to MAX_DIM squares add less than 3e-4.
@@ -48,7 +55,7 @@ def to_blobs(vectors: NDArray[np.float32], subjects: Sequence[str], gallery_id: 
         vectors: (n, dim) float32, unit rows.
         subjects: the n names of the subjects to whom the rows belong.
         gallery_id: the gallery in which they are stored.
-        key_version: the gallery's ``turn`` under whose key they are.
+        key_version: the version of the gallery's key under which they are.
 
     Returns:
         n blobs of ``4 * dim + 8`` bytes.
@@ -69,7 +76,7 @@ def from_blobs(
         subjects: the n names of the subjects to whom the rows belong.
         dim: the length of a template.
         gallery_id: the gallery in which they are stored.
-        key_version: the gallery's ``turn`` under whose key they are.
+        key_version: the version of the gallery's key under which they are.
 
     Returns:
         (n, dim) float32 vectors, and (n,) bool: which of them are what was stored. A damaged row is all zeros.
@@ -170,5 +177,78 @@ def gallery_checksum(row: Any) -> str:
         ValueError: a number is none.
     """
     rates = float(row.threshold_cosine), float(row.threshold_fmr)
-    values = [row.id, row.name, row.contract_digest, row.dim, row.turn, *rates, row.max_age_seconds]
+    values = [row.id, row.name, row.contract_digest, row.dim, row.key_version, *rates, row.max_age_seconds]
     return hashlib.sha256(json.dumps(values, allow_nan=False).encode("ascii")).hexdigest()
+
+
+class KnownDamage:
+    """The ids of templates that were found damaged when they were read. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ids: dict[int, set[int]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(ids) for ids in list(self._ids.values()))
+
+    def found(self, gallery_id: int, ids: Iterable[int]) -> None:
+        """Remembers damaged templates. New ones are logged: their row ids, and no values or subjects."""
+        with self._lock:
+            known = self._ids.setdefault(gallery_id, set())
+            new = sorted(set(ids) - known)
+            known.update(new)
+        if new:
+            listed = " ".join(map(str, new[:_LOGGED_IDS])) + (" ..." if len(new) > _LOGGED_IDS else "")
+            _log.error("templates_damaged", gallery=gallery_id, templates=len(new), rows=listed)
+
+    def gone(self, gallery_id: int, ids: Iterable[int]) -> None:
+        """Forgets templates that were erased, or that are sound again."""
+        with self._lock:
+            left = self._ids.get(gallery_id, set()) - set(ids)
+            if left:
+                self._ids[gallery_id] = left
+            else:
+                self._ids.pop(gallery_id, None)
+
+    def of(self, gallery_id: int) -> NDArray[np.int64]:
+        """The (n,) int64 ids of a gallery, in order."""
+        with self._lock:
+            return np.array(sorted(self._ids.get(gallery_id, ())), dtype=np.int64)
+
+    def some(self, at_most: int) -> dict[int, list[int]]:
+        """Some ids, by gallery."""
+        found: dict[int, list[int]] = {}
+        with self._lock:
+            for gallery_id, ids in sorted(self._ids.items()):
+                found[gallery_id] = sorted(ids)[:at_most]
+                at_most -= len(found[gallery_id])
+                if at_most <= 0:
+                    break
+        return found
+
+
+def of_subject() -> RecordDamaged:
+    """What is answered where a subject's template is damaged."""
+    return RecordDamaged(
+        "A stored template of this subject is damaged and is not compared. The operator must erase the subject and "
+        "enroll it anew, or restore a backup.",
+        reason="template_damaged",
+    )
+
+
+def stops_rekey() -> RecordDamaged:
+    """What is answered where a change of key meets a damaged template."""
+    return RecordDamaged(
+        "A stored template of this gallery is damaged, so the change of its key has stopped. The operator finds it "
+        "with `patronus cloud check`, and must erase its subject first.",
+        reason="template_damaged",
+    )
+
+
+def stops_rekey_staged() -> RecordDamaged:
+    """What is answered where a template that was already written under the new key is damaged."""
+    return RecordDamaged(
+        "A template under the gallery's new key was damaged before the change was complete, so the change has stopped. "
+        "Abandon it (DELETE .../rekey) and begin it again.",
+        reason="staged_template_damaged",
+    )

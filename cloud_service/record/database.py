@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, delete, insert, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from cloud_service.record.tables import note
+from cloud_service.record.tables import record_value
 from shared.errors import InsufficientStorage, OutcomeUnknown, Overloaded, PatronusError, RecordUnavailable, SetupError
 
 # What is written to see whether a record that could not be written can be again.
@@ -24,11 +24,16 @@ _TRIED = "tried"
 class Database(ABC):
     """One database that holds a record. Safe to use from several threads.
 
+    Attributes:
+        residue_name: where bytes of what was erased stay until ``scrub``, as an erasure's status names it.
+
     Args:
         engine: its connections.
         reader: the same, with what a reading transaction is to be.
         writer: the same, with what a writing transaction is to be.
     """
+
+    residue_name: str
 
     def __init__(self, engine: Engine, reader: Engine, writer: Engine) -> None:
         self.engine = engine
@@ -44,8 +49,8 @@ class Database(ABC):
             Overloaded: somebody else is in the way for longer than the busy time.
             RecordUnavailable: the record cannot be reached, or does not answer in time.
         """
-        with self._plain_words():
-            self._make_sure()
+        with self._translating():
+            self._check_owner()
             with self._reader.connect() as connection:
                 yield connection
 
@@ -63,11 +68,11 @@ class Database(ABC):
             OutcomeUnknown: it went away while it committed.
         """
         try:
-            with self._plain_words():
-                self._make_sure()
+            with self._translating():
+                self._check_owner()
                 with self._writer.connect() as connection:
                     transaction = connection.begin()
-                    self._begun_to_write(connection, long)
+                    self._on_begin(connection, long)
                     yield connection
                     try:
                         transaction.commit()
@@ -89,13 +94,13 @@ class Database(ABC):
         """
         if self._unwritable:
             with self.write() as connection:
-                connection.execute(delete(note).where(note.c.name == _TRIED))
-                connection.execute(insert(note).values(name=_TRIED, value=datetime.now(UTC).isoformat()))
+                connection.execute(delete(record_value).where(record_value.c.name == _TRIED))
+                connection.execute(insert(record_value).values(name=_TRIED, value=datetime.now(UTC).isoformat()))
         with self.read() as connection:
             connection.execute(text("SELECT count(*) FROM gallery"))
 
     def has_room(self) -> bool:
-        """Whether there is room to write more, as far as can be told from here."""
+        """Whether there is room to write more, as far as this process can see."""
         return True
 
     @property
@@ -103,18 +108,12 @@ class Database(ABC):
         """Whether the start left bytes of what was erased for a later ``scrub``."""
         return False
 
-    @abstractmethod
     def migrating(self) -> AbstractContextManager[Connection]:
         """A writing transaction in which the tables may be changed: no other process that starts is in one."""
+        return self.write(long=True)
 
-    @abstractmethod
-    def claim(self) -> None:
-        """Told once the tables are up to date: whoever used the record before may not write any more."""
-
-    @property
-    @abstractmethod
-    def lingers_in(self) -> str:
-        """Where bytes of what was erased stay until ``scrub``, as an erasure's status calls it."""
+    def claim(self) -> None:  # noqa: B027 - a file's lock is not lost while the process lives
+        """Called once the tables are up to date: a process that used the record before can write no more."""
 
     @abstractmethod
     def scrub(self, *, patient: bool = True) -> None:
@@ -134,29 +133,27 @@ class Database(ABC):
         """Closes all connections and lets others use the record."""
 
     @abstractmethod
-    def told(self, error: DBAPIError) -> PatronusError | None:
-        """What callers are told of an engine's error; None: nobody foresaw it."""
+    def translated(self, error: DBAPIError) -> PatronusError | None:
+        """The error that callers get for an engine's; None: it is not foreseen."""
 
     @abstractmethod
     def unusable(self, error: DBAPIError) -> SetupError:
-        """Why the record cannot be used, as a start tells it: one sentence, without a password."""
+        """Why a start cannot use the record: one sentence, without a password."""
 
-    @abstractmethod
-    def _make_sure(self) -> None:
+    def _check_owner(self) -> None:  # noqa: B027 - as for `claim`
         """Refuses to begin a transaction where the record is another process's by now."""
 
-    @abstractmethod
-    def _begun_to_write(self, connection: Connection, long: bool) -> None:
+    def _on_begin(self, connection: Connection, long: bool) -> None:  # noqa: B027 - SQLite needs nothing
         """Prepares a transaction that was just begun."""
 
     @contextmanager
-    def _plain_words(self) -> Iterator[None]:
+    def _translating(self) -> Iterator[None]:
         try:
             yield
         except NoConnectionFree:
             raise Overloaded("More is asked of the record than it answers in time; try again.") from None
         except DBAPIError as error:
-            told = self.told(error)
-            if told is None:
+            translated = self.translated(error)
+            if translated is None:
                 raise
-            raise told from error
+            raise translated from error

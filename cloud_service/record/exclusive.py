@@ -1,21 +1,27 @@
-"""Who may use a record in PostgreSQL: one process, or several none of which holds an index of its own."""
+"""Exclusive use of a record: by one process, by one writer, and of a file that is only read."""
 
 from __future__ import annotations
 
 import copy
+import fcntl
+import os
 import secrets
 import select
+import sqlite3
 import threading
 import time
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import quote
 
-import psycopg
 from sqlalchemy import Connection, Engine, delete, func, insert
 from sqlalchemy import select as select_from
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from cloud_service.record.tables import note
-from shared.errors import RecordUnavailable, SetupError
+from cloud_service.record.tables import record_value
+from shared.errors import Overloaded, RecordUnavailable, SetupError
 from shared.logs import get_logger, place_of
 
 _log = get_logger(__name__)
@@ -33,13 +39,75 @@ _TAKEN: Final = (
 )
 
 
+class WriteLock:
+    """Held by one thread at a time, as a context.
+
+    Args:
+        patience_seconds: the longest that one waits for it.
+    """
+
+    def __init__(self, patience_seconds: float) -> None:
+        self._lock = threading.Lock()
+        self._patience = patience_seconds
+
+    def __enter__(self) -> Self:
+        """Waits for it.
+
+        Raises:
+            Overloaded: others had it for too long.
+        """
+        if not self._lock.acquire(timeout=self._patience):
+            raise Overloaded("Others are writing, and it takes long; try again in a moment.")
+        return self
+
+    def __exit__(self, *_ended: object) -> None:
+        self._lock.release()
+
+    @contextmanager
+    def however_long(self) -> Iterator[None]:
+        """Waits for it until it comes: for an end that must not be refused."""
+        with self._lock:
+            yield
+
+
+class FolderLock:
+    """Held from making it until ``release``, and let go by the system when the process dies.
+
+    The index lives in one process: a second writer would leave it behind the record without noticing.
+
+    Args:
+        path: the file of the record; missing folders are made with mode 0700.
+
+    Raises:
+        SetupError: somebody else holds it, or the folder cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock_file = path.with_name(f".{path.name}.lock")
+            self._descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            raise SetupError(
+                f"The folder {path.parent} cannot be written; name another with PATRONUS_CLOUD__HOME."
+            ) from None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._descriptor)
+            raise SetupError(f"A cloud service is using the record {path}; stop it first.") from None
+
+    def release(self) -> None:
+        """Lets other processes use the record."""
+        os.close(self._descriptor)
+
+
 class Ownership:
     """An advisory lock on a connection of its own, and a token in the record.
 
-    The lock is let go by the server when the connection ends, and so tells who *may* own the record. What a process
-    writes after it lost the connection unnoticed is kept out by the token: whoever takes the record over writes
-    another one, and every writing transaction reads it under a lock of its row, so that none can be committed behind
-    the new owner's back.
+    The server frees the lock when the connection ends, so that another process can take it. The token keeps out writes
+    of a process that lost its connection unnoticed: the new owner writes another token, and every writing transaction
+    reads it under a lock of its row, so that none of the old owner's can be committed.
 
     Args:
         engine: makes connections, without a pool, each statement a transaction of its own.
@@ -66,15 +134,15 @@ class Ownership:
     def claim(self, connection: Connection) -> None:
         """Writes the token, within a transaction; waits until those who write under another one are done."""
         if connection.scalar(_token.with_for_update()) != self._token:
-            connection.execute(delete(note).where(note.c.name == _OWNER))
-            connection.execute(insert(note).values(name=_OWNER, value=self._token))
+            connection.execute(delete(record_value).where(record_value.c.name == _OWNER))
+            connection.execute(insert(record_value).values(name=_OWNER, value=self._token))
         self._claimed = True
 
     def keep(self, *, ask: bool = False) -> None:
         """Makes sure that the lock is held, and gets it back if its connection was lost. Costs no way to the server.
 
         Args:
-            ask: asks the server too. Where a network fell silent, only that or half a minute tells.
+            ask: asks the server too. A network that fell silent is otherwise noticed after half a minute.
 
         Raises:
             RecordUnavailable: another process has the record by now, or had it meanwhile.
@@ -103,7 +171,7 @@ class Ownership:
             raise RecordUnavailable(_TAKEN, reason="taken_over")
 
     def release(self) -> None:
-        """Lets go of the record."""
+        """Lets other processes use the record."""
         with self._changing:
             if self._connection is not None:
                 self._connection.close()
@@ -145,7 +213,7 @@ class Ownership:
         return None
 
 
-_token = select_from(note.c.value).where(note.c.name == _OWNER)
+_token = select_from(record_value.c.value).where(record_value.c.name == _OWNER)
 
 
 def _silent(connection: Connection | None) -> bool:
@@ -154,10 +222,9 @@ def _silent(connection: Connection | None) -> bool:
         return False
     poll = select.poll()
     try:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)  # noqa: S101 - the dialect's
+        driver: Any = connection.connection.driver_connection
         poll.register(driver.fileno(), select.POLLIN | select.POLLRDHUP)
-    except (psycopg.Error, SQLAlchemyError):  # closed, perhaps by another thread at this moment
+    except (connection.dialect.loaded_dbapi.Error, SQLAlchemyError):  # closed, perhaps by another thread at this moment
         return False
     return not poll.poll(0)
 
@@ -169,3 +236,73 @@ def _answers(connection: Connection) -> bool:
         _log.warning("record_lock_unanswered", **place_of(error))
         return False
     return True
+
+
+def connect_unchanging(path: Path) -> sqlite3.Connection:
+    """A connection that reads the file alone, and makes none beside it.
+
+    Only for a file that nobody changes meanwhile, and whose write-ahead log is empty: SQLite takes no lock and does not
+    look at the log.
+    """
+    return sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True, check_same_thread=False)
+
+
+class ReadOnlyMode:
+    """Whether a file is read by such connections, and the change from that to ordinary ones.
+
+    Nobody may read by one while the file is changed, so the change waits until all of them are done.
+
+    Args:
+        patience_seconds: the longest that the change waits.
+    """
+
+    def __init__(self, patience_seconds: float) -> None:
+        self.on = False
+        self._patience = patience_seconds
+        self._readers = 0
+        self._leaving = False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around every read."""
+        if not self.on:
+            yield
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: not self._leaving)
+            counted = self.on
+            self._readers += counted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._readers -= counted
+                self._changed.notify_all()
+
+    def leave(self, prepare: Callable[[], None]) -> None:
+        """Ends the mode, once nobody reads.
+
+        Args:
+            prepare: makes ordinary connections possible; where it raises an error, the mode stays on.
+
+        Raises:
+            Overloaded: a read goes on for longer than the patience.
+        """
+        until = time.monotonic() + self._patience
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._leaving, self._patience) or not self.on:
+                return
+            self._leaving = True
+            try:
+                if not self._changed.wait_for(lambda: self._readers == 0, max(0.0, until - time.monotonic())):
+                    raise Overloaded("Long reads of the record are under way; try again in a moment.")
+                self.on = False
+                try:
+                    prepare()
+                except BaseException:
+                    self.on = True
+                    raise
+            finally:
+                self._leaving = False
+                self._changed.notify_all()

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Row, Select, exists, func, select
 
-from cloud_service.record.clock import RecordClock
+from cloud_service.clock import RecordClock
 from cloud_service.record.database import Database
-from cloud_service.record.queries import find_subject, oldest_alive, pinned_from, pinned_where
+from cloud_service.record.queries import find_subject, oldest_alive, pinned_from, pinned_where, unknown_gallery
 from cloud_service.record.tables import gallery, subject, template
 from shared.contract import Contract
 from shared.errors import NotFound, RecordDamaged
@@ -48,7 +48,7 @@ class Listing:
         with self._database.read() as connection:
             row = connection.execute(_galleries.where(gallery.c.name == name)).first()
         if row is None:
-            raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+            raise unknown_gallery()
         return _gallery_info(row)
 
     def galleries(self, only: Collection[str] | None, after: str | None, limit: int) -> Page[GalleryInfo]:
@@ -63,7 +63,8 @@ class Listing:
         try:
             return self._page(query, gallery.c.name, after, limit, _gallery_info)
         except RecordDamaged:
-            names = self._page(query.with_only_columns(gallery.c.name), gallery.c.name, after, limit, _name)
+            only_names = query.with_only_columns(gallery.c.name)
+            names = self._page(only_names, gallery.c.name, after, limit, lambda row: str(row.name))
         return Page(items=[info for name in names.items if (info := self._sound(name)) is not None], next=names.next)
 
     def _sound(self, name: str) -> GalleryInfo | None:
@@ -135,7 +136,7 @@ class Listing:
         more = len(rows) > limit
         rows = rows[:limit]
         if more and not _is_name(rows[-1].name):
-            raise _damaged()
+            raise RecordDamaged("A name in this list is damaged: restore the record from a backup.")
         return Page(items=[to_item(row) for row in rows], next=rows[-1].name if more else None)
 
 
@@ -153,17 +154,9 @@ def _gallery_info(row: Row[Any]) -> GalleryInfo:
     )
 
 
-def _name(row: Row[Any]) -> str:
-    return str(row.name)
-
-
 def _is_name(stored: object) -> bool:
     """Whether a name can be one; SQLite gives out whatever was stored in the column, and U+FFFD for what is no text."""
     return isinstance(stored, str) and _SUBJECT.fullmatch(stored) is not None
-
-
-def _damaged() -> RecordDamaged:
-    return RecordDamaged("A name in this list is damaged: restore the record from a backup.")
 
 
 def _subject_info_if_sound(row: Row[Any]) -> SubjectInfo | None:

@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from cloud_service.migrations import upgrade
+from cloud_service import migrations
 from cloud_service.record.database import Database
 from cloud_service.record.sqlite import SqliteDatabase
 from cloud_service.settings import RecordSettings
@@ -39,6 +44,34 @@ def open_database(url: str, settings: RecordSettings, connections: int, *, share
         if upgraded:  # rows that grew left copies of themselves, which no later erasure would find
             database.scrub()
     return database
+
+
+def upgrade(database: Database) -> bool:
+    """Runs the revisions that the record does not have yet, all or none.
+
+    Returns:
+        whether a record of an earlier version was changed: rows may have been rewritten, and bytes left behind.
+
+    Raises:
+        SetupError: the record was written by a newer version, or does not say by which one.
+    """
+    config = Config()
+    config.set_main_option("script_location", migrations.__path__[0].replace("%", "%%"))
+    with database.read() as connection:
+        heads = MigrationContext.configure(connection).get_current_heads()
+    if heads == tuple(ScriptDirectory.from_config(config).get_heads()):
+        return False
+    if len(heads) > 1 or not all(isinstance(head, str) for head in heads):
+        raise SetupError("The table alembic_version of the record is damaged: restore the record from a backup.")
+    with database.migrating() as connection:
+        config.attributes["connection"] = connection
+        before = MigrationContext.configure(connection).get_current_revision()
+        try:
+            command.upgrade(config, "head")
+        except CommandError:
+            raise SetupError("The record was written by a newer version of Patronus; run that one.") from None
+        after = MigrationContext.configure(connection).get_current_revision()
+    return before is not None and before != after
 
 
 @contextmanager
@@ -82,9 +115,9 @@ def _connected(url: str, settings: RecordSettings, connections: int, shared: boo
     if is_sqlite(url):
         if shared:
             raise SetupError("A SQLite file is for one cloud service; keep a record that several use in PostgreSQL.")
-        return SqliteDatabase(url, settings.busy_seconds, connections)
+        return SqliteDatabase(url, settings.busy_timeout_s, connections)
     try:
         from cloud_service.record.postgresql import PostgresqlDatabase  # noqa: PLC0415 - an extra: psycopg may be missing
     except ImportError:
         raise SetupError("A record in PostgreSQL needs psycopg: pip install 'patronus[postgresql]'.") from None
-    return PostgresqlDatabase(url, settings.busy_seconds, settings.answer_seconds, connections, shared=shared)
+    return PostgresqlDatabase(url, settings.busy_timeout_s, settings.statement_timeout_s, connections, shared=shared)

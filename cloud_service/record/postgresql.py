@@ -77,6 +77,9 @@ class PostgresqlDatabase(Database):
         SetupError: the server cannot be reached, does not let this service in, is too old, or the record is in use.
     """
 
+    # The tables' room is not freed; once it is, the bytes stay there until it is used.
+    residue_name = "dead rows"
+
     def __init__(self, url: str, busy_seconds: float, answer_seconds: float, connections: int, *, shared: bool) -> None:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self._answer_seconds = answer_seconds
@@ -113,7 +116,7 @@ class PostgresqlDatabase(Database):
             yield connection
 
     def claim(self) -> None:
-        """Whoever used the record before may not write any more, and what was being written is done."""
+        """Waits for transactions of a process that used the record before; it can begin no more."""
         with self.migrating() as connection:  # two that share the record and start at once claim it one by one
             self._ownership.claim(connection)
 
@@ -124,14 +127,9 @@ class PostgresqlDatabase(Database):
             PatronusError: as ``read`` and ``write`` say.
             SQLAlchemyError: the record does not answer as it should.
         """
-        with self._plain_words():
+        with self._translating():
             self._ownership.keep(ask=True)
         super().ping()
-
-    @property
-    def lingers_in(self) -> str:
-        """The tables, whose room is not freed; once it is, the bytes stay there until it is used."""
-        return "dead rows"
 
     def scrub(self, *, patient: bool = True) -> None:
         """Frees the room of what was erased, to be overwritten by what comes next.
@@ -142,7 +140,7 @@ class PostgresqlDatabase(Database):
         Raises:
             PatronusError: the server does not do it now; its own autovacuum will.
         """
-        with self._plain_words(), self._alone.connect() as connection:
+        with self._translating(), self._alone.connect() as connection:
             connection.exec_driver_sql("VACUUM (SKIP_LOCKED) template, subject")
 
     def close(self) -> None:
@@ -150,8 +148,8 @@ class PostgresqlDatabase(Database):
         self.engine.dispose()
         self._ownership.release()
 
-    def told(self, error: DBAPIError) -> PatronusError | None:
-        """What callers are told of PostgreSQL's error; None: nobody foresaw it."""
+    def translated(self, error: DBAPIError) -> PatronusError | None:
+        """The error that callers get for PostgreSQL's; None: it is not foreseen."""
         state = _state_of(error)
         if state in _TRY_AGAIN:
             return Overloaded(_TRY_AGAIN[state])
@@ -168,14 +166,14 @@ class PostgresqlDatabase(Database):
         return None
 
     def unusable(self, error: DBAPIError) -> SetupError:
-        """Why the record cannot be used, as a start tells it."""
+        """Why a start cannot use the record."""
         state = _state_of(error)
         return SetupError(_why(state, "" if state else str(error.orig)).format(where=_where(self._url)))
 
-    def _make_sure(self) -> None:
+    def _check_owner(self) -> None:
         self._ownership.keep()
 
-    def _begun_to_write(self, connection: Connection, long: bool) -> None:
+    def _on_begin(self, connection: Connection, long: bool) -> None:
         if long:
             connection.execute(select(func.set_config("statement_timeout", f"{_LONG_S:.0f}s", True)))
             _driver_of(connection).patience_s = _LONG_S + _MARGIN_S
@@ -238,7 +236,7 @@ def _set_up(engine: Engine, busy_seconds: float, answer_seconds: float) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # None and not False: a writer must not ask for what a server that is read-only denies, but be told by it.
+        # None and not False: a read-only server denies a request to write; the first write is refused instead.
         reads = connection.get_execution_options().get(_READS, False)
         _driver_of(connection).read_only = True if reads else None
 

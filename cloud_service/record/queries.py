@@ -1,28 +1,105 @@
-"""How galleries and subjects are found in the record, and held while they are changed."""
+"""What the record takes and returns, and the queries for galleries, subjects and the record's own values."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
-from sqlalchemy import ColumnElement, Connection, select, update
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from cloud_service.record.checksums import gallery_checksum
-from cloud_service.record.rows import PinnedGallery
-from cloud_service.record.tables import gallery, subject
+from cloud_service.record.tables import gallery, record_value, subject
 from shared.contract import Contract
 from shared.errors import ContractMismatch, NotFound, RecordDamaged
 from shared.scores import CosineThreshold
-from shared.wire.cloud import IndexKind
+from shared.wire.cloud import EnrolledTemplate, IndexKind
+from shared.wire.common import Receipt
 
 # Far more than a gallery can hold: a greater number is damage.
 _MOST_TEMPLATES: Final = 10**12
 _KINDS: Final = (None, *get_args(IndexKind))
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
-IDS_A_QUERY = 500
+IDS_A_QUERY: Final = 500
+Items = TypeVar("Items", bound=Sequence[Any] | NDArray[Any])
 # Before all templates: where nothing expires, all are younger.
 EVER = datetime(1, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedGallery:
+    """What every comparison in a gallery needs to know of it."""
+
+    id: int
+    name: str
+    contract_digest: str
+    dim: int
+    threshold: CosineThreshold
+    fmr: float
+    verify_only: bool
+    key_version: int
+    max_age_seconds: int | None
+    index_kind: IndexKind | None
+
+    def rekeyed(self, contract: Contract) -> PinnedGallery:
+        """The gallery as it will be under its next key, whose contract this is."""
+        return replace(self, key_version=self.key_version + 1, contract_digest=contract.digest())
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A template to store: its id on the wire and its vector, (dim,) float32, a unit vector."""
+
+    uid: str
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an enrollment left: an answer for every template of it, and those that the index does not know yet.
+
+    ``ids`` is (n,) int64 and ``vectors`` (n, dim) float32; a repeated enrollment has n = 0.
+    """
+
+    answers: list[EnrolledTemplate]
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What an erasure removed, what the log says of it, and the (n,) int64 ids that the index has to forget.
+
+    Of a gallery there are no ids: its index is dropped.
+    """
+
+    subjects: int
+    templates: int
+    receipt: Receipt
+    ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Templates as they are in the record now: (n,) int64 ids in order, their subjects, (n, dim) float32 vectors.
+
+    ``damaged`` is (k,) int64: ids of further templates whose bytes are not what was stored.
+    """
+
+    ids: NDArray[np.int64]
+    subjects: list[str]
+    vectors: NDArray[np.float32]
+    damaged: NDArray[np.int64]
+
+
+def in_parts(items: Items) -> Iterator[Items]:
+    """The items in parts that one query can name."""
+    for start in range(0, len(items), IDS_A_QUERY):
+        yield items[start : start + IDS_A_QUERY]  # type: ignore[misc]
 
 
 def oldest_alive(max_age_seconds: int | None, now: datetime) -> datetime:
@@ -30,17 +107,17 @@ def oldest_alive(max_age_seconds: int | None, now: datetime) -> datetime:
     return EVER if max_age_seconds is None else now - timedelta(seconds=max_age_seconds)
 
 
-def refuse_turned(pinned: PinnedGallery, now: Any) -> None:
+def refuse_rekeyed(pinned: PinnedGallery, now: Any) -> None:
     """Refuses to go on with a gallery whose key was changed since it was read.
 
     Args:
         pinned: the gallery as it was read.
-        now: what has its ``turn`` and ``contract_digest`` as they are.
+        now: has its ``key_version`` and ``contract_digest`` as they are.
 
     Raises:
-        ContractMismatch: it is in another turn.
+        ContractMismatch: it has another key version.
     """
-    if now.turn != pinned.turn:
+    if now.key_version != pinned.key_version:
         raise ContractMismatch(
             "The gallery's key was changed a moment ago; make the templates anew under its new contract.",
             expected=now.contract_digest,
@@ -55,10 +132,24 @@ def pinned_where(connection: Connection, which: ColumnElement[bool]) -> PinnedGa
         NotFound: there is none.
         RecordDamaged: its row is not what was written.
     """
+    return pinned_from(gallery_row(connection, which))
+
+
+def gallery_row(connection: Connection, which: ColumnElement[bool]) -> Row[Any]:
+    """The row of the gallery for which this holds, unchecked.
+
+    Raises:
+        NotFound: there is none.
+    """
     row = connection.execute(select(gallery).where(which)).first()
     if row is None:
-        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
-    return pinned_from(row)
+        raise unknown_gallery()
+    return row
+
+
+def unknown_gallery() -> NotFound:
+    """The error where a gallery is not there."""
+    return NotFound("There is no gallery of this name.", reason="unknown_gallery")
 
 
 # By number: the values of a gallery's row when it was last checked, and what they are. Every request reads its
@@ -102,14 +193,14 @@ def _check(row: Any) -> PinnedGallery:
         threshold=threshold,
         fmr=row.threshold_fmr,
         verify_only=contract.verify_only,
-        turn=row.turn,
+        key_version=row.key_version,
         max_age_seconds=row.max_age_seconds,
         index_kind=row.index_kind,
     )
 
 
 def renew_checksum(connection: Connection, gallery_id: int) -> None:
-    """Gives a gallery's row its checksum; for whoever has written a value that is covered, in the same transaction."""
+    """Renews a gallery's checksum; to be called after a covered value was written, in the same transaction."""
     row = connection.execute(select(gallery).where(gallery.c.id == gallery_id)).one()
     connection.execute(update(gallery).where(gallery.c.id == gallery_id).values(checksum=gallery_checksum(row)))
 
@@ -155,8 +246,22 @@ def find_subject(connection: Connection, gallery_id: int, name: str) -> int:
     return int(found)
 
 
-def counted(connection: Connection, gallery_id: int, more: int) -> int:
-    """Adds to the number of a gallery's templates and gives it; whoever else changes the gallery waits from here on.
+def hold_gallery(connection: Connection, gallery_id: int) -> tuple[PinnedGallery, int]:
+    """Reads a gallery and its number of templates; nobody else changes it until the transaction ends.
+
+    Raises:
+        NotFound: the gallery was erased meanwhile.
+        RecordDamaged: its row is not what was written.
+    """
+    unchanged = update(gallery).where(gallery.c.id == gallery_id).values(templates=gallery.c.templates)
+    row = connection.execute(unchanged.returning(gallery)).first()
+    if row is None:
+        raise unknown_gallery()
+    return pinned_from(row), int(row.templates)
+
+
+def add_to_count(connection: Connection, gallery_id: int, more: int) -> int:
+    """Adds to a gallery's number of templates and returns it; nobody else changes the gallery until the commit.
 
     Raises:
         NotFound: the gallery was erased meanwhile.
@@ -164,5 +269,28 @@ def counted(connection: Connection, gallery_id: int, more: int) -> int:
     change = update(gallery).where(gallery.c.id == gallery_id).values(templates=gallery.c.templates + more)
     held = connection.scalar(change.returning(gallery.c.templates))
     if held is None:
-        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+        raise unknown_gallery()
     return int(held)
+
+
+def read_value(connection: Connection, name: str, *, for_update: bool = False) -> str:
+    """The value of a name.
+
+    Args:
+        connection: to read with.
+        name: of a value that every record has.
+        for_update: keeps others from changing it until the transaction ends.
+
+    Raises:
+        RecordDamaged: there is none.
+    """
+    query = select(record_value.c.value).where(record_value.c.name == name)
+    found = connection.scalar(query.with_for_update() if for_update else query)
+    if found is None:
+        raise damaged_value(name)
+    return str(found)
+
+
+def damaged_value(name: str) -> RecordDamaged:
+    """Says that the value of a name is missing or none of its kind."""
+    return RecordDamaged(f"The row {name} of the table record_value is missing or damaged.")

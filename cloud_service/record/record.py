@@ -5,7 +5,7 @@ Only the store calls what writes here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -13,52 +13,50 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, update
 
-from cloud_service.audit.log import Action, noted, subject_mark
-from cloud_service.record.checksums import from_blobs, to_blobs
-from cloud_service.record.clock import RecordClock
-from cloud_service.record.damage import KnownDamage, of_subject
+from cloud_service.audit.log import Action, append_for, marker
+from cloud_service.clock import RecordClock
+from cloud_service.record.checksums import KnownDamage, from_blobs, of_subject, to_blobs
 from cloud_service.record.database import Database
 from cloud_service.record.queries import (
-    counted,
+    Added,
+    NewRow,
+    PinnedGallery,
+    Removed,
+    add_to_count,
     find_subject,
     galleries_where,
+    hold_gallery,
     oldest_alive,
     pinned_where,
-    refuse_turned,
+    refuse_rekeyed,
     renew_checksum,
 )
-from cloud_service.record.rows import Added, NewRow, PinnedGallery, Removed
-from cloud_service.record.tables import gallery, subject, template, turned
-from cloud_service.record.template_queries import NOW, TURNED_NOW, Vectors
+from cloud_service.record.tables import gallery, rekeyed, subject, template
+from cloud_service.record.template_queries import CURRENT_VECTOR, UNDER_CURRENT_KEY, Vectors
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.logs import get_logger
-from shared.wire.cloud import GallerySpec, IndexKind
-from shared.wire.common import TemplateInfo
+from shared.wire.cloud import EnrolledTemplate, GallerySpec, IndexKind
 
 _log = get_logger(__name__)
 
-# How far two float32 unit vectors may be apart that are one template, sealed by two ways: by the edge under a gallery's
-# new key, or under its old key and then turned here. Both round some d times, by 6e-8 of what is at most 1.
-_ROUNDING = 1e-5
-
 
 class Journal(Protocol):
-    """What an index has written down with each change of templates, within its transaction.
+    """What an index writes down with each change of templates, within its transaction.
 
-    Each is given the (n,) int64 ids of the templates, n at least 1.
+    ``ids`` are the (n,) int64 ids of the templates, n at least 1.
     """
 
     def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Templates are added."""
+        """Called when templates are added."""
 
     def removed(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Templates are removed."""
+        """Called when templates are removed."""
 
     def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
-        """A gallery is removed with all of its templates."""
+        """Called when a gallery is removed with all of its templates."""
 
-    def turned(self, connection: Connection, before: PinnedGallery, after: PinnedGallery) -> None:
-        """A gallery's key is changed: every template of it is now what it is in the next turn."""
+    def rekeyed(self, connection: Connection, before: PinnedGallery) -> None:
+        """Called when a gallery's key is changed: all of its templates are other ones."""
 
 
 class Record:
@@ -107,10 +105,10 @@ class Record:
             ContractMismatch: its key was changed meanwhile.
         """
         with self.database.read() as connection:
-            refuse_turned(pinned, pinned_where(connection, gallery.c.id == pinned.id))
+            refuse_rekeyed(pinned, pinned_where(connection, gallery.c.id == pinned.id))
 
     def galleries(self) -> list[PinnedGallery]:
-        """All galleries, in the order of their ids, but for those whose row is damaged: these are noted."""
+        """All galleries with a sound row, in the order of their ids; ``damaged_galleries`` are the others."""
         with self.database.read() as connection:
             sound, damaged = galleries_where(connection)
         if damaged != self.damaged_galleries:
@@ -153,7 +151,7 @@ class Record:
                 renew_checksum(connection, int(connection.scalars(made.returning(gallery.c.id)).one()))
             pinned = pinned_where(connection, gallery.c.name == name)
             if found is None:
-                noted(connection, pinned, Action.GALLERY_MADE, by, contract=digest)
+                append_for(connection, pinned, Action.GALLERY_MADE, by, contract=digest)
         if pinned.contract_digest != digest:
             raise ContractMismatch(
                 "The gallery exists with another contract; use another name, or the edge it was made by.",
@@ -173,31 +171,28 @@ class Record:
         name: str,
         rows: Sequence[NewRow],
         by: str | None,
-        also: Callable[[Connection], None] = lambda _connection: None,
     ) -> Added:
-        """Stores templates of one subject, all or none. Those stored before, alike, are answered as they were.
+        """Stores templates of one subject, all or none. Those whose ids the subject has already are left as they are.
 
-        One that has expired and was not erased yet begins anew.
+        One of them that has expired and was not erased yet is dated to now.
 
         Args:
             pinned: the gallery.
             name: of the subject; it is made with its first template.
             rows: the templates, with distinct ids.
             by: the id of the caller's API key, for the audit log.
-            also: writes what is to be stored with them or not at all.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
             ContractMismatch: its key was changed meanwhile.
-            Conflict: an id is taken by another template, or the gallery or the subject is full.
+            Conflict: another subject has a template with one of the ids, or the gallery or the subject is full.
             RecordDamaged: what is stored under one of the ids is damaged.
         """
         vectors = np.array([row.vector for row in rows], dtype=np.float32).reshape(len(rows), pinned.dim)
         with self.database.write() as connection:
-            held = counted(connection, pinned.id, 0)
-            refuse_turned(pinned, pinned_where(connection, gallery.c.id == pinned.id))
-            also(connection)
-            known = self._known(connection, pinned, name, rows)
+            current, held = hold_gallery(connection, pinned.id)
+            refuse_rekeyed(pinned, current)
+            known = self._known(connection, pinned, name, [row.uid for row in rows])
             mine = [place for place, row in enumerate(rows) if row.uid not in known]
             new, vectors = [rows[place] for place in mine], vectors[mine]
             now = self.clock.now()
@@ -212,32 +207,39 @@ class Record:
                 self._refuse_when_full(connection, pinned.id, name, len(new), held)
                 subject_id = _subject_id(connection, pinned.id, name, now)
                 shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
-                blobs = to_blobs(vectors, [name] * len(new), pinned.id, pinned.turn)
+                blobs = to_blobs(vectors, [name] * len(new), pinned.id, pinned.key_version)
                 added = connection.scalars(
                     insert(template).returning(template.c.id, sort_by_parameter_order=True),
                     [{**shared, "uid": row.uid, "vector": blob} for row, blob in zip(new, blobs, strict=True)],
                 )
                 ids = list(added)
-                counted(connection, pinned.id, len(ids))
+                add_to_count(connection, pinned.id, len(ids))
                 self.journal.added(connection, pinned, np.array(ids, dtype=np.int64))
             if new or renewed:
-                noted(connection, pinned, Action.TEMPLATES_ENROLLED, by, templates=len(new) + len(renewed))
+                append_for(connection, pinned, Action.TEMPLATES_ENROLLED, by, templates=len(new) + len(renewed))
         return Added(
-            answers=[TemplateInfo(id=row.uid, created_at=known.get(row.uid, now)) for row in rows],
+            answers=[
+                EnrolledTemplate(
+                    id=row.uid,
+                    created_at=known.get(row.uid, now),
+                    stored="before" if row.uid in known else "now",
+                )
+                for row in rows
+            ],
             ids=np.array(ids, dtype=np.int64),
             vectors=vectors,
         )
 
-    def erase_gallery(self, name: str, by: str | None) -> tuple[PinnedGallery, Removed]:
-        """Removes a gallery and all in it.
+    def erase_gallery(self, pinned: PinnedGallery, by: str | None) -> tuple[PinnedGallery, Removed]:
+        """Removes a gallery and all in it; returns the gallery as it was then.
 
         Raises:
-            NotFound: there is none.
+            NotFound: it was erased meanwhile.
         """
         with self.database.write(long=True) as connection:
-            pinned = pinned_where(connection, gallery.c.name == name)
+            pinned = self.hold(connection, pinned)
             subjects, templates = self.remove_gallery(connection, pinned)
-            receipt = noted(connection, pinned, Action.GALLERY_ERASED, by, subjects=subjects, templates=templates)
+            receipt = append_for(connection, pinned, Action.GALLERY_ERASED, by, subjects=subjects, templates=templates)
         return pinned, Removed(subjects, templates, receipt, np.empty(0, np.int64))
 
     def remove_gallery(self, connection: Connection, pinned: PinnedGallery) -> tuple[int, int]:
@@ -246,10 +248,10 @@ class Record:
         Raises:
             NotFound: it was erased meanwhile.
         """
-        templates = counted(connection, pinned.id, 0)
+        templates = add_to_count(connection, pinned.id, 0)
         subjects = _count(connection, subject.c.gallery_id == pinned.id)
         self.journal.dropped(connection, pinned)
-        connection.execute(delete(turned).where(turned.c.gallery_id == pinned.id))
+        connection.execute(delete(rekeyed).where(rekeyed.c.gallery_id == pinned.id))
         connection.execute(delete(template).where(template.c.gallery_id == pinned.id))
         connection.execute(delete(subject).where(subject.c.gallery_id == pinned.id))
         connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
@@ -262,11 +264,11 @@ class Record:
             NotFound: there is none.
         """
         with self.database.write() as connection:
-            counted(connection, pinned.id, 0)
+            add_to_count(connection, pinned.id, 0)
             subject_id = find_subject(connection, pinned.id, name)
             ids, gone = self.remove(connection, pinned, template.c.subject_id == subject_id, [subject_id])
-            who = subject_mark(connection, pinned.id, name)
-            receipt = noted(
+            who = marker(connection)(pinned.id, name)
+            receipt = append_for(
                 connection, pinned, Action.SUBJECT_ERASED, by, subject=who, subjects=gone, templates=len(ids)
             )
         return Removed(gone, len(ids), receipt, ids)
@@ -278,14 +280,14 @@ class Record:
             NotFound: there is no such subject, or it has no such template.
         """
         with self.database.write() as connection:
-            counted(connection, pinned.id, 0)
+            add_to_count(connection, pinned.id, 0)
             subject_id = find_subject(connection, pinned.id, name)
             which = (template.c.subject_id == subject_id) & (template.c.uid == uid)
             ids, gone = self.remove(connection, pinned, which, [subject_id])
             if not len(ids):
                 raise NotFound("The subject has no template with this id.", reason="unknown_template")
-            who = subject_mark(connection, pinned.id, name)
-            receipt = noted(
+            who = marker(connection)(pinned.id, name)
+            receipt = append_for(
                 connection, pinned, Action.TEMPLATE_ERASED, by, subject=who, template=uid, subjects=gone, templates=1
             )
         return Removed(gone, 1, receipt, ids)
@@ -296,8 +298,7 @@ class Record:
         Raises:
             NotFound: it was erased meanwhile.
         """
-        counted(connection, pinned.id, 0)
-        return pinned_where(connection, gallery.c.id == pinned.id)
+        return hold_gallery(connection, pinned.id)[0]
 
     def remove(
         self, connection: Connection, pinned: PinnedGallery, which: ColumnElement[bool], subject_ids: Iterable[int]
@@ -311,7 +312,7 @@ class Record:
         bare = ~exists().where(template.c.subject_id == subject.c.id)
         gone = connection.execute(delete(subject).where(subject.c.id.in_(list(subject_ids)), bare)).rowcount
         if len(ids):
-            counted(connection, pinned.id, -len(ids))
+            add_to_count(connection, pinned.id, -len(ids))
             self.journal.removed(connection, pinned, ids)
         return ids, gone
 
@@ -326,33 +327,31 @@ class Record:
             return pinned_where(connection, gallery.c.name == name)
 
     def _known(
-        self, connection: Connection, pinned: PinnedGallery, name: str, rows: Sequence[NewRow]
+        self, connection: Connection, pinned: PinnedGallery, name: str, uids: Sequence[str]
     ) -> dict[str, datetime]:
-        """When those of the templates that are stored already were stored, by their ids on the wire."""
-        sent = {row.uid: row.vector for row in rows}
+        """When the templates that the subject has already were stored, by their ids on the wire."""
         found = connection.execute(
-            select(template.c.id, template.c.uid, NOW, template.c.created_at, subject.c.name)
+            select(template.c.id, template.c.uid, CURRENT_VECTOR, template.c.created_at, subject.c.name)
             .join(subject, subject.c.id == template.c.subject_id)
             .join(gallery, gallery.c.id == template.c.gallery_id)
-            .outerjoin(turned, TURNED_NOW)
-            .where(template.c.gallery_id == pinned.id, template.c.uid.in_(list(sent)))
+            .outerjoin(rekeyed, UNDER_CURRENT_KEY)
+            .where(template.c.gallery_id == pinned.id, template.c.uid.in_(uids))
         ).all()
         if not found:
             return {}
-        taken = Conflict(
-            "A template id of the request belongs to another template already; choose a new id.",
-            reason="template_id_taken",
-        )
         if any(row.name != name for row in found):
-            raise taken
-        vectors, sound = from_blobs(
-            [row.vector for row in found], [name] * len(found), pinned.dim, pinned.id, pinned.turn
+            raise Conflict(
+                "Another subject of the gallery has a template with an id of the request; choose a new id.",
+                reason="template_id_taken",
+            )
+        _vectors, sound = from_blobs(
+            [row.vector for row in found], [name] * len(found), pinned.dim, pinned.id, pinned.key_version
         )
         if not sound.all():
-            self.damaged_templates.found(pinned, [row.id for row, fits in zip(found, sound, strict=True) if not fits])
+            self.damaged_templates.found(
+                pinned.id, [row.id for row, fits in zip(found, sound, strict=True) if not fits]
+            )
             raise of_subject()
-        if not all(_alike(vector, sent[row.uid]) for row, vector in zip(found, vectors, strict=True)):
-            raise taken
         return {row.uid: row.created_at for row in found}
 
     def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, held: int) -> None:
@@ -365,10 +364,6 @@ class Record:
         )
         if (of_subject or 0) + new > self._max_templates_a_subject:
             raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
-
-
-def _alike(stored: NDArray[np.float32], sent: NDArray[np.float32]) -> bool:
-    return float(np.linalg.norm(stored.astype(np.float64) - sent)) <= _ROUNDING
 
 
 def _subject_id(connection: Connection, gallery_id: int, name: str, now: datetime) -> int:

@@ -11,16 +11,20 @@ from datetime import UTC, datetime
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, exists, select, update
 
-from cloud_service.audit.log import Action, noted
-from cloud_service.record.notes import damaged_note, noted_value
-from cloud_service.record.queries import oldest_alive, renew_checksum
+from cloud_service.audit.log import Action, append_for
+from cloud_service.record.queries import (
+    PinnedGallery,
+    Removed,
+    damaged_value,
+    in_parts,
+    oldest_alive,
+    read_value,
+    renew_checksum,
+)
 from cloud_service.record.record import Record
-from cloud_service.record.rows import PinnedGallery, Removed
-from cloud_service.record.tables import gallery, note, template
+from cloud_service.record.tables import gallery, record_value, template
 from shared.wire.common import moment_text
 
-# How many templates one statement removes; under the least limit on a statement's parameters (SQLite's was 999).
-_AT_ONCE = 500
 _TIME_SEEN = "time_seen"
 
 
@@ -59,7 +63,7 @@ class Retention:
             changed = update(gallery).where(gallery.c.id == pinned.id).values(max_age_seconds=max_age_seconds)
             connection.execute(changed)
             renew_checksum(connection, pinned.id)
-            noted(connection, before, Action.RETENTION_CHANGED, by, max_age_seconds=max_age_seconds)
+            append_for(connection, before, Action.RETENTION_CHANGED, by, max_age_seconds=max_age_seconds)
             return self._record.hold(connection, pinned), removed
 
     def overdue(self, pinned: PinnedGallery) -> bool:
@@ -98,28 +102,28 @@ class Retention:
         with self._database.write() as connection:
             self._record.hold(connection, pinned)
             redated = connection.execute(update(template).where(wrong).values(created_at=now)).rowcount
-            noted(connection, pinned, Action.TEMPLATES_REDATED, None, templates=redated)
+            append_for(connection, pinned, Action.TEMPLATES_REDATED, None, templates=redated)
         return redated
 
     def time_seen(self) -> datetime:
         """The latest time that was recorded.
 
         Raises:
-            RecordDamaged: what is noted is no moment.
+            RecordDamaged: the stored value is no moment.
         """
         with self._database.read() as connection:
-            text = noted_value(connection, _TIME_SEEN)
+            text = read_value(connection, _TIME_SEEN)
         try:
             return datetime.fromisoformat(text).astimezone(UTC)
         except (OverflowError, ValueError):
-            raise damaged_note(_TIME_SEEN) from None
+            raise damaged_value(_TIME_SEEN) from None
 
     def keep_time(self) -> None:
         """Keeps the time for the next start, and for other processes; it does not go back."""
         text = moment_text(self._clock.latest())
         with self._database.write() as connection:
-            later = (note.c.name == _TIME_SEEN) & (note.c.value < text)
-            connection.execute(update(note).where(later).values(value=text))
+            later = (record_value.c.name == _TIME_SEEN) & (record_value.c.value < text)
+            connection.execute(update(record_value).where(later).values(value=text))
 
     def _remove_expired(self, connection: Connection, pinned: PinnedGallery, at_most: int | None) -> Removed | None:
         if pinned.max_age_seconds is None:
@@ -131,11 +135,10 @@ class Retention:
         if not found:
             return None
         gone = 0
-        for start in range(0, len(found), _AT_ONCE):
-            part = found[start : start + _AT_ONCE]
+        for part in in_parts(found):
             which = template.c.id.in_([row.id for row in part])
             gone += self._record.remove(connection, pinned, which, {row.subject_id for row in part})[1]
-        receipt = noted(
+        receipt = append_for(
             connection,
             pinned,
             Action.TEMPLATES_EXPIRED,

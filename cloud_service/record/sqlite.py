@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from cloud_service.erasure.sqlite_slack import Remains
+from cloud_service.erasure.sqlite_slack import SqliteSlack
 from cloud_service.record.database import Database
-from cloud_service.record.folder_lock import FolderLock
-from cloud_service.record.sqlite_read_only import ReadOnlyMode, connect_unchanging
+from cloud_service.record.exclusive import FolderLock, ReadOnlyMode, connect_unchanging
 from shared.errors import InsufficientStorage, Overloaded, PatronusError, RecordUnavailable, SetupError
 from shared.logs import get_logger
 
@@ -50,6 +50,9 @@ class SqliteDatabase(Database):
         SetupError: not the URL of a SQLite file, a folder that cannot be written, or a file that is in use.
     """
 
+    # With the log, SQLite's copies of moved rows are overwritten.
+    residue_name = "write-ahead log"
+
     def __init__(self, url: str, busy_seconds: float, connections: int) -> None:
         self._path = file_of(url)
         self._lock = FolderLock(self._path)
@@ -59,16 +62,16 @@ class SqliteDatabase(Database):
         super().__init__(engine, reader=engine, writer=engine.execution_options(**{_WRITES: True}))
         self._read_only = ReadOnlyMode(busy_seconds)
         _set_up(engine, busy_seconds, self._path, self._read_only)
-        self._remains: Remains | None = None
+        self._slack: SqliteSlack | None = None
         self._damaged = False
         self._log_file = self._path.with_name(f"{self._path.name}-wal")
         # Whether what a crash left in the file is yet to be looked for.
         self._crashed = False
         try:
             _make_private(self._path)
-            self._remains = Remains(self._path)
+            self._slack = SqliteSlack(self._path)
             self._crashed = self._log_file.exists()
-            self._start(self._remains)
+            self._start(self._slack)
         except sqlite3.DatabaseError as error:
             self.close()
             raise unusable(str(self._path), error) from None
@@ -97,11 +100,11 @@ class SqliteDatabase(Database):
             self._make_writable()
         with super().write(long=long) as connection:
             yield connection
-        if self._remains is not None:
-            self._remains.note()
+        if self._slack is not None:
+            self._slack.scan_log()
 
     def ping(self) -> None:
-        """Makes a real query; and if the last write failed, looks for room and makes a real write.
+        """Makes a real query; and if the last write failed, checks the room on disk and makes a real write.
 
         Raises:
             PatronusError: as ``read`` and ``write`` say.
@@ -123,23 +126,11 @@ class SqliteDatabase(Database):
         """Whether the start could not empty the log, for want of room."""
         return self._unwritable
 
-    def migrating(self) -> AbstractContextManager[Connection]:
-        """A writing transaction in which the tables may be changed."""
-        return self.write(long=True)
-
-    def claim(self) -> None:
-        """Nothing: nobody else can have the file's lock, and it is not lost while this process lives."""
-
-    @property
-    def lingers_in(self) -> str:
-        """The log, and with it what SQLite left of rows that it moved."""
-        return "write-ahead log"
-
     def scrub(self, *, patient: bool = True) -> None:
         """Empties the write-ahead log, which may still hold the bytes of what was erased, and what was left of it.
 
         The pages themselves were overwritten when it was erased (``secure_delete``), but for copies of rows that SQLite
-        had moved before (``Remains``).
+        had moved before (``SqliteSlack``).
 
         Args:
             patient: whether to wait for the busy time; else it is tried once, and holds up no writer.
@@ -149,11 +140,11 @@ class SqliteDatabase(Database):
             InsufficientStorage: the disk is full.
             RecordUnavailable: the file cannot be written.
         """
-        assert self._remains is not None  # noqa: S101 - opened before the first
+        assert self._slack is not None  # noqa: S101 - opened before the first
         try:
             if self._read_only.on:
                 self._make_writable()
-            self._clean(self._remains, patient=patient)
+            self._clean(self._slack, patient=patient)
         except sqlite3.DatabaseError as error:
             code = _code_of(error)
             if code in _NO_ROOM:
@@ -169,12 +160,12 @@ class SqliteDatabase(Database):
     def close(self) -> None:
         """Closes the file and lets others open it."""
         self.engine.dispose()
-        if self._remains is not None:
-            self._remains.close()
+        if self._slack is not None:
+            self._slack.close()
         self._lock.release()
 
-    def told(self, error: DBAPIError) -> PatronusError | None:
-        """What callers are told of SQLite's error; None: nobody foresaw it."""
+    def translated(self, error: DBAPIError) -> PatronusError | None:
+        """The error that callers get for SQLite's; None: it is not foreseen."""
         code = _code_of(error.orig)
         if code in _DAMAGED:
             self._damaged = True
@@ -193,23 +184,17 @@ class SqliteDatabase(Database):
         return None
 
     def unusable(self, error: DBAPIError) -> SetupError:
-        """Why the record cannot be used, as a start tells it."""
+        """Why a start cannot use the record."""
         return unusable(str(self._path), error.orig)
 
-    def _make_sure(self) -> None:
-        """Nothing: the lock of the file is not lost while this process lives."""
-
-    def _begun_to_write(self, connection: Connection, long: bool) -> None:
-        """Nothing: a statement of SQLite's waits for nobody, the transaction having begun."""
-
-    def _start(self, remains: Remains) -> None:
+    def _start(self, slack: SqliteSlack) -> None:
         """Empties the log; on a full disk that is left for later, and what is there is read as it is.
 
         Raises:
             sqlite3.DatabaseError: the file is damaged; or the disk is full, and the log holds what cannot be read.
         """
         try:
-            self._clean(remains)
+            self._clean(slack)
             return
         except sqlite3.DatabaseError as error:
             if _code_of(error) not in _NO_ROOM | _NO_WRITING or self.has_room():
@@ -245,14 +230,14 @@ class SqliteDatabase(Database):
         with closing(self.engine.raw_connection()) as connection:
             cast(sqlite3.Connection, connection.driver_connection).execute(_ANYTHING).close()
 
-    def _clean(self, remains: Remains, *, patient: bool = True) -> None:
-        self._empty_log(remains, patient=patient)
+    def _clean(self, slack: SqliteSlack, *, patient: bool = True) -> None:
+        self._empty_log(slack, patient=patient)
         if self._crashed:
-            remains.note_all()
-            self._empty_log(remains, patient=patient)
+            slack.scan_file()
+            self._empty_log(slack, patient=patient)
             self._crashed = False
 
-    def _empty_log(self, remains: Remains, *, patient: bool = True) -> None:
+    def _empty_log(self, slack: SqliteSlack, *, patient: bool = True) -> None:
         connection = self.engine.raw_connection()
         driver = cast(sqlite3.Connection, connection.driver_connection)
         overwritten = False
@@ -261,19 +246,19 @@ class SqliteDatabase(Database):
             if not patient:
                 driver.execute("PRAGMA busy_timeout = 0").close()
             for _ in range(_SCRUBS):
-                remains.note()
+                slack.scan_log()
                 busy, _frames, _moved = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 if busy:
                     break
-                overwritten = remains.overwrite(driver) or overwritten
-                if not remains.left:
+                overwritten = slack.overwrite(driver) or overwritten
+                if not slack.pending:
                     break
             driver.execute(f"PRAGMA busy_timeout = {int(patience)}").close()
         finally:
             connection.close()
         if overwritten:
             self.engine.dispose()  # pages that connections hold in memory are as they were
-        if busy or remains.left:
+        if busy or slack.pending:
             raise Overloaded(
                 "A long read of the record, such as a backup, keeps erased bytes on disk; try again when it is over.",
                 retry_after_s=5,
@@ -296,13 +281,39 @@ def file_of(url: str) -> Path:
     return Path(name)
 
 
-def decode_text(stored: bytes) -> str:
+# What makes a record of an earlier revision readable under the present names: its first revision has none of these.
+_PRESENT_NAMES: Final = (
+    "CREATE TEMP VIEW gallery AS SELECT *, turn AS key_version, turning_to AS next_contract FROM main.gallery",
+    "CREATE TEMP VIEW rekeyed_template AS SELECT *, turn AS key_version FROM turned",
+    "CREATE TEMP VIEW record_value AS SELECT * FROM note",
+)
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that reads a record of any revision, also while a service uses it.
+
+    Raises:
+        sqlite3.DatabaseError: the file is not there, or is none of SQLite's.
+    """
+    file = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+    try:
+        file.text_factory = _decode_text
+        if any(column[1] == "turn" for column in file.execute("PRAGMA table_info(gallery)")):
+            for view in _PRESENT_NAMES:
+                file.execute(view).close()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _decode_text(stored: bytes) -> str:
     """Text from a column, with U+FFFD for what is no UTF-8: one damaged value must not fail the query of all rows."""
     return stored.decode("utf-8", "replace")
 
 
 def unusable(record: str, error: BaseException | None) -> SetupError:
-    """Why a file cannot be used, as a start tells it: a full disk is not a damaged file, and needs no backup."""
+    """Why a start cannot use a file: a full disk is not a damaged file, and needs no backup."""
     if _code_of(error) in _NO_ROOM | _NO_WRITING:
         return SetupError(
             f"The record {record} cannot be written: make room on its disk, and see that this user may write there. "
@@ -335,7 +346,7 @@ def _set_up(engine: Engine, busy_seconds: float, path: Path, read_only: ReadOnly
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins no transaction of its own; `begin` below does
-        connection.text_factory = decode_text
+        connection.text_factory = _decode_text
         for pragma in (
             f"busy_timeout = {int(busy_seconds * 1000)}",
             *(() if read_only.on else ("journal_mode = WAL",)),  # readers do not wait for the writer

@@ -50,8 +50,8 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        """Reads what is stored; what is no moment is told as damage."""
-        return _told_as_damage(super().result_processor(dialect, coltype))
+        """Reads what is stored; raises RecordDamaged where it is no moment."""
+        return _raising_damage(super().result_processor(dialect, coltype))
 
 
 class StoredJson(TypeDecorator[Any]):
@@ -61,11 +61,11 @@ class StoredJson(TypeDecorator[Any]):
     cache_ok = True
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        """Reads what is stored; what is no JSON is told as damage."""
-        return _told_as_damage(super().result_processor(dialect, coltype))
+        """Reads what is stored; raises RecordDamaged where it is no JSON."""
+        return _raising_damage(super().result_processor(dialect, coltype))
 
 
-def _told_as_damage(process: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+def _raising_damage(process: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
     """A reader of stored values that raises RecordDamaged for those that were not written so."""
     if process is None:
         return None
@@ -101,9 +101,9 @@ gallery = Table(
     # How many templates there are. Each transaction that changes them changes this first, and so waits for the others.
     Column("templates", BigInteger, nullable=False, server_default="0"),
     # Counts the changes of key.
-    Column("turn", Integer, nullable=False, server_default="0"),
-    # The contract of the next turn, while a change of key is under way: what is in `turned` for it is under its key.
-    Column("turning_to", StoredJson, key="next_contract"),
+    Column("key_version", Integer, nullable=False, server_default="0"),
+    # The contract under the next key, while a change of key is under way.
+    Column("next_contract", StoredJson),
     # Templates that are older never match; null: they do not expire.
     Column("max_age_seconds", BigInteger),
     # The index that an operator chose, by name; null: by the number of templates.
@@ -142,19 +142,19 @@ template = Table(
     Index(None, "subject_id"),
     sqlite_autoincrement=True,
 )
-# Templates under another key than that of `template.vector`, while a gallery's key is changed. One of the gallery's
-# next turn waits for it; one of its present turn is what counts, until it is moved to `template.vector`. In a table of
-# its own: in the template's row it would make SQLite move rows to other pages, and leave bytes behind (decision 13).
-turned = Table(
-    "turned",
+# Templates under another key than that of `template.vector`, while a gallery's key is changed. Rows of the next key
+# version wait for the switch. Matching reads rows of the present one, until they are moved to `template.vector`.
+# A table of its own: longer rows in `template` would make SQLite move rows, and leave bytes behind (decision 13).
+rekeyed = Table(
+    "rekeyed_template",
     metadata,
     Column("id", BigId, primary_key=True),
     Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
     Column("template_id", BigId, ForeignKey("template.id", ondelete="CASCADE"), nullable=False, unique=True),
-    Column("turn", Integer, nullable=False),
+    Column("key_version", Integer, nullable=False),
     # As in `template`.
     Column("vector", LargeBinary, nullable=False),
-    Index(None, "gallery_id", "turn", "id"),
+    Index(None, "gallery_id", "key_version", "id"),
     sqlite_autoincrement=True,
 )
 
@@ -165,7 +165,7 @@ segment_file = Table(
     metadata,
     Column("id", BigId, primary_key=True),
     Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
-    Column("turn", Integer, nullable=False),
+    Column("key_version", Integer, nullable=False),
     Column("name", String(64), nullable=False, unique=True),
     # Of the templates in it, by id.
     Column("first_id", BigInteger, nullable=False),
@@ -176,19 +176,19 @@ segment_file = Table(
     sqlite_autoincrement=True,
 )
 
-# What an index outside this process has yet to be told, written with what it tells of; and what it may still hold bytes
-# of, until it does not any more.
+# Changes that an index outside this process has not taken up yet, written with the changes themselves; and erasures of
+# which that index may still hold bytes.
 outbox = Table(
     "outbox",
     metadata,
     Column("id", BigId, primary_key=True),
     Column("collection", String(64), nullable=False),
-    # "add", "remove" or "drop" (of the whole collection); what was removed is then to "purge", and then "kept".
+    # "add", "remove" or "drop" (of the whole collection). After "remove" comes "purge", and then "kept".
     Column("action", String(8), nullable=False),
     Column("template_id", BigInteger),
     Column("created_at", UtcDateTime, nullable=False),
-    # When the index said that it dropped the bytes; it may keep old files for a while.
-    Column("told_at", UtcDateTime),
+    # When the index answered that it dropped the bytes; it may keep old files for a while.
+    Column("acknowledged_at", UtcDateTime),
     Index(None, "collection", "template_id"),
     sqlite_autoincrement=True,
 )
@@ -209,21 +209,9 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 
-# Enrollments that were sent with an Idempotency-Key. The answer follows from the templates that the request names.
-answered = Table(
-    "answered",
-    metadata,
-    Column("key_id", String(12), primary_key=True),
-    Column("idempotency_key", String(128), primary_key=True),
-    # Of the request: what is sent again under the same key must be the same.
-    Column("request_digest", String(64), nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Index(None, "created_at"),
-)
-
 # Values of the record as a whole, by name.
-note = Table(
-    "note",
+record_value = Table(
+    "record_value",
     metadata,
     Column("name", String(32), primary_key=True),
     Column("value", String(128), nullable=False),

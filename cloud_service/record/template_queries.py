@@ -1,7 +1,7 @@
 """The templates of the record, read: of some subjects, by their ids, and all of them for an index.
 
-Each is what it is under the key of its gallery's turn, whatever a change of key has moved already. A template whose
-bytes are not what was stored is never given out: it is noted as damaged and left out.
+Each is read under its gallery's key, also while a change of key moves it. A template whose bytes are not what was
+stored is left out and remembered as damaged.
 """
 
 from __future__ import annotations
@@ -15,27 +15,39 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import and_, bindparam, func, select
+from sqlalchemy import ColumnElement, and_, bindparam, func, select
 
-from cloud_service.record.checksums import from_blobs, from_grouped_blobs
-from cloud_service.record.clock import RecordClock
-from cloud_service.record.damage import KnownDamage, stops_rekey_staged
+from cloud_service.clock import RecordClock
+from cloud_service.record.checksums import KnownDamage, from_blobs, from_grouped_blobs, stops_rekey_staged
 from cloud_service.record.database import Database
-from cloud_service.record.queries import EVER, IDS_A_QUERY, oldest_alive, pinned_where, refuse_turned
-from cloud_service.record.rows import PinnedGallery, Stored
-from cloud_service.record.tables import gallery, subject, template, turned
+from cloud_service.record.queries import (
+    EVER,
+    IDS_A_QUERY,
+    PinnedGallery,
+    Stored,
+    in_parts,
+    oldest_alive,
+    pinned_where,
+    refuse_rekeyed,
+)
+from cloud_service.record.tables import gallery, rekeyed, subject, template
 from shared.errors import ContractMismatch, NotFound, RecordDamaged
 
-# A template under the key of its gallery's turn: what was turned to it, until that is in the template's own row.
-NOW = func.coalesce(turned.c.vector, template.c.vector).label("vector")
-TURNED_NOW = and_(turned.c.template_id == template.c.id, turned.c.turn == gallery.c.turn)
-_VECTORS = (
-    select(subject.c.name, NOW)
+CURRENT_VECTOR = func.coalesce(rekeyed.c.vector, template.c.vector).label("vector")
+"""A template under its gallery's key: the row of ``rekeyed_template``, until it is moved to ``template``."""
+UNDER_CURRENT_KEY = and_(rekeyed.c.template_id == template.c.id, rekeyed.c.key_version == gallery.c.key_version)
+_OF_SUBJECTS = (
+    select(subject.c.name, CURRENT_VECTOR)
     .join(template, subject.c.id == template.c.subject_id)
     .join(gallery, gallery.c.id == subject.c.gallery_id)
-    .outerjoin(turned, TURNED_NOW)
+    .outerjoin(rekeyed, UNDER_CURRENT_KEY)
     .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
     .where(template.c.created_at > bindparam("after"))
+)
+_TEMPLATES = (
+    select(template.c.id, subject.c.name, CURRENT_VECTOR, gallery.c.key_version, gallery.c.contract_digest)
+    .join(subject, subject.c.id == template.c.subject_id)
+    .join(gallery, gallery.c.id == template.c.gallery_id)
 )
 # How many bytes of vectors are read at a time when an index is rebuilt.
 _BATCH_BYTES = 16 * 1024 * 1024
@@ -63,7 +75,7 @@ class Vectors:
     Args:
         database: where they are.
         clock: by what time they age.
-        damage: where templates that are found damaged are noted.
+        damage: remembers templates that are found damaged.
     """
 
     def __init__(self, database: Database, clock: RecordClock, damage: KnownDamage) -> None:
@@ -82,11 +94,11 @@ class Vectors:
         with self._database.read() as connection:
             pinned = pinned_where(connection, gallery.c.name == gallery_name)
             after = oldest_alive(pinned.max_age_seconds, self._clock.now())
-            for start in range(0, len(wanted), IDS_A_QUERY):
-                asked = {"gallery": pinned.id, "subjects": wanted[start : start + IDS_A_QUERY], "after": after}
-                for name, vector in connection.execute(_VECTORS, asked).all():
+            for part in in_parts(wanted):
+                asked = {"gallery": pinned.id, "subjects": part, "after": after}
+                for name, vector in connection.execute(_OF_SUBJECTS, asked).all():
                     blobs.setdefault(name, []).append(vector)
-        rows, sound = from_grouped_blobs(blobs, pinned.dim, pinned.id, pinned.turn)
+        rows, sound = from_grouped_blobs(blobs, pinned.dim, pinned.id, pinned.key_version)
         ends = list(accumulate(map(len, blobs.values())))
         vectors = {name: rows[end - len(blobs[name]) : end] for name, end in zip(blobs, ends, strict=True)}
         if sound.all():
@@ -104,7 +116,7 @@ class Vectors:
             with self._database.read() as connection:
                 mine = query.where(subject.c.gallery_id == pinned.id, subject.c.name == name)
                 ids = np.fromiter(connection.scalars(mine), np.int64)
-            with suppress(ContractMismatch):  # its key was changed just now: the next reader tells
+            with suppress(ContractMismatch):  # its key was changed just now: the next reader finds it
                 for _ in self.stored(pinned, ids, expired=True):
                     pass
 
@@ -119,35 +131,29 @@ class Vectors:
         Raises:
             ContractMismatch: the gallery's key was changed meanwhile.
         """
-        for start in range(0, len(ids), IDS_A_QUERY):
+        for part in in_parts(ids):
             after = EVER if expired else oldest_alive(pinned.max_age_seconds, self._clock.now())
-            yield self._stored(pinned, ids[start : start + IDS_A_QUERY], after)
+            yield self._stored(pinned, part, after)
 
     def _stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], after: datetime) -> Stored:
-        query = (
-            select(template.c.id, subject.c.name, NOW, gallery.c.turn, gallery.c.contract_digest)
-            .join(subject, subject.c.id == template.c.subject_id)
-            .join(gallery, gallery.c.id == template.c.gallery_id)
-            .outerjoin(turned, TURNED_NOW)
-        )
-        wanted = template.c.id.in_([int(found) for found in ids])
+        wanted = template.c.id.in_(ids.tolist())
         # The sum keeps SQLite from looking through all of the gallery, by its index of ages, for a few of its ids.
         here = template.c.gallery_id + 0 == pinned.id
         with self._database.read() as connection:
-            alive = query.where(wanted, here, template.c.created_at > after).order_by(template.c.id)
-            rows = connection.execute(alive).all()
+            alive = _TEMPLATES.outerjoin(rekeyed, UNDER_CURRENT_KEY).where(wanted, here, template.c.created_at > after)
+            rows = connection.execute(alive.order_by(template.c.id)).all()
         for row in rows[:1]:
-            refuse_turned(pinned, row)
-        return self._read(pinned, rows)
+            refuse_rekeyed(pinned, row)
+        return self.read(pinned, rows)
 
-    def _read(self, pinned: PinnedGallery, rows: Sequence[Any]) -> Stored:
-        """Templates from rows with ``id``, ``name`` and ``vector``; those that are damaged are noted."""
+    def read(self, pinned: PinnedGallery, rows: Sequence[Any]) -> Stored:
+        """Templates from rows with ``id``, ``name`` and ``vector``; damaged ones are remembered."""
         ids = np.array([row.id for row in rows], dtype=np.int64)
         subjects = [row.name for row in rows]
-        vectors, sound = from_blobs([row.vector for row in rows], subjects, pinned.dim, pinned.id, pinned.turn)
+        vectors, sound = from_blobs([row.vector for row in rows], subjects, pinned.dim, pinned.id, pinned.key_version)
         if sound.all():
             return Stored(ids, subjects, vectors, np.empty(0, np.int64))
-        self._damage.found(pinned, ids[~sound].tolist())
+        self._damage.found(pinned.id, ids[~sound].tolist())
         kept = np.flatnonzero(sound)
         return Stored(ids[kept], [subjects[place] for place in kept], vectors[kept], ids[~sound])
 
@@ -155,7 +161,7 @@ class Vectors:
         """The templates of a gallery in the order of ids, a few MB at a time. Damaged ones are left out.
 
         Args:
-            pinned: the gallery as it is; or as it will be in its next turn, and then those that were turned already.
+            pinned: the gallery as it is; or as it will be under its next key, and then those that are staged.
             after: the id that they begin behind.
 
         Returns:
@@ -169,10 +175,10 @@ class Vectors:
                 yield stored.ids, stored.vectors
 
     def check_staged(self, after: PinnedGallery) -> None:
-        """Reads all that is staged for a gallery's next turn.
+        """Reads all that is staged for a gallery's next key.
 
         Args:
-            after: the gallery as it will be in that turn.
+            after: the gallery as it will be under that key.
 
         Raises:
             ContractMismatch: the gallery's key was changed meanwhile.
@@ -185,12 +191,11 @@ class Vectors:
 
     def _pages(self, pinned: PinnedGallery, after: int) -> Iterator[Stored]:
         rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
+        under_key = and_(rekeyed.c.template_id == template.c.id, rekeyed.c.key_version == pinned.key_version)
         query = (
-            select(template.c.id, subject.c.name, NOW, gallery.c.turn, gallery.c.contract_digest)
-            .join(subject, subject.c.id == template.c.subject_id)
-            .join(gallery, gallery.c.id == template.c.gallery_id)
-            .outerjoin(turned, and_(turned.c.template_id == template.c.id, turned.c.turn == pinned.turn))
-            .where(template.c.gallery_id == pinned.id, (gallery.c.turn == pinned.turn) | turned.c.id.is_not(None))
+            _TEMPLATES.outerjoin(rekeyed, under_key)
+            .where(template.c.gallery_id == pinned.id)
+            .where((gallery.c.key_version == pinned.key_version) | rekeyed.c.id.is_not(None))
             .order_by(template.c.id)
             .limit(rows_a_batch)
         )
@@ -199,12 +204,12 @@ class Vectors:
             with self._database.read() as connection:
                 rows = connection.execute(query.where(template.c.id > last)).all()
             for row in rows[:1]:
-                if row.turn + 1 != pinned.turn:
-                    refuse_turned(pinned, row)
+                if row.key_version + 1 != pinned.key_version:
+                    refuse_rekeyed(pinned, row)
             if not rows:
                 return
             last = rows[-1].id
-            yield self._read(pinned, rows)
+            yield self.read(pinned, rows)
 
     def batches_without(self, pinned: PinnedGallery, known: NDArray[np.int64]) -> Iterator[Batch]:
         """The templates of a gallery but for those whose ids are known already, as ``batches`` gives them.
@@ -222,13 +227,12 @@ class Vectors:
             if held - later != len(known):
                 mine = select(template.c.id).where(template.c.gallery_id == pinned.id, template.c.id <= last)
                 among = np.setdiff1d(np.fromiter(connection.scalars(mine), np.int64), known)
-        for start in range(0, len(among), IDS_A_QUERY):
-            stored = self._stored(pinned, among[start : start + IDS_A_QUERY], EVER)
+        for stored in self.stored(pinned, among, expired=True):
             if len(stored.ids):
                 yield stored.ids, stored.vectors
         yield from self.batches(pinned, last)
 
-    def look_again(self) -> None:
+    def recheck_damaged(self) -> None:
         """Reads some of the templates that are known as damaged, and forgets those that were erased or are sound."""
         for gallery_id, ids in self._damage.some(IDS_A_QUERY).items():
             try:
@@ -240,3 +244,26 @@ class Vectors:
             except (ContractMismatch, RecordDamaged):  # its key was changed just now, or its own row is damaged
                 continue
             self._damage.gone(gallery_id, set(ids) - set(still.tolist()))
+
+    def held(self, pinned: PinnedGallery, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the (n,) int64 ids that the gallery holds."""
+        found = [self._ids(pinned, template.c.id.in_(part.tolist())) for part in in_parts(ids)]
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+    def page(self, pinned: PinnedGallery, after: int, most: int) -> NDArray[np.int64]:
+        """The first (n,) int64 ids of a gallery's templates after this one, in order."""
+        return self._ids(pinned, template.c.id > after, most)
+
+    def named(self, pinned: PinnedGallery, uids: Sequence[str]) -> NDArray[np.int64]:
+        """The (n,) int64 ids of the templates with these names on the wire, as far as the gallery holds them."""
+        return self._ids(pinned, template.c.uid.in_(uids))
+
+    def count(self, pinned: PinnedGallery) -> int:
+        """How many templates a gallery has; 0 also where it was erased."""
+        with self._database.read() as connection:
+            return connection.scalar(select(gallery.c.templates).where(gallery.c.id == pinned.id)) or 0
+
+    def _ids(self, pinned: PinnedGallery, which: ColumnElement[bool], most: int | None = None) -> NDArray[np.int64]:
+        query = select(template.c.id).where(template.c.gallery_id == pinned.id, which).order_by(template.c.id)
+        with self._database.read() as connection:
+            return np.fromiter(connection.scalars(query.limit(most)), np.int64)

@@ -1,19 +1,10 @@
-"""Galleries: made, listed, erased."""
+"""Galleries: made, listed and erased, and how long they keep templates."""
 
 from __future__ import annotations
 
 from fastapi import Response, status
 
-from cloud_service.deps import (
-    MAY_ANYTHING,
-    MAY_MANAGE,
-    PLACE,
-    AfterGallery,
-    GalleryInPath,
-    Limit,
-    ListingDep,
-    StoreDep,
-)
+from cloud_service.deps import MAY_ANYTHING, MAY_MANAGE, SLOT, AfterGallery, GalleryInPath, Limit, ServicesDep
 from cloud_service.store import after_commit
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
@@ -28,57 +19,50 @@ _RETENTION = "The age at which templates expire is stored"
 @router.put(
     "/{gallery}",
     response_model=GalleryInfo,
-    dependencies=[MAY_MANAGE, PLACE],
+    dependencies=[MAY_MANAGE, SLOT],
     responses={status.HTTP_201_CREATED: {"model": GalleryInfo, "description": "The gallery is new."}},
 )
 def put_gallery(
-    gallery: GalleryInPath,
-    spec: GallerySpec,
-    caller: Caller,
-    store: StoreDep,
-    listing: ListingDep,
-    response: Response,
+    gallery: GalleryInPath, spec: GallerySpec, caller: Caller, services: ServicesDep, response: Response
 ) -> GalleryInfo:
-    """Makes a gallery pinned to a contract and a threshold; harmless when repeated."""
-    if store.put_gallery(gallery, spec, caller.id):
+    """Makes a gallery pinned to a contract and a threshold; idempotent."""
+    if services.store.put_gallery(gallery, spec, caller.id):
         response.status_code = status.HTTP_201_CREATED
     with after_commit("The gallery is made"):
-        return listing.gallery(gallery)
+        return services.listing.gallery(gallery)
 
 
-@router.get("", response_model=Page[GalleryInfo], dependencies=[MAY_MANAGE, PLACE])
+@router.get("", response_model=Page[GalleryInfo], dependencies=[MAY_MANAGE, SLOT])
 def list_galleries(
-    caller: Caller, listing: ListingDep, limit: Limit = 100, after: AfterGallery = None
+    caller: Caller, services: ServicesDep, limit: Limit = 100, after: AfterGallery = None
 ) -> Page[GalleryInfo]:
-    """The galleries that the key is for."""
-    return listing.galleries(caller.galleries, after, limit)
+    """Lists the galleries that the key is for."""
+    return services.listing.galleries(caller.galleries, after, limit)
 
 
-@router.get("/{gallery}", response_model=GalleryInfo, dependencies=[MAY_ANYTHING, PLACE])
-def get_gallery(gallery: GalleryInPath, listing: ListingDep) -> GalleryInfo:
-    """The contract and threshold of a gallery, and how much is in it."""
-    return listing.gallery(gallery)
+@router.get("/{gallery}", response_model=GalleryInfo, dependencies=[MAY_ANYTHING, SLOT])
+def get_gallery(gallery: GalleryInPath, services: ServicesDep) -> GalleryInfo:
+    """Returns a gallery's contract and threshold, and how many subjects and templates it has."""
+    return services.listing.gallery(gallery)
 
 
-@router.delete("/{gallery}", response_model=Erased, dependencies=[MAY_MANAGE, PLACE], responses=PENDING)
-def erase_gallery(gallery: GalleryInPath, caller: Caller, store: StoreDep, response: Response) -> Erased:
+@router.delete("/{gallery}", response_model=Erased, dependencies=[MAY_MANAGE, SLOT], responses=PENDING)
+def erase_gallery(gallery: GalleryInPath, caller: Caller, services: ServicesDep, response: Response) -> Erased:
     """Erases a gallery and all in it."""
-    return erasure_answer(store.erase_gallery(gallery, caller.id), response)
+    return erasure_answer(services.store.erase_gallery(gallery, caller.id), response)
 
 
-@router.put("/{gallery}/retention", response_model=GalleryInfo, dependencies=[MAY_MANAGE, PLACE])
-def put_retention(
-    gallery: GalleryInPath, wanted: Retention, caller: Caller, store: StoreDep, listing: ListingDep
-) -> GalleryInfo:
-    """Has templates expire at an age, also those that are there already; harmless when repeated."""
-    store.set_retention(gallery, wanted.max_age_seconds, caller.id)
+@router.put("/{gallery}/retention", response_model=GalleryInfo, dependencies=[MAY_MANAGE, SLOT])
+def put_retention(gallery: GalleryInPath, retention: Retention, caller: Caller, services: ServicesDep) -> GalleryInfo:
+    """Sets the age at which templates expire, also those stored already; idempotent."""
+    services.store.set_retention(gallery, retention.max_age_seconds, caller.id)
     with after_commit(_RETENTION):
-        return listing.gallery(gallery)
+        return services.listing.gallery(gallery)
 
 
-@router.delete("/{gallery}/retention", response_model=GalleryInfo, dependencies=[MAY_MANAGE, PLACE])
-def delete_retention(gallery: GalleryInPath, caller: Caller, store: StoreDep, listing: ListingDep) -> GalleryInfo:
-    """Has templates kept until somebody erases them. Those that have expired stay so."""
-    store.set_retention(gallery, None, caller.id)
+@router.delete("/{gallery}/retention", response_model=GalleryInfo, dependencies=[MAY_MANAGE, SLOT])
+def delete_retention(gallery: GalleryInPath, caller: Caller, services: ServicesDep) -> GalleryInfo:
+    """Keeps templates until somebody erases them. Those that have expired stay expired."""
+    services.store.set_retention(gallery, None, caller.id)
     with after_commit(_RETENTION):
-        return listing.gallery(gallery)
+        return services.listing.gallery(gallery)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloud_service.deps import MAY_ANYTHING, SettingsDep
+from cloud_service.deps import MAY_ANYTHING, ServicesDep
 from shared.home import patronus_version
 from shared.http.routes import api_router
 from shared.wire.cloud import CloudInfo
@@ -11,6 +11,6 @@ router = api_router("/v1", "info")
 
 
 @router.get("/info", response_model=CloudInfo, dependencies=[MAY_ANYTHING])
-async def info(settings: SettingsDep) -> CloudInfo:
-    """Version and limits; for any valid key."""
-    return CloudInfo(version=patronus_version(), max_body_bytes=settings.body.max_bytes)
+async def info(services: ServicesDep) -> CloudInfo:
+    """Returns version and limits; for any valid key."""
+    return CloudInfo(version=patronus_version(), max_body_bytes=services.settings.body.max_bytes)

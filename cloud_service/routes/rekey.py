@@ -1,10 +1,10 @@
-"""A gallery's key, changed in place."""
+"""Changes of a gallery's key, in place."""
 
 from __future__ import annotations
 
 from fastapi import Response, status
 
-from cloud_service.deps import MAY_MANAGE, PLACE, GalleryInPath, RekeyingDep
+from cloud_service.deps import MAY_MANAGE, SLOT, GalleryInPath, ServicesDep
 from shared.http.auth import Caller
 from shared.http.routes import api_router
 from shared.wire.cloud import RekeyRequest, RekeyStatus
@@ -16,27 +16,27 @@ router = api_router(
 )
 
 
-@router.post("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, PLACE])
+@router.post("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, SLOT])
 def rekey(
-    gallery: GalleryInPath, request: RekeyRequest, rekeying: RekeyingDep, caller: Caller, response: Response
+    gallery: GalleryInPath, request: RekeyRequest, services: ServicesDep, caller: Caller, response: Response
 ) -> RekeyStatus:
-    """Turns every template to a new key; harmless when repeated, and goes on where it was stopped."""
-    return _answered(rekeying.change(gallery, request, caller.id), response)
+    """Moves every template to a new key; idempotent, and continues where it was stopped."""
+    return _answer(services.rekeying.change(gallery, request, caller.id), response)
 
 
-@router.get("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, PLACE])
-def rekey_status(gallery: GalleryInPath, rekeying: RekeyingDep, response: Response) -> RekeyStatus:
-    """How far a change of key is."""
-    return _answered(rekeying.status(gallery), response)
+@router.get("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, SLOT])
+def rekey_status(gallery: GalleryInPath, services: ServicesDep, response: Response) -> RekeyStatus:
+    """Returns the progress of a change of key."""
+    return _answer(services.rekeying.status(gallery), response)
 
 
-@router.delete("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, PLACE])
-def abandon_rekey(gallery: GalleryInPath, rekeying: RekeyingDep, response: Response) -> RekeyStatus:
-    """Gives a change of key up, where the gallery does not match under the new one yet."""
-    return _answered(rekeying.abandon(gallery), response)
+@router.delete("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, SLOT])
+def abandon_rekey(gallery: GalleryInPath, services: ServicesDep, response: Response) -> RekeyStatus:
+    """Abandons a change of key, unless the gallery matches under the new one already."""
+    return _answer(services.rekeying.abandon(gallery), response)
 
 
-def _answered(found: RekeyStatus, response: Response) -> RekeyStatus:
-    if found.state != "settled":
+def _answer(progress: RekeyStatus, response: Response) -> RekeyStatus:
+    if progress.state != "settled":
         response.status_code = status.HTTP_202_ACCEPTED
-    return found
+    return progress

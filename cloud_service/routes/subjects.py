@@ -1,4 +1,4 @@
-"""Subjects: listed, looked at, erased. A subject is made by its first template."""
+"""Subjects: listed, read and erased. A subject is made by its first template."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from fastapi import Response
 from cloud_service.deps import (
     MAY_ENROLL_OR_MANAGE,
     MAY_MANAGE,
-    PLACE,
+    SLOT,
     AfterSubject,
     GalleryInPath,
     Limit,
-    ListingDep,
-    StoreDep,
+    ServicesDep,
     SubjectInPath,
 )
 from shared.http.auth import Caller
@@ -22,23 +21,23 @@ from shared.wire.common import Erased, Page, SubjectDetail, SubjectInfo
 router = api_router("/v1/galleries/{gallery}/subjects", "subjects")
 
 
-@router.get("", response_model=Page[SubjectInfo], dependencies=[MAY_MANAGE, PLACE])
+@router.get("", response_model=Page[SubjectInfo], dependencies=[MAY_MANAGE, SLOT])
 def list_subjects(
-    gallery: GalleryInPath, listing: ListingDep, limit: Limit = 100, after: AfterSubject = None
+    gallery: GalleryInPath, services: ServicesDep, limit: Limit = 100, after: AfterSubject = None
 ) -> Page[SubjectInfo]:
-    """The subjects of a gallery."""
-    return listing.subjects(gallery, after, limit)
+    """Lists the subjects of a gallery."""
+    return services.listing.subjects(gallery, after, limit)
 
 
-@router.get("/{subject}", response_model=SubjectDetail, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE])
-def get_subject(gallery: GalleryInPath, subject: SubjectInPath, listing: ListingDep) -> SubjectDetail:
-    """A subject and the ids of its templates."""
-    return listing.subject(gallery, subject)
+@router.get("/{subject}", response_model=SubjectDetail, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT])
+def get_subject(gallery: GalleryInPath, subject: SubjectInPath, services: ServicesDep) -> SubjectDetail:
+    """Returns a subject and the ids of its templates."""
+    return services.listing.subject(gallery, subject)
 
 
-@router.delete("/{subject}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE], responses=PENDING)
+@router.delete("/{subject}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT], responses=PENDING)
 def erase_subject(
-    gallery: GalleryInPath, subject: SubjectInPath, caller: Caller, store: StoreDep, response: Response
+    gallery: GalleryInPath, subject: SubjectInPath, caller: Caller, services: ServicesDep, response: Response
 ) -> Erased:
     """Erases a subject and all of its templates."""
-    return erasure_answer(store.erase_subject(gallery, subject, caller.id), response)
+    return erasure_answer(services.store.erase_subject(gallery, subject, caller.id), response)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import Header, Response, status
+from fastapi import Response, status
 
 from cloud_service.deps import (
     MAY_ENROLL,
     MAY_ENROLL_OR_MANAGE,
-    PLACE,
+    SLOT,
     GalleryInPath,
-    StoreDep,
+    ServicesDep,
     SubjectInPath,
     TemplateInPath,
 )
-from cloud_service.record.replies import Once
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.cloud import EnrollAnswer, EnrollRequest
@@ -23,45 +20,23 @@ from shared.wire.common import Erased
 
 router = api_router("/v1/galleries/{gallery}/subjects/{subject}/templates", "templates")
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=128,
-        pattern=r"^[\x21-\x7e]+$",
-        description="chosen by the sender, a new one for each request: sent again with it, the request is done once",
-    ),
-]
 
-
-@router.post("", response_model=EnrollAnswer, status_code=status.HTTP_201_CREATED, dependencies=[MAY_ENROLL, PLACE])
+@router.post("", response_model=EnrollAnswer, status_code=status.HTTP_201_CREATED, dependencies=[MAY_ENROLL, SLOT])
 def enroll(
-    gallery: GalleryInPath,
-    subject: SubjectInPath,
-    request: EnrollRequest,
-    store: StoreDep,
-    caller: Caller,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
+    gallery: GalleryInPath, subject: SubjectInPath, body: EnrollRequest, services: ServicesDep, caller: Caller
 ) -> EnrollAnswer:
-    """Stores templates of a subject, all or none; harmless when repeated."""
-    if idempotency_key is None:
-        return store.enroll(gallery, subject, request.templates, caller.id)
-    once = Once.of(caller.id, idempotency_key, "enroll", gallery, subject, request.model_dump_json())
-    answer, replayed = store.enroll_once(gallery, subject, request.templates, caller.id, once)
-    if replayed:
-        response.headers["Idempotency-Replayed"] = "true"
-    return answer
+    """Stores templates of a subject, all or none. Idempotent: a template id that the subject has is left as it is."""
+    return services.store.enroll(gallery, subject, body.templates, caller.id)
 
 
-@router.delete("/{template}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, PLACE], responses=PENDING)
+@router.delete("/{template}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT], responses=PENDING)
 def erase_template(
     gallery: GalleryInPath,
     subject: SubjectInPath,
     template: TemplateInPath,
     caller: Caller,
-    store: StoreDep,
+    services: ServicesDep,
     response: Response,
 ) -> Erased:
     """Erases a template, and its subject with the last one."""
-    return erasure_answer(store.erase_template(gallery, subject, template, caller.id), response)
+    return erasure_answer(services.store.erase_template(gallery, subject, template, caller.id), response)

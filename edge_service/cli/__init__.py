@@ -1,15 +1,18 @@
-"""The commands ``patronus edge``, ``models``, ``keys``, and the verbs at the top level.
+"""The commands ``patronus edge``, ``models``, ``keys``, and the client's commands at the top level.
 
-Most of those are client verbs, which know nothing of the service's inside: they speak REST like any other caller.
+Most of the client's know nothing of the service's inside: they speak REST like any other caller.
 ``protect`` alone needs no service and runs the edge's own code.
 """
 
-from edge_service.cli.client import app as client
+from edge_service.cli.embeddings import app as embeddings
+from edge_service.cli.galleries import gallery, subject
 from edge_service.cli.gallery_keys import app as keys
-from edge_service.cli.protection import app as protection
+from edge_service.cli.recognition import app as client
 from edge_service.cli.service import app as edge
 from edge_service.models.cli import app as models
 
-client.add_typer(protection)
+client.add_typer(gallery, name="gallery")
+client.add_typer(subject, name="subject")
+client.add_typer(embeddings)
 
 __all__ = ["client", "edge", "keys", "models"]

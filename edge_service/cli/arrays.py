@@ -1,4 +1,4 @@
-"""Files of arrays (.npz): read in parts, without running anything that is in them, and written whole or not at all."""
+"""Reads .npz files in batches, without running code that is in them, and writes them atomically."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from shared.errors import BadRequest, Conflict
 
 Array = NDArray[Any]
-# RuntimeError: it is encrypted; MemoryError: a header that says more than there is.
+# RuntimeError: it is encrypted; MemoryError: a header claims more than there is.
 _DAMAGED: Final = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError)
 
 
 class Embeddings:
-    """The array ``embeddings`` of a file, read part by part; the others, whole.
+    """The array ``embeddings`` of a file, read in batches, and arrays of strings beside it.
 
     Args:
         path: of a file that ``numpy.savez`` or ``numpy.savez_compressed`` wrote.
 
     Raises:
-        BadRequest: there is no such file, it is none, or it has no float32 array ``embeddings`` of n rows.
+        BadRequest: the file is missing, not an .npz, or has no float32 array ``embeddings`` of n rows.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,8 +47,8 @@ class Embeddings:
         self.count, self.dim = shape
         self._dtype = dtype
 
-    def parts(self, rows: int) -> Iterator[NDArray[np.float32]]:
-        """The embeddings, (up to ``rows``, d) float32 at a time.
+    def batches(self, rows: int) -> Iterator[NDArray[np.float32]]:
+        """Yields the embeddings, (up to ``rows``, d) float32 at a time.
 
         Raises:
             BadRequest: the file is cut off or damaged.
@@ -67,7 +67,7 @@ class Embeddings:
         """An array of n strings.
 
         Raises:
-            BadRequest: it is not there, or not such an array.
+            BadRequest: the file has no such array.
         """
         if name not in self.names:
             raise BadRequest(f"{self.path}: holds no array named {name}.")
@@ -92,10 +92,10 @@ class Embeddings:
 
 
 class ArraysWriter:
-    """Arrays on their way into a file.
+    """Writes arrays into an open .npz file.
 
     Args:
-        archive: that they go into.
+        archive: the file.
     """
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
@@ -103,63 +103,52 @@ class ArraysWriter:
 
     @contextmanager
     def rows(self, name: str, count: int, dim: int) -> Iterator[IO[bytes]]:
-        """A float32 array of (count, dim), whose rows are written to what this gives as little-endian bytes."""
+        """Adds a float32 array (count, dim); the caller writes its rows, little-endian, to the yielded file."""
         with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
             np.lib.format.write_array_header_1_0(member, header)
             yield member
 
     def put(self, name: str, array: Array) -> None:
-        """A whole array."""
+        """Adds a whole array."""
         with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 @contextmanager
-def written_whole(path: Path, *, force: bool) -> Iterator[ArraysWriter]:
-    """A file of arrays that is there when this ends well, and not at all otherwise. Only its owner can read it.
+def new_arrays_file(path: Path, *, force: bool) -> Iterator[ArraysWriter]:
+    """Writes a file of arrays that appears only when this ends well. Only its owner can read it.
 
     Args:
         path: of the new file.
-        force: whether one that is there may be replaced.
+        force: whether an existing file may be replaced.
 
     Raises:
-        Conflict: it is there and may not be replaced.
+        Conflict: it exists and may not be replaced.
         BadRequest: the folder cannot be written.
     """
-    _refuse_existing(path, force=force)
+    temporary: Path | None = None
     try:
+        _refuse_existing(path, force=force)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".patronus.")  # mkstemp: mode 0600
-    except OSError as error:
-        raise BadRequest(f"{path}: cannot be written ({error.strerror}).") from None
-    temporary = Path(name)
-    try:
-        with _told_of(path), os.fdopen(descriptor, "wb") as file:
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 yield ArraysWriter(archive)
             file.flush()
             os.fsync(file.fileno())
         _refuse_existing(path, force=force)
-        with _told_of(path):
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    try:
-        yield
+        temporary.replace(path)
     except OSError as error:
         raise BadRequest(f"{path}: cannot be written ({error.strerror}).") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def _refuse_existing(path: Path, *, force: bool) -> None:
-    with _told_of(path):
-        there = os.path.lexists(path)
-        folder = path.is_dir()
-    if folder or (there and not force):
-        raise Conflict(f"{path}: is there already; name another, or say --force.")
+    if path.is_dir() or (os.path.lexists(path) and not force):
+        raise Conflict(f"{path}: exists already; choose another name, or replace it with --force.")
 
 
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

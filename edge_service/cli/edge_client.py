@@ -1,11 +1,13 @@
-"""A small client of the edge's REST interface, for the command line."""
+"""Calls the edge's REST interface, for the command line."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
@@ -16,10 +18,13 @@ from shared.security.secret_files import read_secret
 from shared.security.tls import client_context, why_refused
 
 DEFAULT_EDGE = "http://127.0.0.1:8000"
-# A picture over a slow uplink, and the edge's own patience with the cloud.
-_SECONDS = 60.0
-# No edge takes more in one request; without a limit a mistaken path would be read into memory whole.
-_MOST_BYTES = 64 * 1024 * 1024
+# Long enough for a picture over a slow uplink, and for an edge that waits for its cloud.
+_TIMEOUT_S: Final = 60.0
+# No edge takes more in one request. Without a limit, a file named by mistake would be read into memory.
+_MOST_BYTES: Final = 64 * 1024 * 1024
+# The edge or the cloud is busy or away for a moment.
+_BUSY: Final = frozenset({429, 503})
+_WAITS_S: Final = (0.5, 1, 2, 4, 8)
 
 
 class Refused(PatronusError):
@@ -40,10 +45,10 @@ class EdgeClient:
     Args:
         url: of the edge.
         key: an API key of it.
-        ca: the authority that its certificate is of, where it has one; None: those that this system trusts.
+        ca: file of the authority that signed its certificate; None: those that this system trusts.
 
     Raises:
-        SetupError: the address or the authority's file is not one.
+        SetupError: the address or the authority's file is wrong.
     """
 
     def __init__(self, url: str, key: str, ca: Path | None = None) -> None:
@@ -51,20 +56,20 @@ class EdgeClient:
             self._http = httpx.Client(
                 base_url=url,
                 headers={"Authorization": f"Bearer {key}"},
-                timeout=_SECONDS,
+                timeout=_TIMEOUT_S,
                 verify=client_context(ca, None, None),
                 trust_env=False,
             )
         except (httpx.InvalidURL, ValueError):
-            raise SetupError("The edge's address is not one; it looks like http://127.0.0.1:8000") from None
-        weakref.finalize(self, self._http.close)  # with the last use of this client, its connection
+            raise SetupError("The edge's address is not a URL; write it like http://127.0.0.1:8000") from None
+        weakref.finalize(self, self._http.close)  # closes the connection with the last use of this client
 
     def call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """The edge's answer.
 
         Raises:
             Refused: it answered with a problem.
-            SetupError: it cannot be reached, or what answers there is not an edge.
+            SetupError: it cannot be reached, or something else answers there.
         """
         try:
             response = self._http.request(method, path, **request)
@@ -84,8 +89,19 @@ class EdgeClient:
             raise Refused({REQUEST_ID_HEADER: response.headers.get(REQUEST_ID_HEADER), **answer})
         return answer
 
+    def call_with_retries(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        """As ``call``, repeated for up to 16 seconds while the edge or the cloud is busy."""
+        for seconds in _WAITS_S:
+            try:
+                return self.call(method, path, **request)
+            except Refused as error:
+                if error.problem.get("status") not in _BUSY:
+                    raise
+                time.sleep(seconds)
+        return self.call(method, path, **request)
+
     def send_picture(self, path: str, picture: Path, **params: Any) -> dict[str, Any]:
-        """Sends one picture.
+        """Sends one picture; parameters that are None are left out.
 
         Raises:
             BadRequest: the file cannot be read.
@@ -105,7 +121,7 @@ class EdgeClient:
 
 
 def connect(url: str | None, key_file: Path | None) -> EdgeClient:
-    """A client of the edge that is named, else of the one that ``make run`` started on this machine.
+    """Connects to the named edge, else to the one that ``make run`` started on this machine.
 
     Raises:
         SetupError: there is no API key where it is looked for.
@@ -121,18 +137,13 @@ def connect(url: str | None, key_file: Path | None) -> EdgeClient:
                 "itself in PATRONUS_API_KEY."
             ) from None
     ca = os.environ.get("PATRONUS_EDGE_CA")
-    return EdgeClient(url or _running_here() or DEFAULT_EDGE, key, Path(ca) if ca else None)
-
-
-def _running_here() -> str | None:
-    """The address that ``make run`` left while it runs."""
-    try:
-        return (_edge_home() / "address").read_text().strip() or None
-    except OSError:
-        return None
+    running_here = None
+    with contextlib.suppress(OSError):
+        running_here = (_edge_home() / "address").read_text().strip()
+    return EdgeClient(url or running_here or DEFAULT_EDGE, key, Path(ca) if ca else None)
 
 
 def _edge_home() -> Path:
-    """As the edge's own settings have it; these are not loaded here, for a client may know nothing of a service."""
+    """The edge's folder. Its settings are not loaded here: a client's installation need not have the service."""
     named = os.environ.get("PATRONUS_EDGE__HOME")
     return Path(named) if named else patronus_home() / "edge"

@@ -1,61 +1,107 @@
-"""Enrolls many pictures, shows how far it is, and sums up what was refused and why."""
+"""Enrolls many pictures: finds them in folders, shows progress, and sums up what was refused and why."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from edge_service.cli.client import gallery_path
-from edge_service.cli.edge_client import EdgeClient, Refused
-from edge_service.cli.output import Output
-from edge_service.cli.pictures import Picture
+from edge_service.cli.edge_client import Refused
+from edge_service.cli.session import Session, gallery_path
 from shared.counted import counted
 from shared.errors import BadRequest
+from shared.names import SUBJECT_PATTERN
 
+_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _BAD_NAME = "A subject cannot have this name; rename it to letters, digits or ._@- (at most 128, no such sign first)."
-_STOPS = frozenset({401, 403, 404, 409, 502, 503})
+# Statuses that every further picture would be refused with.
+_STOPS: Final = frozenset({401, 403, 404, 409, 502, 503})
 
 
-def enroll_all(client: EdgeClient, out: Output, gallery: str, pictures: list[Picture], quality: str | None) -> bool:
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture file and the subject that it shows."""
+
+    subject: str
+    path: Path
+
+
+def pictures_of(subject: str, paths: list[Path]) -> list[Picture]:
+    """The pictures of one subject: the files, and all picture files of the folders, sorted by name.
+
+    Raises:
+        BadRequest: a path is not there, or a folder holds no picture.
+    """
+    found = []
+    for path in paths:
+        if not path.exists():
+            raise BadRequest(f"{path}: there is no such file or folder.")
+        inside = _in_folder(path) if path.is_dir() else [path]
+        if not inside:
+            raise BadRequest(f"{path}: holds no JPEG, PNG or WebP picture.")
+        found += [Picture(subject, each) for each in inside]
+    return found
+
+
+def people_in(folder: Path) -> list[Picture]:
+    """The pictures of many subjects: ``FOLDER/SUBJECT/*.jpg``, or ``FOLDER/SUBJECT.jpg``.
+
+    Raises:
+        BadRequest: not a folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise BadRequest(f"{folder}: is not a folder.")
+    found = [Picture(path.stem, path) for path in _in_folder(folder, deep=False)]
+    for inside in sorted(path for path in folder.iterdir() if path.is_dir()):
+        found += [Picture(inside.name, path) for path in _in_folder(inside)]
+    if not found:
+        raise BadRequest(f"{folder}: holds neither pictures nor folders of pictures.")
+    return found
+
+
+def _in_folder(folder: Path, *, deep: bool = True) -> list[Path]:
+    paths = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(path for path in paths if path.is_file() and path.suffix.lower() in _SUFFIXES)
+
+
+def enroll_all(session: Session, gallery: str, pictures: list[Picture], quality: str | None) -> bool:
     """Enrolls pictures one by one.
 
     Returns:
         Whether every one was taken.
 
     Raises:
-        Refused: the edge refuses all alike: the gallery is not there, the key does not allow it, the cloud is away.
+        Refused: the edge would refuse every picture: no such gallery, no right to enroll, or no cloud.
         SetupError: no edge answers.
     """
-    at = gallery_path(gallery)
-    refused: list[tuple[Picture, str, str]] = []
-    taken: Counter[str] = Counter()
-    columns = (TextColumn("enrolling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out.errors, transient=True, disable=len(pictures) < 2) as progress:
-        for picture in progress.track(pictures):
-            path = f"{at}/subjects/{picture.subject}/faces"
+    path, client, out = gallery_path(gallery), session.client, session.out
+    refused: list[list[str]] = []
+    enrolled: Counter[str] = Counter()
+    with out.progress(shown=len(pictures) > 1) as progress:
+        for picture in progress.track(pictures, description="enrolling"):
             label = {"subject": picture.subject, "path": str(picture.path)}
             try:
-                if not picture.is_named_well:
+                # No name is derived from a bad one: two people could end as one.
+                if re.fullmatch(SUBJECT_PATTERN, picture.subject) is None:
                     raise BadRequest(_BAD_NAME, reason="bad_name")
-                answer = client.send_picture(path, picture.path, quality_filter=quality)
+                faces = f"{path}/subjects/{picture.subject}/faces"
+                answer = client.send_picture(faces, picture.path, quality_filter=quality)
             except (Refused, BadRequest) as error:
-                problem = (
-                    error.problem if isinstance(error, Refused) else {"detail": error.detail, "reason": error.reason}
-                )
+                problem = getattr(error, "problem", {"detail": error.detail, "reason": error.reason})
                 if problem.get("status") in _STOPS:
                     raise
-                refused.append((picture, error.reason or "refused", error.detail))
+                refused.append([str(picture.path), error.reason or "refused", error.detail])
                 out.refused({**label, "enrolled": False, **problem}, f"{picture.path}: {error.detail}")
-                continue
-            taken[picture.subject] += 1
-            face = answer["faces"][0]
-            out.result({**label, "enrolled": True, **face}, f"{picture.path}: enrolled as {picture.subject}")
+            else:
+                enrolled[picture.subject] += 1
+                sentence = f"{picture.path}: enrolled as {picture.subject}"
+                out.result({**label, "enrolled": True, **answer["faces"][0]}, sentence)
     if len(pictures) > 1:
+        subjects = counted(len(enrolled), "subject")
         out.people.print(
-            f"Enrolled {taken.total()} of {len(pictures)} pictures, of {counted(len(taken), 'subject')}.",
-            markup=False,
+            f"Enrolled {enrolled.total()} of {len(pictures)} pictures, of {subjects}.", markup=False, soft_wrap=True
         )
-        rows = [[str(picture.path), reason, detail] for picture, reason, detail in refused]
-        out.table("Refused", ["picture", "reason", "how to mend it"], rows)
+        out.table("Refused", ["picture", "reason", "what to do"], refused)
     return not refused

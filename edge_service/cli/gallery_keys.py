@@ -1,21 +1,30 @@
-"""``patronus keys``: take a gallery's secret key to another edge, so that several edges can serve one gallery."""
+"""The commands ``patronus keys``: move a gallery's secret key to another edge, so that both can serve the gallery."""
 
 from __future__ import annotations
 
+import warnings
+from getpass import GetPassWarning
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from edge_service.cli.session import Yes, confirm
+from shared.command import gallery_name
+from shared.errors import BadRequest, Conflict, NotFound, PatronusError, SetupError
+from shared.security.process_secrets import lock_memory
+from shared.security.secret_files import read_secret, write_secret
+
 if TYPE_CHECKING:
     from edge_service.protection.keys import GalleryKey, KeyStore
+    from edge_service.settings import EdgeSettings
 
 app = typer.Typer(help="Secret keys of galleries: move one to another edge.", no_args_is_help=True)
 
-# Of galleries, in one sentence.
+# Galleries named in one sentence.
 _MOST_NAMED: Final = 10
 
-Gallery = Annotated[str, typer.Argument(metavar="GALLERY", help="The gallery.")]
+Gallery = Annotated[str, typer.Argument(metavar="GALLERY", callback=gallery_name, help="The gallery.")]
 PassphraseFile = Annotated[
     Path | None, typer.Option(help="Private file that holds the passphrase. Absent: it is asked for.")
 ]
@@ -29,11 +38,9 @@ def export_key(
 ) -> None:
     """Write a gallery's key to a file, wrapped under a passphrase."""
     from edge_service.protection.key_transfer import wrap
-    from shared.errors import Conflict
-    from shared.security.secret_files import write_secret
 
     store = _store()
-    key = store.gallery(_checked(gallery))
+    key = store.gallery(gallery)
     unchecked = _check_with_cloud(store, key)
     wrapped = wrap(key, _passphrase(passphrase_file, confirm=True))
     try:
@@ -64,16 +71,15 @@ def import_key(
 
 @app.command()
 def fingerprint(gallery: Gallery) -> None:
-    """Show the fingerprint of a gallery's key, which tells nothing about it."""
-    typer.echo(_store().gallery(_checked(gallery)).fingerprint())
+    """Show the fingerprint of a gallery's key, which reveals nothing of the key."""
+    typer.echo(_store().gallery(gallery).fingerprint())
 
 
 @app.command()
-def renew(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+def renew(yes: Yes = False) -> None:
     """Draw a new master key, after the old one leaked. The old one is kept aside until all galleries are rekeyed."""
     store = _store()
-    if not yes:
-        typer.confirm("Draw a new master key, from which the next key of every gallery follows?", abort=True, err=True)
+    confirm("Draw a new master key, from which the next key of every gallery follows?", yes=yes)
     store.renew()
     typer.echo(
         "This edge has a new master key. Start it again now, and change the key of each gallery: patronus gallery "
@@ -83,7 +89,7 @@ def renew(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = Fals
 
 @app.command()
 def forget(
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Do not ask the cloud: a gallery under an old key is lost.")
     ] = False,
@@ -93,8 +99,7 @@ def forget(
     if not store.has_old_keys():
         typer.echo("There are no old keys aside.")
         return
-    if not yes:
-        typer.confirm("Was every gallery rekeyed? What was not is lost, for good.", abort=True, err=True)
+    confirm("Was every gallery rekeyed? What was not is lost, for good.", yes=yes)
     if not unchecked:
         _refuse_to_forget_needed(store)
     store.forget()
@@ -102,23 +107,20 @@ def forget(
 
 
 def _refuse_to_forget_needed(store: KeyStore) -> None:
-    """Makes sure that no gallery of the cloud is under a key that would be destroyed.
+    """Makes sure that no gallery of the cloud needs a key that would be destroyed.
 
     Raises:
-        Conflict: one is.
+        Conflict: a gallery does.
         SetupError: the cloud cannot be asked.
     """
-    from edge_service.cli.cloud_connection import ask_for_galleries, find_cloud
-    from edge_service.settings import EdgeSettings
-    from shared.errors import Conflict, PatronusError, SetupError
-    from shared.service_settings import load_settings
+    from edge_service.cli.cloud_lookup import ask_for_galleries, find_cloud
 
-    line = find_cloud(load_settings(EdgeSettings))
+    cloud = find_cloud(_settings())
     try:
-        found = ask_for_galleries(line)
+        found = ask_for_galleries(cloud)
     except PatronusError as error:
         raise SetupError(
-            f"No key was destroyed, since the cloud at {line.settings.url} could not be asked which galleries need "
+            f"No key was destroyed, since the cloud at {cloud.settings.url} could not be asked which galleries need "
             f"one; --unchecked forgets without asking. {error.detail}"
         ) from None
     needing = [
@@ -135,7 +137,7 @@ def _refuse_to_forget_needed(store: KeyStore) -> None:
 
 
 def _check_with_cloud(store: KeyStore, key: GalleryKey) -> str | None:
-    """Makes sure that this edge has the key the gallery is under: a wrong name would give a key of no use.
+    """Makes sure that this edge has the gallery's key: for a wrong name, it would export a useless one.
 
     Returns:
         Why this could not be checked, for a person; None where it was.
@@ -144,13 +146,10 @@ def _check_with_cloud(store: KeyStore, key: GalleryKey) -> str | None:
         NotFound: there is no such gallery.
         Conflict: another edge made it, and this edge does not have its key.
     """
-    from edge_service.cli.cloud_connection import ask_for_gallery
-    from edge_service.settings import EdgeSettings
-    from shared.errors import Conflict, NotFound, PatronusError
-    from shared.service_settings import load_settings
+    from edge_service.cli.cloud_lookup import ask_for_gallery
 
     try:
-        seal = ask_for_gallery(key.gallery, load_settings(EdgeSettings)).contract.seal
+        seal = ask_for_gallery(key.gallery, _settings()).contract.seal
     except NotFound:
         raise
     except PatronusError as error:
@@ -160,47 +159,29 @@ def _check_with_cloud(store: KeyStore, key: GalleryKey) -> str | None:
     return None
 
 
-def _store() -> KeyStore:
-    from edge_service.protection.keys import KeyStore
+def _settings() -> EdgeSettings:
     from edge_service.settings import EdgeSettings
-    from shared.security.process_secrets import lock_memory
     from shared.service_settings import load_settings
 
+    return load_settings(EdgeSettings)
+
+
+def _store() -> KeyStore:
+    from edge_service.protection.keys import KeyStore
+
     lock_memory()
-    settings = load_settings(EdgeSettings)
+    settings = _settings()
     return KeyStore(settings.home, may_make=not settings.keys_file.exists())
 
 
-def _checked(gallery: str) -> str:
-    from pydantic import TypeAdapter, ValidationError
-
-    from shared.names import GalleryName
-
-    try:
-        name: str = TypeAdapter(GalleryName).validate_python(gallery)
-    except ValidationError:
-        raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens") from None
-    return name
-
-
 def _passphrase(file: Path | None, *, confirm: bool) -> str:
-    from shared.errors import BadRequest
-    from shared.security.secret_files import read_secret
-
-    if file is None:
-        return _asked_for(confirm=confirm)
+    if file is not None:
+        try:
+            return read_secret(file).decode().rstrip("\r\n")
+        except (FileNotFoundError, UnicodeDecodeError):
+            raise BadRequest(f"The passphrase file {file} cannot be read as text.") from None
     try:
-        return read_secret(file).decode().rstrip("\r\n")
-    except (FileNotFoundError, UnicodeDecodeError):
-        raise BadRequest(f"The passphrase file {file} cannot be read as text.") from None
-
-
-def _asked_for(*, confirm: bool) -> str:
-    import warnings
-    from getpass import GetPassWarning
-
-    try:
-        with warnings.catch_warnings(action="error", category=GetPassWarning):  # where what is typed would be shown
+        with warnings.catch_warnings(action="error", category=GetPassWarning):  # it would show what is typed
             entered: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
     except GetPassWarning:
         typer.echo("\nThere is no terminal to ask at; name the passphrase's file with --passphrase-file.", err=True)

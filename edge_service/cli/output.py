@@ -1,20 +1,25 @@
-"""What the client verbs print: sentences and tables for people, one JSON object a line for programs."""
+"""Prints what commands found: sentences and tables for people, one JSON object a line for programs."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+# Ends of a sentence, for one embedding and for several.
+UNPERTURBED: Final = ("had no margin and was not perturbed", "had no margin and were not perturbed")
 
 
 class Output:
     """Where results go.
 
     Args:
-        as_json: one JSON object a line on standard output, and nothing else there.
+        as_json: prints one JSON object a line on standard output, and nothing else there.
     """
 
     def __init__(self, *, as_json: bool) -> None:
@@ -23,21 +28,31 @@ class Output:
         self.errors = Console(stderr=True, highlight=False)
 
     def result(self, answer: dict[str, Any], sentence: str) -> None:
-        """One result."""
+        """Prints one result."""
+        self._print(answer, sentence, self.people)
+
+    def refused(self, problem: dict[str, Any], sentence: str) -> None:
+        """Prints one refusal: for programs among the results, for people on standard error."""
+        self._print(problem, sentence, self.errors)
+
+    def _print(self, answer: dict[str, Any], sentence: str, console: Console) -> None:
         if self.as_json:
             sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
         else:
-            self.people.print(sentence, markup=False, soft_wrap=True)
+            console.print(sentence, markup=False, soft_wrap=True)
 
-    def refused(self, problem: dict[str, Any], sentence: str) -> None:
-        """One refusal: an object among the others for programs, a sentence on standard error for people."""
+    def results(
+        self, title: str, columns: list[str], found: list[dict[str, Any]], row: Callable[[dict[str, Any]], list[str]]
+    ) -> None:
+        """Prints several results: a table for people, or nothing where there are none."""
         if self.as_json:
-            sys.stdout.write(json.dumps(problem, ensure_ascii=False) + "\n")
+            for answer in found:
+                self.result(answer, "")
         else:
-            self.errors.print(sentence, markup=False, soft_wrap=True)
+            self.table(title, columns, [row(answer) for answer in found])
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A table, for people only."""
+        """Prints a table, for people only."""
         if self.as_json or not rows:
             return
         table = Table(title=title, title_justify="left")
@@ -46,3 +61,8 @@ class Output:
         for row in rows:
             table.add_row(*row)
         self.people.print(table, markup=False)
+
+    def progress(self, *, shown: bool = True) -> Progress:
+        """A progress bar on standard error, which disappears at the end."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        return Progress(*columns, console=self.errors, transient=True, disable=not shown)

@@ -1,4 +1,4 @@
-"""Protects the embeddings of a file with the edge's own code: no service runs, and nothing is sent."""
+"""Protects the embeddings of a file with the edge's own code: no service runs, and no embedding is sent."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edge_service.cli.arrays import Embeddings, written_whole
-from edge_service.cli.cloud_connection import ask_for_gallery
-from edge_service.cli.output import Output
+from edge_service.cli.arrays import Embeddings, new_arrays_file
+from edge_service.cli.cloud_lookup import ask_for_gallery
+from edge_service.cli.output import UNPERTURBED, Output
 from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, KeyStore
 from edge_service.protection.profiles import Profile, check_profile_dimension, load_profile
@@ -26,7 +25,8 @@ from shared.service_settings import load_settings
 from shared.wire.common import GalleryInfo
 
 _OTHERWISE: Final = ", or give with --contract what `patronus gallery show GALLERY --json` printed"
-_ROWS: Final = 2048  # between two moves of the bar: about a second
+# Embeddings a batch: the progress bar moves about once a second.
+_ROWS: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Chosen:
     """How to protect.
 
     Attributes:
-        profile: which steps.
-        key: whose seeds and seal.
-        sealed: whether a seal of the profile is applied.
-        dim: values that an embedding must have: the gallery's, else the profile's.
+        profile: the protection steps.
+        key: gives the seeds and the seal.
+        sealed: whether the profile's seal is applied.
+        dim: dimension of an embedding: the gallery's, else the profile's.
     """
 
     profile: Profile
@@ -50,18 +50,19 @@ def choose(name: str | None, gallery: str | None, contract: Path | None, subject
     """The profile and the key, from this edge's settings and key folder.
 
     Args:
-        name: of the profile; None for the one that the edge is set to.
-        gallery: whose key; None for the public one and no seal.
-        contract: file with what the cloud says of the gallery, as JSON; None has the cloud asked.
-        subject: whose embeddings they all are, for a gallery whose subjects have seals of their own.
+        name: of the profile; None: the one that the edge is set to.
+        gallery: whose key; None: the public key and no seal.
+        contract: file with the cloud's answer about the gallery, as JSON; None: the cloud is asked.
+        subject: whose embeddings they all are, for a verify-only gallery.
 
     Raises:
         SetupError: no such profile, no key here, or a profile for another dimension than the gallery's.
-        BadRequest: the file says nothing of this gallery.
+        BadRequest: the file is not about this gallery.
         NotFound: there is no such gallery.
-        ContractMismatch: the gallery was made under another profile; Conflict: under another key, or with seals for
-            subjects where none is named, or the other way around.
-        UpstreamUnavailable: the cloud was to be asked, and does not answer.
+        ContractMismatch: the gallery was made under another profile.
+        Conflict: the gallery is under another key, or exactly one of these holds: it is verify-only, and a subject is
+            named.
+        UpstreamUnavailable: the cloud is to be asked and does not answer.
     """
     settings = load_settings(EdgeSettings)
     profile = load_profile(settings.profile if name is None else name, own=settings.profiles)
@@ -73,17 +74,19 @@ def choose(name: str | None, gallery: str | None, contract: Path | None, subject
     if not (settings.home / "master.key").exists():
         raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
     keys = KeyStore(settings.home, may_make=False)
-    info = ask_for_gallery(gallery, settings, _OTHERWISE) if contract is None else _told(gallery, contract)
+    info = ask_for_gallery(gallery, settings, _OTHERWISE) if contract is None else _saved_info(gallery, contract)
     key = _key_of(keys, gallery, profile, info.contract, subject)
     check_profile_dimension(profile, info.contract.dim)
     return Chosen(profile, key, sealed=True, dim=info.contract.dim)
 
 
 def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, force: bool) -> None:
-    """Writes templates (n, d) and angles (n,) in radians, and the lengths norms (n,) that came in; all float32.
+    """Writes templates (n, d), angles (n,) in radians, and norms (n,) of the embeddings; all float32.
 
     Raises:
-        BadRequest: the source cannot be used; Unprocessable: an embedding of it cannot; Conflict: the target is there.
+        BadRequest: the source cannot be used.
+        Unprocessable: an embedding cannot be used.
+        Conflict: the target exists.
     """
     embeddings = Embeddings(source)
     profile = chosen.profile
@@ -91,34 +94,35 @@ def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, for
     angles: list[NDArray[np.float32]] = []
     norms: list[NDArray[np.float32]] = []
     unperturbed = done = 0
-    columns = (TextColumn("protecting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        written_whole(target, force=force) as arrays,
-        Progress(*columns, console=out.errors, transient=True) as progress,
-    ):
+    with new_arrays_file(target, force=force) as arrays, out.progress() as progress:
         bar = progress.add_task("protecting", total=embeddings.count)
         with arrays.rows("templates", embeddings.count, embeddings.dim) as templates:
-            for part in embeddings.parts(_ROWS):
-                unit, lengths = unit_rows(part, profile, chosen.dim, first=done)
+            for batch in embeddings.batches(_ROWS):
+                unit, lengths = unit_rows(batch, profile, chosen.dim, first=done)
                 made = protector.templates(unit, chosen.key, sealed=chosen.sealed)
                 templates.write(np.ascontiguousarray(made.templates, dtype="<f4").tobytes())
                 angles.append(made.angles)
                 norms.append(lengths)
                 unperturbed += made.unperturbed
-                done += len(part)
-                progress.advance(bar, len(part))
+                done += len(batch)
+                progress.advance(bar, len(batch))
         arrays.put("angles", np.concatenate(angles))
         arrays.put("norms", np.concatenate(norms))
-    told = {"protected": embeddings.count, "unperturbed": unperturbed, "profile": profile.pin.name}
     sealed = chosen.sealed and profile.seals
-    told["sealed"] = sealed
-    held = counted(embeddings.count, "sealed template" if sealed else "template") + ("" if sealed else ", NOT sealed,")
-    sentence = counted(unperturbed, "had no margin and was not perturbed", "had no margin and were not perturbed")
-    left = f"; {sentence}" if unperturbed else ""
-    out.result(told, f"{target}: {held} under the profile {profile.pin.name}{left}.")
+    summary = {
+        "protected": embeddings.count,
+        "unperturbed": unperturbed,
+        "profile": profile.pin.name,
+        "sealed": sealed,
+    }
+    written = counted(embeddings.count, "sealed template" if sealed else "template") + (
+        "" if sealed else ", NOT sealed,"
+    )
+    left = f"; {counted(unperturbed, *UNPERTURBED)}" if unperturbed else ""
+    out.result(summary, f"{target}: {written} under the profile {profile.pin.name}{left}.")
 
 
-def _told(gallery: str, contract: Path) -> GalleryInfo:
+def _saved_info(gallery: str, contract: Path) -> GalleryInfo:
     try:
         info = GalleryInfo.model_validate_json(contract.read_bytes())
     except OSError as error:

@@ -34,8 +34,8 @@ def serve(
 ) -> None:
     """Run the service in the foreground."""
     from edge_service.app import create_app
-    from edge_service.cli.cloud_connection import cloud_line_left
-    from edge_service.memory import give_back_large_blocks
+    from edge_service.cli.cloud_lookup import published_cloud_settings
+    from edge_service.picture_memory import unmap_large_blocks
     from edge_service.settings import EdgeSettings
     from shared.http.serving import serve as run
     from shared.logs import configure_logging, get_logger
@@ -45,15 +45,15 @@ def serve(
     settings = load_settings(EdgeSettings, host=host, port=port)
     configure_logging(settings.log_level, "edge")
     get_logger(__name__).info("memory_locked", what=lock_memory().value)
-    give_back_large_blocks()
+    unmap_large_blocks()
     app = create_app(settings)
-    with _address_left(settings), cloud_line_left(settings):
+    with _published_address(settings), published_cloud_settings(settings):
         run("edge", app, host=settings.host, port=settings.port, log_level=settings.log_level, tls=settings.tls)
 
 
 @contextlib.contextmanager
-def _address_left(settings: EdgeSettings) -> Iterator[None]:
-    """Leaves the address where the command line on this machine looks, so that it needs no flag."""
+def _published_address(settings: EdgeSettings) -> Iterator[None]:
+    """Keeps the edge's address where the command line on this machine finds it, so that it needs no option."""
     from shared.urls import service_url
 
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)

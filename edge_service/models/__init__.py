@@ -1,24 +1,13 @@
-"""Model files: the manifest that pins them, and how they are fetched, converted, checked and found.
+"""Model files: the manifest that pins them, and how they are fetched, converted and checked.
 
-Here is everything up to a file on disk whose digest is right. Running a model lives in `edge_service.vision`.
+This ends with a file on disk whose digest is right. `edge_service.vision` runs the models.
 """
 
-from edge_service.models.manifest import Manifest, ModelEntry, load_manifest
-from edge_service.models.store import (
-    FileState,
-    PreparedModel,
-    locate,
-    models_dir,
-    prepare,
-    sources_dir,
-    upstream_base,
-    verify,
-)
+from edge_service.models.manifest import Manifest, load_manifest
+from edge_service.models.store import PreparedModel, locate, models_dir, prepare, sources_dir, upstream_base, verify
 
 __all__ = [
-    "FileState",
     "Manifest",
-    "ModelEntry",
     "PreparedModel",
     "load_manifest",
     "locate",

@@ -1,5 +1,6 @@
-"""`python -m edge_service.models`: the model commands without the rest of `patronus`."""
+"""``python -m edge_service.models``: the model commands without the rest of ``patronus``."""
 
 from edge_service.models.cli import app
+from shared.command import run
 
-app(prog_name="python -m edge_service.models")
+run(app)

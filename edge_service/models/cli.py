@@ -1,16 +1,14 @@
-"""The commands `models fetch` and `models list`."""
+"""The commands ``patronus models fetch`` and ``list``."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edge_service.models.manifest import load_manifest
-from edge_service.models.store import MEND, models_dir, prepare, verify
+from edge_service.models.store import REMEDY, models_dir, prepare, verify
 from shared.errors import SetupError
 
 app = typer.Typer(help="Fetch, convert and check the face models.", no_args_is_help=True, add_completion=False)
@@ -23,16 +21,6 @@ ManifestFile = Annotated[
     Path | None,
     typer.Option(envvar="PATRONUS_MODEL_MANIFEST", help="Manifest. [default: deploy/models.json]", show_default=False),
 ]
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Tell a set-up error as one sentence and end with status 1."""
-    try:
-        yield
-    except SetupError as problem:
-        typer.echo(problem.detail, err=True)
-        raise typer.Exit(1) from problem
 
 
 @app.command()
@@ -61,30 +49,27 @@ def fetch(
     keep_source: Annotated[bool, typer.Option("--keep-source", help="Keep the files as published, too.")] = False,
 ) -> None:
     """Get the models that are not ready yet, check them and make them ready to run."""
-    with _told():
-        prepare(
-            load_manifest(manifest),
-            folder or models_dir(),
-            sources,
-            upstream_base,
-            typer.echo,
-            embedders=embedder or (),
-            keep_source=keep_source,
-        )
+    prepare(
+        load_manifest(manifest),
+        folder or models_dir(),
+        sources,
+        upstream_base,
+        typer.echo,
+        embedders=embedder or (),
+        keep_source=keep_source,
+    )
 
 
 @app.command("list")
 def list_models(folder: Folder = None, manifest: ManifestFile = None) -> None:
     """Show the state of every model; status 1 if one is not ready, unless it is optional and was never fetched."""
-    with _told():
-        bad = []
-        for state in verify(load_manifest(manifest), folder or models_dir()):
-            entry = state.entry
-            digest = (state.found or "-")[:12]
-            absent = entry.optional and state.state == "missing"
-            told = "optional" if absent else state.state
-            typer.echo(f"{told:8} {entry.role:14} {state.path.name:22} {digest:12} {entry.licence}")
-            if state.state != "ready" and not absent:
-                bad.append(state.path.name)
-        if bad:
-            raise SetupError(f"Not ready: {', '.join(bad)}; {MEND}.", reason="model-missing")
+    bad = []
+    for found in verify(load_manifest(manifest), folder or models_dir()):
+        entry = found.entry
+        digest = (found.found or "-")[:12]
+        state = "optional" if entry.optional and found.state == "missing" else found.state
+        typer.echo(f"{state:8} {entry.role:14} {found.path.name:22} {digest:12} {entry.licence}")
+        if state not in {"ready", "optional"}:
+            bad.append(found.path.name)
+    if bad:
+        raise SetupError(f"Not ready: {', '.join(bad)}; {REMEDY}.")

@@ -1,30 +1,19 @@
-"""dlib's residual network as an ONNX graph, node by node.
+"""Writes dlib's residual network as an ONNX graph, node by node.
 
-The network (`anet_type` in dlib's example of face recognition): a stem, residual blocks, the mean of all pixels, and a
-matrix product. Where dlib halves the size it pads nothing, so the two sides of a block's sum may differ by a pixel, and
-they differ in channels; the smaller is filled up with zeroes, at its end.
+The network (`anet_type` in dlib's example of face recognition) is a stem, residual blocks, the mean of all pixels, and
+a matrix product. Where dlib halves the size it does not pad. So the two sides of a block's sum differ in channels, and
+may differ by a pixel; the smaller one is filled up with zeroes at its end.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.models.dlib_file import (
-    AddTagged,
-    Affine,
-    Convolution,
-    DlibNetwork,
-    Layer,
-    Linear,
-    Mark,
-    NotDlib,
-    Pool,
-    Relu,
-)
+from edge_service.models.dlib_file import MARK, DlibNetwork, Layer, NotDlib
 from edge_service.models.manifest import ConvertedFile
 from edge_service.models.onnx_parts import Arrays, make_model
 
@@ -34,19 +23,18 @@ if TYPE_CHECKING:
 _OPSET = 21
 # dlib divides by this after subtracting the mean (`input_rgb_image_sized`); its inverse is exact in float32.
 _SCALE = 256
-
-Kind = TypeVar("Kind", bound=Layer)
+_POOLS = {"max_pool_2": "MaxPool", "avg_pool_2": "AveragePool"}
 
 
 def build(network: DlibNetwork, contract: ConvertedFile) -> onnx.ModelProto:
-    """The network as a model whose input is plain pixels; any number of faces may be given at once.
+    """Builds a model whose input is plain pixels, of any number of faces at once.
 
     Args:
         network: as dlib's file has it.
         contract: the names and shapes that the result must have.
 
     Raises:
-        NotDlib: the layers come in another order, or do not fit to each other.
+        NotDlib: the layers come in another order, or do not fit together.
     """
     from onnx import helper  # noqa: PLC0415  # set-up only: services run without it
 
@@ -55,13 +43,13 @@ def build(network: DlibNetwork, contract: ConvertedFile) -> onnx.ModelProto:
     mean = np.array(network.mean, np.float64).astype(np.float32).reshape(1, 3, 1, 1)
     shifted = graph.add("Sub", contract.input.name, graph.weight("mean", mean))
     scaled = graph.add("Mul", shifted, graph.weight("scale", np.array(1 / _SCALE, np.float32)))
-    at = graph.convolution(_Map(scaled, 3, network.side), layers.convolution())
-    at = graph.pool(graph.relu(at, layers.next(Relu)), layers.next(Pool))
-    while layers.begins(Mark):
+    at = graph.convolution(_Map(scaled, 3, network.side), layers)
+    at = graph.pool(graph.relu(at, layers), layers.next(*_POOLS))
+    while layers.begin_with(MARK):
         at = _block(graph, at, layers)
-    if layers.next(Pool).window != 0:
+    if layers.next(*_POOLS).window != 0:
         raise NotDlib("the mean of all pixels is expected")
-    weights = layers.next(Linear).weights
+    (weights,) = layers.next("fc_2").weights
     layers.expect_end()
     if len(weights) != at.channels:
         raise NotDlib("the last layer takes another number of channels")
@@ -80,19 +68,19 @@ class _Map:
 
 
 def _block(graph: _Graph, start: _Map, layers: _Layers) -> _Map:
-    """Two convolutions, added to what went into them; halved first where the convolutions halve."""
-    layers.next(Mark)
-    main = graph.relu(graph.convolution(start, layers.convolution()), layers.next(Relu))
-    main = graph.convolution(main, layers.convolution())
+    """Two convolutions, added to their input, which is halved first where the convolutions halve."""
+    layers.next(MARK)
+    main = graph.relu(graph.convolution(start, layers), layers)
+    main = graph.convolution(main, layers)
     other = start
-    if layers.begins(Mark):
-        layers.next(Mark)  # tags the convolutions' output
-        layers.next(Mark)  # goes back to the start
-        other = graph.pool(start, layers.next(Pool))
-    layers.next(AddTagged)
+    if layers.begin_with(MARK):
+        layers.next(MARK)  # tags the convolutions' output
+        layers.next(MARK)  # goes back to the start
+        other = graph.pool(start, layers.next(*_POOLS))
+    layers.next("add_prev_")
     channels, side = max(main.channels, other.channels), max(main.side, other.side)
     total = graph.add("Add", graph.filled(main, channels, side), graph.filled(other, channels, side))
-    return graph.relu(_Map(total, channels, side), layers.next(Relu))
+    return graph.relu(_Map(total, channels, side), layers)
 
 
 class _Layers:
@@ -101,42 +89,31 @@ class _Layers:
     def __init__(self, layers: tuple[Layer, ...]) -> None:
         self._left = list(layers)
 
-    def begins(self, kind: type[Layer]) -> bool:
+    def begin_with(self, kind: str) -> bool:
         """Whether the next layer is of this kind."""
-        return bool(self._left) and isinstance(self._left[0], kind)
+        return bool(self._left) and self._left[0].kind == kind
 
-    def next(self, kind: type[Kind]) -> Kind:
-        """The next layer, which must be of this kind."""
-        found = self._left.pop(0) if self._left else None
-        if not isinstance(found, kind):
-            raise NotDlib(f"a layer of the kind {kind.__name__} is expected")
-        return found
-
-    def convolution(self) -> Convolution:
-        """The next convolution and the affine layer after it as one convolution; each weight is rounded once."""
-        found, affine = self.next(Convolution), self.next(Affine)
-        if len(affine.gamma) != len(found.filters):
-            raise NotDlib("an affine layer has another number of channels")
-        gamma = affine.gamma.astype(np.float64)
-        filters = (found.filters * gamma[:, None, None, None]).astype(np.float32)
-        biases = (found.biases * gamma + affine.beta).astype(np.float32)
-        return Convolution(filters, biases, found.stride, found.padding)
+    def next(self, *kinds: str) -> Layer:
+        """Takes the next layer, which must be of one of these kinds."""
+        if not self._left or self._left[0].kind not in kinds:
+            raise NotDlib(f"a layer of the kind {' or '.join(kinds)} is expected")
+        return self._left.pop(0)
 
     def expect_end(self) -> None:
-        """Refuses what comes after the last layer."""
+        """Refuses further layers."""
         if self._left:
             raise NotDlib("no further layer is expected")
 
 
 class _Graph:
-    """The nodes so far, and their weights; outputs are named by their number."""
+    """The nodes so far, and their weights; an output is named after its node's number."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: Arrays = {}
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Adds a node; gives the name of its output, which may be chosen as `output`."""
+        """Adds a node and returns the name of its output, which the argument `output` may choose."""
         from onnx import helper  # noqa: PLC0415
 
         name = attributes.pop("output", f"{operator.lower()}_{len(self.nodes)}")
@@ -148,28 +125,35 @@ class _Graph:
         self.weights[name] = values
         return name
 
-    def convolution(self, at: _Map, layer: Convolution) -> _Map:
-        """A convolution with its bias."""
-        count, channels, side, _ = layer.filters.shape
+    def convolution(self, at: _Map, layers: _Layers) -> _Map:
+        """The next convolution and its affine layer, as one convolution; each weight is rounded once."""
+        layer = layers.next("con_4")
+        (filters, biases), (gamma, beta) = layer.weights, layers.next("affine_").weights
+        count, channels, side, _ = filters.shape
+        if len(gamma) != count:
+            raise NotDlib("an affine layer has another number of channels")
         if channels != at.channels:
             raise NotDlib("a convolution takes another number of channels")
-        filters = self.weight(f"filters_{len(self.nodes)}", layer.filters)
-        biases = self.weight(f"biases_{len(self.nodes)}", layer.biases)
-        name = self.add("Conv", at.name, filters, biases, **_window(side, layer.stride, layer.padding))
-        return _Map(name, count, _size(at.side, side, layer.stride, layer.padding))
+        exact = gamma.astype(np.float64)
+        folded = (filters * exact[:, None, None, None]).astype(np.float32)
+        shifted = (biases * exact + beta).astype(np.float32)
+        number = len(self.nodes)
+        weights = self.weight(f"filters_{number}", folded), self.weight(f"biases_{number}", shifted)
+        name = self.add("Conv", at.name, *weights, **_window(side, layer))
+        return _Map(name, count, _size(at.side, side, layer))
 
-    def pool(self, at: _Map, layer: Pool) -> _Map:
+    def pool(self, at: _Map, layer: Layer) -> _Map:
         """The maximum or the mean of a window."""
-        operator = "MaxPool" if layer.maximum else "AveragePool"
-        name = self.add(operator, at.name, **_window(layer.window, layer.stride, layer.padding))
-        return _Map(name, at.channels, _size(at.side, layer.window, layer.stride, layer.padding))
+        name = self.add(_POOLS[layer.kind], at.name, **_window(layer.window, layer))
+        return _Map(name, at.channels, _size(at.side, layer.window, layer))
 
-    def relu(self, at: _Map, _: Relu) -> _Map:
-        """Sets what is negative to zero."""
+    def relu(self, at: _Map, layers: _Layers) -> _Map:
+        """Sets negative values to zero."""
+        layers.next("relu_")
         return _Map(self.add("Relu", at.name), at.channels, at.side)
 
     def filled(self, at: _Map, channels: int, side: int) -> str:
-        """The map with zeroes after its last channel, row and column, up to this size."""
+        """Fills a map up with zeroes after its last channel, row and column."""
         more = (0, channels - at.channels, side - at.side, side - at.side)
         if not any(more):
             return at.name
@@ -177,12 +161,13 @@ class _Graph:
         return self.add("Pad", at.name, self.weight(f"ends_{len(self.nodes)}", ends))
 
 
-def _window(side: int, stride: int, padding: int) -> dict[str, list[int]]:
-    return {"kernel_shape": [side] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
+def _window(side: int, layer: Layer) -> dict[str, list[int]]:
+    return {"kernel_shape": [side] * 2, "strides": [layer.stride] * 2, "pads": [layer.padding] * 4}
 
 
-def _size(side: int, window: int, stride: int, padding: int) -> int:
+def _size(side: int, window: int, layer: Layer) -> int:
     """How often a window fits, rounded down as dlib and ONNX do."""
-    if window < 1 or stride < 1 or side + 2 * padding < window:
+    padded = side + 2 * layer.padding
+    if window < 1 or layer.stride < 1 or padded < window:
         raise NotDlib("a window does not fit")
-    return (side + 2 * padding - window) // stride + 1
+    return (padded - window) // layer.stride + 1

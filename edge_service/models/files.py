@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: digests, atomic writes and the lock between two set-ups."""
+"""Checks digests of files, writes files atomically, and locks a folder against a second set-up."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shared.errors import SetupError
+from shared.security.secret_files import sync_folder
 
 # A first set-up downloads 10 MB and converts for seconds; a lock held longer than this belongs to a stuck process.
 LOCK_PATIENCE_S = 900.0
@@ -37,19 +38,18 @@ def sha256_of_file(path: Path) -> str | None:
         return None
     except OSError as problem:
         raise SetupError(
-            f"The file {path.name} cannot be read ({problem.strerror}); give this account the right to read it.",
-            reason="file-unreadable",
+            f"The file {path.name} cannot be read ({problem.strerror}); give this account the right to read it."
         ) from problem
 
 
-def check_digest(what: str, data: bytes, expected: str, mend: str) -> None:
-    """Compare the digest of some bytes with the one that the manifest pins.
+def check_digest(what: str, data: bytes, expected: str, remedy: str) -> None:
+    """Compares the digest of some bytes with the one that the manifest pins.
 
     Args:
         what: names the bytes, as the start of a sentence.
         data: the bytes.
         expected: hex SHA-256.
-        mend: what to do about it, as the end of a sentence without its full stop.
+        remedy: what to do, as the end of a sentence without its full stop.
 
     Raises:
         SetupError: they differ; `extra` holds both digests in full.
@@ -57,7 +57,7 @@ def check_digest(what: str, data: bytes, expected: str, mend: str) -> None:
     found = sha256_of(data)
     if found != expected:
         raise SetupError(
-            f"{what} has SHA-256 {found[:12]}… where the manifest has {expected[:12]}…; {mend}.",
+            f"{what} has SHA-256 {found[:12]}… where the manifest has {expected[:12]}…; {remedy}.",
             reason="digest-mismatch",
             expected=expected,
             found=found,
@@ -65,7 +65,7 @@ def check_digest(what: str, data: bytes, expected: str, mend: str) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old file or the new one and nothing between.
+    """Writes a file atomically: a reader, or a crash at any moment, finds the old file or the new one.
 
     Raises:
         SetupError: the folder cannot be written, or is full.
@@ -83,30 +83,20 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as problem:
         raise SetupError(
             f"The folder {path.parent} cannot hold {path.name} ({problem.strerror}); make room there and give this "
-            "account the right to write.",
-            reason="folder-unwritable",
+            "account the right to write."
         ) from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable. Some network file systems refuse this; the rename itself has happened."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    with contextlib.suppress(OSError):  # some network file systems refuse this; the rename itself has happened
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager
 def folder_lock(folder: Path, on_wait: Callable[[], None], patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
-    """Hold the folder's lock, so that of two set-ups at once the second waits and then finds the work done.
+    """Holds the folder's lock: of two set-ups at once, the second waits and then finds the work done.
 
-    The operating system frees the lock when its holder ends, however it ends, so the lock file may stay behind.
+    The operating system frees the lock when its holder ends, however it ends. The lock file may stay.
 
     Raises:
         SetupError: the folder cannot be written, or another process holds the lock for longer than `patience_s`.
@@ -117,28 +107,24 @@ def folder_lock(folder: Path, on_wait: Callable[[], None], patience_s: float = L
     except OSError as problem:
         raise SetupError(
             f"The models folder cannot hold its lock file ({problem.strerror}); make room and give this account the "
-            "right to write there, or set PATRONUS_MODELS to another folder.",
-            reason="folder-unwritable",
+            "right to write there, or set PATRONUS_MODELS to another folder."
         ) from problem
     try:
-        deadline = time.monotonic() + patience_s
-        told = False
-        while not _try_lock(handle):
-            if not told:
-                on_wait()
-                told = True
-            if time.monotonic() >= deadline:
-                raise SetupError(
-                    "Another set-up has held the models folder for too long; end that process and try again.",
-                    reason="folder-locked",
-                )
-            time.sleep(LOCK_POLL_S)
+        if not _locks(handle):
+            on_wait()
+            deadline = time.monotonic() + patience_s
+            while not _locks(handle):
+                if time.monotonic() >= deadline:
+                    raise SetupError(
+                        "Another set-up has held the models folder for too long; end that process and try again."
+                    )
+                time.sleep(LOCK_POLL_S)
         yield
     finally:
         os.close(handle)
 
 
-def _try_lock(handle: int) -> bool:
+def _locks(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -151,11 +151,9 @@ class Manifest(_Part):
                 return model
         if name:
             known = ", ".join(model.name for model in self.models if model.role == role)
-            raise SetupError(
-                f"The model manifest has no {role} of the name {name}; it has {known}.", reason="unknown-model"
-            )
+            raise SetupError(f"The model manifest has no {role} of the name {name}; it has {known}.")
         known = ", ".join(dict.fromkeys(model.role for model in self.models))
-        raise SetupError(f"The model manifest has no model of the role {role}; it has {known}.", reason="unknown-role")
+        raise SetupError(f"The model manifest has no model of the role {role}; it has {known}.")
 
     def wanted(self, embedders: Collection[str] = ()) -> tuple[ModelEntry, ...]:
         """The models that a set-up needs: none that is optional, unless embedders are named; then just those of them.
@@ -184,8 +182,7 @@ def load_manifest(path: Path | None = None) -> Manifest:
     except OSError as problem:
         raise SetupError(
             f"The model manifest {path.name} cannot be read ({problem.strerror}); "
-            "set PATRONUS_MODEL_MANIFEST to a manifest such as deploy/models.json.",
-            reason="manifest-unreadable",
+            "set PATRONUS_MODEL_MANIFEST to a manifest such as deploy/models.json."
         ) from problem
     try:
         return Manifest.model_validate_json(text)

@@ -1,4 +1,4 @@
-"""Embeddings that come from elsewhere: made unit rows, or refused with a sentence."""
+"""Checks embeddings of other systems and normalizes them to unit rows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ _LONGEST: Final = float(np.finfo(np.float32).max)
 
 
 def check_dimension(given: int, wanted: int) -> None:
-    """Refuses embeddings of another dimension than the templates of an edge or a gallery have.
-
-    The only place that decides this, so every way in gives the same answer.
+    """Refuses embeddings of another dimension than the edge's templates; every route uses this check.
 
     Args:
-        given: values an embedding has.
-        wanted: values it must have: the embedder's dimension, which the gallery's contract names too.
+        given: values of an embedding.
+        wanted: values of the embedder's, which the gallery's contract names too.
 
     Raises:
         Unprocessable: they differ; names both.

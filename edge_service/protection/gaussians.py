@@ -1,4 +1,4 @@
-"""Standard normal numbers that follow from a secret key: what the seal is drawn from, and the seed of each face."""
+"""Standard normal numbers derived from a secret key: for seals, and for the seed of each embedding."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gaussians(stream_key: bytes, count: int) -> NDArray[np.float64]:
 
 
 def seeds(rows: NDArray[np.float32], stream_key: bytes, length: int) -> NDArray[np.float32]:
-    """A seed for each embedding: the same embedding under the same key gives the same, and nobody else can tell it.
+    """A seed for each embedding: the same for the same embedding and key, and secret without the key.
 
     Each row's bytes (little-endian float32) go through HMAC-SHA512 in counter mode (NIST SP 800-108) under the key.
 
@@ -53,7 +53,7 @@ def seeds(rows: NDArray[np.float32], stream_key: bytes, length: int) -> NDArray[
 
 
 def _box_muller(stream: bytes, rows: int) -> NDArray[np.float64]:
-    """Random bytes as standard normal numbers: (rows, whatever the bytes suffice for) float64."""
+    """Random bytes as standard normal numbers: (rows, as many as the bytes give) float64."""
     # 53 random bits each, in (0, 1]: the logarithm below never sees a zero.
     whole = np.frombuffer(stream, dtype="<u8") >> np.uint64(11)
     uniform = ((whole.astype(np.float64) + 1) * 2.0**-53).reshape(rows, -1)

@@ -1,13 +1,14 @@
-"""The files of a key folder. Every change of them is one rename, or is finished by the next program that opens it.
+"""The files of a key folder. Every change is one rename, or is completed by the next program that opens the folder.
 
 ::
 
     master.key               the secret from which the keys of galleries follow
-    gallery_keys/NAME.key    a key that another edge made, encrypted under the master key
+    gallery_keys/NAME.key    a key of another edge, encrypted under the master key
+    picture_ids/NAME.key     the secret that ids of pictures follow from, where a former master key made it
     before/                  old keys, in a folder of the same form
-    .before.new, .before.old `before` while it is built, and while it is destroyed
+    .before.new, .before.old `before` while it is being built, and while it is being destroyed
 
-Knows names and bytes, and no cryptography. ``KeyStore`` says what the bytes mean.
+Names and bytes only, no cryptography. ``KeyStore`` interprets the bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from shared.security.secret_files import leftovers, locked, read_secret, sync_fo
 
 _MASTER: Final = "master.key"
 _IMPORTED: Final = "gallery_keys"
+_PICTURE_IDS: Final = "picture_ids"
 _BEFORE: Final = "before"
 _BUILT: Final = ".before.new"
 _DESTROYED: Final = ".before.old"
@@ -45,9 +47,13 @@ class KeyFolder:
         """The file of a gallery's imported key."""
         return self.folder / _IMPORTED / f"{gallery}.key"
 
+    def picture_ids(self, gallery: str) -> Path:
+        """The file of the secret that ids of a gallery's pictures follow from, if a former master key made it."""
+        return self.folder / _PICTURE_IDS / f"{gallery}.key"
+
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Holds the folder for a change, after what another program left unfinished is finished.
+        """Locks the folder for a change, and first completes an unfinished one.
 
         Raises:
             SetupError: the folder cannot be written.
@@ -55,21 +61,21 @@ class KeyFolder:
         with locked(self.master):
             self._finish()
             if self.before.exists() and not (self.before / _MASTER).exists():
-                self.destroy_before()  # versions that removed file by file could be stopped after the master key
+                self.destroy_before()  # earlier versions removed file by file, the master key first
             yield
 
     def finish(self) -> None:
-        """Finishes what a program left that was killed while it changed the folder; writes nothing if there is nothing.
+        """Completes the change of a program that was killed; writes nothing if there is none.
 
         Raises:
-            SetupError: there is something, and the folder cannot be written.
+            SetupError: there is one, and the folder cannot be written.
         """
         if self._unfinished():
-            with locked(self.master):  # by now a program that is still at it is done
+            with locked(self.master):  # waits for a program that is still changing the folder
                 self._finish()
 
-    def put_aside(self, master: bytes, imported: dict[str, bytes]) -> None:
-        """Makes the folder of old keys, whole, by one rename; the caller is changing the folder.
+    def put_before(self, master: bytes, imported: dict[str, bytes]) -> None:
+        """Creates the folder of old keys by one rename; the caller has locked the folder.
 
         Args:
             master: the content of its master key's file.
@@ -93,7 +99,7 @@ class KeyFolder:
         return {path.stem: read_secret(path) for path in self._imported_paths()}
 
     def destroy_before(self) -> None:
-        """Destroys the old keys: at once out of use by one rename, then removed; the caller is changing the folder.
+        """Destroys the old keys: unusable after one rename, then removed; the caller has locked the folder.
 
         Raises:
             SetupError: the folder cannot be written.
@@ -124,12 +130,12 @@ class KeyFolder:
                 step()
 
     def _unfinished(self) -> list[Callable[[], None]]:
-        """What is to be done so that the folder is as if no program had been stopped in it."""
+        """The steps that complete an unfinished change."""
         stale = [found for name in (_BUILT, _DESTROYED) if (found := self.folder / name).exists()]
         stale += leftovers(self.master)
-        if (self.folder / _IMPORTED).is_dir():
-            written = {path.name.removeprefix(".").rsplit(".", 1)[0] for path in (self.folder / _IMPORTED).glob(".*")}
-            stale += [found for name in written for found in leftovers(self.folder / _IMPORTED / name)]
+        for folder in (self.folder / _IMPORTED, self.folder / _PICTURE_IDS):
+            written = {path.name.removeprefix(".").rsplit(".", 1)[0] for path in folder.glob(".*")}
+            stale += [found for name in written for found in leftovers(folder / name)]
         if stale:
             return [partial(self._remove, found) for found in stale]
         return self._unfinished_renewal()

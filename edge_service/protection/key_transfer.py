@@ -1,4 +1,4 @@
-"""Moves a gallery's key to another edge, wrapped under a passphrase."""
+"""Exports a gallery's key to another edge, encrypted under a passphrase."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.names import GalleryName
 
 MIN_PASSPHRASE: Final = 12
 _NONCE_BYTES: Final = 12
-# scrypt with 128 MiB and some 0.3 s a guess: what the passphrase lacks in randomness, guessing pays in time.
+# scrypt with 128 MiB and some 0.3 s a guess, against guessing of weak passphrases.
 _LOG2_N: Final = 17
 _BLOCK: Final = 8
 
@@ -34,7 +34,8 @@ class WrappedKey(BaseModel):
     scrypt_log2_n: Annotated[int, Field(ge=14, le=20)]
     salt: Annotated[Base64Bytes, Field(min_length=16, max_length=64)]
     nonce: Annotated[Base64Bytes, Field(min_length=_NONCE_BYTES, max_length=_NONCE_BYTES)]
-    sealed: Annotated[Base64Bytes, Field(min_length=KEY_BYTES + 16, max_length=KEY_BYTES + 16)]
+    # The key; and the secret that ids of pictures follow from, where that is not derived from the key.
+    sealed: Annotated[Base64Bytes, Field(min_length=KEY_BYTES + 16, max_length=2 * KEY_BYTES + 16)]
 
 
 def wrap(key: GalleryKey, passphrase: str) -> str:
@@ -47,7 +48,7 @@ def wrap(key: GalleryKey, passphrase: str) -> str:
         raise BadRequest(f"A passphrase needs at least {MIN_PASSPHRASE} characters.")
     salt, nonce = secrets.token_bytes(16), secrets.token_bytes(_NONCE_BYTES)
     cipher = AESGCM(_stretch(passphrase, salt, _LOG2_N))
-    sealed = cipher.encrypt(nonce, key.secret, _bound_to(key.gallery))
+    sealed = cipher.encrypt(nonce, key.secret + (key.ids or b""), _bound_to(key.gallery))
     return WrappedKey(
         gallery=key.gallery,
         scrypt_log2_n=_LOG2_N,
@@ -58,7 +59,7 @@ def wrap(key: GalleryKey, passphrase: str) -> str:
 
 
 def unwrap(text: str | bytes, passphrase: str) -> GalleryKey:
-    """The gallery's key out of what ``wrap`` made.
+    """The gallery's key from a text that ``wrap`` returned.
 
     Raises:
         BadRequest: not such a file, or the passphrase is wrong, or the file was changed.
@@ -69,9 +70,10 @@ def unwrap(text: str | bytes, passphrase: str) -> GalleryKey:
         raise BadRequest("This is not a file that `patronus keys export` wrote.") from None
     cipher = AESGCM(_stretch(passphrase, file.salt, file.scrypt_log2_n))
     try:
-        return GalleryKey(file.gallery, cipher.decrypt(file.nonce, file.sealed, _bound_to(file.gallery)))
+        secrets_of_gallery = cipher.decrypt(file.nonce, file.sealed, _bound_to(file.gallery))
     except InvalidTag:
         raise BadRequest("The passphrase is wrong, or the file was changed since it was written.") from None
+    return GalleryKey(file.gallery, secrets_of_gallery[:KEY_BYTES], secrets_of_gallery[KEY_BYTES:] or None)
 
 
 def _stretch(passphrase: str, salt: bytes, log2_n: int) -> bytes:

@@ -1,21 +1,21 @@
-"""Secret keys of the edge. They never leave it, but for a gallery's key that a person exports under a passphrase.
+"""Secret keys of the edge. None leaves it, except a gallery's key that a person exports under a passphrase.
 
 ::
 
     master key -- HKDF(gallery) --> gallery key -- HKDF(epoch, scope) --> epoch key -- HKDF(purpose) --> seal, seeds, id
                                                                                   `-- HKDF(subject) --> subject's key
 
-One way only: who holds a gallery's key learns nothing of the master key or of another gallery; who holds an epoch's
-key, nothing of another epoch, but for the one that its seeds follow from.
+One way only. A gallery's key reveals nothing of the master key or of another gallery. An epoch's key reveals nothing of
+another epoch, except of the one that its seeds follow from.
 """
 
 from __future__ import annotations
 
 import hmac
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -36,20 +36,24 @@ _NONCE_BYTES: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class GalleryKey:
-    """The secret of one gallery, from which each epoch's key follows."""
+    """The secret of one gallery, from which each epoch's key follows.
+
+    ``ids`` is the secret that ids of pictures follow from, where an earlier master key made it.
+    """
 
     gallery: str
     secret: bytes = field(repr=False)
+    ids: bytes | None = field(default=None, repr=False, compare=False)
 
     def epoch(self, epoch: str, scope: SealScope = "gallery", seeds: str | None = None) -> EpochKey:
         """The key of one epoch.
 
-        What is sealed alike enters the key, and whose seeds it takes, and with these the key's id: a cloud that says of
-        a gallery with a seal for each subject that it has one seal for all names a key that is not this one.
+        The key and its id also follow from the scope and from the epoch of the seeds. So a cloud that states a wrong
+        scope of a gallery names a key that does not exist.
 
         Args:
             epoch: 16 hexadecimal digits.
-            scope: what has one seal.
+            scope: whether the gallery or each subject has a seal.
             seeds: the epoch that seeds follow from; None: this one.
         """
         alike = () if scope == "gallery" else (scope,)
@@ -59,20 +63,30 @@ class GalleryKey:
         return EpochKey(self.gallery, epoch, secret, self.epoch(seeds, scope).secret)
 
     def of(self, seal: SealPin | None) -> EpochKey:
-        """The key that a contract names; where it names none, the one that only seeds."""
+        """The key that a contract names; where it names none, a key for seeds only."""
         return self.epoch(NO_EPOCH) if seal is None else self.epoch(seal.epoch, seal.scope, seal.seeds)
 
     def seal_pin(self, epoch: str, scope: SealScope, seeds: str | None = None) -> SealPin:
-        """What a contract says of the key of an epoch."""
+        """The entry of a contract for the key of an epoch."""
         return SealPin(key_id=self.epoch(epoch, scope, seeds).key_id(), epoch=epoch, scope=scope, seeds=seeds)
 
-    def face_id(self, subject: str, kind: bytes, content: bytes) -> str:
-        """32 hexadecimal digits that name a face of a subject, and by which nobody else can tell a guess of it."""
-        key = derive(self.secret, "face id", subject)
-        return hmac.digest(key, kind + b" " + content, "sha256")[:16].hex()
+    def picture_ids(self) -> bytes:
+        """The secret that ids of pictures follow from; it outlives a change to another master key."""
+        return self.ids or derive(self.secret, "picture ids")
+
+    def face_id(self, subject: str, kind: Literal["picture", "name", "values"], content: bytes) -> str:
+        """32 hexadecimal digits that name a face of a subject; nobody without the key can test a guess by them.
+
+        Args:
+            subject: the person.
+            kind: what the content is; pictures have a secret of their own.
+            content: the uploaded picture, or the sender's name of an embedding, or its values.
+        """
+        key = derive(self.picture_ids() if kind == "picture" else self.secret, "face id", subject)
+        return hmac.digest(key, kind.encode() + b" " + content, "sha256")[:16].hex()
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits by which two people can see that they hold the same key; tells nothing about it."""
+        """32 hexadecimal digits by which two people can compare their keys; reveals nothing about the key."""
         return derive(self.secret, "gallery fingerprint", length=16).hex()
 
 
@@ -80,7 +94,7 @@ class GalleryKey:
 class EpochKey:
     """The secret under which a gallery's templates are sealed until the next rotation.
 
-    ``seeding`` is the secret of the epoch that seeds follow from, where that is another.
+    ``seeding`` is the secret of the epoch that seeds follow from, if that is another one.
     """
 
     gallery: str
@@ -89,53 +103,53 @@ class EpochKey:
     seeding: bytes | None = field(default=None, repr=False)
 
     def stream_key(self, purpose: str) -> bytes:
-        """A key of its own for each purpose: 32 bytes."""
+        """A separate key for each purpose: 32 bytes."""
         return derive(self.secret, "purpose", purpose)
 
     def seed_key(self) -> bytes:
-        """The key that the seed of each embedding follows from: 32 bytes. It outlives a change of key in place."""
+        """The key that the seed of each embedding follows from: 32 bytes. A change of key in place keeps it."""
         return derive(self.seeding or self.secret, "purpose", "perturb seed")
 
     def of_subject(self, subject: str) -> EpochKey:
-        """The key of one subject of a gallery whose subjects have seals of their own."""
+        """The key of one subject of a verify-only gallery."""
         seeding = None if self.seeding is None else derive(self.seeding, "subject", subject)
         return EpochKey(self.gallery, self.epoch, derive(self.secret, "subject", subject), seeding)
 
     def key_id(self) -> str:
-        """32 hexadecimal digits that name the key in the gallery's contract and tell nothing about it."""
+        """32 hexadecimal digits that name the key in the gallery's contract; reveals nothing about the key."""
         return derive(self.secret, "key id", length=16).hex()
 
 
 PUBLIC_KEY: Final = EpochKey("", NO_EPOCH, b"patronus: seeds that are public.")
-"""No secret: for templates without a seal whose seeds anybody may draw again, as in measurements."""
+"""Not secret: for templates without a seal whose seeds anybody may reproduce, as in measurements."""
 
 
 def new_epoch() -> str:
-    """A name for a new epoch: 16 hexadecimal digits at random.
+    """A name for a new epoch: 16 random hexadecimal digits.
 
-    At random, not counted: a gallery that is erased and made again under its old name gets a key of its own.
+    Random, not counted: a gallery that is erased and created again under its old name gets a new key.
     """
     return secrets.token_hex(8)
 
 
 def derive(secret: bytes, *labels: str, length: int = KEY_BYTES) -> bytes:
-    """HKDF-SHA256 (RFC 5869), the labels being its info, each behind its length so that no two lists read alike."""
+    """HKDF-SHA256 (RFC 5869). Its info is the labels, each after its length, so no two lists are the same info."""
     info = b"patronus v1" + b"".join(len(part).to_bytes(4, "big") + part for part in (s.encode() for s in labels))
     return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
 
 
 class KeyStore:
-    """The edge's keys on disk: the master key, and the keys of galleries that were imported from another edge.
+    """The edge's keys on disk: the master key, and the keys of galleries imported from another edge.
 
-    Keys that others took the place of are kept beside them, in a folder of the same form, until they are forgotten: a
-    gallery is matched under the key that its contract names, and its next change of key is to the newest.
+    Replaced keys are kept in the folder ``before``, which has the same form, until they are forgotten. A gallery is
+    matched under the key that its contract names; its next change of key is to the newest one.
 
     Args:
-        folder: private; made at the first start.
-        may_make: whether a master key may be made where there is none.
+        folder: private; created at the first start.
+        may_make: whether to create a missing master key.
 
     Raises:
-        SetupError: the master key is damaged or missing, or others than its owner can read it.
+        SetupError: the master key is damaged or missing, or others can read it.
     """
 
     def __init__(self, folder: Path, *, may_make: bool = True) -> None:
@@ -144,28 +158,30 @@ class KeyStore:
         self._master = _load_or_make(self._files, may_make=may_make)
 
     def gallery(self, name: str) -> GalleryKey:
-        """The newest key of a gallery: the imported one where there is one, else the master key's own.
+        """The newest key of a gallery: the imported one, else the one derived from the master key.
 
         Raises:
             SetupError: the imported key's file is damaged, foreign, or readable by others.
         """
-        return self._imported(name) or self._own(name)
+        return self._with_ids(self._imported(name) or self._own(name))
 
     def named_by(self, name: str, seal: SealPin) -> GalleryKey | None:
-        """The key of a gallery that its contract names: the newest, or one before; None where this edge has none.
+        """The key that a gallery's contract names, new or old; None where this edge does not have it.
 
         Raises:
             SetupError: a key's file is damaged, foreign, or readable by others.
         """
         found, before = self._newest_named_by(name, seal), self._before()
-        return found if found is not None or before is None else before.named_by(name, seal)
+        if found is None and before is not None:
+            found = before.named_by(name, seal)
+        return found and self._with_ids(found)
 
     def has_old_keys(self) -> bool:
-        """Whether there are keys aside that ``forget`` would destroy."""
+        """Whether there are old keys that ``forget`` would destroy."""
         return self._before() is not None
 
     def needs_old_key(self, name: str, seal: SealPin) -> bool:
-        """Whether the key that a gallery's contract names is one that ``forget`` would destroy, and no other.
+        """Whether a gallery's contract names a key that ``forget`` would destroy.
 
         Raises:
             SetupError: a key's file is damaged, foreign, or readable by others.
@@ -173,53 +189,65 @@ class KeyStore:
         return self._newest_named_by(name, seal) is None and self.named_by(name, seal) is not None
 
     def no_gallery(self) -> EpochKey:
-        """The key of templates that are for no gallery of ours. It seeds; nothing is ever sealed with it."""
+        """The key of templates that are for no gallery; for seeds only, never for a seal."""
         return GalleryKey("", derive(self._master, "no gallery")).epoch(NO_EPOCH)
 
     def put(self, key: GalleryKey, *, replace: bool = False) -> None:
-        """Keeps a gallery's key that another edge made, encrypted under this edge's master key.
+        """Stores a gallery's key of another edge, encrypted under this edge's master key.
 
         Raises:
-            Conflict: another imported key is there already and is not to be replaced.
+            Conflict: another key was imported before, and ``replace`` is false.
             SetupError: the folder cannot be written.
         """
         with self._files.changing():
             self._master = _load(self._files.master)  # it may have been renewed since this was opened
             known = self._imported(key.gallery)
-            if known is not None and known != key:
-                if not replace:
-                    raise Conflict(
-                        f"Another key was imported for gallery {key.gallery} before; to replace it, say "
-                        "patronus keys import --replace."
-                    )
-                self._put_aside(known)  # until the gallery's key is changed
+            replaced = None if known == key else known
+            if replaced is not None and not replace:
+                raise Conflict(
+                    f"Another key was imported for gallery {key.gallery} before; to replace it, say "
+                    "patronus keys import --replace."
+                )
+            if key.ids is not None or replaced is not None:
+                self._keep_picture_ids(key if replaced is None or key.ids is not None else replaced)
+            if replaced is not None:
+                self._keep_before(replaced)  # until the gallery's key is changed
             write_secret(self._files.imported(key.gallery), _wrapped(key, self._master), replace=True)
 
-    def renew(self) -> None:
-        """Puts a new master key in the place of the old one, which is kept aside with the imported keys: galleries are
-        matched under their old keys until these are changed, one gallery after the other.
-
-        Done by the rename that replaces the master key. A renewal that was stopped before it changed nothing.
+    def keep_picture_ids(self, key: GalleryKey) -> None:
+        """Has ids of pictures follow from this key still, when a key from another master key replaces it.
 
         Raises:
-            Conflict: there are keys aside from the last time.
+            SetupError: the folder cannot be written.
+        """
+        with self._files.changing():
+            self._keep_picture_ids(key)
+
+    def renew(self) -> None:
+        """Replaces the master key, and keeps the old one and the imported keys in ``before``.
+
+        Galleries are matched under their old keys until these are changed, gallery by gallery. The rename that replaces
+        the master key completes the renewal; one that was stopped earlier has changed nothing.
+
+        Raises:
+            Conflict: there are old keys from the last renewal.
             SetupError: the folder cannot be written.
         """
         with self._files.changing():
             if self._files.before.exists():
                 raise Conflict(
-                    "There are old keys aside already; change the key of every gallery, then: patronus keys forget"
+                    "There are old keys already; change the key of every gallery, then: patronus keys forget"
                 )
             old, master = _load(self._files.master), secrets.token_bytes(KEY_BYTES)
-            self._files.put_aside(_written(old), self._files.imported_files())
+            self._files.put_before(_written(old), self._files.imported_files())
             write_secret(self._files.master, _written(master), replace=True)
             self._master = master
         self._files.finish()  # removes the imported keys that only the old master key opens
 
     def forget(self) -> bool:
-        """Destroys the keys that are aside; false where there are none. A gallery still under one of them is lost.
+        """Destroys the old keys; False if there are none. A gallery still under one of them is lost.
 
-        Done by one rename. What it leaves when it is stopped is removed when the folder is opened again.
+        One rename completes it. Its leftovers, if it was stopped, are removed when the folder is opened again.
 
         Raises:
             SetupError: the folder cannot be written.
@@ -230,20 +258,28 @@ class KeyStore:
                 self._files.destroy_before()
         return found
 
+    def _keep_picture_ids(self, key: GalleryKey) -> None:
+        if not self._files.picture_ids(key.gallery).exists():
+            write_secret(self._files.picture_ids(key.gallery), _written(key.picture_ids()), replace=False)
+
+    def _with_ids(self, key: GalleryKey) -> GalleryKey:
+        path = self._files.picture_ids(key.gallery)
+        return replace(key, ids=_read_key(path, "key of picture ids")) if path.exists() else key
+
     def _newest_named_by(self, name: str, seal: SealPin) -> GalleryKey | None:
-        """As ``named_by``, without the keys that are aside."""
+        """As ``named_by``, without the old keys."""
         for key in (self._imported(name), self._own(name)):
             if key is not None and key.of(seal).key_id() == seal.key_id:
                 return key
         return None
 
-    def _put_aside(self, key: GalleryKey) -> None:
+    def _keep_before(self, key: GalleryKey) -> None:
         before = self._before()
         if before is not None:
             before.put(key, replace=True)
             return
         master = secrets.token_bytes(KEY_BYTES)
-        self._files.put_aside(_written(master), {key.gallery: _wrapped(key, master)})
+        self._files.put_before(_written(master), {key.gallery: _wrapped(key, master)})
 
     def _before(self) -> KeyStore | None:
         return KeyStore(self._files.before, may_make=False) if KeyFolder(self._files.before).master.exists() else None
@@ -294,6 +330,12 @@ def _load_or_make(files: KeyFolder, *, may_make: bool) -> bytes:
 
 
 def _load(path: Path) -> bytes:
+    key = _read_key(path, "master key")
+    lock_pages(key)
+    return key
+
+
+def _read_key(path: Path, what: str) -> bytes:
     content = read_secret(path)
     try:
         key = bytes.fromhex(content.decode("ascii").strip())
@@ -301,8 +343,7 @@ def _load(path: Path) -> bytes:
         key = b""
     if len(key) != KEY_BYTES:
         raise SetupError(
-            f"The master key {path} is damaged: it must hold 64 hexadecimal digits. Put its backup back; "
+            f"The {what} {path} is damaged: it must hold 64 hexadecimal digits. Put its backup back; "
             "a new key cannot open what the old one sealed."
         )
-    lock_pages(key)
     return key

@@ -1,9 +1,9 @@
-"""The network of a profile: one run erases, perturbs and seals. What comes out is checked against what it says.
+"""Runs the network of a profile, which erases, perturbs and seals at once, and checks every template.
 
-With x the embedding (a unit row), e what is left of it after erase, a the angle that the graph answers, and R the seal
-(the identity for none), the template must be T = R t with t a unit vector at the angle a from e. Erase is linear up to
-the length of the result, e = normalise(E x); E is learned from the graph at the start, with nothing to be perturbed.
-So each template is checked whole: R undone by its key, and the angle to E x taken here.
+Let x be the embedding (a unit row), e the result of erase, a the angle that the graph returns, and R the seal (the
+identity for none). The template must be T = R t, with t a unit vector at the angle a from e. Erase is linear up to
+length, e = normalize(E x). E is learned from the graph at the start, with all perturbation limits at 0. Each template
+is then checked: the seal is undone with its key, and the angle to E x is measured.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from shared.errors import ProtectionFailed, SetupError
 
 Rows = NDArray[np.float32]
 
-# Between template and erased embedding, seal undone, the chord 2 sin(a / 2) is taken. Rounding in float32 was off by at
-# most 1e-6; a seal left out, or another embedding's template, is off by about 1.
+# Of the chord 2 sin(a / 2) between the unsealed template and the erased embedding. Rounding in float32 was off by at
+# most 1e-6; an omitted seal, or another embedding's template, is off by about 1.
 CHORD_TOLERANCE: Final = 1e-3
 # Rounding of an angle.
 _ANGLE_ROUNDING: Final = 1e-6
-# Below this an angle cannot be told from none: the embedding was not perturbed.
+# A smaller angle counts as none: the embedding was not perturbed.
 NO_ANGLE: Final = CHORD_TOLERANCE
-# No limit of the caller's own.
+# No limit by the caller.
 ANY_ANGLE: Final = float(np.pi)
 _UNIT_TOLERANCE: Final = 1e-4
-# Squared sine: below it the two directions that tell of an axis are one, but for rounding.
-_ERASED_WHOLE: Final = 1e-6
+# Squared sine of the angle between two directions; below it they are the same but for rounding.
+_SAME_DIRECTION: Final = 1e-6
 _TRIALS: Final = 32
-# What random embeddings must show at least of a layer that the profile names: the largest angle, as a share of phi_max,
-# and how far erase takes an embedding, as a chord. Networks that are worth having do ten times as much.
+# The least effect of a layer on random embeddings: the largest angle, as a share of phi_max, and the largest chord by
+# which erase moves one. Useful networks do ten times as much.
 _PERTURBS: Final = 0.1
 _ERASES: Final = 0.01
-# What tells that a graph is not what its profile says.
+# Errors of a graph that does not do what its profile says.
 _REFUSED: Final[tuple[type[Exception], ...]] = (ProtectionFailed, *RUNTIME_ERRORS)
 
 
 class PatronusGraph:
-    """A profile's network, ready to run; may be used from several threads.
+    """A profile's network, ready to run from several threads.
 
     Args:
-        step: what the profile says of it.
-        graph: its file.
+        step: the profile's description of it.
+        graph: the content of its file.
         profile: the profile's name, for errors.
 
     Raises:
-        SetupError: the runtime refuses the graph, or it is not what the profile says, as told in one sentence.
+        SetupError: the runtime refuses the graph, or the graph does not do what the profile says.
     """
 
     def __init__(self, step: PatronusStep, graph: bytes, profile: str) -> None:
@@ -61,7 +61,7 @@ class PatronusGraph:
         self._template, self._angle = map(self._session.output_names.index, ("template", "angle"))
         try:
             self._erase = self._learn_erase()
-            self._try_out()
+            self._check_on_random_embeddings()
         except _REFUSED as error:
             reason = error.detail if isinstance(error, ProtectionFailed) else "it does not run"
             raise SetupError(f"The graph {what} does not do what the profile says: {reason}") from None
@@ -69,20 +69,20 @@ class PatronusGraph:
     def run(self, rows: Rows, seeds: Rows, limits: Rows, seal: Rows) -> tuple[Rows, Rows]:
         """Erases, perturbs and seals.
 
-        Row by row: a batch of another size rounds otherwise, and the same embedding is to give the same template, bit
-        by bit.
+        Runs row by row: batches of different sizes round differently, and the same embedding must give the same
+        template, bit by bit.
 
         Args:
             rows: (n, d) float32, unit rows.
             seeds: (n, s) float32, standard normal.
-            limits: (n,) float32 radians, the caller's own limit on the angle.
+            limits: (n,) float32 radians, the caller's limits on the angles.
             seal: (d, d) float32, orthogonal; the identity for none.
 
         Returns:
-            (n, d) float32, unit rows; and (n,) float32 radians, by which each was turned after erase.
+            (n, d) float32, unit rows; and (n,) float32 radians, by which each was perturbed after erase.
 
         Raises:
-            ProtectionFailed: what came out is not what was asked for.
+            ProtectionFailed: a template is not what was asked for.
         """
         templates, angles = np.empty_like(rows), np.empty_like(limits)
         for i in range(len(rows)):
@@ -97,32 +97,32 @@ class PatronusGraph:
         templates, angles = found[self._template], found[self._angle]
         right = templates.shape == rows.shape and angles.shape == limits.shape
         if not right or templates.dtype != np.float32 or angles.dtype != np.float32:
-            raise ProtectionFailed("The network gave something that is not templates and angles; nothing was sent.")
+            raise ProtectionFailed("The network returned something that is not templates and angles; nothing was sent.")
         return templates, angles
 
     def _check(self, row: Rows, limit: float, seal: Rows, template: Rows, angle: float) -> None:
-        """One row: (d,) embedding and template. Each asks whether all is well: a value that is not finite never is."""
+        """Checks one (d,) template. Values that are not finite fail every comparison."""
         if not 0 <= angle <= min(limit, self.step.phi_max) + _ANGLE_ROUNDING:
-            raise ProtectionFailed("The network turned an embedding by more than it may; nothing was sent.")
+            raise ProtectionFailed("The network perturbed an embedding by more than its limit; nothing was sent.")
         plain = template @ seal
         if not abs(float(plain @ plain) - 1) <= _UNIT_TOLERANCE:
-            raise ProtectionFailed("The network gave a vector of the wrong length; nothing was sent.")
+            raise ProtectionFailed("The network returned a vector of the wrong length; nothing was sent.")
         apart = plain - self.erased(row)
         if not abs(math.sqrt(apart @ apart) - 2 * math.sin(angle / 2)) <= CHORD_TOLERANCE:
-            raise ProtectionFailed("The network did not erase, turn or seal as it says; nothing was sent.")
+            raise ProtectionFailed("The network did not erase, perturb or seal as it reports; nothing was sent.")
 
     def erased(self, row: Rows) -> Rows:
-        """What erase leaves of an embedding: (d,) float32, of length 1, to (d,) float32, of length 1."""
+        """Erases one embedding: (d,) float32 of length 1 in and out."""
         if self._erase is None:
             return row
         left: Rows = row @ self._erase
         return left / np.float32(math.sqrt(left @ left))
 
     def _learn_erase(self) -> Rows | None:
-        """E^T, up to a factor, from what the graph does where it may not perturb: (d, d) float32; None for no erase.
+        """Learns E^T, up to a factor, by running the graph without perturbation: (d, d) float32; None for no erase.
 
-        With g = E v for some v, and h = E e_i for each axis: the graph gives g + h and g - h, each over its length.
-        Both lengths follow from the sum of the two being 2 g: two equations for two unknowns.
+        With g = E v for some v, and h = E e_i for each axis, the graph returns g + h and g - h, each divided by its
+        length. The two lengths follow from their sum being 2 g: two equations for two unknowns.
         """
         if "erase" not in self.step.layers:
             return None
@@ -134,26 +134,26 @@ class PatronusGraph:
         nothing, seeds = np.zeros(len(probes), np.float32), np.zeros((len(probes), self.step.seed_dim), np.float32)
         found = self._infer(probes, seeds, nothing, np.eye(dim, dtype=np.float32))[0].astype(np.float64)
         if not np.isfinite(found).all():
-            raise ProtectionFailed("It gives values that are not finite.")
+            raise ProtectionFailed("It returns values that are not finite.")
         base, ahead, behind = found[0], found[1 : dim + 1], found[dim + 1 :]
         between = np.einsum("nd,nd->n", ahead, behind)
         one, other = 2 * ahead @ base, 2 * behind @ base
-        # An axis that is erased whole: both are g itself, and the lengths are alike.
-        gone = 1 - between**2 < _ERASED_WHOLE
-        scale = np.where(gone, 1, 1 - between**2)
-        long_one = np.where(gone, (one + other) / 4, (one - between * other) / scale)
-        long_other = np.where(gone, (one + other) / 4, (other - between * one) / scale)
+        # A fully erased axis: both are g itself, and the lengths are equal.
+        erased = 1 - between**2 < _SAME_DIRECTION
+        scale = np.where(erased, 1, 1 - between**2)
+        long_one = np.where(erased, (one + other) / 4, (one - between * other) / scale)
+        long_other = np.where(erased, (one + other) / 4, (other - between * one) / scale)
         learned: Rows = ((long_one[:, None] * ahead - long_other[:, None] * behind) / 2).astype(np.float32)
         return learned
 
-    def _try_out(self) -> None:
-        """Runs the graph on random embeddings, without a seal and with one, and checks what comes out."""
+    def _check_on_random_embeddings(self) -> None:
+        """Runs the graph on random embeddings, without and with a seal, and checks the results."""
         dim, random = self.step.dim, np.random.default_rng(1)
         rows = random.standard_normal((_TRIALS, dim))
         units = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
         seeds = random.standard_normal((_TRIALS, self.step.seed_dim)).astype(np.float32)
-        turn = np.linalg.qr(random.standard_normal((dim, dim)))[0].astype(np.float32)
-        for seal in (np.eye(dim, dtype=np.float32), turn):
+        rotation = np.linalg.qr(random.standard_normal((dim, dim)))[0].astype(np.float32)
+        for seal in (np.eye(dim, dtype=np.float32), rotation):
             for limit in (0.0, ANY_ANGLE):
                 _, angles = self.run(units, seeds, np.full(_TRIALS, limit, np.float32), seal)
         if angles.max() < max(_PERTURBS * self.step.phi_max, 2 * CHORD_TOLERANCE):

@@ -1,4 +1,4 @@
-"""The one way from a raw embedding to a template that may leave the edge. It fails closed."""
+"""Protects embeddings: the only way from a raw embedding to a template that may be sent. It fails closed."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ from shared.logs import get_logger, place_of
 _log = get_logger(__name__)
 Rows = NDArray[np.float32]
 
-# The cosine of an embedding to its sealed self is that of two random directions: a standard deviation of 1/sqrt(d). At
-# 8 of them (a chance of 1e-15 a template) no seal was applied, whatever the code says.
+# The cosine of an embedding to its sealed template is that of two random directions: a standard deviation of 1/sqrt(d).
+# Beyond 8 of them (a chance of 1e-15 a template) the seal was not applied.
 _SEAL_SIGMAS: Final = 8.0
 _CACHED_KEYS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class ProtectionContext:
-    """For whom templates are made.
+    """The key and contract for which templates are made.
 
     Attributes:
-        key: of the gallery and epoch, or of one subject in it; without one there is no template.
-        contract_digest: what the templates will say they were made under.
-        subjects: where each subject has a seal of its own, what the keys of subjects follow from; there is no ``key``
-            then before it is said for whom.
+        key: of the gallery and epoch, or of one subject in it; without a key no template is made.
+        contract_digest: digest of the contract that the templates carry.
+        subjects: the key that the subjects' keys follow from, where each subject has a seal of its own. There is no
+            ``key`` then before ``for_subject``.
+        renewed: whether it was fetched because the cloud refused templates made under the one before.
     """
 
     key: EpochKey | None = field(repr=False)
     contract_digest: str
     subjects: EpochKey | None = field(default=None, repr=False)
+    renewed: bool = False
 
     @property
     def verify_only(self) -> bool:
@@ -49,7 +51,7 @@ class ProtectionContext:
         return self.subjects is not None
 
     def for_subject(self, subject: str) -> ProtectionContext:
-        """For one subject of the gallery; the same as for all where they share a seal."""
+        """The context for one subject; unchanged where all subjects share a seal."""
         if self.subjects is None:
             return self
         return ProtectionContext(self.subjects.of_subject(subject), self.contract_digest)
@@ -57,12 +59,12 @@ class ProtectionContext:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Protected:
-    """What the steps of a profile made of n embeddings.
+    """The result of protecting n embeddings.
 
     Attributes:
         templates: (n, d) float32, unit rows.
         angles: (n,) float32 radians, by which each was perturbed; zeros where no step perturbs.
-        done: the kinds of the steps that were taken, in their order.
+        done: the kinds of the steps taken, in their order.
     """
 
     templates: Rows = field(repr=False)
@@ -71,17 +73,17 @@ class Protected:
 
     @property
     def unperturbed(self) -> int:
-        """How many a network left unperturbed, for want of a margin; 0 where the profile has no network."""
+        """Number of templates left unperturbed for lack of a margin; 0 where the profile has no network."""
         return int((self.angles < NO_ANGLE).sum()) if "patronus" in self.done else 0
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class PackedTemplates:
     """Templates as they are sent.
 
     Attributes:
         envelopes: one an embedding.
-        unperturbed: how many of them a network left unperturbed, for want of a margin.
+        unperturbed: number of them that a network left unperturbed for lack of a margin.
     """
 
     envelopes: list[TemplateEnvelope] = field(repr=False)
@@ -89,15 +91,15 @@ class Outgoing:
 
 
 class Engine(Protocol):
-    """Takes embeddings through all steps of a profile, or all but the seal."""
+    """Applies all steps of a profile, or all but the seal, to embeddings."""
 
     def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
-        """(n, d) float32 unit rows, with (n,) float32 radians that each may be perturbed by at most."""
+        """Protects (n, d) float32 unit rows, each perturbed by at most (n,) float32 radians."""
         ...
 
 
 class SealEngine:
-    """The seal alone: a matrix product."""
+    """Applies the seal alone: a matrix product."""
 
     def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
         """Seals."""
@@ -106,11 +108,11 @@ class SealEngine:
 
 
 class PatronusEngine:
-    """A network that erases and perturbs, and applies the seal in the same run.
+    """Runs a network that erases, perturbs and seals at once.
 
     Args:
         graph: the network.
-        seals: whether the profile does.
+        seals: whether the profile seals.
     """
 
     def __init__(self, graph: PatronusGraph, *, seals: bool) -> None:
@@ -118,7 +120,7 @@ class PatronusEngine:
         self._seals = seals
 
     def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
-        """Runs the network, with a seed for each embedding that follows from it and the key."""
+        """Runs the network with a seed for each embedding, derived from the embedding and the key."""
         seal_now = sealed and self._seals
         dim = rows.shape[1]
         matrix = seal_matrix(key, dim) if seal_now else _no_seal(dim)
@@ -128,87 +130,89 @@ class PatronusEngine:
 
 
 class Protector:
-    """Takes embeddings through the steps of a profile.
+    """Applies the steps of a profile to embeddings.
 
     Args:
-        profile: which steps.
-        engine: instead of the profile's own, in tests.
-        tell: is told of everything that was protected, to count it.
+        profile: the steps.
+        engine: replaces the profile's own, in tests.
+        on_protected: is called with each result, to count it.
 
     Raises:
-        SetupError: the profile's network is not what the profile says.
+        SetupError: the profile's network does not do what the profile says.
     """
 
     def __init__(
-        self, profile: Profile, engine: Engine | None = None, tell: Callable[[Protected], None] | None = None
+        self, profile: Profile, engine: Engine | None = None, on_protected: Callable[[Protected], None] | None = None
     ) -> None:
         self.profile = profile
         self._engine = engine or _engine_of(profile)
         self._kinds = profile.document.kinds
-        self._tell = tell
+        self._on_protected = on_protected
 
-    def protect(self, embeddings: Rows, context: ProtectionContext) -> Outgoing:
+    def protect(self, embeddings: Rows, context: ProtectionContext) -> PackedTemplates:
         """Protects embeddings and packs them.
 
         Args:
             embeddings: (n, d) float32, unit rows.
-            context: for which gallery and epoch.
+            context: key and contract.
 
         Returns:
             n envelopes.
 
         Raises:
-            ProtectionFailed: any step failed, or gave something that is not n unit rows. Nothing may be sent then.
+            ProtectionFailed: a step failed, or its result is not n unit rows. Nothing may be sent then.
         """
         protected = self.templates(embeddings, context.key)
         try:
             packed = [TemplateEnvelope.pack(row, context.contract_digest) for row in protected.templates]
-        except Exception as error:  # whatever it is, nothing may be sent; the log has its kind and place
+        except Exception as error:  # of any kind: nothing may be sent; the log has its type and place
             _log.error("template_not_packed", **place_of(error))
             raise ProtectionFailed("A template could not be packed; nothing was sent.") from None
-        return Outgoing(packed, protected.unperturbed)
+        return PackedTemplates(packed, protected.unperturbed)
 
     def templates(
-        self, embeddings: Rows, key: EpochKey | None, limits: Rows | None = None, *, sealed: bool = True
+        self, rows: Rows, key: EpochKey | None, limits: Rows | None = None, *, sealed: bool = True
     ) -> Protected:
         """Protects embeddings.
 
         Args:
-            embeddings: (n, d) float32, unit rows; n over 0.
+            rows: (n, d) float32, unit rows; n over 0.
             key: of a gallery and epoch.
-            limits: (n,) float32 radians, at least 0: by how much each may be perturbed at most. None: as the profile.
-            sealed: false leaves the seal out, for measurements and for galleries that are not sealed.
+            limits: (n,) float32 radians >= 0, the most by which each may be perturbed. None: as in the profile.
+            sealed: False omits the seal, for measurements and for galleries without a seal.
 
         Raises:
-            ProtectionFailed: any step failed, was left out, or gave something that is not n unit rows.
+            ProtectionFailed: a step failed or was omitted, or its result is not n unit rows.
         """
-        rows = _checked(embeddings, embeddings.shape)
+        _check_unit_rows(rows, rows.shape)
         if key is None:
-            raise ProtectionFailed("The profile needs a key, and there is none for these templates; nothing was made.")
+            raise ProtectionFailed("The profile needs a key, and these templates have none; no template was made.")
         wanted = self._kinds if sealed else tuple(kind for kind in self._kinds if kind != "seal")
         if not wanted:
-            raise ProtectionFailed("Without its seal this profile protects nothing; nothing was made.")
+            raise ProtectionFailed("Without its seal this profile protects nothing; no template was made.")
         if "seal" in wanted and not key.gallery:
-            raise ProtectionFailed("The profile seals, and the key is of no gallery; nothing was made.")
+            raise ProtectionFailed("The profile seals, and the key belongs to no gallery; no template was made.")
         if limits is None:
             limits = np.full(len(rows), ANY_ANGLE, np.float32)
         if limits.shape != (len(rows),) or limits.dtype != np.float32 or not (limits >= 0).all():
-            raise ProtectionFailed("A limit of an angle is not one; nothing was made.")
+            raise ProtectionFailed(
+                "Perturbation limits must be one float32 >= 0 radians for each embedding; no template was made."
+            )
         try:
             made = self._engine(rows, key, limits, sealed=sealed)
-            _checked(made.templates, rows.shape)
+            _check_unit_rows(made.templates, rows.shape)
             if made.done != wanted or made.angles.shape != limits.shape or not np.isfinite(made.angles).all():
-                raise ProtectionFailed("A step of the protection was not taken; nothing was sent.")
+                raise ProtectionFailed("A step of the protection was omitted; nothing was sent.")
             if "seal" in wanted:
                 _refuse_unsealed(rows, made.templates)
         except ProtectionFailed:
             raise
-        except Exception as error:  # whatever it is, nothing may be sent; the log has its kind and place
+        except Exception as error:  # of any kind: nothing may be sent; the log has its type and place
             _log.error("protection_step_failed", **place_of(error))
-            # Without the cause: its text or its frames may hold the embedding.
+            # Without the cause: its text or frames may hold the embedding.
             raise ProtectionFailed("A step of the protection failed; nothing was sent.") from None
-        if self._tell is not None:
-            self._tell(made)
+        if self._on_protected is not None:
+            self._on_protected(made)
         return made
 
 
@@ -239,10 +243,11 @@ def _refuse_unsealed(rows: Rows, templates: Rows) -> None:
         raise ProtectionFailed("The seal was not applied; nothing was sent.")
 
 
-def _checked(rows: Rows, shape: tuple[int, ...]) -> Rows:
+def _check_unit_rows(rows: Rows, shape: tuple[int, ...]) -> None:
     if len(shape) != 2 or not shape[0] or rows.shape != shape or rows.dtype != np.float32:
-        raise ProtectionFailed("A step of the protection gave something that is not an embedding; nothing was sent.")
-    # A value that is not finite makes a length that is not well either. Squared, a deviation counts twice.
+        raise ProtectionFailed(
+            "A step of the protection returned something that is not an embedding; nothing was sent."
+        )
+    # A value that is not finite fails this comparison too. Squaring doubles a deviation.
     if not (np.abs(np.vecdot(rows, rows) - 1) <= 2 * UNIT_TOLERANCE).all():
-        raise ProtectionFailed("A step of the protection gave a vector of the wrong length; nothing was sent.")
-    return rows
+        raise ProtectionFailed("A step of the protection returned a vector of the wrong length; nothing was sent.")

@@ -1,7 +1,7 @@
-"""The seal: a secret rotation of the whole embedding space.
+"""Seals embeddings by a secret rotation of the whole embedding space.
 
-A template is T = R x with R orthogonal, so every cosine within a gallery is what it was, and without R a template is
-a point on a sphere turned at random. R is Haar-distributed (uniform over all orthogonal matrices), derived from the
+A template is T = R x with R orthogonal, so every cosine within a gallery stays the same. Without R a template is
+a point on a randomly rotated sphere. R is Haar-distributed (uniform over all orthogonal matrices), derived from the
 epoch's key, and never stored. Known weakness: about d known pairs (x, T) under one key recover R by Procrustes.
 """
 
@@ -45,13 +45,13 @@ def seal_matrix(key: EpochKey, dim: int) -> NDArray[np.float32]:
 
 
 def rotation(old: EpochKey, new: EpochKey, dim: int) -> NDArray[np.float64]:
-    """What turns templates that one key sealed into what another one would have sealed: R_new R_old^T.
+    """The rotation from templates sealed under one key to those sealed under another: R_new R_old^T.
 
-    For who has neither key it is a rotation at random, as each of the two is. Who has it and one key has both.
+    Without either key it is as random as each of the two. With one of the keys it reveals the other seal.
 
     Args:
-        old: the key that sealed.
-        new: the key that is to have sealed.
+        old: the key of the templates.
+        new: the key that replaces it.
         dim: of templates.
 
     Returns:
@@ -65,7 +65,7 @@ def _seal(key: EpochKey, dim: int) -> NDArray[np.float64]:
 
 
 def seal(rows: NDArray[np.float32], key: EpochKey) -> NDArray[np.float32]:
-    """Turns embeddings by the secret rotation of this epoch.
+    """Rotates embeddings by the secret rotation of this epoch.
 
     One matrix product in numpy: 5 microseconds for one face at 128 dimensions.
 

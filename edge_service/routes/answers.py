@@ -1,4 +1,4 @@
-"""Faces as they are answered."""
+"""Builds the parts of answers: faces, qualities, thresholds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from edge_service.protection.profiles import DefaultThreshold
 from edge_service.vision.quality import objections
-from edge_service.vision.reader import FoundFace, ReadPicture
+from edge_service.vision.reader import AlignedFace, PictureFaces
 from shared.wire.common import Threshold
 from shared.wire.edge import AppliedThreshold, Box, DetectedFace, Landmarks, Point, Quality, QualityFilter
 
@@ -15,13 +15,13 @@ from shared.wire.edge import AppliedThreshold, Box, DetectedFace, Landmarks, Poi
 _ROTATIONS: Final[tuple[Literal[0, 90, 180, 270], ...]] = (0, 270, 180, 90)
 
 
-def quality_of(found: FoundFace, level: QualityFilter = "none") -> Quality:
-    """The quality of a face, with what a level objects to."""
+def quality_of(found: AlignedFace, level: QualityFilter = "none") -> Quality:
+    """The quality of a face, with the reasons for which a level refuses it."""
     return Quality(**asdict(found.quality), reasons=objections(found.quality, level))
 
 
 def by_default(default: DefaultThreshold) -> AppliedThreshold:
-    """What a comparison without a gallery was decided at."""
+    """The threshold of a comparison without a gallery."""
     return AppliedThreshold(
         threshold=default.threshold.cosine,
         threshold_from=default.chosen_by,
@@ -31,7 +31,7 @@ def by_default(default: DefaultThreshold) -> AppliedThreshold:
 
 
 def by_gallery(cosine: float, fmr: float, default: DefaultThreshold) -> AppliedThreshold:
-    """What a gallery decided at; a threshold other than the default's was given when the gallery was made."""
+    """The threshold of a gallery; one other than the default was chosen when the gallery was created."""
     same = Threshold(cosine=cosine, fmr=fmr) == default.threshold
     return AppliedThreshold(
         threshold=cosine,
@@ -41,13 +41,13 @@ def by_gallery(cosine: float, fmr: float, default: DefaultThreshold) -> AppliedT
     )
 
 
-def box_of(found: FoundFace) -> Box:
-    """Where a face is."""
+def box_of(found: AlignedFace) -> Box:
+    """The box of a face."""
     x, y, width, height = (float(value) for value in found.face.box)
     return Box(x=x, y=y, width=width, height=height)
 
 
-def face_of(found: FoundFace, level: QualityFilter) -> DetectedFace:
+def face_of(found: AlignedFace, level: QualityFilter) -> DetectedFace:
     """A face with box, landmarks and quality."""
     points = [Point(x=float(x), y=float(y)) for x, y in found.face.landmarks]
     return DetectedFace(
@@ -57,6 +57,6 @@ def face_of(found: FoundFace, level: QualityFilter) -> DetectedFace:
     )
 
 
-def rotation_of(picture: ReadPicture) -> Literal[0, 90, 180, 270]:
+def rotation_of(picture: PictureFaces) -> Literal[0, 90, 180, 270]:
     """Degrees clockwise by which a picture has to be rotated to be upright."""
     return _ROTATIONS[picture.quarter_turns]

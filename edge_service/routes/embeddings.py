@@ -1,15 +1,21 @@
-"""Raw embeddings of other recognition systems: protected and handed back, or enrolled.
+"""Raw embeddings of other recognition systems: protected and returned, or enrolled.
 
-Both need the scope `manage`. Who may have templates made of embeddings of his own choice learns the seal from as many
-pairs as an embedding has values; and an embedding from elsewhere cannot be checked for being one of a good picture.
+Both need the scope `manage`. A caller that can choose embeddings and see their templates learns the seal from as many
+pairs as an embedding has values. And the quality of the picture behind an embedding cannot be checked.
+
+Plain float32 is little-endian values, row after row, without a header. ``?dim=`` says how many values make a row.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.status import HTTP_201_CREATED
 
 from edge_service.deps import (
@@ -17,39 +23,39 @@ from edge_service.deps import (
     GalleryPath,
     GalleryQuery,
     MayManage,
-    PluginDep,
     QualityQuery,
-    SettingsDep,
+    ServicesDep,
     SubjectPath,
     SubjectQuery,
     picture_body,
 )
-from edge_service.embedding_bodies import (
-    FLOATS,
-    JSON,
-    as_floats,
-    as_json,
-    read_body,
-    read_embeddings,
-    rows_of,
-    wants_floats,
-)
-from edge_service.embeddings import HandedBack
+from edge_service.protection.embeddings import check_dimension
+from edge_service.recognition import ProtectResult
 from edge_service.uploads import read_pictures
-from shared.errors import Forbidden, NotFound
+from shared.contract import ProfilePin
+from shared.errors import BadRequest, Forbidden, NotFound, TooLarge, Unprocessable
 from shared.http.auth import Caller
-from shared.http.headers import media_type
+from shared.http.headers import json_in_utf8, media_type
+from shared.http.json_bodies import repeated_member
 from shared.http.routes import api_router
 from shared.security.credentials import ApiKeyRecord
 from shared.wire.edge import (
+    MAX_EMBEDDINGS_A_REQUEST,
+    MAX_EMBEDDINGS_BYTES,
     EnrollEmbeddings,
     EnrollEmbeddingsAnswer,
-    FaceInfo,
     ProtectAnswer,
     ProtectRequest,
+    StoredFace,
 )
 
 router = api_router("/v1", "embeddings")
+JSON: Final = "application/json"
+FLOATS: Final = "application/octet-stream"
+_VALUE_BYTES: Final = 4
+_QUOTES: Final = 2
+# Of an error in one embedding: ("embeddings", its number).
+_LOC_OF_AN_EMBEDDING: Final = 2
 _BINARY: Final = {"type": "string", "format": "binary"}
 
 
@@ -71,37 +77,39 @@ def _protect_body() -> dict[str, Any]:
 )
 async def protect(
     request: Request,
-    plugin: PluginDep,
-    settings: SettingsDep,
+    services: ServicesDep,
     caller: Caller,
     gallery: GalleryQuery = None,
     subject: SubjectQuery = None,
     dim: DimQuery = None,
     quality_filter: QualityQuery = None,
 ) -> ProtectAnswer | Response:
-    """Protects a picture's face, or raw embeddings, and hands the templates back. Nothing is sent to the cloud."""
+    """Protects a picture's face, or raw embeddings, and returns the templates. Nothing is sent to the cloud."""
     _may_use(caller, gallery)
     if media_type(request) == "multipart/form-data":
-        [picture] = await read_pictures(request, settings.pictures, at_most=1)
-        made = await plugin.protect_picture(picture, gallery, quality_filter or settings.quality_filter, subject)
+        [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
+        result = await services.recognition.protect(picture, gallery, subject, quality_filter)
     else:
-        raw = await run_in_threadpool(read_embeddings, media_type(request), await read_body(request), dim, plugin.dim)
-        made = await plugin.protect(raw, gallery, subject)
-    return _floats(made) if wants_floats(request) else await run_in_threadpool(as_json, made)
+        body, wanted = await _read_body(request), services.reader.spec.dim
+        raw = await run_in_threadpool(_read_embeddings, media_type(request), body, dim, wanted)
+        result = await services.recognition.protect(raw, gallery, subject, None)
+    return (
+        _floats(result) if _wants_floats(request) else await run_in_threadpool(_as_json, result, services.profile.pin)
+    )
 
 
 @router.post(
     "/galleries/{gallery}/subjects/{subject}/embeddings", dependencies=[MayManage], status_code=HTTP_201_CREATED
 )
 async def enroll(
-    gallery: GalleryPath, subject: SubjectPath, wanted: EnrollEmbeddings, plugin: PluginDep
+    gallery: GalleryPath, subject: SubjectPath, wanted: EnrollEmbeddings, services: ServicesDep
 ) -> EnrollEmbeddingsAnswer:
-    """Enrolls one person from raw embeddings: all of them are stored, or none. Sent twice, they are stored once."""
-    raw = rows_of([embedding.values for embedding in wanted.embeddings])
+    """Enrolls one person from raw embeddings: all or none. The same embedding sent again is stored once."""
+    raw = _rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
-    stored, unperturbed = await plugin.enroll(gallery, subject, raw, names)
-    faces = [FaceInfo(id=info.id, created_at=info.created_at) for info in stored]
-    return EnrollEmbeddingsAnswer(subject=subject, faces=faces, unperturbed=unperturbed)
+    enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)
+    faces = [StoredFace(**info.model_dump()) for info in enrolled.templates]
+    return EnrollEmbeddingsAnswer(subject=subject, faces=faces, unperturbed=enrolled.unperturbed)
 
 
 def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
@@ -109,15 +117,110 @@ def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
         if caller.galleries is not None:
             raise Forbidden("This API key is for certain galleries; name one of them: ?gallery=NAME")
     elif not caller.may_use(gallery):
-        # The same answer as for a gallery that is not there: a key learns nothing of the others.
+        # The same answer as for a missing gallery: a key learns nothing of other galleries.
         raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
 
 
-def _floats(made: HandedBack) -> Response:
+async def _read_body(request: Request) -> bytes:
+    """Reads the whole body, whose size is limited.
+
+    Raises:
+        TooLarge: it is over the limit of embeddings.
+        BadRequest: the connection ended before it had arrived, or it is JSON said to be in another charset than UTF-8.
+    """
+    if media_type(request) == JSON:
+        json_in_utf8(request)
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise BadRequest("The connection ended before the embeddings had arrived whole.", reason="cut_off") from None
+    if len(body) > MAX_EMBEDDINGS_BYTES:
+        raise TooLarge(
+            f"The embeddings are over the limit of {MAX_EMBEDDINGS_BYTES} bytes; send fewer at a time.",
+            limit_bytes=MAX_EMBEDDINGS_BYTES,
+        )
+    return body
+
+
+def _rows_of(vectors: list[list[float]]) -> NDArray[np.float32]:
+    """(n, d) float32 out of lists.
+
+    Raises:
+        Unprocessable: they are not of one length.
+    """
+    if len({len(vector) for vector in vectors}) != 1:
+        raise Unprocessable("The embeddings are not of one length; send those of one system.", reason="uneven")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        return np.array(vectors, dtype=np.float64).astype(np.float32)
+
+
+def _read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> NDArray[np.float32]:
+    """The embeddings of a body: (n, d) float32, whatever their values.
+
+    Args:
+        kind: the media type of the body.
+        body: of the request.
+        dim: values an embedding, for plain float32.
+        wanted: values that an embedding must have.
+
+    Raises:
+        BadRequest: neither JSON nor plain float32, or JSON with a member twice.
+        Unprocessable: not a list of such vectors, not whole rows, another dimension, or more than are taken at once.
+    """
+    if kind == JSON:
+        try:
+            embeddings = ProtectRequest.model_validate_json(body).embeddings
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            if first["type"] == "too_long" and len(first["loc"]) == _LOC_OF_AN_EMBEDDING:
+                check_dimension(first["ctx"]["actual_length"], wanted)
+            at = ".".join(str(part) for part in first["loc"]) or "body"
+            raise Unprocessable(f"The body is not what this takes ({at}: {first['msg']}).", reason="bad_body") from None
+        # The one name of its one member is all that is in quotes; the parser would take the last of several.
+        if body.count(b'"') > _QUOTES:
+            raise repeated_member()
+        return _rows_of(embeddings)
+    if kind != FLOATS:
+        raise BadRequest(
+            f"Send a picture as multipart/form-data, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",
+            reason="unknown_body",
+        )
+    if dim is None:
+        raise Unprocessable(f"Say how many values make an embedding: ?dim={wanted}", reason="no_dim")
+    check_dimension(dim, wanted)
+    if not body or len(body) % (_VALUE_BYTES * dim):
+        raise Unprocessable(f"The body is not whole rows of {dim} little-endian float32 values.", reason="uneven")
+    rows = np.frombuffer(body, dtype="<f4").astype(np.float32).reshape(-1, dim)
+    if len(rows) > MAX_EMBEDDINGS_A_REQUEST:
+        raise Unprocessable(f"At most {MAX_EMBEDDINGS_A_REQUEST} embeddings at a time.", reason="too_many")
+    return rows
+
+
+def _wants_floats(request: Request) -> bool:
+    """Whether the caller would rather have plain float32 than JSON."""
+    return request.headers.get("accept", "").partition(";")[0].strip().lower() == FLOATS
+
+
+def _as_json(result: ProtectResult, profile: ProfilePin) -> ProtectAnswer:
+    """Templates as JSON; every float32 value is written with the digits that give it back."""
+    return ProtectAnswer(
+        profile=profile,
+        sealed="seal" in result.protected.done,
+        contract=result.contract,
+        templates=result.protected.templates.tolist(),
+        angles=result.protected.angles.tolist(),
+        unperturbed=result.protected.unperturbed,
+        faces_found=result.faces_found,
+    )
+
+
+def _floats(result: ProtectResult) -> Response:
+    """Templates as plain float32: for each its values, then its angle."""
+    rows = np.concatenate([result.protected.templates, result.protected.angles[:, None]], axis=1)
     headers = {
-        "X-Patronus-Dim": str(made.protected.templates.shape[1]),
-        "X-Patronus-Unperturbed": str(made.protected.unperturbed),
+        "X-Patronus-Dim": str(result.protected.templates.shape[1]),
+        "X-Patronus-Unperturbed": str(result.protected.unperturbed),
     }
-    if made.faces_found is not None:
-        headers["X-Patronus-Faces-Found"] = str(made.faces_found)
-    return Response(as_floats(made), media_type=FLOATS, headers=headers)
+    if result.faces_found is not None:
+        headers["X-Patronus-Faces-Found"] = str(result.faces_found)
+    return Response(np.ascontiguousarray(rows, dtype="<f4").tobytes(), media_type=FLOATS, headers=headers)

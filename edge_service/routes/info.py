@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import Request
-
-from edge_service.deps import MayAsk, ReaderDep, SettingsDep, ThresholdDep
-from edge_service.protection.profiles import Profile
+from edge_service.deps import MayAsk, ServicesDep
 from edge_service.vision.decode import FORMATS
 from shared.home import patronus_version
 from shared.http.routes import api_router
@@ -15,9 +12,10 @@ router = api_router("/v1", "system")
 
 
 @router.get("/info", dependencies=[MayAsk])
-async def info(request: Request, reader: ReaderDep, settings: SettingsDep, default: ThresholdDep) -> EdgeInfo:
+async def info(services: ServicesDep) -> EdgeInfo:
     """Versions, the contract under which this edge makes templates, and limits."""
-    profile: Profile = request.app.state.profile
+    profile, reader, limits = services.profile, services.reader, services.settings.pictures
+    default = services.default_threshold
     return EdgeInfo(
         version=patronus_version(),
         embedder=reader.pin,
@@ -27,8 +25,8 @@ async def info(request: Request, reader: ReaderDep, settings: SettingsDep, defau
         default_threshold=default.threshold,
         threshold_from=default.chosen_by,
         fmr_measured_on=default.measured_on,
-        max_picture_bytes=settings.pictures.max_bytes,
-        max_pixels=settings.pictures.max_pixels,
-        max_pictures_a_request=settings.pictures.max_pictures,
+        max_picture_bytes=limits.max_bytes,
+        max_pixels=limits.max_pixels,
+        max_pictures_a_request=limits.max_pictures,
         formats=list(FORMATS),
     )

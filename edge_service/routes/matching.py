@@ -11,10 +11,8 @@ from edge_service.deps import (
     MaxFacesQuery,
     MayMatch,
     QualityQuery,
-    RecognitionDep,
-    SettingsDep,
+    ServicesDep,
     SubjectPath,
-    ThresholdDep,
     TopKQuery,
     picture_body,
 )
@@ -32,15 +30,13 @@ async def verify(
     request: Request,
     gallery: GalleryPath,
     subject: SubjectPath,
-    recognition: RecognitionDep,
-    settings: SettingsDep,
-    default: ThresholdDep,
+    services: ServicesDep,
     quality_filter: QualityQuery = None,
 ) -> VerifyFaceAnswer:
     """Whether the picture shows this subject."""
-    [picture] = await read_pictures(request, settings.pictures, at_most=1)
-    answer, face = await recognition.verify(gallery, subject, picture, quality_filter or settings.quality_filter)
-    applied = by_gallery(answer.threshold, answer.fmr_at_threshold, default)
+    [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
+    answer, face = await services.recognition.verify(gallery, subject, picture, quality_filter)
+    applied = by_gallery(answer.threshold, answer.fmr_at_threshold, services.default_threshold)
     return VerifyFaceAnswer(
         decision=answer.decision,
         similarity=answer.similarity,
@@ -54,22 +50,20 @@ async def verify(
 async def identify(
     request: Request,
     gallery: GalleryPath,
-    recognition: RecognitionDep,
-    settings: SettingsDep,
-    default: ThresholdDep,
+    services: ServicesDep,
     top_k: TopKQuery = 5,
     max_faces: MaxFacesQuery = 1,
     quality_filter: QualityQuery = None,
 ) -> IdentifyFacesAnswer:
     """Who of the gallery the picture shows. Only subjects that reach the threshold are named."""
-    [picture] = await read_pictures(request, settings.pictures, at_most=1)
-    found = await recognition.identify(
+    [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
+    found = await services.recognition.identify(
         gallery,
         picture,
         top_k=top_k,
         max_faces=max_faces,
-        quality=quality_filter or settings.quality_filter,
-        count=partial(count_probes, request),
+        quality=quality_filter,
+        count_probes=partial(count_probes, request),
     )
     faces = [
         IdentifiedFace(
@@ -77,7 +71,7 @@ async def identify(
         )
         for face, result in zip(found.selected.faces, found.results, strict=True)
     ]
-    applied = by_gallery(found.threshold, found.fmr_at_threshold, default)
+    applied = by_gallery(found.threshold, found.fmr_at_threshold, services.default_threshold)
     return IdentifyFacesAnswer(
         faces=faces,
         faces_found=found.selected.faces_found,

@@ -7,7 +7,6 @@ from starlette.status import HTTP_201_CREATED
 
 from edge_service.deps import (
     AfterSubjectQuery,
-    CloudDep,
     FacePath,
     GalleryPath,
     LimitQuery,
@@ -15,8 +14,7 @@ from edge_service.deps import (
     MayErase,
     MayManage,
     QualityQuery,
-    RecognitionDep,
-    SettingsDep,
+    ServicesDep,
     SubjectPath,
     picture_body,
 )
@@ -40,45 +38,47 @@ async def enroll(
     request: Request,
     gallery: GalleryPath,
     subject: SubjectPath,
-    recognition: RecognitionDep,
-    settings: SettingsDep,
+    services: ServicesDep,
     quality_filter: QualityQuery = None,
 ) -> EnrollFacesAnswer:
-    """Enrolls one person from one or several pictures: all of them are stored, or none."""
-    pictures = await read_pictures(request, settings.pictures, at_most=settings.pictures.max_pictures)
-    enrolled = await recognition.enroll(gallery, subject, pictures, quality_filter or settings.quality_filter)
+    """Enrolls one person from one or several pictures: all or none. The same picture sent again is stored once."""
+    limits = services.settings.pictures
+    pictures = await read_pictures(request, limits, at_most=limits.max_pictures)
+    enrolled = await services.recognition.enroll(gallery, subject, pictures, quality_filter)
     faces = [
-        EnrolledFace(id=info.id, picture=position, faces_found=face.faces_found, quality=quality_of(face))
-        for position, (info, face) in enumerate(enrolled.faces)
+        EnrolledFace(
+            id=info.id, picture=position, stored=info.stored, faces_found=face.faces_found, quality=quality_of(face)
+        )
+        for position, (info, face) in enumerate(zip(enrolled.templates, enrolled.faces, strict=True))
     ]
     return EnrollFacesAnswer(subject=subject, faces=faces, unperturbed=enrolled.unperturbed)
 
 
 @router.get("", dependencies=[MayManage])
 async def listing(
-    gallery: GalleryPath, cloud: CloudDep, limit: LimitQuery = 100, after: AfterSubjectQuery = None
+    gallery: GalleryPath, services: ServicesDep, limit: LimitQuery = 100, after: AfterSubjectQuery = None
 ) -> Page[SubjectInfo]:
     """The subjects of a gallery, by name."""
-    return await cloud.subjects(gallery, limit, after)
+    return await services.cloud.subjects(gallery, limit, after)
 
 
 @router.get("/{subject}", dependencies=[MayErase])
-async def info(gallery: GalleryPath, subject: SubjectPath, cloud: CloudDep) -> SubjectFaces:
+async def info(gallery: GalleryPath, subject: SubjectPath, services: ServicesDep) -> SubjectFaces:
     """A subject and the ids of its faces."""
-    found = await cloud.subject(gallery, subject)
+    found = await services.cloud.subject(gallery, subject)
     faces = [FaceInfo(id=template.id, created_at=template.created_at) for template in found.templates]
     return SubjectFaces(subject=found.subject, created_at=found.created_at, faces=faces)
 
 
 @router.delete("/{subject}", dependencies=[MayErase], responses=PENDING)
-async def erase(gallery: GalleryPath, subject: SubjectPath, cloud: CloudDep, response: Response) -> Erased:
+async def erase(gallery: GalleryPath, subject: SubjectPath, services: ServicesDep, response: Response) -> Erased:
     """Erases a subject with all of its faces."""
-    return erasure_answer(await cloud.erase(gallery, subject), response)
+    return erasure_answer(await services.cloud.erase(gallery, subject), response)
 
 
 @router.delete("/{subject}/faces/{face}", dependencies=[MayErase], responses=PENDING)
 async def erase_face(
-    gallery: GalleryPath, subject: SubjectPath, face: FacePath, cloud: CloudDep, response: Response
+    gallery: GalleryPath, subject: SubjectPath, face: FacePath, services: ServicesDep, response: Response
 ) -> Erased:
     """Erases one enrolled face; with its last face a subject is gone."""
-    return erasure_answer(await cloud.erase(gallery, subject, face), response)
+    return erasure_answer(await services.cloud.erase(gallery, subject, face), response)

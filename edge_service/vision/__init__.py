@@ -1,4 +1,4 @@
 """Pixels in, raw embeddings out: decode, detect, align, measure quality, embed.
 
-Nothing here knows of galleries, keys or the network, and nothing here keeps a picture.
+No galleries, keys or network here; no picture is kept.
 """

@@ -1,4 +1,4 @@
-"""Turns, scales and shifts a face onto the template that the embedder was trained on."""
+"""Rotates, scales and shifts a face onto the template that the embedder was trained on."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TEMPLATE: Final[NDArray[np.float64]] = np.array(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alignment:
-    """Where an embedder wants a face to be.
+    """The position of a face in an embedder's input.
 
     Attributes:
         name: as contracts have it.
         side: height and width of the aligned face in pixels.
-        points: (5, 2) float64 pixels, where the landmarks belong.
+        points: (5, 2) float64 pixels, the target of the landmarks.
     """
 
     name: str
@@ -36,9 +36,21 @@ class Alignment:
 
 ARCFACE: Final = Alignment("arcface-5-points-112", SIDE, TEMPLATE)
 
+# dlib cuts a face into 150 x 150 pixels: its mean face, which spans 0 to 1 each way, within a margin of a quarter on
+# each side. The five points on it (`get_face_chip_details`) are the means of the six points around each eye, the tip of
+# the nose, and the outer corners of the lips.
+_DLIB_SIDE: Final = 150
+_DLIB_MARGIN: Final = 0.25
+_DLIB_MEAN_FACE: Final = np.array(
+    [[0.225492, 0.215990], [0.754761, 0.215990], [0.490127, 0.515625], [0.254149, 0.780233], [0.726104, 0.780233]]
+)
+DLIB_CHIP: Final = Alignment(
+    "dlib-face-chip-150-0.25", _DLIB_SIDE, (_DLIB_MEAN_FACE + _DLIB_MARGIN) / (1 + 2 * _DLIB_MARGIN) * _DLIB_SIDE
+)
+
 
 def similarity_transform(landmarks: NDArray[np.float32], points: NDArray[np.float64] = TEMPLATE) -> NDArray[np.float64]:
-    """The turn, scale and shift that bring the landmarks closest to the template, in least squares.
+    """The rotation, scale and shift that bring the landmarks closest to the template, in least squares.
 
     With points as complex numbers, w = a z + b has the solution a = sum(conj(z') w') / sum(|z'|^2) over centred points;
     the same optimum as Umeyama (PAMI 1991) where no reflection is allowed.
@@ -51,7 +63,7 @@ def similarity_transform(landmarks: NDArray[np.float32], points: NDArray[np.floa
         (2, 3) float64, for ``cv2.warpAffine``.
 
     Raises:
-        ValueError: the landmarks are all at one place.
+        ValueError: the landmarks are all at one point.
     """
     source = landmarks.astype(np.float64)
     z = source[:, 0] + 1j * source[:, 1]
@@ -59,7 +71,7 @@ def similarity_transform(landmarks: NDArray[np.float32], points: NDArray[np.floa
     centred = z - z.mean()
     spread = float(np.sum(np.abs(centred) ** 2))
     if not spread > 0:
-        raise ValueError("the landmarks are all at one place")
+        raise ValueError("the landmarks are all at one point")
     a = np.sum(np.conj(centred) * (w - w.mean())) / spread
     b = w.mean() - a * z.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
@@ -77,7 +89,7 @@ def align(picture: Pixels, landmarks: NDArray[np.float32], alignment: Alignment 
         (side, side, 3) uint8 RGB; black where the face reaches over the picture's edge.
 
     Raises:
-        ValueError: the landmarks are all at one place.
+        ValueError: the landmarks are all at one point.
     """
     matrix = similarity_transform(landmarks, alignment.points)
     warped = cv2.warpAffine(picture, matrix, (alignment.side, alignment.side), flags=cv2.INTER_LINEAR)
@@ -85,7 +97,7 @@ def align(picture: Pixels, landmarks: NDArray[np.float32], alignment: Alignment 
 
 
 def realign(crop: Pixels, alignment: Alignment) -> Pixels:
-    """A face that is aligned to ArcFace's template, aligned to another one: for pictures that come as such crops.
+    """Aligns a face to another template, from a crop that is aligned to ArcFace's.
 
     Args:
         crop: (112, 112, 3) uint8 RGB.
@@ -94,8 +106,4 @@ def realign(crop: Pixels, alignment: Alignment) -> Pixels:
     Returns:
         (side, side, 3) uint8 RGB; black where the face reaches over the crop's edge.
     """
-    if alignment is ARCFACE:
-        return crop
-    matrix = similarity_transform(TEMPLATE.astype(np.float32), alignment.points)
-    warped = cv2.warpAffine(crop, matrix, (alignment.side, alignment.side), flags=cv2.INTER_LINEAR)
-    return np.asarray(warped, dtype=np.uint8)
+    return crop if alignment is ARCFACE else align(crop, TEMPLATE.astype(np.float32), alignment)

@@ -1,4 +1,4 @@
-"""Bytes to upright RGB pixels, or a refusal that says why. Formats are told by content, never by name."""
+"""Decodes a picture file into upright RGB pixels; its content, never its name, decides the format."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from shared.errors import TooLarge, UnreadablePicture
 __all__ = ["FORMATS", "Pixels", "decode", "decode_pixels", "inspect"]
 
 Pixels = NDArray[np.uint8]
-# Some rows of the stored picture, from one and up to another, as an image in one of Pillow's modes.
+# Rows of the stored picture, from one up to another, as an image in one of Pillow's modes.
 _Rows = Callable[[int, int], Image.Image]
 
-# EXIF orientation to the turn that makes the picture upright.
+# EXIF orientation to the transposition that makes the picture upright.
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,18 +36,18 @@ _UPRIGHT: Final = {
 }
 _SIDES_SWAPPED: Final = {5, 6, 7, 8}
 _ROWS_FROM_THE_END: Final = {3, 4, 6, 7}
-_WIDE_GREY: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_WIDE_GRAY: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 # Pixels that are converted at a time: a MiB, which stays in the processor's caches.
 _BLOCK_PIXELS: Final = 256 * 1024
 _NO_MEMORY: Final = -4  # OpenCV's StsNoMem
 _END_OF_JPEG: Final = b"\xff\xd9"
 _ENDINGS: Final = ((0xAA, 89), (0x55, 0), (0xC3, 57))
-# In place of what may be missing from a JPEG. Without it libjpeg takes zeros there; the first begins with a one, so
-# that the first missing bit already makes another code or another value. They go on for several blocks and hold no
-# marker. What the last scan of a progressive picture tells may be lost in rounding: there all three are tried.
+# Put in place of data that may be missing from a JPEG. Without it libjpeg reads zeros. The first filling begins with a
+# one, so the first missing bit already gives another code or value. They cover several blocks and hold no marker.
+# Rounding may hide the last scan of a progressive picture, so there all three are tried.
 _FILLINGS: Final = tuple(bytes((first + step * place) % 0xFF for place in range(64)) for first, step in _ENDINGS)
 
-# The limit is checked below, on the header, as an error of ours; Pillow's own is a process-wide warning.
+# The header is checked below, with an error; Pillow's own check is a process-wide warning.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -70,7 +70,7 @@ def decode(data: bytes, limits: PictureLimits) -> Pixels:
 
 
 def inspect(data: bytes, limits: PictureLimits) -> PictureHeader:
-    """Reads a picture's header and checks it against the limits; decodes nothing.
+    """Reads a picture's header and checks it against the limits, without decoding pixels.
 
     Raises:
         TooLarge: more bytes, pixels or memory than allowed.
@@ -91,13 +91,13 @@ def inspect(data: bytes, limits: PictureLimits) -> PictureHeader:
 
 
 def decode_pixels(header: PictureHeader) -> Pixels:
-    """Decodes a picture whose header was checked; takes no more than ``header.peak_bytes`` at any moment.
+    """Decodes a picture whose header was checked, within ``header.peak_bytes`` of memory.
 
     Returns:
         As ``decode``.
 
     Raises:
-        TooLarge: the system gives no memory for it.
+        TooLarge: the system has no memory for it.
         UnreadablePicture: damaged.
     """
     try:
@@ -146,9 +146,9 @@ def _check(header: PictureHeader, limits: PictureLimits) -> None:
 def _may_lack_data(header: PictureHeader) -> bool:
     """Whether a JPEG's data may end before its last pixel. False is certain.
 
-    Where data ends early, libjpeg completes the group of blocks that it is in, and leaves all groups after it empty,
-    which is medium grey. Here one more row of groups is asked for than there is: its first group is not empty if the
-    data went on to it. An eighth of the size is enough to see that, and takes little beside decoding.
+    Where data ends early, libjpeg completes the current group of blocks and leaves all later groups empty, which is
+    medium gray. The probe's header claims one more row of groups than there is data for. If the data is complete, the
+    first group of that row is not empty. Decoding at an eighth of the size shows this at little cost.
     """
     probe = header.probe
     if probe is None:
@@ -161,10 +161,10 @@ def _may_lack_data(header: PictureHeader) -> bool:
 
 
 def _checksum(header: PictureHeader, filling: bytes = b"") -> int:
-    """Of all pixels of a JPEG, with this behind what there is of it.
+    """The checksum of all pixels of a JPEG, with a filling after its data.
 
-    libjpeg fills what is missing with grey and says nothing of it. What it shows then depends on what follows the cut;
-    a picture that is all there does not.
+    libjpeg fills missing data with gray and reports nothing. The pixels of a truncated picture depend on the filling;
+    those of a complete one do not.
     """
     rows = _pillow_rows(header, filling)
     block = max(1, _BLOCK_PIXELS // header.width)
@@ -179,13 +179,13 @@ def _decoded(header: PictureHeader) -> Pixels:
     swapped = header.orientation in _SIDES_SWAPPED
     shape = (header.width, header.height) if swapped else (header.height, header.width)
     pixels = np.empty((*shape, 3), np.uint8)
-    turn = _UPRIGHT.get(header.orientation)
+    transposition = _UPRIGHT.get(header.orientation)
     block = max(1, _BLOCK_PIXELS // header.width)
     for first in range(0, header.height, block):
         after = min(first + block, header.height)
         rgb = _to_rgb(rows(first, after))
-        if turn is not None:
-            rgb = rgb.transpose(turn)
+        if transposition is not None:
+            rgb = rgb.transpose(transposition)
         if header.orientation in _ROWS_FROM_THE_END:
             first, after = header.height - after, header.height - first  # noqa: PLW2901
         if swapped:
@@ -205,7 +205,7 @@ def _pillow_rows(header: PictureHeader, filling: bytes = b"") -> _Rows:
 
 def _opened(header: PictureHeader, end: bytes, *, eighth: bool = False) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what Pillow finds odd and reads all the same
+        warnings.simplefilter("ignore")  # of oddities that Pillow reads all the same
         try:
             image = Image.open(io.BytesIO(header.file(end)), formats=[header.format])
             if eighth:
@@ -213,13 +213,13 @@ def _opened(header: PictureHeader, end: bytes, *, eighth: bool = False) -> Image
             image.load()
         except MemoryError:
             raise
-        except Exception:  # Pillow's parsers raise what they please on hostile bytes
+        except Exception:  # Pillow's parsers raise anything on hostile bytes
             raise damaged() from None
     return image
 
 
 def _webp_rows(header: PictureHeader) -> _Rows:
-    """By OpenCV, whose decoder of WebP keeps half as much in memory as Pillow's."""
+    """Decodes by OpenCV, whose WebP decoder takes half the memory of Pillow's."""
     try:
         image = cv2.imdecode(np.frombuffer(header.file(), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -235,7 +235,7 @@ def _webp_rows(header: PictureHeader) -> _Rows:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode in _WIDE_GREY:
+    if image.mode in _WIDE_GRAY:
         return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

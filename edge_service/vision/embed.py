@@ -1,4 +1,4 @@
-"""The embedders that an edge may run, and how an aligned face becomes a raw embedding."""
+"""Embeds aligned faces; the embedders that an edge may run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.vision.align import ARCFACE, Alignment
+from edge_service.vision.align import ARCFACE, DLIB_CHIP, Alignment
 from edge_service.vision.decode import Pixels
-from edge_service.vision.dlib_chip import DLIB_CHIP
 from edge_service.vision.sessions import Session
 from shared.errors import SetupError
 from shared.wire.common import Threshold
@@ -21,12 +20,12 @@ MAX_BATCH: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class EmbedderSpec:
-    """What must be known of an embedder to compare its embeddings.
+    """The properties of an embedder.
 
     Attributes:
         name: as in the model manifest.
         dim: length of the embedding.
-        alignment: where it wants the face.
+        alignment: the alignment of its input.
         threshold: tau where an operator names none, and its measured false match rate.
     """
 
@@ -37,7 +36,7 @@ class EmbedderSpec:
 
     @property
     def preprocessing(self) -> str:
-        """Names alignment template, size, channels and range; part of every contract."""
+        """The name of alignment template, size, channels and range; part of every contract."""
         return f"{self.alignment.name}/rgb/0-255"
 
 
@@ -79,11 +78,11 @@ def spec_named(name: str) -> EmbedderSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """Raw embeddings of some faces. They never leave the edge.
+    """Raw embeddings of faces. They never leave the edge.
 
     Attributes:
         unit: (n, d) float32, unit rows.
-        norms: (n,) float32, the lengths before normalisation, which tell of the faces' quality.
+        norms: (n,) float32, the lengths before normalization, which indicate the faces' quality.
     """
 
     unit: NDArray[np.float32]
@@ -97,8 +96,8 @@ class Embedder:
     """Embeds aligned faces, many at once.
 
     Args:
-        session: takes any number of faces, RGB 0 to 255, and normalises inside.
-        spec: what the session is.
+        session: the network, for any number of faces, RGB 0 to 255.
+        spec: the properties of the network.
     """
 
     def __init__(self, session: Session, spec: EmbedderSpec = SFACE) -> None:
@@ -110,10 +109,10 @@ class Embedder:
         """Embeds faces.
 
         Args:
-            aligned: n faces of (side, side, 3) uint8 RGB, aligned as the embedder wants them.
+            aligned: n faces of (side, side, 3) uint8 RGB, aligned for this embedder.
 
         Raises:
-            ValueError: not such faces, or the network gave something that is not an embedding.
+            ValueError: not such faces, or the network returned something that is not an embedding.
         """
         faces, side = np.asarray(aligned), self.spec.alignment.side
         if faces.ndim != 4 or faces.shape[1:] != (side, side, 3) or faces.dtype != np.uint8:
@@ -121,10 +120,10 @@ class Embedder:
         raw = [self._infer(faces[start : start + MAX_BATCH]) for start in range(0, len(faces), MAX_BATCH)]
         vectors = np.concatenate(raw) if raw else np.empty((0, self.spec.dim), np.float32)
         if vectors.shape != (len(faces), self.spec.dim) or not np.isfinite(vectors).all():
-            raise ValueError("the embedder gave something that is not an embedding")
+            raise ValueError("the embedder returned something that is not an embedding")
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
         if (norms < np.finfo(np.float32).tiny).any():
-            raise ValueError("the embedder gave a zero vector")
+            raise ValueError("the embedder returned a zero vector")
         return Embeddings((vectors / norms[:, None]).astype(np.float32), norms.astype(np.float32))
 
     def _infer(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,16 +1,16 @@
-"""Whether a face is good enough, and if not, why, in words a person can act on."""
+"""Measures the quality of a face, and says what to do about a poor one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.vision.decode import Pixels
-from edge_service.vision.faces import Face
+from edge_service.vision.detect import Face
 from shared.wire.edge import QualityFilter, RefusalReason
 
 ADVICE: Final[dict[RefusalReason, str]] = {
@@ -32,16 +32,16 @@ class FaceQuality:
         sharpness: variance of the Laplacian over the variance of the grey levels, of the inner aligned face; without
             a unit, so that a dim picture is not taken for a blurred one.
         brightness: mean grey level of the inner face, 0 to 255.
-        turn: distance of the nose from the middle of eyes and mouth, along the line of the eyes, over half the
-            distance between the eyes: 0 frontal, 1 and over a profile.
+        yaw: distance of the nose from the middle of eyes and mouth, along the line of the eyes, over half the
+            distance between the eyes; without a unit: 0 frontal, 1 and more a profile.
         detector_score: 0 to 1.
-        upright: whether the face is the right way up; if not, its landmarks and its embedding are worth nothing.
+        upright: whether the face is the right way up; if not, its landmarks and its embedding are worthless.
     """
 
     face_pixels: float
     sharpness: float
     brightness: float
-    turn: float
+    yaw: float
     detector_score: float
     upright: bool
 
@@ -51,19 +51,23 @@ class _Limits:
     face_pixels: float
     sharpness: float
     brightness: float
-    turn: float
+    yaw: float
 
 
-# What each level demands, from what degraded pictures cost in matching on LFW (docs/quality.md): low stands where TAR
-# at tau falls to about 95 %, medium where it falls to about 98 %, high well before either.
+# Limits of each level, from what degraded pictures cost in matching on LFW (docs/quality.md): at low TAR at tau falls
+# to about 95 %, at medium to about 98 %; high is well before either.
 _LEVELS: Final[dict[QualityFilter, _Limits]] = {
-    "low": _Limits(face_pixels=28, sharpness=0.005, brightness=12, turn=1.0),
-    "medium": _Limits(face_pixels=40, sharpness=0.012, brightness=30, turn=0.8),
-    "high": _Limits(face_pixels=64, sharpness=0.03, brightness=50, turn=0.5),
+    "low": _Limits(face_pixels=28, sharpness=0.005, brightness=12, yaw=1.0),
+    "medium": _Limits(face_pixels=40, sharpness=0.012, brightness=30, yaw=0.8),
+    "high": _Limits(face_pixels=64, sharpness=0.03, brightness=50, yaw=0.5),
 }
-# Enrolling is done once and with care, so a poor picture is worth another try; a probe at a door is what it is.
-AUTO_FOR_ENROLLMENT: Final[QualityFilter] = "medium"
-AUTO_FOR_PROBES: Final[QualityFilter] = "low"
+# Enrollment is done once and with care, so a poor picture is worth another try; a probe is taken as it comes.
+_AUTO: Final[dict[str, QualityFilter]] = {"enroll": "medium", "probe": "low"}
+
+
+def level_for(chosen: QualityFilter, use: Literal["enroll", "probe"]) -> QualityFilter:
+    """Resolves ``auto`` for this use."""
+    return _AUTO[use] if chosen == "auto" else chosen
 
 
 def measure(face: Face, aligned: Pixels, *, upright: bool = True) -> FaceQuality:
@@ -72,7 +76,7 @@ def measure(face: Face, aligned: Pixels, *, upright: bool = True) -> FaceQuality
     Args:
         face: where it was found.
         aligned: (112, 112, 3) uint8 RGB.
-        upright: whether it is the right way up, as the detector tells.
+        upright: whether it is the right way up, according to the detector.
     """
     grey = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
     inner = grey[24:104, 24:88]  # brow to chin, cheek to cheek: without hair and background
@@ -80,14 +84,14 @@ def measure(face: Face, aligned: Pixels, *, upright: bool = True) -> FaceQuality
         face_pixels=float(min(face.box[2], face.box[3])),
         sharpness=float(cv2.Laplacian(inner, cv2.CV_64F).var()) / max(float(inner.var()), 1.0),
         brightness=float(inner.mean()),
-        turn=_turn(face.landmarks),
+        yaw=_yaw(face.landmarks),
         detector_score=min(1.0, max(0.0, face.score)),
         upright=upright,
     )
 
 
 def objections(quality: FaceQuality, level: QualityFilter) -> list[RefusalReason]:
-    """What a level objects to in a face; empty when it is good enough. ``auto`` is resolved by the caller."""
+    """Reasons for which a level refuses a face; empty if it is good enough. The caller resolves ``auto``."""
     if level == "none":
         return []
     limits = _LEVELS[level]
@@ -96,14 +100,14 @@ def objections(quality: FaceQuality, level: QualityFilter) -> list[RefusalReason
         found.append("too_small")
     if quality.brightness < limits.brightness:
         found.append("too_dark")
-    if quality.turn > limits.turn or not quality.upright:
+    if quality.yaw > limits.yaw or not quality.upright:
         found.append("turned_away")
     if quality.sharpness < limits.sharpness:
         found.append("blurred")
     return found
 
 
-def _turn(landmarks: NDArray[np.float32]) -> float:
+def _yaw(landmarks: NDArray[np.float32]) -> float:
     right_eye, left_eye, nose, right_mouth, left_mouth = landmarks.astype(np.float64)
     across = left_eye - right_eye
     half = float(np.linalg.norm(across)) / 2

@@ -1,10 +1,9 @@
-"""From the bytes of a picture to faces that can be embedded, with every step timed."""
+"""Reads a picture: decodes it, finds and aligns its faces, measures their quality, and embeds them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,18 +13,10 @@ from edge_service.picture_memory import PictureMemory, open_picture_memory
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.align import ARCFACE, align
 from edge_service.vision.decode import Pixels, decode_pixels, inspect
-from edge_service.vision.detect import FaceDetector
-from edge_service.vision.embed import Embedder, Embeddings, spec_named
-from edge_service.vision.faces import Face
+from edge_service.vision.detect import Face, FaceDetector
+from edge_service.vision.embed import Embedder, EmbedderSpec, Embeddings, spec_named
 from edge_service.vision.formats import PictureHeader
-from edge_service.vision.quality import (
-    ADVICE,
-    AUTO_FOR_ENROLLMENT,
-    AUTO_FOR_PROBES,
-    FaceQuality,
-    measure,
-    objections,
-)
+from edge_service.vision.quality import ADVICE, FaceQuality, measure, objections
 from edge_service.vision.sessions import OrtSession
 from shared.contract import EmbedderPin
 from shared.errors import FaceRefused
@@ -34,15 +25,15 @@ from shared.metrics import Metrics
 from shared.security.process_limits import usable_cpus
 from shared.wire.edge import QualityFilter, RefusalReason
 
-# A second face this large beside the first may as well be the person who is meant; a smaller one is background.
+# A second face with this share of the first one's area may be the person who is meant; a smaller one is background.
 _SECOND_FACE_SHARE = 0.25
-# Memory that the detector takes for each pixel that it looks at: 48 bytes measured, in squares of up to 1,920 a side.
+# Memory of the detector for each pixel of its input: 48 bytes measured, in squares of up to 1,920 a side.
 _SEARCH_BYTES = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FoundFace:
-    """A face, aligned as the embedder wants it: (side, side, 3) uint8 RGB; and how many its picture has in all."""
+class AlignedFace:
+    """A face, aligned for the embedder: (side, side, 3) uint8 RGB; and how many faces its picture has."""
 
     face: Face
     aligned: Pixels
@@ -51,7 +42,7 @@ class FoundFace:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadPicture:
+class PictureFaces:
     """The faces of a picture; the picture itself is not kept.
 
     Attributes:
@@ -64,45 +55,39 @@ class ReadPicture:
 
     width: int
     height: int
-    faces: list[FoundFace]
+    faces: list[AlignedFace]
     faces_found: int
     quarter_turns: int
 
 
+@dataclass(slots=True, kw_only=True)
 class FaceReader:
     """Decode, detect, align, measure; and embed.
 
-    Args:
+    Attributes:
         detector: finds faces.
         embedder: embeds them.
         pin: the embedder for the contract.
         limits: on pictures.
         memory: the budget of all pictures at work.
-        search_side: the longest side, in pixels, at which the detector looks at a picture.
+        search_side: longest side of the detector's input, in pixels.
         metrics: where steps are timed.
     """
 
-    def __init__(
-        self,
-        *,
-        detector: FaceDetector,
-        embedder: Embedder,
-        pin: EmbedderPin,
-        limits: PictureLimits,
-        memory: PictureMemory,
-        search_side: int,
-        metrics: Metrics,
-    ) -> None:
-        self._detector = detector
-        self._embedder = embedder
-        self._limits = limits
-        self.memory = memory
-        self._search_side = search_side
-        self._metrics = metrics
-        self.pin = pin
-        self.spec = embedder.spec
+    detector: FaceDetector
+    embedder: Embedder
+    pin: EmbedderPin
+    limits: PictureLimits
+    memory: PictureMemory
+    search_side: int
+    metrics: Metrics
 
-    def read(self, data: bytes, *, every_face: bool = False) -> ReadPicture:
+    @property
+    def spec(self) -> EmbedderSpec:
+        """What must be known of the embedder."""
+        return self.embedder.spec
+
+    def read(self, data: bytes, *, every_face: bool = False) -> PictureFaces:
         """The faces of a picture.
 
         Raises:
@@ -110,54 +95,47 @@ class FaceReader:
             Overloaded: other pictures hold the memory that it takes.
             CallerGone: nobody waits for the answer any more.
         """
-        header = inspect(data, self._limits)
+        header = inspect(data, self.limits)
         with self.memory.reserve(self._memory_of(header)):
             check_caller()
-            with self._metrics.step("decode"):
+            with self.metrics.step("decode"):
                 pixels = decode_pixels(header)
             check_caller()
             return self._search(pixels, every_face=every_face)
 
     def _memory_of(self, header: PictureHeader) -> int:
         """Most bytes that a picture takes until its faces are cut out."""
-        side = min(self._search_side, max(header.width, header.height))
+        side = min(self.search_side, max(header.width, header.height))
         return max(header.charged_bytes, header.pixel_bytes + _SEARCH_BYTES * side * side)
 
-    def _search(self, pixels: Pixels, *, every_face: bool) -> ReadPicture:
-        with self._metrics.step("detect"):
-            detected = self._detector.find(pixels, every_face=every_face)
+    def _search(self, pixels: Pixels, *, every_face: bool) -> PictureFaces:
+        with self.metrics.step("detect"):
+            detected = self.detector.find(pixels, every_face=every_face)
         check_caller()
-        with self._metrics.step("align"):
+        with self.metrics.step("align"):
             found = []
             for face in detected.faces:
                 crop = align(pixels, face.landmarks)
                 quality = measure(face, crop, upright=face.upright)
                 wanted = self.spec.alignment
                 aligned = crop if wanted is ARCFACE else align(pixels, face.landmarks, wanted)
-                found.append(FoundFace(face, aligned, quality, detected.total))
+                found.append(AlignedFace(face, aligned, quality, detected.total))
         height, width = pixels.shape[:2]
-        return ReadPicture(width, height, found, detected.total, detected.quarter_turns)
+        return PictureFaces(width, height, found, detected.total, detected.quarter_turns)
 
-    def embed(self, faces: list[FoundFace]) -> Embeddings:
+    def embed(self, faces: list[AlignedFace]) -> Embeddings:
         """Raw embeddings of faces, in one batch.
 
         Raises:
             CallerGone: nobody waits for the answer any more.
         """
         check_caller()
-        with self._metrics.step("embed"):
-            return self._embedder.embed(np.stack([found.aligned for found in faces]))
+        with self.metrics.step("embed"):
+            return self.embedder.embed(np.stack([found.aligned for found in faces]))
 
 
-def level_for(chosen: QualityFilter, use: Literal["enroll", "probe"]) -> QualityFilter:
-    """What ``auto`` means for this use."""
-    if chosen != "auto":
-        return chosen
-    return AUTO_FOR_ENROLLMENT if use == "enroll" else AUTO_FOR_PROBES
-
-
-def the_one_face(picture: ReadPicture, level: QualityFilter) -> FoundFace:
-    """The face of a picture that is meant to show one person.
+def single_face(picture: PictureFaces, level: QualityFilter) -> AlignedFace:
+    """The face of a picture of one person.
 
     Raises:
         FaceRefused: no face, several faces, or a face that the level objects to; ``reason`` says which.
@@ -172,7 +150,7 @@ def the_one_face(picture: ReadPicture, level: QualityFilter) -> FoundFace:
 
 
 @dataclass(frozen=True, slots=True)
-class Selected:
+class FaceSelection:
     """The faces of a picture that are to be identified, and how many are left out.
 
     Attributes:
@@ -183,14 +161,14 @@ class Selected:
         reasons: why those are poor: number of faces by reason. A face may have several.
     """
 
-    faces: list[FoundFace]
+    faces: list[AlignedFace]
     faces_found: int
     over_limit: int
     poor: int
     reasons: dict[RefusalReason, int]
 
 
-def select(picture: ReadPicture, level: QualityFilter, max_faces: int) -> Selected:
+def select(picture: PictureFaces, level: QualityFilter, max_faces: int) -> FaceSelection:
     """The largest faces of a picture that are good enough.
 
     Raises:
@@ -204,10 +182,10 @@ def select(picture: ReadPicture, level: QualityFilter, max_faces: int) -> Select
     poor = len(picture.faces) - len(good)
     reasons = Counter(reason for found in picture.faces for reason in objections(found.quality, level))
     faces = good[:max_faces]
-    return Selected(faces, picture.faces_found, picture.faces_found - poor - len(faces), poor, dict(reasons))
+    return FaceSelection(faces, picture.faces_found, picture.faces_found - poor - len(faces), poor, dict(reasons))
 
 
-def refuse_poor(found: FoundFace, level: QualityFilter) -> None:
+def refuse_poor(found: AlignedFace, level: QualityFilter) -> None:
     """Refuses a face that the level objects to.
 
     Raises:
@@ -227,10 +205,9 @@ def open_reader(settings: EdgeSettings, metrics: Metrics) -> FaceReader:
     cv2.setNumThreads(usable_cpus())
     spec = spec_named(settings.embedder)
     detector, embedder = locate("face-detector"), locate("face-embedder", name=spec.name)
-    made = Embedder(OrtSession(embedder, settings.inference), spec)
     return FaceReader(
         detector=FaceDetector(OrtSession(detector, settings.inference), settings.detection),
-        embedder=made,
+        embedder=Embedder(OrtSession(embedder, settings.inference), spec),
         pin=EmbedderPin(name=spec.name, sha256=embedder.sha256, preprocessing=spec.preprocessing),
         limits=settings.pictures,
         memory=open_picture_memory(settings.pictures),

@@ -1,4 +1,4 @@
-"""ONNX Runtime behind a small protocol; the only module that imports it."""
+"""Runs models in ONNX Runtime; the only module that imports it."""
 
 from __future__ import annotations
 
@@ -37,17 +37,15 @@ Signature = dict[str, tuple[str, tuple[int | None, ...]]]
 
 
 class Session(Protocol):
-    """A model that is ready to run."""
+    """A model that is ready to run.
 
-    @property
-    def input_names(self) -> Sequence[str]:
-        """The names of the inputs."""
-        ...
+    Attributes:
+        input_names: of the inputs.
+        output_names: of the outputs, in the order of ``run``'s answer.
+    """
 
-    @property
-    def output_names(self) -> Sequence[str]:
-        """The names of the outputs, in the order of ``run``'s answer."""
-        ...
+    input_names: Sequence[str]
+    output_names: Sequence[str]
 
     def run(self, inputs: Mapping[str, Floats]) -> list[Floats]:
         """Runs the model once; may be called from several threads."""
@@ -58,11 +56,11 @@ class OrtSession:
     """A model in ONNX Runtime.
 
     Args:
-        model: the file, whose digest is checked once more on the bytes that are loaded.
+        model: the file; the digest of the loaded bytes is checked once more.
         settings: how to run it.
 
     Raises:
-        SetupError: the file is not there or changed, no provider is available, or the runtime refuses the model.
+        SetupError: the file is missing or changed, no provider is available, or the runtime refuses the model.
     """
 
     def __init__(self, model: PreparedModel, settings: InferenceSettings) -> None:
@@ -81,18 +79,8 @@ class OrtSession:
             self._session: Any = ort.InferenceSession(data, sess_options=options, providers=providers)
         except RUNTIME_ERRORS as error:
             raise SetupError(f"ONNX Runtime refuses {what}") from error
-        self._inputs = tuple(found.name for found in self._session.get_inputs())
-        self._outputs = tuple(found.name for found in self._session.get_outputs())
-
-    @property
-    def input_names(self) -> Sequence[str]:
-        """The names of the inputs."""
-        return self._inputs
-
-    @property
-    def output_names(self) -> Sequence[str]:
-        """The names of the outputs, in the order of ``run``'s answer."""
-        return self._outputs
+        self.input_names: Sequence[str] = tuple(found.name for found in self._session.get_inputs())
+        self.output_names: Sequence[str] = tuple(found.name for found in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, Floats]) -> list[Floats]:
         """Runs the model once; may be called from several threads."""
@@ -101,11 +89,11 @@ class OrtSession:
 
 
 class OrtGraph(OrtSession):
-    """A small graph that is run for one face at a time, such as a profile's: one thread, on the CPU.
+    """A small graph for one embedding at a time, such as a profile's: one thread, on the CPU.
 
     Args:
-        data: the graph's file, whose digest was checked.
-        what: it is, for the error.
+        data: the content of the graph's file, whose digest was checked.
+        what: its description, for the error.
 
     Raises:
         SetupError: the runtime refuses it.
@@ -129,12 +117,12 @@ def _shape(axes: Sequence[object]) -> tuple[int | None, ...]:
 def _options(settings: InferenceSettings) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads or usable_cpus()
-    # These networks are chains: there is nothing to run side by side inside one of them.
+    # These networks are chains: they have no parallel branches.
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.enable_cpu_mem_arena = settings.arena
     options.enable_mem_pattern = settings.arena
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
-    options.log_severity_level = 3  # errors; warnings tell of the graph, not of the work
+    options.log_severity_level = 3  # errors; warnings are about the graph, not about the work
     return options

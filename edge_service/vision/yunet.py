@@ -1,4 +1,4 @@
-"""The network YuNet: pixels in, rows of faces out."""
+"""Runs the face detector YuNet: pixels in, rows of faces out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = NDArray[np.float32]  # (n, 15): box (left, top, width, height), five land
 
 
 class YuNet:
-    """Runs the network once and decodes its answer.
+    """Runs the network and decodes its output.
 
     Args:
         session: YuNet, with dynamic height and width, BGR 0 to 255.

@@ -1,6 +1,6 @@
 """Other people's protections of an embedding, written from the papers' descriptions, to be attacked on the same axes.
 
-Each turns unit rows (n, d) into unit rows and has one strength. None needs a secret but the scaled noise, whose factor
+Each maps unit rows (n, d) to unit rows and has one strength. None needs a secret but the scaled noise, whose factor
 cosine does not see. All descend on a decoder of the defender's own, which no attacker in the report uses as it is.
 """
 
@@ -11,19 +11,18 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lab.data.verification import Rows
 from lab.defence.protection import gaussian
 from lab.defence.training import device
 
-Rows = NDArray[np.float32]
 _CHUNK: Final = 64
 
 
 def gaussian_noise(unit: Rows, degrees: float, *, seed: int = 0) -> Rows:
-    """Each row turned by one angle in a direction drawn at random."""
+    """Each row perturbed by one angle in a direction drawn at random."""
     return gaussian(unit, np.full(len(unit), np.deg2rad(degrees)), seed=seed)
 
 
@@ -52,7 +51,7 @@ def advface(unit: Rows, degrees: float, *, decoder: nn.Module, steps: int = 10, 
 
     Args:
         unit: (n, d).
-        degrees: the largest turn; the paper bounds each coordinate instead, but a matcher of angles knows no axes.
+        degrees: the largest angle; the paper bounds each coordinate instead, but a matcher of angles knows no axes.
         decoder: the shadow model.
         steps: of ascent.
         seed: of the start.
@@ -72,7 +71,7 @@ def crafter(unit: Rows, degrees: float, *, decoder: nn.Module, steps: int = 10, 
 
     Args:
         unit: (n, d).
-        degrees: the largest turn.
+        degrees: the largest angle.
         decoder: the shadow model.
         steps: of descent.
         seed: of the start.
@@ -105,14 +104,14 @@ def _steered(
         rows = whole[at : at + _CHUNK].to(where)
         with torch.no_grad():
             clean = decoder(rows)
-        turned = _within(rows + 0.02 * torch.randn(rows.shape, generator=draws).to(where), rows, most)
+        perturbed = _within(rows + 0.02 * torch.randn(rows.shape, generator=draws).to(where), rows, most)
         for _ in range(steps):
-            turned = turned.detach().requires_grad_(True)
-            loss = cost(decoder(turned), clean, average).sum()
-            (slope,) = torch.autograd.grad(loss, turned)
+            perturbed = perturbed.detach().requires_grad_(True)
+            loss = cost(decoder(perturbed), clean, average).sum()
+            (slope,) = torch.autograd.grad(loss, perturbed)
             step = functional.normalize(slope, dim=1, eps=1e-12) * (2.0 * most / steps)
-            turned = _within((turned - step).detach(), rows, most)
-        found.append(turned.cpu())
+            perturbed = _within((perturbed - step).detach(), rows, most)
+        found.append(perturbed.cpu())
     decoder.cpu()
     return np.asarray(torch.cat(found).numpy(), dtype=np.float32)
 

@@ -1,7 +1,7 @@
 """What protections cost and what they buy, ours and others', on the same axes.
 
 Every way to protect is measured on the same people: accuracy at the unchanged threshold with both sides of a comparison
-protected, and the faces that are rebuilt from templates by somebody who learned on ordinary embeddings, and by somebody
+protected, and the faces rebuilt from templates by an attacker who learned on unprotected embeddings, and by one
 who knows the protection and learned to undo it (a denoiser before the best decoder).
 """
 
@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.protection.profiles import load_profile
-from edge_service.protection.profiles.load import available
+from edge_service.protection.profiles.files import available
+from lab.attacks.attackers import denoised, train_denoiser
 from lab.attacks.baselines import advface, crafter, gaussian_noise, scaled_noise
-from lab.attacks.inversion import rebuilt
-from lab.attacks.maps import denoised, train_denoiser
-from lab.attacks.scene import TARGET, Rows, Scene
-from lab.attacks.target import Target
+from lab.attacks.target import TARGET, AttackContext, Target
 from lab.data.splits import FIT, TEST
+from lab.data.verification import Ints, Rows
+from lab.defence.decoders import rebuilt
 from lab.defence.erase import erase_matrix, erased, scatter
-from lab.evaluation.trade_off import accuracy
+from lab.evaluation.accuracy import accuracy
 
 # Of the attacker's pictures, for each point; and of people who test, for accuracy. Some ways descend face by face.
 _LEARNED: Final = (4000, 1000)
@@ -33,7 +33,6 @@ _ROWS: Final = (3000, 600)
 _CURVE: Final = 100
 _SHADOW: Final = "upsampling"
 _STEPS: Final = 4
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Way:
         name: of the family of ways.
         strength: in words.
         protect: unit rows, and a number that stands for the draw of one gallery, to templates.
-        keyed: whether templates are sealed, so that only who has the key can learn to undo it.
+        keyed: whether templates are sealed, so that only who attacker with the key can learn to undo it.
     """
 
     name: str
@@ -53,22 +52,22 @@ class Way:
     keyed: bool = False
 
 
-def frontier(scene: Scene) -> list[dict[str, Any]]:
+def frontier(context: AttackContext) -> list[dict[str, Any]]:
     """A point for each way and strength."""
-    few = scene.narrowed(scene.attacker.effort.curve)
-    random = np.random.default_rng([scene.seed, 43])
-    unit = scene.attacker.unit
-    quick = _quick(scene)
+    few = context.narrowed(context.attacker.effort.curve)
+    random = np.random.default_rng([context.seed, 43])
+    unit = context.attacker.unit
+    quick = _quick(context)
     learned = np.sort(random.choice(len(unit), min(_LEARNED[quick], len(unit)), replace=False))
     rows = _tested(few, _ROWS[quick], random)
-    return [_point(few, way, learned, rows) for way in _ways(scene)]
+    return [_point(few, way, learned, rows) for way in _ways(context)]
 
 
-def _quick(scene: Scene) -> bool:
-    return scene.attacker.effort.curve < _CURVE
+def _quick(context: AttackContext) -> bool:
+    return context.attacker.effort.curve < _CURVE
 
 
-def _tested(few: Scene, most: int, random: np.random.Generator) -> Ints:
+def _tested(few: AttackContext, most: int, random: np.random.Generator) -> Ints:
     """Rows for accuracy: of as many genuine pairs as there is room for, others, and the cases attacked."""
     labelled = few.labelled
     paired = np.unique(random.permutation(labelled.pairs_of(TEST))[: most // 2])
@@ -77,7 +76,7 @@ def _tested(few: Scene, most: int, random: np.random.Generator) -> Ints:
     return np.unique(np.concatenate([paired, drawn, few.chosen.attacked]))
 
 
-def _point(few: Scene, way: Way, learned: Ints, rows: Ints) -> dict[str, Any]:
+def _point(few: AttackContext, way: Way, learned: Ints, rows: Ints) -> dict[str, Any]:
     attacker, labelled = few.attacker, few.labelled
     made = np.array(labelled.unit)
     made[rows] = way.protect(labelled.unit[rows], 0)
@@ -97,7 +96,7 @@ def _point(few: Scene, way: Way, learned: Ints, rows: Ints) -> dict[str, Any]:
         "attacks": {},
     }
     for knows, faces in (
-        ("learned on ordinary embeddings", rebuilt(best, taken)),
+        ("learned on unprotected embeddings", rebuilt(best, taken)),
         ("learned to undo it", rebuilt(best, denoised(denoiser, opened))),
     ):
         outcome = few.judged(faces)
@@ -110,25 +109,27 @@ def _point(few: Scene, way: Way, learned: Ints, rows: Ints) -> dict[str, Any]:
     return point
 
 
-def _ways(scene: Scene) -> Iterator[Way]:
-    quick = _quick(scene)
-    dim = scene.clean.shape[1]
+def _ways(context: AttackContext) -> Iterator[Way]:
+    quick = _quick(context)
+    dim = context.clean.shape[1]
     yield Way("no protection", "", lambda unit, _: np.array(unit))
     for degrees in (20.0,) if quick else (5.0, 10.0, 20.0, 30.0, 45.0):
         yield Way("Gaussian noise", f"{degrees:g}°", _at(gaussian_noise, degrees))
     for factor in (2.5,) if quick else (1.0, 2.5, 5.0):
         yield Way("scale and perturb", f"factor {factor:g}", _at(scaled_noise, factor))
-    shadow = scene.attacker.decoder(_SHADOW if _SHADOW in scene.attacker.effort.families else scene.attacker.lead())
+    shadow = context.attacker.decoder(
+        _SHADOW if _SHADOW in context.attacker.effort.families else context.attacker.lead()
+    )
     for name, steered in (("AdvFace-style", advface), ("Crafter-style", crafter)):
         over = partial(steered, decoder=shadow, steps=_STEPS)
         for degrees in (20.0,) if quick else (15.0, 30.0):
             yield Way(name, f"{degrees:g}°", _at(over, degrees))
-    known = scene.labelled.rows(FIT)
-    spread = scatter(scene.clean[known], scene.labelled.people[known], at_least=1)
+    known = context.labelled.rows(FIT)
+    spread = scatter(context.clean[known], context.labelled.people[known], at_least=1)
     for share in (0.5,) if quick else (0.125, 0.25, 0.375, 0.5, 0.625, 0.75):
         matrix = erase_matrix(spread, round(share * dim), 1.0)
         yield Way("erase alone", f"{round(share * dim)} of {dim}", _erasing(matrix))
-    yield from _of_profiles(scene)
+    yield from _of_profiles(context)
 
 
 def _at(protect: Callable[..., Rows], strength: float) -> Callable[[Rows, int], Rows]:
@@ -139,20 +140,20 @@ def _erasing(matrix: NDArray[np.float64]) -> Callable[[Rows, int], Rows]:
     return lambda unit, _: erased(unit, matrix)
 
 
-def _of_profiles(scene: Scene) -> Iterator[Way]:
-    profile = scene.target.profile
-    yield Way(f"profile {profile.pin.name}, key stolen", "", scene.target.plain, keyed=True)
-    if scene.target.seals:
-        yield Way(f"profile {profile.pin.name}", "sealed", _sealed(scene.target))
+def _of_profiles(context: AttackContext) -> Iterator[Way]:
+    profile = context.target.profile
+    yield Way(f"profile {profile.pin.name}, key stolen", "", context.target.plain, keyed=True)
+    if context.target.seals:
+        yield Way(f"profile {profile.pin.name}", "sealed", _sealed(context.target))
     for name in available():
         if name == profile.pin.name:
             continue
         other = load_profile(name)
         step = other.document.patronus
         if step is None:
-            if scene.target.profile.document.patronus is not None:
+            if context.target.profile.document.patronus is not None:
                 yield Way("seal alone", "sealed", _sealed(Target(other)))
-        elif other.document.embedder_sha256 == scene.attacker.encoder.sha256:
+        elif other.document.embedder_sha256 == context.attacker.encoder.sha256:
             yield Way(f"profile {name}" + (", key stolen" if other.seals else ""), "", Target(other).plain, keyed=True)
 
 

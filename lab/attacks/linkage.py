@@ -1,14 +1,20 @@
-"""Linkage: are two templates of different galleries, or of different epochs of a key, of one person?"""
+"""Attacks that rebuild nothing: linking a person's templates, telling who is enrolled, and what a person is like."""
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.float32]
-Floats = NDArray[np.float64]
+from lab.attacks.attackers import scores, train_classifier
+from lab.attacks.key_recovery import by_nearest, by_neighborhoods, by_optimal_transport, by_spectrum, neighborhoods
+from lab.attacks.rebuilding import learned_on
+from lab.attacks.target import CLEAN, KEY, OTHER_KEYS, PLAIN, AttackContext
+from lab.data.verification import Floats, Rows
+
 _BINS: Final = 40
 _GRID: Final = 2001
 
@@ -48,23 +54,211 @@ def rank_1(likeness: Floats) -> float:
     return float(np.mean((own >= best) & ((likeness >= best[:, None]).sum(axis=1) == 1)))
 
 
-def neighbourhoods(templates: Rows, *, nearest: int = 50) -> Rows:
-    """A description of each template that no rotation changes: its largest cosines to the rest of its gallery.
-
-    Args:
-        templates: (n, d) unit rows, of one gallery.
-        nearest: how many cosines; at most n - 1.
-
-    Returns:
-        (n, nearest) float32, sorted.
-    """
-    likeness = templates @ templates.T
-    np.fill_diagonal(likeness, -np.inf)
-    count = min(nearest, len(templates) - 1)
-    return np.asarray(np.sort(likeness, axis=1)[:, ::-1][:, :count], dtype=np.float32)
-
-
-def likeness_of_neighbourhoods(first: Rows, second: Rows) -> Floats:
-    """How alike the neighbourhoods of two galleries' templates are: (n, k) and (m, k) to (n, m), 0 at most."""
+def likeness_of_neighborhoods(first: Rows, second: Rows) -> Floats:
+    """How alike the neighborhoods of two galleries' templates are: (n, k) and (m, k) to (n, m), 0 at most."""
     squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None, :] - 2 * first @ second.T
     return np.asarray(-squares, dtype=np.float64)
+
+
+# Not attacks, but what they are compared with.
+OPENED: Final = "both keys stolen, templates compared"
+UNPROTECTED: Final = "no protection, embeddings compared"
+REFERENCES: Final = (OPENED, UNPROTECTED)
+_PEOPLE: Final = 1000
+_FIRST: Final = 2000  # of the galleries that are linked
+_LAID: Final = 3  # of these, as many as are laid on each other, which takes longer
+_REPEATED: Final = 20  # pairs of galleries, each with keys of its own
+_OTHER_SCORES: Final = 20_000  # of two people, a pair of galleries
+_LABELLED: Final = (100, 1000)
+_ATTRIBUTED: Final = 8000
+
+
+def linkage(context: AttackContext) -> list[dict[str, Any]]:
+    """Two galleries, or two epochs of one, with the same people in both: whose templates belong together?
+
+    Templates are compared as the cloud compares them, and by what no rotation changes: how each lies to its gallery.
+    """
+    people = list(context.test_people(2).values())[:_PEOPLE]
+    first, another = (np.array([rows[at] for rows in people]) for at in (0, 1))
+    found = []
+    for picture, second in (("other photo", another), ("same photo", first)):
+        for where, step, epoch in (("two galleries", 1, 0), ("two epochs", 0, 1)):
+            made = []
+            for number in range(_FIRST, _FIRST + 2 * _REPEATED, 2):
+                one = context.target.templates(context.clean[first], number)
+                made.append((one, context.target.templates(context.clean[second], number + step, epoch)))
+            found.append(_linked("templates compared", picture, where, [a.astype(np.float64) @ b.T for a, b in made]))
+            shape = [likeness_of_neighborhoods(neighborhoods(a), neighborhoods(b)) for a, b in made]
+            found.append(_linked("neighborhoods compared", picture, where, shape))
+            for name, begin in (("spectrum", by_spectrum), ("neighborhoods", by_neighborhoods)):
+                laid = [_laid(a, b, begin(a, b), context) for a, b in made[:_LAID]]
+                found.append(
+                    _linked(f"galleries laid on each other by {name}, templates compared", picture, where, laid)
+                )
+    opened = [
+        context.target.plain(context.clean[first], 1).astype(np.float64)
+        @ context.target.plain(context.clean[another], 2).T
+    ]
+    found.append(_linked(OPENED, "other photo", "two galleries", opened))
+    clean = [context.clean[first].astype(np.float64) @ context.clean[another].T]
+    found.append(_linked(UNPROTECTED, "other photo", "two galleries", clean))
+    return found
+
+
+def _laid(first: Rows, second: Rows, start: NDArray[np.float64], context: AttackContext) -> Floats:
+    """Likeness of two galleries' templates once the one is aligned to the other."""
+    rounds = context.attacker.effort.alignment_rounds
+    rotation = by_optimal_transport(first, second, start, rounds=rounds, seed=context.seed)
+    rotation = by_nearest(first, second, rotation)
+    return np.asarray(first.astype(np.float64) @ (second @ rotation).T)
+
+
+def _linked(how: str, picture: str, where: str, likeness: list[Floats]) -> dict[str, Any]:
+    people = len(likeness[0])
+    random = np.random.default_rng(37)
+    mated = np.concatenate([np.diagonal(each) for each in likeness])
+    other = []
+    for each in likeness:
+        row, column = random.integers(0, people, _OTHER_SCORES), random.integers(1, people, _OTHER_SCORES)
+        other.append(each[row, (row + column) % people])
+    ranks = np.array([rank_1(each) for each in likeness])
+    others = np.concatenate(other)
+    return {
+        "how": how,
+        "picture": picture,
+        "where": where,
+        "people": people,
+        "pairs_of_galleries": len(likeness),
+        "d_sys": d_sys(mated, others),
+        "d_sys_by_chance": d_sys_by_chance(len(mated), len(others)),
+        "rank_1": float(ranks.mean()),
+        "rank_1_worst": float(ranks.max()),
+        "rank_1_by_chance": 1 / people,
+    }
+
+
+def attributes(context: AttackContext) -> list[dict[str, Any]]:
+    """Sex and age band of a face, from its template, by a classifier; the attacker's own pictures carry the labels.
+
+    One half of the pictures is learned on, the other half is attacked; nothing where no picture has labels.
+    """
+    labels = utkface_labels(context.attacker.pictures.names)
+    random = np.random.default_rng([context.seed, 41])
+    order = random.permutation(len(labels.rows))[:_ATTRIBUTED]
+    if len(order) < 4 * _LABELLED[0]:
+        return []
+    half = len(order) // 2
+    learn, test = order[:half], order[half:]
+    unit = context.attacker.unit
+    wire = context.target.templates(unit)
+    opened = context.target.opened(wire)
+    others = learned_on(context, OTHER_KEYS)
+    ways: list[tuple[str, Rows, Rows, NDArray[np.int64]]] = [
+        (f"{CLEAN}; attacks {PLAIN}", unit, unit, learn),
+        (CLEAN, unit, wire, learn),
+        (OTHER_KEYS, others, wire, learn),
+        (KEY, learned_on(context, KEY), opened, learn),
+        *((f"knows labels of {n} people of the gallery", wire, wire, learn[:n]) for n in _LABELLED if n <= half),
+    ]
+    found = []
+    for knows, seen, attacked, rows in ways:
+        entry: dict[str, Any] = {"knows": knows, "learned": len(rows), "attacked": len(test)}
+        for name, values, classes in (("sex", labels.sex, 2), ("age", labels.age, int(labels.age.max()) + 1)):
+            network = train_classifier(seen[labels.rows[rows]], values[rows], classes, seed=context.seed)
+            probabilities = scores(network, attacked[labels.rows[test]])
+            entry[f"{name}_auc"] = auc_of_classes(probabilities, values[test])
+            if classes == 2:
+                entry[f"{name}_interval"] = auc_interval(probabilities[:, 1], values[test] == 1)
+        found.append(entry)
+    return found
+
+
+def membership(context: AttackContext) -> list[dict[str, Any]]:
+    """Is the person of a picture enrolled? Half of the people are, with another picture."""
+    people = list(context.test_people(2).values())[:_PEOPLE]
+    half = len(people) // 2
+    enrolled = np.array([rows[0] for rows in people[:half]])
+    asked = np.array([rows[1] for rows in people])
+    inside = np.arange(len(people)) < half
+    wire = context.target.templates(context.clean[enrolled])
+    ways = [
+        (f"{CLEAN}; attacks {PLAIN}", context.clean[enrolled], context.clean[asked]),
+        (CLEAN, wire, context.clean[asked]),
+        ("makes templates under a key of the attacker's own", wire, context.target.templates(context.clean[asked], 3)),
+        (KEY, context.target.opened(wire), context.target.plain(context.clean[asked])),
+    ]
+    found = []
+    for knows, gallery, probes in ways:
+        nearest = (probes @ gallery.T).max(axis=1).astype(np.float64)
+        low, high = auc_interval(nearest, inside)
+        value = auc(nearest[inside], nearest[~inside])
+        found.append({"knows": knows, "people": len(people), "auc": value, "low": low, "high": high})
+    return found
+
+
+# Years at which a new band begins.
+AGE_BANDS: Final = (13, 20, 30, 40, 60)
+_UTKFACE: Final = re.compile(r"(?:.*/)?(\d{1,3})_([01])_([0-4])_\d+\.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """Attributes of faces that have them.
+
+    Attributes:
+        rows: (m,) which faces.
+        sex: (m,) 0 male, 1 female, as UTKFace says.
+        age: (m,) which of the age bands.
+    """
+
+    rows: NDArray[np.int64]
+    sex: NDArray[np.int64]
+    age: NDArray[np.int64]
+
+
+def utkface_labels(names: NDArray[np.object_]) -> Labels:
+    """The labels that UTKFace carries in its names, ``AGE_SEX_RACE_STAMP.jpg``."""
+    rows, sexes, ages = [], [], []
+    for row, name in enumerate(names):
+        found = _UTKFACE.match(name)
+        if found:
+            rows.append(row)
+            ages.append(int(np.searchsorted(AGE_BANDS, int(found[1]), side="right")))
+            sexes.append(int(found[2]))
+    return Labels(*(np.array(values, dtype=np.int64) for values in (rows, sexes, ages)))
+
+
+def auc(positive: Floats, negative: Floats) -> float:
+    """Area under the ROC curve: how often a positive's score is over a negative's, ties half."""
+    order = np.argsort(np.concatenate([positive, negative]), kind="stable")
+    values = np.concatenate([positive, negative])[order]
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks = np.empty(len(values))
+    ranks[order] = (ends - (counts - 1) / 2)[index]
+    n, m = len(positive), len(negative)
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def auc_of_classes(probabilities: Floats, labels: NDArray[np.int64]) -> float:
+    """The mean AUC of each class against the rest, of classes that occur: (n, classes) and (n,)."""
+    found = []
+    for one in range(probabilities.shape[1]):
+        own = labels == one
+        if own.any() and not own.all():
+            found.append(auc(probabilities[own, one], probabilities[~own, one]))
+    return float(np.mean(found))
+
+
+def auc_interval(
+    values: Floats, positive: NDArray[np.bool_], *, rounds: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """A 95 % interval of an AUC by bootstrap over faces."""
+    random = np.random.default_rng(seed)
+    one, other = values[positive], values[~positive]
+    found = [
+        auc(one[random.integers(0, len(one), len(one))], other[random.integers(0, len(other), len(other))])
+        for _ in range(rounds)
+    ]
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)

@@ -25,23 +25,23 @@ class _Enough(Exception):
     """The deepest layer that is wanted was reached."""
 
 
-class Eye:
+class FacePerception:
     """The edge's face detector, and a perceptual distance.
 
     The distance is LPIPS' (Zhang et al., CVPR 2018) with an embedder's own features in place of AlexNet's, and equal
     weights: squared differences of feature vectors of length one, averaged over places, summed over layers.
 
     Args:
-        twin: differentiable twin of an embedder.
+        embedder: differentiable copy of an embedder.
     """
 
-    def __init__(self, twin: nn.Module) -> None:
-        self._twin = twin
+    def __init__(self, embedder: nn.Module) -> None:
+        self._embedder = embedder
         # Two passes alone: what is asked is whether an aligned crop shows a face, not whether one can be searched out.
         self._detector = FaceDetector(
             OrtSession(locate("face-detector"), InferenceSettings()), DetectionSettings(search_further=False)
         )
-        layers = [module for module in twin.modules() if isinstance(module, nn.Conv2d)]
+        layers = [module for module in embedder.modules() if isinstance(module, nn.Conv2d)]
         self._layers = [layers[at] for at in sorted({round(share * (len(layers) - 1)) for share in _DEPTHS})]
 
     def faces(self, pictures: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -69,7 +69,7 @@ class Eye:
 
         hooks = [layer.register_forward_hook(keep) for layer in self._layers]
         try:
-            self._twin(torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).float())
+            self._embedder(torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).float())
         except _Enough:
             pass
         finally:

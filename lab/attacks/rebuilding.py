@@ -2,17 +2,136 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from lab.attacks.gradients import by_latent, by_pixels
-from lab.attacks.inversion import rebuilt
-from lab.attacks.maps import denoised
-from lab.attacks.reconstruction import judged
-from lab.attacks.scene import CLEAN, KEY, OPENED, OTHER_KEYS, PLAIN, TARGET, WIRE, Rows, Scene, row, surfaces
+from lab.attacks.attackers import denoised
+from lab.attacks.target import CLEAN, KEY, OPENED, OTHER_KEYS, PLAIN, TARGET, WIRE, AttackContext, row, surfaces
+from lab.data.pixels import embedded, resized
+from lab.data.verification import Rows
+from lab.defence.decoders import rebuilt
+from lab.evaluation.reconstruction import judged
+
+Faces = NDArray[np.float32]
+_SIDE: Final = 64
+_CHUNK: Final = 8  # what the torch embedder takes fastest
+_PIXEL_RATE: Final = 0.05
+_LATENT_RATE: Final = 0.03
+_START_NOISE: Final = 0.3
+_LATENT_NOISE: Final = 0.05
+_LATENT_PULL: Final = 0.05  # towards vectors of length one, which are all that the decoder knows
+
+
+def by_pixels(
+    targets: Rows,
+    embedder: nn.Module,
+    average: Faces,
+    *,
+    steps: int,
+    restarts: int,
+    smooth: float = 2.0,
+    seed: int = 0,
+) -> Faces:
+    """Descends on the pixels, with total variation to keep them a picture (Mahendran & Vedaldi, CVPR 2015).
+
+    Args:
+        targets: (n, d) float32, unit rows.
+        embedder: differentiable embedder.
+        average: (3, s, s) float32 in 0..1, the mean of the attacker's own pictures.
+        steps: of Adam.
+        restarts: from other noise; the best is kept.
+        smooth: weight of the total variation.
+        seed: of the noise.
+
+    Returns:
+        (n, 3, 64, 64) float32 in 0..1.
+    """
+    mean = torch.logit(resized(torch.from_numpy(np.ascontiguousarray(average))[None], _SIDE).clamp(0.02, 0.98))
+
+    def begin(rows: Tensor, _: int, draws: torch.Generator) -> Tensor:
+        return mean + _START_NOISE * torch.randn((len(rows), 3, _SIDE, _SIDE), generator=draws)
+
+    def made(at: Tensor) -> tuple[Tensor, Tensor]:
+        faces = torch.sigmoid(at)
+        across = (faces[..., 1:] - faces[..., :-1]).abs().mean(dim=(1, 2, 3))
+        down = (faces[..., 1:, :] - faces[..., :-1, :]).abs().mean(dim=(1, 2, 3))
+        return faces, smooth * (across + down)
+
+    return _descended(targets, embedder, begin, made, steps, restarts, _PIXEL_RATE, seed)
+
+
+def by_latent(
+    targets: Rows, embedder: nn.Module, decoder: nn.Module, *, steps: int, restarts: int, seed: int = 0
+) -> Faces:
+    """Descends on what a decoder is given, so that the picture stays a face.
+
+    Args:
+        targets: (n, d) float32, unit rows.
+        embedder: differentiable embedder.
+        decoder: from vectors (n, d) to faces.
+        steps: of Adam.
+        restarts: the first from the target itself, others from noise around it; the best is kept.
+        seed: of the noise.
+
+    Returns:
+        (n, 3, s, s) float32 in 0..1.
+    """
+
+    def begin(rows: Tensor, number: int, draws: torch.Generator) -> Tensor:
+        return rows + (_LATENT_NOISE if number else 0.0) * torch.randn(rows.shape, generator=draws)
+
+    def made(at: Tensor) -> tuple[Tensor, Tensor]:
+        return decoder(at), _LATENT_PULL * (at.norm(dim=1) - 1) ** 2
+
+    return _descended(targets, embedder, begin, made, steps, restarts, _LATENT_RATE, seed)
+
+
+def _descended(
+    targets: Rows,
+    embedder: nn.Module,
+    begin: Callable[[Tensor, int, torch.Generator], Tensor],
+    made: Callable[[Tensor], tuple[Tensor, Tensor]],
+    steps: int,
+    restarts: int,
+    rate: float,
+    seed: int,
+) -> Faces:
+    """Of all restarts, each face whose embedding came nearest to its target, which an attacker can tell.
+
+    Args:
+        begin: from targets, the number of the restart and random numbers, to what is descended on.
+        made: from that, faces and what they cost beside 1 - cosine, (m,).
+    """
+    found = []
+    for at in range(0, len(targets), _CHUNK):
+        rows = torch.from_numpy(np.ascontiguousarray(targets[at : at + _CHUNK]))
+        best, nearest = None, torch.full((len(rows),), -np.inf)
+        for number in range(restarts):
+            draws = torch.Generator().manual_seed((seed * 1009 + number) * 100_003 + at)
+            free = begin(rows, number, draws).requires_grad_(True)
+            optimizer = torch.optim.Adam([free], lr=rate)
+            for _ in range(steps):
+                faces, cost = made(free)
+                loss = (1 - (embedded(embedder, faces) * rows).sum(dim=1) + cost).sum()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            with torch.no_grad():
+                faces = made(free)[0]
+                cosine = (embedded(embedder, faces) * rows).sum(dim=1)
+                nearer = cosine > nearest
+                best = faces if best is None else torch.where(nearer[:, None, None, None], faces, best)
+                nearest = torch.maximum(nearest, cosine)
+        if best is None:
+            raise ValueError("there is at least one start")
+        found.append(best.numpy())
+    return np.concatenate(found)
+
 
 # Galleries whose templates an attacker without the key learns on: their keys are known to nobody else either.
 _FIRST_OTHER: Final = 1000
@@ -24,142 +143,144 @@ _DRAWS: Final = 3
 _HELD_BACK: Final = 1
 
 
-def learned_on(scene: Scene, knows: str) -> Rows:
+def learned_on(context: AttackContext, knows: str) -> Rows:
     """Templates of the attacker's own pictures, as far as the attacker can make or get them: (n, d) float32.
 
     Raises:
         ValueError: nothing of the kind is learned on.
     """
-    unit = scene.attacker.unit
+    unit = context.attacker.unit
     if knows == CLEAN:
         return unit
     if knows == KEY:
-        return scene.target.plain(unit)
+        return context.target.plain(unit)
     if knows != OTHER_KEYS:
         raise ValueError(knows)
-    gallery = np.random.default_rng([scene.seed, 17]).integers(0, _OTHERS, len(unit))
+    gallery = np.random.default_rng([context.seed, 17]).integers(0, _OTHERS, len(unit))
     made = np.empty_like(unit)
     for number in range(_OTHERS):
         own = gallery == number
         if own.any():
-            made[own] = scene.target.templates(unit[own], _FIRST_OTHER + number)
+            made[own] = context.target.templates(unit[own], _FIRST_OTHER + number)
     return made
 
 
-def attacked(scene: Scene, knows: str) -> tuple[str, Rows]:
+def attacked(context: AttackContext, knows: str) -> tuple[str, Rows]:
     """What somebody with this knowledge feeds to a decoder."""
-    return (OPENED if scene.target.seals else WIRE, scene.opened) if knows == KEY else (WIRE, scene.wire)
+    return (OPENED if context.target.seals else WIRE, context.opened) if knows == KEY else (WIRE, context.wire)
 
 
-def adapted(scene: Scene, knows: str) -> nn.Module:
+def adapted(context: AttackContext, knows: str) -> nn.Module:
     """The strongest decoder for what somebody knows."""
-    attacker = scene.attacker
+    attacker = context.attacker
     if knows == CLEAN:
         return attacker.best()
-    return attacker.adapted(learned_on(scene, knows), f"{knows} {scene.target.profile.pin.sha256}")
+    return attacker.adapted(learned_on(context, knows), f"{knows} {context.target.profile.pin.sha256}")
 
 
-def floors(scene: Scene) -> list[dict[str, Any]]:
+def floors(context: AttackContext) -> list[dict[str, Any]]:
     """What an attack must beat to be one: nobody's face, another person's, and noise."""
-    best = scene.attacker.best()
-    average = scene.attacker.average()
-    count = len(scene.chosen.attacked)
-    noise = np.random.default_rng([scene.seed, 23]).standard_normal((count, scene.clean.shape[1])).astype(np.float32)
+    best = context.attacker.best()
+    average = context.attacker.average()
+    count = len(context.chosen.attacked)
+    noise = (
+        np.random.default_rng([context.seed, 23]).standard_normal((count, context.clean.shape[1])).astype(np.float32)
+    )
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-    stranger = np.ascontiguousarray(scene.clean[scene.strangers()])
+    stranger = np.ascontiguousarray(context.clean[context.strangers()])
     found = [
         ("average face", np.ascontiguousarray(np.broadcast_to(average, (count, *average.shape)))),
         ("another person's embedding", rebuilt(best, stranger)),
         ("a random embedding", rebuilt(best, noise)),
     ]
-    return [row(name, "", "", scene.judged(faces)) for name, faces in found]
+    return [row(name, "", "", context.judged(faces)) for name, faces in found]
 
 
-def decoders(scene: Scene) -> list[dict[str, Any]]:
-    """Decoders of all families that learned on ordinary embeddings, and the best one trained on."""
+def decoders(context: AttackContext) -> list[dict[str, Any]]:
+    """Decoders of all families that learned on unprotected embeddings, and the best one trained on."""
     found = []
-    for family in scene.attacker.effort.families:
-        decoder = scene.attacker.decoder(family)
-        for on, templates in surfaces(scene).items():
-            found.append(row(f"decoder, {family}", CLEAN, on, scene.score(decoder, templates)))
-    best = scene.attacker.best()
-    for on, templates in surfaces(scene).items():
-        found.append(row(f"decoder, {scene.attacker.lead()}, trained on", CLEAN, on, scene.score(best, templates)))
+    for family in context.attacker.effort.families:
+        decoder = context.attacker.decoder(family)
+        for on, templates in surfaces(context).items():
+            found.append(row(f"decoder, {family}", CLEAN, on, context.score(decoder, templates)))
+    best = context.attacker.best()
+    for on, templates in surfaces(context).items():
+        found.append(row(f"decoder, {context.attacker.lead()}, trained on", CLEAN, on, context.score(best, templates)))
     return found
 
 
-def adaptive(scene: Scene) -> list[dict[str, Any]]:
+def adaptive(context: AttackContext) -> list[dict[str, Any]]:
     """Denoise then decode, and a decoder retrained behind the denoiser, without the key and with it."""
     found = []
     for knows in (OTHER_KEYS, KEY):
-        on, templates = attacked(scene, knows)
-        galleries = [scene.of_cases(templates)]
-        if knows == OTHER_KEYS and scene.target.seals:
+        on, templates = attacked(context, knows)
+        galleries = [context.of_cases(templates)]
+        if knows == OTHER_KEYS and context.target.seals:
             # No key is more to this attacker than another: so many are attacked that a small gain would show.
-            own = scene.of_cases(scene.clean)
-            galleries += [scene.target.templates(own, number) for number in range(1, _ATTACKED_KEYS)]
-        wide, rows = scene.repeated(len(galleries)), np.concatenate(galleries)
-        denoiser = scene.attacker.denoiser(learned_on(scene, knows))
+            own = context.of_cases(context.clean)
+            galleries += [context.target.templates(own, number) for number in range(1, _ATTACKED_KEYS)]
+        wide, rows = context.repeated(len(galleries)), np.concatenate(galleries)
+        denoiser = context.attacker.denoiser(learned_on(context, knows))
         cleaned = denoised(denoiser, rows)
-        near = float(np.sum(cleaned * wide.of_cases(scene.clean), axis=1).mean())
-        outcome = wide.judged(rebuilt(scene.attacker.best(), cleaned))
+        near = float(np.sum(cleaned * wide.of_cases(context.clean), axis=1).mean())
+        outcome = wide.judged(rebuilt(context.attacker.best(), cleaned))
         keys = len(galleries)
         found.append(row("denoise, then decode", knows, on, outcome, cosine_of_embedding=near, keys=keys))
-        outcome = wide.judged(rebuilt(adapted(scene, knows), rows))
+        outcome = wide.judged(rebuilt(adapted(context, knows), rows))
         found.append(row("decoder retrained", knows, on, outcome, keys=keys))
     return found
 
 
-def inversion(scene: Scene) -> list[dict[str, Any]]:
+def inversion(context: AttackContext) -> list[dict[str, Any]]:
     """Gradient descent through the embedder: on pixels, and on what the best decoder is given."""
-    attacker, effort = scene.attacker, scene.attacker.effort
-    few = scene.narrowed(effort.inverted, panel=True)
-    steps, restarts, seed = effort.inversion_steps, effort.restarts, scene.seed
-    denoiser = attacker.denoiser(learned_on(scene, KEY))
+    attacker, effort = context.attacker, context.attacker.effort
+    few = context.narrowed(effort.inverted, panel=True)
+    steps, restarts, seed = effort.inversion_steps, effort.restarts, context.seed
+    denoiser = attacker.denoiser(learned_on(context, KEY))
     targets = [
-        (CLEAN, PLAIN, few.of_cases(scene.clean)),
-        (CLEAN, WIRE, few.of_cases(scene.wire)),
-        (KEY, attacked(scene, KEY)[0], denoised(denoiser, few.of_cases(scene.opened))),
+        (CLEAN, PLAIN, few.of_cases(context.clean)),
+        (CLEAN, WIRE, few.of_cases(context.wire)),
+        (KEY, attacked(context, KEY)[0], denoised(denoiser, few.of_cases(context.opened))),
     ]
     found = []
     for knows, on, rows in targets:
-        faces = by_pixels(rows, attacker.twin, attacker.average(), steps=steps, restarts=restarts, seed=seed)
+        faces = by_pixels(rows, attacker.embedder, attacker.average(), steps=steps, restarts=restarts, seed=seed)
         found.append(row("gradient descent, pixels", knows, on, few.judged(faces)))
-        faces = by_latent(rows, attacker.twin, attacker.best(), steps=steps // 2, restarts=restarts, seed=seed)
+        faces = by_latent(rows, attacker.embedder, attacker.best(), steps=steps // 2, restarts=restarts, seed=seed)
         found.append(row("gradient descent, decoder's input", knows, on, few.judged(faces)))
     return found
 
 
-def averaging(scene: Scene) -> list[dict[str, Any]]:
+def averaging(context: AttackContext) -> list[dict[str, Any]]:
     """The mean of 1, 4, 16 and 64 templates of a person, rebuilt, and shown as that person's on another picture."""
-    target = scene.judges[TARGET]
+    target = context.judges[TARGET]
     decoders = {
-        PLAIN: (CLEAN, scene.clean, scene.attacker.best()),
-        WIRE: (OTHER_KEYS, scene.wire, adapted(scene, OTHER_KEYS)),
+        PLAIN: (CLEAN, context.clean, context.attacker.best()),
+        WIRE: (OTHER_KEYS, context.wire, adapted(context, OTHER_KEYS)),
     }
-    decoders[attacked(scene, KEY)[0]] = (KEY, scene.opened, adapted(scene, KEY))
+    decoders[attacked(context, KEY)[0]] = (KEY, context.opened, adapted(context, KEY))
     found = []
     for count in _AVERAGED:
-        groups = _groups(scene, count)
+        groups = _groups(context, count)
         if not groups:
             continue
         rows = np.array([group[:-_HELD_BACK] for group in groups])
         other = np.array([group[-1] for group in groups])
-        clean, people = scene.clean, scene.labelled.people[other]
+        clean, people = context.clean, context.labelled.people[other]
         panel = {TARGET: type(target)(target.embed, target.tau, clean[rows[:, 0]], clean[other])}
         for on, (knows, templates, decoder) in decoders.items():
             mean = templates[rows].mean(axis=1)
             mean /= np.linalg.norm(mean, axis=1, keepdims=True)
             faces = rebuilt(decoder, np.asarray(mean, dtype=np.float32))
-            outcome = judged(faces, scene.labelled.images.pixels[rows[:, 0]], people, panel, scene.looks)
+            outcome = judged(faces, context.labelled.images.pixels[rows[:, 0]], people, panel, context.perception)
             whole = len(np.unique(people))
             found.append(row(f"mean of {count}", knows, on, outcome, averaged=count, people=whole))
     return found
 
 
-def _groups(scene: Scene, count: int) -> list[NDArray[np.int64]]:
+def _groups(context: AttackContext, count: int) -> list[NDArray[np.int64]]:
     """Pictures of people who have enough: so many that are averaged, and one that is not."""
-    random = np.random.default_rng([scene.seed, 29, count])
-    people = scene.test_people(count + _HELD_BACK)
+    random = np.random.default_rng([context.seed, 29, count])
+    people = context.test_people(count + _HELD_BACK)
     chosen = random.permutation(np.array(sorted(people)))[:_MOST_PEOPLE]
     return [random.permutation(people[int(one)])[: count + _HELD_BACK] for one in chosen for _ in range(_DRAWS)]

@@ -10,81 +10,86 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lab.attacks.keys import by_nearest, by_neighbourhoods, by_optimal_transport, by_spectrum, procrustes
-from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighbourhoods, neighbourhoods, rank_1
-from lab.attacks.scene import Rows, Scene
+from lab.attacks.key_recovery import (
+    by_nearest,
+    by_neighborhoods,
+    by_optimal_transport,
+    by_spectrum,
+    neighborhoods,
+    procrustes,
+)
+from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighborhoods, rank_1
+from lab.attacks.target import AttackContext
 from lab.data.splits import CALIBRATE
+from lab.data.verification import Floats, Ints, Rows
 
 D_SYS: Final = "D_sys"
 RANK_1: Final = "rank-1"
 _PEOPLE: Final = 1000
 _FIRST: Final = 3000
 _OWN: Final = 500
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 # Rows of labelled faces, and the number of a gallery, to templates.
 Stored = Callable[[Ints, int], Rows]
 
 
-def scopes(scene: Scene) -> list[dict[str, Any]]:
+def scopes(context: AttackContext) -> list[dict[str, Any]]:
     """The same attacks on both kinds of gallery."""
-    if not scene.target.seals:
+    if not context.target.seals:
         return []
-    people = scene.labelled.people
+    people = context.labelled.people
 
     def together(rows: Ints, gallery: int) -> Rows:
-        return scene.target.templates(scene.clean[rows], gallery)
+        return context.target.templates(context.clean[rows], gallery)
 
     def one_by_one(rows: Ints, gallery: int) -> Rows:
-        return scene.target.one_by_one(scene.clean[rows], people[rows], gallery)
+        return context.target.one_by_one(context.clean[rows], people[rows], gallery)
 
     found = []
-    both = zip(_figures(scene, together), _figures(scene, one_by_one), strict=True)
+    both = zip(_figures(context, together), _figures(context, one_by_one), strict=True)
     for (attack, figure, chance, value), (_, _, _, alone) in both:
         found.append({"attack": attack, "figure": figure, "chance": chance, "one_seal": value, "a_seal_each": alone})
     return found
 
 
-def _figures(scene: Scene, stored: Stored) -> Iterator[tuple[str, str, float, float]]:
+def _figures(context: AttackContext, stored: Stored) -> Iterator[tuple[str, str, float, float]]:
     """The attack, its figure, what chance gives, and what was found.
 
     Of templates named, chance is what naming the most frequent person each time gives.
     """
-    halves = [(rows[::2], rows[1::2]) for rows in scene.test_people(2).values()]
-    for has, most in (("one other picture of each person", 1), ("all other pictures of each person", None)):
+    halves = [(rows[::2], rows[1::2]) for rows in context.test_people(2).values()]
+    for has, most in (("one other photo of each person", 1), ("all other photos of each person", None)):
         inside, outside = (np.concatenate([half[side][:most] for half in halves]) for side in (0, 1))
-        templates, people = _named(scene, inside, outside, stored(inside, _FIRST))
-        most_frequent = float(np.bincount(scene.labelled.people[inside]).max() / len(inside))
+        templates, people = _named(context, inside, outside, stored(inside, _FIRST))
+        most_frequent = float(np.bincount(context.labelled.people[inside]).max() / len(inside))
         yield f"has {has}, without names", "templates named", most_frequent, templates
         yield f"has {has}, without names", "people named by one template or more", 1 / len(halves), people
     first, second = (np.array([half[side][0] for half in halves[:_PEOPLE]]) for side in (0, 1))
-    for picture, rows in (("other pictures of the same people", second), ("the same pictures", first)):
+    for picture, rows in (("other photos of the same people", second), ("the same pictures", first)):
         one, other = stored(first, _FIRST), stored(rows, _FIRST + 1)
-        ways = list(_likenesses(scene, one, other))
+        ways = list(_likenesses(context, one, other))
         chance = d_sys_by_chance(len(one), len(one) * (len(one) - 1))
         attack = f"links two galleries that hold {picture}"
         yield attack, D_SYS, chance, max(d_sys(*_scores(way)) for way in ways)
         yield attack, RANK_1, 1 / len(one), max(rank_1(way) for way in ways)
-    known = np.random.default_rng([scene.seed, 47]).permutation(scene.labelled.rows(CALIBRATE))
-    known = known[: 2 * scene.clean.shape[1]]
-    rotation = procrustes(scene.target.plain(scene.clean[known], _OWN), stored(known, _FIRST))
-    opened = np.asarray(stored(scene.chosen.attacked, _FIRST) @ rotation, dtype=np.float32)
-    near = np.sum(opened * scene.target.plain(scene.of_cases(scene.clean), _OWN), axis=1)
+    known = np.random.default_rng([context.seed, 47]).permutation(context.labelled.rows(CALIBRATE))
+    known = known[: 2 * context.clean.shape[1]]
+    rotation = procrustes(context.target.plain(context.clean[known], _OWN), stored(known, _FIRST))
+    opened = np.asarray(stored(context.chosen.attacked, _FIRST) @ rotation, dtype=np.float32)
+    near = np.sum(opened * context.target.plain(context.of_cases(context.clean), _OWN), axis=1)
     yield f"insider with {len(known)} pairs of other people", "cosine of opened templates", 0.0, float(near.mean())
 
 
-def _named(scene: Scene, inside: Ints, outside: Ints, templates: Rows) -> tuple[float, float]:
-    """The share of templates whose nearest picture, once the gallery is turned, is of their own person; best start.
+def _named(context: AttackContext, inside: Ints, outside: Ints, templates: Rows) -> tuple[float, float]:
+    """The share of templates whose nearest picture, once the gallery is aligned, is of their own person; best start.
 
     And the share of people of whom that is so for one template or more.
     """
-    public = scene.target.plain(scene.clean[outside], _OWN)
-    people = scene.labelled.people
+    public = context.target.plain(context.clean[outside], _OWN)
+    people = context.labelled.people
     shares = []
-    for begin in (by_spectrum, by_neighbourhoods):
-        rotation = _turned(scene, public, templates, begin(public, templates))
+    for begin in (by_spectrum, by_neighborhoods):
+        rotation = _aligned(context, public, templates, begin(public, templates))
         nearest = np.argmax(np.asarray(templates @ rotation, dtype=np.float32) @ public.T, axis=1)
         right = people[outside][nearest] == people[inside]
         whole = len(np.unique(people[inside]))
@@ -92,17 +97,17 @@ def _named(scene: Scene, inside: Ints, outside: Ints, templates: Rows) -> tuple[
     return max(shares)
 
 
-def _likenesses(scene: Scene, one: Rows, other: Rows) -> Iterator[Floats]:
+def _likenesses(context: AttackContext, one: Rows, other: Rows) -> Iterator[Floats]:
     yield one.astype(np.float64) @ other.T
-    yield likeness_of_neighbourhoods(neighbourhoods(one), neighbourhoods(other))
-    for begin in (by_spectrum, by_neighbourhoods):
-        rotation = _turned(scene, one, other, begin(one, other))
+    yield likeness_of_neighborhoods(neighborhoods(one), neighborhoods(other))
+    for begin in (by_spectrum, by_neighborhoods):
+        rotation = _aligned(context, one, other, begin(one, other))
         yield one.astype(np.float64) @ (other @ rotation).T
 
 
-def _turned(scene: Scene, public: Rows, stolen: Rows, start: Floats) -> Floats:
-    rounds = scene.attacker.effort.alignment_rounds
-    rotation = by_optimal_transport(public, stolen, start, rounds=rounds, seed=scene.seed)
+def _aligned(context: AttackContext, public: Rows, stolen: Rows, start: Floats) -> Floats:
+    rounds = context.attacker.effort.alignment_rounds
+    rotation = by_optimal_transport(public, stolen, start, rounds=rounds, seed=context.seed)
     return by_nearest(public, stolen, rotation)
 
 

@@ -17,7 +17,7 @@ import fcntl
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -27,32 +27,28 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from edge_service.models.files import write_whole
-from edge_service.protection.profiles.document import ANY_EMBEDDER
-from edge_service.protection.profiles.load import Profile, load_profile
-from edge_service.vision.embed import EMBEDDERS, SFACE
-from lab.attacks import linking, rebuilding, unsealing
-from lab.attacks.attackers import FULL, QUICK, Attacker
-from lab.attacks.bars import bars
+from edge_service.protection.profiles.files import Profile, load_profile
+from edge_service.vision.embed import EMBEDDERS
+from lab.attacks import key_recovery, linkage, rebuilding
+from lab.attacks.attackers import FULL, QUICK, Attacker, denoised
 from lab.attacks.frontier import frontier
-from lab.attacks.inversion import rebuilt
-from lab.attacks.maps import denoised
-from lab.attacks.perceptual import Eye
-from lab.attacks.reconstruction import as_pictures
+from lab.attacks.perceptual import FacePerception
 from lab.attacks.replay import replayed
-from lab.attacks.report import html
-from lab.attacks.scene import KEY, OTHER_KEYS, TARGET, Scene
+from lab.attacks.report import bars, render
 from lab.attacks.scopes import scopes
-from lab.attacks.target import Target
+from lab.attacks.target import KEY, OTHER_KEYS, TARGET, AttackContext, Target, encoder_of, tau_of
 from lab.data.embedders import Encoder, embed_images, open_encoder, unit
 from lab.data.image_store import digest_of
 from lab.data.images import read_folder
 from lab.data.splits import TEST, gather
-from lab.evaluation.trade_off import accuracy, as_json, cases, judge
-from lab.evaluation.verification import all_impostors
-from lab.torch_embedder.embedder import load_twin
+from lab.data.torch_embedder import load_torch_embedder
+from lab.data.verification import all_impostors
+from lab.defence.decoders import rebuilt
+from lab.evaluation.accuracy import accuracy
+from lab.evaluation.reconstruction import as_pictures, attacked_pairs, judge
 from shared.errors import Conflict, SetupError
 
-VERSION: Final = 1
+VERSION: Final = 2
 _FILE: Final = "attack.json"
 _LOCK: Final = ".lock"
 _IMAGES: Final = "utkface112.tar"
@@ -61,7 +57,7 @@ _JUDGED_AT: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AttackOptions:
     """What is attacked, with what.
 
     Attributes:
@@ -93,7 +89,7 @@ class Suite:
     """A run in its folder.
 
     Args:
-        asked: for.
+        options: for.
         out: folder of the run.
         cache: for faces, embeddings and trained attackers.
 
@@ -102,34 +98,34 @@ class Suite:
         Conflict: the folder holds another run.
     """
 
-    def __init__(self, asked: Asked, out: Path, cache: Path) -> None:
-        self._asked, self._out, self._cache = asked, out, cache
+    def __init__(self, options: AttackOptions, out: Path, cache: Path) -> None:
+        self._options, self._out, self._cache = options, out, cache
         self._console = Console(stderr=True)
         self._began = time.monotonic()
-        if asked.profiles is not None and not asked.profiles.is_dir():
-            raise SetupError(f"There is no folder {asked.profiles} with profiles; see --profiles.")
-        self._profile = load_profile(asked.profile, own=asked.profiles)
-        self._encoder = encoder_of(self._profile, asked.embedder)
-        self._tau = tau_of(self._profile, self._encoder, asked.tau)
-        self._judges = _judges_of(asked.judges, self._encoder)
-        self._effort = QUICK if asked.quick else FULL
+        if options.profiles is not None and not options.profiles.is_dir():
+            raise SetupError(f"There is no folder {options.profiles} with profiles; see --profiles.")
+        self._profile = load_profile(options.profile, own=options.profiles)
+        self._encoder = encoder_of(self._profile, options.embedder)
+        self._tau = tau_of(self._profile, self._encoder, options.tau)
+        self._judges = _judges_of(options.judges, self._encoder)
+        self._effort = QUICK if options.quick else FULL
         about = {
             "version": VERSION,
             "profile": self._profile.pin.model_dump(),
             "embedder": self._encoder.sha256,
             "effort": dataclasses.asdict(self._effort),
-            "images": str(asked.images or ""),
-            "people": str(asked.people),
-            "judges": list(asked.judges),
-            "portraits": str(asked.portraits or ""),
-            "tau": asked.tau,
-            "seed": asked.seed,
+            "images": str(options.images or ""),
+            "people": str(options.people),
+            "judges": list(options.judges),
+            "portraits": str(options.portraits or ""),
+            "tau": options.tau,
+            "seed": options.seed,
         }
         self._about: dict[str, Any] = json.loads(json.dumps(about))
         self._check()
         self._portraits = None
-        if asked.portraits is not None:
-            self._portraits = read_folder(asked.portraits, cache=cache, aligned=False)
+        if options.portraits is not None:
+            self._portraits = read_folder(options.portraits, cache=cache, aligned=False)
 
     def run(self) -> Path:
         """Runs what is left to run, and writes the report.
@@ -140,31 +136,31 @@ class Suite:
         Raises:
             Conflict: another process runs this attack in the same folder.
         """
-        scene, digest = self._scene()
+        context, digest = self._scene()
         self._write(_FILE, json.dumps(self._about, indent=1) + "\n")
         with (self._out / _LOCK).open("wb") as held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise Conflict(f"Another attack runs in {self._out}; wait for it, or name another folder.") from None
-            return self._run(scene, digest)
+            return self._run(context, digest)
 
-    def _run(self, scene: Scene, digest: str) -> Path:
+    def _run(self, context: AttackContext, digest: str) -> Path:
         steps: dict[str, Callable[[], Any]] = {
-            "accuracy": lambda: _accuracy(scene),
-            "floors": lambda: rebuilding.floors(scene),
-            "decoders": lambda: rebuilding.decoders(scene),
-            "adaptive": lambda: rebuilding.adaptive(scene),
-            "averaging": lambda: rebuilding.averaging(scene),
-            "pairs": lambda: unsealing.pairs(scene) if scene.target.seals else [],
-            "stolen": lambda: unsealing.stolen(scene) if scene.target.seals else None,
-            "linkage": lambda: linking.linkage(scene),
-            "scopes": lambda: scopes(scene),
-            "membership": lambda: linking.membership(scene),
-            "attributes": lambda: linking.attributes(scene),
-            "frontier": lambda: frontier(scene),
-            "inversion": lambda: rebuilding.inversion(scene),
-            "replay": lambda: self._replay(scene),
+            "accuracy": lambda: _accuracy(context),
+            "floors": lambda: rebuilding.floors(context),
+            "decoders": lambda: rebuilding.decoders(context),
+            "adaptive": lambda: rebuilding.adaptive(context),
+            "averaging": lambda: rebuilding.averaging(context),
+            "pairs": lambda: key_recovery.pairs(context) if context.target.seals else [],
+            "stolen": lambda: key_recovery.stolen(context) if context.target.seals else None,
+            "linkage": lambda: linkage.linkage(context),
+            "scopes": lambda: scopes(context),
+            "membership": lambda: linkage.membership(context),
+            "attributes": lambda: linkage.attributes(context),
+            "frontier": lambda: frontier(context),
+            "inversion": lambda: rebuilding.inversion(context),
+            "replay": lambda: self._replay(context),
         }
         found = {
             name: self._step(name, digest, attack, at, len(steps)) for at, (name, attack) in enumerate(steps.items())
@@ -173,22 +169,22 @@ class Suite:
         report = {
             "version": VERSION,
             "made": datetime.now(UTC).date().isoformat(),
-            "quick": self._asked.quick,
+            "quick": self._options.quick,
             "profile": profile.pin.model_dump(),
             "seals": profile.seals,
             "layers": _layers(profile),
             "embedder": self._encoder.name,
-            "tau": scene.tau,
-            "people": len(scene.chosen.attacked),
-            "pictures": len(scene.attacker.pictures),
-            "lead": scene.attacker.lead(),
+            "tau": context.tau,
+            "people": len(context.chosen.attacked),
+            "pictures": len(context.attacker.pictures),
+            "lead": context.attacker.lead(),
             "effort": dataclasses.asdict(self._effort),
-            "seed": self._asked.seed,
-            "judges": {name: judge.tau for name, judge in scene.judges.items()},
+            "seed": self._options.seed,
+            "judges": {name: judge.tau for name, judge in context.judges.items()},
             **found,
         }
         report["bars"] = bars(report)
-        page = html(report, self._gallery(scene))
+        page = render(report, self._gallery(context))
         self._write("report.json", json.dumps(report, indent=1) + "\n")
         self._write("report.html", page)
         return self._out / "report.html"
@@ -261,121 +257,96 @@ class Suite:
         self._console.print(f"{path} is damaged; this step is run again.", soft_wrap=True)
         return None
 
-    def _scene(self) -> tuple[Scene, str]:
-        asked, effort, encoder = self._asked, self._effort, self._encoder
-        images = asked.images
+    def _scene(self) -> tuple[AttackContext, str]:
+        options, effort, encoder = self._options, self._effort, self._encoder
+        images = options.images
         if images is None:
-            beside = asked.people / _IMAGES
-            images = beside if beside.is_file() else asked.people
+            beside = options.people / _IMAGES
+            images = beside if beside.is_file() else options.people
         material = gather(
-            images, asked.people, encoder, self._cache, pictures=effort.pictures, paired=asked.quick, seed=asked.seed
+            images,
+            options.people,
+            encoder,
+            self._cache,
+            pictures=effort.pictures,
+            paired=options.quick,
+            seed=options.seed,
         )
         target = Target(self._profile)
         labelled = material.labelled
-        chosen = cases(labelled, effort.attacked, seed=asked.seed)
+        chosen = attacked_pairs(labelled, effort.attacked, seed=options.seed)
         tau = self._tau
         judges = {TARGET: judge(encoder, tau, labelled.unit, chosen)}
         for other, threshold in self._judges:
             clean = unit(embed_images(labelled.images, other, cache=self._cache))
             at = all_impostors(clean, labelled.people).threshold_at(_JUDGED_AT) if threshold is None else threshold
             judges[other.name] = judge(other, at, clean, chosen)
-        twin = load_twin(encoder.path, cache=self._cache)
-        attacker = Attacker(material.pictures, material.learned, encoder, twin, effort, self._cache, asked.seed)
+        embedder = load_torch_embedder(encoder.path, cache=self._cache)
+        attacker = Attacker(material.pictures, material.learned, encoder, embedder, effort, self._cache, options.seed)
         wire = target.templates(labelled.unit)
-        scene = Scene(
-            attacker, labelled, target, tau, chosen, judges, Eye(twin), wire, target.opened(wire), seed=asked.seed
+        context = AttackContext(
+            attacker,
+            labelled,
+            target,
+            tau,
+            chosen,
+            judges,
+            FacePerception(embedder),
+            wire,
+            target.opened(wire),
+            seed=options.seed,
         )
-        return scene, digest_of(material.pictures.digest, labelled.images.digest)
+        return context, digest_of(material.pictures.digest, labelled.images.digest)
 
-    def _replay(self, scene: Scene) -> dict[str, Any] | None:
+    def _replay(self, context: AttackContext) -> dict[str, Any] | None:
         count = self._effort.replayed
         name = self._encoder.name
         if not count or name not in EMBEDDERS:
             return None
-        few = scene.narrowed(count)
-        pixels = scene.labelled.images.pixels
-        best = scene.attacker.best()
+        few = context.narrowed(count)
+        pixels = context.labelled.images.pixels
+        best = context.attacker.best()
         shown = {
-            "another picture of the person": np.asarray(pixels[few.chosen.other]),
+            "other photo of the person": np.asarray(pixels[few.chosen.other]),
             "somebody else": np.asarray(pixels[few.strangers()]),
-            "rebuilt from an unprotected embedding": as_pictures(rebuilt(best, few.of_cases(scene.clean))),
-            "rebuilt from the stored template": as_pictures(rebuilt(best, few.of_cases(scene.wire))),
+            "rebuilt from an unprotected embedding": as_pictures(rebuilt(best, few.of_cases(context.clean))),
+            "rebuilt from the stored template": as_pictures(rebuilt(best, few.of_cases(context.wire))),
         }
-        if scene.target.seals:
-            decoder = rebuilding.adapted(scene, KEY)
+        if context.target.seals:
+            decoder = rebuilding.adapted(context, KEY)
             shown["rebuilt from the stored template, key stolen"] = as_pictures(
-                rebuilt(decoder, few.of_cases(scene.opened))
+                rebuilt(decoder, few.of_cases(context.opened))
             )
         enrolled = np.asarray(pixels[few.chosen.attacked])
-        asked = self._asked
-        return replayed(enrolled, shown, profile=asked.profile, profiles=asked.profiles, embedder=name)
+        options = self._options
+        return replayed(enrolled, shown, profile=options.profile, profiles=options.profiles, embedder=name)
 
-    def _gallery(self, scene: Scene) -> dict[str, NDArray[np.uint8]] | None:
+    def _gallery(self, context: AttackContext) -> dict[str, NDArray[np.uint8]] | None:
         """Portraits and what attackers make of them, by column: (m, 112, 112, 3) each; None without portraits."""
         faces = self._portraits
         if faces is None:
             return None
         embedded = unit(self._encoder.embed(faces.pixels))
-        wire = scene.target.templates(embedded)
-        attacker, best = scene.attacker, scene.attacker.best()
+        wire = context.target.templates(embedded)
+        attacker, best = context.attacker, context.attacker.best()
         columns = {
             "picture": np.asarray(faces.pixels),
             "from its embedding": as_pictures(rebuilt(best, embedded)),
             "from the stored template": as_pictures(rebuilt(best, wire)),
         }
-        adapted = rebuilding.adapted(scene, OTHER_KEYS)
+        adapted = rebuilding.adapted(context, OTHER_KEYS)
         columns["the same, learned on templates of other keys"] = as_pictures(rebuilt(adapted, wire))
-        if scene.target.seals:
-            opened = scene.target.opened(wire)
-            denoiser = attacker.denoiser(rebuilding.learned_on(scene, KEY))
+        if context.target.seals:
+            opened = context.target.opened(wire)
+            denoiser = attacker.denoiser(rebuilding.learned_on(context, KEY))
             columns["key stolen, denoised"] = as_pictures(rebuilt(best, denoised(denoiser, opened)))
         return columns
 
 
-def encoder_of(profile: Profile, wanted: str | None) -> Encoder:
-    """The embedder that a profile is for, or the one wanted where it is for any.
-
-    Raises:
-        SetupError: the profile is for another one.
-    """
-    document = profile.document
-    name = wanted or (SFACE.name if document.embedder == ANY_EMBEDDER else document.embedder)
-    if wanted is None and document.embedder != ANY_EMBEDDER and name not in EMBEDDERS:
-        raise SetupError(
-            f"The profile {document.name} is for {name}, an embedder of one's own; name its file: --embedder."
-        )
-    encoder = open_encoder(name)
-    if document.embedder_sha256 not in (None, encoder.sha256):
-        raise SetupError(
-            f"The profile {document.name} is for the embedder {document.embedder} (SHA-256 "
-            f"{(document.embedder_sha256 or '')[:12]}…), and {encoder.name} is another one ({encoder.sha256[:12]}…)."
-        )
-    return encoder
-
-
-def tau_of(profile: Profile, encoder: Encoder, asked: float | None) -> float:
-    """The cosine threshold that a profile was calibrated at, else the one asked for, else the embedder's.
-
-    Raises:
-        SetupError: the profile's is another one than the one asked for, or there is none.
-    """
-    threshold = profile.document.threshold
-    if threshold is not None:
-        if asked not in (None, threshold.cosine):
-            raise SetupError(
-                f"The profile {profile.document.name} was calibrated at cosine {threshold.cosine:g}; leave --tau out."
-            )
-        return threshold.cosine
-    tau = encoder.tau if asked is None else asked
-    if tau is None:
-        raise SetupError(f"The threshold of {encoder.name} is not known; give your system's with --tau.")
-    return tau
-
-
-def _judges_of(asked: tuple[str, ...], target: Encoder) -> list[tuple[Encoder, float | None]]:
+def _judges_of(options: tuple[str, ...], target: Encoder) -> list[tuple[Encoder, float | None]]:
     """The judges and their thresholds; None: at a false match rate of its own."""
     found: list[tuple[Encoder, float | None]] = []
-    for said in asked:
+    for said in options:
         name, given, tau = said.partition("=")
         try:
             threshold = float(tau) if given else None
@@ -392,11 +363,11 @@ def _judges_of(asked: tuple[str, ...], target: Encoder) -> list[tuple[Encoder, f
     return found
 
 
-def _accuracy(scene: Scene) -> dict[str, Any]:
+def _accuracy(context: AttackContext) -> dict[str, Any]:
     """At the unchanged threshold, on people who test, both sides protected."""
-    rows = scene.labelled.rows(TEST)
-    found = {"clean": scene.clean, "protected": scene.wire}
-    return {name: as_json(accuracy(scene.labelled, made, made, rows, scene.tau)) for name, made in found.items()}
+    rows = context.labelled.rows(TEST)
+    found = {"clean": context.clean, "protected": context.wire}
+    return {name: asdict(accuracy(context.labelled, made, made, rows, context.tau)) for name, made in found.items()}
 
 
 def _layers(profile: Profile) -> list[str]:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from edge_service.protection.keys import EpochKey, GalleryKey
-from edge_service.protection.profiles.load import Profile
+from edge_service.protection.profiles.document import ANY_EMBEDDER
+from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import Protector
 from edge_service.protection.seal import seal_matrix
+from edge_service.vision.embed import EMBEDDERS, SFACE
+from lab.attacks.attackers import Attacker
+from lab.data.embedders import Encoder, open_encoder
+from lab.data.splits import TEST, Labelled
+from lab.data.verification import Rows
+from lab.defence.decoders import rebuilt
+from lab.evaluation.reconstruction import AttackedPairs, Judge, Outcome, Perception, judged
+from shared.errors import SetupError
 
-Rows = NDArray[np.float32]
 _FIRST_EPOCH: Final = "0" * 15
 
 
@@ -66,7 +78,7 @@ class Target:
         return made
 
     def opened(self, templates: Rows, gallery: int = 0, epoch: int = 0) -> Rows:
-        """What who has the key makes of templates: the seal undone."""
+        """What who attacker with the key makes of templates: the seal undone."""
         if not self.seals:
             return templates
         return np.asarray(templates @ seal_matrix(self.key(gallery, epoch), templates.shape[1]))
@@ -76,3 +88,150 @@ class Target:
         public: with another gallery number they differ by the keyed seed alone.
         """
         return self.opened(self.templates(unit, gallery), gallery)
+
+
+def encoder_of(profile: Profile, wanted: str | None) -> Encoder:
+    """The embedder that a profile is for, or the one wanted where it is for any.
+
+    Raises:
+        SetupError: the profile is for another one.
+    """
+    document = profile.document
+    name = wanted or (SFACE.name if document.embedder == ANY_EMBEDDER else document.embedder)
+    if wanted is None and document.embedder != ANY_EMBEDDER and name not in EMBEDDERS:
+        raise SetupError(
+            f"The profile {document.name} is for {name}, an embedder of one's own; name its file: --embedder."
+        )
+    encoder = open_encoder(name)
+    if document.embedder_sha256 not in (None, encoder.sha256):
+        raise SetupError(
+            f"The profile {document.name} is for the embedder {document.embedder} (SHA-256 "
+            f"{(document.embedder_sha256 or '')[:12]}…), and {encoder.name} is another one ({encoder.sha256[:12]}…)."
+        )
+    return encoder
+
+
+def tau_of(profile: Profile, encoder: Encoder, asked: float | None) -> float:
+    """The cosine threshold that a profile was calibrated at, else the one asked for, else the embedder's.
+
+    Raises:
+        SetupError: the profile's is another one than the one asked for, or there is none.
+    """
+    threshold = profile.document.threshold
+    if threshold is not None:
+        if asked not in (None, threshold.cosine):
+            raise SetupError(
+                f"The profile {profile.document.name} was calibrated at cosine {threshold.cosine:g}; leave --tau out."
+            )
+        return threshold.cosine
+    tau = encoder.tau if asked is None else asked
+    if tau is None:
+        raise SetupError(f"The threshold of {encoder.name} is not known; give your system's with --tau.")
+    return tau
+
+
+TARGET: Final = "target"
+
+# What an attacker knows.
+CLEAN: Final = "learned on unprotected embeddings"
+OTHER_KEYS: Final = "learned on templates of other keys"
+KEY: Final = "attacker with the key"
+# What is attacked.
+PLAIN: Final = "unprotected embeddings"
+WIRE: Final = "templates as stored by the cloud"
+OPENED: Final = "templates, the seal undone"
+
+
+@dataclass(slots=True)
+class AttackContext:
+    """Attacker, people and judges.
+
+    Attributes:
+        attacker: who attacks.
+        labelled: people; those who test are attacked.
+        target: the profile.
+        tau: cosine of the unchanged threshold.
+        chosen: the pictures attacked, one a person.
+        judges: by name, the target embedder first; their rows are the cases'.
+        perception: perception at rebuilt faces.
+        wire: (n, d) templates of all labelled faces, in the gallery that is attacked.
+        opened: the same with the seal undone.
+        seed: of draws.
+    """
+
+    attacker: Attacker
+    labelled: Labelled
+    target: Target
+    tau: float
+    chosen: AttackedPairs
+    judges: dict[str, Judge]
+    perception: Perception | None
+    wire: Rows
+    opened: Rows
+    seed: int = 0
+
+    @property
+    def clean(self) -> Rows:
+        """(n, d) unprotected embeddings of all labelled faces."""
+        return self.labelled.unit
+
+    def narrowed(self, most: int, *, panel: bool = False) -> AttackContext:
+        """Fewer people; unless the panel is wanted, judged by the target embedder alone and looked at by nobody."""
+        few = AttackedPairs(self.chosen.attacked[:most], self.chosen.other[:most])
+        judges = {
+            name: dataclasses.replace(judge, same=judge.same[:most], other=judge.other[:most])
+            for name, judge in self.judges.items()
+            if panel or name == TARGET
+        }
+        return dataclasses.replace(self, chosen=few, judges=judges, perception=self.perception if panel else None)
+
+    def repeated(self, times: int) -> AttackContext:
+        """Every case so many times over, one time after the other."""
+        cases = AttackedPairs(np.tile(self.chosen.attacked, times), np.tile(self.chosen.other, times))
+        judges = {
+            name: dataclasses.replace(
+                judge, same=np.tile(judge.same, (times, 1)), other=np.tile(judge.other, (times, 1))
+            )
+            for name, judge in self.judges.items()
+        }
+        return dataclasses.replace(self, chosen=cases, judges=judges)
+
+    def of_cases(self, rows: Rows) -> Rows:
+        """Of rows of all labelled faces, those of the pictures attacked."""
+        return np.ascontiguousarray(rows[self.chosen.attacked])
+
+    def score(self, decoder: nn.Module, templates: Rows) -> Outcome:
+        """What a decoder makes of the cases' rows of (n, d) templates of all labelled faces."""
+        return self.judged(rebuilt(decoder, self.of_cases(templates)))
+
+    def judged(self, faces: NDArray[np.float32]) -> Outcome:
+        """Judges faces (k, 3, s, s) float32 in 0..1, one a case."""
+        rows = self.chosen.attacked
+        return judged(
+            faces, self.labelled.images.pixels[rows], self.labelled.people[rows], self.judges, self.perception
+        )
+
+    def strangers(self) -> NDArray[np.int64]:
+        """For each case another person's picture: (k,) rows."""
+        return np.roll(self.chosen.attacked, len(self.chosen.attacked) // 2)
+
+    def test_people(self, pictures: int) -> dict[int, NDArray[np.int64]]:
+        """People who test and have so many pictures or more, with their rows."""
+        rows = self.labelled.rows(TEST)
+        order = rows[np.argsort(self.labelled.people[rows], kind="stable")]
+        people, starts = np.unique(self.labelled.people[order], return_index=True)
+        parts = np.split(order, starts[1:])
+        return {int(one): part for one, part in zip(people, parts, strict=True) if len(part) >= pictures}
+
+
+def row(attack: str, knows: str, on: str, outcome: Outcome, **more: Any) -> dict[str, Any]:
+    """A row of the report."""
+    return {"attack": attack, "knows": knows, "on": on, **more, **asdict(outcome)}
+
+
+def surfaces(context: AttackContext) -> Mapping[str, Rows]:
+    """What there is to attack; with no seal, what crosses the wire is open."""
+    found = {PLAIN: context.clean, WIRE: context.wire}
+    if context.target.seals:
+        found[OPENED] = context.opened
+    return found

@@ -125,7 +125,7 @@ def moved(face: Pixels, right: int, down: int) -> Pixels:
 
 def _shifts(sample: list[Pixels]) -> NDArray[np.float64]:
     """By how much each face that is found would have to move: (m, 2) pixels."""
-    # Two passes alone: a face that is found after a turn is none that is aligned.
+    # Two passes alone: a face found only after a rotation is not aligned.
     detector = FaceDetector(
         OrtSession(locate("face-detector"), InferenceSettings(threads=1)), DetectionSettings(search_further=False)
     )

@@ -43,7 +43,7 @@ class Encoder:
 
     Attributes:
         name: as the edge calls it, or the stem of its file.
-        path: its file; ``lab.torch_embedder.embedder.load_twin`` makes a differentiable twin of it.
+        path: its file; ``lab.data.torch_embedder.load_torch_embedder`` makes a differentiable copy of it.
         sha256: of the file, in hex.
         preprocessing: in words; a part of every cached embedding's key.
         network: what runs it.

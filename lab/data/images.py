@@ -28,7 +28,8 @@ from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.align import SIDE
 from edge_service.vision.decode import Pixels, decode
 from edge_service.vision.embed import SFACE
-from edge_service.vision.reader import FaceReader, level_for, open_reader, the_one_face
+from edge_service.vision.quality import level_for
+from edge_service.vision.reader import FaceReader, open_reader, single_face
 from lab.data.alignment import SAMPLE, Mending, mending_of
 from lab.data.image_store import DEFAULT, NpyWriter, digest_of, load_rows, written_whole
 from lab.data.lfw import PAIRS, TAR, Lfw, Pair
@@ -307,7 +308,7 @@ def _from_files(files: Iterator[tuple[str, str | None, Path]], reader: FaceReade
 def _face(data: bytes, reader: FaceReader) -> Pixels | str:
     """The one face of a picture, or why it has none."""
     try:
-        return the_one_face(reader.read(data), level_for("auto", "probe")).aligned
+        return single_face(reader.read(data), level_for("auto", "probe")).aligned
     except FaceRefused as refused:
         return refused.reason or "no_face"
     except (PatronusError, ValueError):

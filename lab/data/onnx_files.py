@@ -29,8 +29,8 @@ _ALIGNMENTS: Final = {spec.alignment.name: spec.alignment for spec in EMBEDDERS.
 class Preprocessing(BaseModel):
     """What an embedder takes: (n, 3, side, side) float32, (value - mean) * scale of pixels 0 to 255.
 
-    The lab's faces are aligned to the ArcFace 5-point template at 112 x 112. They are turned and scaled from there onto
-    another template, with black where that reaches over the 112 x 112, and then resized where the side is another.
+    The lab's faces are aligned to the ArcFace 5-point template at 112 x 112. They are rotated and scaled from there
+    onto another template, with black where that reaches over the 112 x 112, and then resized where the side is another.
 
     Attributes:
         dim: the length of its embeddings; None: whatever it gives.

@@ -42,9 +42,9 @@ def _mean(pixels: Tensor) -> Tensor:
     return functional.avg_pool2d(functional.avg_pool2d(pixels, (_WINDOW, 1), stride=1), (1, _WINDOW), stride=1)
 
 
-def embedded(twin: nn.Module, pictures: Tensor, side: int = 112) -> Tensor:
-    """Unit embeddings (n, d) of pictures (n, 3, s, s) in 0..1, through a differentiable twin of the embedder."""
-    return functional.normalize(twin(resized(pictures, side) * 255), dim=1)
+def embedded(embedder: nn.Module, pictures: Tensor, side: int = 112) -> Tensor:
+    """Unit embeddings (n, d) of pictures (n, 3, s, s) in 0..1, through a differentiable copy of the embedder."""
+    return functional.normalize(embedder(resized(pictures, side) * 255), dim=1)
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lab.data.embedders import Encoder, embed_images, unit
 from lab.data.images import FaceImages, read_images, read_lfw, split_people
 from lab.data.lfw import PAIRS, Pair
-from lab.evaluation.matching import TooFewPeople, genuine_pairs
+from lab.data.matching import TooFewPeople, genuine_pairs
 
 FIT, CALIBRATE, TEST = 0, 1, 2
 _FRACTIONS: Final = (0.5, 0.2, 0.3)

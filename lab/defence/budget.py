@@ -1,7 +1,7 @@
-"""How far all embeddings may be turned: budgets in radians, certified or measured.
+"""How far all embeddings may be perturbed: budgets in radians, certified or measured.
 
-Terms are those of ``geometry``. *Before* is what the matcher would see without the turn: where erase comes first, the
-erased embeddings.
+Terms are those of ``geometry``. *Before* is what the matcher would see without perturbation: where erase comes
+first, the erased embeddings.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lab.data.matching import AnyRows, Change, Comparison, Sides, TooFewPeople
+from lab.data.verification import Floats, Rows
 from lab.defence.geometry import angle_of, checked_angles
-from lab.evaluation.matching import Change, Comparison, Rows, Sides, TooFewPeople
-from lab.evaluation.verification import Floats, Unit
 
-Protect = Callable[[Unit, float], Rows]  # (n, d) float32 unit rows and phi in radians, to (n, d) unit rows
-# Radians. A turned float32 template and its score are off by a few 1e-7, which a certificate must not overlook.
+Protect = Callable[[Rows, float], AnyRows]  # (n, d) float32 unit rows and phi in radians, to (n, d) unit rows
+# Radians. A perturbed float32 template and its score are off by a few 1e-7, which a certificate must not overlook.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class CertifiedBudget:
-    """How far each protected side may be turned, in whatever direction.
+    """How far each protected side may be perturbed, in whatever direction.
 
     Attributes:
         genuine: radians a side that flip at most a share alpha of the decisions on genuine pairs.
@@ -46,9 +46,9 @@ class CertifiedBudget:
 def certified_budget(
     genuine: ArrayLike, impostor: ArrayLike, tau: float, alpha: float, *, sides: Sides = "both"
 ) -> CertifiedBudget:
-    """The split-conformal budget: whoever chooses the turns, at most a share alpha of decisions flips.
+    """The split-conformal budget: for any choice of directions, at most a share alpha of decisions flips.
 
-    A decision can flip only if its margin |theta - theta_tau| is used up by the turns of the protected sides. With m
+    A decision can flip only if its margin |theta - theta_tau| is used up by the angles of the protected sides. With m
     the margin a side, on n calibration pairs, the budget is the floor(alpha (n + 1))-th smallest m (split conformal
     prediction: Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005; Lei et al., 2018): a
     further pair has a smaller m with a probability of at most alpha. The budget stays 1e-6
@@ -68,7 +68,7 @@ def certified_budget(
         impostor: (m,) radians, angles of impostor pairs, nobody in two of them.
         tau: cosine.
         alpha: share of decisions that may flip, in 0..1 without the ends.
-        sides: ``both`` are turned, each by the budget, or only the ``probe``, which may then use the whole margin.
+        sides: ``both`` are perturbed, each by the budget, or only the ``probe``, which may then use the whole margin.
 
     Raises:
         TooFewPeople: under ceil(1 / alpha) - 1 pairs of a kind: no budget but 0 has the guarantee.
@@ -157,14 +157,14 @@ def statistical_budget(
 
     A binary search over phi_max / steps, 2 phi_max / steps, ... phi_max finds a candidate. Errors need not rise
     steadily with phi, so the candidate is then verified, with other draws of people, together with phis spread evenly
-    below it: a sample may be turned by less than the budget. Where one of them fails, the step below it is the next
+    below it: a sample may be perturbed by less than the budget. Where one of them fails, the step below it is the next
     candidate, and is verified the same way.
 
     Each bound holds for one phi by itself; the best of several tries is a little lucky. Report the figures of the
     chosen phi on people who had no part in the choice.
 
     Args:
-        protect: (n, d) float32 unit rows and phi in radians, to (n, d) unit rows, each turned by at most phi.
+        protect: (n, d) float32 unit rows and phi in radians, to (n, d) unit rows, each perturbed by at most phi.
         comparison: the clean embeddings, people, pairs, threshold, and which sides are protected.
         tolerance: allowed rises.
         phi_max: radians, the largest phi of interest.

@@ -1,4 +1,4 @@
-"""How far a trained network may turn: the largest angle at which the unchanged threshold still decides as it did."""
+"""How far a trained network may perturb: the largest angle at which the unchanged threshold still decides as it did."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from lab.data.matching import Comparison, TooFewPeople, one_pair_a_person
 from lab.data.splits import CALIBRATE, Labelled
 from lab.defence.budget import StatisticalBudget, Tolerance, certified_budget, statistical_budget
 from lab.defence.network import PatronusNetwork
 from lab.defence.protection import at_most, protect
 from lab.defence.recipe import Recipe
-from lab.evaluation.matching import Comparison, TooFewPeople, one_pair_a_person
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.evaluation.matching import TooFewPeople
-
-Floats = NDArray[np.float64]
+from lab.data.matching import TooFewPeople
+from lab.data.verification import Floats
 
 # A person on many pictures tells no more about people than one on a few.
 MOST_OF_ONE: Final = 20

@@ -1,7 +1,7 @@
-"""RekeySteps embeddings on the sphere: by how much, what it does to scores, and which decisions it can flip.
+"""Rotations of embeddings on the sphere: by how much, what it does to scores, and which decisions it can flip.
 
 x, y are unit vectors, theta = arccos <x, y>; a pair is accepted at cos theta >= tau, that is theta <= theta_tau.
-Protection turns x into cos(phi) x + sin(phi) u, with u a unit tangent at x.
+Protection rotates x into cos(phi) x + sin(phi) u, with u a unit tangent at x.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lab.evaluation.matching import Rows
-from lab.evaluation.verification import Floats
+from lab.data.matching import AnyRows
+from lab.data.verification import Floats
 
 # A direction with less than this outside the line through x names no tangent.
 _TINY = 1e-9
 
 
-def angles(first: Rows, second: Rows) -> Floats:
+def angles(first: AnyRows, second: AnyRows) -> Floats:
     """The angle of each pair of rows, in radians.
 
     2 atan2(|x - y|, |x + y|) (Kahan, "How futile are mindless assessments of roundoff", 2006, "mangled angles"): the
@@ -37,15 +37,15 @@ def angles(first: Rows, second: Rows) -> Floats:
     return found
 
 
-def turn(unit: Rows, direction: Rows, phi: ArrayLike) -> Floats:
-    """Turns rows along the great circle toward a direction.
+def rotated(unit: AnyRows, direction: AnyRows, phi: ArrayLike) -> Floats:
+    """Rotates rows along the great circle toward a direction.
 
     With direction y itself this is the strongest attack on a decision between x and y: every radian counts.
 
     Args:
         unit: (n, d) unit rows.
         direction: (n, d) of any length; only the part tangent at the row matters.
-        phi: (n,) or scalar, radians; negative turns away.
+        phi: (n,) or scalar, radians; negative rotates away.
 
     Returns:
         (n, d) float64, unit rows.
@@ -57,18 +57,18 @@ def turn(unit: Rows, direction: Rows, phi: ArrayLike) -> Floats:
     tangent = direction - np.sum(direction * x, axis=1, keepdims=True) * x
     length = np.linalg.norm(tangent, axis=1, keepdims=True)
     if np.any(~(length > _TINY * np.linalg.norm(direction, axis=1, keepdims=True))):
-        raise ValueError("a direction that is parallel to its row names no turn")
+        raise ValueError("a direction that is parallel to its row names no rotation")
     tangent = tangent / length
     # A second time, for what rounding leaves of the row in a short tangent.
     tangent -= np.sum(tangent * x, axis=1, keepdims=True) * x
     angle = np.broadcast_to(np.asarray(phi, dtype=np.float64), len(x))[:, None]
-    turned = np.cos(angle) * x + np.sin(angle) * tangent / np.linalg.norm(tangent, axis=1, keepdims=True)
-    found: Floats = turned / np.linalg.norm(turned, axis=1, keepdims=True)
+    rotated_rows = np.cos(angle) * x + np.sin(angle) * tangent / np.linalg.norm(tangent, axis=1, keepdims=True)
+    found: Floats = rotated_rows / np.linalg.norm(rotated_rows, axis=1, keepdims=True)
     return found
 
 
-def random_turn(unit: Rows, phi: ArrayLike, random: np.random.Generator) -> Floats:
-    """Turns each row by phi in its own uniformly random tangent direction: noise of a given angle.
+def random_rotation(unit: AnyRows, phi: ArrayLike, random: np.random.Generator) -> Floats:
+    """Rotates each row by phi in its own uniformly random tangent direction: noise of a given angle.
 
     Args:
         unit: (n, d) unit rows.
@@ -78,7 +78,7 @@ def random_turn(unit: Rows, phi: ArrayLike, random: np.random.Generator) -> Floa
     Returns:
         (n, d) float64, unit rows.
     """
-    return turn(unit, random.normal(size=unit.shape), phi)
+    return rotated(unit, random.normal(size=unit.shape), phi)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,39 +112,39 @@ def flips(before: ArrayLike, after: ArrayLike, tau: float) -> Flips:
     Raises:
         ValueError: no pairs, not as many after as before, or not angles.
     """
-    theta, turned = checked_angles(before), checked_angles(after)
-    if theta.shape != turned.shape or not theta.size:
+    theta, changed = checked_angles(before), checked_angles(after)
+    if theta.shape != changed.shape or not theta.size:
         raise ValueError("as many angles after as before are needed, and at least one")
-    first, second = theta <= angle_of(tau), turned <= angle_of(tau)
+    first, second = theta <= angle_of(tau), changed <= angle_of(tau)
     return Flips(int(np.sum(first & ~second)), int(np.sum(~first & second)), theta.size)
 
 
 def angle_bounds(theta: ArrayLike, phi_x: ArrayLike, phi_y: ArrayLike) -> tuple[Floats, Floats]:
-    """The least and the greatest angle a pair can have once its sides are turned by at most phi_x and phi_y.
+    """The least and the greatest angle a pair can have once its sides are rotated by at most phi_x and phi_y.
 
     |theta' - theta| <= phi_x + phi_y, the triangle inequality of angles on the sphere, used twice; both ends are
-    reached by turns along the great circle through the pair.
+    reached by rotations along the great circle through the pair.
 
     Args:
         theta: (n,) radians, before.
         phi_x: (n,) or scalar, radians.
-        phi_y: (n,) or scalar, radians; 0 if only the probe is turned.
+        phi_y: (n,) or scalar, radians; 0 if only the probe is rotated.
 
     Raises:
         ValueError: theta is not an angle in 0..pi, or a phi is negative.
     """
-    before, reach = checked_angles(theta), checked_turns(phi_x) + checked_turns(phi_y)
+    before, reach = checked_angles(theta), checked_limits(phi_x) + checked_limits(phi_y)
     return np.maximum(before - reach, 0.0), np.minimum(before + reach, math.pi)
 
 
 def can_flip(theta: ArrayLike, tau: float, phi_x: ArrayLike, phi_y: ArrayLike) -> NDArray[np.bool_]:
-    """Which decisions some turn of at most phi_x and phi_y changes: no turn at all changes the others.
+    """Which decisions a rotation of at most phi_x and phi_y can change; no rotation changes the others.
 
     Args:
         theta: (n,) radians, before.
         tau: cosine.
         phi_x: (n,) or scalar, radians.
-        phi_y: (n,) or scalar, radians; 0 if only the probe is turned.
+        phi_y: (n,) or scalar, radians; 0 if only the probe is rotated.
     """
     low, high = angle_bounds(theta, phi_x, phi_y)
     limit = angle_of(tau)
@@ -161,7 +161,7 @@ class Moments:
 
 
 def random_direction_score(score: ArrayLike, phi_x: ArrayLike, phi_y: ArrayLike, dim: int) -> Moments:
-    """The score of a pair after both sides were turned in independent, uniformly random directions.
+    """The score of a pair after both sides were rotated in independent, uniformly random directions.
 
     s' = cx cy s + cx sy <x, v> + sx cy <u, y> + sx sy <u, v>, with c and s the cosine and sine of each phi, u and v
     uniform on the unit tangents at x and y. They have mean 0 and covariances (I - xx^T) / (d - 1) and (I - yy^T) / (d
@@ -171,19 +171,19 @@ def random_direction_score(score: ArrayLike, phi_x: ArrayLike, phi_y: ArrayLike,
         variance = (cx^2 sy^2 + sx^2 cy^2) (1 - s^2) / (d - 1) + sx^2 sy^2 (d - 2 + s^2) / (d - 1)^2.
 
     The shorter [2a(1-a) + (1-a)^2] / d = (1 - a^2) / d with a = cx cy is this at s = 0 for large d. Away from s = 0 it
-    is too large: at s = 0.6 and two turns of 15 degrees by a factor of 1.5.
+    is too large: at s = 0.6 and two rotations of 15 degrees by a factor of 1.5.
 
     Args:
         score: (n,) or scalar, cosine before.
         phi_x: (n,) or scalar, radians.
-        phi_y: (n,) or scalar, radians; 0 if only the probe is turned.
+        phi_y: (n,) or scalar, radians; 0 if only the probe is rotated.
         dim: d, length of an embedding, at least 2.
 
     Raises:
         ValueError: under two dimensions, where there is no direction to choose.
     """
     if dim < 2:
-        raise ValueError("a turn needs two dimensions")
+        raise ValueError("a rotation needs two dimensions")
     s = np.asarray(score, dtype=np.float64)
     x, y = np.asarray(phi_x, dtype=np.float64), np.asarray(phi_y, dtype=np.float64)
     single = (np.cos(x) * np.sin(y)) ** 2 + (np.sin(x) * np.cos(y)) ** 2
@@ -207,9 +207,9 @@ def checked_angles(theta: ArrayLike) -> Floats:
     return found
 
 
-def checked_turns(phi: ArrayLike) -> Floats:
+def checked_limits(phi: ArrayLike) -> Floats:
     """Float64 radians; ValueError where one is negative or not a number."""
     found = np.asarray(phi, dtype=np.float64)
     if not np.all(found >= 0):
-        raise ValueError("a turn is an angle of at least 0")
+        raise ValueError("limits must be >= 0 radians")
     return found

@@ -1,14 +1,14 @@
-"""The Patronus network in torch: erase, limit, turn, seal. ``onnx_export`` writes the same arithmetic as ONNX.
+"""The Patronus network in torch: erase, limit, perturb, seal. ``onnx_export`` writes the same arithmetic as ONNX.
 
 With x the raw embedding (any length), z the seed, R the seal:
 
 * erase: e = normalise(E x), E the erase matrix, which removes some directions and shrinks others;
 * limit: phi(e) = clip(slope * (arccos max_j <e, c_j> - arccos s), 0, phi_max), c_j a fixed cohort, s the cosine from
   which the margin counts, and never more than the caller's own limit;
-* turn: t = cos(a) e + sin(a) u with a = depth(e, z) * phi(e), and u the unit tangent at e that the generator names, the
-  sum of a linear map J e and of a residual network of e and z. Where both sides of a comparison are protected, J is
+* perturb: t = cos(a) e + sin(a) u with a = depth(e, z) * phi(e), and u the unit tangent at e that the generator names,
+  the sum of a linear map J e and of a residual network of e and z. Where both sides of a comparison are protected, J is
   orthogonal and skew: J e is a unit tangent at every e, so that cos(a) e + sin(a) J e is a rotation for each a, and
-  faces that are turned alike stay exactly as far apart as they were. What accuracy costs is the residual network's;
+  faces that are rotated alike stay exactly as far apart as they were. What accuracy costs is the residual network's;
 * seal: T = R t.
 """
 
@@ -46,14 +46,14 @@ class NetworkShape:
 
 
 @dataclass(slots=True)
-class Turned:
+class NetworkOutput:
     """What the network gives.
 
     Attributes:
         template: (n, d) float32, unit rows, sealed.
-        angle: (n,) float32 radians, by which the erased embedding was turned.
+        angle: (n,) float32 radians, by which the erased embedding was perturbed.
         plain: (n, d) float32, unit rows: the template before the seal.
-        erased: (n, d) float32, unit rows: the embedding after erase and before the turn.
+        erased: (n, d) float32, unit rows: the embedding after erase and before perturb.
         limit: (n,) float32 radians: phi(x), of which the angle uses a part.
     """
 
@@ -82,7 +82,7 @@ class Block(nn.Module):
 
 
 class PatronusNetwork(nn.Module):
-    """Erase, limit, turn and seal, as one differentiable function.
+    """Erase, limit, perturb and seal, as one differentiable function.
 
     Buffers (set by fitting, frozen in training): ``eraser`` (d, d), ``cohort`` (m, d) unit rows in the erased space,
     ``shape`` (d, d) which spreads directions as real faces are spread, ``margin_from`` cosine, ``slope``, ``phi_max``
@@ -134,8 +134,8 @@ class PatronusNetwork(nn.Module):
         )  # a quarter turn in each of d / 2 planes; the last of an odd number stays
         even = torch.arange(0, d - 1, 2)
         quarter[even, even + 1], quarter[even + 1, even] = -1.0, 1.0
-        turned: Tensor = torch.linalg.matrix_exp(self.coherent - self.coherent.T)
-        return turned @ quarter @ turned.T
+        basis: Tensor = torch.linalg.matrix_exp(self.coherent - self.coherent.T)
+        return basis @ quarter @ basis.T
 
     def limits(self, erased: Tensor, caller: Tensor) -> Tensor:
         """phi(x) in radians, (n,): the smallest of what the cohort, the profile and the caller allow."""
@@ -143,7 +143,7 @@ class PatronusNetwork(nn.Module):
         margin = torch.arccos(nearest) - torch.arccos(self.margin_from)
         return torch.minimum(torch.minimum((self.slope * margin).clamp(min=0), self.phi_max), caller.clamp(min=0))
 
-    def forward(self, x: Tensor, seed: Tensor, phi_limit: Tensor, seal: Tensor) -> Turned:
+    def forward(self, x: Tensor, seed: Tensor, phi_limit: Tensor, seal: Tensor) -> NetworkOutput:
         """Protects.
 
         Args:
@@ -162,8 +162,8 @@ class PatronusNetwork(nn.Module):
         own = self.leave(hidden) @ self.shape
         raw = alike + own if self.size.rotates else alike @ self.shape + own
         raw = raw - (raw * erased).sum(dim=1, keepdim=True) * erased
-        turn = nn.functional.normalize(raw, dim=1, eps=TINY)
+        direction = nn.functional.normalize(raw, dim=1, eps=TINY)
         angle = limit * torch.sigmoid(self.depth(hidden)).squeeze(1)
-        plain = torch.cos(angle)[:, None] * erased + torch.sin(angle)[:, None] * turn
+        plain = torch.cos(angle)[:, None] * erased + torch.sin(angle)[:, None] * direction
         plain = nn.functional.normalize(plain, dim=1, eps=TINY)
-        return Turned(plain @ seal.T, angle, plain, erased, limit)
+        return NetworkOutput(plain @ seal.T, angle, plain, erased, limit)

@@ -1,11 +1,11 @@
-"""Training of the perturbation: where to turn an embedding, and how far, so that no decoder finds the face again.
+"""Training of the perturbation: where to move an embedding, and how far, so that no decoder finds the face again.
 
 One step looks at many embeddings, which are cheap, and at a few rebuilt faces, which are not:
 
 * *score preservation*: cosines between protected embeddings against those between erased ones (for a plug-in: against
   unprotected ones), weighted near the threshold, and a hinge on decisions that would flip;
 * *identity*: cosine of the protected embedding to the clean one; and of the embedding of the rebuilt face, through a
-  differentiable twin of the embedder, to the true one, pushed to a stranger's;
+  differentiable copy of the embedder, to the true one, pushed to a stranger's;
 * *pixels*: SSIM and mean absolute difference between the rebuilt face and the picture, pushed to where another
   person's face stands.
 
@@ -54,12 +54,12 @@ class PerturbationOptions:
         pixels: weight of the likeness of pixels.
         stranger: cosine to the true person under which regained identity is no longer pushed: about a stranger's.
         floor: SSIM under which likeness is no longer pushed: that of another person's face.
-        own: how far the cosine between two turns of one embedding under two seeds is to be from 1 at least, as a share
-            of 1 - tau: more of it means more that nobody can learn who has not the key, and costs accuracy.
+        own: how far the cosine between two perturbations of one embedding under two seeds differs from 1 at least, as a
+            share of 1 - tau. More of it hides more from attackers without the key, and costs accuracy.
         diversity: weight of that.
         scale: cosines between protected embeddings are to be those between erased ones times this: where erase raised
             them, as much as brings false matches back to where they were.
-        partial: share of steps in which nothing is turned by more than a random part of phi_max.
+        partial: share of steps in which nothing is perturbed by more than a random part of phi_max.
         seed: of weights and draws.
     """
 
@@ -109,7 +109,7 @@ def train_perturbation(
     options: PerturbationOptions,
     checkpoint: Path | None = None,
     fingerprint: str = "",
-    twin: nn.Module | None = None,
+    embedder: nn.Module | None = None,
     console: Console | None = None,
 ) -> list[dict[str, float]]:
     """Trains the network in place against attackers as they stand.
@@ -122,7 +122,7 @@ def train_perturbation(
         options: how.
         checkpoint: folder for the state; None keeps none.
         fingerprint: names data and attackers.
-        twin: a differentiable embedder, to follow identity down to rebuilt faces; None leaves that term out.
+        embedder: a differentiable embedder, to follow identity down to rebuilt faces; None leaves that term out.
         console: for the progress.
     """
     network.train()
@@ -131,7 +131,7 @@ def train_perturbation(
         return minimise(
             f"perturbation, {name}",
             network,
-            _loss(network, tau, material, against, options, twin),
+            _loss(network, tau, material, against, options, embedder),
             steps,
             rate,
             decay=1e-4,
@@ -155,15 +155,15 @@ def _loss(
     material: Material,
     attackers: Sequence[nn.Module],
     options: PerturbationOptions,
-    twin: nn.Module | None,
+    embedder: nn.Module | None,
 ) -> _Loss:
     dim = network.size.dim
     no_seal = torch.eye(dim)
 
     def protect(rows: Tensor, random: torch.Generator, limit: float = torch.pi) -> tuple[Tensor, Tensor, Tensor]:
         seed = torch.randn(len(rows), network.size.seed_dim, generator=random)
-        turned = network(rows, seed, torch.full((len(rows),), limit), no_seal)
-        return turned.plain, turned.erased, turned.angle
+        output = network(rows, seed, torch.full((len(rows),), limit), no_seal)
+        return output.plain, output.erased, output.angle
 
     def loss(number: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         draws = torch.Generator().manual_seed(int(random.integers(2**63)))
@@ -210,8 +210,8 @@ def _loss(
                 pixels = functional.relu(likeness - options.floor).mean() - 0.5 * (made - truth).abs().mean()
                 total = total + options.pixels * pixels
                 figures["ssim"] = likeness.mean().item()
-                if twin is not None:
-                    seen = (embedded(twin, made) * clean[: options.rebuilt]).sum(dim=1)
+                if embedder is not None:
+                    seen = (embedded(embedder, made) * clean[: options.rebuilt]).sum(dim=1)
                     total = (
                         total + options.identity * functional.softplus((seen - options.stranger) / 0.05).mean() * 0.05
                     )
@@ -222,7 +222,7 @@ def _loss(
 
 
 def _turns(before: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Mean cosine between the directions in which two seeds turn the same embedding."""
+    """Mean cosine between the directions in which two seeds perturb the same embedding."""
     one, two = (after - (after * before).sum(dim=1, keepdim=True) * before for after in (first, second))
     return functional.cosine_similarity(one, two, dim=1, eps=1e-6).mean()
 

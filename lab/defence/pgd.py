@@ -1,7 +1,7 @@
 """Projected gradient descent on one decoder, face by face: what a perturbation of an angle can do at best.
 
 Not a protection: it takes seconds a face, ignores what it does to scores, and is tuned to the very decoder it descends.
-The network is measured against it (Madry et al., ICLR 2018, on the sphere of turns of one angle).
+The network is measured against it (Madry et al., ICLR 2018, on the sphere, with rotations by one angle).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lab.data.pixels import embedded
+from lab.data.verification import Rows
 
-Rows = NDArray[np.float32]
 _RATE = 0.3
 
 
@@ -23,19 +23,19 @@ def descended(
     clean: Rows,
     angles: NDArray[np.floating],
     decoder: nn.Module,
-    twin: nn.Module,
+    embedder: nn.Module,
     *,
     steps: int = 12,
     seed: int = 0,
 ) -> Rows:
-    """Turns each embedding by its angle to where the decoder's face is least the person.
+    """Perturbs each embedding by its angle to where the decoder's face is least the person.
 
     Args:
-        erased: (n, d) float32, unit rows, what is turned.
+        erased: (n, d) float32, unit rows, to be perturbed.
         clean: (n, d) float32, unit rows, the true embeddings.
         angles: (n,) radians.
         decoder: in evaluation mode.
-        twin: differentiable embedder.
+        embedder: differentiable embedder.
         steps: of Adam on the directions.
         seed: of the first directions.
 
@@ -48,14 +48,14 @@ def descended(
     direction = torch.randn(before.shape, generator=draws).requires_grad_(True)
     optimizer = torch.optim.Adam([direction], lr=_RATE)
 
-    def turned() -> Tensor:
+    def perturbed() -> Tensor:
         tangent = direction - (direction * before).sum(dim=1, keepdim=True) * before
         return torch.cos(angle) * before + torch.sin(angle) * functional.normalize(tangent, dim=1)
 
     for _ in range(steps):
-        seen = (embedded(twin, decoder(turned())) * truth).sum(dim=1)
+        seen = (embedded(embedder, decoder(perturbed())) * truth).sum(dim=1)
         optimizer.zero_grad(set_to_none=True)
         seen.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.no_grad():
-        return np.asarray(functional.normalize(turned(), dim=1).numpy())
+        return np.asarray(functional.normalize(perturbed(), dim=1).numpy())

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lab.data.verification import Rows
 from lab.defence.network import PatronusNetwork
 
-Rows = NDArray[np.float32]
 _CHUNK = 4096
 
 
@@ -46,15 +46,15 @@ def protect(network: PatronusNetwork, unit: Rows, phi: float = np.pi, *, seed: i
     for at in range(0, len(unit), _CHUNK):
         rows = torch.from_numpy(np.ascontiguousarray(unit[at : at + _CHUNK]))
         z = torch.randn(len(rows), network.size.seed_dim, generator=draws)
-        turned = network(rows, z, torch.full((len(rows),), phi), torch.eye(network.size.dim))
-        found.append((turned.plain.numpy(), turned.angle.numpy(), turned.limit.numpy()))
+        output = network(rows, z, torch.full((len(rows),), phi), torch.eye(network.size.dim))
+        found.append((output.plain.numpy(), output.angle.numpy(), output.limit.numpy()))
     templates, angles, limits = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Protected(templates, angles, limits)
 
 
 @torch.no_grad()
-def turned_back(network: PatronusNetwork, templates: Rows) -> Rows:
-    """What whoever has the profile makes of unsealed templates: all turned back by the rotation that can be read in it.
+def rotated_back(network: PatronusNetwork, templates: Rows) -> Rows:
+    """Undoes the rotation that anyone can read in a profile, for unsealed templates.
 
     Args:
         network: one that rotates.
@@ -70,13 +70,13 @@ def turned_back(network: PatronusNetwork, templates: Rows) -> Rows:
 
 
 def gaussian(unit: Rows, angles: NDArray[np.floating[Any]], *, seed: int = 0) -> Rows:
-    """Each embedding turned by its angle in a direction drawn at random: the baseline that any protection must beat."""
+    """Perturbs each embedding by its angle in a random direction: the baseline that any protection must beat."""
     drawn = np.random.default_rng(seed).standard_normal(unit.shape)
     rows = unit.astype(np.float64)
     drawn -= np.sum(drawn * rows, axis=1, keepdims=True) * rows
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-    turned = np.cos(angles)[:, None] * rows + np.sin(angles)[:, None] * drawn
-    return np.asarray(turned / np.linalg.norm(turned, axis=1, keepdims=True), dtype=np.float32)
+    perturbed = np.cos(angles)[:, None] * rows + np.sin(angles)[:, None] * drawn
+    return np.asarray(perturbed / np.linalg.norm(perturbed, axis=1, keepdims=True), dtype=np.float32)
 
 
 def at_most(network: PatronusNetwork) -> Callable[[Rows, float], Rows]:

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from edge_service.models.files import write_whole
 from edge_service.protection.profiles.document import NAME_PATTERN
-from lab.attacks.decoders import DECODERS
-from lab.attacks.inversion import InversionOptions
+from lab.defence.decoders import DECODERS, InversionOptions
 from lab.defence.perturbation import PerturbationOptions
 from shared.errors import Conflict, SetupError
 
@@ -37,9 +36,9 @@ class Recipe(BaseModel):
         families: attackers in the loop.
         held_out: an attacker that only tests.
         rounds: how often attackers are retrained on what the network emits.
-        phi_max: degrees, the largest turn that is trained for; calibration may allow less.
+        phi_max: degrees, the largest angle to train for; calibration may allow less.
         slope: of phi(x) over the margin to the nearest of the cohort, in use and not in training: 1 spends at most all
-            of that margin. None: every face may use phi_max; where both sides turn alike, no margin is spent.
+            of that margin. None: every face may use phi_max; where both sides are perturbed alike, no margin is spent.
         fnmr_rise: how far the upper bound of FNMR may rise over the clean system's in calibration, a share of 1.
         fmr_rise: the same of FMR.
         alpha: share of decisions that may flip under the certified budget.

@@ -25,12 +25,12 @@ import torch
 from torch import nn
 
 from edge_service.models.files import write_whole
-from lab.attacks.decoders import build
-from lab.attacks.inversion import InversionOptions, shrunk, train_decoder
 from lab.data.embedders import Encoder, open_encoder
 from lab.data.image_store import written_whole
 from lab.data.splits import FIT, Labelled, Material, gather
+from lab.data.torch_embedder import load_torch_embedder
 from lab.defence.calibration import Calibration, calibrate
+from lab.defence.decoders import InversionOptions, build, shrunk, train_decoder
 from lab.defence.network import PatronusNetwork
 from lab.defence.perturbation import Material as Seen
 from lab.defence.perturbation import PerturbationOptions, train_perturbation
@@ -38,7 +38,6 @@ from lab.defence.protection import protect
 from lab.defence.recipe import Recipe, read_recipe
 from lab.defence.statistics import Choice, Fitted, fit, limited_by_cohort, network_of
 from lab.defence.training import save_whole
-from lab.torch_embedder.embedder import load_twin
 from shared.errors import SetupError
 
 COHORT: Final = 32
@@ -89,19 +88,21 @@ class Run:
         """Everything up to the network; what is there already is not made again."""
         material = self.material()
         fitted = self.fitted(material)
-        twin = load_twin(material.encoder.path, cache=self.cache)
-        attackers = [self.attacker(family, material, twin) for family in self.recipe.families]
+        embedder = load_torch_embedder(material.encoder.path, cache=self.cache)
+        attackers = [self.attacker(family, material, embedder) for family in self.recipe.families]
         if not (self.folder / "network.pt").exists():
-            self._train_network(material, fitted, attackers, twin)
-        self.attacker(self.recipe.held_out, material, twin)
+            self._train_network(material, fitted, attackers, embedder)
+        self.attacker(self.recipe.held_out, material, embedder)
 
-    def _train_network(self, material: Material, fitted: Fitted, attackers: list[nn.Module], twin: nn.Module) -> None:
+    def _train_network(
+        self, material: Material, fitted: Fitted, attackers: list[nn.Module], embedder: nn.Module
+    ) -> None:
         recipe = self.recipe
         network = network_of(fitted, np.deg2rad(recipe.phi_max), recipe.seed)
         unit, pixels = material.learned, material.pictures.pixels
         if recipe.images != recipe.people:
             # Those who teach score preservation are protected too: else the network would learn to tell the two sources
-            # apart, to turn the one and spare the other.
+            # apart, to perturb the one and spare the other.
             rows = material.labelled.rows(FIT)
             unit = np.concatenate([unit, material.labelled.unit[rows]])
             pixels = np.concatenate([pixels, material.labelled.images.pixels[rows]])
@@ -115,12 +116,12 @@ class Run:
         for number in range(recipe.rounds + 1):
             name = f"round {number}"
             kept = self.folder / "checkpoints" / name
-            train_perturbation(network, recipe.tau, seen, attackers, options, kept, self._print(name), twin)
+            train_perturbation(network, recipe.tau, seen, attackers, options, kept, self._print(name), embedder)
             if number < recipe.rounds:
-                attackers.append(self._retrained(number, network, material, twin))
+                attackers.append(self._retrained(number, network, material, embedder))
         save_whole(self.folder / "network.pt", network.state_dict())
 
-    def attacker(self, family: str, material: Material, twin: nn.Module) -> nn.Module:
+    def attacker(self, family: str, material: Material, embedder: nn.Module) -> nn.Module:
         """A decoder trained on clean embeddings; from the folder where it is."""
         path = self.folder / "attackers" / f"{family}.pt"
         dim = material.learned.shape[1]
@@ -132,7 +133,7 @@ class Run:
                 material.learned,
                 material.pictures.pixels,
                 material.learned,
-                twin,
+                embedder,
                 options,
                 checkpoints,
                 self._print(material.pictures.digest),
@@ -142,7 +143,7 @@ class Run:
         _load_into(decoder, path)
         return decoder.eval().requires_grad_(False)
 
-    def _retrained(self, number: int, network: PatronusNetwork, material: Material, twin: nn.Module) -> nn.Module:
+    def _retrained(self, number: int, network: PatronusNetwork, material: Material, embedder: nn.Module) -> nn.Module:
         """One of the attackers, gone on learning from what the network emits now."""
         family = self.recipe.families[number % len(self.recipe.families)]
         emitted = protect(network, material.learned, seed=number).templates
@@ -152,11 +153,11 @@ class Run:
             emitted,
             material.pictures.pixels,
             material.learned,
-            twin,
+            embedder,
             options,
             self.folder / "checkpoints" / f"retrained {number}",
             self._print(f"retrained {number}"),
-            start=self.attacker(family, material, twin).requires_grad_(True),
+            start=self.attacker(family, material, embedder).requires_grad_(True),
         )
         return trained.decoder
 

@@ -1,7 +1,13 @@
-"""What of a network is fitted and not trained: erase matrix, cohort, spread of directions, and the target of scores."""
+"""Statistics that a network is given and does not learn: erase matrix, cohort, spread of directions, target of scores.
+
+The cohort of impostors, against which every embedding's margin is measured, holds no real person. A profile is
+published, and an embedding can be turned into a face. The cohort is drawn from a Gaussian with the mean and covariance
+of many people's embeddings.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,15 +17,44 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from lab.data.cohort import covariance_root, synthetic_cohort
+from lab.data.matching import genuine_pairs
 from lab.data.splits import FIT, Material
+from lab.data.verification import Floats, Rows, all_impostors
 from lab.defence.erase import Scatter, erase_matrix, erased, scatter
 from lab.defence.network import NetworkShape, PatronusNetwork
-from lab.evaluation.matching import genuine_pairs
-from lab.evaluation.verification import all_impostors
 
-Floats = NDArray[np.float64]
-Rows = NDArray[np.float32]
+
+def synthetic_cohort(unit: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+    """Draws people who do not exist: (count, d) float32, unit rows.
+
+    Args:
+        unit: (n, d) float32, unit rows, of many people.
+        count: how many to draw.
+        seed: of the draws.
+    """
+    rows = unit.astype(np.float64)
+    values, vectors = np.linalg.eigh(np.cov(rows.T))
+    root = vectors * np.sqrt(values.clip(min=0))
+    drawn = rows.mean(axis=0) + np.random.default_rng(seed).standard_normal((count, rows.shape[1])) @ root.T
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True), dtype=np.float32)
+
+
+def covariance_root(unit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The symmetric root of the covariance, scaled to mean 1: (d, d) float32.
+
+    Directions shaped by it have the energy of real faces in every direction: what lies where no face does, an attacker
+    would simply project away.
+    """
+    values, vectors = np.linalg.eigh(np.cov(unit.astype(np.float64).T))
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return np.asarray(root * len(root) / np.trace(root), dtype=np.float32)
+
+
+def digest(rows: NDArray[np.float32]) -> str:
+    """Hex SHA-256 of the little-endian float32 bytes."""
+    return hashlib.sha256(np.ascontiguousarray(rows, dtype="<f4").tobytes()).hexdigest()
+
+
 # So steep that any angle to the cohort gives phi_max.
 _NO_SLOPE: Final = 1e4
 _WIENER: Final = (0.0, 0.5, 1.0)

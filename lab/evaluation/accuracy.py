@@ -1,14 +1,14 @@
-"""``python -m lab.evaluation.accuracy``: accuracy of a served embedder on LFW, clean and under a profile.
+"""Accuracy of a matcher on labelled faces; ``python -m lab.evaluation.accuracy`` measures a served embedder on LFW.
 
-Faces go through the edge's own embedding and protecting code, in ONNX Runtime, as in service.
-An embedder that wants faces in another place than ArcFace's template is given the same crops, moved there; what it
-would see beyond their edge is not in them.
+Faces go through the edge's own embedding and protection code, in ONNX Runtime, as in service. An embedder with another
+alignment than ArcFace's template gets the same crops, moved; what lies beyond their edge is missing.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +29,8 @@ from edge_service.vision.embed import SFACE, Embedder, Embeddings, spec_named
 from edge_service.vision.sessions import OrtSession
 from lab.data.alignment import SAMPLE, Mending, mending_of
 from lab.data.lfw import Lfw, Pair, person
-from lab.evaluation.verification import all_impostors, bootstrap_over_people, ten_fold_accuracy, true_accept_rate
+from lab.data.splits import Labelled
+from lab.data.verification import Rows, Share, all_impostors, bootstrap_over_people, ten_fold_accuracy, true_accept_rate
 from shared.command import run
 from shared.errors import SetupError
 
@@ -139,3 +140,72 @@ def main(
 
 if __name__ == "__main__":
     run(app)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """A matcher at its unchanged threshold.
+
+    Attributes:
+        tar: share of genuine pairs accepted.
+        fmr: share of all pairs of different people accepted.
+        ten_fold: mean accuracy over LFW's folds, where the people are LFW's.
+        tar_at_fmr_1e3: share of genuine pairs accepted where FMR is 1e-3.
+        tar_at_fmr_1e4: the same at 1e-4.
+        genuine: how many genuine pairs.
+        impostor: how many impostor pairs.
+    """
+
+    tar: Share
+    fmr: float
+    ten_fold: float | None
+    tar_at_fmr_1e3: float
+    tar_at_fmr_1e4: float
+    genuine: int
+    impostor: int
+
+
+def accuracy(labelled: Labelled, probes: Rows, gallery: Rows, rows: NDArray[np.int64], tau: float) -> Accuracy:
+    """Measures a matcher on some rows.
+
+    Args:
+        labelled: the people.
+        probes: (n, d) float32, unit rows, of all faces.
+        gallery: the same faces as the gallery holds them; the same array where both sides are protected alike.
+        rows: which faces take part.
+        tau: cosine.
+    """
+    inside = np.zeros(len(labelled.unit), dtype=bool)
+    inside[rows] = True
+    pairs = labelled.pairs[inside[labelled.pairs].all(axis=1)]
+    both = [_cosine(probes[pairs[:, 0]], gallery[pairs[:, 1]])]
+    if gallery is not probes:
+        both.append(_cosine(probes[pairs[:, 1]], gallery[pairs[:, 0]]))
+    scores = np.concatenate(both)
+    whose = np.tile(labelled.people[pairs[:, 0]], len(both))
+    other = None if gallery is probes else np.ascontiguousarray(gallery[rows])
+    impostors = all_impostors(np.ascontiguousarray(probes[rows]), labelled.people[rows], other)
+    return Accuracy(
+        tar=Share.of((scores >= tau).astype(np.float64), whose),
+        fmr=impostors.fmr(tau),
+        ten_fold=_ten_fold(labelled, probes, gallery, inside),
+        tar_at_fmr_1e3=float(np.mean(scores >= impostors.threshold_at(1e-3))),
+        tar_at_fmr_1e4=float(np.mean(scores >= impostors.threshold_at(1e-4))),
+        genuine=len(pairs),
+        impostor=impostors.pairs,
+    )
+
+
+def _cosine(first: Rows, second: Rows) -> NDArray[np.float64]:
+    return np.asarray(np.sum(first.astype(np.float64) * second, axis=1))
+
+
+def _ten_fold(labelled: Labelled, probes: Rows, gallery: Rows, inside: NDArray[np.bool_]) -> float | None:
+    if labelled.protocol is None:
+        return None
+    row = {name: at for at, name in enumerate(labelled.images.names)}
+    pairs = [(row[pair.first], row[pair.second], pair.genuine, pair.fold) for pair in labelled.protocol]
+    first, second, genuine, folds = (np.array(column) for column in zip(*pairs, strict=True))
+    kept = inside[first] & inside[second]
+    scores = _cosine(probes[first[kept]], gallery[second[kept]])
+    return ten_fold_accuracy(scores, genuine[kept], folds[kept]).mean

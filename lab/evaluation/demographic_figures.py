@@ -17,10 +17,10 @@ from edge_service.protection.profiles import Profile
 from edge_service.protection.protect import Protector
 from lab.data.embedders import Encoder, embed_images, unit
 from lab.data.images import read_images
+from lab.data.verification import Rows
 from lab.evaluation.demographics import MOST_A_BAND, drawn, false_matches, first_of_each_photo, labels_of
 from shared.errors import SetupError
 
-Rows = NDArray[np.float32]
 Sides = Literal["both", "probe"]
 # Of pictures with labels; a set with fewer is not one that is labelled so.
 _FEWEST: Final = 100

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab.data.alignment import filled
-from lab.evaluation.verification import ImpostorScores
+from lab.data.verification import ImpostorScores, Rows
 
-Rows = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 # Years, both ends included.

@@ -24,7 +24,7 @@ from edge_service.models import locate
 from edge_service.settings import DetectionSettings, InferenceSettings, PictureLimits
 from edge_service.vision.align import SIDE, TEMPLATE
 from edge_service.vision.decode import Pixels, decode
-from edge_service.vision.detect import FaceDetector, Found
+from edge_service.vision.detect import Detection, FaceDetector
 from edge_service.vision.sessions import OrtSession
 from lab.console_table import measurements
 from lab.data.lfw import Lfw
@@ -71,7 +71,7 @@ class Composite:
     share: float
     quarter_turns: int
 
-    def is_found(self, found: Found) -> bool:
+    def is_found(self, found: Detection) -> bool:
         """Whether the face was found where it is, and the right way up."""
         for face in found.faces:
             off = np.linalg.norm(face.landmarks - self.landmarks, axis=1).mean()
@@ -134,7 +134,7 @@ def _frame(rng: np.random.Generator) -> tuple[int, int]:
 class Tally:
     """What both searches found in one picture, and the CPU time of each in seconds."""
 
-    found: tuple[Found, Found]
+    found: tuple[Detection, Detection]
     seconds: tuple[float, float]
 
 
@@ -151,7 +151,7 @@ def tally(both: tuple[FaceDetector, FaceDetector], picture: Pixels) -> Tally:
     return Tally((before, now), (first, second))
 
 
-def _timed(detector: FaceDetector, picture: Pixels) -> tuple[Found, float]:
+def _timed(detector: FaceDetector, picture: Pixels) -> tuple[Detection, float]:
     start = time.process_time()
     found = detector.find(picture)
     return found, time.process_time() - start

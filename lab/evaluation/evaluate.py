@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
-from lab.attacks.reconstruction import Judge, Outcome, judged
 from lab.data.embedders import Encoder, embed_images, open_encoder, unit
+from lab.data.matching import Comparison
 from lab.data.splits import TEST, Labelled
+from lab.data.torch_embedder import load_torch_embedder
+from lab.data.verification import Rows
 from lab.defence.network import PatronusNetwork
 from lab.defence.pgd import descended
-from lab.defence.protection import Protected, gaussian, protect, turned_back
+from lab.defence.protection import Protected, gaussian, protect, rotated_back
 from lab.defence.runs import Run
 from lab.evaluation import demographic_figures
-from lab.evaluation.matching import Comparison
-from lab.evaluation.trade_off import (
-    Accuracy,
-    Cases,
-    accuracy,
-    as_json,
-    cases,
+from lab.evaluation.accuracy import Accuracy, accuracy
+from lab.evaluation.reconstruction import (
+    AttackedPairs,
+    Judge,
+    Outcome,
+    attacked_pairs,
     floors,
     judge,
+    judged,
     reconstruction,
 )
-from lab.torch_embedder.embedder import load_twin
 from shared.errors import SetupError
 
-Rows = NDArray[np.float32]
 TARGET: Final = "target"
-_CURVE_CASES: Final = 200
-_TEACHER_CASES: Final = 48
+_CURVE_FACES: Final = 200
+_PGD_FACES: Final = 48
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -64,7 +64,7 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     recipe = run.recipe
     fitted = run.fitted(material)
     network = run.network(fitted)
-    chosen = cases(labelled, most, seed=recipe.seed)
+    chosen = attacked_pairs(labelled, most, seed=recipe.seed)
     panel = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, chosen)}
     for name, threshold in others:
         encoder = open_encoder(name)
@@ -84,19 +84,19 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     if not network.size.erases:
         del variants["erase alone"]
     if network.size.rotates:
-        variants["protected, turned back by who has the profile"] = turned_back(network, protected.templates)
+        variants["protected, turned back by who has the profile"] = rotated_back(network, protected.templates)
     console.print("accuracy ...")
     found: dict[str, Any] = {
         "people": len(np.unique(labelled.people[labelled.rows(TEST)])),
         "attacked": len(chosen.attacked),
         "angle_degrees": _histogram(protected.angles[labelled.rows(TEST)]),
         "no_margin": float(np.mean(protected.limits <= 0)),
-        "accuracy": {name: as_json(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
+        "accuracy": {name: asdict(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
     }
-    twin = load_twin(material.encoder.path, cache=run.cache)
-    few = Cases(chosen.attacked[:_CURVE_CASES], chosen.other[:_CURVE_CASES])
+    embedder = load_torch_embedder(material.encoder.path, cache=run.cache)
+    few = AttackedPairs(chosen.attacked[:_CURVE_FACES], chosen.other[:_CURVE_FACES])
     target = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, few)}
-    tester = run.attacker(recipe.held_out, material, twin)
+    tester = run.attacker(recipe.held_out, material, embedder)
 
     def tested(rows: Rows) -> Outcome:
         return reconstruction(tester, labelled, rows, few, target)
@@ -105,17 +105,19 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     found["curve"] = _curve(network, labelled, run, tested)
     attacks: dict[str, Any] = {}
     for family in dict.fromkeys([*recipe.families, recipe.held_out]):
-        decoder = run.attacker(family, material, twin)
+        decoder = run.attacker(family, material, embedder)
         console.print(f"attacker {family} ...")
         results: dict[str, Any] = {
-            name: as_json(reconstruction(decoder, labelled, rows, chosen, panel)) for name, rows in variants.items()
+            name: asdict(reconstruction(decoder, labelled, rows, chosen, panel)) for name, rows in variants.items()
         }
-        results["another person"] = as_json(floors(decoder, labelled, labelled.unit, chosen, panel))
+        results["another person"] = asdict(floors(decoder, labelled, labelled.unit, chosen, panel))
         attacks[family + (" (held out)" if family == recipe.held_out else "")] = results
     console.print("gradient descent ...")
-    decoder = run.attacker(recipe.families[0], material, twin)
-    found["teacher"] = _teacher(labelled, erased, protected, decoder, tester, twin, few, material.encoder, recipe.tau)
-    attacks["average face"] = {"clean": as_json(_average(run, labelled, chosen, panel))}
+    decoder = run.attacker(recipe.families[0], material, embedder)
+    found["teacher"] = _pgd_bound(
+        labelled, erased, protected, decoder, tester, embedder, few, material.encoder, recipe.tau
+    )
+    attacks["average face"] = {"clean": asdict(_average(run, labelled, chosen, panel))}
     found["attacks"] = attacks
     if demographic_figures.has_labels(material.pictures.names):
         console.print("false matches by age, sex and group ...")
@@ -181,14 +183,14 @@ def _curve(
     return found
 
 
-def _teacher(
+def _pgd_bound(
     labelled: Labelled,
     erased: Rows,
     protected: Protected,
     descends: nn.Module,
     held_out: nn.Module,
-    twin: nn.Module,
-    chosen: Cases,
+    embedder: nn.Module,
+    chosen: AttackedPairs,
     encoder: Encoder,
     tau: float,
 ) -> dict[str, Any]:
@@ -197,11 +199,11 @@ def _teacher(
     The effect is by how much the cosine between rebuilt and true face falls; the decoder that gradient descent knows is
     one of the loop, the other one is held out.
     """
-    few = Cases(chosen.attacked[:_TEACHER_CASES], chosen.other[:_TEACHER_CASES])
+    few = AttackedPairs(chosen.attacked[:_PGD_FACES], chosen.other[:_PGD_FACES])
     rows = few.attacked
     panel = {TARGET: judge(encoder, tau, labelled.unit, few)}
     taught = erased.copy()
-    taught[rows] = descended(erased[rows], labelled.unit[rows], protected.angles[rows], descends, twin)
+    taught[rows] = descended(erased[rows], labelled.unit[rows], protected.angles[rows], descends, embedder)
     found: dict[str, Any] = {"faces": len(rows)}
     for name, decoder in (("decoder that it knows", descends), ("decoder held out", held_out)):
         outcome = {
@@ -225,7 +227,7 @@ def _said(said: str) -> tuple[str, float]:
     return name, threshold
 
 
-def _average(run: Run, labelled: Labelled, chosen: Cases, panel: dict[str, Judge]) -> Outcome:
+def _average(run: Run, labelled: Labelled, chosen: AttackedPairs, panel: dict[str, Judge]) -> Outcome:
     """The average of all faces that test, in place of any rebuilt one."""
     rows = chosen.attacked
     pixels = labelled.images.pixels[rows]

@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
-from lab.attacks.inversion import rebuilt
-from lab.attacks.reconstruction import as_pictures
 from lab.data.embedders import unit
 from lab.data.images import read_folder
+from lab.data.torch_embedder import load_torch_embedder
+from lab.defence.decoders import rebuilt
 from lab.defence.protection import gaussian, protect
 from lab.defence.runs import Run
-from lab.torch_embedder.embedder import load_twin
+from lab.evaluation.reconstruction import as_pictures
 from shared.errors import SetupError
 
 mpl.use("Agg")
@@ -57,7 +57,7 @@ def _breach(run: Run, portraits: Path) -> Any:
     faces = read_folder(portraits, cache=run.cache, at_least=1)
     pixels = np.asarray(faces.pixels[:_FACES])
     clean = unit(material.encoder.embed(pixels))
-    decoder = run.attacker(run.recipe.held_out, material, load_twin(material.encoder.path))
+    decoder = run.attacker(run.recipe.held_out, material, load_torch_embedder(material.encoder.path))
     made = protect(network, clean)
     whole = np.arccos(np.sum(clean.astype(np.float64) * made.templates, axis=1).clip(-1, 1))
 
@@ -91,7 +91,7 @@ def _angles(found: dict[str, Any]) -> Any:
     angles = found["angle_degrees"]
     figure, axis = plt.subplots(figsize=(5, 2.6))
     axis.stairs(angles["counts"], angles["edges"], fill=True, color="#3b6ea5")
-    axis.set_xlabel("degrees by which the erased embedding is turned")
+    axis.set_xlabel("degrees by which the erased embedding is perturbed")
     axis.set_ylabel("faces")
     return figure
 

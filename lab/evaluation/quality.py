@@ -90,7 +90,7 @@ def _qualities(detector: FaceDetector, where: NDArray[np.uint8], faces: NDArray[
 def _by_turn(first: NDArray[np.float32], second: NDArray[np.uint8], embedder: Embedder, detector: FaceDetector) -> None:
     found = [detector.detect(face) for face in second]
     seen = [at for at, boxes in enumerate(found) if boxes]
-    turns = np.array([measure(found[at][0], second[at]).turn for at in seen])
+    turns = np.array([measure(found[at][0], second[at]).yaw for at in seen])
     scores = np.sum(first[seen] * embedder.embed(second[seen]).unit, axis=1)
     edges = np.percentile(turns, [0, 50, 80, 90, 95, 100])
     for low, high in pairwise(edges):

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from edge_service.protection.profiles import PatronusStep, ProfileDocument, SealStep, write_profile
-from edge_service.protection.profiles.load import Profile
+from edge_service.protection.profiles.files import Profile
 from edge_service.vision.sessions import OrtGraph
-from lab.data.cohort import digest
 from lab.data.splits import TEST, Labelled
+from lab.data.verification import all_impostors
 from lab.defence.network import PatronusNetwork
 from lab.defence.protection import protect
 from lab.defence.recipe import Recipe
 from lab.defence.runs import Run
-from lab.evaluation.verification import all_impostors
+from lab.defence.statistics import digest
 from lab.export.model_card import card
 from lab.export.onnx_export import to_onnx
 from shared.errors import SetupError
@@ -34,7 +34,7 @@ _CONFIDENCE: Final = 0.95
 _LENGTHS: Final = (0.5, 2.0)
 
 
-def publish(run: Run, folder: Path, *, replace: bool) -> Profile:
+def export_profile(run: Run, folder: Path, *, replace: bool) -> Profile:
     """Writes the profile of a finished training.
 
     Args:
@@ -105,13 +105,13 @@ def check_parity(network: PatronusNetwork, graph: bytes, labelled: Labelled) -> 
     session = OrtGraph(graph, "the exported network")
     found = dict(zip(session.output_names, session.run(inputs), strict=True))
     with torch.no_grad():
-        turned = network(*(torch.from_numpy(value) for value in inputs.values()))
+        output = network(*(torch.from_numpy(value) for value in inputs.values()))
     # A steep limit magnifies the rounding of arccos: where it is neither 0 nor phi_max, two right answers differ.
-    limit = turned.limit.numpy()
+    limit = output.limit.numpy()
     compared = (limit <= 0) | (limit >= float(network.phi_max)) | (float(network.slope) <= _STEEP)
     differences = [
-        np.abs(found["template"] - turned.template.numpy()).max(axis=1)[compared],
-        np.abs(found["angle"] - turned.angle.numpy())[compared],
+        np.abs(found["template"] - output.template.numpy()).max(axis=1)[compared],
+        np.abs(found["angle"] - output.angle.numpy())[compared],
     ]
     worst = float(np.max(differences)) if compared.any() else np.inf
     if not worst <= PARITY:

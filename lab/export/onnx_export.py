@@ -86,10 +86,10 @@ def to_onnx(network: PatronusNetwork) -> bytes:
     coherent = g.constant(linear if size.rotates else linear @ value["shape"], "linear")
     raw = g.node("Add", g.node("MatMul", scaled, coherent), _linear(g, hidden, shaped, "leave"))
     along = g.node("ReduceSum", g.node("Mul", raw, erased), g.constant(np.array([1], dtype=np.int64)), keepdims=1)
-    turn = g.unit(g.node("Sub", raw, g.node("Mul", along, erased)))
+    direction = g.unit(g.node("Sub", raw, g.node("Mul", along, erased)))
     angle = g.node("Mul", limit, g.node("Sigmoid", _linear(g, hidden, value, "depth")))
     plain = g.node("Mul", g.node("Cos", angle), erased)
-    plain = g.unit(g.node("Add", plain, g.node("Mul", g.node("Sin", angle), turn)))
+    plain = g.unit(g.node("Add", plain, g.node("Mul", g.node("Sin", angle), direction)))
     g.node("MatMul", plain, g.node("Transpose", "seal", perm=[1, 0]), out="template")
     g.node("Squeeze", angle, g.constant(np.array([1], dtype=np.int64)), out="angle")
 

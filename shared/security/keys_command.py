@@ -1,4 +1,4 @@
-"""``keys list|create|revoke`` for the API keys of a service."""
+"""The commands ``keys list``, ``create`` and ``revoke``, for the API keys of a service."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from shared.command import gallery_name
 from shared.errors import SetupError
-from shared.names import GALLERY_PATTERN
 from shared.security.credentials import RATE_PATTERN, Scope
 from shared.security.key_ring import KeyRing
 from shared.standard_streams import OutputFailed
@@ -19,11 +19,11 @@ _MOST_LABEL = 100
 
 
 def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
-    """The commands for one service.
+    """Builds the commands for one service.
 
     Args:
         ring: opens the service's keys.
-        service: how the help calls it.
+        service: its name in the help.
     """
     app = typer.Typer(help=f"API keys of the {service}.", no_args_is_help=True)
 
@@ -50,8 +50,8 @@ def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
         """Make an API key. It is shown once and cannot be shown again."""
         if not label.isprintable() or len(label) > _MOST_LABEL:
             raise typer.BadParameter(f"a label is at most {_MOST_LABEL} printable characters")
-        if any(re.fullmatch(GALLERY_PATTERN, name) is None for name in gallery or []):
-            raise typer.BadParameter("a gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens")
+        for name in gallery or []:
+            gallery_name(name)
         if rate is not None and re.fullmatch(RATE_PATTERN, rate) is None:
             raise typer.BadParameter("a rate is like 50/second, 50/second;20000/hour, or unlimited")
         keys = ring()
@@ -64,7 +64,7 @@ def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
             return
         try:
             typer.echo(key)
-        except (OutputFailed, OSError):  # whoever was to read it is gone, or the disk is full
+        except (OutputFailed, OSError):  # its reader is gone, or the disk is full
             keys.withdraw(record.id)
             raise
 

@@ -39,11 +39,19 @@ class EnrollRequest(Wire):
     templates: Annotated[list[NewTemplate], Field(min_length=1, max_length=MAX_TEMPLATES_A_REQUEST)]
 
 
+class EnrolledTemplate(TemplateInfo):
+    """A template of an enrollment."""
+
+    stored: Literal["now", "before"] = Field(
+        description="before: the subject had a template with this id, which stays as it was, whatever was sent"
+    )
+
+
 class EnrollAnswer(Wire):
-    """What was stored; committed and searchable when this is answered."""
+    """The templates of an enrollment; committed and searchable when this is answered."""
 
     subject: str
-    templates: list[TemplateInfo]
+    templates: list[EnrolledTemplate]
 
 
 class VerifyRequest(Wire):

@@ -1,4 +1,4 @@
-"""Answers of the edge, which takes pictures as multipart parts named ``image``."""
+"""Requests and answers of the edge, which takes pictures as multipart parts named ``image``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "tur
 _FOUND = "how many faces were found in the picture; the largest was used"
 
 
+Stored = Annotated[
+    Literal["now", "before"],
+    Field(description="`now`: by this request; `before`: the same one of this subject was there already"),
+]
+
+
 class Box(Wire):
     """A rectangle in pixels of the upright picture; the origin is its upper left corner."""
 
@@ -36,22 +42,22 @@ class Box(Wire):
 
 
 class Point(Wire):
-    """A place in pixels of the upright picture."""
+    """A point in pixels of the upright picture."""
 
     x: float
     y: float
 
 
 class Quality(Wire):
-    """What was measured about a face, and whether it is good enough."""
+    """The measured quality of a face, and whether it is good enough."""
 
     face_pixels: float = Field(description="shorter side of the face box, in pixels")
-    sharpness: float = Field(description="variance of the Laplacian over that of the grey levels, of the aligned face")
-    brightness: float = Field(description="mean grey level of the aligned face, 0 to 255")
-    turn: float = Field(description="how far the nose stands from between the eyes, 0 frontal to 1 and over: profile")
+    sharpness: float = Field(description="variance of the Laplacian over that of the gray levels, of the aligned face")
+    brightness: float = Field(description="mean gray level of the aligned face, 0 to 255")
+    yaw: float = Field(description="offset of the nose from between the eyes, 0 frontal, 1 and more a profile")
     detector_score: Rate
     upright: bool = Field(description="whether the face is the right way up")
-    reasons: list[RefusalReason] = Field(description="what the chosen filter objects to; empty: accepted")
+    reasons: list[RefusalReason] = Field(description="why the chosen filter refuses the face; empty: accepted")
 
 
 class Landmarks(Wire):
@@ -90,16 +96,17 @@ class EnrolledFace(Wire):
 
     id: TemplateId
     picture: int = Field(ge=0, description="position of the picture in the request, from 0")
+    stored: Stored
     faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
 
 class EnrollFacesAnswer(Wire):
-    """What was stored; every picture of the request, or none."""
+    """What is stored, one face a picture, in their order: all pictures of the request, or none."""
 
     subject: SubjectName
     faces: list[EnrolledFace]
-    unperturbed: int = Field(ge=0, description="faces that the network left unperturbed, for want of a margin")
+    unperturbed: int = Field(ge=0, description="faces that the network left unperturbed, for lack of a margin")
 
 
 # Of any dimension: one that is not the edge's is refused with a sentence that names both.
@@ -122,7 +129,9 @@ class ProtectAnswer(Wire):
     contract: HexDigest | None = Field(description="digest of the gallery's contract; null where no gallery was named")
     templates: list[list[float]] = Field(repr=False, description="unit vectors")
     angles: list[float] = Field(description="radians by which each was perturbed after erase")
-    unperturbed: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
+    unperturbed: int = Field(
+        ge=0, description="number that the profile's network left unperturbed, for lack of a margin"
+    )
     faces_found: int | None = Field(default=None, ge=1, description=f"{_FOUND}; null where embeddings were sent")
 
 
@@ -133,7 +142,8 @@ class NewEmbedding(Wire):
 
     values: RawEmbedding = Field(repr=False)
     face: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
-        default=None, description="the sender's own name of it; sent twice, it is stored once. Absent: the values' own"
+        default=None,
+        description="the sender's name of it; sent twice, it is stored once. Absent: the values identify it",
     )
 
 
@@ -152,6 +162,12 @@ class FaceInfo(Wire):
     created_at: datetime
 
 
+class StoredFace(FaceInfo):
+    """An enrolled face, and whether it was stored by this request."""
+
+    stored: Stored
+
+
 class SubjectFaces(Wire):
     """A subject and its enrolled faces."""
 
@@ -161,11 +177,13 @@ class SubjectFaces(Wire):
 
 
 class EnrollEmbeddingsAnswer(Wire):
-    """What is stored now, one an embedding, in their order; a face sent before is answered as it was."""
+    """What is stored, one face an embedding, in their order."""
 
     subject: SubjectName
-    faces: list[FaceInfo]
-    unperturbed: int = Field(ge=0, description="how many the profile's network left unperturbed, for want of a margin")
+    faces: list[StoredFace]
+    unperturbed: int = Field(
+        ge=0, description="number that the profile's network left unperturbed, for lack of a margin"
+    )
 
 
 ThresholdFrom = Literal["gallery", "profile", "embedder"]
@@ -203,12 +221,12 @@ class IdentifiedFace(Wire):
 
 
 class FacesLeftOut(Wire):
-    """How many faces of a picture were not looked for, and why."""
+    """Number of faces of a picture that were not searched for, and why."""
 
     over_max_faces: int = Field(ge=0, description="beyond `max_faces`; the largest faces come first")
     poor_quality: int = Field(ge=0, description="not good enough for the quality filter")
     reasons: dict[RefusalReason, int] = Field(
-        description="what the filter objects to, with the number of faces; a face may have several reasons"
+        description="number of faces by reason of the filter; a face may have several reasons"
     )
 
 
@@ -241,26 +259,26 @@ class CompareAnswer(AppliedThreshold):
 
 
 class CreateGallery(Wire):
-    """How a gallery is to be; what is absent is as it is, where the gallery exists."""
+    """Properties of a gallery; of an existing gallery an absent one stays as it is."""
 
     threshold: NewThreshold | None = Field(
-        default=None, description="absent, of a new gallery: the edge's `default_threshold`, as `GET /v1/info` tells it"
+        default=None, description="absent, of a new gallery: the edge's `default_threshold`, see `GET /v1/info`"
     )
     verify_only: bool | None = Field(
         default=None,
         strict=True,
-        description="whether each subject gets a seal of its own: templates of two subjects cannot be compared, by "
-        "nobody, and people can be verified but not identified; absent, of a new gallery: false",
+        description="whether each subject gets a seal of its own: nobody can compare templates of two subjects, "
+        "and people can be verified but not identified; absent, of a new gallery: false",
     )
 
 
 class ChangeKey(Wire):
-    """Which key a gallery is to have next."""
+    """The next key of a gallery."""
 
     epoch: Epoch | None = Field(
         default=None,
-        description="a name of the new key, 16 hexadecimal digits; that of an answer goes on with what it began. "
-        "Absent: that of the change that is under way, or else a new one",
+        description="name of the new key, 16 hexadecimal digits; the name in an answer continues that change. "
+        "Absent: that of the change in progress, or else a new one",
     )
 
 

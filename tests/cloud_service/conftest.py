@@ -1,4 +1,4 @@
-"""A cloud with an empty record in a folder of its own."""
+"""Clouds for tests: one that is shared, and others in a folder of their own."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def own_milvus(tmp_path: Path) -> Iterator[MilvusLite]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What is marked with ``both_engines`` runs on SQLite and on PostgreSQL; all else on SQLite."""
+    """Tests marked with ``both_engines`` run on SQLite and on PostgreSQL; all others on SQLite."""
     if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_engines"):
-        metafunc.parametrize("engine", ["sqlite", "postgresql"])
+        other = pytest.param("postgresql", marks=pytest.mark.slow(reason="on the other engine, too"))
+        metafunc.parametrize("engine", ["sqlite", other])
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def record_url(engine: str, request: pytest.FixtureRequest) -> str | None:
-    """Where an empty record may be made; none: the file in the home folder."""
+    """The URL of an empty record; None: the file in the home folder."""
     if engine == "sqlite":
         return None
     server: PostgresServer = request.getfixturevalue("postgres")
@@ -77,17 +78,48 @@ def record_url(engine: str, request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture
 def settings(tmp_path: Path, record_url: str | None) -> Settings:
+    """Settings of a cloud with an empty record of its own."""
     return Settings(home=tmp_path / "cloud", record=RecordSettings(url=record_url))
 
 
 @pytest.fixture
-def cloud(settings: Settings) -> Iterator[Cloud]:
+def own_cloud(settings: Settings) -> Iterator[Cloud]:
+    """A running cloud of the test's own, for tests that stop it, damage it, or read its files."""
     with Cloud(settings) as running:
         yield running
 
 
+@pytest.fixture(scope="session")
+def sqlite_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with Cloud(Settings(home=tmp_path_factory.mktemp("shared") / "cloud")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgresql_cloud(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[Cloud]:
+    record = RecordSettings(url=postgres.url(postgres.new_database()))
+    with Cloud(Settings(home=tmp_path_factory.mktemp("shared") / "cloud", record=record)) as running:
+        yield running
+
+
 @pytest.fixture
-def door(cloud: Cloud) -> Cloud:
+def shared_cloud(engine: str, request: pytest.FixtureRequest) -> Iterator[Cloud]:
+    """The one running cloud of all tests that need nothing else; each finds it without galleries."""
+    running: Cloud = request.getfixturevalue(f"{engine}_cloud")
+    headers = dict(running.http.headers)
+    yield running
+    running.http.headers = headers
+    running.erase_all()
+
+
+@pytest.fixture
+def cloud(own_cloud: Cloud) -> Cloud:
+    """A running cloud without galleries."""
+    return own_cloud
+
+
+@pytest.fixture
+def client(cloud: Cloud) -> Cloud:
     """A cloud with an empty gallery named ``door``."""
     assert cloud.put_gallery().status_code == 201
     return cloud

@@ -1,4 +1,4 @@
-"""What is asked together is answered together; who asks alone waits for nobody; too many are told to come again."""
+"""Requests that arrive together are processed together; a lone one waits for nobody; too many are refused."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 
-from cloud_service.batching import RequestBatcher
-from cloud_service.matching import Asked, Matcher
+from cloud_service.batching import ConcurrencyLimit, RequestBatcher
+from cloud_service.matching import Identification, Matcher
+from cloud_service.settings import Settings, WorkSettings
 from shared.envelope import TemplateEnvelope
 from shared.errors import ContractMismatch, NotFound, Overloaded, PatronusError
 from shared.metrics import Metrics
 from shared.wire.cloud import IdentifyAnswer
-from tests.support.cloud_client import Cloud, contract_of, enveloped, random_units
+from tests.support.cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
 
 DIM = 8
 VECTORS = random_units(5, 6)
@@ -27,18 +30,23 @@ def envelope(vector: Any, **changed: Any) -> TemplateEnvelope:
     return TemplateEnvelope.model_validate(enveloped(vector, **changed))
 
 
+@pytest.fixture
+def cloud(shared_cloud: Cloud) -> Cloud:
+    return shared_cloud
+
+
 class Watched:
-    """The matcher of a running cloud, which keeps how much each search was asked, and waits at a gate."""
+    """The matcher of a running cloud, which keeps the size of each batch, and waits at a gate."""
 
     def __init__(self, matcher: Matcher) -> None:
         self.matcher, self.sizes, self.open = matcher, [], threading.Event()
         self.sizes: list[int] = []
         self.open.set()
 
-    def identify(self, gallery: str, asked: Sequence[Asked]) -> Any:
-        self.sizes.append(len(asked))
+    def identify(self, gallery: str, requests: Sequence[Identification]) -> Any:
+        self.sizes.append(len(requests))
         assert self.open.wait(20)
-        return self.matcher.identify(gallery, asked)
+        return self.matcher.identify(gallery, requests)
 
 
 @pytest.fixture
@@ -46,12 +54,12 @@ def watched(cloud: Cloud) -> Watched:
     cloud.put_gallery(contract=contract_of(DIM), tau=0.9)
     for number, vector in enumerate(VECTORS):
         cloud.enroll(f"s{number}", [vector])
-    return Watched(Matcher(cloud.app.state.store, Metrics("test")))
+    return Watched(Matcher(cloud.services.store, Metrics("test")))
 
 
-def gathering(watched: Watched, **changed: Any) -> RequestBatcher[Asked, IdentifyAnswer]:
-    knobs: dict[str, Any] = {"at_once": 2, "most": 4, "waiting": 20, "patience_seconds": 5.0, **changed}
-    return RequestBatcher(watched.identify, lambda asked: len(asked.envelopes), **knobs)
+def batcher(watched: Watched, **changed: Any) -> RequestBatcher[Identification, IdentifyAnswer]:
+    knobs: dict[str, Any] = {"search_threads": 2, "max_batch_probes": 4, "queue_length": 20, "queue_timeout_s": 5.0}
+    return RequestBatcher(watched.identify, lambda request: len(request.probes), WorkSettings(**(knobs | changed)))
 
 
 async def until(condition: Any) -> None:
@@ -62,45 +70,50 @@ async def until(condition: Any) -> None:
     pytest.fail("it did not come to that")
 
 
+def who(*at: int, top_k: int = 1) -> Identification:
+    """Asks who the people at these positions are."""
+    return Identification([envelope(VECTORS[each]) for each in at], top_k)
+
+
 def names(answer: Any) -> list[str]:
     return [candidate.subject for result in answer.results for candidate in result.candidates]
 
 
-def test_what_comes_during_a_search_is_answered_by_the_next_in_parts_of_a_limit(watched: Watched) -> None:
+def test_what_arrives_during_a_search_is_answered_by_the_next_ones_in_batches_up_to_the_limit(watched: Watched) -> None:
     async def scenario() -> None:
-        gathered = gathering(watched)
+        requests = batcher(watched)
         watched.open.clear()
-        first = asyncio.create_task(gathered.ask("door", Asked([envelope(VECTORS[0])], 3)))
+        first = asyncio.create_task(requests.submit("door", who(0, top_k=3)))
         await until(lambda: watched.sizes == [1])
-        rest = [asyncio.create_task(gathered.ask("door", Asked([envelope(VECTORS[at % 6])], 3))) for at in range(1, 10)]
+        rest = [asyncio.create_task(requests.submit("door", who(at % 6, top_k=3))) for at in range(1, 10)]
         await asyncio.sleep(0.05)
         assert watched.sizes == [1], "the others wait"
         watched.open.set()
         answers = await asyncio.gather(first, *rest)
         assert [names(answer) for answer in answers] == [[f"s{at % 6}"] for at in range(10)]
         assert watched.sizes == [1, 4, 4, 1]
-        assert not gathered._queues
-        assert not gathered._waiting
+        assert not requests._queues
+        assert not requests._waiting
 
     asyncio.run(scenario())
 
 
-def test_each_gets_an_answer_or_an_error_of_its_own(watched: Watched) -> None:
+def test_each_request_gets_an_answer_or_an_error_of_its_own(watched: Watched) -> None:
     async def scenario() -> None:
-        gathered = gathering(watched)
+        requests = batcher(watched)
         watched.open.clear()
-        first = asyncio.create_task(gathered.ask("door", Asked([envelope(VECTORS[0])], 1)))
+        first = asyncio.create_task(requests.submit("door", who(0)))
         await until(lambda: watched.sizes == [1])
         foreign = envelope(VECTORS[1], contract=contract_of(DIM, profile="b" * 64))
         asked = [[foreign], [envelope(VECTORS[2]), envelope(VECTORS[3])]]
-        rest = [asyncio.create_task(gathered.ask("door", Asked(envelopes, 1))) for envelopes in asked]
+        rest = [asyncio.create_task(requests.submit("door", Identification(envelopes, 1))) for envelopes in asked]
         await asyncio.sleep(0.02)
         watched.open.set()
         await first
         refused, answered = await asyncio.gather(*rest, return_exceptions=True)
         assert isinstance(refused, ContractMismatch)
         assert names(answered) == ["s2", "s3"]
-        gone = [gathered.ask("nowhere", Asked([envelope(VECTORS[0])], 1)) for _ in range(3)]
+        gone = [requests.submit("nowhere", who(0)) for _ in range(3)]
         errors = await asyncio.gather(*gone, return_exceptions=True)
         assert [type(error) for error in errors] == [NotFound] * 3
         assert len({id(error) for error in errors}) == 3
@@ -109,13 +122,13 @@ def test_each_gets_an_answer_or_an_error_of_its_own(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("error", [Overloaded("Busy.", retry_after_s=7), NotFound("No.", reason="gone", hint=3)])
-def test_an_error_of_the_work_goes_to_each_as_it_is(error: PatronusError) -> None:
-    def failing(_about: str, _asked: Any) -> Any:
+def test_an_error_of_the_whole_batch_goes_to_each_caller_unchanged(error: PatronusError) -> None:
+    def failing(_gallery: str, _items: Any) -> Any:
         raise error
 
     async def scenario() -> None:
-        gathered = RequestBatcher(failing, lambda _: 1, at_once=1, most=9, waiting=9, patience_seconds=5)
-        asked = [gathered.ask("door", object()) for _ in range(3)]
+        requests = RequestBatcher(failing, lambda _: 1, WorkSettings())
+        asked = [requests.submit("door", object()) for _ in range(3)]
         told = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
         assert [(type(one), vars(one)) for one in told] == [(type(error), vars(error))] * 3
 
@@ -126,9 +139,9 @@ def test_another_gallery_does_not_wait(cloud: Cloud, watched: Watched) -> None:
     cloud.put_gallery("roof", contract=contract_of(DIM), tau=0.9)
 
     async def scenario() -> None:
-        gathered = gathering(watched)
+        requests = batcher(watched)
         watched.open.clear()
-        both = [asyncio.create_task(gathered.ask(name, Asked([envelope(VECTORS[0])], 1))) for name in ("door", "roof")]
+        both = [asyncio.create_task(requests.submit(name, who(0))) for name in ("door", "roof")]
         await until(lambda: watched.sizes == [1, 1])
         watched.open.set()
         assert [names(answer) for answer in await asyncio.gather(*both)] == [["s0"], []]
@@ -136,33 +149,108 @@ def test_another_gallery_does_not_wait(cloud: Cloud, watched: Watched) -> None:
     asyncio.run(scenario())
 
 
-def test_too_many_or_too_long_and_those_who_went_away(watched: Watched) -> None:
+def test_too_many_too_long_and_disconnected(watched: Watched) -> None:
     async def scenario() -> None:
-        gathered = gathering(watched, waiting=3, patience_seconds=0.1)
+        requests = batcher(watched, queue_length=3, queue_timeout_s=0.1)
         watched.open.clear()
-        first = asyncio.create_task(gathered.ask("door", Asked([envelope(VECTORS[0])], 1)))
+        first = asyncio.create_task(requests.submit("door", who(0)))
         await until(lambda: watched.sizes == [1])
-        late = [asyncio.create_task(gathered.ask("door", Asked([envelope(VECTORS[1])], 1))) for _ in range(3)]
+        late = [asyncio.create_task(requests.submit("door", who(1))) for _ in range(3)]
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="More requests wait"):
-            await gathered.ask("door", Asked([envelope(VECTORS[1])], 1))
+        with pytest.raises(Overloaded, match="is full"):
+            await requests.submit("door", who(1))
         late[0].cancel()
         await asyncio.sleep(0.2)
         watched.open.set()
         assert names(await first) == ["s0"]
         ended = await asyncio.gather(*late, return_exceptions=True)
         assert [type(one) for one in ended] == [asyncio.CancelledError, Overloaded, Overloaded]
-        assert names(await gathered.ask("door", Asked([envelope(VECTORS[4])], 1))) == ["s4"]
+        assert names(await requests.submit("door", who(4))) == ["s4"]
         assert watched.sizes == [1, 1]
 
     asyncio.run(scenario())
 
 
-def test_many_callers_over_http_are_each_told_their_own(cloud: Cloud, watched: Watched) -> None:
-    cloud.app.state.identifications = gathering(watched, waiting=200)
+def test_many_callers_over_http_each_get_their_own_answer(cloud: Cloud, watched: Watched) -> None:
+    services = cloud.services
+    cloud.app.state.services = replace(services, identifications=batcher(watched, queue_length=200))
     order = np.random.default_rng(3).integers(0, 6, 96)
-    with ThreadPoolExecutor(16) as threads:
-        told = list(threads.map(lambda at: cloud.found(VECTORS[at]), order))
-    assert told == [[f"s{at}"] for at in order]
-    assert max(watched.sizes) > 1, "some were gathered"
+    try:
+        with ThreadPoolExecutor(16) as threads:
+            found = list(threads.map(lambda at: cloud.found(VECTORS[at]), order))
+    finally:
+        cloud.app.state.services = services
+    assert found == [[f"s{at}"] for at in order]
+    assert max(watched.sizes) > 1, "some were batched"
     assert sum(watched.sizes) == 96
+
+
+def test_no_more_run_at_once_than_the_limit_and_all_that_wait_run_in_the_end() -> None:
+    most = now = 0
+
+    async def main() -> None:
+        limit = ConcurrencyLimit(WorkSettings(concurrency=2, queue_length=10, queue_timeout_s=5))
+
+        async def work() -> None:
+            nonlocal most, now
+            async with limit.slot():
+                now += 1
+                most = max(most, now)
+                await anyio.sleep(0.01)
+                now -= 1
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(work)
+
+    anyio.run(main)
+    assert (most, now) == (2, 0)
+
+
+def test_a_slot_is_released_after_an_error_and_after_a_timeout() -> None:
+    async def main() -> None:
+        limit = ConcurrencyLimit(WorkSettings(concurrency=1, queue_length=1, queue_timeout_s=0.01))
+        with pytest.raises(RuntimeError):
+            async with limit.slot():
+                raise RuntimeError
+        async with limit.slot():
+            with pytest.raises(Overloaded, match="in time"):
+                async with limit.slot():
+                    pytest.fail("two at once")
+        async with limit.slot():
+            pass
+
+    anyio.run(main)
+
+
+def test_when_the_queue_is_full_a_request_is_refused_at_once_with_retry_after(settings: Settings) -> None:
+    work = WorkSettings(concurrency=1, queue_length=1, queue_timeout_s=20)
+    with Cloud(settings.model_copy(update={"work": work})) as cloud, ThreadPoolExecutor(2) as threads:
+        cloud.put_gallery()
+        store = cloud.services.store
+        inside, leave = threading.Event(), threading.Event()
+        real = store.record.gallery
+
+        def slow(name: str) -> object:
+            inside.set()
+            leave.wait(20)
+            return real(name)
+
+        store.record.gallery = slow
+        try:
+            working = threads.submit(cloud.identify, VECTORS[0])
+            assert inside.wait(5)
+            waiting = threads.submit(cloud.identify, VECTORS[0])
+            for _ in range(500):
+                if cloud.services.identifications._waiting:
+                    break
+                threading.Event().wait(0.01)
+            refused = cloud.identify(VECTORS[0])
+            assert_problem(refused, 429, "overloaded")
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert cloud.http.get("/healthz").status_code == 200, "the loop is free"
+            stranger = cloud.identify(VECTORS[0], headers={"Authorization": ""})
+            assert_problem(stranger, 401, "unauthenticated")
+        finally:
+            leave.set()
+        assert [answer.result().status_code for answer in (working, waiting)] == [200, 200]

@@ -128,7 +128,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert _python("-c", code).stdout.strip() == "[]"
 
 
-def test_a_mistake_is_told_in_one_sentence_without_the_value() -> None:
+def test_a_wrong_setting_gives_one_sentence_without_its_value() -> None:
     answer = _python("-m", "cloud_service", "serve", PATRONUS_CLOUD__BODY__MAX_BYTES="a-secret")
     assert answer.returncode == 1
     assert "PATRONUS_CLOUD__BODY__MAX_BYTES" in answer.stderr
@@ -141,19 +141,19 @@ def test_settings_come_from_the_environment_and_the_command_line_goes_first(
 ) -> None:
     assert Settings().home == home
     monkeypatch.setenv("PATRONUS_CLOUD__PORT", "9001")
-    monkeypatch.setenv("PATRONUS_CLOUD__WORK__AT_ONCE", "3")
+    monkeypatch.setenv("PATRONUS_CLOUD__WORK__CONCURRENCY", "3")
     monkeypatch.setenv("PATRONUS_CLOUD__RECORD__URL", "sqlite:////elsewhere/r.db")
     assert (
         load_settings(Settings).port,
         load_settings(Settings, port=9002).port,
         load_settings(Settings, port=None).port,
     ) == (9001, 9002, 9001)
-    assert load_settings(Settings).work.at_once == 3
+    assert load_settings(Settings).work.concurrency == 3
     assert load_settings(Settings).record_url == "sqlite:////elsewhere/r.db"
     assert "elsewhere" not in repr(load_settings(Settings))
 
 
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATRONUS_CLOUD__WORK__AT_ONCE", "0")
-    with pytest.raises(SetupError, match="PATRONUS_CLOUD__WORK__AT_ONCE"):
+    monkeypatch.setenv("PATRONUS_CLOUD__WORK__CONCURRENCY", "0")
+    with pytest.raises(SetupError, match="PATRONUS_CLOUD__WORK__CONCURRENCY"):
         load_settings(Settings)

@@ -1,4 +1,4 @@
-"""A disk that is full, or may not be written: told as it is, nothing acknowledged lost, and over when there is room."""
+"""On a full or read-only disk, errors say so, nothing acknowledged is lost, and all works again when there is room."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
-from cloud_service.record.sqlite_read_only import ReadOnlyMode
+from cloud_service.record.exclusive import ReadOnlyMode
 from cloud_service.settings import Settings
 from shared.errors import Overloaded, SetupError
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
 
 VECTORS = random_units(51, 300, 1024)
+_SLOW = pytest.mark.slow(reason="fills a disk that it mounts")
 
 
 def _free(folder: Path) -> int:
@@ -67,7 +68,8 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_and_when_there_is_room_all_goes_on(small: Path) -> None:
+@_SLOW
+def test_a_full_disk_is_reported_and_all_works_again_when_there_is_room(small: Path) -> None:
     settings = Settings(home=small / "cloud")
     with Cloud(settings) as cloud:
         _opened(cloud)
@@ -98,8 +100,9 @@ def test_a_full_disk_is_told_and_when_there_is_room_all_goes_on(small: Path) -> 
         assert cloud.found(VECTORS[-1]) == ["late"]
 
 
-def test_what_is_asked_of_an_erasure_on_a_full_disk_is_answered_truthfully(small: Path) -> None:
-    """Every subject in turn: each erasure is done, and its bytes gone, or refused, and the subject found as before."""
+@_SLOW
+def test_an_erasure_on_a_full_disk_is_answered_truthfully(small: Path) -> None:
+    """Each erasure is done and its bytes are gone, or it is refused and the subject is found as before."""
     settings = Settings(home=small / "cloud")
     with Cloud(settings) as cloud:
         _opened(cloud)
@@ -121,8 +124,9 @@ def _files(settings: Settings) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in settings.home.iterdir() if path.suffix != ".lock"}
 
 
+@_SLOW
 @pytest.mark.parametrize("filled", ["by the record itself", "after it was closed"])
-def test_on_a_full_disk_it_starts_and_matches_and_is_as_ever_once_there_is_room(small: Path, filled: str) -> None:
+def test_it_starts_and_matches_on_a_full_disk_and_writes_again_when_there_is_room(small: Path, filled: str) -> None:
     settings = Settings(home=small / "cloud")
     with Cloud(settings) as cloud:
         _opened(cloud)
@@ -154,6 +158,7 @@ def test_on_a_full_disk_it_starts_and_matches_and_is_as_ever_once_there_is_room(
         assert VECTORS[0].tobytes() not in b"".join(file.read_bytes() for file in settings.home.iterdir())
 
 
+@_SLOW
 def test_a_first_start_on_a_full_disk_is_refused_in_one_sentence(small: Path) -> None:
     settings = Settings(home=small / "cloud")
     with Cloud(settings):
@@ -165,7 +170,7 @@ def test_a_first_start_on_a_full_disk_is_refused_in_one_sentence(small: Path) ->
         pass
 
 
-def test_nobody_reads_without_locks_when_writing_begins() -> None:
+def test_no_read_without_locks_runs_when_writing_begins() -> None:
     """The change to writing waits for the reads that are under way, and gives up rather than disturb them."""
     mode = ReadOnlyMode(0.05)
     mode.on = True
@@ -188,7 +193,7 @@ def test_nobody_reads_without_locks_when_writing_begins() -> None:
 def quota(cloud: Cloud) -> Iterator[list[int]]:
     """How many pages the file may have, as SQLite itself sees to it: a full disk without a disk."""
     pages = [100_000]
-    engine = cloud.app.state.store.record.database.engine
+    engine = cloud.services.store.record.database.engine
 
     def bound(connection: sqlite3.Connection, *_: object) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages[0]}").close()
@@ -198,7 +203,7 @@ def quota(cloud: Cloud) -> Iterator[list[int]]:
     event.remove(engine, "checkout", bound)
 
 
-def test_a_record_that_may_not_grow_tells_so_and_takes_erasures(cloud: Cloud, quota: list[int]) -> None:
+def test_a_record_that_may_not_grow_says_so_and_takes_erasures(cloud: Cloud, quota: list[int]) -> None:
     _opened(cloud)
     assert cloud.enroll("gone", VECTORS[1:21]).status_code == 201
     quota[0] = 60
@@ -210,9 +215,9 @@ def test_a_record_that_may_not_grow_tells_so_and_takes_erasures(cloud: Cloud, qu
     assert _ready(cloud)
 
 
-def test_a_file_that_may_not_be_written_is_told_and_searching_goes_on(cloud: Cloud) -> None:
+def test_a_file_that_may_not_be_written_is_reported_and_searching_goes_on(cloud: Cloud) -> None:
     _opened(cloud)
-    engine = cloud.app.state.store.record.database.engine
+    engine = cloud.services.store.record.database.engine
 
     def forbid(connection: sqlite3.Connection, *_: object) -> None:
         connection.execute("PRAGMA query_only = ON").close()

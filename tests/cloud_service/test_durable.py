@@ -1,7 +1,7 @@
-"""A change is on the disk before it is acknowledged: a power cut right after the answer takes nothing with it.
+"""A change is on the disk before it is acknowledged, so that a power cut right after the answer loses nothing.
 
-SQLite in WAL mode with synchronous=FULL syncs the log at each commit. Whether it does, and before the answer goes out,
-is read off the system calls of a service as it runs.
+SQLite in WAL mode with synchronous=FULL syncs the log at each commit. The system calls of a running service show that
+it does so before the answer goes out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 
 from deploy.pair import free_port
 from tests.support.cloud_client import contract_of, enveloped, random_units
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = "fsync,fdatasync,sendto,sendmsg,write,writev"

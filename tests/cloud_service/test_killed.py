@@ -1,4 +1,4 @@
-"""A service killed without warning has, at its next start, everything it acknowledged and nothing it erased."""
+"""A service that was killed starts with everything that it acknowledged and nothing that it erased."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deploy.pair import free_port
 from tests.load.crash.model import Gallery, Model, Seen, contract_of
 from tests.load.crash.scan import held_in, pieces_of
 from tests.load.crash.series import Series
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +30,7 @@ def home(tmp_path: Path, record_url: str | None, monkeypatch: pytest.MonkeyPatch
 
 @contextmanager
 def _served(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-    """A service in a process of its own, and a client with its first key."""
+    """Runs a service in a process of its own; yields it and a client with its first key."""
     port = free_port()
     environment = {**os.environ, "PATRONUS_HOME": str(home), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "cloud_service", "serve", "--port", str(port)]
@@ -47,6 +47,7 @@ def _served(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]
             process.wait()
 
 
+@pytest.mark.slow(reason="kills and starts a service five times: 20 s")
 def test_a_series_of_kills_under_load_loses_nothing_and_brings_nothing_back(tmp_path: Path) -> None:
     with Series(tmp_path, seed=11) as series:
         cycles = list(series.cycles(5))
@@ -55,7 +56,7 @@ def test_a_series_of_kills_under_load_loses_nothing_and_brings_nothing_back(tmp_
     assert sum(cycle.unsure for cycle in cycles) > 0, "no write was on its way when it was killed"
 
 
-def test_what_a_series_of_kills_would_find_it_does_find(tmp_path: Path) -> None:
+def test_the_series_of_kills_finds_what_was_lost_came_back_or_was_mixed_up(tmp_path: Path) -> None:
     model = Model(seed=1)
     model.galleries["common"] = Gallery()
     model.enrolled("common", "anna", {"1": 1, "2": 2})

@@ -20,7 +20,7 @@ from shared.security.credentials import Scope
 from shared.security.key_ring import KeyRing
 from tests.load.closed_loop import request
 from tests.support.cloud_client import contract_of, enveloped, random_units
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTOR = random_units(3, 1)[0]
@@ -74,7 +74,7 @@ class Line:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home, port = tmp_path_factory.mktemp("service"), free_port()
     environment = {**os.environ, "PATRONUS_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    environment |= {"PATRONUS_CLOUD__WORK__WAITING": "8", "PATRONUS_CLOUD__WORK__PROBES_A_BATCH": "8"}
+    environment |= {"PATRONUS_CLOUD__WORK__QUEUE_LENGTH": "8", "PATRONUS_CLOUD__WORK__MAX_BATCH_PROBES": "8"}
     environment |= {"PATRONUS_CLOUD__RATES__MATCHING": "unlimited", "PATRONUS_CLOUD__LOG_LEVEL": "error"}
     process = subprocess.Popen([sys.executable, "-m", "cloud_service", "serve", "--port", str(port)], env=environment)
     try:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from deploy.pair import free_port
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 KEYED = b"Host: x\r\nAuthorization: Bearer KEY\r\n"
 PUT = b"PUT /v1/galleries/new HTTP/1.1\r\nContent-Type: application/json\r\n" + KEYED

@@ -1,4 +1,4 @@
-"""Record and index stay in step, also when the index fails, lags behind, or is lost."""
+"""Record and index agree, also when the index fails, lags behind, or is lost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sqlalchemy import event
 
 from cloud_service.index import faiss_indexes as indexes_module
 from cloud_service.index.flat import SegmentedIndex
@@ -48,20 +49,25 @@ class Flawed(SegmentedIndex):
 
 
 @pytest.fixture
+def cloud(shared_cloud: Cloud) -> Cloud:
+    return shared_cloud
+
+
+@pytest.fixture
 def failing() -> set[str]:
     return set()
 
 
 @pytest.fixture
-def flawed(settings: Settings, failing: set[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+def flawed(cloud: Cloud, failing: set[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     monkeypatch.setattr(indexes_module, "SegmentedIndex", lambda dim: Flawed(dim, failing))
-    with Cloud(settings) as cloud:
-        cloud.put_gallery()
-        yield cloud
+    cloud.put_gallery()
+    yield cloud
+    failing.clear()
 
 
 def _store(cloud: Cloud) -> Store:
-    store: Store = cloud.app.state.store
+    store: Store = cloud.services.store
     return store
 
 
@@ -146,12 +152,12 @@ def test_a_gallery_erased_and_made_again_is_another_one(flawed: Cloud) -> None:
         store.record.add_templates(before, "anna", [], by=None)
 
 
-def test_ids_of_the_index_are_never_used_again(door: Cloud) -> None:
-    store = _store(door)
-    door.enroll("anna", VECTORS[:2])
+def test_ids_of_the_index_are_never_used_again(client: Cloud) -> None:
+    store = _store(client)
+    client.enroll("anna", VECTORS[:2])
     first = store.indexes.of(store.record.gallery("door")).search(VECTORS[:1], 5, 1e-6).ids.max()
-    door.http.delete("/v1/galleries/door/subjects/anna")
-    door.enroll("anna", VECTORS[:1])
+    client.http.delete("/v1/galleries/door/subjects/anna")
+    client.enroll("anna", VECTORS[:1])
     again = store.indexes.of(store.record.gallery("door")).search(VECTORS[:1], 5, 1e-6).ids.min()
     assert again > first
 
@@ -174,3 +180,34 @@ def test_a_start_rebuilds_large_galleries_in_small_batches(settings: Settings, m
     with Cloud(settings) as cloud:
         assert sizes == [7] * 7 + [1]
         assert cloud.found(vectors[49]) == ["anna"]
+
+
+@pytest.fixture
+def gallery_reads(client: Cloud) -> Iterator[list[str]]:
+    """The statements that read the row of a gallery."""
+    statements: list[str] = []
+    engine = client.services.store.record.database.engine
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        if statement.startswith("SELECT gallery.id, gallery.name"):
+            statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def test_a_request_reads_its_gallery_once(client: Cloud, gallery_reads: list[str]) -> None:
+    subject = "/v1/galleries/door/subjects/anna"
+    for request in (
+        lambda: client.enroll("anna", VECTORS[:2], ids=IDS[:2]),
+        lambda: client.enroll("anna", VECTORS[:2], ids=IDS[:2]),
+        lambda: client.verify("anna", VECTORS[0]),
+        lambda: client.identify(*VECTORS),
+        lambda: client.http.delete(f"{subject}/templates/{IDS[0]}"),
+        lambda: client.http.delete(subject),
+        lambda: client.http.delete("/v1/galleries/door"),
+    ):
+        gallery_reads.clear()
+        assert request().status_code in {200, 201}
+        assert len(gallery_reads) == 1

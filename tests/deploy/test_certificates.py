@@ -1,4 +1,4 @@
-"""What `deploy/make-certificates` makes is accepted at the names that it was made for, IPv6 addresses too."""
+"""Certificates of `deploy/make-certificates` are accepted at the names given, IPv6 addresses too."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_renewed_without_names_certificates_keep_theirs(tmp_path: Path) -> None:
     tls = make_certificates(tmp_path / "tls", "fd00::7", "cloud.example.org")
     before = {side: _names(tls / f"{side}.pem") for side in ("cloud", "edge")}
     key = (tls / "cloud.key").read_bytes()
-    said = _run(tls)
+    output = _run(tls)
     assert {side: _names(tls / f"{side}.pem") for side in before} == before
     assert (tls / "cloud.key").read_bytes() != key
-    for side, line in zip(("cloud", "edge"), said.stdout.splitlines(), strict=True):
+    for side, line in zip(("cloud", "edge"), output.stdout.splitlines(), strict=True):
         end = x509.load_pem_x509_certificate((tls / f"{side}.pem").read_bytes()).not_valid_after_utc
         assert line.startswith(f"{side}.pem: {side}, localhost, 127.0.0.1, ")
         assert line.endswith(f"cloud.example.org; good until {end:%Y-%m-%d %H:%M:%S}Z")
@@ -41,7 +41,7 @@ def test_renewed_without_names_certificates_keep_theirs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", [None, "ca.key"])
-def test_what_cannot_be_renewed_is_told_and_left_as_it_was(tmp_path: Path, gone: str | None) -> None:
+def test_a_failed_renewal_is_reported_and_changes_nothing(tmp_path: Path, gone: str | None) -> None:
     tls = make_certificates(tmp_path / "tls")
     if gone is not None:
         (tls / gone).unlink()

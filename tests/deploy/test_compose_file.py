@@ -1,4 +1,4 @@
-"""What docker-compose.yml and the Dockerfiles promise, read from the files: no engine is needed."""
+"""Guarantees of docker-compose.yml and the Dockerfiles, checked without a Docker engine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from cloud_service.settings import Settings as CloudSettings
 from edge_service.settings import EdgeSettings
 from shared.service_settings import load_settings
+from tests.deploy.compose_reader import read_compose
 from tests.support.certificates import make_certificates
-from tests.support.compose_reader import read_compose
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("secrets", "cloud", "edge")
@@ -61,7 +61,7 @@ def test_no_service_may_swap_what_it_holds_to_a_disk(compose: dict[str, Any], na
     assert service["memswap_limit"] == service["mem_limit"]
 
 
-def test_only_the_edge_is_published_and_only_on_loopback_unless_told_otherwise(compose: dict[str, Any]) -> None:
+def test_only_the_edge_is_published_and_only_on_loopback_by_default(compose: dict[str, Any]) -> None:
     assert [name for name in SERVICES if {"ports", "expose"} & set(compose["services"][name])] == ["edge"]
     assert compose["services"]["edge"]["ports"] == ["${PATRONUS_BIND:-127.0.0.1}:${PATRONUS_PORT:-8000}:8000"]
 
@@ -101,7 +101,7 @@ def test_no_secret_stands_in_the_file_and_none_has_to_be_set(compose: dict[str, 
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_a_dockerfile_ends_in_an_image_that_is_not_root_and_stops_when_told(name: str) -> None:
+def test_a_dockerfile_ends_in_an_image_that_is_not_root_and_stops_on_sigterm(name: str) -> None:
     final = _stages(name)[-1]
     users = [line for line in final if line.startswith("USER ")]
     assert users == ["USER 10001:10001"]

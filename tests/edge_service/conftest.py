@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edge_service.settings import EdgeSettings
+from edge_service.models import PreparedModel
+from edge_service.settings import EdgeSettings, InferenceSettings
+from edge_service.vision import reader as reader_module
 from edge_service.vision.reader import FaceReader, open_reader
+from edge_service.vision.sessions import OrtSession
 from shared.logs import drop_exception_text, refuse_values
 from shared.metrics import Metrics
-from tests.support.edge import Edge, House
+from tests.support.edge import Edge, Pair
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -24,22 +27,56 @@ def _short_log() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.fixture
-def house(models_folder: Path, tmp_path: Path) -> Iterator[House]:
-    with House(tmp_path) as opened:
+@pytest.fixture(autouse=True, scope="session")
+def _models_loaded_once() -> Iterator[None]:
+    """Edges of one process share the loaded models: loading them takes most of an edge's start."""
+    loaded: dict[tuple[str, str, InferenceSettings], OrtSession] = {}
+
+    def load(model: PreparedModel, settings: InferenceSettings) -> OrtSession:
+        key = (str(model.path), model.sha256, settings)
+        if key not in loaded:
+            loaded[key] = OrtSession(model, settings)
+        return loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader_module, "OrtSession", load)
+        yield
+
+
+@pytest.fixture(scope="session")
+def session_pair(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A cloud for the tests of this process."""
+    with Pair(tmp_path_factory.mktemp("session")) as opened:
         yield opened
 
 
+@pytest.fixture(scope="session")
+def session_edge(session_pair: Pair) -> Edge:
+    """An edge for the tests of this process."""
+    return session_pair.edge()
+
+
 @pytest.fixture
-def edge(house: House) -> Edge:
-    """An edge and a cloud of this test's own."""
-    return house.edge()
+def edge(session_edge: Edge) -> Iterator[Edge]:
+    """An edge before a cloud with no gallery in it; what the test leaves is removed."""
+    session_edge.transport.reset()
+    yield session_edge
+    session_edge.transport.reset()
+    for gallery in session_edge.call("GET", "/v1/galleries").json()["items"]:
+        session_edge.call("DELETE", f"/v1/galleries/{gallery['gallery']}")
+
+
+@pytest.fixture
+def pair(models_folder: Path, tmp_path: Path) -> Iterator[Pair]:
+    """A cloud of the test's own: for tests that start edges anew, or look into folders."""
+    with Pair(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
 def shared_edge(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """An edge for tests that leave nothing behind; it has a gallery ``door`` in which nobody is."""
-    with House(tmp_path_factory.mktemp("shared")) as opened:
+    with Pair(tmp_path_factory.mktemp("shared")) as opened:
         edge = opened.edge()
         edge.make("door")
         yield edge

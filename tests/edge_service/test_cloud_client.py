@@ -1,4 +1,4 @@
-"""What becomes of a request when the cloud is away, slow, broken or hostile."""
+"""Requests while the cloud is away, slow, broken or hostile."""
 
 from __future__ import annotations
 
@@ -6,45 +6,55 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.edge import CloudLine, Edge, Fault, House, assert_problem, sample
+from tests.support.edge import CloudTransport, Edge, Fault, Pair, assert_problem, sample
 
 FACE = sample("collins/portrait.png")
 QUICK = {"connect_timeout_s": 0.3, "answer_timeout_s": 0.3, "attempts": 3}
 
 
+@pytest.fixture(scope="module")
+def quick_edge(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """An edge with short timeouts."""
+    with Pair(tmp_path_factory.mktemp("quick")) as pair:
+        yield pair.edge(cloud=QUICK)
+
+
 @pytest.fixture
-def edge(house: House) -> Iterator[Edge]:
-    made = house.edge(cloud=QUICK)
-    made.make("door")
-    yield made
-    made.line.always = None
+def edge(quick_edge: Edge) -> Iterator[Edge]:
+    """The edge with short timeouts and an empty gallery."""
+    quick_edge.transport.reset()
+    quick_edge.make("door")
+    yield quick_edge
+    quick_edge.transport.reset()
+    assert quick_edge.call("DELETE", "/v1/galleries/door").status_code in {200, 202}
 
 
-async def unreachable(_line: CloudLine, request: httpx.Request) -> httpx.Response:
+async def unreachable(_transport: CloudTransport, request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("refused", request=request)
 
 
-async def slow(_line: CloudLine, request: httpx.Request) -> httpx.Response:
+async def slow(_transport: CloudTransport, request: httpx.Request) -> httpx.Response:
     await asyncio.sleep(request.extensions["timeout"]["read"])
     raise httpx.ReadTimeout("slow", request=request)
 
 
-async def dropped_before(_line: CloudLine, request: httpx.Request) -> httpx.Response:
+async def dropped_before(_transport: CloudTransport, request: httpx.Request) -> httpx.Response:
     raise httpx.RemoteProtocolError("the server disconnected", request=request)
 
 
-async def dropped_after(line: CloudLine, request: httpx.Request) -> httpx.Response:
+async def dropped_after(transport: CloudTransport, request: httpx.Request) -> httpx.Response:
     """The cloud has done its work, but the answer is lost."""
-    await line.deliver(request)
+    await transport.deliver(request)
     raise httpx.ReadError("the connection was reset", request=request)
 
 
 def answering(status: int, content: bytes = b"", **headers: str) -> Fault:
-    async def answer(_line: CloudLine, _request: httpx.Request) -> httpx.Response:
+    async def answer(_transport: CloudTransport, _request: httpx.Request) -> httpx.Response:
         return httpx.Response(status, content=content, headers=headers)
 
     return answer
@@ -56,35 +66,35 @@ def answering(status: int, content: bytes = b"", **headers: str) -> Fault:
     ids=["unreachable", "slow", "dropped", "503", "502", "504"],
 )
 def test_a_cloud_that_is_away_is_told_in_time_and_nothing_is_lost(edge: Edge, fault: Fault) -> None:
-    edge.line.always = fault
+    edge.transport.always = fault
     start = time.perf_counter()
     answers = [edge.enroll("door", "someone", FACE), edge.verify("door", "someone", FACE), edge.identify("door", FACE)]
     assert time.perf_counter() - start < 3 * (3 * 0.3 + 2 * 0.5 + 1)
     for answer in answers:
         assert_problem(answer, 503, "cloud-unavailable")
         assert int(answer.headers["Retry-After"]) >= 1
-    edge.line.always = None
+    edge.transport.always = None
     assert edge.held("door") == (0, 0)
     assert edge.enroll("door", "someone", FACE).status_code == 201
 
 
 def test_a_damaged_template_is_told_as_such_and_not_asked_for_again(edge: Edge) -> None:
     problem = {"type": "urn:patronus:problem:record-damaged", "detail": "A stored template is damaged; erase it."}
-    edge.line.always = answering(503, json.dumps(problem | {"reason": "template_damaged"}).encode())
-    before = len(edge.line.crossed)
+    edge.transport.always = answering(503, json.dumps(problem | {"reason": "template_damaged"}).encode())
+    before = len(edge.transport.requests)
     answer = edge.verify("door", "someone", FACE)
     body = assert_problem(answer, 503, "record-damaged", "template_damaged")
     assert body["detail"] == problem["detail"]
     assert int(answer.headers["Retry-After"]) >= 1
-    assert len(edge.line.crossed) == before + 1
+    assert len(edge.transport.requests) == before + 1
 
 
 @pytest.mark.parametrize("drop", [dropped_before, dropped_after, unreachable])
 def test_after_a_dropped_connection_a_face_is_stored_exactly_once(edge: Edge, drop: Fault) -> None:
-    edge.line.faults.extend([drop, drop])
+    edge.transport.faults.extend([drop, drop])
     answer = edge.enroll("door", "someone", FACE)
     assert answer.status_code == 201
-    sent = [request.content for request in edge.line.crossed if request.method == "POST"]
+    sent = [request.content for request in edge.transport.requests if request.method == "POST"]
     assert len(sent) == 3
     assert len(set(sent)) == 1, "the repetition names the same template"
     assert edge.held("door") == (1, 1)
@@ -94,10 +104,10 @@ def test_after_a_dropped_connection_a_face_is_stored_exactly_once(edge: Edge, dr
 
 def test_an_erasure_that_may_be_done_is_not_repeated(edge: Edge) -> None:
     edge.enroll("door", "someone", FACE)
-    edge.line.faults.append(dropped_after)
+    edge.transport.faults.append(dropped_after)
     answer = edge.call("DELETE", "/v1/galleries/door/subjects/someone")
     assert_problem(answer, 503, "cloud-unavailable")
-    assert len([sent for sent in edge.line.crossed if sent.method == "DELETE"]) == 1
+    assert len([sent for sent in edge.transport.requests if sent.method == "DELETE"]) == 1
     assert edge.held("door") == (0, 0)
 
 
@@ -122,43 +132,45 @@ def test_an_erasure_that_may_be_done_is_not_repeated(edge: Edge) -> None:
     ],
 )
 def test_an_answer_that_is_not_understood_is_told_and_its_text_stays_here(edge: Edge, fault: Fault) -> None:
-    crossed = len(edge.line.crossed)
-    edge.line.always = fault
+    before = len(edge.transport.requests)
+    edge.transport.always = fault
     answer = edge.verify("door", "someone", FACE)
     assert_problem(answer, 502, "cloud-failed")
     assert "secret" not in answer.text
-    assert {sent.url.host for sent in edge.line.crossed} == {"cloud"}, "no redirect is followed"
-    assert len(edge.line.crossed) - crossed == 1, "repeating it would mend nothing"
+    assert {sent.url.host for sent in edge.transport.requests} == {"cloud"}, "no redirect is followed"
+    assert len(edge.transport.requests) - before == 1, "repeating it would mend nothing"
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_cloud_that_refuses_the_edges_own_key_is_the_operators_matter(edge: Edge, status: int) -> None:
     body = b'{"type": "urn:patronus:problem:unauthenticated", "detail": "This API key is not known here."}'
-    edge.line.always = answering(status, body)
+    edge.transport.always = answering(status, body)
     answer = edge.verify("door", "someone", FACE)
     assert "operator" in assert_problem(answer, 502, "cloud-failed")["detail"]
 
 
-def test_a_key_revoked_at_the_cloud_stops_the_edge(edge: Edge, house: House) -> None:
-    ring = house.cloud.state.key_ring
+def test_a_key_revoked_at_the_cloud_stops_the_edge(pair: Pair) -> None:
+    edge = pair.edge(cloud=QUICK)
+    edge.make("door")
+    ring = pair.cloud.state.key_ring
     ring.revoke(ring.records()[0].id)
     assert_problem(edge.verify("door", "someone", FACE), 502, "cloud-failed")
 
 
 def test_a_cloud_at_its_limit_passes_its_plea_on(edge: Edge) -> None:
     for said, passed_on in (({}, 1), ({"Retry-After": "17"}, 17), ({"Retry-After": "9" * 5000}, 1)):
-        edge.line.always = answering(429, **said)
+        edge.transport.always = answering(429, **said)
         answer = edge.identify("door", FACE)
         assert_problem(answer, 429, "overloaded")
         assert int(answer.headers["Retry-After"]) == passed_on
 
 
-def test_a_gallery_with_a_contract_of_the_clouds_making_is_not_believed(edge: Edge, house: House) -> None:
+def test_a_gallery_with_a_contract_of_the_clouds_making_is_not_believed(edge: Edge) -> None:
     """A cloud that says a gallery is not sealed gets no unsealed template."""
     honest = edge.call("GET", "/v1/galleries/door").json()
     honest["contract"]["seal"] = None
-    fresh = house.edge("edge", cloud=QUICK)
-    fresh.line.always = answering(200, json.dumps(honest).encode())
+    fresh = edge.pair.edge("edge", cloud=QUICK)
+    fresh.transport.always = answering(200, json.dumps(honest).encode())
     body = assert_problem(fresh.verify("door", "someone", FACE), 409, "contract-mismatch")
     assert body["differing"] == ["seal"]
-    assert [sent.method for sent in fresh.line.crossed] == ["GET"]
+    assert [sent.method for sent in fresh.transport.requests] == ["GET"]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from edge_service.protection.profiles import check_profile_dimension, load_profile
 from shared.command import build
 from shared.errors import SetupError, Unprocessable
-from tests.support.edge import Edge, House, assert_problem
+from tests.support.edge import Edge, Pair, assert_problem
 from tests.support.patronus_profile import units
 
 WANTED = 128
@@ -25,8 +25,8 @@ FLOATS = {"Content-Type": "application/octet-stream"}
 @pytest.fixture(scope="module")
 def edges(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Edge]]:
     """An edge whose profile has a network, and one whose profile seals alone; each has a gallery of its name."""
-    with House(tmp_path_factory.mktemp("house")) as house:
-        found = {"default": house.edge("one"), "seal": house.edge("two", profile="seal")}
+    with Pair(tmp_path_factory.mktemp("pair")) as pair:
+        found = {"default": pair.edge("one"), "seal": pair.edge("two", profile="seal")}
         for name, edge in found.items():
             edge.make(name)
         yield found

@@ -10,8 +10,8 @@ import pytest
 # Blocks of 16 MiB are freed once, upon which glibc keeps such blocks in its heap; a small one on top holds it there.
 PROGRAM = """
 import ctypes, sys
-from edge_service.memory import give_back_large_blocks
-if sys.argv[1] == "given back" and not give_back_large_blocks():
+from edge_service.picture_memory import unmap_large_blocks
+if sys.argv[1] == "given back" and not unmap_large_blocks():
     raise SystemExit("not glibc")
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

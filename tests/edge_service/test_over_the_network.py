@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edge_service.app import create_app
 from edge_service.settings import CloudSettings, EdgeSettings, PictureLimits, WorkSettings
-from tests.support.edge import House, encoded, pixels, sample
+from tests.support.edge import Pair, encoded, pixels, sample
 
 FACE = sample("collins/portrait.png")
 SECONDS = 1.0
@@ -110,8 +110,8 @@ class Served:
 @pytest.fixture(scope="module")
 def served(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
-    with House(folder) as house:
-        cloud = CloudSettings(url="http://127.0.0.1:9", api_key_file=house.cloud_settings.first_key_file)
+    with Pair(folder) as pair:
+        cloud = CloudSettings(url="http://127.0.0.1:9", api_key_file=pair.cloud_settings.first_key_file)
         limits = PictureLimits(body_timeout_s=SECONDS)
         with Served(EdgeSettings(home=folder / "edge", cloud=cloud, pictures=limits)) as edge:
             yield edge

@@ -1,4 +1,4 @@
-"""The line for workers: keys take turns, and nothing is done for those who went away."""
+"""The queue of workers is fair between API keys, and work of disconnected callers is dropped."""
 
 from __future__ import annotations
 

@@ -10,11 +10,12 @@ import pytest
 
 from deploy.pair import Pair, free_port
 from shared.security.secret_files import read_secret
-from tests.support.pair_in_test import PICTURES, Relay, RunningPair
+from tests.support.servers import PICTURES, Relay, RunningPair
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory, models_folder: Path) -> Iterator[RunningPair]:
+    """One for all tests of a worker: each test names galleries of its own."""
     home = tmp_path_factory.mktemp("home")
     cloud, edge = free_port(), free_port()
     environment = {"PATRONUS_HOME": str(home), "PATRONUS_MODELS": str(models_folder)}

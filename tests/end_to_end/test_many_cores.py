@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -15,7 +15,7 @@ import pytest
 
 from deploy.pair import Pair, free_port
 from shared.security.secret_files import read_secret
-from tests.support.pair_in_test import PICTURES
+from tests.support.servers import PICTURES
 
 CORES = 96
 # Half of what the compose file allows: 16 workers, 15 and 15 of the models, those of asyncio's and of the libraries.
@@ -48,7 +48,7 @@ long sysconf(int name) {{
 
 @pytest.fixture(scope="module")
 def many_cores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a process that is told of 96 cores, whomever it asks."""
+    """The environment of a process to which every library reports 96 cores."""
     compiler = shutil.which("cc")
     if compiler is None or not Path("/proc/self/task").exists():
         pytest.skip("pretending cores needs Linux and a C compiler")
@@ -61,7 +61,7 @@ def many_cores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @contextmanager
 def at_most_threads(process: int, most: int) -> Iterator[None]:
-    """Moves a process into a control group of so many threads, where one can be made; else the count must do."""
+    """Moves a process into a control group with a limit of threads, where the system allows one."""
     base = Path("/sys/fs/cgroup")
     hierarchy = base if (base / "cgroup.controllers").exists() else base / "pids"
     group = hierarchy / f"patronus-test-{process}"
@@ -84,50 +84,52 @@ def threads_of(process: int) -> int:
 
 @pytest.fixture
 def _no_pools_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have bounded the libraries' pools; that would hide what is tested."""
+    """Removes limits on the libraries' thread pools, which the lanes of tests set and services should not need."""
     for name in tuple(os.environ):
         if name.endswith("_NUM_THREADS"):
             monkeypatch.delenv(name)
 
 
 @pytest.mark.usefixtures("_no_pools_named")
-def test_services_that_are_told_of_96_cores_answer_with_few_threads(
-    tmp_path: Path, models_folder: Path, many_cores: dict[str, str]
+@pytest.mark.parametrize(
+    "services",
+    [("cloud",), pytest.param(("cloud", "edge"), marks=pytest.mark.slow(reason="starts a pair that finds 40 faces"))],
+)
+def test_services_on_96_cores_answer_with_few_threads(
+    services: tuple[str, ...], tmp_path: Path, models_folder: Path, many_cores: dict[str, str]
 ) -> None:
-    cloud, edge = free_port(), free_port()
-    environment = many_cores | {
+    ports = {name: free_port() for name in services}
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    environment = many_cores | {f"PATRONUS_{name.upper()}__PORT": str(port) for name, port in ports.items()}
+    environment |= {
         "PATRONUS_HOME": str(tmp_path),
         "PATRONUS_MODELS": str(models_folder),
-        "PATRONUS_CLOUD__PORT": str(cloud),
-        "PATRONUS_EDGE__PORT": str(edge),
-        "PATRONUS_EDGE__CLOUD__URL": f"http://127.0.0.1:{cloud}",
+        "PATRONUS_EDGE__CLOUD__URL": urls["cloud"],
     }
     picture = (PICTURES / "obama" / "portrait.jpg").read_bytes()
     pair = Pair()
     try:
-        pair.start("cloud", "cloud_service", f"http://127.0.0.1:{cloud}", environment)
-        pair.start("edge", "edge_service", f"http://127.0.0.1:{edge}", environment)
-        processes = [pair.process_id(name) for name in ("cloud", "edge")]
-        key = read_secret(tmp_path / "edge" / "api_key").decode().strip()
-        with (
-            at_most_threads(processes[0], MOST_THREADS),
-            at_most_threads(processes[1], MOST_THREADS),
-            httpx.Client(
-                base_url=f"http://127.0.0.1:{edge}",
-                headers={"Authorization": f"Bearer {key}"},
-                trust_env=False,
-                timeout=60,
-            ) as client,
-            ThreadPoolExecutor(CALLERS) as callers,
-        ):
-            assert client.put("/v1/galleries/door").status_code == 201
+        with ExitStack() as opened:
+            for name, url in urls.items():
+                pair.start(name, f"{name}_service", url, environment)
+                opened.enter_context(at_most_threads(pair.process_id(name), MOST_THREADS))
+            key = read_secret(tmp_path / services[-1] / "api_key").decode().strip()
+            headers = {"Authorization": f"Bearer {key}"}
+            client = opened.enter_context(
+                httpx.Client(base_url=urls[services[-1]], headers=headers, trust_env=False, timeout=60)
+            )
 
             def call(number: int) -> int:
+                if "edge" not in services:
+                    return client.get("/v1/galleries").status_code
                 path = "identify" if number % 2 else f"subjects/s{number}/faces"
-                return client.post(f"/v1/galleries/door/{path}", files={"image": picture}).status_code
+                return client.post(f"/v1/galleries/staff/{path}", files={"image": picture}).status_code
 
+            if "edge" in services:
+                assert client.put("/v1/galleries/staff").status_code == 201
+            callers = opened.enter_context(ThreadPoolExecutor(CALLERS))
             answers = set(callers.map(call, range(CALLERS)))
-            threads = [threads_of(process) for process in processes]
+            threads = [threads_of(pair.process_id(name)) for name in services]
     finally:
         pair.stop()
     assert answers <= {200, 201}

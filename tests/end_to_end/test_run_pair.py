@@ -1,4 +1,4 @@
-"""``make run``: both services in the foreground, what it says when one of them is gone, and that both end with it."""
+"""``make run``: both services in the foreground; the end of one of them, or of the runner, ends all."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import pytest
 from deploy import pair as pair_module
 from deploy.pair import Pair, free_port
 from shared.urls import service_url
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 # A service closes within some 8 s of graceful shutdown; a loaded machine takes its time.
 _END_SECONDS = 30
 
 
-def test_a_service_that_is_killed_is_named_with_its_signal_and_the_other_ends_too(tmp_path: Path) -> None:
+def test_a_killed_service_is_reported_with_its_signal_and_the_other_one_ends(tmp_path: Path) -> None:
     ports = {"CLOUD": free_port(), "EDGE": free_port()}
     environment = {f"PATRONUS_{service}__PORT": str(port) for service, port in ports.items()}
     environment |= {"PATRONUS_HOME": str(tmp_path / "home")}
@@ -41,9 +41,9 @@ def test_a_service_that_is_killed_is_named_with_its_signal_and_the_other_ends_to
         assert address.read_text() == f"http://127.0.0.1:{ports['EDGE']}\n"
         address.write_text("http://127.0.0.1:1\n")  # as a second edge that was started on the same folder
         os.kill(_child(running.pid, "cloud_service"), signal.SIGKILL)
-        _, words = running.communicate(timeout=60)
+        _, errors = running.communicate(timeout=60)
     assert running.returncode == 1
-    assert "The cloud was killed (SIGKILL); both services end here." in words
+    assert "The cloud was killed (SIGKILL); both services end here." in errors
     assert address.read_text() == "http://127.0.0.1:1\n"  # it is not ours to remove
 
 
@@ -70,19 +70,19 @@ class Runner:
         self.cloud, self.edge = free_port(), free_port()
         environment = {"PATRONUS_CLOUD__PORT": str(self.cloud), "PATRONUS_EDGE__PORT": str(self.edge)}
         environment |= {f"PATRONUS_{service}__HOST": host for service in ("CLOUD", "EDGE")}
-        self._words = (home.parent / "words").open("w+b")
+        self._output = (home.parent / "output").open("w+b")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deploy.run_pair"],
             env=os.environ | environment | {"PATRONUS_HOME": str(home)},
             stdout=subprocess.DEVNULL,
-            stderr=self._words,
+            stderr=self._output,
             start_new_session=True,
         )
 
-    def words(self) -> str:
-        """Its standard error, and that of the services."""
-        self._words.seek(0)
-        return self._words.read().decode()
+    def output(self) -> str:
+        """Standard error of the runner and of the services."""
+        self._output.seek(0)
+        return self._output.read().decode()
 
     def services(self) -> list[int]:
         """The processes that were started with its home and have not ended."""
@@ -95,15 +95,15 @@ class Runner:
                     found.append(int(folder.name))
         return found
 
-    def wait_until(self, so: Callable[[], bool]) -> None:
-        """Returns when it is so."""
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Returns when the condition holds."""
         deadline = time.monotonic() + _END_SECONDS
-        while not so():
-            assert time.monotonic() < deadline, self.words()
+        while not condition():
+            assert time.monotonic() < deadline, self.output()
             time.sleep(0.02)
 
     def assert_all_ended(self) -> None:
-        """Neither it nor a service is left, the ports are free, and nobody told of a traceback."""
+        """Checks that no process is left, that the ports are free, and that there was no traceback."""
         self.process.wait(_END_SECONDS)
         self.wait_until(lambda: not self.services())
         for port in (self.cloud, self.edge):
@@ -111,14 +111,14 @@ class Runner:
             with socket.socket(family) as taker:
                 taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 taker.bind((self.host, port))
-        assert "Traceback" not in self.words()
+        assert "Traceback" not in self.output()
 
     def close(self) -> None:
         for pid in (self.process.pid, *self.services()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
-        self._words.close()
+        self._output.close()
 
 
 @pytest.fixture
@@ -134,10 +134,11 @@ def runner(tmp_path: Path, models_folder: Path) -> Iterator[Callable[..., Runner
         yield start
 
 
-def test_asked_to_end_again_and_again_while_the_cloud_starts_nothing_is_left(runner: Callable[..., Runner]) -> None:
+@pytest.mark.slow(reason="starts a pair of its own")
+def test_repeated_signals_during_the_start_leave_no_process_behind(runner: Callable[..., Runner]) -> None:
     running = runner()
     running.wait_until(lambda: bool(running.services()))
-    # A supervisor tells the whole group, and `make` its child once more.
+    # A supervisor signals the whole group, and `make` its child once more.
     os.killpg(running.process.pid, signal.SIGTERM)
     while running.services():
         running.process.send_signal(signal.SIGTERM)
@@ -146,6 +147,7 @@ def test_asked_to_end_again_and_again_while_the_cloud_starts_nothing_is_left(run
     assert running.process.returncode == 0
 
 
+@pytest.mark.slow(reason="starts a pair of its own")
 def test_ctrl_c_twice_ends_a_pair_on_an_ipv6_address(runner: Callable[..., Runner]) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -164,6 +166,7 @@ def test_ctrl_c_twice_ends_a_pair_on_an_ipv6_address(runner: Callable[..., Runne
     assert not (running.home / "edge" / "address").exists()
 
 
+@pytest.mark.slow(reason="starts a pair of its own")
 def test_the_services_of_a_runner_that_is_killed_end_too(runner: Callable[..., Runner]) -> None:
     running = runner()
     running.wait_until(lambda: len(running.services()) == 2)
@@ -171,7 +174,7 @@ def test_the_services_of_a_runner_that_is_killed_end_too(runner: Callable[..., R
     running.assert_all_ended()
 
 
-def test_a_service_that_does_not_end_when_asked_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stubborn.py").write_text(_STUBBORN)
     monkeypatch.setattr(pair_module, "_STOP_SECONDS", 0.2)
     port, pair = free_port(), Pair()
@@ -189,7 +192,7 @@ class Ready(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
-    def log_message(self, *words):
+    def log_message(self, *arguments):
         pass
 http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Ready).serve_forever()
 """

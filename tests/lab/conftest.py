@@ -22,7 +22,7 @@ SIDE, TILES, DIM = 112, 7, 16
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     """What a command answered."""
 
     status: int
@@ -36,11 +36,11 @@ class Said:
 
 
 @pytest.fixture(scope="session")
-def patronus() -> Callable[..., Said]:
+def patronus() -> Callable[..., CommandResult]:
     """Runs ``patronus ARGUMENTS`` in this process, through the very function that the command runs."""
     from shared.command import build, run
 
-    def call(*arguments: object) -> Said:
+    def call(*arguments: object) -> CommandResult:
         out, err = io.StringIO(), io.StringIO()
         with _arguments(["patronus", *map(str, arguments)]), redirect_stdout(out), redirect_stderr(err):
             try:
@@ -48,7 +48,7 @@ def patronus() -> Callable[..., Said]:
                 status = 0
             except SystemExit as end:
                 status = int(end.code or 0)
-        return Said(status, out.getvalue(), err.getvalue())
+        return CommandResult(status, out.getvalue(), err.getvalue())
 
     return call
 
@@ -114,8 +114,8 @@ def write_embedder() -> Callable[..., Path]:
             [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
         )
         onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
-        said = {"dim": DIM, "mean": 127.5, "scale": 1 / 64}
-        path.with_suffix(".embedder.json").write_text(json.dumps(said))
+        result = {"dim": DIM, "mean": 127.5, "scale": 1 / 64}
+        path.with_suffix(".embedder.json").write_text(json.dumps(result))
         return path
 
     return write

@@ -56,14 +56,14 @@ def done(
         "--quick",
         *kept,
     )
-    said = {}
+    result = {}
     with contextlib.chdir(elsewhere):
-        said["train"] = patronus(*train)
-        said["calibrate"] = patronus("lab", "calibrate", *kept)
-        said["evaluate"] = patronus("lab", "evaluate", "--most", 20, "--judge", f"{judge}=0.8", *kept)
-        said["export"] = patronus("lab", "export", "--to", home / "profiles", *kept)
+        result["train"] = patronus(*train)
+        result["calibrate"] = patronus("lab", "calibrate", *kept)
+        result["evaluate"] = patronus("lab", "evaluate", "--most", 20, "--judge", f"{judge}=0.8", *kept)
+        result["export"] = patronus("lab", "export", "--to", home / "profiles", *kept)
     return SimpleNamespace(
-        home=home, out=out, kept=kept, train=train, said=said, embedder=embedder, elsewhere=elsewhere
+        home=home, out=out, kept=kept, train=train, result=result, embedder=embedder, elsewhere=elsewhere
     )
 
 
@@ -79,15 +79,15 @@ def _pin(run: Run) -> EmbedderPin:
 
 
 def test_each_step_says_what_it_did_and_what_comes_next(done: SimpleNamespace) -> None:
-    assert {name: said.status for name, said in done.said.items()} == dict.fromkeys(done.said, 0), [
-        said.err[-500:] for said in done.said.values()
+    assert {name: result.status for name, result in done.result.items()} == dict.fromkeys(done.result, 0), [
+        result.err[-500:] for result in done.result.values()
     ]
-    assert "patronus lab calibrate --out" in done.said["train"].out
-    assert "statistical budget" in done.said["calibrate"].out
-    assert "| protected |" in done.said["evaluate"].out
-    assert "attacker: attentive (held out)" in done.said["evaluate"].out
-    assert "judge: type I" in done.said["evaluate"].out
-    assert str(done.home / "profiles" / "own") in done.said["export"].out
+    assert "patronus lab calibrate --out" in done.result["train"].out
+    assert "statistical budget" in done.result["calibrate"].out
+    assert "| protected |" in done.result["evaluate"].out
+    assert "attacker: attentive (held out)" in done.result["evaluate"].out
+    assert "judge: type I" in done.result["evaluate"].out
+    assert str(done.home / "profiles" / "own") in done.result["export"].out
 
 
 def test_nothing_is_written_but_where_it_was_asked_for(done: SimpleNamespace) -> None:
@@ -109,7 +109,7 @@ def test_calibration_allows_something_and_says_on_whom_it_rests(done: SimpleName
     found = json.loads((done.out / "calibration.json").read_text())
     assert 0 < found["phi_max"] <= 75
     assert 300 < found["people"] < PEOPLE / 3
-    assert f"on {found['people']} people" in done.said["calibrate"].out
+    assert f"on {found['people']} people" in done.result["calibrate"].out
 
 
 def test_evaluation_is_of_people_who_test_alone(done: SimpleNamespace) -> None:
@@ -145,7 +145,7 @@ def test_evaluation_tells_false_matches_by_age_sex_and_group_where_names_hold_th
         assert told["value"] == pytest.approx(rate, abs=1e-4 if kind == "clean" else 0.01)
     assert {row["sex"] for row in found["clean"]} == {None, "male", "female"}
     assert {row["ages"] for row in found["clean"]} == {"0 to 2", "25 to 45"}
-    assert "| ages, cosine 0.85 |" in done.said["evaluate"].out
+    assert "| ages, cosine 0.85 |" in done.result["evaluate"].out
     assert "| ages, cosine 0.85 |" in (done.home / "profiles" / "own" / "MODEL_CARD.md").read_text()
 
 
@@ -173,9 +173,9 @@ def test_the_edge_reads_the_profile_and_its_templates_are_those_of_torch(done: S
     seal = np.linalg.qr(random.standard_normal((16, 16)))[0].astype(np.float32)
     limits = np.linspace(0, 1, 50, dtype=np.float32)
     templates, angles = PatronusGraph(step, profile.graph, "own").run(rows, seeds, limits, seal)
-    turned = network(*(torch.from_numpy(value) for value in (rows, seeds, limits, seal)))
-    assert np.abs(templates - turned.template.numpy()).max() <= 1e-5
-    assert np.abs(angles - turned.angle.numpy()).max() <= 1e-5
+    output = network(*(torch.from_numpy(value) for value in (rows, seeds, limits, seal)))
+    assert np.abs(templates - output.template.numpy()).max() <= 1e-5
+    assert np.abs(angles - output.angle.numpy()).max() <= 1e-5
     assert angles.max() > 0.01
     assert step.input_norm is not None
     lengths = np.linalg.norm(material.labelled.raw, axis=1)
@@ -232,9 +232,9 @@ def test_a_network_that_was_lost_comes_back_bit_by_bit(
 
 def test_other_options_do_not_go_into_the_same_folder(done: SimpleNamespace, patronus: Callable[..., Any]) -> None:
     before = (done.out / "recipe.json").read_bytes()
-    said = patronus(*done.train, "--seed", 1)
-    assert said.status == 1
-    assert said.sentence == (
+    result = patronus(*done.train, "--seed", 1)
+    assert result.status == 1
+    assert result.sentence == (
         f"{done.out} holds a training with other options or data; name another folder with --out, or remove it."
     )
     assert (done.out / "recipe.json").read_bytes() == before
@@ -243,9 +243,9 @@ def test_other_options_do_not_go_into_the_same_folder(done: SimpleNamespace, pat
 def test_a_profile_is_replaced_only_if_asked(done: SimpleNamespace, patronus: Callable[..., Any]) -> None:
     home = done.home / "profiles"
     before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
-    said = patronus("lab", "export", "--to", home, *done.kept)
-    assert said.status == 1
-    assert said.sentence == "A protection profile 'own' is there already; name another, or replace it."
+    result = patronus("lab", "export", "--to", home, *done.kept)
+    assert result.status == 1
+    assert result.sentence == "A protection profile 'own' is there already; name another, or replace it."
     assert patronus("lab", "export", "--to", home, "--replace", *done.kept).status == 0
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
 
@@ -288,10 +288,10 @@ def test_a_network_that_may_not_turn_at_all_is_not_published(
     assert calibrated.status == 0
     assert "statistical budget  0.0 degrees" in calibrated.out
     assert "no margin (phi = 0) 100.00% of faces" in calibrated.out
-    said = patronus("lab", "export", "--to", copy.parent / "profiles", *kept)
-    assert said.status == 1
-    assert "allowed no perturbation at all, so a profile of it would protect nothing; " in said.sentence
-    assert advice in said.sentence
+    result = patronus("lab", "export", "--to", copy.parent / "profiles", *kept)
+    assert result.status == 1
+    assert "allowed no perturbation at all, so a profile of it would protect nothing; " in result.sentence
+    assert advice in result.sentence
     assert not (copy.parent / "profiles").exists()
 
 
@@ -316,9 +316,9 @@ def test_a_damaged_part_is_told_by_its_name_and_nothing_is_touched(
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     asked = done.train[:-4] if command == "train" else ("lab", command)
     more = ("--to", copy.parent / "profiles") if command == "export" else ()
-    said = patronus(*asked, *more, "--out", copy, "--cache", done.home / "cache")
-    assert said.status == 1
-    assert said.sentence == (
+    result = patronus(*asked, *more, "--out", copy, "--cache", done.home / "cache")
+    assert result.status == 1
+    assert result.sentence == (
         f"{copy / name} is damaged, or was written by another version; remove it, and it is made again."
     )
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
@@ -333,9 +333,9 @@ def test_before_calibration_nothing_is_measured_or_published(
     kept = ("--out", copy, "--cache", done.home / "cache")
     for command in ("evaluate", "export"):
         more = ("--to", copy.parent / "profiles") if command == "export" else ()
-        said = patronus("lab", command, *more, *kept)
-        assert said.status == 1
-        assert said.sentence == f"{copy} is not calibrated; run patronus lab calibrate --out {copy}."
+        result = patronus("lab", command, *more, *kept)
+        assert result.status == 1
+        assert result.sentence == f"{copy} is not calibrated; run patronus lab calibrate --out {copy}."
     assert not (copy / "evaluation.json").exists()
     assert not (copy.parent / "profiles").exists()
 
@@ -345,25 +345,25 @@ def test_a_judge_without_its_threshold_is_refused(
     judge: str, done: SimpleNamespace, patronus: Callable[..., Any]
 ) -> None:
     before = (done.out / "evaluation.json").read_bytes()
-    said = patronus("lab", "evaluate", "--judge", judge, *done.kept)
-    assert said.status == 1
-    assert said.sentence == f"A judge is given as NAME_OR_PATH=TAU, with TAU a cosine; this is {judge}."
+    result = patronus("lab", "evaluate", "--judge", judge, *done.kept)
+    assert result.status == 1
+    assert result.sentence == f"A judge is given as NAME_OR_PATH=TAU, with TAU a cosine; this is {judge}."
     assert (done.out / "evaluation.json").read_bytes() == before
 
 
 def test_a_judge_that_is_not_there_is_refused(done: SimpleNamespace, patronus: Callable[..., Any]) -> None:
-    said = patronus("lab", "evaluate", "--judge", f"{done.home / 'none.onnx'}=0.3", *done.kept)
-    assert said.status == 1
-    assert "none.onnx cannot be read" in said.sentence
+    result = patronus("lab", "evaluate", "--judge", f"{done.home / 'none.onnx'}=0.3", *done.kept)
+    assert result.status == 1
+    assert "none.onnx cannot be read" in result.sentence
 
 
 def test_two_judges_of_one_name_are_refused(
     done: SimpleNamespace, tmp_path: Path, write_embedder: Callable[..., Path], patronus: Callable[..., Any]
 ) -> None:
     target = write_embedder(tmp_path / "target.onnx", seed=2)
-    said = patronus("lab", "evaluate", "--judge", f"{target}=0.3", *done.kept)
-    assert said.status == 1
-    assert said.sentence == "Two judges are called target; give the file of one of them another name."
+    result = patronus("lab", "evaluate", "--judge", f"{target}=0.3", *done.kept)
+    assert result.status == 1
+    assert result.sentence == "Two judges are called target; give the file of one of them another name."
 
 
 # Figures
@@ -376,15 +376,15 @@ def test_figures_are_drawn_of_an_evaluated_training(
     portraits.mkdir()
     for path in (Path(__file__).parents[1] / "pictures").glob("*/portrait.*"):
         shutil.copy(path, portraits / f"{path.parent.name}{path.suffix}")
-    said = patronus("lab", "figures", "--portraits", portraits, "--to", tmp_path / "figures", *done.kept)
-    assert said.status == 0, said.sentence
+    result = patronus("lab", "figures", "--portraits", portraits, "--to", tmp_path / "figures", *done.kept)
+    assert result.status == 0, result.sentence
     drawn = sorted((tmp_path / "figures").iterdir())
     assert [path.name for path in drawn] == ["own-angles.png", "own-breach.png", "own-curve.png"]
     for path in drawn:
         with Image.open(path) as figure:
             assert figure.size[0] > 300
             assert np.asarray(figure.convert("L")).std() > 5
-        assert str(path) in said.out
+        assert str(path) in result.out
 
 
 def test_figures_need_an_evaluation(
@@ -392,7 +392,7 @@ def test_figures_need_an_evaluation(
 ) -> None:
     (copy / "evaluation.json").unlink()
     kept = ("--out", copy, "--cache", done.home / "cache")
-    said = patronus("lab", "figures", "--portraits", tmp_path, "--to", tmp_path / "figures", *kept)
-    assert said.status == 1
-    assert "is not evaluated" in said.sentence
+    result = patronus("lab", "figures", "--portraits", tmp_path, "--to", tmp_path / "figures", *kept)
+    assert result.status == 1
+    assert "is not evaluated" in result.sentence
     assert not (tmp_path / "figures").exists()

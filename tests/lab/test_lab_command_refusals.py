@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.attacks.inversion import InversionOptions
+from lab.defence.decoders import InversionOptions
 from lab.defence.perturbation import PerturbationOptions
 from lab.defence.recipe import Recipe, read_recipe
 from shared.errors import Conflict, SetupError
@@ -30,12 +30,12 @@ def train(
     return call
 
 
-def _sentence(said: Any, status: int = 1) -> str:
+def _sentence(result: Any, status: int = 1) -> str:
     """The one sentence that was told."""
-    assert said.status == status, said.err
-    assert not said.out
-    assert "Traceback" not in said.err
-    sentence: str = said.sentence
+    assert result.status == status, result.err
+    assert not result.out
+    assert "Traceback" not in result.err
+    sentence: str = result.sentence
     assert sentence.endswith(".")
     return sentence
 
@@ -54,9 +54,9 @@ def test_too_few_people_are_told_with_how_many_are_needed(
     # Of 20 people about half fit, and the erase step needs as many of them as the embedder has dimensions.
     few = faces_tar(tmp_path / "few.tar", 20)
     assert "To fit the erase step, 16 people with two pictures or more are needed, and " in (
-        said := _sentence(train("--images", few))
+        result := _sentence(train("--images", few))
     )
-    assert said.endswith("about 32 such people in all will do.")
+    assert result.endswith("about 32 such people in all will do.")
     _nothing_begun(tmp_path)
 
 
@@ -64,18 +64,18 @@ def test_too_few_to_calibrate_are_told(
     train: Callable[..., Any], faces_tar: Callable[..., Path], tmp_path: Path
 ) -> None:
     some = faces_tar(tmp_path / "some.tar", 60)
-    said = _sentence(train("--images", some))
-    assert said.startswith("To calibrate, 20 people with two pictures or more are needed, and ")
-    assert said.endswith("about 100 such people in all will do.")
+    result = _sentence(train("--images", some))
+    assert result.startswith("To calibrate, 20 people with two pictures or more are needed, and ")
+    assert result.endswith("about 100 such people in all will do.")
     _nothing_begun(tmp_path)
 
 
 def test_one_picture_a_person_is_not_enough(
     train: Callable[..., Any], faces_tar: Callable[..., Path], tmp_path: Path
 ) -> None:
-    said = _sentence(train("--images", faces_tar(tmp_path / "single.tar", 60, each=1)))
-    assert "with two pictures or more are needed, and " in said
-    assert "has 0 in that part" in said
+    result = _sentence(train("--images", faces_tar(tmp_path / "single.tar", 60, each=1)))
+    assert "with two pictures or more are needed, and " in result
+    assert "has 0 in that part" in result
     _nothing_begun(tmp_path)
 
 
@@ -83,11 +83,11 @@ def test_too_few_pictures_for_attackers_are_told(
     train: Callable[..., Any], faces_tar: Callable[..., Path], tmp_path: Path
 ) -> None:
     enough = faces_tar(tmp_path / "people.tar", 150)
-    said = _sentence(train("--images", enough))
-    assert said.startswith("Attackers need 1000 pictures to learn on, half of the people's; there are ")
+    result = _sentence(train("--images", enough))
+    assert result.startswith("Attackers need 1000 pictures to learn on, half of the people's; there are ")
     few = faces_tar(tmp_path / "few.tar", 10, seed=1)
-    said = _sentence(train("--images", few, "--people", enough))
-    assert "few.tar gives 20 faces where at least 1000 are needed" in said
+    result = _sentence(train("--images", few, "--people", enough))
+    assert "few.tar gives 20 faces where at least 1000 are needed" in result
     _nothing_begun(tmp_path)
 
 
@@ -96,8 +96,8 @@ def test_the_same_source_under_another_name_is_still_the_same(
 ) -> None:
     """Else attackers would learn on the people who test."""
     (tmp_path / "link.tar").symlink_to(faces_tar(tmp_path / "people.tar", 150))
-    said = _sentence(train("--images", "link.tar", "--people", tmp_path / "people.tar"))
-    assert said.startswith("Attackers need 1000 pictures to learn on, half of the people's; there are ")
+    result = _sentence(train("--images", "link.tar", "--people", tmp_path / "people.tar"))
+    assert result.startswith("Attackers need 1000 pictures to learn on, half of the people's; there are ")
 
 
 def _flat(folder: Path, faces: Path) -> Path:
@@ -117,16 +117,16 @@ def test_a_folder_in_which_nobody_is_known_is_told(
     train: Callable[..., Any], faces_tar: Callable[..., Path], tmp_path: Path
 ) -> None:
     flat = _flat(tmp_path / "flat", faces_tar(tmp_path / "few.tar", 3))
-    said = _sentence(train("--images", flat))
-    assert "put the pictures of each person into a sub-folder of its own, of 100 people or more" in said
+    result = _sentence(train("--images", flat))
+    assert "put the pictures of each person into a sub-folder of its own, of 100 people or more" in result
     _nothing_begun(tmp_path)
 
 
 def test_a_folder_without_faces_is_told(train: Callable[..., Any], tmp_path: Path, models_folder: Path) -> None:
     (tmp_path / "notes").mkdir()
     for given in ("notes", "notes"):
-        said = _sentence(train("--images", given))
-        assert said.startswith("notes gives 0 faces where at least 1 are needed; ")
+        result = _sentence(train("--images", given))
+        assert result.startswith("notes gives 0 faces where at least 1 are needed; ")
         (tmp_path / "notes" / "read.me").write_text("no picture")
     _nothing_begun(tmp_path)
 
@@ -135,8 +135,8 @@ def test_a_folder_without_faces_is_told(train: Callable[..., Any], tmp_path: Pat
 
 
 def test_missing_sources_are_told(train: Callable[..., Any], faces_tar: Callable[..., Path], tmp_path: Path) -> None:
-    said = _sentence(train("--images", "none.tar"))
-    assert said == "none.tar is missing; name a folder of pictures or a tar of aligned faces."
+    result = _sentence(train("--images", "none.tar"))
+    assert result == "none.tar is missing; name a folder of pictures or a tar of aligned faces."
     few = faces_tar(tmp_path / "few.tar", 3)
     assert _sentence(train("--images", few, "--people", "none")).startswith("none is missing; ")
     (tmp_path / "text.tar").write_text("not a tar")
@@ -145,8 +145,8 @@ def test_missing_sources_are_told(train: Callable[..., Any], faces_tar: Callable
 
 
 def test_ones_own_embedder_needs_a_threshold(train: Callable[..., Any], tmp_path: Path) -> None:
-    said = _sentence(train("--images", "none.tar", tau=None))
-    assert said == (
+    result = _sentence(train("--images", "none.tar", tau=None))
+    assert result == (
         f"The threshold of {tmp_path / 'mine.onnx'} is not known; give your system's cosine threshold with --tau."
     )
     _nothing_begun(tmp_path)
@@ -178,17 +178,17 @@ def test_an_embedder_that_is_none_is_told(train: Callable[..., Any], tmp_path: P
 def test_wrong_usage_names_the_option(option: str, value: object, train: Callable[..., Any], tmp_path: Path) -> None:
     given = {"tau": value} if option == "--tau" else {}
     more = () if option == "--tau" else (option, value)
-    said = train("--images", "none.tar", *more, **given)
-    assert said.status == 2
-    assert option in said.err
-    assert "Traceback" not in said.err
+    result = train("--images", "none.tar", *more, **given)
+    assert result.status == 2
+    assert option in result.err
+    assert "Traceback" not in result.err
     _nothing_begun(tmp_path)
 
 
 def test_images_must_be_named(train: Callable[..., Any], patronus: Callable[..., Any]) -> None:
-    said = train()
-    assert said.status == 2
-    assert "--images" in said.err
+    result = train()
+    assert result.status == 2
+    assert "--images" in result.err
     assert patronus("lab", "evaluate", "--most", 5).status == 2
 
 
@@ -206,15 +206,15 @@ def test_before_training_nothing_can_be_done(
 ) -> None:
     for folder in ("run", "file"):
         (tmp_path / "file").touch()
-        said = patronus("lab", command, "--out", folder)
-        assert _sentence(said) == (f"{folder} holds no training; start one with patronus lab train --out {folder}.")
+        result = patronus("lab", command, "--out", folder)
+        assert _sentence(result) == (f"{folder} holds no training; start one with patronus lab train --out {folder}.")
     _nothing_begun(tmp_path)
     _recipe().write(tmp_path / "run")
-    said = _sentence(patronus("lab", command, "--out", "run"))
+    result = _sentence(patronus("lab", command, "--out", "run"))
     if command == "export":
-        assert said == "run is not calibrated; run patronus lab calibrate --out run."
+        assert result == "run is not calibrated; run patronus lab calibrate --out run."
     else:
-        assert said == "run holds no trained network yet; run patronus lab train --out run."
+        assert result == "run holds no trained network yet; run patronus lab train --out run."
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.json"]
     assert not (tmp_path / "profiles").exists()
 
@@ -227,8 +227,8 @@ def test_a_damaged_recipe_is_told_and_left_alone(
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.json").write_text(damage, encoding="latin-1")
     before = (tmp_path / "run/recipe.json").read_bytes()
-    said = train("--images", "none.tar") if command == "train" else patronus("lab", command, "--out", "run")
-    assert _sentence(said) == "run/recipe.json is damaged, or was written by another version."
+    result = train("--images", "none.tar") if command == "train" else patronus("lab", command, "--out", "run")
+    assert _sentence(result) == "run/recipe.json is damaged, or was written by another version."
     assert (tmp_path / "run/recipe.json").read_bytes() == before
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.json"]
 
@@ -238,15 +238,15 @@ def test_another_training_in_the_folder_is_told_before_any_face_is_read(
 ) -> None:
     _recipe().write(tmp_path / "run")
     before = (tmp_path / "run/recipe.json").read_bytes()
-    said = _sentence(train("--images", "none.tar"))
-    assert said == "run holds a training with other options or data; name another folder with --out, or remove it."
+    result = _sentence(train("--images", "none.tar"))
+    assert result == "run holds a training with other options or data; name another folder with --out, or remove it."
     assert (tmp_path / "run/recipe.json").read_bytes() == before
 
 
 def test_a_file_is_no_folder_for_a_training(train: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    said = _sentence(train("--images", "none.tar", out="notes.txt"))
-    assert said == "notes.txt is not a folder; name another one with --out."
+    result = _sentence(train("--images", "none.tar", out="notes.txt"))
+    assert result == "notes.txt is not a folder; name another one with --out."
     with pytest.raises(SetupError, match=r"cannot be a folder \(Not a directory\); name another one with --out"):
         _recipe().write(tmp_path / "notes.txt" / "run")
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -271,7 +271,7 @@ def test_a_recipe_comes_back_as_it_was(tmp_path: Path) -> None:
 )
 def test_a_recipe_that_makes_no_sense_is_refused(changes: dict[str, object], tmp_path: Path) -> None:
     _recipe().write(tmp_path)
-    said = json.loads((tmp_path / "recipe.json").read_text()) | changes
-    (tmp_path / "recipe.json").write_text(json.dumps(said))
+    result = json.loads((tmp_path / "recipe.json").read_text()) | changes
+    (tmp_path / "recipe.json").write_text(json.dumps(result))
     with pytest.raises(SetupError, match="is damaged, or was written by another version"):
         read_recipe(tmp_path)

@@ -1,4 +1,4 @@
-"""``make bench-cloud``: identification and verification over HTTP, beside FAISS on the same templates, in one run."""
+"""``make bench-cloud``: throughput of identification and verification, compared with FAISS and a bare FastAPI route."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from shared.security.process_limits import usable_cpus
 from shared.security.secret_files import read_secret
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import NewThreshold
-from tests.load import bare
-from tests.load.closed_loop import Load, answers, request, under_load
+from tests.load import plain_fastapi
+from tests.load.closed_loop import Load, answers, closed_loop, request
 
 Rows = NDArray[np.float32]
 TAU: Final = 0.384
@@ -85,7 +85,7 @@ def main(
 
 
 def people(size: int, dim: int, seed: int = 0) -> Rows:
-    """Unit embeddings as a gallery of people has them: (size, dim) float32, four pictures of each in turn."""
+    """Unit embeddings of people, four pictures of each in sequence: (size, dim) float32."""
     random = np.random.default_rng(seed)
     centres = _unit(random.standard_normal((-(-size // PER_PERSON), dim), dtype=np.float32))
     return pictures_of(np.repeat(centres, PER_PERSON, axis=0)[:size], random)
@@ -149,13 +149,13 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
             about["start_seconds"] = seconds_to_start
 
             def measured(what: str, requests: list[bytes]) -> Iterator[dict[str, Any]]:
-                asyncio.run(under_load("127.0.0.1", port, requests, max(callers), 1))  # warm
+                asyncio.run(closed_loop("127.0.0.1", port, requests, max(callers), 1))  # warm
                 for count in callers:
-                    load = asyncio.run(under_load("127.0.0.1", port, requests, count, seconds))
+                    load = asyncio.run(closed_loop("127.0.0.1", port, requests, count, seconds))
                     held = _resident(process)
                     line = about | {"what": what, "concurrency": count} | asdict(load) | _beside(what, count, load, raw)
                     if what == "verify":
-                        line |= _beside_bare(port, requests, count, seconds)
+                        line |= _beside_plain_fastapi(port, requests, count, seconds)
                     yield line | {"memory_bytes": held, "memory_over_vectors": held / (size * dim * 4)}
 
             cloud.put("/index", json={"kind": "exact"}).raise_for_status()
@@ -172,14 +172,14 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
 
 
 def _best(answered: list[Any]) -> list[str | None]:
-    """Who was found for each probe, if anybody."""
+    """The best candidate for each probe, if any."""
     first = (answer["results"][0]["candidates"][:1] for answer in answered)
     return [candidates[0]["subject"] if candidates else None for candidates in first]
 
 
 @contextmanager
 def _served(environment: dict[str, str], port: int) -> Iterator[tuple[int, float]]:
-    """A cloud that is ready: the id of its process, and how long it took."""
+    """A cloud that is ready: its process id, and the seconds until it was ready."""
     pair, began = Pair(), time.perf_counter()
     try:
         pair.start("cloud", "cloud_service", f"http://127.0.0.1:{port}", environment)
@@ -233,32 +233,37 @@ def _beside(what: str, callers: int, load: Load, raw: dict[str, float]) -> dict[
     return found
 
 
-def _beside_bare(port: int, requests: list[bytes], callers: int, seconds: float) -> dict[str, float]:
-    """What a route of FastAPI that only reads the same requests and answers carries, in turn with the cloud.
+def _beside_plain_fastapi(port: int, requests: list[bytes], callers: int, seconds: float) -> dict[str, float]:
+    """Loads a bare FastAPI route and the cloud alternately with the same requests.
 
-    The machine has other work than ours, by the minute: the ratio is the middle one of some pairs of short loads.
+    Other work on the machine changes by the minute: the ratio is the median of some pairs of short loads.
     """
-    pair, bare_port = Pair(), free_port()
+    pair, plain_port = Pair(), free_port()
     try:
-        pair.start("bare", "tests.load.bare", f"http://127.0.0.1:{bare_port}", {bare.PORT: str(bare_port)})
-        asyncio.run(under_load("127.0.0.1", bare_port, requests, callers, 1))  # warm
+        pair.start(
+            "plain_fastapi",
+            "tests.load.plain_fastapi",
+            f"http://127.0.0.1:{plain_port}",
+            {plain_fastapi.PORT: str(plain_port)},
+        )
+        asyncio.run(closed_loop("127.0.0.1", plain_port, requests, callers, 1))  # warm
         loads = [
             [
-                asyncio.run(under_load("127.0.0.1", each, requests, callers, seconds / _PAIRS))
-                for each in (port, bare_port)
+                asyncio.run(closed_loop("127.0.0.1", each, requests, callers, seconds / _PAIRS))
+                for each in (port, plain_port)
             ]
             for _ in range(_PAIRS)
         ]
     finally:
         pair.stop()
     ratios = [ours.answered / alone.answered for ours, alone in loads]
-    return {"verify_bare": float(np.median([alone.answered for _, alone in loads]))} | {
-        f"ratio_to_bare{name}": float(np.percentile(ratios, share)) for name, share in _RATIOS.items()
+    return {"verify_plain_fastapi": float(np.median([alone.answered for _, alone in loads]))} | {
+        f"ratio_to_plain_fastapi{name}": float(np.percentile(ratios, share)) for name, share in _RATIOS.items()
     }
 
 
 def filled(home: Path, vectors: Rows) -> Contract:
-    """A cloud's home whose record holds these templates; written past the service, which would take hours."""
+    """Makes a cloud's home with these templates, by writing to its record: the service would take hours."""
     contract = Contract(
         dim=vectors.shape[1],
         embedder=EmbedderPin(name="bench", sha256="0" * 64, preprocessing="none"),
@@ -282,7 +287,10 @@ def filled(home: Path, vectors: Rows) -> Contract:
             for start in range(0, len(vectors), _AT_A_TIME):
                 some = range(start, min(start + _AT_A_TIME, len(vectors)))
                 blobs = to_blobs(
-                    vectors[some.start : some.stop], [f"s{at // PER_PERSON}" for at in some], gallery.id, gallery.turn
+                    vectors[some.start : some.stop],
+                    [f"s{at // PER_PERSON}" for at in some],
+                    gallery.id,
+                    gallery.key_version,
                 )
                 rows = [
                     {"subject_id": at // PER_PERSON + 1, "uid": f"{at:032x}", "vector": blob, **now}
@@ -303,10 +311,10 @@ def _resident(process: int) -> int:
 
 
 def speed_table(lines: list[dict[str, Any]]) -> Table:
-    """What was measured of each size, question and number of callers."""
+    """A row for each size, operation and number of callers."""
     heads = (
         "templates",
-        "asked",
+        "operation",
         "callers",
         "a second",
         "p50 ms",

@@ -1,4 +1,4 @@
-"""``make bench-recall``: what the index proposes among a million templates, for pictures of real people.
+"""``make bench-recall``: recall of the index among a million templates, for pictures of real people.
 
 The gallery holds one embedding of each person, and others drawn with their mean and covariance up to the wanted size;
 the probes are the people's other pictures. Told is how often the nearest template, found by plain products of all, is
@@ -46,8 +46,8 @@ def main(
     gallery = _filled_up(np.concatenate([embedded[first], others]), size, random)
     probes = np.delete(embedded, first, axis=0)
     for sealed in (False, True):
-        turn = np.linalg.qr(random.standard_normal((gallery.shape[1],) * 2))[0] if sealed else np.eye(gallery.shape[1])
-        for line in _measured(unit((gallery @ turn).astype(np.float32)), unit((probes @ turn).astype(np.float32)), tau):
+        seal = np.linalg.qr(random.standard_normal((gallery.shape[1],) * 2))[0] if sealed else np.eye(gallery.shape[1])
+        for line in _measured(unit((gallery @ seal).astype(np.float32)), unit((probes @ seal).astype(np.float32)), tau):
             typer.echo(json.dumps({"size": size, "embedder": encoder.name, "tau": tau, "sealed": sealed} | line))
 
 

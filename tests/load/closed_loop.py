@@ -1,4 +1,4 @@
-"""Load on a service over HTTP: callers that each send their next request when the last was answered."""
+"""Closed-loop load: callers that each send their next request when the last was answered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OK: Final = b"HTTP/1.1 200"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of it.
+    """Figures of a load.
 
     Attributes:
         answered: requests a second, of those answered with 200.
@@ -33,7 +33,7 @@ class Load:
 
 
 def request(url: str, key: str, body: bytes, method: str = "POST", kind: str = "application/json") -> bytes:
-    """A request as it goes over the wire, on a connection that stays open; ``kind`` is the body's media type."""
+    """The bytes of a request on a connection that stays open; ``kind`` is the media type of the body."""
     place = urlsplit(url)
     head = (
         f"{method} {place.path} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer {key}\r\n"
@@ -43,7 +43,7 @@ def request(url: str, key: str, body: bytes, method: str = "POST", kind: str = "
 
 
 async def answers(host: str, port: int, requests: Sequence[bytes]) -> list[Any]:
-    """Sends each request once, one after the other, and gives the JSON of the answers.
+    """Sends each request once, one after the other; returns the JSON of the answers.
 
     Raises:
         ValueError: one was not answered with 200.
@@ -61,24 +61,24 @@ async def answers(host: str, port: int, requests: Sequence[bytes]) -> list[Any]:
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """Head and body of an answer."""
+    """Reads an answer: head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
     return head, await reader.readexactly(int(length))
 
 
-async def under_load(host: str, port: int, requests: Sequence[bytes], callers: int, seconds: float) -> Load:
-    """Sends requests, in turn, from so many callers for so long.
+async def closed_loop(host: str, port: int, requests: Sequence[bytes], callers: int, seconds: float) -> Load:
+    """Sends requests from a number of callers for some seconds.
 
-    A client library would take as much of the processor as the service: this one writes bytes and reads as many as the
-    answer's head says.
+    A client library would use as much of the processor as the service. This one writes bytes, and reads as many as the
+    Content-Length of the answer says.
 
     Args:
         host: of the service.
         port: of the service.
         requests: as ``request`` makes them.
         callers: connections, each with one request at a time.
-        seconds: how long; what is on its way then is waited for, and counted.
+        seconds: how long; answers to the last requests are waited for, and counted.
     """
     taken: list[float] = []
     refused = 0

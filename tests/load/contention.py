@@ -1,4 +1,4 @@
-"""``make contention``: what searches wait for while somebody enrolls and somebody erases, at one rate of searches."""
+"""``make contention``: latency of searches at a fixed rate, while others enroll and erase."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from shared.command import finite, run
 from shared.security.credentials import UNLIMITED
 from shared.security.secret_files import read_secret
 from tests.load.bench_cloud import filled, people
-from tests.load.closed_loop import request, under_load
-from tests.load.open_loop import Answered, Asked, steadily
+from tests.load.closed_loop import closed_loop, request
+from tests.load.open_loop import Request, Response, open_loop
 
 _HOST: Final = "127.0.0.1"
 _GALLERY: Final = "bench"
@@ -30,13 +30,13 @@ _PROBES: Final = 256
 _CALLERS: Final = 8
 _CONNECTIONS: Final = 64
 _WARM_SECONDS: Final = 2.0
-_TURNS: Final = 6
+_ROUNDS: Final = 6
 app = typer.Typer()
 
 
 @dataclass(frozen=True, slots=True)
 class _Cloud:
-    """A running one with a filled gallery."""
+    """A running cloud with a filled gallery."""
 
     port: int
     key: str
@@ -45,12 +45,12 @@ class _Cloud:
 
     def enroll(self, subject: str, row: np.ndarray[Any, Any]) -> bytes:
         body = {"templates": [{"id": uuid.uuid4().hex, "template": envelope(row, self.digest)}]}
-        return self._asked("POST", f"/subjects/{subject}/templates", json.dumps(body).encode())
+        return self._request("POST", f"/subjects/{subject}/templates", json.dumps(body).encode())
 
     def erase(self, subject: str) -> bytes:
-        return self._asked("DELETE", f"/subjects/{subject}", b"")
+        return self._request("DELETE", f"/subjects/{subject}", b"")
 
-    def _asked(self, method: str, path: str, body: bytes) -> bytes:
+    def _request(self, method: str, path: str, body: bytes) -> bytes:
         return request(f"http://{_HOST}:{self.port}/v1/galleries/{_GALLERY}{path}", self.key, body, method)
 
 
@@ -59,15 +59,15 @@ def main(
     sizes: Annotated[str, typer.Option(help="Templates, by comma.")] = "1000000",
     dim: Annotated[int, typer.Option(min=8, max=1024, help="Length of a template.")] = 128,
     share: Annotated[
-        float, typer.Option(callback=finite, min=0.05, max=0.9, help="Of the searches that it can answer.")
+        float, typer.Option(callback=finite, min=0.05, max=0.9, help="Share of the cloud's capacity.")
     ] = 0.5,
     writes: Annotated[
         float, typer.Option(callback=finite, min=0.1, help="Enrollments a second, and as many erasures.")
     ] = 5.0,
-    seconds: Annotated[float, typer.Option(callback=finite, min=2, help="Of each load, in turns.")] = 60.0,
+    seconds: Annotated[float, typer.Option(callback=finite, min=2, help="Of each load, in rounds.")] = 60.0,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:
-    """Time searches with nobody writing, with one who enrolls, and with one who enrolls and one who erases."""
+    """Time searches without writers, beside one that enrolls, and beside one that enrolls and one that erases."""
     console = Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -103,12 +103,12 @@ def _measured(size: int, dim: int, share: float, writes: float, seconds: float) 
             pair.start("cloud", "cloud_service", f"http://{_HOST}:{port}", environment)
             key = read_secret(home / "cloud" / "api_key").decode().strip()
             url = f"http://{_HOST}:{port}/v1/galleries/{_GALLERY}/identify"
-            asked = [
+            searches = [
                 request(url, key, json.dumps({"probes": [envelope(row, digest)], "top_k": 5}).encode())
                 for row in probes
             ]
             return {"size": size, "dim": dim} | asyncio.run(
-                _compared(_Cloud(port, key, digest, asked), new, share, writes, seconds)
+                _compared(_Cloud(port, key, digest, searches), new, share, writes, seconds)
             )
         finally:
             pair.stop()
@@ -117,21 +117,21 @@ def _measured(size: int, dim: int, share: float, writes: float, seconds: float) 
 async def _compared(
     cloud: _Cloud, new: np.ndarray[Any, Any], share: float, writes: float, seconds: float
 ) -> dict[str, Any]:
-    await under_load(_HOST, cloud.port, cloud.probes, _CALLERS, _WARM_SECONDS)
-    capacity = (await under_load(_HOST, cloud.port, cloud.probes, _CALLERS, max(_WARM_SECONDS, seconds / 4))).answered
+    await closed_loop(_HOST, cloud.port, cloud.probes, _CALLERS, _WARM_SECONDS)
+    capacity = (await closed_loop(_HOST, cloud.port, cloud.probes, _CALLERS, max(_WARM_SECONDS, seconds / 4))).answered
     rate = share * capacity
     rows, there = iter(new), deque[str]()
     one, other = (_Writer(cloud, rows, there, writes, erases=erases) for erases in (False, True))
     loads: dict[str, list[_Writer]] = {"quiet": [], "enrolling": [one], "enrolling_and_erasing": [one, other]}
-    # In turns: the machine has other work, by the minute. A load is compared with the quiet one of the same turn, and
-    # the middle one of these ratios is told beside that of all turns together.
-    answers: dict[str, list[list[Answered]]] = {name: [] for name in loads}
-    for _ in range(_TURNS):
+    # In rounds: other work on the machine changes by the minute. A load is compared with the quiet one of its round.
+    # The report has the median of these ratios, and the ratio of all rounds together.
+    answers: dict[str, list[list[Response]]] = {name: [] for name in loads}
+    for _ in range(_ROUNDS):
         for name, writers in loads.items():
-            answers[name].append(await _searched(cloud, rate, seconds / _TURNS, writers))
+            answers[name].append(await _searched(cloud, rate, seconds / _ROUNDS, writers))
     found: dict[str, Any] = {"capacity": capacity, "searches_a_second": rate, "writes_a_second": writes}
-    times = {name: _times([answer for turn in turns for answer in turn]) for name, turns in answers.items()}
-    p99 = {name: np.array([_times(turn)["p99"] for turn in turns]) for name, turns in answers.items()}
+    times = {name: _times([answer for one in rounds for answer in one]) for name, rounds in answers.items()}
+    p99 = {name: np.array([_times(one)["p99"] for one in rounds]) for name, rounds in answers.items()}
     for name, load in times.items():
         found[name] = load
         ratios = p99[name] / p99["quiet"]
@@ -143,7 +143,7 @@ async def _compared(
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """One who enrolls new subjects, or erases those, at a rate."""
+    """Enrolls new subjects, or erases those, at a rate."""
 
     cloud: _Cloud
     rows: Any
@@ -151,31 +151,33 @@ class _Writer:
     rate: float
     erases: bool
 
-    def draw(self) -> Asked:
+    def draw(self) -> Request:
         if self.erases and self.there:
-            return Asked("erase", self.cloud.erase(self.there.popleft()))
+            return Request("erase", self.cloud.erase(self.there.popleft()))
         subject = f"new-{uuid.uuid4().hex}"
-        return Asked("enroll", self.cloud.enroll(subject, next(self.rows)), lambda _status: self.there.append(subject))
+        return Request(
+            "enroll", self.cloud.enroll(subject, next(self.rows)), lambda _status: self.there.append(subject)
+        )
 
 
-async def _searched(cloud: _Cloud, rate: float, seconds: float, writers: list[_Writer]) -> list[Answered]:
-    answers: list[Answered] = []
+async def _searched(cloud: _Cloud, rate: float, seconds: float, writers: list[_Writer]) -> list[Response]:
+    answers: list[Response] = []
     probes = iter(int(at) for at in np.random.default_rng(3).integers(0, len(cloud.probes), int(rate * seconds) + 1))
 
-    def search() -> Asked:
-        return Asked("search", cloud.probes[next(probes)])
+    def search() -> Request:
+        return Request("search", cloud.probes[next(probes)])
 
     async with asyncio.TaskGroup() as loads:
-        loads.create_task(steadily(_HOST, cloud.port, search, rate, seconds, _CONNECTIONS, answers.append))
+        loads.create_task(open_loop(_HOST, cloud.port, search, rate, seconds, _CONNECTIONS, answers.append))
         for writer in writers:
-            loads.create_task(steadily(_HOST, cloud.port, writer.draw, writer.rate, seconds, 1, answers.append))
+            loads.create_task(open_loop(_HOST, cloud.port, writer.draw, writer.rate, seconds, 1, answers.append))
     return answers
 
 
-def _times(answers: list[Answered]) -> dict[str, Any]:
-    found: dict[str, Any] = {"not_answered": sum(not answer.well for answer in answers)}
+def _times(answers: list[Response]) -> dict[str, Any]:
+    found: dict[str, Any] = {"not_answered": sum(not answer.ok for answer in answers)}
     for kind in sorted({answer.kind for answer in answers}):
-        times = [answer.ms for answer in answers if answer.kind == kind and answer.well]
+        times = [answer.ms for answer in answers if answer.kind == kind and answer.ok]
         p50, p99 = np.percentile(times, [50, 99]) if times else (float("nan"),) * 2
         prefix = "" if kind == "search" else f"{kind}_"
         found |= {f"{prefix}answers": len(times), f"{prefix}p50": float(p50), f"{prefix}p99": float(p99)}

@@ -1,8 +1,11 @@
-"""``python -m tests.load.fairness``: how long one key's verifications take at the edge while another key floods it.
+"""``python -m tests.load.fairness``: latency of one key's verifications while another key floods the edge.
 
-Three loads take turns: nobody else; callers of another key with ordinary pictures, who ask again as soon as they are
-answered, and where they are refused after as long as ``Retry-After`` says (or ``--again``); and callers of that key
-with the dearest picture, who hang up after 1.5 seconds, and call again at once, or 0.05 seconds after they are refused.
+Three loads, one after the other:
+
+- no other callers;
+- callers of another key with ordinary pictures, who retry after ``Retry-After`` (or ``--again``) when they are refused;
+- callers of that key with the most expensive picture, who hang up after 1.5 s and retry at once, or after 0.05 s.
+
 The generator shares the machine with the pair.
 """
 
@@ -43,13 +46,13 @@ app = typer.Typer()
 
 @dataclass(slots=True)
 class Seen:
-    """What the callers of one key saw.
+    """Answers to the callers of one key.
 
     Attributes:
         answered: milliseconds of each answer that was no refusal.
         refused: how many were answered 429.
         hung_up: how many callers did not wait for their answer.
-        other: how many answers had a status that nobody should see.
+        other: how many answers had any other status.
     """
 
     answered: list[float] = field(default_factory=list)
@@ -58,7 +61,7 @@ class Seen:
     other: int = 0
 
     def add(self, other: Seen) -> None:
-        """Adds what others saw."""
+        """Adds the figures of others."""
         self.answered += other.answered
         self.refused += other.refused
         self.hung_up += other.hung_up

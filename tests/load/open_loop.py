@@ -1,4 +1,4 @@
-"""A steady load: requests at a given rate, whether or not those before were answered, as the world sends them."""
+"""Open-loop load: requests at a given rate, whether or not earlier ones were answered."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _ACCEPTABLE: Final = range(200, 300)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request.
+class Request:
+    """A request to send.
 
     Attributes:
-        kind: what it is, for the figures.
+        kind: its group in the figures.
         wire: as ``tests.load.closed_loop.request`` makes it.
-        answered: told the status when there is one.
+        on_status: called with the status of the answer.
     """
 
     kind: str
     wire: bytes
-    answered: Callable[[int], None] = lambda _status: None
+    on_status: Callable[[int], None] = lambda _status: None
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Response:
     """An answer.
 
     Attributes:
@@ -45,21 +45,21 @@ class Answered:
     ms: float
 
     @property
-    def well(self) -> bool:
-        """Whether it was done."""
+    def ok(self) -> bool:
+        """Whether the request succeeded."""
         return self.status in _ACCEPTABLE
 
 
-async def steadily(
+async def open_loop(
     host: str,
     port: int,
-    draw: Callable[[], Asked],
+    draw: Callable[[], Request],
     rate: float,
     seconds: float,
     connections: int,
-    tell: Callable[[Answered], None],
+    record: Callable[[Response], None],
 ) -> None:
-    """Sends requests at a rate for so long; those that are on their way at the end are waited for.
+    """Sends requests at a rate, then waits for the last answers.
 
     Args:
         host: of the service.
@@ -67,22 +67,22 @@ async def steadily(
         draw: makes the next request.
         rate: requests a second.
         seconds: how long.
-        connections: the most requests that are on their way; one more waits, and its time runs.
-        tell: is given each answer.
+        connections: the most requests at once; a further one waits, and its time counts.
+        record: called with each answer.
     """
     idle: asyncio.Queue[_Connection] = asyncio.Queue()
     for _ in range(connections):
         idle.put_nowait(_Connection(host, port))
     began = time.perf_counter()
 
-    async def send(asked: Asked, due: float) -> None:
+    async def send(request: Request, due: float) -> None:
         connection = await idle.get()
         try:
-            status = await connection.exchange(asked.wire)
+            status = await connection.exchange(request.wire)
         finally:
             idle.put_nowait(connection)
-        asked.answered(status)
-        tell(Answered(asked.kind, status, due - began, 1e3 * (time.perf_counter() - due)))
+        request.on_status(status)
+        record(Response(request.kind, status, due - began, 1e3 * (time.perf_counter() - due)))
 
     async with asyncio.TaskGroup() as on_their_way:
         for number in range(int(rate * seconds)):
@@ -94,14 +94,14 @@ async def steadily(
 
 
 class _Connection:
-    """One that is kept open, and opened anew when the service closed it."""
+    """A connection that stays open; opened again when the service has closed it."""
 
     def __init__(self, host: str, port: int) -> None:
         self._place = (host, port)
         self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def exchange(self, wire: bytes) -> int:
-        """Sends a request and reads its answer; the status, or 0 when there came none."""
+        """Sends a request and reads its answer; returns the status, 0 without an answer."""
         try:
             if self._open is None or self._open[0].at_eof():
                 self.close()
@@ -115,7 +115,7 @@ class _Connection:
         return int(head.split(b" ", 2)[1])
 
     def close(self) -> None:
-        """Ends the connection, if there is one."""
+        """Closes the connection, if it is open."""
         if self._open is not None:
             self._open[1].close()
             self._open = None

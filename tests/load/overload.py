@@ -1,8 +1,8 @@
-"""``python -m tests.load.overload``: what becomes of the cloud's answers when more is asked than it can carry.
+"""``python -m tests.load.overload``: the cloud's answers to more requests than it can handle.
 
-First the capacity is found, with callers that wait for their answers. Then requests arrive at random at so many times
-that rate, whether or not earlier ones are answered, as a crowd's do. The generator shares the machine: where it could
-not send all that was to be sent, the table says how much it did.
+First it measures the capacity, with callers that wait for their answers. Then requests arrive at random at a multiple
+of that rate, whether or not earlier ones are answered. The generator shares the
+machine: the table says how much it sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shared.command import finite, run
 from shared.envelope import TemplateEnvelope
 from shared.security.secret_files import read_secret
 from tests.load.bench_cloud import GALLERY, PER_PERSON, filled, people, pictures_of
-from tests.load.closed_loop import request, under_load
+from tests.load.closed_loop import closed_loop, request
 
 _DIM: Final = 128
 _TEMPLATES: Final = 4000
@@ -40,12 +40,12 @@ app = typer.Typer()
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of requests that arrived at random.
+    """Answers to requests that arrived at random.
 
     Attributes:
         seconds: for how long they arrived.
-        sent: how many could be sent; those that found no free connection are not among them.
-        unsent: those.
+        sent: how many were sent.
+        unsent: how many found no free connection.
         answered: milliseconds of each answer of status 200.
         refused: milliseconds of each of status 429.
         failed: how many got another answer, or none.
@@ -59,17 +59,17 @@ class Outcome:
     failed: int = 0
 
 
-class _Line(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """A connection that stays open; one request at a time."""
 
-    def __init__(self, free: deque[_Line], outcome: Outcome) -> None:
+    def __init__(self, free: deque[_Connection], outcome: Outcome) -> None:
         self._free, self._outcome = free, outcome
         self._got = b""
         self._since = 0.0
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Is free."""
+        """Marks the connection as free."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self._free.append(self)
@@ -80,7 +80,7 @@ class _Line(asyncio.Protocol):
         self.transport.write(data)
 
     def data_received(self, data: bytes) -> None:
-        """Counts an answer that is whole."""
+        """Counts a complete answer."""
         self._got += data
         end = self._got.find(b"\r\n\r\n")
         if end < 0:
@@ -100,27 +100,27 @@ class _Line(asyncio.Protocol):
         self._free.append(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Counts a request that gets no answer."""
+        """Counts a request without an answer."""
         if self._since:
             self._outcome.failed += 1
         elif self in self._free:
             self._free.remove(self)
 
 
-async def crowd(host: str, port: int, requests: list[bytes], rate: float, seconds: float) -> Outcome:
+async def poisson_load(host: str, port: int, requests: list[bytes], rate: float, seconds: float) -> Outcome:
     """Sends requests as a Poisson process of this rate, over as many connections as are free, up to 512.
 
     Args:
         host: of the service.
         port: of the service.
-        requests: as ``tests.load.closed_loop.request`` makes them; sent in turn.
+        requests: as ``tests.load.closed_loop.request`` makes them; sent in order, over and over.
         rate: a second.
         seconds: for how long.
     """
     loop, random = asyncio.get_running_loop(), np.random.default_rng(0)
-    free: deque[_Line] = deque()
+    free: deque[_Connection] = deque()
     outcome = Outcome(seconds)
-    lines = [(await loop.create_connection(lambda: _Line(free, outcome), host, port))[0] for _ in range(_CONNECTIONS)]
+    opened = [await loop.create_connection(lambda: _Connection(free, outcome), host, port) for _ in range(_CONNECTIONS)]
     due = np.cumsum(random.exponential(1 / rate, int(rate * seconds * 1.2))).tolist()
     began, at = time.perf_counter(), 0
     while at < len(due) and due[at] < seconds:
@@ -140,8 +140,8 @@ async def crowd(host: str, port: int, requests: list[bytes], rate: float, second
             break
         await asyncio.sleep(0.01)
     outcome.failed = outcome.sent - len(outcome.answered) - len(outcome.refused)
-    for line in lines:
-        line.close()
+    for transport, _ in opened:
+        transport.close()
     return outcome
 
 
@@ -152,7 +152,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, max=9, help="Repetitions; the middle one is shown.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:
-    """Ask the cloud to verify more than it can."""
+    """Load the cloud with more verifications than it can handle."""
     random = np.random.default_rng(0)
     vectors = people(_TEMPLATES, _DIM)
     whose = random.integers(0, _TEMPLATES, _PROBES)
@@ -185,13 +185,13 @@ def main(
 def _measured(
     port: int, requests: list[bytes], times: list[float], seconds: float, rounds: int
 ) -> list[dict[str, float]]:
-    asyncio.run(under_load("127.0.0.1", port, requests, _CALLERS, 2))  # warm
+    asyncio.run(closed_loop("127.0.0.1", port, requests, _CALLERS, 2))  # warm
     found: dict[float, list[dict[str, float]]] = {part: [] for part in times}
     for _ in range(rounds):
-        # The capacity of this minute: the machine's is not the same in each.
-        capacity = asyncio.run(under_load("127.0.0.1", port, requests, _CALLERS, seconds / 2)).answered
+        # Measured in each round: other work on the machine changes it by the minute.
+        capacity = asyncio.run(closed_loop("127.0.0.1", port, requests, _CALLERS, seconds / 2)).answered
         for part in times:
-            outcome = asyncio.run(crowd("127.0.0.1", port, requests, part * capacity, seconds))
+            outcome = asyncio.run(poisson_load("127.0.0.1", port, requests, part * capacity, seconds))
             found[part].append(_line(part, capacity, outcome))
     return [sorted(lines, key=lambda line: line["goodput_over_capacity"])[rounds // 2] for lines in found.values()]
 
@@ -219,7 +219,7 @@ def _line(part: float, capacity: float, outcome: Outcome) -> dict[str, float]:
 
 
 def load_table(lines: list[dict[str, float]]) -> Table:
-    """What became of the verifications at each load."""
+    """A row for each load: what was sent, answered, refused and failed."""
     heads = ("load", "sent", "answered a second", "answered / capacity", "refused", "failed")
     percentiles = ("answered p50 ms", "answered p99 ms", "refused p50 ms", "refused p99 ms")
     names = ("answered_p50_ms", "answered_p99_ms", "refused_p50_ms", "refused_p99_ms")

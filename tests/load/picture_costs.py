@@ -1,4 +1,4 @@
-"""Measures what decoding the dearest pictures takes: ``picture_costs.py [--search] [NAME ...]``.
+"""Measures memory and CPU time of the most expensive pictures: ``picture_costs.py [--search] [NAME ...]``.
 
 In this process, one picture after the other; the kernel's peak of memory is set back before each (Linux only).
 """
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
-from edge_service.memory import give_back_large_blocks
+from edge_service.picture_memory import unmap_large_blocks
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.decode import decode, inspect
 from edge_service.vision.reader import FaceReader, open_reader
@@ -23,7 +23,7 @@ from tests.support.hostile_pictures import costly_files, jpeg, largest_pictures
 
 
 class Cost(TypedDict):
-    """What one picture took."""
+    """The cost of one picture."""
 
     name: str
     outcome: str
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> None:
     search = "--search" in arguments
     pictures = largest_pictures() | costly_files()
     names = [name for name in arguments if name != "--search"] or list(pictures)
-    give_back_large_blocks()
+    unmap_large_blocks()
     cost("warm-up", jpeg(1600, 1200), search=search)
     for name in names:
         sys.stdout.write(json.dumps(cost(name, pictures[name](), search=search)) + "\n")

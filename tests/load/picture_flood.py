@@ -1,13 +1,12 @@
 """Sends 200 hostile pictures at once to an edge of four workers in a control group of 3 GB.
 
-Needs root and control groups of version 1 or 2 that may be written; says what the callers and the kernel saw.
+Reports the answers, and the memory that the kernel counted. Needs root and writable control groups (version 1 or 2).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from deploy.pair import free_port
 from tests.support.hostile_pictures import (
     GREY_ALPHA,
     PROGRESSIVE,
@@ -67,7 +67,7 @@ def _edge(home: Path, folder: Path) -> tuple[subprocess.Popen[bytes], str, str]:
     key = home / "cloud" / "api_key"
     key.write_text("x" * 43)
     key.chmod(0o600)
-    port = _free_port()
+    port = free_port()
     enter = f"echo $$ > {folder}/cgroup.procs && exec {sys.executable} -m edge_service serve --port {port}"
     environment = os.environ | {"PATRONUS_HOME": str(home), "PATRONUS_EDGE__WORK__WORKERS": "4"}
     environment |= {"PATRONUS_EDGE__LOG_LEVEL": "error"}
@@ -80,12 +80,6 @@ def _edge(home: Path, folder: Path) -> tuple[subprocess.Popen[bytes], str, str]:
         except httpx.TransportError:
             time.sleep(0.2)
     return process, url, (home / "edge" / "api_key").read_text().strip()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def main() -> None:

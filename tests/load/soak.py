@@ -1,4 +1,4 @@
-"""``make soak``: a steady mixed load for a long time, and what of memory, descriptors and files grows meanwhile."""
+"""``make soak``: a steady mixed load for a long time; measures the growth of memory, descriptors and files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from shared.security.credentials import UNLIMITED
 from shared.security.secret_files import read_secret
 from tests.load.closed_loop import request
 from tests.load.crash.model import TAU, Vectors, contract_of
-from tests.load.open_loop import Answered, Asked, steadily
+from tests.load.open_loop import Request, Response, open_loop
 
 _HOST: Final = "127.0.0.1"
 _PICTURES: Final = Path(__file__).parents[2] / "tests" / "pictures"
@@ -43,7 +43,7 @@ app = typer.Typer()
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A look at one process and at its folder.
+    """Figures of one process and of its folder at one moment.
 
     Attributes:
         at: seconds from the beginning.
@@ -51,7 +51,7 @@ class Sample:
         descriptors: open ones.
         wal_bytes: of the record's write-ahead log; 0 for the edge.
         file_bytes: of all files of its folder.
-        p99: milliseconds of the answers since the look before; nan where there were none.
+        p99: milliseconds of the answers since the sample before; nan where there were none.
     """
 
     service: str
@@ -65,33 +65,33 @@ class Sample:
 
 
 class _Mix:
-    """Draws requests: half of the writes enroll somebody new, half erase somebody who is there.
+    """Draws requests: half of the writes enroll a new subject, half erase one of those.
 
     Args:
-        ask: makes a request of a kind (verify, identify, enroll, erase) about a subject.
+        make: makes a request of a kind (verify, identify, enroll, erase) about a subject.
         standing: subjects that are never erased, to be verified.
     """
 
-    def __init__(self, ask: Callable[[str, str], bytes], standing: list[str]) -> None:
-        self._ask = ask
+    def __init__(self, make: Callable[[str, str], bytes], standing: list[str]) -> None:
+        self._make = make
         self._standing = standing
-        self._there: list[str] = []
+        self._present: list[str] = []
         self._chance = random.Random(1)
 
-    def draw(self) -> Asked:
+    def draw(self) -> Request:
         """The next request."""
         kind = self._chance.choices(("identify", "verify", "enroll", "erase"), (4, 3, 1.5, 1.5))[0]
-        if kind == "erase" and self._there:
-            at = self._chance.randrange(len(self._there))
-            self._there[at], self._there[-1] = self._there[-1], self._there[at]
-            return Asked(kind, self._ask(kind, self._there.pop()))
+        if kind == "erase" and self._present:
+            at = self._chance.randrange(len(self._present))
+            self._present[at], self._present[-1] = self._present[-1], self._present[at]
+            return Request(kind, self._make(kind, self._present.pop()))
         if kind in {"erase", "enroll"}:
             subject = f"s{uuid.uuid4().hex[:12]}"
-            done = self._there.append
-            return Asked(
-                "enroll", self._ask("enroll", subject), lambda status: done(subject) if status == 201 else None
+            done = self._present.append
+            return Request(
+                "enroll", self._make("enroll", subject), lambda status: done(subject) if status == 201 else None
             )
-        return Asked(kind, self._ask(kind, self._chance.choice(self._standing)))
+        return Request(kind, self._make(kind, self._chance.choice(self._standing)))
 
 
 @app.command()
@@ -101,10 +101,10 @@ def main(
     standing: Annotated[int, typer.Option(min=8, max=20_000, help="Templates that are there all the time.")] = 2_000,
     pictures: Annotated[bool, typer.Option("--pictures", help="Pictures to an edge, too.")] = False,
     picture_rate: Annotated[float, typer.Option(callback=finite, min=0.1, help="Pictures a second.")] = 3.0,
-    every: Annotated[float, typer.Option(callback=finite, min=0.5, help="Seconds between two looks.")] = 5.0,
+    every: Annotated[float, typer.Option(callback=finite, min=0.5, help="Seconds between two samples.")] = 5.0,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:
-    """Load a cloud, or a pair, steadily; the exit status is 1 where something grows that must not."""
+    """Load a cloud, or a pair, steadily; the exit status is 1 where memory, descriptors or threads grow."""
     out.mkdir(parents=True, exist_ok=True)
     services = ["cloud", "edge"] if pictures else ["cloud"]
     ports = {name: free_port() for name in services}
@@ -134,16 +134,15 @@ def main(
         raise typer.Exit(1)
 
 
-def judged(samples: list[Sample], answers: list[Answered]) -> dict[str, Any]:
-    """Whether anything grew, the last third of the time after warming up beside the first third.
+def judged(samples: list[Sample], answers: list[Response]) -> dict[str, Any]:
+    """Compares the last third of the time after warming up with the first third.
 
-    Memory may grow by 5 % of its median. Descriptors and threads come and go, with as many connections to the record as
-    were needed at once and with each erasure that opens them anew: of these, there may not be more at most than there
-    were at most. Every request must be answered well, but for those that were refused for load.
+    Memory may grow by 5 % of its median. Of descriptors and threads, which come and go with
+    connections to the record, the maximum may not grow. Every request must succeed or be refused for load.
     """
     found: dict[str, Any] = {"sound": True, "requests": len(answers)}
-    failed = [answer for answer in answers if not answer.well and answer.status != httpx.codes.TOO_MANY_REQUESTS]
-    found["failed"], found["refused"] = len(failed), sum(not answer.well for answer in answers) - len(failed)
+    failed = [answer for answer in answers if not answer.ok and answer.status != httpx.codes.TOO_MANY_REQUESTS]
+    found["failed"], found["refused"] = len(failed), sum(not answer.ok for answer in answers) - len(failed)
     found["sound"] = not failed
     for service in dict.fromkeys(sample.service for sample in samples):
         its = [sample for sample in samples if sample.service == service]
@@ -169,16 +168,16 @@ def _soaked(
     loads: list[tuple[int, _Mix, float]],
     seconds: float,
     every: float,
-) -> tuple[list[Sample], list[Answered]]:
+) -> tuple[list[Sample], list[Response]]:
     samples: list[Sample] = []
-    answers: dict[str, list[Answered]] = {name: [] for name in processes}
+    answers: dict[str, list[Response]] = {name: [] for name in processes}
     over = threading.Event()
 
-    def look() -> None:
+    def watch() -> None:
         began, seen = time.perf_counter(), dict.fromkeys(processes, 0)
         while not over.wait(every):
             for name, process in processes.items():
-                times = [answer.ms for answer in answers[name][seen[name] :] if answer.well]
+                times = [answer.ms for answer in answers[name][seen[name] :] if answer.ok]
                 seen[name] = len(answers[name])
                 p99 = float(np.percentile(times, 99)) if times else float("nan")
                 samples.append(_sampled(name, process, home / name, time.perf_counter() - began, p99))
@@ -188,9 +187,9 @@ def _soaked(
         async with asyncio.TaskGroup() as going:
             for port, mix, rate in loads:
                 tell = answers[names[port]].append
-                going.create_task(steadily(_HOST, port, mix.draw, rate, seconds, _CONNECTIONS, tell))
+                going.create_task(open_loop(_HOST, port, mix.draw, rate, seconds, _CONNECTIONS, tell))
 
-    watcher = threading.Thread(target=look)
+    watcher = threading.Thread(target=watch)
     watcher.start()
     try:
         asyncio.run(load())
@@ -223,7 +222,7 @@ def _sampled(service: str, process: int, folder: Path, at: float, p99: float) ->
 
 
 def _templates(home: Path, port: int, standing: int) -> _Mix:
-    """A filled gallery of the cloud, and requests to it."""
+    """Fills a gallery of the cloud, and makes requests to it."""
     url, key = f"http://{_HOST}:{port}/v1/galleries/{_GALLERY}", _key(home / "cloud")
     vectors, chance = Vectors(1), random.Random(2)
     numbers = {f"standing-{number}": number for number in range(standing)}
@@ -234,7 +233,7 @@ def _templates(home: Path, port: int, standing: int) -> _Mix:
             body = {"templates": [{"id": f"{number:032x}", "template": vectors.envelope(number, 0)}]}
             client.post(f"{url}/subjects/{subject}/templates", json=body).raise_for_status()
 
-    def ask(kind: str, subject: str) -> bytes:
+    def make(kind: str, subject: str) -> bytes:
         probe = vectors.envelope(numbers.get(subject, chance.randrange(standing)), 0)
         if kind == "identify":
             return request(f"{url}/identify", key, json.dumps({"probes": [probe], "top_k": 5}).encode())
@@ -245,11 +244,11 @@ def _templates(home: Path, port: int, standing: int) -> _Mix:
         new = {"id": uuid.uuid4().hex, "template": Vectors(chance.randrange(1 << 40)).envelope(0, 0)}
         return request(f"{url}/subjects/{subject}/templates", key, json.dumps({"templates": [new]}).encode())
 
-    return _Mix(ask, list(numbers))
+    return _Mix(make, list(numbers))
 
 
 def _faces(home: Path, port: int) -> _Mix:
-    """A gallery of the edge with one person, and requests with the sample pictures to it."""
+    """Makes a gallery of the edge with one person, and requests with the sample pictures to it."""
     url, key = f"http://{_HOST}:{port}/v1/galleries/faces", _key(home / "edge")
     pictures = [path.read_bytes() for path in sorted(_PICTURES.glob("*/*.*"))]
     chance = random.Random(3)
@@ -257,7 +256,7 @@ def _faces(home: Path, port: int) -> _Mix:
         client.put(url).raise_for_status()
         client.post(f"{url}/subjects/standing/faces", files={"image": pictures[-1]}).raise_for_status()
 
-    def ask(kind: str, subject: str) -> bytes:
+    def make(kind: str, subject: str) -> bytes:
         if kind == "erase":
             return request(f"{url}/subjects/{subject}", key, b"", "DELETE")
         disposition = b'Content-Disposition: form-data; name="image"; filename="face"\r\n\r\n'
@@ -267,7 +266,7 @@ def _faces(home: Path, port: int) -> _Mix:
         form = f"multipart/form-data; boundary={_BOUNDARY.decode()}"
         return request(f"{url}/{paths[kind]}", key, body, kind=form)
 
-    return _Mix(ask, ["standing"])
+    return _Mix(make, ["standing"])
 
 
 def _descriptors(process: int, status: dict[str, str]) -> int:
@@ -282,7 +281,7 @@ def _key(folder: Path) -> str:
 
 
 def growth_table(samples: list[Sample]) -> Table:
-    """Some forty of the samples, in their order."""
+    """Some forty of the samples, in order of time."""
     heads = ("service", "minute", "memory MB", "descriptors", "threads", "WAL kB", "files MB", "p99 ms")
     rows = (
         (
@@ -297,7 +296,7 @@ def growth_table(samples: list[Sample]) -> Table:
         )
         for sample in samples[:: max(1, len(samples) // 40)]
     )
-    return measurements("What grew under a steady load", heads, rows)
+    return measurements("Growth under a steady load", heads, rows)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from deploy.pair import free_port
 from edge_service.protection.keys import KeyStore
 from shared.command import build
 from shared.security.key_ring import KeyRing
+from tests.support.forked_commands import ForkedCommands
 
 # What each is called with; {} is a folder of files that may be read.
 COMMANDS: dict[str, list[str]] = {
@@ -209,12 +209,16 @@ def test_every_command_ends_with_a_sentence(files: Path, tmp_path: Path, models_
 
 
 def ran(cases: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    program = Path(__file__).parents[1] / "support" / "forked_commands.py"
-    ended = subprocess.run(
-        [sys.executable, program], input=json.dumps(cases), capture_output=True, text=True, timeout=300, check=True
-    )
-    results = json.loads(ended.stdout)
-    return {(case["command"], case["circumstance"]): result for case, result in zip(cases, results, strict=True)}
+    forks = ForkedCommands()
+    try:
+        return {
+            (case["command"], case["circumstance"]): forks.run(
+                case["arguments"], case["environment"], case["circumstance"]
+            )
+            for case in cases
+        }
+    finally:
+        forks.close()
 
 
 def why_wrong(command: str, circumstance: str, ended: dict[str, Any]) -> str | None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import secrets
+import sqlite3
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, closing
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -16,8 +20,10 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from cloud_service.app import create_app
-from cloud_service.record.clock import RecordClock
-from cloud_service.settings import Settings
+from cloud_service.clock import RecordClock
+from cloud_service.record.opening import open_database
+from cloud_service.services import Services
+from cloud_service.settings import RecordSettings, Settings
 from shared.contract import Contract, EmbedderPin, ProfilePin
 from shared.security.credentials import Scope
 
@@ -64,6 +70,17 @@ def enveloped(vector: NDArray[np.float32], contract: Contract | None = None, **c
     }
 
 
+@cache
+def _migrated_record() -> tuple[bytes, bytes]:
+    """A SQLite record with its tables and nothing in them, and its salt; making it takes longer than most tests."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "record.db"
+        open_database(f"sqlite:///{file}", RecordSettings(), connections=1).close()
+        with closing(sqlite3.connect(file)) as record:
+            (salt,) = record.execute("SELECT value FROM record_value WHERE name = 'audit_salt'").fetchone()
+        return file.read_bytes(), salt.encode()
+
+
 class Caller:
     """Calls an application in this process, from any thread, while its lifespan runs on a loop of its own."""
 
@@ -103,7 +120,10 @@ class Caller:
 
 
 class Cloud:
-    """The real application with its lifespan, called with its first key unless another is given."""
+    """The real application with its lifespan, called with its first key unless another is given.
+
+    A new home folder gets a copy of an empty record.
+    """
 
     def __init__(self, settings: Settings, clock: RecordClock | None = None) -> None:
         self.settings = settings
@@ -111,6 +131,12 @@ class Cloud:
         self.http = Caller(self.app)
 
     def __enter__(self) -> Cloud:
+        if self.settings.record.url is None and not self.settings.home.exists():
+            self.settings.home.mkdir(mode=0o700, parents=True)
+            (self.settings.home / "record.db").touch(mode=0o600)
+            content, salt = _migrated_record()
+            own = secrets.token_hex(32).encode()  # the salt tells a record from others
+            (self.settings.home / "record.db").write_bytes(content.replace(salt, own))
         self.http.__enter__()
         self.http.headers["Authorization"] = f"Bearer {self.settings.first_key_file.read_text().strip()}"
         return self
@@ -118,9 +144,14 @@ class Cloud:
     def __exit__(self, *ended: Any) -> None:
         self.http.__exit__(*ended)
 
+    @property
+    def services(self) -> Services:
+        services: Services = self.app.state.services
+        return services
+
     def key(self, *scopes: Scope, galleries: list[str] | None = None) -> dict[str, str]:
         """Headers with a new key."""
-        key, _record = self.app.state.key_ring.add("test", list(scopes), galleries)
+        key, _record = self.services.key_ring.add("test", list(scopes), galleries)
         return {"Authorization": f"Bearer {key}"}
 
     def put_gallery(
@@ -167,6 +198,12 @@ class Cloud:
         assert answer.status_code == 200, answer.text
         assert answer.json()["pending"] == []
         return answer.json()["subjects"], answer.json()["templates"]
+
+    def erase_all(self) -> None:
+        """Erases every gallery."""
+        while items := self.http.get("/v1/galleries").json()["items"]:
+            for item in items:
+                assert self.http.delete(f"/v1/galleries/{item['gallery']}").status_code in {200, 202}
 
     def held(self, gallery: str = "door") -> tuple[int, int]:
         """How many subjects and templates the gallery holds."""

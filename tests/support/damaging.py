@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select, update
 
-from cloud_service.record.tables import subject, template, turned
+from cloud_service.record.tables import rekeyed, subject, template
 from tests.support.cloud_client import Cloud
 
 Change = Callable[[bytes], bytes]
@@ -39,8 +39,8 @@ def set_value(axis: int, value: float) -> Change:
 
 def change_blob(cloud: Cloud, row: int, change: Change, table: Any = template) -> bytes:
     """Rewrites the stored bytes of a template; what they were."""
-    which = table.c.id if table is template else turned.c.template_id
-    with cloud.app.state.store.record.database.write() as connection:
+    which = table.c.id if table is template else rekeyed.c.template_id
+    with cloud.services.store.record.database.write() as connection:
         blob = bytes(connection.scalars(select(table.c.vector).where(which == row)).one())
         connection.execute(update(table).where(which == row).values(vector=change(blob)))
     return blob
@@ -49,7 +49,7 @@ def change_blob(cloud: Cloud, row: int, change: Change, table: Any = template) -
 def rows_of(cloud: Cloud, name: str) -> list[int]:
     """The ids of a subject's templates."""
     query = select(template.c.id).join(subject, subject.c.id == template.c.subject_id).where(subject.c.name == name)
-    with cloud.app.state.store.record.database.read() as connection:
+    with cloud.services.store.record.database.read() as connection:
         return list(connection.scalars(query.order_by(template.c.id)))
 
 

@@ -1,4 +1,4 @@
-"""Real edges and a real cloud in one process, joined by lines that tests can watch and cut; and honest pictures."""
+"""Real edges and a real cloud in one process, joined by transports that tests can watch and cut; and pictures."""
 
 from __future__ import annotations
 
@@ -55,26 +55,32 @@ def pasted(face: NDArray[np.uint8], width: int, height: int, *places: tuple[int,
     return canvas
 
 
-Fault = Callable[["CloudLine", httpx.Request], Awaitable[httpx.Response]]
+Fault = Callable[["CloudTransport", httpx.Request], Awaitable[httpx.Response]]
 
 
-class CloudLine(httpx.AsyncBaseTransport):
-    """The line from an edge to the cloud: keeps what crosses, and fails as it is told to.
+class CloudTransport(httpx.AsyncBaseTransport):
+    """The way from an edge to the cloud: records the requests, and fails on demand.
 
-    ``faults`` are used up one a request; ``always`` holds for all.
+    ``faults`` are used up, one a request; ``always`` applies to every request.
     """
 
     def __init__(self, cloud: FastAPI) -> None:
         self._cloud = httpx.ASGITransport(cloud, raise_app_exceptions=False)
-        self.crossed: list[httpx.Request] = []
+        self.requests: list[httpx.Request] = []
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
-        self.crossed.append(request)
+        self.requests.append(request)
         fault = self.faults.popleft() if self.faults else self.always
         return await (fault(self, request) if fault else self.deliver(request))
+
+    def reset(self) -> None:
+        """Forgets requests and faults."""
+        self.requests.clear()
+        self.faults.clear()
+        self.always = None
 
     async def deliver(self, request: httpx.Request) -> httpx.Response:
         # In a context of its own, as in a process of its own: what the cloud notes of a request is not the edge's.
@@ -85,19 +91,19 @@ class CloudLine(httpx.AsyncBaseTransport):
 class Edge:
     """One edge as its callers see it, called with its first key unless another is given."""
 
-    def __init__(self, house: House, settings: EdgeSettings) -> None:
+    def __init__(self, pair: Pair, settings: EdgeSettings) -> None:
         self.settings = settings
-        self.line = CloudLine(house.cloud)
-        self.app = create_edge(settings, transport=self.line)
-        self.house = house
-        house.open(self.app.router.lifespan_context(self.app))
+        self.transport = CloudTransport(pair.cloud)
+        self.app = create_edge(settings, transport=self.transport)
+        self.pair = pair
+        pair.open(self.app.router.lifespan_context(self.app))
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        self._client = house.open(httpx.AsyncClient(transport=transport, base_url="http://edge", timeout=60))
+        self._client = pair.open(httpx.AsyncClient(transport=transport, base_url="http://edge", timeout=60))
         self.headers = {"Authorization": f"Bearer {settings.first_key_file.read_text().strip()}"}
 
     def call(self, method: str, path: str, headers: dict[str, str] | None = None, **options: Any) -> httpx.Response:
         send = partial(self._client.request, method, path, headers=self.headers | (headers or {}), **options)
-        return self.house.portal.call(send)
+        return self.pair.portal.call(send)
 
     def together(self, method: str, path: str, count: int, **options: Any) -> list[httpx.Response]:
         """Several like requests at the same moment."""
@@ -106,11 +112,11 @@ class Edge:
             calls = [self._client.request(method, path, headers=self.headers, **options) for _ in range(count)]
             return await asyncio.gather(*calls)
 
-        return self.house.portal.call(all_of_them)
+        return self.pair.portal.call(all_of_them)
 
     def key(self, *scopes: Scope, galleries: list[str] | None = None) -> dict[str, str]:
         """Headers with a new key."""
-        key, _record = self.app.state.key_ring.add("test", list(scopes), galleries)
+        key, _record = self.app.state.services.key_ring.add("test", list(scopes), galleries)
         return {"Authorization": f"Bearer {key}"}
 
     def send(self, path: str, *pictures: bytes, headers: dict[str, str] | None = None, **query: Any) -> httpx.Response:
@@ -149,7 +155,7 @@ class Edge:
         return info["subjects"], info["templates"]
 
 
-class House:
+class Pair:
     """A cloud with an empty record, and as many edges as a test wants."""
 
     def __init__(self, folder: Path) -> None:
@@ -158,7 +164,7 @@ class House:
         self.cloud = create_cloud(self.cloud_settings)
         self._opened = ExitStack()
 
-    def __enter__(self) -> House:
+    def __enter__(self) -> Pair:
         self.portal = self._opened.enter_context(start_blocking_portal())
         try:
             self.open(self.cloud.router.lifespan_context(self.cloud))

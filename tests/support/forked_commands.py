@@ -1,7 +1,7 @@
-"""Runs commands of ``patronus`` under bad circumstances, each in a fork of a process that has loaded everything.
+"""Runs commands of ``patronus``, each in a fork of a process that has loaded everything.
 
-Reads cases as JSON from standard input and writes what became of them as JSON to standard output. A process of its own:
-a fork of pytest would hold whatever its threads hold.
+``ForkedCommands`` starts that process, which reads a case as JSON from each line of its standard input and answers
+with a line. It is not pytest's own process: a fork of pytest would hold whatever its threads hold.
 """
 
 from __future__ import annotations
@@ -12,38 +12,61 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
-from shared.command import build, run
+from shared.command import main
 
-for _loaded in (
+_LOADED = (
     "cloud_service.app",
     "cloud_service.audit.check",
     "cloud_service.record.backup",
     "cloud_service.record.check",
     "edge_service.app",
     "edge_service.cli.edge_client",
+    "edge_service.cli.enrollment",
     "edge_service.cli.migration",
+    "edge_service.cli.output",
     "edge_service.cli.protect_file",
-    "edge_service.cli.rekey",
-    "edge_service.memory",
+    "edge_service.picture_memory",
     "edge_service.protection.key_transfer",
     "encodings.idna",  # for host names; a fork that gave up its rights could not read it any more
+    "lab.cli",
     "shared.http.serving",
-):
-    importlib.import_module(_loaded)
+)
 
 _SECONDS = 60
 _NOBODY = 65534
 _UNFLUSHED = 120  # what Python ends with where standard output cannot be flushed
 
-APP = build()
+
+class ForkedCommands:
+    """Runs commands as a shell does, without the second that Python takes to load them."""
+
+    def __init__(self) -> None:
+        program = [sys.executable, "-m", "tests.support.forked_commands"]
+        root = Path(__file__).parents[2]
+        self._process = subprocess.Popen(program, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, arguments: list[str], environment: dict[str, str], circumstance: str = "") -> dict[str, Any]:
+        """Exit status, standard output and standard error of one command."""
+        case = {"arguments": arguments, "environment": environment, "circumstance": circumstance}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(case) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
 def outcome(case: dict[str, Any]) -> dict[str, Any]:
-    """Its exit status, and what it wrote: into pipes, which have room for it, and which no full disk fills."""
+    """Runs a case; its output goes into pipes, which have room for it, and which no full disk fills."""
     out, err = os.pipe(), os.pipe()
     process = os.fork()
     if process == 0:
@@ -86,10 +109,12 @@ def _in_the_fork(case: dict[str, Any], out: tuple[int, int], err: tuple[int, int
         os.setuid(_NOBODY)
     # As a new process makes them, which asks what they lead to.
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    for name in [name for name in os.environ if name.startswith("PATRONUS_")]:
+        del os.environ[name]
     os.environ.update(case["environment"])
     sys.argv = ["patronus", *case["arguments"]]
     try:
-        run(APP)
+        main()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
     except BaseException:  # what Python would do with it
@@ -100,4 +125,7 @@ def _in_the_fork(case: dict[str, Any], out: tuple[int, int], err: tuple[int, int
 
 if __name__ == "__main__":
     gc.disable()  # it would touch, and so copy, all pages in each fork
-    json.dump([outcome(case) for case in json.load(sys.stdin)], sys.stdout)
+    for name in _LOADED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        print(json.dumps(outcome(json.loads(line))), flush=True)  # noqa: T201

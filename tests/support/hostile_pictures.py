@@ -212,11 +212,20 @@ def png_of_tables(width: int, height: int, packed_bytes: int) -> bytes:
 
     def block(literals: int) -> None:
         put(0b100, 3)  # not the last; tables follow
-        put(0, 5), put(0, 5), put(14, 4)  # 257 literals, one distance, lengths of 18 codes
+        # 257 literals, one distance, lengths of 18 codes
+        put(0, 5)
+        put(0, 5)
+        put(14, 4)
         for code in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1):
             put(int(code in {1, 18}), 3)
         # A literal of one bit, 255 zeros, the end of the block and the distance of one bit each: 1 is "0", 18 is "1".
-        put(0, 1), put(1, 1), put(138 - 11, 7), put(1, 1), put(117 - 11, 7), put(0, 1), put(0, 1)
+        put(0, 1)
+        put(1, 1)
+        put(138 - 11, 7)
+        put(1, 1)
+        put(117 - 11, 7)
+        put(0, 1)
+        put(0, 1)
         put(0, literals)  # as many zeros
         put(1, 1)  # the end of the block
 
@@ -321,14 +330,22 @@ def webp_of_tables(width: int, height: int) -> bytes:
 
     for value, count in ((0x2F, 8), (width - 1, 14), (height - 1, 14), (0, 4)):
         put(value, count)
-    put(0, 1), put(0, 1), put(1, 1), put(0, 3)  # no transform, no color cache; groups, for blocks of 4 x 4
+    # no transform, no color cache; groups, for blocks of 4 x 4
+    put(0, 1)
+    put(0, 1)
+    put(1, 1)
+    put(0, 3)
     put(0, 1)  # the image of groups has no color cache
     for symbols in (280, 256):  # green and red: 256 codes of eight bits
-        put(0, 1), put(8, 4), put(1 << 33, 36)
+        put(0, 1)
+        put(8, 4)
+        put(1 << 33, 36)
         if symbols == 256:
             put(0, 1)
         else:
-            put(1, 1), put(3, 3), put(254, 8)
+            put(1, 1)
+            put(3, 3)
+            put(254, 8)
     put(0x111, 12)  # blue, alpha and distance: one symbol
     reverse = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
     numbers = b"".join(bytes([reverse[place & 255], reverse[place >> 8 & 255]]) for place in range(groups))

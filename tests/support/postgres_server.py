@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+from sqlalchemy import make_url
 
 _QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 
@@ -125,6 +126,10 @@ class PostgresServer:
         self.run(f"CREATE DATABASE {name} {options}")
         return name
 
+    def new_url(self, options: str = "") -> str:
+        """The URL of a new, empty database."""
+        return self.url(self.new_database(options))
+
     def emptied(self) -> str:
         """The name of the one database that is emptied for each test: a new one would take half a second."""
         name = "emptied"
@@ -151,6 +156,11 @@ class PostgresServer:
 
     def _run(self, program: str, *words: str) -> None:
         subprocess.run([programs() / program, *words], check=True, capture_output=True, cwd=self.folder, **_as_server())
+
+
+def database_of(url: str | None) -> str:
+    """The name of the database that a URL names."""
+    return str(make_url(str(url)).database)
 
 
 def served(*settings: str) -> Iterator[PostgresServer]:

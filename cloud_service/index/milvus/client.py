@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -43,7 +43,7 @@ class CollectionLost(IndexUnavailable):
 class Milvus:
     """A connection to Milvus, made with the first call.
 
-    What changes a whole collection may take a minute, unless it is told not to be patient, as within a request.
+    Changes of a whole collection may take a minute; with ``patient=False``, as within a request, they may not.
 
     Args:
         url: ``http://host:19530``, ``https://…``, or a path that ends with ``.db``: milvus-lite in this process.
@@ -66,6 +66,8 @@ class Milvus:
         if ca_file is not None:
             self._options |= {"secure": True, "server_pem_path": str(ca_file)}
         self._seconds = seconds
+        # Of reads: all that was written before is taken into account.
+        self._strong: dict[str, Any] = {"consistency_level": "Strong", "timeout": seconds}
         self._connecting = threading.Lock()
         self._client: Any = None
         self._compacts: bool | None = None
@@ -117,13 +119,9 @@ class Milvus:
 
     def drop(self, name: str, *, patient: bool = True) -> None:
         """Removes a collection; nothing if it is not there."""
-        self._ask(
-            lambda client: (
-                client.drop_collection(name, timeout=self._limit(patient))
-                if client.has_collection(name, timeout=self._limit(patient))
-                else None
-            )
-        )
+        limit = self._limit(patient)
+        if self._ask(lambda client: client.has_collection(name, timeout=limit)):
+            self._ask(lambda client: client.drop_collection(name, timeout=limit))
 
     def put(self, name: str, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Stores (n, d) float32 rows under n ids; they can be found when this returns. Harmless when repeated."""
@@ -131,33 +129,24 @@ class Milvus:
         for start in range(0, len(ids), rows):
             part = zip(ids[start : start + rows].tolist(), vectors[start : start + rows], strict=True)
             data = [{"id": one, "vector": vector} for one, vector in part]
-            self._ask(partial(self._upsert, name, data))
+            self._ask(methodcaller("upsert", name, data, timeout=self._seconds))
 
     def remove(self, name: str, ids: NDArray[np.int64]) -> None:
         """Removes n ids; those that are not there are passed over."""
         for start in range(0, len(ids), MOST_HITS):
-            self._ask(partial(self._delete, name, ids[start : start + MOST_HITS].tolist()))
+            part = ids[start : start + MOST_HITS].tolist()
+            self._ask(methodcaller("delete", name, ids=part, timeout=self._seconds))
 
     def count(self, name: str) -> int:
         """How many vectors a collection holds."""
-        found = self._ask(
-            lambda client: client.query(
-                name, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=self._seconds
-            )
-        )
+        found = self._ask(lambda client: client.query(name, filter="", output_fields=["count(*)"], **self._strong))
         return int(found[0]["count(*)"])
 
     def ids(self, name: str, after: int, last: int) -> NDArray[np.int64]:
         """Those of the ids in (after, last] that a collection holds, at most MOST_HITS, in no order."""
+        which, fields = _between(after, last), ["id"]
         found = self._ask(
-            lambda client: client.query(
-                name,
-                filter=_between(after, last),
-                output_fields=["id"],
-                limit=MOST_HITS,
-                consistency_level="Strong",
-                timeout=self._seconds,
-            )
+            lambda client: client.query(name, filter=which, output_fields=fields, limit=MOST_HITS, **self._strong)
         )
         return np.array([row["id"] for row in found], dtype=np.int64)
 
@@ -190,22 +179,21 @@ class Milvus:
                 limit=limit,
                 output_fields=["id"],
                 search_params={"metric_type": "IP", "params": parameters},
-                consistency_level="Strong",
-                timeout=self._seconds,
+                **self._strong,
             )
         )
         return [(np.array(row.ids, np.int64), np.array(row.distances, np.float32)) for row in found]
 
     @property
     def compacts(self) -> bool:
-        """Whether this Milvus rewrites its files when told to; milvus-lite does so when it sees fit."""
+        """Whether this Milvus rewrites its files on request; milvus-lite does so at times of its own."""
         if self._compacts is None:
             version = self._ask(lambda client: client.get_server_version(timeout=self._seconds))
             self._compacts = not str(version).startswith("milvus_lite")
         return self._compacts
 
     def compact(self, name: str) -> int:
-        """Has a collection written to disk and then anew, without what was removed; gives the job's number."""
+        """Has a collection written to disk and then rewritten without what was removed; returns the job's number."""
 
         def begin(client: Any) -> int:
             client.flush(name, timeout=_SLOW_SECONDS)
@@ -229,12 +217,6 @@ class Milvus:
 
     def _limit(self, patient: bool) -> float:
         return _SLOW_SECONDS if patient else self._seconds
-
-    def _upsert(self, name: str, data: list[dict[str, Any]], client: Any) -> None:
-        client.upsert(name, data, timeout=self._seconds)
-
-    def _delete(self, name: str, ids: list[int], client: Any) -> None:
-        client.delete(name, ids=ids, timeout=self._seconds)
 
     def _ask(self, question: Callable[[Any], T]) -> T:
         """One exchange with Milvus.

@@ -29,7 +29,7 @@ class MilvusIndex:
         name: of the collection.
         dim: d, the length of a template.
         approximate: whether it is HNSW.
-        lost: told when the collection is not there any more.
+        lost: called when the collection is not there any more.
         most: the most that is asked for in one search of one probe.
     """
 
@@ -55,18 +55,10 @@ class MilvusIndex:
     def __len__(self) -> int:
         return self._milvus.count(self._name)
 
-    def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Adds (n, d) float32 unit rows under n ids; they can be found when this returns."""
-        self._milvus.put(self._name, ids, vectors)
-
-    def remove(self, ids: NDArray[np.int64]) -> None:
-        """Removes n ids; those it does not hold are passed over. When their bytes go is told by the outbox."""
-        self._milvus.remove(self._name, ids)
-
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
         """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``.
 
-        Milvus shows no more than 16,384 at once. Who wants more is shown all that score as much, by ranges of ids.
+        Milvus returns at most 16,384 hits. Where more are wanted, all that reach the floor are read by ranges of ids.
 
         Raises:
             IndexUnavailable: Milvus does not answer, or the collection is being made anew.
@@ -89,10 +81,6 @@ class MilvusIndex:
         for at, ids in enumerate(rows):
             table[at, : len(ids)] = ids
         return Hits(table, unseen)
-
-    def drop(self) -> None:
-        """Removes the collection."""
-        self._milvus.drop(self._name)
 
     def _all(
         self, probe: NDArray[np.float32], floor: float, between: tuple[int, int], shown: NDArray[np.int64]

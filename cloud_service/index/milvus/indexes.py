@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_service.erasure.residue import Residue
 from cloud_service.index.flat import VectorIndex
 from cloud_service.index.milvus.client import MOST_HITS, CollectionLost, Milvus
 from cloud_service.index.milvus.index import MilvusIndex
 from cloud_service.index.milvus.names import Names, approximate
-from cloud_service.index.milvus.outbox import Outbox
-from cloud_service.index.milvus.state import Held
-from cloud_service.index.milvus.sync import Keeper
-from cloud_service.record.record import Record
-from cloud_service.record.rows import PinnedGallery
-from shared.errors import IndexUnavailable
+from cloud_service.index.milvus.outbox import Outbox, instance_of
+from cloud_service.index.milvus.sync import Sync
+from cloud_service.record.database import Database
+from cloud_service.record.queries import PinnedGallery
+from cloud_service.record.record import Journal, Record
+from cloud_service.settings import MilvusSettings
+from shared.errors import IndexUnavailable, Overloaded, RecordUnavailable
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.wire.cloud import IndexStats, SnapshotInfo
+from shared.wire.common import Receipt
 
 _log = get_logger(__name__)
 
@@ -28,37 +32,37 @@ _log = get_logger(__name__)
 class MilvusIndexes:
     """Indexes that several replicas of the service share. None of them remembers what another may change.
 
-    What is told out of order is put right by a look at the record, so that writers need not wait for each other here.
+    Changes may arrive in any order: each is checked against the record, so that writers do not wait for each other.
 
     Args:
         record: the truth.
         outbox: the record's journal.
         milvus: the connection.
         names: of the collections.
-        keeper: keeps Milvus in step.
+        sync: keeps Milvus in step.
         metrics: where steps are timed.
     """
 
     in_order = False
 
     def __init__(
-        self, record: Record, outbox: Outbox, milvus: Milvus, names: Names, keeper: Keeper, metrics: Metrics
+        self, record: Record, outbox: Outbox, milvus: Milvus, names: Names, sync: Sync, metrics: Metrics
     ) -> None:
-        self._held = Held(record.database)
+        self._templates = record.vectors
         self._outbox = outbox
         self._milvus = milvus
         self._names = names
-        self._keeper = keeper
+        self._sync = sync
         self._metrics = metrics
 
     @property
     def sound(self) -> bool:
         """Whether every gallery can be searched now."""
-        return self._keeper.sound
+        return self._sync.sound
 
     def load(self) -> None:
-        """Connects, and sees to every gallery. Where Milvus is away, the service starts and waits for it."""
-        self._keeper.start()
+        """Connects, and checks every gallery. Where Milvus is away, the service starts and waits for it."""
+        self._sync.start()
 
     def of(self, gallery: PinnedGallery) -> VectorIndex:
         """A gallery's index.
@@ -67,74 +71,62 @@ class MilvusIndexes:
             NotFound: the gallery was erased meanwhile.
             IndexUnavailable: Milvus is away, or the index is being made anew.
         """
-        if self._keeper.away:
+        if self._sync.away:
             raise IndexUnavailable("The index cannot be reached; try again in a moment.")
-        if not self._keeper.trusts(gallery):
-            if self._held.size(gallery) > MOST_HITS:
-                self._keeper.wake()
+        if not self._sync.trusts(gallery):
+            if self._templates.count(gallery) > MOST_HITS:
+                self._sync.wake()
                 raise CollectionLost("The index of this gallery is being made; try again in a moment.")
-            self._keeper.see_to(gallery, patient=False)
+            self._sync.ensure(gallery, patient=False)
         return MilvusIndex(
             self._milvus,
             self._names.collection(gallery),
             gallery.dim,
             approximate(gallery),
-            lambda: self._keeper.lost(gallery),
+            lambda: self._sync.lost(gallery),
         )
 
     def made(self, gallery: PinnedGallery) -> None:
-        """A gallery is new, and empty. Where Milvus is away, its collection is made when it is back."""
-        with self._metrics.step("index"):
-            try:
-                self.of(gallery)
-            except Exception as error:  # made all the same: the keeper sees to every gallery of the record
-                _log.warning("index_not_made", **place_of(error))
-                self._keeper.wake()
+        """Makes the collection of a new gallery; where Milvus is away, when it is back."""
+        with self._repaired_later("index_not_made"):
+            self.of(gallery)
 
     def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Templates were added, (n,) int64 and (n, dim) float32; they can be found when this returns.
+        """Adds templates, (n,) int64 and (n, dim) float32; they can be found when this returns.
 
         Raises:
             IndexUnavailable: Milvus is away. They are committed, and found when it is back.
         """
-        with self._metrics.step("index"), self._told_when_lost(gallery):
-            self._keeper.put(gallery, ids, vectors)
+        with self._metrics.step("index"), self._noticing_loss(gallery):
+            self._sync.put(gallery, ids, vectors)
 
     def added_before(self, gallery: PinnedGallery, uids: Sequence[str]) -> None:
-        """Templates are sent again, by their names on the wire; they can be found when this returns.
+        """Makes sure that templates which are sent again, by their names on the wire, can be found.
 
         Raises:
             IndexUnavailable: Milvus is away.
         """
         with self._metrics.step("index"):
-            untold = self._outbox.not_yet_added(gallery, self._held.named(gallery, uids))
-            if len(untold):
-                with self._told_when_lost(gallery):
-                    self._keeper.put_stored(gallery, untold)
+            missing = self._outbox.not_yet_added(gallery, self._templates.named(gallery, uids))
+            if len(missing):
+                with self._noticing_loss(gallery):
+                    self._sync.put_stored(gallery, missing)
 
     def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Templates were removed, (n,) int64. Where Milvus is away, it is told when it is back."""
-        with self._metrics.step("index"):
-            try:
-                if len(ids) and not self._keeper.away:
-                    self._keeper.remove(gallery, ids)
-            except Exception as error:  # erased all the same: the outbox tells of it until it is done
-                _log.warning("index_removal_failed", **place_of(error))
-                self._keeper.wake()
+        """Removes templates, (n,) int64; where Milvus is away, when it is back."""
+        with self._repaired_later("index_removal_failed"):
+            if len(ids) and not self._sync.away:
+                self._sync.remove(gallery, ids)
 
     def dropped(self, gallery: PinnedGallery) -> None:
-        """A gallery was removed. Where Milvus is away, it is told when it is back."""
-        with self._metrics.step("index"):
-            self._keeper.dropped(gallery)
-            try:
-                if not self._keeper.away:
-                    self._keeper.drop(self._names.entry(gallery), patient=False)
-            except Exception as error:  # erased all the same: the outbox tells of it until it is done
-                _log.warning("index_removal_failed", **place_of(error))
-                self._keeper.wake()
+        """Drops the collection of an erased gallery; where Milvus is away, when it is back."""
+        self._sync.dropped(gallery)
+        with self._repaired_later("index_removal_failed"):
+            if not self._sync.away:
+                self._sync.drop(self._names.entry(gallery), patient=False)
 
     def doubtful(self, gallery: PinnedGallery) -> None:
-        """Whether the last change of a gallery was committed cannot be told. The outbox will tell the keeper."""
+        """Does nothing: a change that was committed stands in the outbox."""
 
     def stats(self, gallery: PinnedGallery) -> IndexStats:
         """How a gallery is searched.
@@ -153,7 +145,7 @@ class MilvusIndexes:
         )
 
     def pinned(self, gallery: PinnedGallery) -> None:
-        """An operator chose the kind of a gallery's index: a collection of that kind is filled from the record.
+        """Fills a collection of the kind that an operator chose from the record.
 
         Raises:
             IndexUnavailable: Milvus is away; or the gallery is large, and is not searched until that is done.
@@ -161,39 +153,95 @@ class MilvusIndexes:
         self.of(gallery)
 
     def snapshot(self, gallery: PinnedGallery) -> SnapshotInfo:
-        """Nothing: Milvus keeps its own files, and no start reads others."""
+        """Does nothing: Milvus keeps its own files, and no start reads others."""
         return SnapshotInfo(files=0, templates=0)
 
     def prepare(self, after: PinnedGallery) -> None:
-        """Fills a collection with what is staged for a gallery's next turn; where Milvus is away, later."""
+        """Fills a collection with what is staged for a gallery's next key; where Milvus is away, later."""
         try:
-            self._keeper.prepare(after)
+            self._sync.prepare(after)
         except IndexUnavailable:
             _log.warning("index_not_prepared", gallery=after.id)
 
-    def turn(self, after: PinnedGallery, flip: Callable[[], object]) -> None:
-        """Runs the transaction that begins a gallery's next turn. A large gallery's collection is compared with the
-        record before it is searched, and until then answered with 503.
+    def switch(self, after: PinnedGallery, commit: Callable[[], object]) -> None:
+        """Runs the transaction that changes a gallery's key. A large gallery's collection is compared with the record
+        before it is searched, and until then answered with 503.
         """
-        flip()
-        self._keeper.wake()
+        commit()
+        self._sync.wake()
 
-    def unprepare(self, after: PinnedGallery) -> None:
-        """That turn will not come; its collection is removed, now or when all are looked at."""
+    def unprepare(self, gallery: PinnedGallery) -> None:
+        """Drops the collection for a gallery's next key, now or when all are checked."""
         try:
-            self._keeper.unprepare(after)
+            self._milvus.drop(self._names.collection(replace(gallery, key_version=gallery.key_version + 1)))
         except IndexUnavailable:
-            self._keeper.wake()
+            self._sync.wake()
 
     def close(self) -> None:
-        """Ends the keeper and the connection."""
-        self._keeper.stop()
+        """Ends the sync thread and the connection."""
+        self._sync.stop()
         self._milvus.close()
 
     @contextmanager
-    def _told_when_lost(self, gallery: PinnedGallery) -> Iterator[None]:
+    def _repaired_later(self, event: str) -> Iterator[None]:
+        """Logs an error instead of raising it: the record has the change, and the sync thread repeats it."""
+        with self._metrics.step("index"):
+            try:
+                yield
+            except Exception as error:
+                _log.warning(event, **place_of(error))
+                self._sync.wake()
+
+    @contextmanager
+    def _noticing_loss(self, gallery: PinnedGallery) -> Iterator[None]:
         try:
             yield
         except CollectionLost:
-            self._keeper.lost(gallery)
+            self._sync.lost(gallery)
             raise
+
+
+def in_milvus(
+    url: str, settings: MilvusSettings, database: Database, record_with: Callable[[Journal], Record], metrics: Metrics
+) -> tuple[Record, MilvusIndexes, Residue]:
+    """The record with an outbox for its journal, the indexes that the outbox is for, and what Milvus keeps of erasures.
+
+    Raises:
+        SetupError: a package that is needed is not installed, or milvus-lite's folder cannot be used.
+    """
+    milvus = Milvus(url, settings.token, settings.ca_file, settings.timeout_s)
+    names = Names(instance_of(database))
+    outbox = Outbox(database, names)
+    record = record_with(outbox)
+    sync = Sync(record, outbox, milvus, names, settings)
+    return record, MilvusIndexes(record, outbox, milvus, names, sync, metrics), MilvusResidue(outbox)
+
+
+class MilvusResidue:
+    """Bytes of erased templates that Milvus may still hold; ``Purge`` has them rewritten, the outbox records it.
+
+    Args:
+        outbox: of all galleries.
+    """
+
+    name = "index"
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def erased(self, receipt: Receipt) -> None:
+        """Does nothing: the erasure stands in the outbox."""
+
+    def doubtful(self) -> None:
+        """Does nothing: what was committed stands in the outbox."""
+
+    def finish(self) -> None:
+        """Does nothing: ``Purge`` does it."""
+
+    def holds(self, receipt: Receipt) -> bool:
+        """Whether an erasure as old as this one, or older, is not done; also where that cannot be read now."""
+        try:
+            oldest = self._outbox.oldest_pending()
+        except (RecordUnavailable, Overloaded):
+            return True
+        return oldest is not None and oldest <= receipt.at

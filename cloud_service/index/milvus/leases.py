@@ -1,4 +1,4 @@
-"""Who of several replicas does a long work: only one at a time, and another one when that dies."""
+"""Leases: of several replicas only one does a long work, and another one if that dies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import delete, insert, select, update
 
 from cloud_service.record.database import Database
-from cloud_service.record.tables import note
+from cloud_service.record.tables import record_value
 from shared.errors import Overloaded
 
 # A holder renews it between steps of at most a few seconds. That clocks differ by less is taken for granted; where they
@@ -35,13 +35,17 @@ class Lease:
         mine = f"{self._holder} {time.time() + _SECONDS:.0f}"
         try:
             with self._database.write() as connection:
-                held = connection.scalar(select(note.c.value).where(note.c.name == self._name))
+                held = connection.scalar(select(record_value.c.value).where(record_value.c.name == self._name))
                 if held is None:
-                    connection.execute(insert(note).values(name=self._name, value=mine))
+                    connection.execute(insert(record_value).values(name=self._name, value=mine))
                     return True
                 if _lives(held) and not held.startswith(self._holder):
                     return False
-                swapped = update(note).where(note.c.name == self._name, note.c.value == held).values(value=mine)
+                swapped = (
+                    update(record_value)
+                    .where(record_value.c.name == self._name, record_value.c.value == held)
+                    .values(value=mine)
+                )
                 return connection.execute(swapped).rowcount == 1
         except Overloaded:  # another replica took it in the same moment
             return False
@@ -49,13 +53,21 @@ class Lease:
     def give_back(self) -> None:
         """Lets others take it at once."""
         with self._database.write() as connection:
-            connection.execute(delete(note).where(note.c.name == self._name, note.c.value.startswith(self._holder)))
+            connection.execute(
+                delete(record_value).where(
+                    record_value.c.name == self._name, record_value.c.value.startswith(self._holder)
+                )
+            )
 
 
 def live_leases(database: Database) -> set[str]:
     """The names of all works that somebody does now."""
     with database.read() as connection:
-        return {name for name, value in connection.execute(select(note.c.name, note.c.value)) if _lives(value)}
+        return {
+            name
+            for name, value in connection.execute(select(record_value.c.name, record_value.c.value))
+            if _lives(value)
+        }
 
 
 def _lives(value: str) -> bool:

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
-from cloud_service.record.rows import PinnedGallery
+from cloud_service.record.queries import PinnedGallery
 
 _PARTS: Final = re.compile(r"patronus_[0-9a-f]+_(\d+)_(\d+)(?:_hnsw)?(_built_[0-9a-f]+)?")
 _APPROXIMATE: Final = "_hnsw"
@@ -15,10 +15,10 @@ _APPROXIMATE: Final = "_hnsw"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a name says: of which gallery, under which key, and whether it is still being filled."""
+    """What a name says: of which gallery, under which key version, and whether it is still being filled."""
 
     gallery_id: int
-    turn: int
+    key_version: int
     unfinished: bool
 
 
@@ -34,7 +34,7 @@ class Names:
 
     def entry(self, gallery: PinnedGallery) -> str:
         """What the outbox calls a gallery's collection, of whatever kind."""
-        return f"{self.prefix}{gallery.id}_{gallery.turn}"
+        return f"{self.prefix}{gallery.id}_{gallery.key_version}"
 
     def collection(self, gallery: PinnedGallery) -> str:
         """A gallery's collection, complete if it is there. An index of another kind is another collection."""
@@ -47,10 +47,6 @@ class Names:
     def unfinished(self, gallery: PinnedGallery) -> str:
         """A new name for a collection while it is being filled."""
         return f"{self.collection(gallery)}_built_{secrets.token_hex(4)}"
-
-    def entries_of(self, gallery_id: int) -> str:
-        """What the outbox's entries of a gallery begin with, whatever its turn."""
-        return f"{self.prefix}{gallery_id}_"
 
     def parts(self, name: str) -> Parts | None:
         """What the name of a collection or entry says; None: it is none of this record's."""

@@ -1,4 +1,4 @@
-"""Has Milvus rewrite its files without what was removed, and keeps account of it."""
+"""Has Milvus rewrite its files without what was removed, and records when that is done."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class _Job:
     since: float
 
 
-class Purging:
-    """From time to time: flush and compact collections with erased templates, and strike out what is long gone.
+class Purge:
+    """Flushes and compacts collections with erased templates now and then, and strikes out what is long gone.
 
     Args:
         record: the truth.
-        outbox: tells what was removed.
+        outbox: holds what was removed.
         milvus: the connection.
         names: of the collections.
         kept_seconds: how long Milvus keeps what it dropped.
@@ -48,8 +48,8 @@ class Purging:
         self._begun: dict[str, float] = {}
         self._jobs: dict[str, _Job] = {}
 
-    def go_on(self) -> None:
-        """Does what is due."""
+    def run(self) -> None:
+        """Begins and follows the compactions that are due."""
         self._outbox.forget(datetime.now(UTC) - self._kept)
         due = self._outbox.to_purge()
         if not due or not self._milvus.compacts:
@@ -57,7 +57,7 @@ class Purging:
         for entry, last in due.items():
             try:
                 if entry in self._jobs:
-                    self._look_at(entry, self._jobs[entry])
+                    self._follow(entry, self._jobs[entry])
                 elif time.monotonic() - self._begun.get(entry, -_PURGE_SECONDS) >= _PURGE_SECONDS:
                     self._begin(entry, last)
             except IndexUnavailable:
@@ -72,9 +72,9 @@ class Purging:
         number = self._milvus.compact(self._names.collection(gallery))
         self._jobs[entry] = _Job(number, last, time.monotonic())
 
-    def _look_at(self, entry: str, job: _Job) -> None:
+    def _follow(self, entry: str, job: _Job) -> None:
         if time.monotonic() - job.since > _JOB_SECONDS:
             del self._jobs[entry]
         elif self._milvus.compacted(job.number):
             del self._jobs[entry]
-            self._outbox.purged(entry, job.last)
+            self._outbox.confirm_purged(entry, job.last)

@@ -1,18 +1,18 @@
-"""Protection profiles: which steps an embedding goes through before it may leave. Data, not code paths.
+"""Protection profiles: the steps that protect an embedding, as data.
 
-A folder here is a profile: ``profile.json`` and the files that its steps need. Its digest covers all of them but the
-model card, which is for people.
+Each folder here is a profile: ``profile.json`` and the files that its steps need. Its digest covers all of them except
+the model card, which is for people.
 """
 
 from edge_service.protection.profiles.document import PatronusStep, ProfileDocument, SealStep
-from edge_service.protection.profiles.load import (
+from edge_service.protection.profiles.files import (
     DefaultThreshold,
     Profile,
     available,
     check_profile_dimension,
     load_profile,
+    write_profile,
 )
-from edge_service.protection.profiles.write import write_profile
 
 __all__ = [
     "DefaultThreshold",

@@ -1,4 +1,4 @@
-"""What ``profile.json`` holds: strict, so that a profile which this program does not understand whole is refused."""
+"""The content of ``profile.json``; strict, so a profile with anything unknown in it is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Length = Annotated[float, Field(gt=0)]
 
 
 class SealStep(BaseModel):
-    """Turn by the secret rotation of the gallery's epoch."""
+    """Seal by the secret rotation of the gallery's epoch."""
 
     model_config = _STRICT
 
@@ -27,7 +27,7 @@ class SealStep(BaseModel):
 
 
 class PatronusStep(BaseModel):
-    """Erase and perturb, by a network that came out of training: an ONNX file beside the document.
+    """Erase and perturb by a trained network: an ONNX file beside the document.
 
     The graph's inputs: ``x`` (n, dim), ``seed`` (n, seed_dim) standard normal, ``phi_limit`` (n,) radians, ``seal``
     (dim, dim) orthogonal; its outputs: ``template`` (n, dim) unit rows, ``angle`` (n,) radians. All float32.
@@ -47,7 +47,7 @@ class PatronusStep(BaseModel):
     input_norm: Annotated[list[_Length], Field(min_length=2, max_length=2)] | None = Field(
         description="shortest and longest raw embedding that is plausible; null: only rows of length 1 are"
     )
-    phi_max: float = Field(ge=0, le=math.pi / 2, description="radians; the graph never turns by more")
+    phi_max: float = Field(ge=0, le=math.pi / 2, description="radians; the graph never perturbs by more")
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -64,7 +64,7 @@ Step = Annotated[PatronusStep | SealStep, Field(discriminator="kind")]
 
 
 class ProfileDocument(BaseModel):
-    """A profile: its steps, and what was measured of it. The edge runs the steps and carries the rest."""
+    """A profile: its steps, and its measured figures. The edge runs the steps and only stores the rest."""
 
     model_config = _STRICT
 
@@ -73,7 +73,7 @@ class ProfileDocument(BaseModel):
     summary: str
     embedder: str = Field(min_length=1, description="the embedder that the profile was made for, or `any`")
     embedder_sha256: HexDigest | None = Field(default=None, description="of that embedder's converted file")
-    # In this order. A seal is the last step: whatever came after it would work on a space that nothing is known of.
+    # In this order. The seal is the last step: after it, nothing is known of the embedding space.
     steps: Annotated[list[Step], Field(min_length=1, max_length=2)]
     threshold: Threshold | None = Field(default=None, description="tau that it was calibrated at, and the FMR there")
     budgets: dict[str, JsonValue] | None = Field(default=None, description="angles that calibration allowed, and why")

@@ -1,4 +1,4 @@
-"""What a picture file says of itself, read before any of its pixels is decoded."""
+"""Reads the headers of picture files, before any pixel is decoded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP")
 
 
 def read_header(data: bytes) -> PictureHeader:
-    """Reads the header of a picture; the format is told by the content.
+    """Reads the header of a picture; its content decides the format.
 
     Args:
         data: a whole JPEG, PNG or WebP file.
 
     Raises:
         UnsupportedPicture: not one of the formats, or a kind of JPEG that no camera writes.
-        UnreadablePicture: damaged, animated, or made so that reading it takes long.
+        UnreadablePicture: damaged, animated, or made to take long to read.
     """
     if data.startswith(JPEG_SIGNATURE):
         return read_jpeg(data)

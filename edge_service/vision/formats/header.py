@@ -1,4 +1,4 @@
-"""The header of a picture, and what decoding that picture takes at most."""
+"""The header of a picture, and the most memory that decoding it takes."""
 
 from __future__ import annotations
 
@@ -21,25 +21,24 @@ _ROW_BYTES: Final = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PictureHeader:
-    """What a picture file says of itself.
+    """The header of a picture file.
 
     Attributes:
         format: by content.
-        width: in pixels, as stored: before the picture is put upright.
+        width: in pixels, as stored, before rotation to upright.
         height: in pixels, as stored.
         orientation: by EXIF, 1 to 8; 1 where there is none.
-        decoder_bytes: most memory that the decoder takes while it runs, its own image included.
+        decoder_bytes: peak memory of the decoder, its own image included.
         image_bytes: memory of the decoder's image.
-        most_pixels: of this format and depth, as many as are decoded in bearable time.
-        parts: what the decoder is given, as parts of the file: nothing that does not change a pixel.
-        file_copies: how many copies of the parts there are while the picture is decoded.
-        blocks: of a JPEG: the same picture up to the end of its last blocks, all of which show. Decoding it with
-            different endings shows whether data is missing. Where there are restarts, only what is behind the last of
-            them. None where that is not checked.
-        tables_bytes: memory for tables that a file made for it may take besides; ordinary files take next to none.
-        fillings: with how many different endings that is tried.
-        probe: of a JPEG of one scan: the same picture with one more row of groups of blocks than there is data for. If
-            the first of these groups is empty, the data ended before them, and ``blocks`` is compared.
+        most_pixels: limit of this format and depth, for a bearable decoding time.
+        parts: the parts of the file that the decoder gets: only those that change a pixel.
+        file_copies: copies of the parts in memory during decoding.
+        blocks: of a JPEG: the same picture, extended to whole blocks. Decoding it with different fillings shows whether
+            data is missing. With restarts, only the data after the last one. None where this is not checked.
+        tables_bytes: further memory for tables, which only a hostile file takes.
+        fillings: number of fillings to try.
+        probe: of a JPEG with one scan: the same picture with one more row of groups of blocks than there is data for.
+            If the first of these groups is empty, data may be missing, and ``blocks`` is compared.
         group: blocks of a group, across and down.
     """
 
@@ -70,14 +69,14 @@ class PictureHeader:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that decoding takes at any moment, beside the file as it was sent and ``tables_bytes``."""
+        """Peak memory of decoding, without the file as sent and ``tables_bytes``."""
         file_bytes = self.file_copies * sum(len(part) for part in self.parts)
         at_most = max(self.decoder_bytes, self.image_bytes + self.pixel_bytes)
         return at_most + file_bytes + self.height * _ROW_BYTES + _WORKING_BYTES
 
     @property
     def charged_bytes(self) -> int:
-        """What must be free before this picture is decoded: what any file with such a header may take."""
+        """Memory to reserve for decoding: the most that any file with this header takes."""
         return self.peak_bytes + self.tables_bytes
 
     def file(self, end: bytes = b"") -> bytes:
@@ -90,7 +89,7 @@ class PictureHeader:
 
 
 def damaged() -> UnreadablePicture:
-    """The refusal of a file that is not what its format asks for."""
+    """The refusal of a damaged file."""
     return UnreadablePicture("The picture is damaged or cut off; export or upload it again.", reason="damaged")
 
 
@@ -100,9 +99,9 @@ def animated() -> UnreadablePicture:
 
 
 def exif_orientation(exif: bytes | memoryview) -> int:
-    """The orientation that EXIF metadata tell; 1 (upright) where they tell none, or are damaged.
+    """The orientation in EXIF metadata; 1 (upright) where there is none, or where they are damaged.
 
-    Only this one value is looked at. Libraries read all of them, and a few KiB can tell of gigabytes.
+    Reads this one value only. Libraries read all values, and a few KiB can declare gigabytes.
     """
     data = bytes(exif[: 1 << 16]).removeprefix(_EXIF_PREFIX)
     order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(data[:4])
@@ -118,6 +117,6 @@ def exif_orientation(exif: bytes | memoryview) -> int:
                     return 1
                 (value,) = struct.unpack_from(order + ("H" if kind == _SHORT else "I"), data, at + 10 + 12 * entry)
                 return int(value) if 1 <= value <= 8 else 1
-    except struct.error:  # the pixels may well be good
+    except struct.error:  # the pixels may be good
         return 1
     return 1

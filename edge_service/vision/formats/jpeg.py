@@ -1,7 +1,7 @@
-"""JPEG: the header, the scans, and the file without the segments that change no pixel.
+"""Reads JPEG files: the header, the scans, and the segments that change a pixel.
 
-libjpeg passes over all pixels once a scan. Where there are several scans, it keeps the coefficients of the whole
-picture, two bytes each, until the last one.
+libjpeg processes all pixels once for each scan. With several scans, it keeps the coefficients of the whole picture, two
+bytes each, until the last one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shared.errors import UnreadablePicture, UnsupportedPicture
 
 JPEG_SIGNATURE: Final = b"\xff\xd8"
 
-# Cameras write some twenty segments, and about ten scans when progressive; colour profiles a few segments more.
+# Cameras write some twenty segments, and about ten scans when progressive; color profiles a few segments more.
 _MAX_SEGMENTS: Final = 1000
 _MAX_SCANS: Final = 100
 # Blocks of 8 x 8 coefficients, over all scans of a picture with several: the ten scans that libjpeg writes hold 14
@@ -25,13 +25,13 @@ _MAX_SCANS: Final = 100
 # processor, and up to 0.3 where a scan refines what came before.
 _MAX_BLOCKS: Final = 6_000_000
 _MOST_PIXELS_OF_SEVERAL_SCANS: Final = 25_000_000
-# Of a progressive picture without its end, which is decoded five times: what its last scan lacks shows so only. A
-# larger one is refused.
+# Of a progressive picture without its end, which is decoded five times to find missing data of its last scan. A larger
+# one is refused.
 _MAX_BLOCKS_COMPARED: Final = 1_200_000
 _MAX_FILL_BYTES: Final = 64
 # libjpeg decodes no longer side than 65,500 pixels; the checks for missing data add up to two groups of 32.
 _LONGEST_CHECKED_SIDE: Final = 65_500 - 64
-# Of a side there are at most 65,535; how long a JPEG takes is told by its blocks.
+# The format's limit of 65,535 a side; the blocks limit the decoding time.
 _MOST_PIXELS: Final = 65_535**2
 _COEFFICIENTS: Final = 64
 
@@ -76,7 +76,7 @@ class _Frame:
         return max(each.across for each in self.components), max(each.down for each in self.components)
 
     def units(self, chosen: Sequence[_Component]) -> int:
-        """What restarts are counted in: blocks where a scan has one component, else groups of blocks."""
+        """The unit of restart intervals: blocks where a scan has one component, else groups of blocks."""
         across = max(each.across for each in self.components)
         down = max(each.down for each in self.components)
         if len(chosen) > 1:
@@ -103,7 +103,7 @@ class _Scan:
 
 
 class _Reader:
-    """Walks through the segments of a file up to the end of its first image."""
+    """Reads the segments of a file up to the end of its first image."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -112,7 +112,7 @@ class _Reader:
         self.orientation = 1
         self.frame: _Frame | None = None
         self.scans: list[_Scan] = []
-        self.whole = False
+        self.has_end = False
         self.lacks_data = False
         self.last_units = 0
         self._last_segment = self._view[:0]
@@ -137,9 +137,9 @@ class _Reader:
                 break
             marker = data[at + 1]
             if marker == _END_OF_IMAGE:
-                self.whole = True
+                self.has_end = True
                 return
-            if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # these stand alone
+            if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a segment
                 at += 2
                 continue
             length = int.from_bytes(data[at + 2 : at + 4], "big")
@@ -154,7 +154,7 @@ class _Reader:
                 if found is None:
                     return
                 at = end
-        raise UnreadablePicture("The JPEG is not put together as cameras do it; save it anew.", reason="damaged")
+        raise UnreadablePicture("The JPEG is not built as cameras build it; save it anew.", reason="damaged")
 
     def _take(self, marker: int, segment: memoryview) -> None:
         body = segment[4:]
@@ -171,7 +171,7 @@ class _Reader:
                 self.orientation = exif_orientation(body)
             return
         elif marker in {_JFIF, _ADOBE}:
-            # Of these the decoder takes what the colors are. Others of the same number are previews.
+            # The decoder needs their color information. Other segments of the same number are previews.
             if marker in self._seen or bytes(body[:5]) not in {b"JFIF\x00", b"Adobe"}:
                 return
             self._seen.add(marker)
@@ -238,7 +238,7 @@ class _Reader:
         return tuple(parts)
 
     def last_segment_for(self, width: int, height: int) -> tuple[memoryview, ...]:
-        """The parts with the data behind the last restart only, as a picture of these sides without restarts."""
+        """The parts with only the data after the last restart, as a picture of these sides without restarts."""
         parts = self.parts_for(width, height)[: self._data_part]
         return (*(part for part in parts if part[1] != _RESTART_INTERVAL), self._last_segment)
 
@@ -246,7 +246,7 @@ class _Reader:
 def read_jpeg(data: bytes) -> PictureHeader:
     """Reads the header of a JPEG file, and counts its scans.
 
-    What comes after the first image, such as a phone's film, is not read.
+    Anything after the first image, such as a phone's video, is not read.
 
     Raises:
         UnreadablePicture: damaged, cut off, or of more segments or scans than encoders write.
@@ -258,11 +258,11 @@ def read_jpeg(data: bytes) -> PictureHeader:
     if frame is None or not reader.scans:
         raise damaged()
     _check_scans(frame, reader.scans)
-    kept = _is_kept_whole(frame, reader.scans)
+    keeps_coefficients = _needs_coefficients(frame, reader.scans)
     if not reader.may_be_complete(frame):
         raise damaged()
     blocks_of_scans = _all_blocks(frame, reader.scans)
-    if not reader.whole and kept and blocks_of_scans > _MAX_BLOCKS_COMPARED:
+    if not reader.has_end and keeps_coefficients and blocks_of_scans > _MAX_BLOCKS_COMPARED:
         raise damaged()
     image_bytes = frame.width * frame.height * (1 if len(frame.components) == 1 else 4)
     header = PictureHeader(
@@ -270,26 +270,26 @@ def read_jpeg(data: bytes) -> PictureHeader:
         width=frame.width,
         height=frame.height,
         orientation=reader.orientation,
-        decoder_bytes=image_bytes + (frame.coefficient_bytes() if kept else 0),
+        decoder_bytes=image_bytes + (frame.coefficient_bytes() if keeps_coefficients else 0),
         image_bytes=image_bytes,
-        most_pixels=_MOST_PIXELS_OF_SEVERAL_SCANS if kept else _MOST_PIXELS,
+        most_pixels=_MOST_PIXELS_OF_SEVERAL_SCANS if keeps_coefficients else _MOST_PIXELS,
         parts=tuple(reader.parts),
     )
     if max(frame.width, frame.height) > _LONGEST_CHECKED_SIDE:
         return header
-    # A scan of one component has no blocks beyond the picture; others are filled up to whole groups of blocks.
-    across, down = (1, 1) if kept else frame.sampling
+    # A scan of one component has no blocks beyond the picture; others are padded to whole groups of blocks.
+    across, down = (1, 1) if keeps_coefficients else frame.sampling
     width, height = _up_to(8 * across, frame.width), _up_to(8 * down, frame.height)
     blocks = replace(header, width=width, height=height, orientation=1, parts=reader.parts_for(width, height))
-    if kept:
-        # With its end it has every scan. Comparing would cost every ordinary picture five times its decoding, only to
-        # find out whether the data of a scan was cut and an end put behind it.
-        if reader.whole:
+    if keeps_coefficients:
+        # With its end marker it has every scan. Comparing would decode every ordinary picture five times, only to find
+        # a scan that was truncated and given an end marker.
+        if reader.has_end:
             return header
         return replace(header, blocks=blocks, fillings=3)
     parts_for = reader.parts_for
     if 0 < 8 * across * reader.last_units <= _LONGEST_CHECKED_SIDE:
-        # Data behind a restart stands alone: only the last of it can be cut off, and it is decoded as a strip.
+        # Data after a restart decodes alone: only the last part can be truncated, and it is decoded as a strip.
         width, height, parts_for = 8 * across * reader.last_units, 8 * down, reader.last_segment_for
         blocks = replace(blocks, width=width, height=height, parts=parts_for(width, height))
     longer = height + 8 * down
@@ -308,7 +308,7 @@ def _up_to(multiple: int, side: int) -> int:
     return -(-side // multiple) * multiple
 
 
-def _is_kept_whole(frame: _Frame, scans: list[_Scan]) -> bool:
+def _needs_coefficients(frame: _Frame, scans: list[_Scan]) -> bool:
     return frame.progressive or len(scans[0].components) < len(frame.components)
 
 
@@ -317,7 +317,7 @@ def _all_blocks(frame: _Frame, scans: list[_Scan]) -> int:
 
 
 def _check_scans(frame: _Frame, scans: list[_Scan]) -> None:
-    too_many = _is_kept_whole(frame, scans) and _all_blocks(frame, scans) > _MAX_BLOCKS
+    too_many = _needs_coefficients(frame, scans) and _all_blocks(frame, scans) > _MAX_BLOCKS
     if len(scans) > _MAX_SCANS or too_many:
         raise UnreadablePicture(
             "The JPEG has too many scans for its size; save it as an ordinary one, not progressive.",

@@ -1,4 +1,4 @@
-"""PNG: the header, and the file without the chunks that change no pixel."""
+"""Reads PNG files: the header, and the chunks that change a pixel."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _IHDR_BYTES: Final = 13
 _WIDE: Final = 16
 # Of 15 MB in chunks of 4 KiB, as small as encoders write them.
 _MAX_CHUNKS: Final = 4000
-# The dearest kind, interlaced RGBA of 16 bits a color, takes some 1.3 seconds of a processor at that.
+# The slowest kind, interlaced RGBA of 16 bits a color, takes some 1.3 s of a processor at this size.
 _MOST_PIXELS: Final = 25_000_000
-# deflate never needs more than the bytes themselves and some 0.1 %. More is not pixels: it can only cost time.
+# deflate never needs more than the bytes themselves and some 0.1 %. More data only costs time.
 _MOST_PACKED: Final = 1.125
 _PACKED_SLACK: Final = 64 * 1024
-# What decides pixels, and the longest that each may be. All else is dropped: profiles and texts unpack to megabytes.
+# Chunks that affect pixels, with their longest length. All others are dropped: profiles and texts unpack to megabytes.
 _ONCE: Final = {b"PLTE": 768, b"tRNS": 256}
 _END: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 

@@ -1,4 +1,4 @@
-"""WebP: the header, and the file without its profiles and metadata."""
+"""Reads WebP files: the header, and the chunks that change a pixel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXTENDED_BYTES: Final = 10
 _DECODER_BYTES: Final = 8
 _IMAGE_BYTES: Final = 4
 # Lossless data may have a group of code tables for each 4 x 4 pixels, in libwebp of up to 5,004 entries of 4 bytes and
-# some 600 bytes more. How many there are stands behind coded data. The smallest table, of 1 KiB, takes 4 bits.
+# some 600 bytes more. Their number is inside coded data. The smallest table, of 1 KiB, takes 4 bits.
 _MAX_GROUPS: Final = 1 << 16
 _GROUP_SIDE: Final = 4
 _GROUP_BYTES: Final = 5004 * 4 + 600
@@ -51,9 +51,9 @@ def read_webp(data: bytes) -> PictureHeader:
         elif kind in {b"ANIM", b"ANMF"}:
             raise animated()
         elif kind == b"ALPH" and alpha is None and image is None:
-            alpha = _whole(chunk)
+            alpha = _complete(chunk)
         elif kind in {b"VP8 ", b"VP8L"} and image is None:
-            image = _whole(chunk)
+            image = _complete(chunk)
         elif kind == b"EXIF":
             orientation = exif_orientation(body)
     if image is None:
@@ -80,7 +80,7 @@ def read_webp(data: bytes) -> PictureHeader:
 
 
 def _tables_bytes(width: int, height: int, parts: list[memoryview]) -> int:
-    """The most that code tables of the lossless parts may take; parts are decoded one after the other."""
+    """The most memory of the lossless parts' code tables; parts are decoded one after the other."""
     groups = min(_MAX_GROUPS, -(-width // _GROUP_SIDE) * -(-height // _GROUP_SIDE))
     lossless = [
         len(part)
@@ -104,8 +104,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
     raise UnreadablePicture("The WebP has too many chunks; save it anew.", reason="damaged")
 
 
-def _whole(chunk: memoryview) -> memoryview:
-    """The chunk with its padding, if all of it is there."""
+def _complete(chunk: memoryview) -> memoryview:
+    """The complete chunk with its padding."""
     length = int.from_bytes(chunk[4:8], "little")
     if not length or len(chunk) < 8 + length:
         raise damaged()

@@ -95,7 +95,7 @@ def left(record_of_a_life: tuple[Path, str], settings: Settings) -> tuple[Settin
 
 def test_each_change_is_an_entry_and_what_changed_nothing_is_none(lived: Cloud) -> None:
     entries = _log(lived)
-    [key] = lived.app.state.key_ring.records()
+    [key] = lived.services.key_ring.records()
     assert [(entry["action"], entry["key_id"], entry["gallery"]) for entry in entries] == [
         ("service_started", None, None),
         ("gallery_made", key.id, "door"),
@@ -120,16 +120,16 @@ def test_each_change_is_an_entry_and_what_changed_nothing_is_none(lived: Cloud) 
     assert _checked_by_an_outsider(entries) == _head(lived)
 
 
-def test_what_was_refused_or_only_asked_is_no_entry(door: Cloud) -> None:
-    door.enroll("anna", VECTORS[:1])
-    before = _head(door)
-    assert door.put_gallery(tau=0.7).status_code == 409
-    assert door.enroll("anna", [VECTORS[0], VECTORS[0]], ids=[ID, ID]).status_code == 422
-    assert door.http.delete("/v1/galleries/door/subjects/ben").status_code == 404
-    assert door.http.delete(f"/v1/galleries/door/subjects/anna/templates/{ID}").status_code == 404
-    assert door.verify("anna", VECTORS[0]).status_code == 200
-    assert door.found(VECTORS[0]) == ["anna"]
-    assert _head(door) == before
+def test_what_was_refused_or_only_asked_is_no_entry(client: Cloud) -> None:
+    client.enroll("anna", VECTORS[:1])
+    before = _head(client)
+    assert client.put_gallery(tau=0.7).status_code == 409
+    assert client.enroll("anna", [VECTORS[0], VECTORS[0]], ids=[ID, ID]).status_code == 422
+    assert client.http.delete("/v1/galleries/door/subjects/ben").status_code == 404
+    assert client.http.delete(f"/v1/galleries/door/subjects/anna/templates/{ID}").status_code == 404
+    assert client.verify("anna", VECTORS[0]).status_code == 200
+    assert client.found(VECTORS[0]) == ["anna"]
+    assert _head(client) == before
 
 
 def test_the_log_names_no_subject_yet_who_has_the_name_and_the_record_finds_it(
@@ -140,7 +140,7 @@ def test_the_log_names_no_subject_yet_who_has_the_name_and_the_record_finds_it(
     assert "home.example" not in told
     erased = _log(lived)[4]
     with _file(lived.settings) as record:
-        [[salt]] = record.execute("SELECT value FROM note WHERE name = 'audit_salt'")
+        [[salt]] = record.execute("SELECT value FROM record_value WHERE name = 'audit_salt'")
     named = f"{erased['details']['gallery_id']}:anna@home.example"
     assert erased["details"]["subject"] == hmac.new(bytes.fromhex(salt), named.encode(), hashlib.sha256).hexdigest()
     assert salt not in told
@@ -151,18 +151,18 @@ def test_the_log_names_no_subject_yet_who_has_the_name_and_the_record_finds_it(
     assert (said.exit_code, said.stdout) == (0, "")
 
 
-def test_a_receipt_is_the_logs_own_entry_and_its_status_outlives_the_gallery(door: Cloud) -> None:
-    door.enroll("anna", VECTORS[:2])
-    subject = door.http.delete("/v1/galleries/door/subjects/anna").json()
-    whole = door.http.delete("/v1/galleries/door").json()
+def test_a_receipt_is_the_logs_own_entry_and_its_status_outlives_the_gallery(client: Cloud) -> None:
+    client.enroll("anna", VECTORS[:2])
+    subject = client.http.delete("/v1/galleries/door/subjects/anna").json()
+    whole = client.http.delete("/v1/galleries/door").json()
     for answer, action in ((subject, "subject_erased"), (whole, "gallery_erased")):
-        [entry] = [entry for entry in _log(door) if entry["seq"] == answer["receipt"]["id"]]
+        [entry] = [entry for entry in _log(client) if entry["seq"] == answer["receipt"]["id"]]
         assert answer["receipt"] == {"id": entry["seq"], "at": entry["at"], "digest": entry["digest"]}
-        status = door.http.get(f"/v1/galleries/door/erasures/{entry['seq']}").json()
+        status = client.http.get(f"/v1/galleries/door/erasures/{entry['seq']}").json()
         assert (status["action"], status["status"], status["pending"]) == (action, "done", [])
-    made = next(entry["seq"] for entry in _log(door) if entry["action"] == "gallery_made")
+    made = next(entry["seq"] for entry in _log(client) if entry["action"] == "gallery_made")
     for unknown in (made, 99):
-        answer = door.http.get(f"/v1/galleries/door/erasures/{unknown}")
+        answer = client.http.get(f"/v1/galleries/door/erasures/{unknown}")
         assert_problem(answer, 404, "not-found", "unknown_erasure")
 
 
@@ -231,7 +231,7 @@ def _reckoned_anew(record: sqlite3.Connection) -> None:
         changed = (number, previous, digest, seq)
         record.execute("UPDATE audit SET seq = ?, previous = ?, digest = ? WHERE seq = ?", changed)
         previous = digest
-    record.execute("UPDATE note SET value = ? WHERE name = 'audit_head'", (f"{len(rows)}:{previous}",))
+    record.execute("UPDATE record_value SET value = ? WHERE name = 'audit_head'", (f"{len(rows)}:{previous}",))
 
 
 TAMPERED: dict[str, tuple[list[str], str]] = {
@@ -268,7 +268,7 @@ TAMPERED: dict[str, tuple[list[str], str]] = {
     ),
     "cut off": (["DELETE FROM audit WHERE seq > 6"], "ends with entry 6"),
     "all gone": (["DELETE FROM audit"], "ends with entry 0"),
-    "the end's note changed": (["UPDATE note SET value = 'x' WHERE name = 'audit_head'"], "ends with entry 8"),
+    "the end's note changed": (["UPDATE record_value SET value = 'x' WHERE name = 'audit_head'"], "ends with entry 8"),
 }
 
 
@@ -307,13 +307,15 @@ def test_a_log_that_was_reckoned_anew_shows_only_against_a_head_noted_before(
     assert ("another one than was noted" if how == "changed" else "its end was cut off") in said
 
 
-def test_a_log_that_went_on_still_holds_the_head_and_each_receipt(door: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    head = _head(door)
-    door.enroll("anna", VECTORS[:1])
-    receipt = door.http.delete("/v1/galleries/door/subjects/anna").json()["receipt"]
-    door.enroll("ben", VECTORS[:1])
+def test_a_log_that_went_on_still_holds_the_head_and_each_receipt(
+    client: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = _head(client)
+    client.enroll("anna", VECTORS[:1])
+    receipt = client.http.delete("/v1/galleries/door/subjects/anna").json()["receipt"]
+    client.enroll("ben", VECTORS[:1])
     for noted in (head, f"{receipt['id']}:{receipt['digest']}"):
-        assert _verify(door.settings, monkeypatch, "--head", noted)[0] == 0
+        assert _verify(client.settings, monkeypatch, "--head", noted)[0] == 0
     for wrong in ("7", "x:y", f"1:{'0' * 63}", f"-1:{'0' * 64}"):
         said = CliRunner().invoke(app, ["audit", "verify", "--head", wrong])
         assert "A head is a number" in str(said.exception)
@@ -339,21 +341,21 @@ def test_the_log_is_checked_without_a_service_too_and_mistakes_are_told(
 
 
 def test_an_entry_and_what_it_tells_of_are_written_together_or_not_at_all(
-    door: Cloud, monkeypatch: pytest.MonkeyPatch
+    client: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    door.enroll("anna", VECTORS[:1])
-    with _file(door.settings) as record:
+    client.enroll("anna", VECTORS[:1])
+    with _file(client.settings) as record:
         record.execute("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END")
     refused: list[Callable[[], Any]] = [
-        lambda: door.enroll("ben", VECTORS[1:2]),
-        lambda: door.put_gallery("other"),
-        lambda: door.http.delete("/v1/galleries/door/subjects/anna"),
-        lambda: door.http.delete("/v1/galleries/door"),
-        lambda: door.http.put("/v1/galleries/door/retention", json={"max_age_seconds": 60}),
+        lambda: client.enroll("ben", VECTORS[1:2]),
+        lambda: client.put_gallery("other"),
+        lambda: client.http.delete("/v1/galleries/door/subjects/anna"),
+        lambda: client.http.delete("/v1/galleries/door"),
+        lambda: client.http.put("/v1/galleries/door/retention", json={"max_age_seconds": 60}),
     ]
     for change in refused:
         assert change().status_code == 500
-    assert door.held() == (1, 1)
-    assert door.found(VECTORS[0]) == ["anna"]
-    assert door.http.get("/v1/galleries/door").json()["max_age_seconds"] is None
-    assert len(door.http.get("/v1/galleries").json()["items"]) == 1
+    assert client.held() == (1, 1)
+    assert client.found(VECTORS[0]) == ["anna"]
+    assert client.http.get("/v1/galleries/door").json()["max_age_seconds"] is None
+    assert len(client.http.get("/v1/galleries").json()["items"]) == 1

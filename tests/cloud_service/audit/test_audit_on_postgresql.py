@@ -10,7 +10,7 @@ from sqlalchemy import Engine, create_engine, insert, make_url
 
 from cloud_service.audit.check import check, reading
 from cloud_service.audit.log import HEAD, NO_ENTRY, Action, append, head
-from cloud_service.record.tables import metadata, note
+from cloud_service.record.tables import metadata, record_value
 
 postgres_server = pytest.importorskip("postgres_server", reason="starts a PostgreSQL server for the tests")
 
@@ -24,7 +24,7 @@ def url() -> Iterator[str]:
             engine = create_engine(url)
             metadata.create_all(engine)
             with engine.begin() as connection:
-                connection.execute(insert(note).values(name=HEAD, value=f"0:{NO_ENTRY}"))
+                connection.execute(insert(record_value).values(name=HEAD, value=f"0:{NO_ENTRY}"))
             engine.dispose()
             yield url
     except postgres_server.NoServer as none:

@@ -75,7 +75,7 @@ def test_it_shows_what_a_plain_model_finds_after_additions_and_removals() -> Non
 
 
 @pytest.mark.usefixtures("small_segments")
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 90), st.integers(0, 2**32 - 1)), max_size=12))
 def test_whatever_comes_and_goes_it_agrees_with_the_model(steps: list[tuple[bool, int, int]]) -> None:
     index, held, at = SegmentedIndex(DIM), np.empty(0, np.int64), 0

@@ -9,8 +9,14 @@ import pytest
 
 from cloud_service.index.milvus.client import Milvus
 from shared.errors import IndexUnavailable
+from tests.cloud_service.index.milvus_cloud import (
+    assert_pending,
+    index_is_ready,
+    settings_with_milvus,
+    store_of,
+    within,
+)
 from tests.support.cloud_client import Cloud, assert_problem, random_units
-from tests.support.milvus_cloud import assert_pending, index_is_ready, settings_with_milvus, store_of, within
 from tests.support.milvus_server import Milvus as Server
 from tests.support.milvus_server import MilvusLite
 from tests.support.sealed import Key
@@ -20,11 +26,12 @@ IDS = [f"{number:032x}" for number in range(6)]
 ANNA = "/v1/galleries/door/subjects/anna"
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_what_is_asked_while_milvus_is_away_is_done_or_not_as_the_answer_says(
     tmp_path: Path, own_milvus: MilvusLite
 ) -> None:
     old, new = Key(8, 1), Key(8, 2)
-    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, seconds=2.0)) as cloud:
+    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, timeout_s=2.0)) as cloud:
         for name in ("door", "gone"):
             assert cloud.put_gallery(name, contract=old.contract).status_code == 201
             for at, who in enumerate(("anna", "anna", "ben")):
@@ -71,6 +78,7 @@ def test_what_is_asked_while_milvus_is_away_is_done_or_not_as_the_answer_says(
         assert cloud.found(VECTORS[0], gallery="new") == []
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_a_kind_of_index_that_is_chosen_and_not_made_yet_is_told_as_chosen(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def _scores(probe: NDArray[np.float32]) -> NDArray[np.float64]:
     return VECTORS.astype(np.float64) @ probe.astype(np.float64)
 
 
+@pytest.mark.slow(reason="Milvus")
 @pytest.mark.parametrize("width", [1, 7, 300, 1000])
 @pytest.mark.parametrize("floor", [0.05, 0.3])
 def test_it_shows_the_best_and_tells_of_the_others(milvus: Milvus, filled: str, width: int, floor: float) -> None:
@@ -59,6 +60,7 @@ def test_it_shows_the_best_and_tells_of_the_others(milvus: Milvus, filled: str, 
         assert (unseen == -1) == ((scores >= floor - 0.01).sum() < width)
 
 
+@pytest.mark.slow(reason="Milvus")
 @pytest.mark.parametrize("most", [3, 40])
 def test_more_than_milvus_shows_at_once_is_shown_all_the_same(milvus: Milvus, filled: str, most: int) -> None:
     index = _index(milvus, filled, most)
@@ -72,27 +74,29 @@ def test_more_than_milvus_shows_at_once_is_shown_all_the_same(milvus: Milvus, fi
     assert (hits.unseen_at_most == -1).all()
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_what_is_put_twice_is_there_once_and_what_is_removed_is_gone(milvus: Milvus) -> None:
     milvus.create("test_writes", DIM)
     milvus.load("test_writes")
     index = _index(milvus, "test_writes")
     assert index.search(PROBES, 5, 0.1).ids.shape == (3, 0)
-    index.add(IDS[:4], VECTORS[:4])
-    index.add(IDS[:4], VECTORS[:4])
+    milvus.put("test_writes", IDS[:4], VECTORS[:4])
+    milvus.put("test_writes", IDS[:4], VECTORS[:4])
     assert len(index) == 4
     assert index.search(VECTORS[2:3], 1, 0.9).ids.tolist() == [[3]]
-    index.remove(np.array([3, 9_999], dtype=np.int64))
+    milvus.remove("test_writes", np.array([3, 9_999], dtype=np.int64))
     assert len(index) == 3
     assert index.search(VECTORS[2:3], 1, 0.9).ids.shape == (1, 0)
     assert sorted(milvus.ids("test_writes", 1, 4).tolist()) == [2, 4]
-    index.drop()
-    index.drop()
+    milvus.drop("test_writes")
+    milvus.drop("test_writes")
     told: list[bool] = []
     with pytest.raises(CollectionLost):
         MilvusIndex(milvus, "test_writes", DIM, False, lambda: told.append(True)).search(PROBES, 5, 0.1)
     assert told
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_an_approximate_index_never_shows_a_wrong_one_and_finds_nearly_all(shared_milvus: Server) -> None:
     milvus = Milvus(shared_milvus.url, "", None, 10)
     milvus.create("test_hnsw", DIM, approximate=True)
@@ -105,5 +109,5 @@ def test_an_approximate_index_never_shows_a_wrong_one_and_finds_nearly_all(share
         assert hits.ids.tolist() in ([[at + 1]], [[]])
         found += hits.ids.shape[1]
     assert found >= 98
-    index.drop()
+    milvus.drop("test_hnsw")
     milvus.close()

@@ -14,9 +14,15 @@ from cloud_service.index.milvus.client import Milvus
 from cloud_service.index.milvus.indexes import MilvusIndexes
 from cloud_service.index.milvus.outbox import Outbox
 from shared.errors import IndexUnavailable, SetupError
+from tests.cloud_service.index.milvus_cloud import (
+    assert_pending,
+    index_is_ready,
+    settings_with_milvus,
+    store_of,
+    within,
+)
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
 from tests.support.damaging import change_blob, huge, rows_of
-from tests.support.milvus_cloud import assert_pending, index_is_ready, settings_with_milvus, store_of, within
 from tests.support.milvus_server import Milvus as Server
 from tests.support.milvus_server import MilvusLite
 from tests.support.sealed import Key
@@ -63,8 +69,9 @@ def test_what_was_enrolled_is_found_also_by_the_next_process_and_by_no_other_rec
         assert gone not in milvus.collections()
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_without_milvus_it_says_so_in_time_and_recovers_by_itself(tmp_path: Path, own_milvus: MilvusLite) -> None:
-    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, seconds=2.0)) as cloud:
+    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, timeout_s=2.0)) as cloud:
         cloud.put_gallery()
         cloud.enroll("anna", VECTORS[:1], ids=IDS[:1])
         cloud.enroll("ben", VECTORS[1:2])
@@ -91,6 +98,7 @@ def test_without_milvus_it_says_so_in_time_and_recovers_by_itself(tmp_path: Path
         assert outbox.waiting_since() is None
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_a_damaged_template_stays_out_of_milvus_and_nothing_waits_for_it(tmp_path: Path, shared_milvus: Server) -> None:
     with Cloud(settings_with_milvus(tmp_path / "home", shared_milvus.url)) as cloud:
         cloud.put_gallery()
@@ -105,16 +113,17 @@ def test_a_damaged_template_stays_out_of_milvus_and_nothing_waits_for_it(tmp_pat
         gallery = record.gallery("door")
         with record.database.write() as connection:  # as if Milvus had been away when she was enrolled
             outbox.added(connection, gallery, np.array([row]))
-        indexes._keeper.put_stored(gallery, np.array([row]))
+        indexes._sync.put_stored(gallery, np.array([row]))
         assert outbox.waiting_since() is None
         milvus.drop(_collection(cloud))
-        indexes._keeper.lost(gallery)
+        indexes._sync.lost(gallery)
         within(10, lambda: index_is_ready(cloud) and milvus.count(_collection(cloud)) == 1)
         assert cloud.found(VECTORS[1]) == ["ben"]
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_a_milvus_that_hangs_holds_nobody_up_for_long(tmp_path: Path, own_milvus: MilvusLite) -> None:
-    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, seconds=1.0)) as cloud:
+    with Cloud(settings_with_milvus(tmp_path / "home", own_milvus.url, timeout_s=1.0)) as cloud:
         cloud.put_gallery()
         cloud.enroll("anna", VECTORS[:1])
         own_milvus.freeze()
@@ -131,6 +140,7 @@ def test_a_milvus_that_hangs_holds_nobody_up_for_long(tmp_path: Path, own_milvus
         assert cloud.found(VECTORS[0]) == ["anna"]
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_it_starts_without_milvus_and_waits_for_it(tmp_path: Path) -> None:
     server = MilvusLite(tmp_path / "milvus")
     try:
@@ -150,6 +160,7 @@ class _Interrupted(Exception):
     """As a process that dies there."""
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_an_enrollment_that_milvus_was_not_told_of_is_not_acknowledged_until_it_is_found(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +183,7 @@ def test_an_enrollment_that_milvus_was_not_told_of_is_not_acknowledged_until_it_
         within(5, lambda: index_is_ready(cloud))
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_what_a_process_left_in_the_outbox_as_it_died_is_told_by_another(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +193,7 @@ def test_what_a_process_left_in_the_outbox_as_it_died_is_told_by_another(
         cloud.enroll("anna", VECTORS[:1], ids=IDS[:1])
         cloud.enroll("ben", VECTORS[1:2], ids=IDS[1:2])
         indexes, milvus, outbox = _parts(cloud)
-        indexes._keeper.stop()
+        indexes._sync.stop()
 
         def die(*_given: Any) -> None:
             raise _Interrupted
@@ -204,6 +216,7 @@ def test_what_a_process_left_in_the_outbox_as_it_died_is_told_by_another(
         assert dropped not in milvus.collections()
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_a_template_erased_while_milvus_was_being_told_of_it_does_not_stay_there(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +241,7 @@ def test_a_template_erased_while_milvus_was_being_told_of_it_does_not_stay_there
         assert outbox.waiting_since() is None
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_a_lost_collection_is_made_anew_and_no_answer_comes_from_half_of_it(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +268,7 @@ def test_a_lost_collection_is_made_anew_and_no_answer_comes_from_half_of_it(
         within(5, lambda: index_is_ready(cloud))
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_a_start_mends_what_is_missing_and_removes_what_nobody_has(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +294,7 @@ def test_a_start_mends_what_is_missing_and_removes_what_nobody_has(
         milvus.drop(other)
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_a_change_of_key_is_searched_at_once_and_leaves_no_collection_behind(
     tmp_path: Path, shared_milvus: Server
 ) -> None:
@@ -310,6 +326,7 @@ def test_a_change_of_key_is_searched_at_once_and_leaves_no_collection_behind(
         within(5, lambda: index_is_ready(cloud))
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_pending_erasures_are_told_until_milvus_kept_nothing_for_long_enough(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +349,7 @@ def test_pending_erasures_are_told_until_milvus_kept_nothing_for_long_enough(
         within(40, lambda: outbox.pending(gallery.id).count == 0)
 
 
+@pytest.mark.slow(reason="Milvus")
 def test_a_path_is_milvus_lite_in_this_process_and_private(tmp_path: Path) -> None:
     pytest.importorskip("milvus_lite")
     folder = tmp_path / "index.db"

@@ -17,10 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_service.index.milvus.client import Milvus
+from tests.cloud_service.index.replicas import Replica, RoundRobin
 from tests.support.cloud_client import contract_of, enveloped, random_units
 from tests.support.milvus_server import Milvus as Server
 from tests.support.postgres_server import PostgresServer
-from tests.support.replicas import Replica, RoundRobin
 
 DIM = 64
 SPEC = {"contract": contract_of(DIM).model_dump(mode="json"), "threshold": {"cosine": 0.9, "fmr": 0.001}}
@@ -94,9 +94,11 @@ class Pair:
 
     def in_milvus(self, gallery: str) -> list[int]:
         ((number, turn),) = self.postgres.run(
-            f"SELECT id, turn FROM gallery WHERE name = '{gallery}'", database=self.database
+            f"SELECT id, key_version FROM gallery WHERE name = '{gallery}'", database=self.database
         )
-        ((instance,),) = self.postgres.run("SELECT value FROM note WHERE name = 'instance'", database=self.database)
+        ((instance,),) = self.postgres.run(
+            "SELECT value FROM record_value WHERE name = 'instance'", database=self.database
+        )
         return sorted(self.milvus.ids(f"patronus_{instance}_{number}_{turn}", -1, 2**62).tolist())
 
     def in_record(self, gallery: str) -> list[int]:
@@ -111,7 +113,7 @@ def pair(postgres: PostgresServer, shared_milvus: Server, tmp_path_factory: pyte
     environment = {
         "PATRONUS_CLOUD__RECORD__URL": postgres.url(database),
         "PATRONUS_CLOUD__INDEX__URL": shared_milvus.url,
-        "PATRONUS_CLOUD__WORK__PATIENCE_SECONDS": "10",
+        "PATRONUS_CLOUD__WORK__QUEUE_TIMEOUT_S": "10",
     }
     replicas = (Replica(home, environment), Replica(home, environment))
     with ExitStack() as stack:
@@ -156,6 +158,7 @@ def test_what_one_replica_acknowledged_the_other_knows_at_once(pair: Pair) -> No
     assert there.found("known", random_units(31, 1, DIM)[0]) == []
 
 
+@pytest.mark.slow(reason="two services under load")
 def test_many_who_change_the_same_at_once_through_both_leave_one_truth(pair: Pair) -> None:
     callers = [pair.caller(number % 2) for number in range(6)]
     vectors = random_units(32, 24, DIM)
@@ -185,6 +188,7 @@ def test_many_who_change_the_same_at_once_through_both_leave_one_truth(pair: Pai
             assert caller.found("crowd", vectors[7 + at]) == (["carl"] if verdict == "match" else [])
 
 
+@pytest.mark.slow(reason="two services under load")
 def test_a_replica_killed_under_load_loses_nothing_and_brings_nothing_back(pair: Pair, tmp_path: Path) -> None:
     assert pair.caller().call("PUT", "load", json=SPEC).status_code == 201
     over = threading.Event()

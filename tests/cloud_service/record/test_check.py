@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cloud_service.cli import app
 from cloud_service.index import flat as index_module
 from cloud_service.record.backup import Held, back_up, restore
-from cloud_service.record.tables import turned
+from cloud_service.record.tables import rekeyed
 from cloud_service.settings import IndexSettings, Settings
 from shared.errors import SetupError
 from tests.support.cloud_client import Cloud, random_units
@@ -34,7 +34,7 @@ def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"index": IndexSettings(snapshot_seconds=3600, close_seconds=0)})
+    return settings.model_copy(update={"index": IndexSettings(snapshot_interval_s=3600, close_timeout_s=0)})
 
 
 def _check(*options: str) -> tuple[int, list[str], str]:
@@ -61,7 +61,7 @@ def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed
         assert sound == (0, ["2 galleries, 42 templates and 1 index file were read: nothing is damaged."], "")
         row, [staged] = rows_of(cloud, "person-3")[0], rows_of(cloud, "anna")
         change_blob(cloud, row, huge(1))
-        change_blob(cloud, staged, huge(1), turned)
+        change_blob(cloud, staged, huge(1), rekeyed)
         [file] = (settings.home / "index").iterdir()
         content = file.read_bytes()
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

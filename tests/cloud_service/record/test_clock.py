@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cloud_service.record.clock import RecordClock
+from cloud_service.clock import RecordClock
 from shared.errors import RecordDamaged
-from tests.support.set_clock import Hands
+from tests.cloud_service.record.set_clock import Hands
 
 HOUR = timedelta(hours=1)
 START = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -30,7 +30,7 @@ def _looks(clock: RecordClock, hands: Hands, minutes: int) -> None:
     """As the service looks, once a minute."""
     for _ in range(minutes):
         hands.pass_by(timedelta(minutes=1))
-        clock.look(START)
+        clock.observe(START)
 
 
 def test_time_passes_for_both(clock: RecordClock, hands: Hands) -> None:
@@ -44,10 +44,10 @@ def test_a_clock_that_is_set_right_by_a_little_is_followed_forward_and_not_back(
     clock: RecordClock, hands: Hands
 ) -> None:
     hands.wall += timedelta(minutes=4)
-    clock.look(START)
+    clock.observe(START)
     assert clock.now() == clock.settled() == START + timedelta(minutes=4)
     hands.wall -= timedelta(minutes=4)
-    clock.look(START)
+    clock.observe(START)
     assert clock.now() == clock.settled() == START + timedelta(minutes=4)
 
 
@@ -98,7 +98,7 @@ def test_a_start_after_a_short_while_goes_on_at_once_and_after_a_long_one_when_t
 
 
 def test_what_another_process_saw_counts_here_too(clock: RecordClock) -> None:
-    clock.look(START + HOUR)
+    clock.observe(START + HOUR)
     assert (clock.now(), clock.settled()) == (START + HOUR, START)
 
 
@@ -115,7 +115,7 @@ def test_a_recorded_time_ahead_of_the_clock_counts_for_matching_and_for_erasing_
         clock.begin(START + ahead)
     else:
         clock.begin(START)
-        clock.look(START + ahead)
+        clock.observe(START + ahead)
     said = capsys.readouterr().out
     assert "recorded_time_is_ahead_of_the_clock" in said
     assert "time_seen" in said
@@ -127,8 +127,10 @@ def test_a_recorded_time_ahead_of_the_clock_counts_for_matching_and_for_erasing_
 
 @pytest.mark.parametrize("seen", [START + timedelta(days=367), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)])
 def test_a_recorded_time_more_than_a_year_ahead_is_damage(hands: Hands, clock: RecordClock, seen: datetime) -> None:
-    with pytest.raises(RecordDamaged, match=r"row time_seen of the table note .* the clock is wrong, or the row is"):
-        clock.look(seen)
+    with pytest.raises(
+        RecordDamaged, match=r"row time_seen of the table record_value .* the clock is wrong, or the row is"
+    ):
+        clock.observe(seen)
     assert clock.now() == clock.settled() == START
     with pytest.raises(RecordDamaged, match="time_seen"):
         hands.clock().begin(seen)

@@ -48,11 +48,11 @@ def _damage(record: Path, change: str) -> None:
 
 NOTES = {
     "time_seen": [
-        "UPDATE note SET value = 'yesterday' WHERE name = 'time_seen'",
-        "DELETE FROM note WHERE name = 'time_seen'",
+        "UPDATE record_value SET value = 'yesterday' WHERE name = 'time_seen'",
+        "DELETE FROM record_value WHERE name = 'time_seen'",
     ],
-    "audit_head": ["UPDATE note SET value = 'x' WHERE name = 'audit_head'"],
-    "audit_salt": ["UPDATE note SET value = 'zz' WHERE name = 'audit_salt'"],
+    "audit_head": ["UPDATE record_value SET value = 'x' WHERE name = 'audit_head'"],
+    "audit_salt": ["UPDATE record_value SET value = 'zz' WHERE name = 'audit_salt'"],
 }
 
 
@@ -61,13 +61,13 @@ def test_a_damaged_note_stops_the_start_and_copies_with_one_sentence(
     record: Path, settings: Settings, tmp_path: Path, name: str, change: str
 ) -> None:
     _damage(record, change)
-    with pytest.raises(SetupError, match=f"The row {name} of the table note is"), Cloud(settings):
+    with pytest.raises(SetupError, match=f"The row {name} of the table record_value is"), Cloud(settings):
         pass
-    with pytest.raises(SetupError, match=f"the row {name} of the table note is"):
+    with pytest.raises(SetupError, match=f"the row {name} of the table record_value is"):
         back_up(record, tmp_path / "backup")
     copy = tmp_path / "copy"
     record.rename(copy)
-    with pytest.raises(SetupError, match=f"the row {name} of the table note is"):
+    with pytest.raises(SetupError, match=f"the row {name} of the table record_value is"):
         restore(copy, record)
     assert not record.exists()
 
@@ -90,7 +90,7 @@ def test_a_damaged_note_stops_the_start_and_copies_with_one_sentence(
         "threshold_cosine = 0.096",
         "threshold_fmr = 0.5",
         "max_age_seconds = 7776000",
-        "turn = 1",
+        "key_version = 1",
         f"contract_digest = '{'0' * 64}'",
         "contract = replace(contract, 'sface', 'sfade')",
         "checksum = NULL",

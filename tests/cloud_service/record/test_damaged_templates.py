@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from cloud_service.matching import Claim, Matcher, similarity_of
-from cloud_service.record.tables import subject, template, turned
+from cloud_service.matching import Matcher, Verification, similarity_of
+from cloud_service.record.tables import rekeyed, subject, template
 from cloud_service.settings import Settings
 from shared.envelope import TemplateEnvelope
 from shared.errors import RecordDamaged
@@ -24,12 +24,12 @@ IDS = [f"{number:032x}" for number in range(6)]
 
 
 @pytest.fixture
-def people(door: Cloud) -> Cloud:
+def people(client: Cloud) -> Cloud:
     """``anna`` with two templates, and ``ben`` and ``carl`` with one each."""
-    door.enroll("anna", VECTORS[:2], ids=IDS[:2])
-    door.enroll("ben", VECTORS[2:3], ids=IDS[2:3])
-    door.enroll("carl", VECTORS[3:4], ids=IDS[3:4])
-    return door
+    client.enroll("anna", VECTORS[:2], ids=IDS[:2])
+    client.enroll("ben", VECTORS[2:3], ids=IDS[2:3])
+    client.enroll("carl", VECTORS[3:4], ids=IDS[3:4])
+    return client
 
 
 def _towards_the_stranger(vector: np.ndarray) -> int:
@@ -91,23 +91,23 @@ def test_readiness_recovers_when_what_is_damaged_is_erased(people: Cloud, path: 
 def test_claims_of_one_batch_do_not_share_the_fate_of_a_damaged_subject(people: Cloud) -> None:
     for row in rows_of(people, "anna"):
         change_blob(people, row, set_value(3, float("nan")))
-    store = people.app.state.store
+    store = people.services.store
     digest = store.record.gallery("door").contract_digest
 
-    def claim(name: str, vector: np.ndarray) -> Claim:
-        return Claim(name, TemplateEnvelope.pack(vector, digest))
+    def claim(name: str, vector: np.ndarray) -> Verification:
+        return Verification(name, TemplateEnvelope.pack(vector, digest))
 
     asked = [claim("anna", VECTORS[0]), claim("ben", VECTORS[2]), claim("anna", STRANGER), claim("carl", VECTORS[2])]
     answers = Matcher(store, store._metrics).verify("door", asked)
     assert [type(answer) is RecordDamaged or answer.decision for answer in answers] == [True, "match", True, "no_match"]
 
 
-def test_the_log_names_the_row_once_and_nothing_else(people: Cloud, told: list[MutableMapping[str, Any]]) -> None:
+def test_the_log_names_the_row_once_and_nothing_else(people: Cloud, log_events: list[MutableMapping[str, Any]]) -> None:
     [row] = rows_of(people, "ben")
     change_blob(people, row, huge(0))
     people.verify("ben", VECTORS[2])
     people.identify(VECTORS[2])
-    [event] = [event for event in told if event["event"] == "templates_damaged"]
+    [event] = [event for event in log_events if event["event"] == "templates_damaged"]
     assert (event["rows"], event["templates"]) == (str(row), 1)
     assert "ben" not in str(event)
 
@@ -149,7 +149,7 @@ def test_templates_that_changed_owners_match_neither(people: Cloud) -> None:
 
 def test_a_row_that_came_to_another_subject_or_a_name_that_changed_is_damage(people: Cloud) -> None:
     [ben], [carl] = rows_of(people, "ben"), rows_of(people, "carl")
-    with people.app.state.store.record.database.write() as connection:
+    with people.services.store.record.database.write() as connection:
         connection.execute(update(template).where(template.c.id == ben).values(subject_id=template.c.subject_id + 1))
         connection.execute(update(subject).where(subject.c.name == "anna").values(name="anne"))
     assert ben < carl
@@ -209,7 +209,7 @@ def test_a_change_of_key_stops_where_a_template_under_the_new_key_is_damaged(clo
     some = cloud.http.post(f"{PATH}/rekey", json=OLD_EACH.rekey(NEW_EACH, "anna", "ben"))
     assert some.json()["state"] == "staging"
     [row] = rows_of(cloud, "ben")
-    change_blob(cloud, row, huge(2), turned)
+    change_blob(cloud, row, huge(2), rekeyed)
     rest = cloud.http.post(f"{PATH}/rekey", json=OLD_EACH.rekey(NEW_EACH, "carl"))
     problem = assert_problem(rest, 503, "record-damaged", "staged_template_damaged")
     assert "Abandon" in problem["detail"]

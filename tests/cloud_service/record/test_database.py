@@ -25,7 +25,7 @@ from tests.support.cloud_client import Cloud, assert_problem
 
 
 def _opened(path: Path, busy_seconds: float = 0.05) -> Database:
-    return open_database(f"sqlite:///{path}", RecordSettings(busy_seconds=busy_seconds), 2)
+    return open_database(f"sqlite:///{path}", RecordSettings(busy_timeout_s=busy_seconds), 2)
 
 
 def test_the_migrations_make_the_tables_that_the_queries_use(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_record_of_a_newer_version_is_refused_and_let_go_of(settings: Settings
     for _ in range(2):
         with pytest.raises(SetupError, match="newer version"):
             open_store(settings, Metrics("cloud"))
-    file.execute("UPDATE alembic_version SET version_num = '0004'")
+    file.execute("UPDATE alembic_version SET version_num = '0005'")
     file.commit()
     file.close()
     open_store(settings, Metrics("cloud")).close()
@@ -128,7 +128,7 @@ def test_other_errors_of_the_database_are_not_called_busy(tmp_path: Path) -> Non
 
 
 def test_a_record_that_is_written_by_another_is_answered_as_overload(settings: Settings) -> None:
-    impatient = settings.model_copy(update={"record": RecordSettings(busy_seconds=0.05)})
+    impatient = settings.model_copy(update={"record": RecordSettings(busy_timeout_s=0.05)})
     with Cloud(impatient) as cloud:
         other = sqlite3.connect(settings.home / "record.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -140,10 +140,10 @@ def test_a_record_that_is_written_by_another_is_answered_as_overload(settings: S
         assert cloud.put_gallery().status_code == 201
 
 
-def test_a_record_that_does_not_answer_makes_the_service_not_ready(door: Cloud) -> None:
-    with door.app.state.store.record.database.write() as connection:
+def test_a_record_that_does_not_answer_makes_the_service_not_ready(client: Cloud) -> None:
+    with client.services.store.record.database.write() as connection:
         connection.execute(text("ALTER TABLE gallery RENAME TO hidden"))
-    answer = door.http.get("/readyz")
+    answer = client.http.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["checks"] == {
         "record": False,

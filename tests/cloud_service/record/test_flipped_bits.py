@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from cloud_service.index.flat import SegmentedIndex
-from cloud_service.matching import Asked, Claim, Matcher
+from cloud_service.matching import Identification, Matcher, Verification
 from cloud_service.record.backup import back_up, restore
-from cloud_service.record.tables import template, turned
-from cloud_service.rekey.steps import RekeySteps, Unstaged
+from cloud_service.record.queries import Stored
+from cloud_service.record.tables import rekeyed, template
+from cloud_service.rekey.steps import RekeySteps
 from cloud_service.settings import RecordSettings, Settings
 from shared.envelope import TemplateEnvelope
 from shared.errors import PatronusError, SetupError
@@ -40,22 +41,22 @@ Matches = set[tuple[str, str, int]]
 
 
 class Examined:
-    """A running cloud with two galleries of eight people, ``plain`` and ``turned``.
+    """A running cloud with two galleries of eight people, ``plain`` and ``rekeyed``.
 
-    The change of key of ``turned`` is not settled: matching reads the table of that name.
+    The change of key of ``rekeyed`` is not settled: matching reads the table of that name.
     """
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.store = cloud.app.state.store
+        self.store = cloud.services.store
         self._matcher = Matcher(self.store, self.store._metrics)
-        for gallery in ("plain", "turned"):
+        for gallery in ("plain", "rekeyed"):
             cloud.put_gallery(gallery, contract=OLD.contract)
             for number, row in enumerate(PEOPLE):
                 sent: list[dict[str, Any]] = [{"id": f"{number:032x}", "template": OLD.envelope(row)}]
                 path = f"/v1/galleries/{gallery}/subjects/s{number}/templates"
                 assert cloud.http.post(path, json={"templates": sent}).status_code == 201
-        self._change_key_of_turned()
+        self._change_key_of_rekeyed()
         with self.store.record.database.read() as connection:
             galleries = {one.name: one.id for one in self.store.record.galleries()}
             query = select(template.c.id).order_by(template.c.id)
@@ -65,28 +66,28 @@ class Examined:
             }
         self.sound = self.matches()
 
-    def _change_key_of_turned(self) -> None:
+    def _change_key_of_rekeyed(self) -> None:
         record = self.store.record
-        turning = RekeySteps(record.database, record.journal, record.damaged_templates)
-        pinned = record.gallery("turned")
+        steps = RekeySteps(record)
+        pinned = record.gallery("rekeyed")
 
-        def rotated(some: Unstaged) -> np.ndarray:
+        def rotated(some: Stored) -> np.ndarray:
             matrix = NEW.seal() @ OLD.seal().T
             return (some.vectors.astype(np.float64) @ matrix.T).astype(np.float32)
 
-        turning.begin(pinned, NEW.contract, None)
-        turning.flip(pinned, NEW.contract, rotated, 0, None)
+        steps.begin(pinned, NEW.contract, None)
+        steps.switch(pinned, NEW.contract, rotated, 0, None)
 
     def matches(self) -> Matches:
         """Every match that verification or identification finds: how, whose, and with which probe."""
         found: Matches = set()
-        for gallery, key in (("plain", OLD), ("turned", NEW)):
+        for gallery, key in (("plain", OLD), ("rekeyed", NEW)):
             sent = [TemplateEnvelope.model_validate(key.envelope(probe)) for probe in PROBES]
-            claims = [Claim(f"s{number}", one) for number in range(len(PEOPLE)) for one in sent]
+            claims = [Verification(f"s{number}", one) for number in range(len(PEOPLE)) for one in sent]
             for claim, answer in zip(claims, self._matcher.verify(gallery, claims), strict=True):
                 if not isinstance(answer, PatronusError) and answer.decision == "match":
-                    found.add((f"verify {gallery}", claim.subject, sent.index(claim.envelope)))
-            [identified] = self._matcher.identify(gallery, [Asked(sent, top_k=8)])
+                    found.add((f"verify {gallery}", claim.subject, sent.index(claim.probe)))
+            [identified] = self._matcher.identify(gallery, [Identification(sent, top_k=8)])
             assert not isinstance(identified, PatronusError), "identification goes on"
             for number, result in enumerate(identified.results):
                 found.update((f"identify {gallery}", one.subject, number) for one in result.candidates)
@@ -107,7 +108,10 @@ class Examined:
             change_blob(self.cloud, row, lambda _blob: sound, table)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+_OTHER_ENGINE = pytest.param("postgresql", marks=pytest.mark.slow(reason="on the other engine, too"))
+
+
+@pytest.fixture(scope="module", params=["sqlite", _OTHER_ENGINE])
 def examined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examined]:
     url = None
     if request.param == "postgresql":
@@ -120,8 +124,9 @@ def examined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield examined
 
 
-# The profile's own number where it is a deep one; each example asks some 300 questions.
-tried = hypothesis_settings(deadline=None, max_examples=max(15, hypothesis_settings().max_examples - 100))
+# A sixth of the profile's number, and nearly all of a deep one: each example asks some 300 questions.
+_EXAMPLES = hypothesis_settings().max_examples
+tried = hypothesis_settings(deadline=None, max_examples=max(_EXAMPLES // 6, _EXAMPLES - 100))
 on_sqlite = pytest.mark.parametrize("examined", ["sqlite"], indirect=True)
 some_bits = st.lists(st.integers(0, BITS - 1), min_size=1, max_size=3, unique=True)
 
@@ -133,14 +138,14 @@ def test_in_the_record(examined: Examined, person: int, bits: list[int]) -> None
     with examined.damaged(template, row, *bits):
         found = examined.matches()
     mine = f"s{person}"
-    assert found == {match for match in examined.sound if match[1] != mine or "turned" in match[0]}
+    assert found == {match for match in examined.sound if match[1] != mine or "rekeyed" in match[0]}
 
 
 @tried
 @given(person=st.integers(0, len(PEOPLE) - 1), bits=some_bits)
 def test_in_what_a_change_of_key_wrote(examined: Examined, person: int, bits: list[int]) -> None:
-    row = examined.rows["turned"][person]
-    with examined.damaged(turned, row, *bits):
+    row = examined.rows["rekeyed"][person]
+    with examined.damaged(rekeyed, row, *bits):
         found = examined.matches()
     assert found == {match for match in examined.sound if match[1] != f"s{person}" or "plain" in match[0]}
 
@@ -159,15 +164,15 @@ sqlite_values = st.one_of(
 @tried
 @given(
     person=st.integers(0, len(PEOPLE) - 1),
-    column=st.sampled_from(["template.vector", "turned.vector", "subject.name"]),
+    column=st.sampled_from(["template.vector", "rekeyed_template.vector", "subject.name"]),
     value=sqlite_values,
     as_text=st.booleans(),
 )
 def test_any_value_of_any_type(examined: Examined, person: int, column: str, value: Any, as_text: bool) -> None:
     table, name = column.split(".")
-    gallery = "turned" if table == "turned" else "plain"
+    gallery = "rekeyed" if table == "rekeyed_template" else "plain"
     row = examined.rows[gallery][person]
-    key = {"template": "id", "turned": "template_id", "subject": "id"}[table]
+    key = {"template": "id", "rekeyed_template": "template_id", "subject": "id"}[table]
     if table == "subject":
         [(row,)] = examined.sql("SELECT subject_id FROM template WHERE id = ?", row)
     [(sound,)] = examined.sql(f"SELECT {name} FROM {table} WHERE {key} = ?", row)

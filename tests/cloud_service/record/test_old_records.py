@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, text, update
 
+from cloud_service.record.backup import back_up, restore
+from cloud_service.record.check import check_record
 from cloud_service.record.opening import open_database
-from cloud_service.record.tables import template, turned
-from cloud_service.rekey.steps import RekeySteps, Unstaged
+from cloud_service.record.queries import Stored
+from cloud_service.record.tables import rekeyed, template
+from cloud_service.rekey.steps import RekeySteps
 from cloud_service.settings import RecordSettings, Settings
+from shared.errors import SetupError
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
 from tests.support.damaging import change_blob, checks, huge, set_value
 from tests.support.sealed import Key
@@ -23,14 +28,48 @@ OLD, NEW = Key(8, 1), Key(8, 2)
 SUBJECTS = "/v1/galleries/door/subjects"
 
 
+# What the record of a running cloud was at earlier revisions, as changes of the one after; in either engine's SQL.
+EARLIER = {
+    "0004": [
+        "ALTER TABLE gallery RENAME COLUMN key_version TO turn",
+        "ALTER TABLE gallery RENAME COLUMN next_contract TO turning_to",
+        "ALTER TABLE segment_file RENAME COLUMN key_version TO turn",
+        "ALTER TABLE outbox RENAME COLUMN acknowledged_at TO told_at",
+        "CREATE TABLE turned AS SELECT id, gallery_id, template_id, key_version AS turn, vector FROM rekeyed_template",
+        "CREATE TABLE answered (key_id VARCHAR(12), idempotency_key VARCHAR(128), request_digest VARCHAR(64))",
+        "INSERT INTO answered VALUES ('k', 'once', 'digest')",
+        "CREATE TABLE note AS SELECT name, value FROM record_value",
+        "DROP TABLE rekeyed_template",
+        "DROP TABLE record_value",
+    ],
+    "0003": ["ALTER TABLE gallery DROP COLUMN checksum"],
+    "0002": [],
+    "0001": [
+        "DROP INDEX ix_template_gallery_id_created_at",
+        *(
+            f"ALTER TABLE gallery DROP COLUMN {column}"
+            for column in ("templates", "turn", "turning_to", "max_age_seconds", "index_kind")
+        ),
+        *(f"DROP TABLE {table}" for table in ("turned", "segment_file", "outbox", "audit", "answered", "note")),
+    ],
+}
+
+
+def _as_of(cloud: Cloud, revision: str) -> None:
+    """Makes the record of a running cloud what a program of an earlier revision would have written."""
+    with cloud.services.store.record.database.write() as connection:
+        if revision <= "0002":
+            for table in (template, rekeyed):
+                values = func.substr(table.c.vector, 1, func.length(table.c.vector) - 8)
+                connection.execute(update(table).values(vector=values))
+        for at, statements in EARLIER.items():
+            for statement in statements if at >= revision else ():
+                connection.execute(text(statement))
+        connection.execute(text(f"UPDATE alembic_version SET version_num = '{revision}'"))
+
+
 def _without_checksums(cloud: Cloud) -> None:
-    """Makes the record of a running cloud what the version before would have written."""
-    with cloud.app.state.store.record.database.write() as connection:
-        for table in (template, turned):
-            values = func.substr(table.c.vector, 1, func.length(table.c.vector) - 8)
-            connection.execute(update(table).values(vector=values))
-        connection.execute(text("ALTER TABLE gallery DROP COLUMN checksum"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+    _as_of(cloud, "0002")
 
 
 def _enroll(cloud: Cloud, key: Key, gallery: str) -> None:
@@ -41,18 +80,26 @@ def _enroll(cloud: Cloud, key: Key, gallery: str) -> None:
         assert cloud.http.post(path, json={"templates": sent}).status_code == 201
 
 
-def _flip(cloud: Cloud, gallery: str) -> None:
-    """Changes a gallery's key up to the flip: what counts stands in ``turned``, and nothing is settled."""
-    record = cloud.app.state.store.record
-    turning = RekeySteps(record.database, record.journal, record.damaged_templates)
+def _stage(cloud: Cloud, gallery: str) -> RekeySteps:
+    """Begins a change of a gallery's key and stages all templates."""
+    record = cloud.services.store.record
+    steps = RekeySteps(record)
     pinned = record.gallery(gallery)
+    steps.begin(pinned, NEW.contract, None)
+    unstaged = steps.unstaged(pinned, 0, 100)
+    steps.stage(pinned, NEW.contract, unstaged, _rotated(unstaged))
+    return steps
 
-    def rotated(some: Unstaged) -> np.ndarray:
-        matrix = NEW.seal() @ OLD.seal().T
-        return (some.vectors.astype(np.float64) @ matrix.T).astype(np.float32)
 
-    turning.begin(pinned, NEW.contract, None)
-    turning.flip(pinned, NEW.contract, rotated, 0, None)
+def _switch(cloud: Cloud, gallery: str) -> None:
+    """Changes a gallery's key, and settles nothing: matching reads ``rekeyed_template``."""
+    steps = _stage(cloud, gallery)
+    steps.switch(cloud.services.store.record.gallery(gallery), NEW.contract, _rotated, 0, None)
+
+
+def _rotated(some: Stored) -> np.ndarray:
+    rotated = some.vectors.astype(np.float64) @ (NEW.seal() @ OLD.seal().T).T
+    return rotated.astype(np.float32)
 
 
 def _similarities(cloud: Cloud, key: Key, gallery: str) -> list[float]:
@@ -64,21 +111,70 @@ def _similarities(cloud: Cloud, key: Key, gallery: str) -> list[float]:
 
 
 @pytest.mark.both_engines
-def test_all_templates_of_an_old_record_match_as_before_whatever_their_key(settings: Settings) -> None:
+@pytest.mark.parametrize("revision", ["0004", "0003", "0002"])
+def test_all_templates_of_an_old_record_match_as_before_whatever_their_key(settings: Settings, revision: str) -> None:
     with Cloud(settings) as cloud:
-        for gallery in ("plain", "changing"):
+        for gallery in ("plain", "staged", "rekeyed"):
             _enroll(cloud, OLD, gallery)
-        _flip(cloud, "changing")
+        _stage(cloud, "staged")
+        _switch(cloud, "rekeyed")
         assert min(_similarities(cloud, OLD, "plain")) > 0.9999
-        assert min(_similarities(cloud, NEW, "changing")) > 0.9999
-        _without_checksums(cloud)
+        assert min(_similarities(cloud, NEW, "rekeyed")) > 0.9999
+        _as_of(cloud, revision)
     with Cloud(settings) as cloud:
         assert all(checks(cloud).values())
         assert min(_similarities(cloud, OLD, "plain")) > 0.9999
-        assert min(_similarities(cloud, NEW, "changing")) > 0.9999
+        assert min(_similarities(cloud, OLD, "staged")) > 0.9999
+        assert min(_similarities(cloud, NEW, "rekeyed")) > 0.9999
+        status = cloud.http.get("/v1/galleries/staged/rekey").json()
+        assert (status["state"], status["next_contract"]) == ("staging", NEW.contract.model_dump(mode="json"))
+        assert status["left"] == 0, "what was staged is found staged"
+        request = OLD.rekey(NEW)
+        assert cloud.http.post("/v1/galleries/staged/rekey", json=request).json()["state"] == "settled"
+        assert min(_similarities(cloud, NEW, "staged")) > 0.9999
         change_blob(cloud, 1, huge(0))
         answer = cloud.http.post("/v1/galleries/plain/subjects/s0/verify", json={"probe": OLD.envelope(VECTORS[0])})
         assert_problem(answer, 503, "record-damaged")
+
+
+@pytest.mark.both_engines
+def test_a_record_of_the_first_revision_matches_as_before(settings: Settings) -> None:
+    with Cloud(settings) as cloud:
+        _enroll(cloud, OLD, "plain")
+        _as_of(cloud, "0001")
+    with Cloud(settings) as cloud:
+        assert all(checks(cloud).values())
+        assert min(_similarities(cloud, OLD, "plain")) > 0.9999
+
+
+@pytest.mark.parametrize("revision", ["0004", "0003", "0002", "0001"])
+def test_a_backup_of_an_old_record_is_checked_and_restored(settings: Settings, tmp_path: Path, revision: str) -> None:
+    with Cloud(settings) as cloud:
+        _enroll(cloud, OLD, "plain")
+        if revision > "0001":
+            _switch(cloud, "plain")
+        _as_of(cloud, revision)
+    record, backup = settings.home / "record.db", tmp_path / "backup"
+    assert back_up(record, backup).templates == 4
+    if revision >= "0003":
+        assert check_record(f"sqlite:///{record}", tmp_path / "none").damaged == []
+    restored = Settings(home=tmp_path / "restored")
+    assert restore(backup, restored.home / "record.db").held.templates == 4
+    with Cloud(restored) as cloud:
+        assert min(_similarities(cloud, NEW if revision > "0001" else OLD, "plain")) > 0.9999
+    for table, key, row in (("template", "id", 2), ("turned", "template_id", 3)):
+        if revision >= "0003":
+            _damage(backup, f"UPDATE {table} SET vector = zeroblob(length(vector)) WHERE {key} = {row}")
+            with pytest.raises(SetupError, match=f"plain: row {row}"):
+                restore(backup, tmp_path / "new.db")
+    _damage(backup, "UPDATE gallery SET contract = '{'")
+    with pytest.raises(SetupError, match="the row 1 of the table gallery is damaged"):
+        restore(backup, tmp_path / "new.db")
+
+
+def _damage(file: Path, statement: str) -> None:
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute(statement)
 
 
 def test_an_old_template_that_is_no_unit_vector_is_carried_over_as_damaged(settings: Settings) -> None:
@@ -94,7 +190,7 @@ def test_an_old_template_that_is_no_unit_vector_is_carried_over_as_damaged(setti
             assert not checks(cloud)["templates"]
             assert [cloud.verify(f"s{number}", VECTORS[number]).status_code for number in range(4)] == [503] * 3 + [200]
             assert cloud.found(VECTORS[3]) == ["s3"]
-            with cloud.app.state.store.record.database.read() as connection:
+            with cloud.services.store.record.database.read() as connection:
                 found = connection.execute(select(template.c.id, template.c.vector)).all()
             stored = {row.id: row.vector for row in found}
             assert {row: stored[row] for row in before} == before, "neither dropped nor given a checksum"
@@ -123,6 +219,27 @@ def test_what_is_erased_after_the_checksums_were_added_is_nowhere_on_the_disk(
         assert _places(settings.home, vectors) == [int(number % 6 in (0, 2, 3)) for number in range(count)]
 
 
+def test_what_is_erased_after_the_tables_were_renamed_is_nowhere_on_the_disk(settings: Settings) -> None:
+    with Cloud(settings) as cloud:
+        _enroll(cloud, OLD, "plain")
+        _switch(cloud, "plain")
+        with cloud.services.store.record.database.read() as connection:
+            stored = [
+                [np.frombuffer(blob[:-8], np.float32) for blob in connection.scalars(select(table.c.vector))]
+                for table in (template, rekeyed)
+            ]
+        _as_of(cloud, "0004")
+    _rewritten(settings.home / "record.db")
+    assert [_places(settings.home, vectors) for vectors in stored] == [[1] * 4, [1] * 4]
+    with Cloud(settings):  # renames the tables
+        pass
+    with Cloud(settings) as cloud:
+        for number in range(3):
+            assert cloud.http.delete(f"/v1/galleries/plain/subjects/s{number}").status_code == 200
+        assert [_places(settings.home, vectors[:3]) for vectors in stored] == [[0] * 3, [0] * 3]
+        assert _places(settings.home, stored[1][3:]) != [0], "who was not erased is there"
+
+
 @pytest.mark.parametrize("dim", [96, 128])
 def test_rows_that_grew_leave_no_copy_behind_that_a_later_erasure_would_miss(tmp_path: Path, dim: int) -> None:
     """With rows of these lengths SQLite leaves a whole one behind where it splits the last page."""
@@ -138,7 +255,8 @@ def test_rows_that_grew_leave_no_copy_behind_that_a_later_erasure_would_miss(tmp
             row = {"id": number, "name": f"s{number - 1}", "uid": f"{number:032x}", "vector": vector.tobytes()}
             file.execute(f"INSERT INTO subject VALUES (:id, 1, :name, {now})", row)
             file.execute(f"INSERT INTO template VALUES (:id, 1, :id, :uid, :vector, {now})", row)
-        file.execute("ALTER TABLE gallery DROP COLUMN checksum")
+        for statement in (*EARLIER["0004"], *EARLIER["0003"]):
+            file.execute(statement)
         file.execute("UPDATE alembic_version SET version_num = '0002'")
     file.close()
     _rewritten(path)

@@ -21,7 +21,7 @@ IDS = [f"{number:032x}" for number in range(9)]
 WHOLE = (
     "SCAN template",
     "SCAN subject",
-    "SCAN turned",
+    "SCAN rekeyed_template",
     "template USING INDEX ix_template_gallery_id_created_at (gallery_id=? AND created_at>?)",
     "template USING INDEX ix_template_gallery_id_created_at (gallery_id=?)",
     "template USING INDEX ix_template_gallery_id_id (gallery_id=?)",

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from cloud_service.housekeeping import look
+from cloud_service.housekeeping import check_clock
 from cloud_service.settings import RetentionSettings, Settings
 from shared.errors import SetupError
 from shared.wire.common import moment_text
+from tests.cloud_service.record.set_clock import Hands
 from tests.support.cloud_client import Cloud, assert_problem, random_units, towards
-from tests.support.set_clock import Hands
 
 DAY = timedelta(days=1)
 VECTORS = random_units(61, 60)
@@ -44,8 +44,8 @@ def _keep(cloud: Cloud, age: timedelta) -> None:
 
 def _sweep(cloud: Cloud, at_most: int = 500) -> None:
     """What the service does by itself once a minute."""
-    store = cloud.app.state.store
-    for gallery in look(store):
+    store = cloud.services.store
+    for gallery in check_clock(store):
         while store.erase_expired(gallery, at_most):
             pass
 
@@ -54,7 +54,7 @@ def _pass(cloud: Cloud, hands: Hands, time: timedelta) -> None:
     """Time passes, and the service looks at its clock as it does; nothing is erased."""
     for _ in range(int(time / timedelta(minutes=4))):
         hands.pass_by(timedelta(minutes=4))
-        cloud.app.state.store.record.clock.look(hands.wall)
+        cloud.services.store.record.clock.observe(hands.wall)
     hands.pass_by(time % timedelta(minutes=4))
 
 
@@ -108,7 +108,7 @@ def test_what_expired_is_erased_in_batches_with_a_receipt_for_each(aging: Cloud,
     assert aging.held() == (1, 1)
     assert aging.found(VECTORS[31]) == ["both"]
     assert not any(raw in file.read_bytes() for file in aging.settings.home.iterdir())
-    store = aging.app.state.store
+    store = aging.services.store
     assert len(store.indexes.of(store.record.gallery("door"))) == 1
     number = _entries(aging, "templates_expired")[0]["seq"]
     assert aging.http.get(f"/v1/galleries/door/erasures/{number}").json()["status"] == "done"
@@ -134,7 +134,7 @@ def test_an_index_that_is_made_anew_holds_what_has_expired_too_for_a_clock_may_b
     aging.enroll("anna", VECTORS[:3])
     hands.wall += 3650 * DAY
     assert aging.found(VECTORS[0]) == []
-    record = aging.app.state.store.record
+    record = aging.services.store.record
     gallery = record.gallery("door")
     [(ids, _vectors)] = record.vectors.batches(gallery)
     left = [found for found, _ in record.vectors.batches_without(gallery, ids[2:])]
@@ -189,10 +189,10 @@ def test_other_galleries_keep_what_they_hold(aging: Cloud, hands: Hands) -> None
 
 
 @pytest.mark.parametrize("age", [0, -1, 1.5, "60", None, 10**12])
-def test_what_is_no_age_is_refused(door: Cloud, age: Any) -> None:
-    answer = door.http.put(RETENTION, json={"max_age_seconds": age})
+def test_what_is_no_age_is_refused(client: Cloud, age: Any) -> None:
+    answer = client.http.put(RETENTION, json={"max_age_seconds": age})
     assert_problem(answer, 422, "unprocessable", "invalid_request")
-    assert door.http.get("/v1/galleries/door").json()["max_age_seconds"] is None
+    assert client.http.get("/v1/galleries/door").json()["max_age_seconds"] is None
 
 
 def test_making_the_gallery_again_leaves_its_retention(aging: Cloud) -> None:
@@ -246,7 +246,7 @@ def test_a_clock_set_back_keeps_nobody_longer_not_over_a_restart_either(settings
 
 def _record_time(settings: Settings, moment: datetime) -> None:
     with closing(sqlite3.connect(settings.home / "record.db")) as record:
-        change = "UPDATE note SET value = ? WHERE name = 'time_seen'"
+        change = "UPDATE record_value SET value = ? WHERE name = 'time_seen'"
         assert record.execute(change, (moment_text(moment),)).rowcount == 1
         record.commit()
 
@@ -285,7 +285,7 @@ def test_an_impossible_recorded_time_refuses_the_start_with_one_sentence(
         _keep(cloud, 10 * DAY)
         cloud.enroll("anna", VECTORS[:1])
     _record_time(settings, datetime(year, 1, 1, tzinfo=UTC))
-    wrong = "row time_seen of the table note says .*: either the clock is wrong, or the row is damaged"
+    wrong = "row time_seen of the table record_value says .*: either the clock is wrong, or the row is damaged"
     with pytest.raises(SetupError, match=wrong), Cloud(settings, hands.clock()):
         pass
     _record_time(settings, hands.wall)
@@ -353,7 +353,7 @@ def _until(done: Callable[[], bool]) -> None:
 @pytest.fixture
 def quick(settings: Settings) -> Iterator[Cloud]:
     """A cloud with the machine's own clock, which sweeps all the time."""
-    often = {"retention": RetentionSettings(sweep_seconds=0.05, sweep_templates=3)}
+    often = {"retention": RetentionSettings(sweep_interval_s=0.05, sweep_batch=3)}
     with Cloud(settings.model_copy(update=often)) as cloud:
         cloud.put_gallery()
         yield cloud

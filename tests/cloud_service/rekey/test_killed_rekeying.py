@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from tests.cloud_service.test_killed import _served
 from tests.support.cloud_client import random_units
@@ -67,6 +68,7 @@ def _finish(client: httpx.Client, before: Key, after: Key) -> None:
     assert client.get(PATH).json()["templates"] == COUNT
 
 
+@pytest.mark.slow(reason="kill series")
 def test_kill_9_at_random_moments_of_changes_of_key(tmp_path: Path) -> None:
     moments = np.random.default_rng(53)
     keys = [Key(DIM, number) for number in range(CYCLES + 2)]
@@ -91,6 +93,7 @@ def test_kill_9_at_random_moments_of_changes_of_key(tmp_path: Path) -> None:
     assert "data" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow(reason="kill series")
 def test_what_a_killed_service_had_still_to_overwrite_is_overwritten_by_its_next_start(tmp_path: Path) -> None:
     old, new = Key(DIM, 1), Key(DIM, 2)
     with _served(tmp_path) as (process, client):

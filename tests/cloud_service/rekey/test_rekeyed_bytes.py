@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from cloud_service.record.tables import template, turned
+from cloud_service.record.tables import rekeyed, template
 from tests.support.cloud_client import Cloud, random_units
 from tests.support.sealed import Key, Rows
 
@@ -38,12 +38,18 @@ def _stored(cloud: Cloud) -> list[Rows]:
     """Every vector of the record, whatever its key."""
     import numpy as np
 
-    with cloud.app.state.store.record.database.read() as connection:
-        blobs = [*connection.scalars(select(template.c.vector)), *connection.scalars(select(turned.c.vector))]
+    with cloud.services.store.record.database.read() as connection:
+        blobs = [*connection.scalars(select(template.c.vector)), *connection.scalars(select(rekeyed.c.vector))]
     return [np.frombuffer(blob, "<f4") for blob in blobs]
 
 
-@pytest.mark.parametrize(("dim", "count"), [(8, 300), (128, 300), (1100, 20)])
+@pytest.mark.parametrize(
+    ("dim", "count"),
+    [
+        (128, 300),
+        *(pytest.param(*size, marks=pytest.mark.slow(reason="other sizes")) for size in ((8, 300), (1100, 20))),
+    ],
+)
 def test_no_byte_of_an_old_template_is_left_and_erasures_stay_whole(cloud: Cloud, dim: int, count: int) -> None:
     keys = [Key(dim, number) for number in range(3)]
     rows = random_units(dim, count, dim)

@@ -19,17 +19,17 @@ def test_a_new_gallery_is_201_and_the_same_again_is_200_with_the_same_answer(clo
     assert (first.json()["subjects"], first.json()["templates"]) == (0, 0)
 
 
-def test_another_contract_is_a_contract_mismatch_that_names_both_digests(door: Cloud) -> None:
+def test_another_contract_is_a_contract_mismatch_that_names_both_digests(client: Cloud) -> None:
     other = contract_of(profile="b" * 64)
-    problem = assert_problem(door.put_gallery(contract=other), 409, "contract-mismatch")
+    problem = assert_problem(client.put_gallery(contract=other), 409, "contract-mismatch")
     assert (problem["expected"], problem["given"]) == (contract_of().digest(), other.digest())
 
 
 @pytest.mark.parametrize("threshold", [{"cosine": 0.51, "fmr": 0.001}, {"cosine": 0.5, "fmr": 0.002}])
-def test_another_threshold_is_a_conflict(door: Cloud, threshold: dict[str, float]) -> None:
+def test_another_threshold_is_a_conflict(client: Cloud, threshold: dict[str, float]) -> None:
     spec = {"contract": contract_of().model_dump(mode="json"), "threshold": threshold}
-    assert_problem(door.http.put("/v1/galleries/door", json=spec), 409, "conflict", "threshold_differs")
-    assert door.http.get("/v1/galleries/door").json()["threshold"]["cosine"] == 0.5
+    assert_problem(client.http.put("/v1/galleries/door", json=spec), 409, "conflict", "threshold_differs")
+    assert client.http.get("/v1/galleries/door").json()["threshold"]["cosine"] == 0.5
 
 
 def test_galleries_are_listed_in_pages_in_the_order_of_names(cloud: Cloud) -> None:
@@ -51,16 +51,16 @@ def test_a_wrong_page_is_refused(cloud: Cloud, query: str) -> None:
     assert_problem(cloud.http.get(f"/v1/galleries?{query}"), 422, "unprocessable", "invalid_request")
 
 
-def test_an_erased_gallery_is_gone_with_all_in_it(door: Cloud) -> None:
+def test_an_erased_gallery_is_gone_with_all_in_it(client: Cloud) -> None:
     vectors = random_units(1, 3)
-    door.enroll("anna", vectors[:2])
-    door.enroll("ben", vectors[2:])
-    assert door.erase() == (2, 3)
-    assert_problem(door.http.get("/v1/galleries/door"), 404, "not-found", "unknown_gallery")
-    assert_problem(door.http.delete("/v1/galleries/door"), 404, "not-found", "unknown_gallery")
-    assert_problem(door.identify(vectors[0]), 404, "not-found", "unknown_gallery")
-    door.put_gallery()
-    assert door.found(vectors[0]) == []
+    client.enroll("anna", vectors[:2])
+    client.enroll("ben", vectors[2:])
+    assert client.erase() == (2, 3)
+    assert_problem(client.http.get("/v1/galleries/door"), 404, "not-found", "unknown_gallery")
+    assert_problem(client.http.delete("/v1/galleries/door"), 404, "not-found", "unknown_gallery")
+    assert_problem(client.identify(vectors[0]), 404, "not-found", "unknown_gallery")
+    client.put_gallery()
+    assert client.found(vectors[0]) == []
 
 
 def test_a_key_for_some_galleries_sees_and_touches_only_these(cloud: Cloud) -> None:
@@ -89,14 +89,14 @@ def test_a_key_for_some_galleries_sees_and_touches_only_these(cloud: Cloud) -> N
     assert cloud.put_gallery("not-yet", headers=key).status_code == 201
 
 
-def test_no_operation_takes_a_picture_or_returns_a_vector(door: Cloud) -> None:
-    document = door.http.get("/openapi.json").json()
+def test_no_operation_takes_a_picture_or_returns_a_vector(client: Cloud) -> None:
+    document = client.http.get("/openapi.json").json()
     for path, operations in document["paths"].items():
         for operation in operations.values():
             taken = operation.get("requestBody", {}).get("content", {"application/json": {}})
             assert set(taken) == {"application/json"}, path
             answered = str({code: answer for code, answer in operation["responses"].items() if code.startswith("2")})
             assert "TemplateEnvelope" not in answered
-    door.enroll("anna", random_units(1, 2))
+    client.enroll("anna", random_units(1, 2))
     for path in ("", "/door", "/door/subjects", "/door/subjects/anna"):
-        assert '"data"' not in door.http.get(f"/v1/galleries{path}").text
+        assert '"data"' not in client.http.get(f"/v1/galleries{path}").text

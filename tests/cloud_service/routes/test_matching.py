@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -19,58 +18,58 @@ pytestmark = pytest.mark.both_engines
 PROBE = towards(0, 1.0)
 
 
-def test_verification_takes_the_best_template_and_decides_at_tau(door: Cloud) -> None:
-    door.enroll("anna", [towards(0, 0.1), towards(0, 0.8), towards(0, 0.3)])
-    assert door.verify("anna", PROBE).json() == {
+def test_verification_takes_the_best_template_and_decides_at_tau(client: Cloud) -> None:
+    client.enroll("anna", [towards(0, 0.1), towards(0, 0.8), towards(0, 0.3)])
+    assert client.verify("anna", PROBE).json() == {
         "decision": "match",
         "similarity": pytest.approx(0.8, abs=1e-6),
         "threshold": TAU,
         "fmr_at_threshold": 0.001,
     }
-    assert door.verify("anna", -PROBE).json()["decision"] == "no_match"
+    assert client.verify("anna", -PROBE).json()["decision"] == "no_match"
 
 
-def test_a_score_of_exactly_tau_is_a_match_and_the_next_below_is_not(door: Cloud) -> None:
+def test_a_score_of_exactly_tau_is_a_match_and_the_next_below_is_not(client: Cloud) -> None:
     # 0.5 and its neighbour are exact in float32, and so is their product with 1.
     at_tau, below = towards(0, 0.5), towards(0, 0.5)
     below[0] = np.nextafter(np.float32(0.5), np.float32(0))
     assert at_tau[0] == np.float32(0.5)
-    door.enroll("at", [at_tau])
-    door.enroll("below", [below])
-    assert door.verify("at", PROBE).json()["decision"] == "match"
-    assert door.verify("below", PROBE).json()["decision"] == "no_match"
-    assert door.found(PROBE) == ["at"]
+    client.enroll("at", [at_tau])
+    client.enroll("below", [below])
+    assert client.verify("at", PROBE).json()["decision"] == "match"
+    assert client.verify("below", PROBE).json()["decision"] == "no_match"
+    assert client.found(PROBE) == ["at"]
 
 
-def test_similarity_never_leaves_the_range_of_a_cosine(door: Cloud) -> None:
+def test_similarity_never_leaves_the_range_of_a_cosine(client: Cloud) -> None:
     long = (PROBE * np.float32(1 + 9e-5)).astype(np.float32)
-    door.enroll("anna", [long])
-    assert door.verify("anna", long).json()["similarity"] == 1.0
-    assert door.verify("anna", -long).json()["similarity"] == -1.0
-    assert door.identify(long).json()["results"][0]["candidates"] == [{"subject": "anna", "similarity": 1.0}]
+    client.enroll("anna", [long])
+    assert client.verify("anna", long).json()["similarity"] == 1.0
+    assert client.verify("anna", -long).json()["similarity"] == -1.0
+    assert client.identify(long).json()["results"][0]["candidates"] == [{"subject": "anna", "similarity": 1.0}]
 
 
-def test_an_empty_gallery_answers_unknown(door: Cloud) -> None:
-    answer = door.identify(PROBE).json()
+def test_an_empty_gallery_answers_unknown(client: Cloud) -> None:
+    answer = client.identify(PROBE).json()
     assert answer["results"] == [{"decision": "unknown", "candidates": []}]
     assert (answer["threshold"], answer["fmr_at_threshold"]) == (TAU, 0.001)
 
 
-def test_each_probe_has_its_own_result_in_the_order_of_probes(door: Cloud) -> None:
-    door.enroll("anna", [towards(0, 1.0)])
-    door.enroll("ben", [towards(3, 1.0)])
-    results = door.identify(towards(3, 0.9), towards(5, 1.0), towards(0, 0.9)).json()["results"]
+def test_each_probe_has_its_own_result_in_the_order_of_probes(client: Cloud) -> None:
+    client.enroll("anna", [towards(0, 1.0)])
+    client.enroll("ben", [towards(3, 1.0)])
+    results = client.identify(towards(3, 0.9), towards(5, 1.0), towards(0, 0.9)).json()["results"]
     assert [[found["subject"] for found in result["candidates"]] for result in results] == [["ben"], [], ["anna"]]
     assert [result["decision"] for result in results] == ["match", "unknown", "match"]
 
 
-def test_candidates_are_distinct_subjects_best_first_and_ties_go_by_name(door: Cloud) -> None:
-    door.enroll("tie-b", [towards(0, 0.7)])
-    door.enroll("tie-a", [towards(0, 0.7), towards(0, 0.6)])
-    door.enroll("best", [towards(0, 0.9), towards(0, 0.95)])
-    door.enroll("under", [towards(0, 0.49)])
-    assert door.found(PROBE) == ["best", "tie-a", "tie-b"]
-    assert door.found(PROBE, top_k=2) == ["best", "tie-a"]
+def test_candidates_are_distinct_subjects_best_first_and_ties_go_by_name(client: Cloud) -> None:
+    client.enroll("tie-b", [towards(0, 0.7)])
+    client.enroll("tie-a", [towards(0, 0.7), towards(0, 0.6)])
+    client.enroll("best", [towards(0, 0.9), towards(0, 0.95)])
+    client.enroll("under", [towards(0, 0.49)])
+    assert client.found(PROBE) == ["best", "tie-a", "tie-b"]
+    assert client.found(PROBE, top_k=2) == ["best", "tie-a"]
 
 
 def test_a_subject_with_many_templates_does_not_crowd_others_out(settings: Settings) -> None:
@@ -89,16 +88,16 @@ def test_a_subject_with_many_templates_does_not_crowd_others_out(settings: Setti
         assert cloud.found(PROBE, top_k=4) == ["crowd", "anna", "ben"]
 
 
-def test_equal_vectors_beyond_the_first_look_are_still_ordered_by_name(door: Cloud) -> None:
+def test_equal_vectors_beyond_the_first_look_are_still_ordered_by_name(client: Cloud) -> None:
     for number in reversed(range(60)):
-        door.enroll(f"twin-{number:02}", [PROBE])
-    assert door.found(PROBE, top_k=3) == ["twin-00", "twin-01", "twin-02"]
+        client.enroll(f"twin-{number:02}", [PROBE])
+    assert client.found(PROBE, top_k=3) == ["twin-00", "twin-01", "twin-02"]
 
 
-def test_an_unknown_gallery_or_subject_is_not_found(door: Cloud) -> None:
-    assert_problem(door.verify("nobody", PROBE), 404, "not-found", "unknown_subject")
-    assert_problem(door.verify("nobody", PROBE, gallery="nowhere"), 404, "not-found", "unknown_gallery")
-    assert_problem(door.identify(PROBE, gallery="nowhere"), 404, "not-found", "unknown_gallery")
+def test_an_unknown_gallery_or_subject_is_not_found(client: Cloud) -> None:
+    assert_problem(client.verify("nobody", PROBE), 404, "not-found", "unknown_subject")
+    assert_problem(client.verify("nobody", PROBE, gallery="nowhere"), 404, "not-found", "unknown_gallery")
+    assert_problem(client.identify(PROBE, gallery="nowhere"), 404, "not-found", "unknown_gallery")
 
 
 _components = st.lists(st.floats(-1, 1, width=32), min_size=DIM, max_size=DIM).filter(
@@ -108,18 +107,12 @@ _rows = _components.map(lambda row: unit(np.array(row)))
 _people = st.dictionaries(st.sampled_from("abcdef"), st.lists(_rows, min_size=1, max_size=4), max_size=6)
 
 
-@pytest.fixture(scope="module")
-def shared_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    with Cloud(Settings(home=tmp_path_factory.mktemp("model") / "cloud")) as running:
-        yield running
-
-
 @given(people=_people, probe=_rows, top_k=st.integers(1, 4), tau=st.sampled_from([0.05, 0.5, 0.9]))
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(deadline=None)
 def test_scores_and_candidates_are_those_of_a_plain_model(
-    shared_cloud: Cloud, people: dict[str, list[np.ndarray]], probe: np.ndarray, top_k: int, tau: float
+    sqlite_cloud: Cloud, people: dict[str, list[np.ndarray]], probe: np.ndarray, top_k: int, tau: float
 ) -> None:
-    cloud = shared_cloud
+    cloud = sqlite_cloud
     cloud.put_gallery("model", tau=tau)
     try:
         model = {}

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request, the answer is a problem that says how to mend it, and nothing is stored."""
+"""A wrong request is answered with a problem that says how to correct it, and nothing is stored."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ BAD_TEMPLATES: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_TEMPLATES)
-def test_a_bad_template_is_refused_everywhere_and_never_stored(door: Cloud, name: str) -> None:
+def test_a_bad_template_is_refused_everywhere_and_never_stored(client: Cloud, name: str) -> None:
     bad, status, kind = BAD_TEMPLATES[name]
-    door.enroll("known", [VECTOR])
+    client.enroll("known", [VECTOR])
     for path, body in (
         (ENROLL, {"templates": [{"id": "0" * 32, "template": bad}]}),
         (VERIFY, {"probe": bad}),
         (IDENTIFY, {"probes": [enveloped(VECTOR), bad]}),
     ):
-        problem = assert_problem(door.http.post(path, json=body), status, kind)
+        problem = assert_problem(client.http.post(path, json=body), status, kind)
         if kind == "contract-mismatch":
             assert (problem["expected"], problem["given"]) == (contract_of().digest(), bad["contract"])
-    assert door.held() == (1, 1)
+    assert client.held() == (1, 1)
 
 
-def test_a_refusal_does_not_repeat_the_values_it_refuses(door: Cloud) -> None:
+def test_a_refusal_does_not_repeat_the_values_it_refuses(client: Cloud) -> None:
     bad = enveloped(VECTOR, dim=[1])
-    answer = door.http.post(VERIFY, json={"probe": bad})
+    answer = client.http.post(VERIFY, json={"probe": bad})
     assert bad["data"][:16] not in answer.text
 
 
@@ -91,9 +91,9 @@ _GOOD = {"id": "0" * 32, "template": enveloped(VECTOR)}
         (VERIFY, {"probe": None}),
     ],
 )
-def test_a_body_of_another_form_is_refused(door: Cloud, path: str, body: Any) -> None:
-    assert_problem(door.http.post(path, json=body), 422, "unprocessable", "invalid_request")
-    assert door.held() == (0, 0)
+def test_a_body_of_another_form_is_refused(client: Cloud, path: str, body: Any) -> None:
+    assert_problem(client.http.post(path, json=body), 422, "unprocessable", "invalid_request")
+    assert client.held() == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ def test_a_wrong_gallery_specification_is_refused(cloud: Cloud, change: dict[str
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"templates": [NaN', b"picture"])
-def test_what_is_not_json_is_refused(door: Cloud, content: bytes) -> None:
-    answer = door.http.post(ENROLL, content=content, headers={"Content-Type": "application/json"})
+def test_what_is_not_json_is_refused(client: Cloud, content: bytes) -> None:
+    answer = client.http.post(ENROLL, content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code in {400, 422}
     assert_problem(answer, answer.status_code, "unprocessable" if answer.status_code == 422 else "bad-request")
-    assert door.held() == (0, 0)
+    assert client.held() == (0, 0)
 
 
-def test_a_picture_is_refused(door: Cloud) -> None:
-    answer = door.http.post(ENROLL, files={"image": ("face.jpg", b"\xff\xd8\xff", "image/jpeg")})
+def test_a_picture_is_refused(client: Cloud) -> None:
+    answer = client.http.post(ENROLL, files={"image": ("face.jpg", b"\xff\xd8\xff", "image/jpeg")})
     assert_problem(answer, 422, "unprocessable", "invalid_request")
 
 
@@ -142,14 +142,14 @@ def test_a_bad_gallery_name_is_refused(cloud: Cloud, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["-x", "a" * 129, "a%20b", "a%0A", "a:b"])
-def test_a_bad_subject_name_is_refused(door: Cloud, name: str) -> None:
-    assert_problem(door.enroll(name, [VECTOR]), 422, "unprocessable", "invalid_request")
-    assert_problem(door.verify(name, VECTOR), 422, "unprocessable", "invalid_request")
-    assert door.held() == (0, 0)
+def test_a_bad_subject_name_is_refused(client: Cloud, name: str) -> None:
+    assert_problem(client.enroll(name, [VECTOR]), 422, "unprocessable", "invalid_request")
+    assert_problem(client.verify(name, VECTOR), 422, "unprocessable", "invalid_request")
+    assert client.held() == (0, 0)
 
 
-def test_a_bad_template_id_in_the_path_is_refused(door: Cloud) -> None:
-    assert_problem(door.http.delete(f"{ENROLL}/1"), 422, "unprocessable", "invalid_request")
+def test_a_bad_template_id_in_the_path_is_refused(client: Cloud) -> None:
+    assert_problem(client.http.delete(f"{ENROLL}/1"), 422, "unprocessable", "invalid_request")
 
 
 def test_enrolling_in_an_unknown_gallery_is_not_found(cloud: Cloud) -> None:
@@ -184,10 +184,10 @@ def test_a_body_over_the_limit_is_cut_off(settings: Settings, streamed: bool) ->
         assert cloud.held() == (0, 0)
 
 
-def test_the_request_id_of_the_caller_is_echoed_and_a_wild_one_replaced(door: Cloud) -> None:
-    given = door.http.get("/v1/info", headers={"X-Request-ID": "edge-7.42"})
+def test_the_request_id_of_the_caller_is_echoed_and_a_wild_one_replaced(client: Cloud) -> None:
+    given = client.http.get("/v1/info", headers={"X-Request-ID": "edge-7.42"})
     assert given.headers["X-Request-ID"] == "edge-7.42"
-    refused = door.http.get("/v1/galleries/nowhere", headers={"X-Request-ID": "edge-7.43"})
+    refused = client.http.get("/v1/galleries/nowhere", headers={"X-Request-ID": "edge-7.43"})
     assert assert_problem(refused, 404, "not-found")["request_id"] == "edge-7.43"
-    wild = door.http.get("/v1/info", headers={"X-Request-ID": "a b<script>"})
+    wild = client.http.get("/v1/info", headers={"X-Request-ID": "a b<script>"})
     assert wild.headers["X-Request-ID"] not in {"", "a b<script>"}

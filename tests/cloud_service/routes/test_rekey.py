@@ -1,4 +1,4 @@
-"""A gallery's key is changed in place: by a rotation, whole or not at all, and by nothing that is not a rotation."""
+"""A gallery's key is changed in place: by a rotation only, and completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from cloud_service.record.tables import gallery, template, turned
+from cloud_service.record.tables import gallery, rekeyed, template
 from cloud_service.rekey.steps import RekeySteps
 from cloud_service.settings import BodySettings, Settings
 from shared.errors import RecordUnavailable
@@ -61,10 +61,10 @@ def each(cloud: Cloud) -> Cloud:
 
 def _rows(cloud: Cloud) -> list[tuple[bytes, bytes | None]]:
     """Of every template: its vector, and what stands beside it."""
-    with cloud.app.state.store.record.database.read() as connection:
+    with cloud.services.store.record.database.read() as connection:
         query = (
-            select(template.c.vector, turned.c.vector)
-            .outerjoin(turned, turned.c.template_id == template.c.id)
+            select(template.c.vector, rekeyed.c.vector)
+            .outerjoin(rekeyed, rekeyed.c.template_id == template.c.id)
             .order_by(template.c.id)
         )
         return [(row[0], row[1]) for row in connection.execute(query)]
@@ -100,7 +100,7 @@ def test_matrices_from_another_key_than_the_gallery_has_are_refused(sealed: Clou
     assert sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW)).status_code == 200  # again: it was done
 
 
-def test_what_was_made_under_the_old_key_is_refused_and_told_the_new_contract(sealed: Cloud) -> None:
+def test_templates_of_the_old_key_are_refused_with_the_new_contract(sealed: Cloud) -> None:
     sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW))
     for answer in (
         _verify(sealed, OLD, "s0", PEOPLE[0]),
@@ -128,9 +128,10 @@ def test_it_is_harmless_when_repeated_and_enrollment_is_too(sealed: Cloud) -> No
         answer = sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW))
         assert (answer.status_code, answer.json()["contract_digest"]) == (200, NEW.contract.digest())
     assert {beside for _vector, beside in _rows(sealed)} == {None}
-    # The same template, rounded otherwise on its other way here.
-    assert _enroll(sealed, NEW, "s0", PEOPLE[0], "0" * 32).status_code == 201
-    assert_problem(_enroll(sealed, NEW, "s0", PEOPLE[1], "0" * 32), 409, "conflict", "template_id_taken")
+    # The same template, rounded otherwise on its other way here; another one; and one of another subject.
+    for row in PEOPLE[:2]:
+        assert _enroll(sealed, NEW, "s0", row, "0" * 32).json()["templates"][0]["stored"] == "before"
+    assert_problem(_enroll(sealed, NEW, "s1", PEOPLE[1], "0" * 32), 409, "conflict", "template_id_taken")
     assert sealed.held() == (12, 12)
 
 
@@ -140,7 +141,7 @@ def test_nothing_of_the_key_is_stored(sealed: Cloud) -> None:
     matrix = base64.b64decode(request["rotations"][0]["matrix"]["data"])
     files = [file.read_bytes() for file in sealed.settings.home.rglob("*") if file.is_file()]
     assert not any(matrix[at : at + 16] in content for at in range(0, len(matrix), 8) for content in files)
-    assert all(job.matrices == {} for job in sealed.app.state.rekeying._jobs.values())
+    assert all(job.matrices == {} for job in sealed.services.rekeying._jobs.values())
 
 
 def _stretched(matrix: np.ndarray) -> np.ndarray:
@@ -293,7 +294,7 @@ def test_a_matrix_is_not_in_a_log_or_an_error(sealed: Cloud, capsys: pytest.Capt
 
 def test_the_record_names_the_contract_to_come_only_while_it_is_to_come(each: Cloud) -> None:
     def noted() -> Any:
-        with each.app.state.store.record.database.read() as connection:
+        with each.services.store.record.database.read() as connection:
             return connection.scalar(select(gallery.c.next_contract))
 
     assert noted() is None
@@ -303,7 +304,7 @@ def test_the_record_names_the_contract_to_come_only_while_it_is_to_come(each: Cl
     assert noted() is None
 
 
-def test_a_key_that_was_changed_is_told_as_changed_though_what_follows_fails(
+def test_a_changed_key_is_reported_as_changed_though_settling_fails(
     sealed: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
@@ -312,7 +313,7 @@ def test_a_key_that_was_changed_is_told_as_changed_though_what_follows_fails(
             raise RecordUnavailable("The record cannot be written now: nothing was changed.")
 
         # Before the change there is nothing to settle, and settling is asked for all the same.
-        broken.setattr(RekeySteps, "settle", lambda self, pinned, limit: pinned.turn > 0 and fail())
+        broken.setattr(RekeySteps, "settle", lambda self, pinned, limit: pinned.key_version > 0 and fail())
         answer = sealed.http.post(f"{PATH}/rekey", json=OLD.rekey(NEW))
         assert (answer.status_code, answer.json()["state"]) == (202, "settling")
         assert answer.json()["contract_digest"] == NEW.contract.digest()

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from deploy.pair import running_pair
-from tests.support.patronus_command import Command
+from tests.edge_service.cli.patronus_command import Command
 
 
 @pytest.fixture(scope="session")
 def command(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     home = tmp_path_factory.mktemp("pair")
     with running_pair(home) as (edge, _key_file):
-        yield Command(edge, home)
+        command = Command(edge, home)
+        yield command
+        command.forks.close()

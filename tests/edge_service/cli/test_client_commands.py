@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.edge_service.cli.patronus_command import Command
 from tests.support.edge import PICTURES, encoded, pasted, pixels
-from tests.support.patronus_command import Command
 
 OBAMA = str(PICTURES / "obama" / "portrait.jpg")
 SPEECH = str(PICTURES / "obama" / "speech.jpg")
@@ -35,7 +35,7 @@ def test_a_person_needs_no_flags(command: Command, staff: str) -> None:
     assert (ended.returncode, ended.stdout.startswith("face 1: obama (0.")) == (0, True)
 
 
-def test_what_is_there_once_is_told_in_the_singular(command: Command, staff: str) -> None:
+def test_what_is_there_once_is_reported_in_the_singular(command: Command, staff: str) -> None:
     assert command.run("gallery", "show", staff).stdout.startswith("1 subject, 1 template; ")
 
 
@@ -141,7 +141,7 @@ def test_wrong_usage_is_status_2(command: Command, arguments: list[str]) -> None
     assert "Usage" in ended.stderr
 
 
-def test_an_edge_that_is_away_or_none_at_all_is_told(command: Command, tmp_path: Path) -> None:
+def test_an_edge_that_is_away_or_none_at_all_is_reported(command: Command, tmp_path: Path) -> None:
     away = command.run("gallery", "list", edge="http://127.0.0.1:9")
     assert (away.returncode, away.stdout) == (1, "")
     assert "No edge answers at http://127.0.0.1:9" in away.stderr
@@ -191,7 +191,7 @@ def test_how_long_a_gallery_keeps_faces_is_set_and_shown(command: Command) -> No
         status, [set_to] = command.quick("gallery", "retention", "visitors", "--max-age", age, "--yes")
         assert (status, set_to["max_age_seconds"]) == (0, seconds)
         assert f"keeps faces for {age}" in command.run("gallery", "show", "visitors").stdout
-    assert command.run("gallery", "retention", "visitors", "--max-age", "5s").returncode == 1, "nobody said yes"
+    assert command.run("gallery", "retention", "visitors", "--max-age", "5s").returncode == 1, "nobody confirmed"
     ended = command.run("gallery", "retention", "visitors", "--forever")
     assert ended.stdout == "Gallery visitors keeps faces until they are erased.\n"
 
@@ -205,11 +205,11 @@ def test_one_face_a_subject_and_a_gallery_are_erased(command: Command) -> None:
     number = erased["receipt"]["id"]
     assert command.quick("gallery", "erasure", "gone", str(number))[1][0]["receipt"] == erased["receipt"]
     assert "1 template, erased at" in command.run("gallery", "erasure", "gone", str(number)).stdout
-    assert command.run("subject", "delete", "gone", "obama").returncode == 1, "nobody said yes"
+    assert command.run("subject", "delete", "gone", "obama").returncode == 1, "nobody confirmed"
     ended = command.run("subject", "delete", "gone", "obama", "--yes")
     assert re.fullmatch(r"Erased 1 template\. Receipt [0-9]+:[0-9a-f]{64}\.\n", ended.stdout)
     unasked = command.run("gallery", "delete", "gone")
-    assert unasked.returncode == 1, "nobody said yes"
+    assert unasked.returncode == 1, "nobody confirmed"
     assert command.quick("gallery", "show", "gone")[0] == 0
     assert command.quick("gallery", "delete", "gone", "--yes")[0] == 0
     assert command.run("gallery", "show", "gone").returncode == 1

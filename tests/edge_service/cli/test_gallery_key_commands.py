@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge_service.protection.keys import KeyStore
-from shared.command import build
 from shared.errors import PatronusError
+from tests.edge_service.cli.patronus_command import whole_command
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def passphrase(tmp_path: Path) -> Path:
 
 def keys(home: Path, *arguments: object, entered: str | None = None) -> Result:
     environment = {"PATRONUS_HOME": str(home), "PATRONUS_EDGE__HOME": None}
-    return CliRunner().invoke(build(), ["keys", *map(str, arguments)], env=environment, input=entered)
+    return CliRunner().invoke(whole_command(), ["keys", *map(str, arguments)], env=environment, input=entered)
 
 
 def test_both_edges_show_one_fingerprint_after_the_transfer(tmp_path: Path, passphrase: Path) -> None:
@@ -57,9 +57,9 @@ def test_a_new_master_key_makes_nothing_of_what_the_old_one_made(tmp_path: Path,
     shutil.copytree(home, stolen)
     assert keys(home, "renew", entered="n\n").exit_code == 1
     assert {gallery: keys(home, "fingerprint", gallery).stdout for gallery in before} == before
-    said = keys(home, "renew", "--yes")
-    assert said.exit_code == 0
-    assert "Start it again now" in said.output
+    renewed = keys(home, "renew", "--yes")
+    assert renewed.exit_code == 0
+    assert "Start it again now" in renewed.output
     assert (home / "edge" / "master.key").stat().st_mode & 0o777 == 0o600
     after = {gallery: keys(home, "fingerprint", gallery).stdout for gallery in before}
     assert not set(after.values()) & set(before.values())

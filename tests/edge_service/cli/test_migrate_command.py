@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from shared.command import build
 from shared.errors import PatronusError
-from tests.support.patronus_command import Command
+from tests.edge_service.cli.patronus_command import Command, whole_command
 from tests.support.patronus_profile import units
 
 
@@ -35,16 +34,16 @@ def test_stored_embeddings_are_enrolled_once_and_matched(command: Command, tmp_p
     subjects = ["ada", "ben", "ada", "cyd", "ben", "ada", "dan"]
     source = saved(tmp_path / "in.npz", rows, subjects, face_ids=np.array(["1", "1", "2", "a/b", "é", "3", "x" * 256]))
     for there_already in (0, 7):
-        status, [told] = command.quick("migrate", "migrated", str(source))
-        assert (status, told["enrolled"], told["there_already"], told["refused"]) == (0, 7, there_already, 0)
+        status, [summary] = command.quick("migrate", "migrated", str(source))
+        assert (status, summary["enrolled"], summary["there_already"], summary["refused"]) == (0, 7, there_already, 0)
         assert held(command, "migrated") == (4, 7)
     assert "Enrolled 7 of 7 embeddings; 7 were there already." in command.run("migrate", "migrated", str(source)).stdout
     assert len(command.quick("subject", "show", "migrated", "ada")[1][0]["faces"]) == 3
     changed = saved(tmp_path / "changed.npz", rows[::-1], subjects, face_ids=np.array(list("1123456")))
-    status, told = command.quick("migrate", "migrated", str(changed))
+    status, results = command.quick("migrate", "migrated", str(changed))
     assert status == 1, "a face id that was sent with another embedding is refused, and the rest goes on"
-    assert told[-1]["refused"] >= 1
-    assert told[0]["type"] == "urn:patronus:problem:conflict"
+    assert results[-1]["refused"] >= 1
+    assert results[0]["type"] == "urn:patronus:problem:conflict"
 
 
 def test_a_killed_migration_is_run_again_from_the_start(command: Command, tmp_path: Path) -> None:
@@ -60,8 +59,8 @@ def test_a_killed_migration_is_run_again_from_the_start(command: Command, tmp_pa
     running.kill()
     running.wait()
     assert 0 < held(command, "killed")[1] < 150
-    status, [told] = command.quick("migrate", "killed", str(source))
-    assert (status, told["enrolled"]) == (0, 150)
+    status, [summary] = command.quick("migrate", "killed", str(source))
+    assert (status, summary["enrolled"]) == (0, 150)
     assert held(command, "killed") == (150, 150)
 
 
@@ -70,8 +69,8 @@ def test_templates_can_be_had_as_a_file_instead(command: Command, tmp_path: Path
     rows = units(503, seed=5)
     source = saved(tmp_path / "in.npz", rows, ["a"] * 503)
     target = tmp_path / "out.npz"
-    status, [told] = command.quick("migrate", "filed", str(source), "--out", str(target))
-    assert (status, told["protected"]) == (0, 503)
+    status, [summary] = command.quick("migrate", "filed", str(source), "--out", str(target))
+    assert (status, summary["protected"]) == (0, 503)
     with np.load(target, allow_pickle=False) as out:
         templates = out["templates"]
         assert out["subjects"].tolist() == ["a"] * 503
@@ -123,7 +122,7 @@ def test_a_bad_file_is_one_sentence_and_nothing_is_sent(
     else:
         ways = [[]]
     for way in ways:
-        ended = CliRunner().invoke(build(), ["migrate", "bad", str(tmp_path / "in.npz"), *way], env=environment)
+        ended = CliRunner().invoke(whole_command(), ["migrate", "bad", str(tmp_path / "in.npz"), *way], env=environment)
         assert isinstance(ended.exception, PatronusError)
         assert says in ended.exception.detail
     assert not (tmp_path / "out.npz").exists()
@@ -146,13 +145,13 @@ def test_a_file_of_templates_holds_all_rows_or_is_not_written(
     np.savez(tmp_path / "in.npz", **{"embeddings": units(3), "subjects": np.array(["a", "b", "c"])} | change)
     environment = {"PATRONUS_HOME": str(command.home), "PATRONUS_EDGE_URL": command.edge}
     arguments = ["migrate", "bad", str(tmp_path / "in.npz"), "--out", str(tmp_path / "out.npz")]
-    ended = CliRunner().invoke(build(), arguments, env=environment)
+    ended = CliRunner().invoke(whole_command(), arguments, env=environment)
     assert isinstance(ended.exception, PatronusError)
     assert says in ended.exception.detail
     assert not (tmp_path / "out.npz").exists()
 
 
-def test_each_bad_row_is_told_by_its_place_in_the_file_and_the_rest_is_enrolled(
+def test_each_bad_row_is_reported_by_its_place_in_the_file_and_the_rest_is_enrolled(
     command: Command, tmp_path: Path
 ) -> None:
     command.quick("gallery", "create", "some-bad")
@@ -172,12 +171,12 @@ def test_each_bad_row_is_told_by_its_place_in_the_file_and_the_rest_is_enrolled(
     ]
     assert ended.stdout == "Enrolled 3 of 8 embeddings.\n"
     assert held(command, "some-bad") == (2, 3)
-    status, told = command.quick("migrate", "some-bad", source)
-    assert (status, [refusal["row"] for refusal in told[:-1]]) == (1, [1, 2, 3, 6, 4])
-    assert told[-1] == {"enrolled": 3, "there_already": 3, "refused": 5, "unperturbed": told[-1]["unperturbed"]}
+    status, results = command.quick("migrate", "some-bad", source)
+    assert (status, [refusal["row"] for refusal in results[:-1]]) == (1, [1, 2, 3, 6, 4])
+    assert results[-1] == {"enrolled": 3, "there_already": 3, "refused": 5, "unperturbed": results[-1]["unperturbed"]}
     twice = saved(tmp_path / "twice.npz", units(3, seed=8), ["eve"] * 3, face_ids=np.array(["1", "2", "1"]))
-    status, told = command.quick("migrate", "some-bad", str(twice))
-    assert (status, told[0]["row"], told[-1]["enrolled"]) == (1, 2, 2)
+    status, results = command.quick("migrate", "some-bad", str(twice))
+    assert (status, results[0]["row"], results[-1]["enrolled"]) == (1, 2, 2)
 
 
 def test_refused_rows_do_not_stop_the_others(command: Command, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from typer.testing import CliRunner, Result
 from edge_service.protection.keys import NO_EPOCH, PUBLIC_KEY, EpochKey, KeyStore
 from edge_service.protection.profiles import Profile, load_profile
 from edge_service.protection.protect import Protector
-from shared.command import build
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
 from shared.errors import PatronusError
 from shared.wire.common import GalleryInfo, Threshold
+from tests.edge_service.cli.patronus_command import whole_command
 from tests.support.patronus_profile import angles_between, make_network, make_profile, units
 
 DIM = 8
@@ -51,7 +51,7 @@ def protect(profiles: Path, tmp_path: Path) -> Callable[..., Result]:
             "PATRONUS_EDGE__CLOUD__URL": "http://127.0.0.1:9",
         }
         command = ["protect", source, target or tmp_path / "out.npz", *arguments]
-        return CliRunner().invoke(build(), [str(part) for part in command], env=environment)
+        return CliRunner().invoke(whole_command(), [str(part) for part in command], env=environment)
 
     return run
 
@@ -90,7 +90,7 @@ def test_templates_angles_and_lengths_come_out(protect: Any, profiles: Path, tmp
     assert (tmp_path / "out.npz").stat().st_mode & 0o777 == 0o600
 
 
-def told(folder: Path, profile: Profile, key: EpochKey | None, scope: SealScope = "gallery") -> Path:
+def gallery_file(folder: Path, profile: Profile, key: EpochKey | None, scope: SealScope = "gallery") -> Path:
     """What the cloud says of the gallery ``door``, in a file; ``key`` as the one of its epoch."""
     seal = None if key is None else SealPin(key_id=key.key_id(), epoch=key.epoch, scope=scope)
     embedder = EmbedderPin(name="any", sha256="0" * 64, preprocessing="none")
@@ -104,7 +104,7 @@ def told(folder: Path, profile: Profile, key: EpochKey | None, scope: SealScope 
         templates=0,
         created_at=datetime.now(UTC),
     )
-    path = folder / "told.json"
+    path = folder / "gallery.json"
     path.write_text(info.model_dump_json())
     return path
 
@@ -116,7 +116,7 @@ def test_a_gallerys_key_and_epoch_seal(protect: Any, profiles: Path, tmp_path: P
     profile = load_profile("sealing", own=profiles)
     made = {}
     for gallery, epoch in (("door", EPOCH), ("door", "0" * 16), ("roof", EPOCH)):
-        file = told(tmp_path, profile, keys.gallery(gallery).epoch(epoch))
+        file = gallery_file(tmp_path, profile, keys.gallery(gallery).epoch(epoch))
         ended = protect(source, "--profile", "sealing", "--gallery", gallery, "--contract", file, "--force")
         assert ended.exit_code == 0, ended.output
         assert "6 sealed templates under the profile sealing" in ended.stdout
@@ -130,7 +130,7 @@ def test_a_subject_of_a_verify_only_gallery_has_a_seal_of_its_own(protect: Any, 
     rows = units(6, DIM)
     source = saved(tmp_path / "in.npz", embeddings=rows)
     key = KeyStore(tmp_path / "home" / "edge").gallery("door").epoch(EPOCH, "subject")
-    file = told(tmp_path, load_profile("sealing", own=profiles), key, "subject")
+    file = gallery_file(tmp_path, load_profile("sealing", own=profiles), key, "subject")
     at = ("--profile", "sealing", "--gallery", "door", "--contract", file, "--force")
     made = set()
     for subject in ("ada", "bob"):
@@ -150,7 +150,7 @@ def test_without_a_seal_the_gallery_only_seeds(protect: Any, profiles: Path, tmp
     rows = units(6, DIM)
     source = saved(tmp_path / "in.npz", embeddings=rows)
     key = KeyStore(tmp_path / "home" / "edge").gallery("door").epoch(NO_EPOCH)
-    file = told(tmp_path, load_profile("plain", own=profiles), None)
+    file = gallery_file(tmp_path, load_profile("plain", own=profiles), None)
     ended = protect(source, "--profile", "plain", "--gallery", "door", "--contract", file)
     assert ended.exit_code == 0, ended.output
     assert "6 templates, NOT sealed, under the profile plain" in ended.stdout
@@ -216,7 +216,9 @@ def test_a_header_that_counts_otherwise_is_refused(protect: Any, tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["in.npz"]
 
 
-def test_a_target_that_cannot_be_written_is_told(protect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_that_cannot_be_written_is_reported(
+    protect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = saved(tmp_path / "in.npz", embeddings=units(3, DIM))
 
     def full(_: int) -> None:
@@ -306,17 +308,18 @@ def test_what_the_cloud_said_must_be_of_this_gallery_and_fit(protect: Any, profi
         (sealing, None, "gallery", "door", "sealing", "under the profile"),
     ]
     for profile, of_epoch, scope, gallery, wanted, says in cases:
-        file = told(tmp_path, profile, of_epoch, scope)
+        file = gallery_file(tmp_path, profile, of_epoch, scope)
         ended = protect(source, "--profile", wanted, "--gallery", gallery, "--contract", file)
         assert says in str(ended.exception)
     ended = protect(
-        source, "--profile", "sealing", "--gallery", "door", "--contract", told(tmp_path, sealing, key.epoch(EPOCH)),
+        source, "--profile", "sealing", "--gallery", "door", "--contract",
+        gallery_file(tmp_path, sealing, key.epoch(EPOCH)),
         "--subject", "ada",
     )  # fmt: skip
     assert "not verify-only" in str(ended.exception)
     for content in (b"", b"[]", b"null", b"{}", b"\xff"):
-        (tmp_path / "told.json").write_bytes(content)
-        ended = protect(source, "--profile", "sealing", "--gallery", "door", "--contract", tmp_path / "told.json")
+        (tmp_path / "gallery.json").write_bytes(content)
+        ended = protect(source, "--profile", "sealing", "--gallery", "door", "--contract", tmp_path / "gallery.json")
         assert "is not what `patronus gallery show door --json` prints" in str(ended.exception)
     ended = protect(source, "--profile", "sealing", "--gallery", "door", "--contract", tmp_path / "absent.json")
     assert "cannot be read" in str(ended.exception)

@@ -15,7 +15,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edge_service.models import load_manifest, locate
-from edge_service.models.convert import dequantize, to_runnable
+from edge_service.models.convert import fold, to_runnable
 from edge_service.models.manifest import ConvertedFile
 from shared.errors import SetupError
 from tests.support.tiny_model import Tiny
@@ -74,6 +74,13 @@ def test_only_used_weights_the_one_input_and_no_notes_remain(tiny: Tiny) -> None
     assert [(tensor.name, list(tensor.dims)) for tensor in model.graph.initializer] == [("w", [4, 3, 1, 1])]
     assert [node.op_type for node in model.graph.node] == ["Conv"]
     assert (model.producer_name, model.graph.node[0].doc_string, len(model.metadata_props)) == ("", "", 0)
+
+
+def dequantize(data: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int, block: int) -> np.ndarray:
+    arrays = {"data": data, "scale": scale, "zero": zero}
+    node = onnx.helper.make_node("DequantizeLinear", list(arrays), ["weights"], axis=axis, block_size=block)
+    assert fold(node, arrays)
+    return arrays["weights"]
 
 
 @pytest.mark.parametrize(

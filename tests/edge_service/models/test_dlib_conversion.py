@@ -17,8 +17,8 @@ from edge_service.models.fetch import fetch_source
 from edge_service.models.manifest import ConvertedFile
 from edge_service.models.store import sources_dir, upstream_base
 from shared.errors import SetupError
-from tests.support import dlib_writer
-from tests.support.dlib_writer import SIDE, tiny_network
+from tests.edge_service.models import dlib_writer
+from tests.edge_service.models.dlib_writer import SIDE, tiny_network
 
 # The first eight values that dlib 20.0.1 gives for `pattern`.
 DLIBS_OWN = [-0.086728, 0.094598, 0.04044, -0.029441, -0.070018, -0.062311, -0.035337, -0.00565]
@@ -61,11 +61,11 @@ def planes(*pictures: np.ndarray) -> np.ndarray:
 
 def test_a_network_is_read_with_its_layers_in_the_order_in_which_they_run() -> None:
     network = read_network(tiny_network(picture())[0])
-    kinds = [type(layer).__name__ for layer in network.layers]
-    block = ["Mark", "Convolution", "Affine", "Relu", "Convolution", "Affine"]
-    halving = [*block, "Mark", "Mark", "Pool", "AddTagged", "Relu"]
-    stem = ["Convolution", "Affine", "Relu", "Pool"]
-    assert kinds == [*stem, *block, "AddTagged", "Relu", *halving, *halving, "Pool", "Linear"]
+    kinds = [layer.kind for layer in network.layers]
+    block = ["mark", "con_4", "affine_", "relu_", "con_4", "affine_"]
+    halving = [*block, "mark", "mark", "avg_pool_2", "add_prev_", "relu_"]
+    stem = ["con_4", "affine_", "relu_", "max_pool_2"]
+    assert kinds == [*stem, *block, "add_prev_", "relu_", *halving, *halving, "avg_pool_2", "fc_2"]
     assert (network.side, network.mean) == (SIDE, dlib_writer.MEAN)
 
 

@@ -21,18 +21,18 @@ from tests.support.tiny_model import SOURCE, ZEROES, Tiny
 
 def test_a_conversion_that_gives_other_bytes_is_refused(tiny: Tiny) -> None:
     tiny.entry["converted"]["sha256"] = ZEROES
-    sentence = tiny.failure()
+    sentence = tiny.failure(tiny.given())
     assert "The converted model tiny.onnx has SHA-256" in sentence
     assert "000000000000…" in sentence
 
 
 def test_the_published_file_is_kept_when_asked(tiny: Tiny) -> None:
-    prepare(tiny.manifest(), tiny.folder, keep_source=True)
+    tiny.prepare(keep_source=True)
     assert (tiny.folder / SOURCE).read_bytes() == tiny.source
 
 
 def test_a_second_run_needs_no_onnx_no_pip_no_network_and_no_right_to_write(tiny: Tiny, tmp_path: Path) -> None:
-    prepare(tiny.manifest(), tiny.folder)
+    tiny.prepare()
     (tmp_path / "manifest.json").write_text(json.dumps(tiny.document))
     program = """
         import builtins, pathlib, socket, subprocess, sys
@@ -64,33 +64,33 @@ def test_a_second_run_needs_no_onnx_no_pip_no_network_and_no_right_to_write(tiny
 @pytest.mark.parametrize("damage", [b"", b"half"])
 def test_a_damaged_model_is_never_handed_out_and_is_mended_by_the_next_run(tiny: Tiny, damage: bytes) -> None:
     manifest = tiny.manifest()
-    (model,) = prepare(manifest, tiny.folder)
+    (model,) = tiny.prepare()
     model.path.write_bytes(damage)
     with pytest.raises(SetupError, match="patronus models fetch"):
         model.read()
     with pytest.raises(SetupError, match=r"tiny\.onnx has SHA-256 .* run `patronus models fetch`\."):
         locate("face-embedder", tiny.folder, manifest)
     assert [state.state for state in verify(manifest, tiny.folder)] == ["damaged"]
-    prepare(manifest, tiny.folder)
+    tiny.prepare()
     assert locate("face-embedder", tiny.folder, manifest) == model
 
 
-def test_a_missing_model_is_told_with_the_command_that_mends_it(tiny: Tiny) -> None:
+def test_a_missing_model_is_reported_with_the_command_that_mends_it(tiny: Tiny) -> None:
     with pytest.raises(SetupError, match=r"tiny\.onnx is missing; run `patronus models fetch`\."):
         locate("face-embedder", tiny.folder, tiny.manifest())
     assert [state.state for state in verify(tiny.manifest(), tiny.folder)] == ["missing"]
 
 
 def test_a_receipt_that_is_gone_or_nonsense_does_not_matter(tiny: Tiny) -> None:
-    prepare(tiny.manifest(), tiny.folder)
-    assert "onnx/" in str(verify(tiny.manifest(), tiny.folder)[0].made_by)
+    tiny.prepare()
+    assert "onnx/" in json.loads((tiny.folder / "tiny.json").read_text())["converter"]
     (tiny.folder / "tiny.json").write_text("[]")
-    assert [(state.state, state.made_by) for state in verify(tiny.manifest(), tiny.folder)] == [("ready", None)]
+    assert [state.state for state in verify(tiny.manifest(), tiny.folder)] == ["ready"]
 
 
 def test_two_set_ups_at_once_do_the_work_once(tiny: Tiny) -> None:
-    manifest, events = tiny.manifest(), list[str]()
-    threads = [threading.Thread(target=prepare, args=(manifest, tiny.folder, None, None, events.append)) for _ in "ab"]
+    events: list[str] = []
+    threads = [threading.Thread(target=tiny.prepare, kwargs={"on_event": events.append}) for _ in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -101,14 +101,14 @@ def test_two_set_ups_at_once_do_the_work_once(tiny: Tiny) -> None:
 
 
 def test_a_lock_that_is_never_freed_ends_the_wait_with_a_sentence(tmp_path: Path) -> None:
-    told: list[str] = []
+    events: list[str] = []
     with (
         folder_lock(tmp_path, lambda: None),
         pytest.raises(SetupError, match="Another set-up"),
-        folder_lock(tmp_path, lambda: told.append("waiting"), patience_s=0.2),
+        folder_lock(tmp_path, lambda: events.append("waiting"), patience_s=0.2),
     ):
         pytest.fail("two held the lock at once")
-    assert told == ["waiting"]
+    assert events == ["waiting"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -130,15 +130,15 @@ def test_a_reader_in_the_middle_of_the_old_file_never_sees_the_new_one(tmp_path:
     assert (tmp_path / "model.onnx").read_bytes() == b"new numbers"
 
 
-def test_a_models_folder_that_cannot_be_made_is_told(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_models_folder_that_cannot_be_made_is_reported(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match="PATRONUS_MODELS"):
         prepare(tiny.manifest(), tmp_path / "file" / "models")
 
 
-def test_a_model_that_is_gone_or_unreadable_is_told(tiny: Tiny) -> None:
+def test_a_model_that_is_gone_or_unreadable_is_reported(tiny: Tiny) -> None:
     manifest = tiny.manifest()
-    (model,) = prepare(manifest, tiny.folder)
+    (model,) = tiny.prepare()
     model.path.unlink()
     with pytest.raises(SetupError, match=r"tiny\.onnx cannot be read .* run `patronus models fetch`\."):
         model.read()

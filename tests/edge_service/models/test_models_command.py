@@ -38,7 +38,7 @@ def as_module(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.usefixtures("manifest_file")
 def test_list_tells_what_is_missing_and_fetch_makes_it_ready(tiny: Tiny, tmp_path: Path) -> None:
     before = invoke("list", "--folder", tiny.folder)
-    assert (before.exit_code, before.stderr) == (1, "Not ready: tiny.onnx; run `patronus models fetch`.\n")
+    assert (before.exit_code, str(before.exception)) == (1, "Not ready: tiny.onnx; run `patronus models fetch`.")
     (tmp_path / SOURCE).write_bytes(tiny.source)
     fetched = invoke("fetch", "--folder", tiny.folder, "--from", tmp_path, "--keep-source")
     assert (fetched.exit_code, fetched.stderr) == (0, "")

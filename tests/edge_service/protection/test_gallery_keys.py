@@ -1,4 +1,4 @@
-"""The edge's secret keys: private, one way, separate, and the same for ever."""
+"""The edge's secret keys are private, derived one way, separate, and stable."""
 
 from __future__ import annotations
 
@@ -101,6 +101,39 @@ def test_an_upgrade_does_not_change_any_key() -> None:
     assert [key.secret.hex(), key.fingerprint(), epoch.key_id(), epoch.stream_key("seal 128").hex()] == GOLDEN
 
 
+def test_an_upgrade_does_not_change_any_id_of_a_face() -> None:
+    """Golden values: a change here stores every picture and embedding that is sent again a second time."""
+    key = GalleryKey("door", derive(bytes(range(32)), "gallery", "door"))
+    assert key.face_id("ada", "picture", b"content") == "42c18210cd5d49de3e126f6309ab96aa"
+    assert key.face_id("ada", "name", b"content") == "d4fe9f38b750bb96282840c75eb7e1a8"
+    assert key.face_id("ada", "values", b"content") == "c0e19feca4ef4f7ac68ec5651fd324f3"
+
+
+def test_the_key_of_picture_ids_outlives_the_gallerys_key(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    first = store.gallery("door")
+    store.keep_picture_ids(first)
+    file = tmp_path / "picture_ids" / "door.key"
+    assert file.stat().st_mode & 0o777 == 0o600
+    for _ in range(2):
+        store.renew()
+        second = KeyStore(tmp_path).gallery("door")
+        store.keep_picture_ids(second)
+        assert store.forget()
+        assert second != first
+        assert second.face_id("ada", "picture", b"x") == first.face_id("ada", "picture", b"x")
+        assert second.face_id("ada", "name", b"x") != first.face_id("ada", "name", b"x")
+    file.write_bytes(b"00" * 31)
+    with pytest.raises(SetupError, match="backup"):
+        KeyStore(tmp_path).gallery("door")
+
+
+def test_a_wrapped_key_carries_the_key_of_picture_ids() -> None:
+    key = GalleryKey("door", bytes(range(32)), bytes(range(32, 64)))
+    moved = unwrap(wrap(key, PASSPHRASE), PASSPHRASE)
+    assert (moved, moved.ids) == (key, key.ids)
+
+
 def test_a_key_that_was_changed_in_place_seals_anew_and_seeds_as_before() -> None:
     key = GalleryKey("door", bytes(32))
     old, other = key.epoch(EPOCH), key.epoch("1" * 16)
@@ -177,6 +210,7 @@ def wrapped() -> str:
 
 def test_a_wrapped_key_comes_back_whole(wrapped: str) -> None:
     assert unwrap(wrapped, PASSPHRASE) == GalleryKey("door", bytes(range(32)))
+    assert unwrap(wrapped, PASSPHRASE).ids is None
     assert bytes(range(32)).hex() not in wrapped
 
 

@@ -1,4 +1,4 @@
-"""A profile that is not exactly what it says stops the start."""
+"""A profile that does not match its digests or its description stops the start."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_profile_that_comes_along_loads() -> None:
 
 
 def test_an_unknown_profile_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"'nothing' is not there; there are: .*seal"):
+    with pytest.raises(SetupError, match=r"no protection profile 'nothing'; there are: .*seal"):
         load_profile("nothing")
 
 

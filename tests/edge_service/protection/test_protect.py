@@ -1,4 +1,4 @@
-"""Protection fails closed: whatever step breaks, nothing leaves the edge."""
+"""Protection fails closed: if any step fails, nothing leaves the edge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_service.protection.profiles import Profile, load_profile
 from edge_service.protection.protect import Protected, ProtectionContext, Protector, SealEngine
 from edge_service.protection.seal import seal
 from shared.errors import ProtectionFailed
-from tests.support.edge import Edge, House, assert_problem, sample
+from tests.support.edge import Edge, Pair, assert_problem, sample
 
 KEY = GalleryKey("door", bytes(32)).epoch("0" * 16)
 CONTEXT = ProtectionContext(KEY, "a" * 64)
@@ -152,8 +152,8 @@ def test_a_context_shows_no_key() -> None:
 
 
 @pytest.fixture
-def enrolled(house: House) -> Edge:
-    edge = house.edge()
+def enrolled(pair: Pair) -> Edge:
+    edge = pair.edge()
     edge.make("door")
     assert edge.enroll("door", "obama", sample("obama/portrait.jpg")).status_code == 201
     return edge
@@ -161,8 +161,8 @@ def enrolled(house: House) -> Edge:
 
 @pytest.mark.parametrize("engine", [raising, BROKEN["gives NaN"], BROKEN["gives float64"], BROKEN["gives nothing"]])
 def test_nothing_reaches_the_cloud_when_protection_fails(enrolled: Edge, profile: Profile, engine: Any) -> None:
-    enrolled.app.state.recognition._protector = Protector(profile, engine)
-    crossed = len(enrolled.line.crossed)
+    enrolled.app.state.services.recognition.protector = Protector(profile, engine)
+    before = len(enrolled.transport.requests)
     picture = sample("obama/speech.jpg")
     answers = [
         enrolled.enroll("door", "obama", picture, picture),
@@ -172,5 +172,5 @@ def test_nothing_reaches_the_cloud_when_protection_fails(enrolled: Edge, profile
     for answer in answers:
         assert_problem(answer, 500, "protection-failed")
         assert "secret" not in answer.text
-    assert len(enrolled.line.crossed) == crossed
+    assert len(enrolled.transport.requests) == before
     assert enrolled.held("door") == (1, 1)

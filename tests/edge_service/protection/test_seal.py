@@ -1,4 +1,4 @@
-"""The seal turns the whole space at random, keeps every score, and is another one for every key."""
+"""The seal is a random rotation, keeps every score, and differs for every key."""
 
 from __future__ import annotations
 

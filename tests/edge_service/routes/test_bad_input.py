@@ -1,4 +1,4 @@
-"""What an edge refuses: at once, with a way to mend it, and without the cloud's hearing of it."""
+"""The edge refuses bad input early, says what to do, and sends nothing to the cloud."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ def test_bad_input_is_refused_quickly_with_a_way_to_mend_it_and_the_cloud_is_not
 ) -> None:
     make, status, kind, reason = BAD[name]
     shared_edge.make_known("door")
-    crossed, request = len(shared_edge.line.crossed), make()
+    before, request = len(shared_edge.transport.requests), make()
     start = time.perf_counter()
     answer = shared_edge.call("POST", path, **request)
     assert time.perf_counter() - start < 3
     assert_problem(answer, status, kind, reason)
-    assert [sent.method for sent in shared_edge.line.crossed[crossed:] if sent.method != "GET"] == []
+    assert [sent.method for sent in shared_edge.transport.requests[before:] if sent.method != "GET"] == []
     assert shared_edge.held("door") == (0, 0)
     assert shared_edge.call("GET", "/healthz").status_code == 200
 
@@ -217,21 +217,21 @@ def test_a_very_wide_picture_with_a_face_is_answered(shared_edge: Edge) -> None:
     "name", [".hidden", "-x", "a" * 65, "a%20b", "b%C3%A4r", "a%2Fb", "%2E%2E", "%2e%2e%2fetc", "a%00b", "a%0Ab", "a:b"]
 )
 def test_a_gallery_has_a_plain_name(shared_edge: Edge, name: str) -> None:
-    crossed = len(shared_edge.line.crossed)
+    before = len(shared_edge.transport.requests)
     answer = shared_edge.call("PUT", f"/v1/galleries/{name}")
     assert answer.status_code in {404, 405, 422}
     assert_problem(answer, answer.status_code, answer.json()["type"].rpartition(":")[2])
-    assert len(shared_edge.line.crossed) == crossed
+    assert len(shared_edge.transport.requests) == before
 
 
 @pytest.mark.parametrize("name", ["a" * 129, "a" * 200, "%C3%A9", "a%2Fb", "..%2F..%2Fkeys", "a%20b", "%F0%9F%98%80"])
 def test_a_subject_has_a_plain_name(shared_edge: Edge, name: str) -> None:
-    crossed = len(shared_edge.line.crossed)
+    before = len(shared_edge.transport.requests)
     for method, path in (("POST", f"{name}/faces"), ("POST", f"{name}/verify"), ("GET", name), ("DELETE", name)):
         answer = shared_edge.call(method, f"/v1/galleries/door/subjects/{path}")
         assert answer.status_code in {404, 405, 422}
         assert_problem(answer, answer.status_code, answer.json()["type"].rpartition(":")[2])
-    assert len(shared_edge.line.crossed) == crossed
+    assert len(shared_edge.transport.requests) == before
 
 
 def test_names_at_the_limit_are_taken(edge: Edge) -> None:

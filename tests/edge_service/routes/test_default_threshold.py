@@ -10,7 +10,7 @@ import pytest
 
 from edge_service.vision.embed import SFACE
 from shared.wire.common import Threshold
-from tests.support.edge import Edge, House, sample
+from tests.support.edge import Edge, Pair, sample
 from tests.support.patronus_profile import make_network, make_profile
 
 OBAMA = [sample(f"obama/{name}.jpg") for name in ("portrait", "speech")]
@@ -22,11 +22,11 @@ def edges(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """An edge of each kind of profile: shipped and calibrated, without a threshold, and the operator's own."""
     profiles = tmp_path_factory.mktemp("profiles")
     make_profile(profiles, make_network(), name="own", threshold=OWN.model_dump())
-    with House(tmp_path_factory.mktemp("house")) as house:
+    with Pair(tmp_path_factory.mktemp("pair")) as pair:
         yield {
-            "default": house.edge("one"),
-            "seal": house.edge("two", profile="seal"),
-            "own": house.edge("three", profile="own", profiles=profiles),
+            "default": pair.edge("one"),
+            "seal": pair.edge("two", profile="seal"),
+            "own": pair.edge("three", profile="own", profiles=profiles),
         }
 
 

@@ -22,7 +22,7 @@ from edge_service.vision.reader import FaceReader
 from lab.defence.network import PatronusNetwork
 from shared.errors import SetupError
 from shared.security.credentials import Scope
-from tests.support.edge import Edge, House, assert_problem, sample
+from tests.support.edge import Edge, Pair, assert_problem, sample
 from tests.support.patronus_profile import DIM, SEED_DIM, angles_between, make_network, make_profile, units
 
 Rows = NDArray[np.float32]
@@ -46,8 +46,8 @@ def profiles(network: PatronusNetwork, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def opened(models_folder: Path, tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> Any:
-    with House(tmp_path_factory.mktemp("house")) as house:
-        edge = house.edge(profile="sealing", profiles=profiles)
+    with Pair(tmp_path_factory.mktemp("pair")) as pair:
+        edge = pair.edge(profile="sealing", profiles=profiles)
         edge.make("door")
         yield edge
 
@@ -79,7 +79,7 @@ def reckoned(network: PatronusNetwork, edge: Edge, rows: Rows, gallery: str = "d
 
 
 def sent_templates(edge: Edge, after: int) -> Rows:
-    """Every template that crossed to the cloud."""
+    """Every template that was sent to the cloud."""
     found: list[Any] = []
 
     def collect(value: Any) -> None:
@@ -91,7 +91,7 @@ def sent_templates(edge: Edge, after: int) -> Rows:
             for each in value:
                 collect(each)
 
-    for request in edge.line.crossed[after:]:
+    for request in edge.transport.requests[after:]:
         collect(json.loads(request.content or b"null"))
     return np.array([np.frombuffer(base64.b64decode(data), "<f4") for data in found])
 
@@ -101,25 +101,25 @@ def test_what_crosses_and_what_is_stored_is_protected_and_never_raw(
 ) -> None:
     pictures = [sample("obama/portrait.jpg"), sample("obama/speech.jpg")]
     raw = np.concatenate([reader.embed(reader.read(picture).faces[:1]).unit for picture in pictures])
-    before = len(sealing.line.crossed)
+    before = len(sealing.transport.requests)
     answer = sealing.enroll("door", "obama", pictures[0])
     assert (answer.status_code, answer.json()["unperturbed"]) == (201, 0)
     assert sealing.verify("door", "obama", pictures[1]).json()["decision"] == "match"
     assert sealing.identify("door", pictures[1]).json()["faces"][0]["candidates"][0]["subject"] == "obama"
 
-    crossed = sent_templates(sealing, before)
+    sent = sent_templates(sealing, before)
     wanted = reckoned(network, sealing, raw)
-    np.testing.assert_allclose(crossed, wanted[[0, 1, 1]], atol=5e-5)
-    stored = b"".join(path.read_bytes() for path in sealing.house.folder.glob("cloud/record.db*"))
-    assert crossed[0].tobytes() in stored
+    np.testing.assert_allclose(sent, wanted[[0, 1, 1]], atol=5e-5)
+    stored = b"".join(path.read_bytes() for path in sealing.pair.folder.glob("cloud/record.db*"))
+    assert sent[0].tobytes() in stored
     for row in raw:
         assert row.tobytes()[:32] not in stored
-        assert all(row.tobytes()[:32] not in request.content for request in sealing.line.crossed)
-        assert (np.abs(crossed @ row) < 0.6).all()
+        assert all(row.tobytes()[:32] not in request.content for request in sealing.transport.requests)
+        assert (np.abs(sent @ row) < 0.6).all()
 
 
 def test_a_repeated_picture_gives_the_same_template(sealing: Edge) -> None:
-    before = len(sealing.line.crossed)
+    before = len(sealing.transport.requests)
     for _ in range(2):
         sealing.identify("door", sample("biden/standing.jpg"))
     first, second = sent_templates(sealing, before)
@@ -129,7 +129,7 @@ def test_a_repeated_picture_gives_the_same_template(sealing: Edge) -> None:
 def test_json_floats_and_the_network_agree(sealing: Edge, network: PatronusNetwork) -> None:
     raw = (units(5) * np.float32(7)).astype(np.float64)
     rows = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
-    crossed = len(sealing.line.crossed)
+    before = len(sealing.transport.requests)
     told = protect(sealing, raw.tolist(), **DOOR)
     assert told.status_code == 200, told.text
     body = told.json()
@@ -145,7 +145,7 @@ def test_json_floats_and_the_network_agree(sealing: Edge, network: PatronusNetwo
     again = protect(sealing, rows.astype(np.float64).tolist(), **DOOR).json()
     np.testing.assert_array_equal(found[:, :DIM], np.array(again["templates"], np.float32))
     np.testing.assert_array_equal(found[:, DIM], np.array(again["angles"], np.float32))
-    assert all(request.method == "GET" for request in sealing.line.crossed[crossed:]), "nothing was sent"
+    assert all(request.method == "GET" for request in sealing.transport.requests[before:]), "nothing was sent"
 
 
 def test_a_picture_is_protected_as_its_embedding(sealing: Edge, reader: FaceReader) -> None:
@@ -161,7 +161,7 @@ def test_a_picture_is_protected_as_its_embedding(sealing: Edge, reader: FaceRead
 def test_an_embedding_without_a_margin_is_counted(sealing: Edge, network: PatronusNetwork) -> None:
     def counted() -> float:
         text = sealing.call("GET", "/metrics").text
-        return float(text.split("\npatronus_edge_unturned_total ")[1].split()[0])
+        return float(text.split("\npatronus_edge_unperturbed_total ")[1].split()[0])
 
     # What erase makes an impostor of the cohort of: there is no margin to it at all.
     near = np.linalg.pinv(network.eraser.numpy(), rcond=1e-3) @ network.cohort[0].numpy()
@@ -232,8 +232,8 @@ def test_a_seal_needs_a_gallery_that_is_there_and_the_callers(sealing: Edge) -> 
         assert_problem(protect(sealing, rows, sealing.key(scope), **DOOR), 403, "forbidden")
 
 
-def test_without_a_seal_a_gallery_only_seeds(house: House, network: PatronusNetwork, profiles: Path) -> None:
-    edge = house.edge(profile="plain", profiles=profiles)
+def test_without_a_seal_a_gallery_only_seeds(pair: Pair, network: PatronusNetwork, profiles: Path) -> None:
+    edge = pair.edge(profile="plain", profiles=profiles)
     assert edge.make("door")["contract"]["seal"] is None
     edge.make("roof")
     rows = units(3)
@@ -258,18 +258,19 @@ def test_embeddings_are_enrolled_once_however_often_they_are_sent(sealing: Edge,
     rows = units(4, seed=9)
     named = [{"values": row.tolist(), "face": f"badge {n}"} for n, row in enumerate(rows[:2])]
     unnamed = [{"values": row.tolist()} for row in rows[2:]]
-    before, held = len(sealing.line.crossed), sealing.held("door")
+    before, held = len(sealing.transport.requests), sealing.held("door")
     first = enroll(sealing, "imported", *named, *unnamed, unnamed[0])
     assert first.status_code == 201, first.text
     faces = first.json()["faces"]
-    assert len(faces) == 5
+    assert [face["stored"] for face in faces] == ["now"] * 5
     assert faces[4] == faces[2]
     np.testing.assert_allclose(sent_templates(sealing, before), reckoned(network, sealing, rows), atol=5e-5)
 
-    assert enroll(sealing, "imported", *reversed(named)).json()["faces"] == faces[1::-1]
-    assert enroll(sealing, "imported", unnamed[1]).json()["faces"] == [faces[3]]
+    known = [face | {"stored": "before"} for face in faces]
+    assert enroll(sealing, "imported", *reversed(named)).json()["faces"] == known[1::-1]
+    assert enroll(sealing, "imported", unnamed[1]).json()["faces"] == [known[3]]
+    assert enroll(sealing, "imported", named[0] | {"values": rows[3].tolist()}).json()["faces"] == [known[0]]
     assert np.subtract(sealing.held("door"), held).tolist() == [1, 4]
-    assert_problem(enroll(sealing, "imported", named[0] | {"values": rows[3].tolist()}), 409, "conflict")
     twice = [named[0], named[1] | {"face": "badge 0"}]
     assert_problem(enroll(sealing, "imported", *twice), 422, "unprocessable", "duplicate_face")
     other = enroll(sealing, "another", *named).json()["faces"]
@@ -295,8 +296,8 @@ def test_a_bad_embedding_enrolls_nothing(sealing: Edge, new: dict[str, Any], rea
     assert_problem(enroll(sealing, "nobody", good, gallery="nowhere"), 404, "not-found")
 
 
-def test_a_gallery_of_another_profile_is_refused(house: House, profiles: Path) -> None:
-    sealed, perturbing = house.edge(profile="seal"), house.edge(profile="sealing", profiles=profiles)
+def test_a_gallery_of_another_profile_is_refused(pair: Pair, profiles: Path) -> None:
+    sealed, perturbing = pair.edge(profile="seal"), pair.edge(profile="sealing", profiles=profiles)
     sealed.make("door")
     rows = units(1).tolist()
     for answer in (
@@ -309,8 +310,8 @@ def test_a_gallery_of_another_profile_is_refused(house: House, profiles: Path) -
     assert sealed.held("door") == (0, 0)
 
 
-def test_the_plain_seal_serves_embeddings_too(house: House) -> None:
-    rows, edge = units(2), house.edge(profile="seal")
+def test_the_plain_seal_serves_embeddings_too(pair: Pair) -> None:
+    rows, edge = units(2), pair.edge(profile="seal")
     edge.make("door")
     told = protect(edge, rows.tolist(), **DOOR).json()
     assert (told["angles"], told["unperturbed"], told["sealed"]) == ([0.0, 0.0], 0, True)
@@ -327,10 +328,10 @@ def test_the_plain_seal_serves_embeddings_too(house: House) -> None:
     ],
 )
 def test_a_spoilt_profile_stops_the_start(
-    house: House, network: PatronusNetwork, tmp_path: Path, spoil: Any, says: str
+    pair: Pair, network: PatronusNetwork, tmp_path: Path, spoil: Any, says: str
 ) -> None:
     make_profile(tmp_path / "profiles", network)
     spoil(tmp_path / "profiles" / "mine")
     with pytest.raises(SetupError, match=says):
-        house.edge(profile="mine", profiles=tmp_path / "profiles")
+        pair.edge(profile="mine", profiles=tmp_path / "profiles")
     assert create_app(EdgeSettings(home=tmp_path / "unused")) is not None

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from shared.security.credentials import Scope
-from tests.support.edge import Edge, House, assert_problem, encoded, pasted, pixels, sample
+from tests.support.edge import Edge, Pair, assert_problem, encoded, pasted, pixels, sample
 
 OBAMA = [sample(f"obama/{name}.jpg") for name in ("portrait", "speech", "standing")]
 BIDEN, COLLINS = sample("biden/standing.jpg"), sample("collins/portrait.png")
@@ -94,13 +94,13 @@ def test_every_face_of_a_crowd_is_looked_for_and_counted_as_a_probe(edge: Edge) 
     edge.make("door")
     assert edge.enroll("door", "collins", COLLINS).status_code == 201
     crowd = encoded(np.tile(pixels("collins/portrait.png")[20:220, 120:320], (7, 10, 1)), "JPEG", quality=95)
-    crossed = len(edge.line.crossed)
+    before = len(edge.transport.requests)
     answer = edge.identify("door", crowd, max_faces=200).json()
     assert (len(answer["faces"]), answer["faces_found"]) == (70, 70)
     assert {face["candidates"][0]["subject"] for face in answer["faces"]} == {"collins"}
-    requests = [json.loads(request.content) for request in edge.line.crossed[crossed:]]
+    requests = [json.loads(request.content) for request in edge.transport.requests[before:]]
     assert [len(request["probes"]) for request in requests] == [64, 6]
-    key, _record = edge.app.state.key_ring.add("slow", [Scope.MATCH], None, rate="20/hour")
+    key, _record = edge.app.state.services.key_ring.add("slow", [Scope.MATCH], None, rate="20/hour")
     slow = {"Authorization": f"Bearer {key}"}
     assert edge.identify("door", crowd, max_faces=15, headers=slow).status_code == 200
     assert_problem(edge.identify("door", crowd, max_faces=15, headers=slow), 429, "rate-limited")
@@ -132,18 +132,18 @@ def test_a_photo_on_its_side_is_enrolled_and_says_how_it_lies(edge: Edge) -> Non
     assert edge.send("/v1/detect", lying).json()["rotation"] == 90
 
 
-def test_the_cloud_sees_sealed_templates_and_nothing_else(house: House, edge: Edge) -> None:
+def test_the_cloud_sees_sealed_templates_and_nothing_else(edge: Edge) -> None:
     edge.make("door")
     edge.enroll("door", "obama", OBAMA[0])
     edge.verify("door", "obama", OBAMA[1])
     edge.identify("door", OBAMA[2])
-    bodies = [json.loads(sent.content) for sent in edge.line.crossed if sent.method == "POST"]
+    bodies = [json.loads(sent.content) for sent in edge.transport.requests if sent.method == "POST"]
     assert len(bodies) == 3
     assert set(bodies[0]) == {"templates"}
     assert set(bodies[0]["templates"][0]) == {"id", "template"}
     assert set(bodies[1]) == {"probe"}
     assert set(bodies[2]) == {"probes", "top_k"}
-    raw = edge.app.state.reader
+    raw = edge.app.state.services.reader
     for picture, envelope in zip(
         OBAMA, (bodies[0]["templates"][0]["template"], bodies[1]["probe"], bodies[2]["probes"][0]), strict=True
     ):
@@ -155,11 +155,11 @@ def test_the_cloud_sees_sealed_templates_and_nothing_else(house: House, edge: Ed
         assert abs(float(template @ embedding)) < 8 / np.sqrt(128)
 
 
-def test_scores_of_sealed_templates_are_those_of_the_faces(house: House) -> None:
-    edge = house.edge(profile="seal")
-    edge.make("door")
-    edge.enroll("door", "obama", OBAMA[0])
-    far = edge.verify("door", "obama", OBAMA[1]).json()["similarity"]
+def test_scores_of_sealed_templates_are_those_of_the_faces(session_pair: Pair) -> None:
+    edge = session_pair.edge("sealing", profile="seal")
+    edge.make("scores")
+    edge.enroll("scores", "obama", OBAMA[0])
+    far = edge.verify("scores", "obama", OBAMA[1]).json()["similarity"]
     near = edge.send("/v1/compare", OBAMA[0], OBAMA[1]).json()["similarity"]
     assert abs(far - near) < 1e-5
 
@@ -193,7 +193,7 @@ def test_an_erasure_comes_with_the_clouds_receipt_and_says_what_is_left(edge: Ed
     edge.make("door")
     edge.enroll("door", "biden", BIDEN)
     erasures = "/v1/galleries/door/erasures"
-    reader = sqlite3.connect(edge.house.cloud_settings.home / "record.db", isolation_level=None)
+    reader = sqlite3.connect(edge.pair.cloud_settings.home / "record.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM template").fetchone()
     answer = edge.call("DELETE", "/v1/galleries/door/subjects/biden")
@@ -202,7 +202,7 @@ def test_an_erasure_comes_with_the_clouds_receipt_and_says_what_is_left(edge: Ed
     status = edge.call("GET", f"{erasures}/{receipt['id']}").json()
     assert (status["status"], status["receipt"]) == ("pending", receipt)
     reader.close()
-    edge.house.cloud.state.store.finish_erasures()
+    edge.pair.cloud.state.store.finish_erasures()
     assert edge.call("GET", f"{erasures}/{receipt['id']}").json()["status"] == "done"
     assert_problem(edge.call("GET", f"{erasures}/{receipt['id'] + 1}"), 404, "not-found", "unknown_erasure")
 
@@ -234,15 +234,15 @@ def test_a_gallery_made_again_under_its_name_has_a_key_of_its_own(edge: Edge) ->
     assert edge.held("door") == (0, 0)
 
 
-def test_a_gallery_that_another_edge_erased_and_made_again_is_used_under_its_new_key(house: House) -> None:
+def test_a_gallery_that_another_edge_erased_and_made_again_is_used_under_its_new_key(pair: Pair) -> None:
     import shutil
 
-    first = house.edge("first")
+    first = pair.edge("first")
     first.make("door")
     first.enroll("door", "obama", OBAMA[0])
-    (house.folder / "second").mkdir(mode=0o700)
-    shutil.copy2(house.folder / "first" / "master.key", house.folder / "second" / "master.key")
-    second = house.edge("second")
+    (pair.folder / "second").mkdir(mode=0o700)
+    shutil.copy2(pair.folder / "first" / "master.key", pair.folder / "second" / "master.key")
+    second = pair.edge("second")
     second.call("DELETE", "/v1/galleries/door")
     second.make("door")
     assert first.enroll("door", "biden", BIDEN).status_code == 201
@@ -266,7 +266,7 @@ def test_listings_go_page_by_page(edge: Edge) -> None:
 
 
 def test_detect_and_compare_send_nothing(shared_edge: Edge) -> None:
-    crossed = len(shared_edge.line.crossed)
+    before = len(shared_edge.transport.requests)
     found = shared_edge.send("/v1/detect", both()).json()
     assert (found["width"], found["height"], len(found["faces"])) == (1000, 620, 2)
     eyes = found["faces"][0]["landmarks"]
@@ -274,7 +274,7 @@ def test_detect_and_compare_send_nothing(shared_edge: Edge) -> None:
     same, other = (shared_edge.send("/v1/compare", OBAMA[0], two).json() for two in (OBAMA[1], BIDEN))
     assert (same["decision"], other["decision"]) == ("match", "no_match")
     assert len(same["qualities"]) == 2
-    assert len(shared_edge.line.crossed) == crossed
+    assert len(shared_edge.transport.requests) == before
 
 
 def test_nobody_in_a_picture_is_no_error_for_detect(shared_edge: Edge) -> None:
@@ -297,7 +297,7 @@ def test_a_callers_request_id_travels_to_the_cloud(edge: Edge) -> None:
     path = "/v1/galleries/door/subjects/obama/verify"
     answer = edge.send(path, OBAMA[0], headers={"X-Request-ID": "call-42"})
     assert answer.headers["X-Request-ID"] == "call-42"
-    assert edge.line.crossed[-1].headers["X-Request-ID"] == "call-42"
+    assert edge.transport.requests[-1].headers["X-Request-ID"] == "call-42"
     hostile = edge.send("/v1/detect", OBAMA[0], headers={"X-Request-ID": 'a" b'})
     assert re.fullmatch("[0-9a-f]{32}", hostile.headers["X-Request-ID"])
 
@@ -341,8 +341,8 @@ def test_a_picture_is_never_written_to_disk(shared_edge: Edge) -> None:
     assert found == []
 
 
-def test_more_work_than_the_edge_carries_is_refused_and_told_to_come_again(house: House) -> None:
-    edge = house.edge(work={"workers": 1, "waiting": 1})
+def test_more_work_than_the_edge_carries_is_refused_and_told_to_come_again(pair: Pair) -> None:
+    edge = pair.edge(work={"workers": 1, "waiting": 1})
     files = [("image", ("x", OBAMA[2], "image/jpeg"))]
     answers = edge.together("POST", "/v1/detect", 6, files=files)
     assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429, 429]
@@ -356,42 +356,42 @@ def test_more_work_than_the_edge_carries_is_refused_and_told_to_come_again(house
 def test_readiness_tells_of_the_cloud(edge: Edge) -> None:
     from httpx import ConnectError, Request, Response
 
-    from tests.support.edge import CloudLine
+    from tests.support.edge import CloudTransport
 
     assert edge.call("GET", "/readyz").json()["checks"] == {"models": True, "keys": True, "cloud": True}
 
-    async def away(_line: CloudLine, request: Request) -> Response:
+    async def away(_transport: CloudTransport, request: Request) -> Response:
         raise ConnectError("no route", request=request)
 
-    edge.line.always = away
+    edge.transport.always = away
     answer = edge.call("GET", "/readyz")
     assert (answer.status_code, answer.json()["checks"]["cloud"]) == (503, False)
     assert edge.call("GET", "/healthz").status_code == 200
 
 
-def test_keys_travel_between_edges_under_a_passphrase(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_travel_between_edges_under_a_passphrase(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
     from shared.command import build
 
-    first, second = house.edge("first"), house.edge("second")
+    first, second = pair.edge("first"), pair.edge("second")
     first.make("door")
     first.enroll("door", "obama", OBAMA[0])
     for refused in (second.call("PUT", "/v1/galleries/door"), second.verify("door", "obama", OBAMA[1])):
         body = assert_problem(refused, 409, "contract-mismatch")
         assert "patronus keys import" in body["detail"]
         assert body["differing"] == ["seal"]
-    assert [sent.url.path for sent in second.line.crossed if sent.method in {"POST", "PUT"}] == []
+    assert [sent.url.path for sent in second.transport.requests if sent.method in {"POST", "PUT"}] == []
 
-    passphrase, carried = house.folder / "passphrase", house.folder / "door.json"
+    passphrase, carried = pair.folder / "passphrase", pair.folder / "door.json"
     passphrase.write_text("correct horse battery\n")
     passphrase.chmod(0o600)
     for home, arguments in (
         ("first", ["export", "door", str(carried)]),
         ("second", ["import", str(carried)]),
     ):
-        monkeypatch.setenv("PATRONUS_EDGE__HOME", str(house.folder / home))
+        monkeypatch.setenv("PATRONUS_EDGE__HOME", str(pair.folder / home))
         ended = CliRunner().invoke(build(), ["keys", *arguments, "--passphrase-file", str(passphrase)])
         assert ended.exit_code == 0, ended.output
-    again = house.edge("second")
+    again = pair.edge("second")
     assert again.verify("door", "obama", OBAMA[1]).json()["decision"] == "match"

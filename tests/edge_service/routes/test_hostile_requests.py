@@ -18,9 +18,7 @@ from shared.http.problems import MEDIA_TYPE
 from tests.support.edge import Edge
 
 Headers = list[tuple[bytes, bytes]]
-SETTINGS = hypothesis.settings(
-    max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
-)
+SETTINGS = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 PICTURE_PATHS = ["/v1/detect", "/v1/compare", "/v1/protect", "/v1/galleries/door/identify"]
 PICTURE_PATHS += [f"/v1/galleries/door/subjects/anna/{last}" for last in ("faces", "verify")]
 JSON_PATHS = {
@@ -213,16 +211,16 @@ class Target:
             "server": ("127.0.0.1", 2),
             "state": {},
         }
-        self.edge.house.portal.call(self.app, scope, receive, send)
+        self.edge.pair.portal.call(self.app, scope, receive, send)
         answered = {name.decode().lower(): value.decode() for name, value in said[0]["headers"]}
         return said[0]["status"], answered, b"".join(message.get("body", b"") for message in said[1:])
 
 
 @pytest.fixture(scope="module")
 def targets(shared_edge: Edge) -> dict[str, Target]:
-    house = shared_edge.house
-    keys = {"edge": shared_edge.settings.first_key_file, "cloud": house.cloud_settings.first_key_file}
-    apps = {"edge": shared_edge.app, "cloud": house.cloud}
+    pair = shared_edge.pair
+    keys = {"edge": shared_edge.settings.first_key_file, "cloud": pair.cloud_settings.first_key_file}
+    apps = {"edge": shared_edge.app, "cloud": pair.cloud}
     return {name: Target(apps[name], keys[name].read_bytes().strip(), shared_edge) for name in apps}
 
 

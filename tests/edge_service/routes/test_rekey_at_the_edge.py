@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from edge_service.protection.keys import KeyStore
 from edge_service.protection.seal import seal_matrix
 from shared.contract import SealPin
-from tests.support.edge import SAMPLES, CloudLine, Edge, House, assert_problem, sample
+from tests.support.edge import SAMPLES, CloudTransport, Edge, Pair, assert_problem, sample
 
 OBAMA, SPEECH, BIDEN = "obama/portrait.jpg", "obama/speech.jpg", "biden/standing.jpg"
 PEOPLE = {"obama": OBAMA, "biden": BIDEN}
 
 
 @pytest.fixture(scope="module")
-def house(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with House(tmp_path_factory.mktemp("house")) as opened:
+def pair(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with Pair(tmp_path_factory.mktemp("pair")) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def edge(house: House) -> Edge:
-    return house.edge()
+def edge(pair: Pair) -> Edge:
+    return pair.edge()
 
 
 def _made(edge: Edge, gallery: str, *, verify_only: bool = False) -> None:
@@ -80,7 +80,7 @@ def _assert_alike(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 def _sent(edge: Edge) -> NDArray[np.float32]:
     """The last template that went to the cloud."""
-    body = json.loads(edge.line.crossed[-1].content)
+    body = json.loads(edge.transport.requests[-1].content)
     envelope = body["probe"] if "probe" in body else body["templates"][0]["template"]
     return np.frombuffer(base64.b64decode(envelope["data"]), dtype="<f4")
 
@@ -125,65 +125,68 @@ def test_a_face_that_is_sent_again_is_stored_once_though_the_key_was_changed(edg
     assert first.status_code == 201, first.text
     _rekeyed(edge, "again")
     second = edge.call("POST", path, json=body)
-    assert (second.status_code, second.json()) == (201, first.json())
+    known = [face | {"stored": "before"} for face in first.json()["faces"]]
+    assert (second.status_code, second.json()["faces"]) == (201, known)
     assert edge.held("again") == (1, 2)
 
 
-def test_another_edge_with_the_key_goes_on_by_itself(house: House, edge: Edge) -> None:
+def test_another_edge_with_the_key_goes_on_by_itself(pair: Pair, edge: Edge) -> None:
     _made(edge, "two")
-    other = house.edge("second")
+    other = pair.edge("second")
     KeyStore(other.settings.home).put(KeyStore(edge.settings.home).gallery("two"))
     assert other.verify("two", "obama", sample(SPEECH)).json()["decision"] == "match"
     _rekeyed(edge, "two")
-    before = len(other.line.crossed)
+    before = len(other.transport.requests)
     assert other.verify("two", "obama", sample(SPEECH)).json()["decision"] == "match"
-    assert [request.method for request in other.line.crossed[before:]] == ["POST", "GET", "POST"], "told, asked, done"
+    assert [request.method for request in other.transport.requests[before:]] == ["POST", "GET", "POST"], (
+        "told, asked, done"
+    )
     _rekeyed(other, "two")
     assert edge.verify("two", "biden", sample(BIDEN)).json()["decision"] == "match"
 
 
-def test_an_edge_without_the_key_cannot_change_it(house: House, edge: Edge) -> None:
+def test_an_edge_without_the_key_cannot_change_it(pair: Pair, edge: Edge) -> None:
     _made(edge, "ours")
-    stranger = house.edge("stranger")
+    stranger = pair.edge("stranger")
     assert_problem(stranger.call("POST", "/v1/galleries/ours/rekey"), 409, "contract-mismatch")
     assert_problem(stranger.call("POST", "/v1/galleries/nowhere/rekey"), 404, "not-found")
     assert _seal(edge, "ours").seeds is None
 
 
-def test_a_gallery_without_a_seal_has_no_key_to_change(house: House) -> None:
-    plain = house.edge("unsealed", profile="plugin")
+def test_a_gallery_without_a_seal_has_no_key_to_change(pair: Pair) -> None:
+    plain = pair.edge("unsealed", profile="plugin")
     plain.make("open")
     assert_problem(plain.call("POST", "/v1/galleries/open/rekey"), 409, "conflict", "not_sealed")
 
 
-async def _cut(line: CloudLine, request: httpx.Request) -> httpx.Response:
+async def _cut(transport: CloudTransport, request: httpx.Request) -> httpx.Response:
     """The cloud gets it, and the edge is gone before the answer."""
-    answer = await line.deliver(request)
+    answer = await transport.deliver(request)
     await answer.aread()
     return httpx.Response(500)
 
 
-def test_an_edge_that_was_stopped_finds_out_what_became_of_it(house: House, edge: Edge) -> None:
+def test_an_edge_that_was_stopped_finds_out_what_became_of_it(pair: Pair, edge: Edge) -> None:
     _made(edge, "cut")
     old = _seal(edge, "cut")
-    edge.line.faults.extend([CloudLine.deliver, _cut])
+    edge.transport.faults.extend([CloudTransport.deliver, _cut])
     answer = edge.call("POST", "/v1/galleries/cut/rekey")
     assert answer.status_code == 502, answer.text
-    for again in (edge, house.edge("edge")):  # the one that was cut off, and one that was started anew
+    for again in (edge, pair.edge("edge")):  # the one that was cut off, and one that was started anew
         assert again.verify("cut", "obama", sample(SPEECH)).json()["decision"] == "match"
     now = _seal(edge, "cut")
     assert now.epoch != old.epoch, "it was done all the same"
     assert _rekeyed(edge, "cut", epoch=now.epoch)["contract"]["seal"] == now.model_dump(mode="json"), "and once only"
 
 
-def test_what_was_begun_is_gone_on_with_under_the_same_name_or_abandoned(edge: Edge, house: House) -> None:
+def test_what_was_begun_is_gone_on_with_under_the_same_name_or_abandoned(edge: Edge, pair: Pair) -> None:
     # A verify-only gallery's cloud says first whose matrices it needs: there is something begun that has no end yet.
     _made(edge, "begun", verify_only=True)
 
-    async def away(_line: CloudLine, _request: httpx.Request) -> httpx.Response:
+    async def away(_transport: CloudTransport, _request: httpx.Request) -> httpx.Response:
         return httpx.Response(500)
 
-    edge.line.faults.extend([CloudLine.deliver, CloudLine.deliver, away])
+    edge.transport.faults.extend([CloudTransport.deliver, CloudTransport.deliver, away])
     assert edge.call("POST", "/v1/galleries/begun/rekey").status_code == 502
     told = edge.call("GET", "/v1/galleries/begun/rekey")
     assert told.status_code == 202
@@ -193,7 +196,7 @@ def test_what_was_begun_is_gone_on_with_under_the_same_name_or_abandoned(edge: E
     done = _rekeyed(edge, "begun")
     assert done["contract"] == told.json()["next_contract"]
 
-    edge.line.faults.extend([CloudLine.deliver, CloudLine.deliver, away])
+    edge.transport.faults.extend([CloudTransport.deliver, CloudTransport.deliver, away])
     assert edge.call("POST", "/v1/galleries/begun/rekey").status_code == 502
     given_up = edge.call("DELETE", "/v1/galleries/begun/rekey")
     assert (given_up.status_code, given_up.json()["next_contract"]) == (200, None)
@@ -201,14 +204,14 @@ def test_what_was_begun_is_gone_on_with_under_the_same_name_or_abandoned(edge: E
     assert edge.verify("begun", "obama", sample(SPEECH)).json()["decision"] == "match"
 
 
-def test_after_a_theft_of_the_master_key_every_gallery_goes_on_under_a_new_one(house: House) -> None:
-    robbed = house.edge("robbed")
+def test_after_a_theft_of_the_master_key_every_gallery_goes_on_under_a_new_one(pair: Pair) -> None:
+    robbed = pair.edge("robbed")
     for gallery, one_by_one in (("door", False), ("ward", True)):
         _made(robbed, gallery, verify_only=one_by_one)
-    stolen = house.folder / "loot"
+    stolen = pair.folder / "loot"
     shutil.copytree(robbed.settings.home, stolen)
     KeyStore(robbed.settings.home).renew()
-    after = house.edge("robbed")
+    after = pair.edge("robbed")
     for gallery in ("door", "ward"):
         assert after.verify(gallery, "obama", sample(SPEECH)).json()["decision"] == "match", "under the old key"
         old = _seal(after, gallery)
@@ -221,6 +224,6 @@ def test_after_a_theft_of_the_master_key_every_gallery_goes_on_under_a_new_one(h
         assert loot.of(old).key_id() == old.key_id, "the thief has the old one"
         assert KeyStore(stolen).named_by(gallery, _seal(after, gallery)) is None, "and not the new one"
     assert KeyStore(after.settings.home).forget()
-    last = house.edge("robbed")
+    last = pair.edge("robbed")
     assert last.verify("door", "obama", sample(SPEECH)).json()["decision"] == "match"
     assert not KeyStore(last.settings.home).forget()

@@ -17,22 +17,22 @@ from edge_service.protection.protect import ProtectionContext, Protector
 from edge_service.protection.seal import seal_matrix
 from shared.contract import Contract
 from shared.errors import ProtectionFailed
-from tests.support.edge import CloudLine, Edge, House, assert_problem, sample
+from tests.support.edge import CloudTransport, Edge, Pair, assert_problem, sample
 
 GALLERY = "/v1/galleries/clinic"
 OBAMA, SPEECH, BIDEN = "obama/portrait.jpg", "obama/speech.jpg", "biden/standing.jpg"
 
 
 @pytest.fixture(scope="module")
-def house(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with House(tmp_path_factory.mktemp("house")) as opened:
+def pair(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with Pair(tmp_path_factory.mktemp("pair")) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def edge(house: House) -> Edge:
+def edge(pair: Pair) -> Edge:
     """An edge with the verify-only gallery ``clinic``, in which two people are enrolled."""
-    found = house.edge()
+    found = pair.edge()
     answer = found.call("PUT", GALLERY, json={"verify_only": True})
     assert answer.status_code == 201, answer.text
     assert answer.json()["contract"]["seal"]["scope"] == "subject"
@@ -43,7 +43,7 @@ def edge(house: House) -> Edge:
 
 def _sent(edge: Edge) -> NDArray[np.float32]:
     """The last template that went to the cloud."""
-    body = json.loads(edge.line.crossed[-1].content)
+    body = json.loads(edge.transport.requests[-1].content)
     envelope = body["probe"] if "probe" in body else body["templates"][0]["template"]
     return np.frombuffer(base64.b64decode(envelope["data"]), dtype="<f4")
 
@@ -62,24 +62,24 @@ def test_scores_are_those_of_a_gallery_with_one_seal(edge: Edge) -> None:
 
 
 def test_nobody_is_identified(edge: Edge) -> None:
-    before = len(edge.line.crossed)
+    before = len(edge.transport.requests)
     assert_problem(edge.identify("clinic", sample(SPEECH)), 409, "conflict", "verify_only")
-    assert not [request for request in edge.line.crossed[before:] if request.method == "POST"]
+    assert not [request for request in edge.transport.requests[before:] if request.method == "POST"]
 
 
-def test_and_the_cloud_refuses_it_too(edge: Edge, house: House) -> None:
+def test_and_the_cloud_refuses_it_too(edge: Edge, pair: Pair) -> None:
     edge.verify("clinic", "obama", sample(SPEECH))
-    sent = edge.line.crossed[-1]
+    sent = edge.transport.requests[-1]
     body = {"probes": [json.loads(sent.content)["probe"]], "top_k": 1}
 
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(house.cloud, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(pair.cloud, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://cloud") as client:
             return await client.post(
                 "/v1/galleries/clinic/identify", json=body, headers={"Authorization": sent.headers["Authorization"]}
             )
 
-    assert_problem(house.portal.call(ask), 409, "conflict", "verify_only")
+    assert_problem(pair.portal.call(ask), 409, "conflict", "verify_only")
 
 
 def test_one_embedding_is_another_template_for_each_subject_under_the_key_of_each(edge: Edge) -> None:
@@ -109,8 +109,8 @@ def test_a_template_moved_to_another_subject_matches_nobody(edge: Edge) -> None:
 
 
 def test_a_context_without_a_subject_makes_no_template(edge: Edge) -> None:
-    protector: Protector = edge.app.state.recognition._protector
-    context: ProtectionContext = edge.house.portal.call(edge.app.state.galleries.context, "clinic")
+    protector: Protector = edge.app.state.services.recognition.protector
+    context: ProtectionContext = edge.pair.portal.call(edge.app.state.services.galleries.context, "clinic")
     rows = np.eye(1, 128, dtype=np.float32)
     with pytest.raises(ProtectionFailed, match="needs a key"):
         protector.protect(rows, context)
@@ -146,8 +146,8 @@ def test_making_it_again_changes_nothing_and_another_kind_is_refused(edge: Edge)
     assert "not verify-only" in assert_problem(again, 409, "conflict")["detail"]
 
 
-def test_a_profile_that_does_not_seal_has_no_such_galleries(house: House) -> None:
-    edge = house.edge("unsealed", profile="plugin")
+def test_a_profile_that_does_not_seal_has_no_such_galleries(pair: Pair) -> None:
+    edge = pair.edge("unsealed", profile="plugin")
     answer = edge.call("PUT", "/v1/galleries/open", json={"verify_only": True})
     assert_problem(answer, 422, "unprocessable", "profile_does_not_seal")
 
@@ -160,8 +160,8 @@ def test_a_cloud_that_says_otherwise_of_what_is_sealed_alike_gets_no_template(
     if gallery == "flipped":
         edge.make(gallery)
 
-    async def flipped(line: CloudLine, request: httpx.Request) -> httpx.Response:
-        answer = await line.deliver(request)
+    async def flipped(transport: CloudTransport, request: httpx.Request) -> httpx.Response:
+        answer = await transport.deliver(request)
         await answer.aread()
         info = answer.json()
         assert info["contract"]["seal"]["scope"] != theirs
@@ -169,11 +169,11 @@ def test_a_cloud_that_says_otherwise_of_what_is_sealed_alike_gets_no_template(
         info["contract_digest"] = Contract.model_validate(info["contract"]).digest()
         return httpx.Response(200, json=info)
 
-    edge.app.state.galleries.forget(gallery)
-    before = len(edge.line.crossed)
-    edge.line.faults.append(flipped)
+    edge.app.state.services.galleries.forget(gallery)
+    before = len(edge.transport.requests)
+    edge.transport.faults.append(flipped)
     assert_problem(edge.verify(gallery, "obama", sample(SPEECH)), 409, "contract-mismatch")
-    assert [request.method for request in edge.line.crossed[before:]] == ["GET"]
+    assert [request.method for request in edge.transport.requests[before:]] == ["GET"]
 
 
 @pytest.mark.parametrize("said", ["yes", "true", 1, 0])
@@ -197,10 +197,10 @@ def test_a_parameter_that_is_not_known_is_not_passed_over(edge: Edge, method: st
     assert edge.call("GET", "/metrics?any=thing").status_code == 200
 
 
-def test_a_second_edge_with_the_key_serves_it_too(house: House, edge: Edge) -> None:
-    other = house.edge("second")
+def test_a_second_edge_with_the_key_serves_it_too(pair: Pair, edge: Edge) -> None:
+    other = pair.edge("second")
     answer = other.verify("clinic", "obama", sample(SPEECH))
     assert_problem(answer, 409, "contract-mismatch")
     KeyStore(other.settings.home).put(KeyStore(edge.settings.home).gallery("clinic"))
-    third = house.edge("second")
+    third = pair.edge("second")
     assert third.verify("clinic", "obama", sample(SPEECH)).json()["decision"] == "match"

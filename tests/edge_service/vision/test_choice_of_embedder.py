@@ -1,4 +1,4 @@
-"""An edge runs the embedder that it is set to, on faces cut as that embedder wants them."""
+"""An edge runs the embedder of its settings, on faces aligned for that embedder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import pytest
 
 from edge_service.models import load_manifest, locate
 from edge_service.settings import EdgeSettings
-from edge_service.vision.align import ARCFACE, TEMPLATE, align, realign, similarity_transform
-from edge_service.vision.dlib_chip import DLIB_CHIP
+from edge_service.vision.align import ARCFACE, DLIB_CHIP, TEMPLATE, align, realign, similarity_transform
 from edge_service.vision.embed import EMBEDDERS, spec_named
 from edge_service.vision.reader import FaceReader, open_reader
 from shared.errors import SetupError
 from shared.metrics import Metrics
-from tests.support.edge import SAMPLES, House, assert_problem, sample
+from tests.support.edge import SAMPLES, Pair, assert_problem, sample
 
 # The distance that dlib's network was trained to keep people apart by (dlib's example of face recognition).
 DLIBS_DISTANCE = 0.6
@@ -93,11 +92,11 @@ def test_dlib_tells_the_people_of_the_samples_apart(dlib_reader: FaceReader) -> 
     assert ((made.unit @ made.unit.T >= dlib_reader.spec.threshold.cosine) == same).all()
 
 
-def test_a_gallery_stays_with_its_embedder(house: House, models_folder: Path) -> None:
+def test_a_gallery_stays_with_its_embedder(pair: Pair, models_folder: Path) -> None:
     dlib_or_skip(models_folder)
-    ours = house.edge(profile="seal")
+    ours = pair.edge(profile="seal")
     ours.make("ours")
-    theirs = house.edge("dlib", embedder="dlib_resnet29", profile="seal")
+    theirs = pair.edge("dlib", embedder="dlib_resnet29", profile="seal")
     info = theirs.call("GET", "/v1/info").json()
     assert info["embedder"]["name"] == "dlib_resnet29"
     assert info["default_threshold"]["cosine"] == EMBEDDERS["dlib_resnet29"].threshold.cosine

@@ -1,4 +1,4 @@
-"""Only whole, still, bounded JPEG, PNG and WebP pictures are decoded, and they come out upright and in true colours."""
+"""Only complete, still, bounded JPEG, PNG and WebP pictures are decoded, upright and with their true colors."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_a_file_of_endless_markers_is_refused_before_it_costs_time(slow: bytes) 
 
 
 FILES = [small("JPEG"), small("PNG"), small("WEBP"), sample("collins/portrait.png")[:20_000]]
-hurried = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def refuses_or_decodes(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Detection, alignment and embedding are those of OpenCV's own classes; and faces are found where they are."""
+"""Detection, alignment and embedding give the results of OpenCV's own classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def opencv_recognizer(sources: dict[str, Path], tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def detector(reader: FaceReader) -> FaceDetector:
-    return reader._detector
+    return reader.detector
 
 
 def opencv_faces(sources: dict[str, Path], bgr: Picture) -> Any:
@@ -86,10 +86,10 @@ def test_alignment_and_embedding_are_those_of_opencv(
     theirs = opencv_recognizer.alignCrop(np.ascontiguousarray(rgb[:, :, ::-1]), row)
     difference = np.abs(ours[:, :, ::-1].astype(int) - theirs)
     assert difference.mean() < 0.01
-    unit = reader._embedder.embed([np.ascontiguousarray(theirs[:, :, ::-1])]).unit[0].astype(np.float64)
+    unit = reader.embedder.embed([np.ascontiguousarray(theirs[:, :, ::-1])]).unit[0].astype(np.float64)
     feature = opencv_recognizer.feature(theirs)[0].astype(np.float64)
     assert unit @ feature / np.linalg.norm(feature) >= 0.99999
-    own = reader._embedder.embed([ours]).unit[0].astype(np.float64)
+    own = reader.embedder.embed([ours]).unit[0].astype(np.float64)
     assert own @ feature / np.linalg.norm(feature) >= 0.99999
 
 
@@ -114,7 +114,7 @@ def pixels_as_png(name: str) -> bytes:
                                  np.zeros((1, 112, 112, 3), np.float32)])  # fmt: skip
 def test_what_is_no_aligned_face_is_not_embedded(reader: FaceReader, bad: Any) -> None:
     with pytest.raises(ValueError, match="112, 112, 3"):
-        reader._embedder.embed(bad)
+        reader.embedder.embed(bad)
 
 
 class Looks:

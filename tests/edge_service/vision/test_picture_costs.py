@@ -1,4 +1,4 @@
-"""The dearest pictures that are let in take a bounded amount of memory and time, and no more than was charged."""
+"""The most expensive accepted pictures take bounded time, and no more memory than was charged."""
 
 from __future__ import annotations
 

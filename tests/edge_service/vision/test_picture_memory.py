@@ -1,4 +1,4 @@
-"""All pictures at work share one budget of memory; what does not fit waits a moment, or is refused undecoded."""
+"""All pictures share one budget of memory; a picture that does not fit waits briefly, or is refused undecoded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge_service import picture_memory
 from edge_service.picture_memory import PictureMemory, open_picture_memory
 from edge_service.settings import PictureLimits
 from shared.errors import Overloaded, TooLarge
-from tests.support.edge import House, assert_problem, encoded, pixels
+from tests.support.edge import Pair, assert_problem, encoded, pixels
 from tests.support.hostile_pictures import jpeg, webp
 
 MB = 1_000_000
@@ -93,13 +93,13 @@ def test_the_budget_follows_what_the_process_may_use(
     assert open_picture_memory(PictureLimits(all_memory_bytes=7 * MB)).total_bytes == 7 * MB
 
 
-def test_a_caller_is_told_when_there_is_no_memory_now_and_when_there_never_will_be(house: House) -> None:
+def test_a_caller_is_told_when_there_is_no_memory_now_and_when_there_never_will_be(pair: Pair) -> None:
     limits = PictureLimits(all_memory_bytes=150 * MB, memory_wait_s=0.05)
-    edge = house.edge(pictures=limits)
+    edge = pair.edge(pictures=limits)
     portrait = encoded(pixels("collins/portrait.png"), "JPEG")
     assert edge.send("/v1/detect", portrait).status_code == 200
     assert_problem(edge.send("/v1/detect", webp(5000, 4900)), 413, "too-large", "too_much_memory")
-    with edge.app.state.reader.memory.reserve(150 * MB):
+    with edge.app.state.services.reader.memory.reserve(150 * MB):
         busy = edge.send("/v1/detect", jpeg(800, 600))
     assert_problem(busy, 429, "overloaded")
     assert int(busy.headers["Retry-After"]) >= 1

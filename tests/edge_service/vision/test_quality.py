@@ -1,4 +1,4 @@
-"""Pictures degraded on purpose are refused for what was done to them; good ones are not."""
+"""Degraded pictures are refused for their degradation; good pictures are accepted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 
 from edge_service.settings import DetectionSettings
-from edge_service.vision.detect import FaceDetector
-from edge_service.vision.faces import Face
-from edge_service.vision.quality import FaceQuality, measure, objections
-from edge_service.vision.reader import FaceReader, level_for, the_one_face
+from edge_service.vision.detect import Face, FaceDetector
+from edge_service.vision.quality import FaceQuality, level_for, measure, objections
+from edge_service.vision.reader import FaceReader, single_face
 from shared.errors import FaceRefused
 from tests.support.edge import SAMPLES, encoded, pasted, pixels, sample
 
@@ -29,7 +28,7 @@ def head() -> Picture:
 def refused(reader: FaceReader, picture: Picture, level: str = "high") -> list[str]:
     """All reasons of the refusal, or none."""
     try:
-        the_one_face(reader.read(encoded(picture)), level)  # type: ignore[arg-type]
+        single_face(reader.read(encoded(picture)), level)  # type: ignore[arg-type]
     except FaceRefused as refusal:
         return list(refusal.extra.get("reasons", [refusal.reason]))
     return []
@@ -38,7 +37,7 @@ def refused(reader: FaceReader, picture: Picture, level: str = "high") -> list[s
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_good_picture_is_accepted_at_every_level(reader: FaceReader, name: str, level: Any) -> None:
-    the_one_face(reader.read(sample(name)), level)
+    single_face(reader.read(sample(name)), level)
 
 
 def test_a_small_face_is_too_small(reader: FaceReader) -> None:
@@ -75,7 +74,7 @@ def turned(nose_x: float) -> float:
     """The measured turn of a face whose nose stands here, its eyes at 40 and 72."""
     points = np.array([[40, 50], [72, 50], [nose_x, 70], [44, 90], [68, 90]], np.float32)
     face = Face(np.array([20, 20, 70, 90], np.float32), points, 0.9)
-    return measure(face, np.full((112, 112, 3), 128, np.uint8)).turn
+    return measure(face, np.full((112, 112, 3), 128, np.uint8)).yaw
 
 
 def test_the_turn_grows_as_the_nose_leaves_the_middle() -> None:
@@ -88,10 +87,10 @@ def test_the_turn_grows_as_the_nose_leaves_the_middle() -> None:
 def test_eyes_at_one_place_are_a_face_turned_away() -> None:
     points = np.array([[40, 50], [40, 50], [45, 70], [44, 90], [50, 90]], np.float32)
     found = measure(Face(np.array([20, 20, 70, 90], np.float32), points, 0.9), np.zeros((112, 112, 3), np.uint8))
-    assert found.turn == 1.0
+    assert found.yaw == 1.0
 
 
-GOOD = FaceQuality(face_pixels=200, sharpness=10_000, brightness=128, turn=0, detector_score=0.9, upright=True)
+GOOD = FaceQuality(face_pixels=200, sharpness=10_000, brightness=128, yaw=0, detector_score=0.9, upright=True)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ GOOD = FaceQuality(face_pixels=200, sharpness=10_000, brightness=128, turn=0, de
     [
         ({"face_pixels": 5.0}, "too_small"),
         ({"brightness": 2.0}, "too_dark"),
-        ({"turn": 1.5}, "turned_away"),
+        ({"yaw": 1.5}, "turned_away"),
         ({"sharpness": 0.0}, "blurred"),
     ],
 )
@@ -118,7 +117,7 @@ def test_what_a_lower_level_refuses_the_higher_refuse_too() -> None:
             face_pixels=float(measures.uniform(5, 120)),
             sharpness=float(10 ** measures.uniform(-4, 3)),
             brightness=float(measures.uniform(0, 120)),
-            turn=float(measures.uniform(0, 1.5)),
+            yaw=float(measures.uniform(0, 1.5)),
             detector_score=0.9,
             upright=bool(measures.integers(0, 10)),
         )
@@ -136,6 +135,6 @@ def test_auto_asks_more_of_an_enrollment_than_of_a_probe() -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_an_upside_down_face_is_not_taken_for_upright(reader: FaceReader, name: str) -> None:
     upside_down = np.ascontiguousarray(pixels(name)[::-1, ::-1])
-    two_passes = FaceDetector(reader._detector._session, DetectionSettings(search_further=False))
+    two_passes = FaceDetector(reader.detector._session, DetectionSettings(search_further=False))
     assert not any(face.upright for face in two_passes.detect(upside_down))
-    assert all(face.quarter_turns == 2 for face in reader._detector.detect(upside_down))
+    assert all(face.quarter_turns == 2 for face in reader.detector.detect(upside_down))

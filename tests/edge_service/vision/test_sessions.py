@@ -1,4 +1,4 @@
-"""Models that ONNX Runtime takes and refuses."""
+"""Models that ONNX Runtime accepts and refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a model opens no socket and writes no file: the kernel itself is asked to watch."""
+"""Running a model opens no socket and writes no file; a seccomp filter of the kernel watches."""
 
 from __future__ import annotations
 

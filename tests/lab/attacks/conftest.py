@@ -9,7 +9,7 @@ import pytest
 
 from lab.attacks import frontier, suite
 from lab.attacks.attackers import QUICK, Effort
-from lab.attacks.inversion import InversionOptions
+from lab.defence.decoders import InversionOptions
 
 
 @pytest.fixture(scope="module")

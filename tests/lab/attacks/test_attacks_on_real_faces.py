@@ -18,7 +18,7 @@ import pytest
 
 from lab.attacks import frontier, suite
 from lab.attacks.attackers import QUICK
-from lab.attacks.inversion import InversionOptions
+from lab.defence.decoders import InversionOptions
 
 DATA = os.environ.get("PATRONUS_FACE_DATA")
 pytestmark = pytest.mark.skipif(
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 PLAIN = "unprotected embeddings"
-WIRE = "templates as the cloud has them"
-KEY = "has the key"
+WIRE = "templates as stored by the cloud"
+KEY = "attacker with the key"
 PEOPLE, PICTURES = 420, 1000
 Report = dict[str, Any]
 
@@ -76,10 +76,10 @@ def report(tmp_path_factory: pytest.TempPathFactory, patronus: Callable[..., Any
         patch.setattr(frontier, "_LEARNED", (0, 1000))
         patch.setattr(frontier, "_ROWS", (0, 200))
         out, cache = home / "out", home / "cache"
-        said = patronus(
+        result = patronus(
             "lab", "attack", "--quick", "--people", people, "--images", images, "--out", out, "--cache", cache
         )
-    assert said.status == 0, said.err[-2000:]
+    assert result.status == 0, result.err[-2000:]
     found: Report = json.loads((out / "report.json").read_text())
     return found
 
@@ -130,26 +130,26 @@ def test_a_stolen_gallery_alone_opens_no_seal(report: Report) -> None:
 
 def test_linkage_finds_what_is_not_protected_and_templates_of_two_keys_do_not_tell(report: Report) -> None:
     linked = {(row["how"], row["picture"], row["where"]): row for row in report["linkage"]}
-    assert linked["no protection, embeddings compared", "another picture", "two galleries"]["rank_1"] > 0.9
-    assert linked["neighbourhoods compared", "the same picture", "two galleries"]["rank_1"] > 0.1
+    assert linked["no protection, embeddings compared", "other photo", "two galleries"]["rank_1"] > 0.9
+    assert linked["neighborhoods compared", "same photo", "two galleries"]["rank_1"] > 0.1
     for where in ("two galleries", "two epochs"):
-        assert linked["templates compared", "another picture", where]["d_sys"] < 0.1
-        assert linked["templates compared", "another picture", where]["rank_1"] < 0.05
+        assert linked["templates compared", "other photo", where]["d_sys"] < 0.1
+        assert linked["templates compared", "other photo", where]["rank_1"] < 0.05
 
 
 def test_classifiers_read_clean_templates(report: Report) -> None:
     told = {row["knows"]: row for row in report["attributes"]}
-    assert told[f"learned on ordinary embeddings; attacks {PLAIN}"]["sex_auc"] > 0.8
+    assert told[f"learned on unprotected embeddings; attacks {PLAIN}"]["sex_auc"] > 0.8
     assert told["learned on templates of other keys"]["sex_auc"] < 0.65
     inside = {row["knows"]: row for row in report["membership"]}
-    assert inside[f"learned on ordinary embeddings; attacks {PLAIN}"]["auc"] > 0.9
+    assert inside[f"learned on unprotected embeddings; attacks {PLAIN}"]["auc"] > 0.9
     assert inside[KEY]["auc"] > 0.9
     assert inside["makes templates under a key of the attacker's own"]["auc"] < 0.7
 
 
 def test_a_running_edge_takes_the_person_and_not_what_was_rebuilt_from_a_template(report: Report) -> None:
     shown = report["replay"]
-    assert shown["another picture of the person"]["accepted"] >= 0.5 * shown["another picture of the person"]["people"]
+    assert shown["other photo of the person"]["accepted"] >= 0.5 * shown["other photo of the person"]["people"]
     assert shown["rebuilt from the stored template"]["accepted"] == 0
     assert shown["somebody else"]["accepted"] == 0
 
@@ -164,7 +164,7 @@ def test_every_other_protection_is_measured_and_costs_or_leaks(report: Report) -
         "scale and perturb",
         "erase alone",
     } < set(ways)
-    clean = ways["no protection"]["attacks"]["learned on ordinary embeddings"]["type_1"]["value"]
+    clean = ways["no protection"]["attacks"]["learned on unprotected embeddings"]["type_1"]["value"]
     assert clean > 0.1
     sealed = ways["profile default"]["attacks"]
     assert all(attack["type_2"]["value"] == 0 for attack in sealed.values())

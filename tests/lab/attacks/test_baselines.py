@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lab.attacks.baselines import advface, crafter, gaussian_noise, scaled_noise
-from lab.attacks.decoders import build
-from lab.attacks.inversion import rebuilt
+from lab.defence.decoders import build, rebuilt
 
 DIM = 32
 Rows = NDArray[np.float32]

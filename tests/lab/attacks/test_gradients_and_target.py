@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_service.protection.profiles import load_profile
-from lab.attacks.decoders import build
-from lab.attacks.gradients import by_latent, by_pixels
-from lab.attacks.perceptual import Eye
+from lab.attacks.perceptual import FacePerception
+from lab.attacks.rebuilding import by_latent, by_pixels
 from lab.attacks.target import Target
 from lab.data.images import read_folder
 from lab.data.pixels import embedded
-from lab.torch_embedder.embedder import load_twin
+from lab.data.torch_embedder import load_torch_embedder
+from lab.defence.decoders import build
 
 DIM = 16
 PICTURES = Path(__file__).parents[2] / "pictures"
@@ -26,17 +26,19 @@ Rows = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory, write_embedder: Callable[..., Path]) -> nn.Module:
-    home = tmp_path_factory.mktemp("twin")
-    return load_twin(write_embedder(home / "mine.onnx"), faces=np.empty((0, 112, 112, 3), np.uint8), cache=home)
+def embedder(tmp_path_factory: pytest.TempPathFactory, write_embedder: Callable[..., Path]) -> nn.Module:
+    home = tmp_path_factory.mktemp("embedder")
+    return load_torch_embedder(
+        write_embedder(home / "mine.onnx"), faces=np.empty((0, 112, 112, 3), np.uint8), cache=home
+    )
 
 
 @pytest.fixture(scope="module")
-def targets(twin: nn.Module) -> Rows:
+def targets(embedder: nn.Module) -> Rows:
     """Embeddings of pictures of broad tiles, more than are descended at once."""
     pictures = torch.rand((10, 3, 7, 7), generator=torch.Generator().manual_seed(0))
     large = nn.functional.interpolate(pictures, scale_factor=16)
-    return np.asarray(embedded(twin, large).detach().numpy())
+    return np.asarray(embedded(embedder, large).detach().numpy())
 
 
 def _unit(count: int, dim: int) -> Rows:
@@ -44,33 +46,33 @@ def _unit(count: int, dim: int) -> Rows:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
-def _reached(faces: NDArray[np.float32], twin: nn.Module, targets: Rows) -> float:
+def _reached(faces: NDArray[np.float32], embedder: nn.Module, targets: Rows) -> float:
     with torch.no_grad():
-        return float((embedded(twin, torch.from_numpy(faces)) * torch.from_numpy(targets)).sum(dim=1).mean())
+        return float((embedded(embedder, torch.from_numpy(faces)) * torch.from_numpy(targets)).sum(dim=1).mean())
 
 
 AVERAGE = np.full((3, 112, 112), 0.5, dtype=np.float32)
 
 
-def test_pixels_are_found_whose_embedding_is_the_one_wanted(twin: nn.Module, targets: Rows) -> None:
-    faces = by_pixels(targets, twin, AVERAGE, steps=60, restarts=1, smooth=0.1)
+def test_pixels_are_found_whose_embedding_is_the_one_wanted(embedder: nn.Module, targets: Rows) -> None:
+    faces = by_pixels(targets, embedder, AVERAGE, steps=60, restarts=1, smooth=0.1)
     assert faces.shape == (10, 3, 64, 64)
     assert faces.min() >= 0
     assert faces.max() <= 1
-    assert _reached(by_pixels(targets, twin, AVERAGE, steps=0, restarts=1), twin, targets) < 0.6
-    assert _reached(faces, twin, targets) > 0.9
+    assert _reached(by_pixels(targets, embedder, AVERAGE, steps=0, restarts=1), embedder, targets) < 0.6
+    assert _reached(faces, embedder, targets) > 0.9
 
 
-def test_more_starts_are_never_worse(twin: nn.Module, targets: Rows) -> None:
-    one, more = (by_pixels(targets, twin, AVERAGE, steps=5, restarts=n) for n in (1, 3))
-    assert _reached(more, twin, targets) >= _reached(one, twin, targets)
+def test_more_starts_are_never_worse(embedder: nn.Module, targets: Rows) -> None:
+    one, more = (by_pixels(targets, embedder, AVERAGE, steps=5, restarts=n) for n in (1, 3))
+    assert _reached(more, embedder, targets) >= _reached(one, embedder, targets)
 
 
-def test_what_a_decoder_is_given_is_found_too(twin: nn.Module, targets: Rows) -> None:
+def test_what_a_decoder_is_given_is_found_too(embedder: nn.Module, targets: Rows) -> None:
     torch.manual_seed(0)
     decoder = build("upsampling", DIM).eval().requires_grad_(False)
-    before, after = (by_latent(targets, twin, decoder, steps=n, restarts=1) for n in (0, 40))
-    assert _reached(after, twin, targets) > _reached(before, twin, targets) + 0.05
+    before, after = (by_latent(targets, embedder, decoder, steps=n, restarts=1) for n in (0, 40))
+    assert _reached(after, embedder, targets) > _reached(before, embedder, targets) + 0.05
 
 
 @pytest.mark.parametrize("name", ["default", "seal"])
@@ -97,7 +99,7 @@ def test_the_eye_finds_faces_and_tells_pictures_apart(tmp_path: Path) -> None:
     from edge_service.models import locate
 
     faces = read_folder(PICTURES, cache=tmp_path, aligned=False).pixels
-    eye = Eye(load_twin(locate("face-embedder").path, cache=tmp_path))
+    eye = FacePerception(load_torch_embedder(locate("face-embedder").path, cache=tmp_path))
     noise = np.random.default_rng(0).integers(0, 256, faces.shape, dtype=np.uint8)
     assert eye.faces(faces).all()
     assert not eye.faces(noise).any()

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_service.protection.seal import haar_orthogonal
-from lab.attacks.keys import by_adversary, by_nearest, by_optimal_transport, by_spectrum, procrustes
+from lab.attacks.key_recovery import by_adversary, by_nearest, by_optimal_transport, by_spectrum, procrustes
 
 DIM = 16
 Rows = NDArray[np.float32]
@@ -76,7 +76,7 @@ def test_and_does_not_where_all_axes_are_alike() -> None:
 
 @pytest.mark.parametrize("refine", [by_nearest, by_optimal_transport, by_adversary])
 def test_refinements_mend_a_start_that_is_off(refine: object) -> None:
-    """By nearest neighbours with the very same faces on both sides; by distribution alone with other ones."""
+    """By nearest neighbors with the very same faces on both sides; by distribution alone with other ones."""
     public = _faces(2000, 1)
     inside = public[::-1].copy() if refine is by_nearest else _faces(2000, 2)
     templates, rotation = _sealed(inside)
@@ -89,7 +89,7 @@ def test_refinements_mend_a_start_that_is_off(refine: object) -> None:
     assert 1 - after < 0.6 * (1 - before)
 
 
-def test_without_pairs_nearest_neighbours_find_the_same_faces() -> None:
+def test_without_pairs_nearest_neighbors_find_the_same_faces() -> None:
     public = _faces(1500, 1)
     templates, _ = _sealed(public[::-1].copy())
     found = by_nearest(public, templates, by_spectrum(public, templates))

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_service.protection.seal import haar_orthogonal
-from lab.attacks.leakage import AGE_BANDS, auc, auc_interval, auc_of_classes, utkface_labels
-from lab.attacks.maps import denoised, scores, train_classifier, train_denoiser
+from lab.attacks.attackers import denoised, scores, train_classifier, train_denoiser
+from lab.attacks.linkage import AGE_BANDS, auc, auc_interval, auc_of_classes, utkface_labels
 from lab.defence.protection import gaussian
 
 DIM = 32

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edge_service.protection.seal import haar_orthogonal
-from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighbourhoods, neighbourhoods, rank_1
+from lab.attacks.key_recovery import neighborhoods
+from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighborhoods, rank_1
 
 DIM = 32
 
@@ -48,10 +49,10 @@ def test_a_rotation_does_not_hide_how_templates_lie_to_each_other() -> None:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     one, other = (np.asarray(rows @ haar_orthogonal(bytes([n]) * 32, DIM).T, dtype=np.float32) for n in (1, 2))
     assert rank_1((one @ other.T).astype(np.float64)) < 0.03
-    assert rank_1(likeness_of_neighbourhoods(neighbourhoods(one), neighbourhoods(other))) > 0.99
+    assert rank_1(likeness_of_neighborhoods(neighborhoods(one), neighborhoods(other))) > 0.99
 
 
-def test_neighbourhoods_of_few_templates() -> None:
+def test_neighborhoods_of_few_templates() -> None:
     rows = np.eye(4, DIM, dtype=np.float32)
-    assert neighbourhoods(rows).shape == (4, 3)
-    assert not neighbourhoods(rows).any()
+    assert neighborhoods(rows).shape == (4, 3)
+    assert not neighborhoods(rows).any()

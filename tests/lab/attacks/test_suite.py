@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from lab.attacks import rebuilding, unsealing
+from lab.attacks import key_recovery, rebuilding
 from lab.attacks.attackers import Effort
+from lab.attacks.report import render
 
 TAU = 0.85
 
@@ -56,9 +57,9 @@ def attack(scene: SimpleNamespace, patronus: Callable[..., Any], tiny: Effort) -
 @pytest.fixture(scope="module")
 def done(attack: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("done") / "out"
-    said = attack(out)
-    assert said.status == 0, said.err[-2000:]
-    assert said.out.strip() == str(out / "report.html")
+    result = attack(out)
+    assert result.status == 0, result.err[-2000:]
+    assert result.out.strip() == str(out / "report.html")
     return out
 
 
@@ -66,13 +67,13 @@ def test_the_report_has_every_attack_by_what_the_attacker_knows(done: Path, tiny
     report = json.loads((done / "report.json").read_text())
     rows = [*report["decoders"], *report["adaptive"], *report["inversion"]]
     assert {row["knows"] for row in rows} == {
-        "learned on ordinary embeddings",
+        "learned on unprotected embeddings",
         "learned on templates of other keys",
-        "has the key",
+        "attacker with the key",
     }
     assert {row["on"] for row in rows} == {
         "unprotected embeddings",
-        "templates as the cloud has them",
+        "templates as stored by the cloud",
         "templates, the seal undone",
     }
     assert {"denoise, then decode", "decoder retrained", "gradient descent, pixels"} <= {row["attack"] for row in rows}
@@ -83,7 +84,7 @@ def test_the_report_has_every_attack_by_what_the_attacker_knows(done: Path, tiny
     }
     assert [point["pairs"] for point in report["pairs"]] == sorted({point["pairs"] for point in report["pairs"]})
     assert report["pairs"][-1]["cosine"] > 0.99 > report["pairs"][0]["cosine"]
-    assert {row["how"] for row in report["linkage"]} >= {"templates compared", "neighbourhoods compared"}
+    assert {row["how"] for row in report["linkage"]} >= {"templates compared", "neighborhoods compared"}
     one_seal, each = (sum(row[kind] for row in report["scopes"][:2]) for kind in ("one_seal", "a_seal_each"))
     assert each < one_seal
     assert report["scopes"][-1]["one_seal"] > 0.99
@@ -99,11 +100,13 @@ def test_bars_are_judged_by_the_figures_of_the_report(done: Path) -> None:
     report = json.loads((done / "report.json").read_text())
     for bar in report["bars"]:
         assert bar["met"] == (bar["value"] <= bar["bar"] + 1e-12)
-    with_key = next(b for b in report["bars"] if b["attacker"].startswith("has the key") and "another" in b["figure"])
+    with_key = next(
+        b for b in report["bars"] if b["attacker"].startswith("attacker with the key") and "other" in b["figure"]
+    )
     own = [
         r["type_2"]["target"]["value"]
         for r in [*report["adaptive"], *report["inversion"]]
-        if r["knows"] == "has the key"
+        if r["knows"] == "attacker with the key"
     ]
     assert with_key["value"] == max(own)
 
@@ -121,9 +124,9 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(done: Path) -> None:
 
 def test_a_second_run_does_nothing_again(done: Path, attack: Callable[..., Any]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (done / "steps").iterdir()}
-    said = attack(done)
-    assert said.status == 0
-    assert not re.search(r"\d+ of \d+:", said.err)
+    result = attack(done)
+    assert result.status == 0
+    assert not re.search(r"\d+ of \d+:", result.err)
     assert before == {path: path.stat().st_mtime_ns for path in (done / "steps").iterdir()}
 
 
@@ -145,14 +148,14 @@ def test_a_break_leaves_no_report_and_the_next_run_goes_on(
     (out / "steps" / "floors.json").write_text('{"key"')
     decoders = json.loads((out / "steps" / "decoders.json").read_text())
     (out / "steps" / "decoders.json").write_text(json.dumps({**decoders, "found": None}))
-    monkeypatch.setattr(unsealing, "pairs", broken)
-    said = attack(out)
-    assert said.status != 0
-    assert [name for name in ("floors", "decoders", "adaptive") if f"{name}.json is damaged" in said.err] == [
+    monkeypatch.setattr(key_recovery, "pairs", broken)
+    result = attack(out)
+    assert result.status != 0
+    assert [name for name in ("floors", "decoders", "adaptive") if f"{name}.json is damaged" in result.err] == [
         "floors",
         "decoders",
     ]
-    assert "The same command goes on with pairs." in said.err
+    assert "The same command goes on with pairs." in result.err
     assert json.loads((out / "steps" / "decoders.json").read_text())["found"] == decoders["found"]
     assert (out / "steps" / "averaging.json").exists()
     for name in ("accuracy.json", "adaptive.json"):
@@ -161,9 +164,9 @@ def test_a_break_leaves_no_report_and_the_next_run_goes_on(
 
 def test_a_folder_with_another_attack_is_left_alone(done: Path, attack: Callable[..., Any]) -> None:
     before = (done / "report.json").read_bytes()
-    said = attack(done, tau=0.9)
-    assert said.status == 1
-    assert "holds an attack with another tau;" in said.sentence
+    result = attack(done, tau=0.9)
+    assert result.status == 1
+    assert "holds an attack with another tau;" in result.sentence
     assert (done / "report.json").read_bytes() == before
 
 
@@ -185,9 +188,9 @@ def test_a_folder_with_another_attack_is_left_alone(done: Path, attack: Callable
 def test_what_does_not_fit_is_refused_in_one_sentence(
     attack: Callable[..., Any], tmp_path: Path, changed: dict[str, object], words: str
 ) -> None:
-    said = attack(tmp_path / "out", **changed)
-    assert said.status == 1
-    assert words in said.sentence
+    result = attack(tmp_path / "out", **changed)
+    assert result.status == 1
+    assert words in result.sentence
     assert not (tmp_path / "out").exists(), "a folder that nothing was done in takes the next attack"
 
 
@@ -221,6 +224,25 @@ def test_a_judge_is_named_once_and_with_a_cosine(
 
 def test_people_must_be_named(patronus: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PATRONUS_FACE_DATA", raising=False)
-    said = patronus("lab", "attack", "--out", tmp_path / "out")
-    assert said.status == 2
-    assert "PATRONUS_FACE_DATA" in said.err
+    result = patronus("lab", "attack", "--out", tmp_path / "out")
+    assert result.status == 2
+    assert "PATRONUS_FACE_DATA" in result.err
+
+
+def test_the_recorded_report_renders_with_all_its_figures() -> None:
+    report = json.loads(Path("docs/red-team/default.json").read_text())
+    page = render(report)
+    published = Path("docs/red-team/default.html").read_text()
+    cells = [re.findall(r"<td[^>]*>(?!<img)(.*?)</td>", text) for text in (page, published)]
+    assert cells[0] == cells[1], "the published page is the recorded report, with portraits"
+    assert len(cells[0]) > 1000
+    for row in report["stolen"]["methods"]:
+        assert f"<td class=n>{row['cosine']:.3f}</td>" in page
+    assert f"{sum(not bar['met'] for bar in report['bars'])} of {len(report['bars'])} bars are" in page
+
+
+def test_what_a_report_holds_is_escaped() -> None:
+    report = json.loads(Path("docs/red-team/default.json").read_text())
+    report["embedder"] = "<script>alert(1)</script>"
+    assert "<script" not in render(report)
+    assert "&lt;script&gt;alert(1)" in render(report)

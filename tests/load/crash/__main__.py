@@ -1,4 +1,4 @@
-"""``make kill-test``: kills a cloud under load, starts it, and looks whether all is there that it acknowledged."""
+"""``make kill-test``: kills a cloud under load, restarts it, and checks that nothing acknowledged is lost."""
 
 from __future__ import annotations
 

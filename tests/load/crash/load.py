@@ -1,4 +1,4 @@
-"""Callers that change and search a cloud, each what is its own, until it dies under them."""
+"""Callers that change and search a cloud until it is killed, each with subjects of its own."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import numpy as np
 from tests.load.crash.model import DIM, TAU, Gallery, Model, Seen, Unsure, contract_of
 
 COMMON: Final = "common"
-# Of a caller: enough that there is always something to erase, few enough that a look at all of them takes no time.
+# Subjects of a caller: enough to erase some at any time, few enough to list quickly.
 _SUBJECTS: Final = 6
 _CHANGES: Final = ("enroll", "enroll", "enroll", "erase subject", "erase template", "gallery", "look", "look")
 
 
 class Wrong(Exception):
-    """The service answered what it must not, while it ran."""
+    """The service gave a wrong answer while it ran."""
 
 
 class Caller:
-    """One that writes subjects of its own into the common gallery, and has a gallery of its own.
+    """A caller with subjects of its own in the common gallery, and a gallery of its own.
 
     Args:
         number: of the caller.
@@ -40,17 +40,17 @@ class Caller:
         self._chance = chance
         self._client = client
         self._own = f"own-{number}"
-        # What is not touched any more until the service was started anew: nobody knows what became of it.
+        # Left alone until the next start: their state is unknown.
         self._left_alone: set[tuple[str, str | None]] = set()
         self.error: BaseException | None = None
 
     def work(self, over: threading.Event) -> None:
-        """Changes and searches until it is over, or the service is gone."""
+        """Changes and searches until the load ends or the service is killed."""
         try:
             while not over.is_set():
                 self._change()
         except httpx.TransportError:
-            pass  # it was killed: what was on its way is unsure
+            pass  # it was killed: changes without an answer are unsure
         except BaseException as error:
             self.error = error
 
@@ -201,7 +201,7 @@ class Caller:
         )
 
     def _ask(self, unsure: Unsure, send: Callable[[], httpx.Response]) -> bool:
-        """Sends a change; true when it was acknowledged. What is not known to be made or refused is left alone."""
+        """Sends a change; returns whether it was acknowledged. A change without an answer is left alone."""
         try:
             answer = send()
         except httpx.TransportError:
@@ -223,7 +223,7 @@ class Caller:
 
 
 def spec() -> dict[str, Any]:
-    """How every gallery is made."""
+    """The request body that creates a gallery."""
     return {"contract": contract_of(0).model_dump(mode="json"), "threshold": {"cosine": TAU, "fmr": 0.001}}
 
 

@@ -1,4 +1,4 @@
-"""What a caller may rely on: what was acknowledged, and what was asked for when the service was killed."""
+"""The expected state of a killed cloud: acknowledged changes, and changes without an answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TAU: Final = 0.9
 
 
 class Vectors:
-    """A vector for each number, and what a gallery's key of an epoch makes of it.
+    """A vector for each number, and its template under each epoch of the key.
 
     Args:
         seed: the same one gives the same vectors and keys.
@@ -60,7 +60,7 @@ class Vectors:
 
 
 def contract_of(epoch: int) -> Contract:
-    """The contract of an epoch; all galleries have the same keys, which makes a mistake easier."""
+    """The contract of an epoch; all galleries share their keys, so that a mix-up would match."""
     return Contract(
         dim=DIM,
         embedder=EmbedderPin(name="kills", sha256="0" * 64, preprocessing="none"),
@@ -71,19 +71,19 @@ def contract_of(epoch: int) -> Contract:
 
 @dataclass
 class Gallery:
-    """A gallery as it must be: its epoch, and the template ids of each subject with the number of each vector."""
+    """The expected gallery: its epoch, and each subject's template ids with the numbers of their vectors."""
 
     epoch: int = 0
     subjects: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def numbers(self) -> list[int]:
-        """Of all vectors in it."""
+        """The numbers of all its vectors."""
         return [number for templates in self.subjects.values() for number in templates.values()]
 
 
 @dataclass(frozen=True)
 class Unsure:
-    """A change that was asked for and not acknowledged: it was made whole or not at all.
+    """A change that was not acknowledged: it must be made whole or not at all.
 
     Attributes:
         what: in words, for the log.
@@ -104,14 +104,14 @@ class Unsure:
 
 @dataclass
 class Seen:
-    """A look at the service: the contract digest of each gallery, and the template ids of the subjects in it."""
+    """The state of the service: each gallery's contract digest, and its subjects' template ids."""
 
     digests: dict[str, str] = field(default_factory=dict)
     subjects: dict[str, dict[str, set[str]]] = field(default_factory=dict)
 
 
 class Model:
-    """What must be there, and what must not.
+    """What must be stored, and what must not.
 
     Each caller changes galleries or subjects of its own, and so this, without a lock.
 
@@ -122,17 +122,17 @@ class Model:
     def __init__(self, seed: int) -> None:
         self.vectors = Vectors(seed)
         self.galleries: dict[str, Gallery] = {}
-        # Of each vector that was erased, or that was never acknowledged and is not there: where, and its number.
+        # Gallery and number of each vector that was erased, or never acknowledged and not stored.
         self.gone: list[tuple[str, int]] = []
         self.unsure: list[Unsure] = []
         self.acknowledged = 0
 
     def enrolled(self, gallery: str, subject: str, templates: dict[str, int]) -> None:
-        """A subject has more templates."""
+        """Adds templates to a subject."""
         self.galleries[gallery].subjects.setdefault(subject, {}).update(templates)
 
     def erased(self, gallery: str, subject: str | None = None, uid: str | None = None) -> None:
-        """A gallery, a subject or a template is gone."""
+        """Removes a gallery, a subject or a template."""
         if subject is None:
             self.gone += [(gallery, number) for number in self.galleries.pop(gallery).numbers()]
             return
@@ -144,7 +144,7 @@ class Model:
             del subjects[subject]
 
     def settle(self, seen: Seen) -> list[str]:
-        """Takes what was unsure as it was found; gives what was found neither whole nor absent, in words."""
+        """Settles unsure changes as they were found; returns those found in part, as sentences."""
         halves = []
         for each in self.unsure:
             made = each.made(seen)
@@ -156,7 +156,7 @@ class Model:
         return halves
 
     def differences(self, seen: Seen) -> tuple[list[str], list[str], list[str]]:
-        """Where a look and the model differ, in words: what was lost, what is back, what is under another key."""
+        """Differences of a state from the model, as sentences: lost, returned, under another key."""
         lost: list[str] = []
         back: list[str] = []
         mixed: list[str] = []

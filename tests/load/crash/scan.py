@@ -1,4 +1,4 @@
-"""Looks for vectors in files, wherever in a file they stand and however they were cut into pages."""
+"""Searches files for vectors, at any offset and across pages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _PIECE = 8
 
 
 def pieces_of(*vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """All pieces of two values of (n, d) float32 rows, d even; sorted: what a file must not hold."""
+    """All pairs of values of (n, d) float32 rows, d even, as sorted 8-byte pieces."""
     return np.unique(
         np.concatenate([np.ascontiguousarray(rows, dtype="<f4").view(np.uint64).ravel() for rows in vectors])
     )
 
 
 def held_in(folder: Path, pieces: NDArray[np.uint64]) -> dict[str, int]:
-    """How many of the pieces each file under a folder holds, at any place of it; files without one are left out."""
+    """The number of these pieces in each file under a folder; files without any are left out."""
     found = {}
     for file in sorted(folder.rglob("*")):
         content = file.read_bytes() if file.is_file() and len(pieces) else b""

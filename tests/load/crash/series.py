@@ -1,4 +1,4 @@
-"""A cloud that is started, used, killed and looked at, as often as wanted."""
+"""Cycles of a crash test: start a cloud, load it, kill it, check what it kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.load.crash.scan import held_in, pieces_of
 
 _ROOT: Final = Path(__file__).parents[3]
 _CALLERS: Final = 6
-# Of a cycle's load. What is short is killed in its first writes.
+# Of a cycle's load. A short one is killed in its first writes.
 _LOAD_SECONDS: Final = (0.02, 0.5)
 _START_SECONDS: Final = 30.0
 # Of starts, the share that is killed before the service is ready.
@@ -38,24 +38,24 @@ _PROBES: Final = 64
 _ASKED_FOR: Final = 2 * _PROBES
 _SEARCHED_FOR: Final = 2_000
 _OLD_KEYS: Final = 3
-# A template is itself where its cosine is off by no more than two roundings to float32.
+# Cosine of a template with itself: off by two roundings to float32 at most.
 _SAME: Final = 1e-5
 
 
 @dataclass
 class Cycle:
-    """What one cycle found.
+    """Findings of one cycle.
 
     Attributes:
         cycle: its number.
         killed_after: seconds of load; and of starts that were killed, ``starts_killed_after``.
-        acknowledged: changes.
-        unsure: changes that were on their way when it was killed.
-        lost: acknowledged templates that are not there, or galleries; in words, as are all that follow.
-        returned: erased ones that are there, in an answer or in a file.
-        halves: changes that are there in part.
+        acknowledged: changes that the cloud acknowledged.
+        unsure: changes without an answer when it was killed.
+        lost: acknowledged templates or galleries that are missing, as sentences; so are the lists below.
+        returned: erased templates in an answer or in a file.
+        halves: changes of which only a part is stored.
         mixed: templates that do not match under their gallery's key, or files that hold one of an older key.
-        wrong: answers while it ran that must not be.
+        wrong: wrong answers while it ran.
     """
 
     cycle: int
@@ -75,7 +75,7 @@ class Cycle:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was found that must not be."""
+        """Whether the cycle found no fault."""
         return not (self.lost or self.returned or self.halves or self.mixed or self.wrong)
 
 
@@ -84,7 +84,7 @@ class Series:
 
     Args:
         home: the folder of the service.
-        seed: decides what is done, and when it is killed; how the threads' work falls together it does not.
+        seed: of the requests and the moments of kills. The order of threads is not under its control.
     """
 
     def __init__(self, home: Path, seed: int) -> None:
@@ -110,7 +110,7 @@ class Series:
         self._kill()
 
     def cycles(self, count: int) -> Iterator[Cycle]:
-        """So many cycles, each with what it found; the last one searches the files for all that was ever erased."""
+        """Runs cycles; the last one searches the files for everything that was ever erased."""
         for number in range(1, count + 1):
             yield self._cycle(number, number == count)
 
@@ -165,7 +165,7 @@ class Series:
         self._scan(found, settled, thorough)
 
     def _seen(self, client: httpx.Client, thorough: bool) -> Seen:
-        """What is there; ids are asked for where numbers differ or something is unsure, unless all of them are."""
+        """Reads what is stored; reads ids where numbers differ or a change is unsure, or of everything."""
         seen = Seen()
         about = {(each.gallery, each.subject) for each in self._model.unsure}
         for item in _pages(client, "/v1/galleries"):
@@ -182,7 +182,7 @@ class Series:
         return seen
 
     def _settled(self, client: httpx.Client) -> bool:
-        """Whether nothing of an older key is to be found any more; waits for what a start does by itself."""
+        """Whether no file holds anything under an older key; waits for the cleaning at a start."""
         deadline = time.monotonic() + _START_SECONDS
         while self._rekeys and time.monotonic() < deadline:
             state = client.get(f"/v1/galleries/{COMMON}/rekey").raise_for_status().json()["state"]
@@ -198,7 +198,7 @@ class Series:
         return [f"{wrong} templates of {name} do not match under its key"] if wrong else []
 
     def _identified(self, client: httpx.Client, name: str, epoch: int, numbers: Sequence[int]) -> list[str | None]:
-        """Who each vector is found to be itself, not only somebody like it; None: nobody."""
+        """The subject whose template equals each vector; None: no subject."""
         who: list[str | None] = []
         for start in range(0, len(numbers), _PROBES):
             some = [self._model.vectors.envelope(number, epoch) for number in numbers[start : start + _PROBES]]
@@ -209,7 +209,7 @@ class Series:
         return who
 
     def _scan(self, found: Cycle, settled: bool, thorough: bool) -> None:
-        """Searches the files: none may hold an erased vector, nor one under a key that is no more."""
+        """Searches the files: none may hold an erased vector, nor one under an older key."""
         vectors, epoch = self._model.vectors, self._model.galleries[COMMON].epoch
         since = 0 if thorough else max(0, epoch - _OLD_KEYS)
         gone = self._model.gone if thorough else self._model.gone[-_SEARCHED_FOR:]
@@ -247,7 +247,7 @@ class Series:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def _start(self) -> float:
-        """Starts the service and waits until it is ready; the seconds that it took.
+        """Starts the service and waits until it is ready; returns the seconds.
 
         Raises:
             SetupError: it ended, or was not ready in time; its words are in the file ``log`` of the home.
@@ -271,7 +271,7 @@ class Series:
 
 
 def summary(cycles: Sequence[Cycle], seed: int) -> dict[str, Any]:
-    """What a series came to: counts of all that must be 0, and of what it was tried on."""
+    """Totals of a series: faults, each of which must be 0, and what was tried."""
     bad = {
         what: sum(len(getattr(each, what)) for each in cycles)
         for what in ("lost", "returned", "halves", "mixed", "wrong")

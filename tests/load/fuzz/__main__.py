@@ -1,4 +1,4 @@
-"""``make fuzz``: tries what the OpenAPI documents of both services promise, on the services as they run."""
+"""``make fuzz``: checks both running services against their OpenAPI documents."""
 
 from __future__ import annotations
 
@@ -149,24 +149,25 @@ def fuzzed(service: Service, url: str, key: str, out: Path, options: Sequence[st
         "PATRONUS_FUZZ_SUBJECTS": json.dumps(people),
         "PYTHONPATH": str(_HERE.parents[2]),
     }
-    with log.open("wb") as words:
+    with log.open("wb") as output:
         ended = subprocess.run(
-            command, env=os.environ | environment, cwd=out, stdout=words, stderr=words, timeout=within, check=False
+            command, env=os.environ | environment, cwd=out, stdout=output, stderr=output, timeout=within, check=False
         )
-    said = json.loads(report.read_text()) if report.exists() else {}
-    if not said.get("complete"):
-        raise SetupError(f"schemathesis did not run to its end; its words stand in {log}.")
+    result = json.loads(report.read_text()) if report.exists() else {}
+    if not result.get("complete"):
+        raise SetupError(f"schemathesis did not run to its end; see {log}.")
     failures = [
-        f"{group['title']}: {', '.join(group.get('operations', []))}" for group in (*said["failures"], *said["errors"])
+        f"{group['title']}: {', '.join(group.get('operations', []))}"
+        for group in (*result["failures"], *result["errors"])
     ]
     if ended.returncode and not failures:
-        failures = [f"schemathesis ended with status {ended.returncode}; its words stand in {log}"]
-    operations = said["operations"]
-    return Fuzzed(service, said["test_cases"]["generated"], (operations["tested"], operations["total"]), failures)
+        failures = [f"schemathesis ended with status {ended.returncode}; see {log}"]
+    operations = result["operations"]
+    return Fuzzed(service, result["test_cases"]["generated"], (operations["tested"], operations["total"]), failures)
 
 
 def _standing(service: Service, url: str, key: str) -> Contract:
-    """The contract of two galleries that are there from the first request on; in one of them, people may expire."""
+    """Creates two galleries, in one of which people may expire; returns their contract."""
     spec = {
         "contract": {
             "dim": _DIM,
@@ -187,7 +188,7 @@ def _standing(service: Service, url: str, key: str) -> Contract:
 
 
 def _standing_people(service: Service, url: str, key: str, contract: Contract) -> dict[str, list[str]]:
-    """Some people in that gallery, to be erased: few of the requests that schemathesis draws enroll anybody."""
+    """Enrolls some people to be erased: few of the requests that schemathesis draws enroll anybody."""
     found = {}
     for number in range(_PEOPLE):
         subject, vector = f"standing-{number}", np.eye(contract.dim, dtype=np.float32)[number % contract.dim]

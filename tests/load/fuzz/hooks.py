@@ -1,8 +1,8 @@
-"""What schemathesis calls: templates, pictures and names that get past the door, and checks of what it cannot know.
+"""Hooks of schemathesis: valid templates, pictures and names, and checks that a schema cannot express.
 
-A schema says what a template's envelope looks like, but not under which contract a gallery stands, nor that bytes are a
-picture of a face; what follows from it alone is refused at once. Here, most of the requests that are well-formed are
-turned towards galleries and subjects that are there, with templates that fit, and some that do not in one way.
+A schema describes a template's envelope, but neither the contract of a gallery nor a picture of a face, so requests
+that follow from it alone are refused at once. Here, most of the well-formed requests are changed to name existing
+galleries and subjects, with templates that fit, and some that have one fault.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _FLOATS: Final = "application/octet-stream"
 _EDGE_DIM: Final = 128
 _PEOPLE: Final = 4
 _UNIT: Final = 1e-4
-# Of requests that could be turned towards what is there, the share that is left as it was drawn.
+# The share of well-formed requests that stay as they were drawn.
 _AS_DRAWN: Final = 0.1
 _BROKEN: Final = 0.2
 
 
 def _pictures() -> st.SearchStrategy[bytes]:
-    """Faces, mostly as they are; cut off, with a byte changed, of another format, too small, and no picture at all."""
+    """Faces, most of them sound; some cut off, too small or with a byte changed; and bytes that are no picture."""
     whole = [_small(path, 480) for path in sorted(_PICTURES.glob("*/*.*"))]
     faces = st.sampled_from(whole)
     tiny = st.sampled_from([_small(path, 24) for path in sorted(_PICTURES.glob("obama/*.*"))])
@@ -65,14 +65,14 @@ schemathesis.openapi.format("binary", _pictures())
 
 @dataclass
 class _Gallery:
-    """What the service said of a gallery that was made: its contract, and ids of the faces or templates in it."""
+    """A gallery that was made: its contract, and the ids of its faces or templates."""
 
     digest: str
     dim: int
     subjects: dict[str, list[str]] = field(default_factory=dict)
 
 
-# What was made before the run, and is never aimed at as a whole, so that there is always something to be found.
+# Made before the run and never erased as a whole, so that there is always something to find.
 STANDING: Final = os.environ["PATRONUS_FUZZ_GALLERY"]
 # Another one, whose people may expire.
 AGING: Final = f"aging-{STANDING}"
@@ -84,12 +84,12 @@ _galleries: dict[str, _Gallery] = {
     )
 }
 _NO_SUBJECT: Final[dict[str, list[str]]] = {}
-# Of erasures: in which gallery, and the number of each.
+# Numbers of erasures, with their galleries.
 _receipts: list[tuple[str, int]] = []
 
 
 def _well_formed(case: Case) -> bool:
-    """Whether all of a request was drawn to be as the schema wants it; in a chain of them, one part may not be."""
+    """Whether every part of a request fits the schema; in a chain of requests, one part may not."""
     meta = case.meta
     if meta is None or not meta.generation.mode.is_positive:
         return False
@@ -97,14 +97,14 @@ def _well_formed(case: Case) -> bool:
 
 
 def _choice(case: Case) -> random.Random:
-    """Chances that are the same whenever this case is: drawn again, it is not another."""
+    """A random generator seeded by the case: the same case draws the same."""
     drawn = f"{case.operation.label} {case.path_parameters} {case.query} {case.body!r}"
     return random.Random(zlib.crc32(drawn.encode("utf-8", "replace")))
 
 
 @schemathesis.hook
 def before_call(context: schemathesis.HookContext, case: Case, kwargs: dict[str, Any]) -> None:
-    """Turns a well-formed request towards what is there."""
+    """Changes a well-formed request to name existing galleries and subjects."""
     at = case.path_parameters or {}
     if case.method.upper() == "DELETE" and _is_of_a(case, "gallery") and at.get("gallery") in {STANDING, AGING}:
         case.path_parameters = {"gallery": "another"}
@@ -152,7 +152,7 @@ def _is_of_a(case: Case, what: str) -> bool:
 
 
 def _where(case: Case, chance: random.Random) -> None:
-    """Names a gallery, a subject and a template of it that are there; what a step before led to is left alone."""
+    """Names an existing gallery, subject and template; keeps names that come from the step before."""
     drawn = case.path_parameters.items()  # names as they stand in the path
     at: dict[str, Any] = {name: unquote(value) if isinstance(value, str) else value for name, value in drawn}
     if "gallery" in at and at["gallery"] not in _galleries and chance.random() > _AS_DRAWN:
@@ -161,7 +161,7 @@ def _where(case: Case, chance: random.Random) -> None:
     found = _galleries.get(at.get("gallery", ""))
     subjects = found.subjects if found else _NO_SUBJECT
     if case.method.upper() == "DELETE" and "subject" in at and chance.random() > _AS_DRAWN:
-        # What is erased must be there; few of what is drawn was stored.
+        # Erase something that exists; few of the drawn names do.
         stored = [
             (place, who) for place in sorted(_galleries) for who, ids in _galleries[place].subjects.items() if ids
         ]
@@ -192,14 +192,14 @@ def _vector(dim: int, chance: random.Random) -> NDArray[np.float32]:
 
 
 def _enveloped(gallery: _Gallery, row: NDArray[np.float32]) -> dict[str, Any]:
-    """An envelope of a gallery's, whatever is in it."""
+    """An envelope for a gallery, with any content."""
     data = base64.b64encode(row.astype("<f4").tobytes()).decode()
     return {"version": 1, "contract": gallery.digest, "dim": gallery.dim, "dtype": "float32", "data": data}
 
 
 @schemathesis.hook
 def after_call(context: schemathesis.HookContext, case: Case, response: schemathesis.Response) -> None:
-    """Remembers what is there now."""
+    """Remembers what exists now."""
     if not 200 <= response.status_code < 300 or case.path_parameters is None:
         return
     name, method = case.path_parameters.get("gallery"), case.method.upper()
@@ -229,7 +229,7 @@ def after_call(context: schemathesis.HookContext, case: Case, response: schemath
 
 @schemathesis.check
 def templates_are_judged_rightly(ctx: schemathesis.CheckContext, response: schemathesis.Response, case: Case) -> None:
-    """A template that is none is never taken, and one that is one is never called none."""
+    """Invalid templates are never stored, and valid ones never called invalid."""
     body: Any = case.body
     if not isinstance(body, dict) or not _well_formed(case):
         return
@@ -238,7 +238,7 @@ def templates_are_judged_rightly(ctx: schemathesis.CheckContext, response: schem
         return
     taken = 200 <= response.status_code < 300
     assert all(sound) or not taken, "a template was taken that is no unit vector of its length"
-    if response.status_code == 422 and all(sound) and response.json().get("reason") != "idempotency_key_reused":
+    if response.status_code == 422 and all(sound):
         ids = [new["id"] for new in body.get("templates", [])]
         assert len(set(ids)) < len(ids), f"sound templates were refused: {response.text}"
 
@@ -260,7 +260,7 @@ def _is_sound(envelope: dict[str, Any]) -> bool:
 def what_the_schema_allows_is_not_called_malformed(
     ctx: schemathesis.CheckContext, response: schemathesis.Response, case: Case
 ) -> None:
-    """A well-formed request may be refused for what it asks, never for its form."""
+    """A well-formed request may be refused for its content, never for its form."""
     if response.status_code == 422 and _well_formed(case):
         said = json.loads(response.content)
         assert said.get("reason") not in {"invalid_request", "bad_body"}, f"refused for its form: {said}"
@@ -268,7 +268,7 @@ def what_the_schema_allows_is_not_called_malformed(
 
 @schemathesis.check
 class EveryOperationIsReached:
-    """Of a run that is worth something, every operation has answered with what it is there for, at least once."""
+    """Every operation must succeed at least once in a run."""
 
     def __init__(self) -> None:
         self.tried: set[str] = set()

@@ -17,7 +17,7 @@ from deploy.pair import free_port
 from edge_service.protection.keys import KeyStore
 from shared.security.key_ring import KeyRing
 from shared.security.secret_files import read_secret
-from tests.support.processes import wait_until_ready
+from tests.support.servers import wait_until_ready
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 ROOT = Path(__file__).parents[3]

@@ -103,12 +103,12 @@ def test_a_certificate_for_one_purpose_is_not_taken_for_the_other(made: Path) ->
         client_context(made / "ca.pem", one, one.with_suffix(".key"))
 
 
-def test_an_operator_is_warned_before_the_end(made: Path, told: list[dict[str, object]]) -> None:
+def test_an_operator_is_warned_before_the_end(made: Path, log_events: list[dict[str, object]]) -> None:
     assert server_context(server(made)) is not None
-    assert not told
+    assert not log_events
     signed(made, "soon", "-noenc", "-days", "5", "-addext", "basicConstraints=critical,CA:FALSE")
     assert server_context(server(made, "soon")) is not None
-    assert [(line["event"], line["days"]) for line in told] == [("certificate_expires_soon", 4)]
+    assert [(line["event"], line["days"]) for line in log_events] == [("certificate_expires_soon", 4)]
 
 
 @pytest.mark.parametrize("given", [{"certificate": "a"}, {"key": "a"}, {"client_ca": "a"}])

@@ -1,0 +1,254 @@
+"""The commands ``patronus gallery`` and ``patronus subject``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_service.cli.session import (
+    Gallery,
+    Session,
+    Subject,
+    Yes,
+    calls_edge,
+    confirm,
+    face_path,
+    gallery_path,
+    is_verify_only,
+    subject_path,
+)
+from shared.command import finite
+from shared.counted import counted
+
+if TYPE_CHECKING:
+    from edge_service.cli.edge_client import EdgeClient
+
+gallery = typer.Typer(help="Galleries: create, list, show, erase.", no_args_is_help=True)
+subject = typer.Typer(help="Subjects of a gallery: list, show, erase.", no_args_is_help=True)
+
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
+
+@gallery.command("create")
+@calls_edge
+def create_gallery(
+    session: Session,
+    name: Gallery,
+    threshold: Annotated[
+        float | None,
+        typer.Option(callback=finite, min=0.0001, max=0.9999, help="Cosine to accept at. [default: the edge's]"),
+    ] = None,
+    fmr: Annotated[
+        float | None,
+        typer.Option(callback=finite, min=0, max=1, help="False match rate that you measured at this threshold."),
+    ] = None,
+    verify_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify-only/--identify", help="A seal for each subject: verify, and never identify. [default: identify]"
+        ),
+    ] = None,
+) -> None:
+    """Make a gallery. Making it again changes nothing."""
+    if (threshold is None) != (fmr is None):
+        raise typer.BadParameter("--threshold and --fmr go together: a threshold means nothing without its rate")
+    wanted: dict[str, Any] = {"threshold": None if threshold is None else {"cosine": threshold, "fmr": fmr}}
+    if verify_only is not None:
+        wanted["verify_only"] = verify_only
+    answer = session.client.call("PUT", gallery_path(name), json=wanted)
+    at = answer["threshold"]
+    kind = " for verification only" if is_verify_only(answer) else ""
+    rate = f"reference FMR {at['fmr']:g}, not of children"
+    session.out.result(answer, f"Gallery {name} is ready{kind}; it accepts from cosine {at['cosine']:g} ({rate}).")
+
+
+@gallery.command("list")
+@calls_edge
+def list_galleries(session: Session) -> None:
+    """Show all galleries."""
+    found = _all_pages(session.client, "/v1/galleries")
+    session.out.results(
+        "Galleries",
+        ["gallery", "subjects", "templates", "for"],
+        found,
+        lambda info: [
+            info["gallery"],
+            str(info["subjects"]),
+            str(info["templates"]),
+            "verify" if is_verify_only(info) else "identify",
+        ],
+    )
+    if not found and not session.out.as_json:
+        session.out.people.print("There is no gallery yet; make one: patronus gallery create NAME")
+
+
+@gallery.command("show")
+@calls_edge
+def show_gallery(session: Session, name: Gallery) -> None:
+    """Show a gallery: how much is in it, threshold, contract."""
+    answer = session.client.call("GET", gallery_path(name))
+    contract = answer["contract"]
+    sealed = "sealed"
+    if contract["seal"] is None:
+        sealed = "not sealed"
+    elif is_verify_only(answer):
+        sealed = "a seal for each subject: verify-only"
+    session.out.result(
+        answer,
+        f"{counted(answer['subjects'], 'subject')}, {counted(answer['templates'], 'template')}; accepts from cosine "
+        f"{answer['threshold']['cosine']:g}; embedder {contract['embedder']['name']}, "
+        f"profile {contract['profile']['name']}, {sealed}; {_retention(answer)}.",
+    )
+
+
+@gallery.command("delete")
+@calls_edge
+def delete_gallery(session: Session, name: Gallery, yes: Yes = False) -> None:
+    """Erase a gallery with everybody in it."""
+    confirm(f"Erase the gallery {name} with everybody in it, for good?", yes=yes)
+    answer = session.client.call("DELETE", gallery_path(name))
+    erased = f"{counted(answer['subjects'], 'subject')} with {counted(answer['templates'], 'template')}"
+    session.out.result(answer, f"Erased {erased}. {_receipt(answer)}")
+
+
+@gallery.command("retention")
+@calls_edge
+def set_retention(
+    session: Session,
+    name: Gallery,
+    max_age: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Faces expire at this age: 90d, 12h, 30m or 45s.")
+    ] = None,
+    forever: Annotated[bool, typer.Option("--forever", help="Faces are kept until somebody erases them.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Set how long faces are kept. One that has expired matches nobody, and is erased within a minute."""
+    if (max_age is None) is not forever:
+        raise typer.BadParameter("give --max-age AGE or --forever, one of the two")
+    path = f"{gallery_path(name)}/retention"
+    if max_age is None:
+        answer = session.client.call("DELETE", path)
+    else:
+        seconds = _seconds(max_age)
+        confirm(f"Erase what is older than {max_age} in {name}, from now on?", yes=yes)
+        answer = session.client.call("PUT", path, json={"max_age_seconds": seconds})
+    session.out.result(answer, f"Gallery {name} {_retention(answer)}.")
+
+
+@gallery.command("erasure")
+@calls_edge
+def show_erasure(
+    session: Session,
+    name: Gallery,
+    receipt: Annotated[int, typer.Argument(metavar="RECEIPT", min=0, help="The number that the erasure answered.")],
+) -> None:
+    """Show what an erasure has overwritten so far."""
+    answer = session.client.call("GET", f"{gallery_path(name)}/erasures/{receipt}")
+    left = f"not overwritten yet: {', '.join(answer['pending'])}" if answer["pending"] else "nothing of it is left"
+    erased = f"{counted(answer['templates'], 'template')}, erased at {answer['receipt']['at']}"
+    session.out.result(answer, f"{erased}; {left}.")
+
+
+@gallery.command("rekey")
+@calls_edge
+def rekey_gallery(
+    session: Session,
+    name: Gallery,
+    abandon: Annotated[bool, typer.Option("--abandon", help="Give up a change that is under way.")] = False,
+) -> None:
+    """Change a gallery's key: nobody is enrolled anew, and matching goes on. Run again after a stop, it goes on."""
+    path = f"{gallery_path(name)}/rekey"
+    client, out = session.client, session.out
+    before = client.call_with_retries("GET", path) if abandon else None
+    if before is not None and before["state"] == "settled":
+        out.result(before, "No change of key was under way.")
+        return
+    epoch: str | None = None
+    with out.progress() as progress:
+        bar = progress.add_task("", total=None)
+        while True:
+            if abandon:
+                answer = client.call_with_retries("DELETE", path)
+                done = answer["state"] != "staging"
+            else:
+                answer = client.call_with_retries("POST", path, json={"epoch": epoch})
+                # Name the first answer's key from now on: a change that is done is not begun once more.
+                epoch = epoch or (answer["next_contract"] or answer["contract"])["seal"]["epoch"]
+                done = answer["state"] != "settling" and answer["contract"]["seal"]["epoch"] == epoch
+            if done:
+                break
+            total = answer["templates"]
+            progress.update(bar, description=answer["state"], total=total, completed=total - answer["left"])
+    key = (answer["contract"]["seal"] or {}).get("epoch", "none")
+    begin = "The change of key was given up. " if before is not None and before["state"] == "staging" else ""
+    held = counted(answer["templates"], "template is", "templates are")
+    out.result(answer, f"{begin}{answer['gallery']}: {held} under the key of epoch {key}.")
+
+
+@subject.command("list")
+@calls_edge
+def list_subjects(session: Session, name: Gallery) -> None:
+    """Show the subjects of a gallery."""
+    session.out.results(
+        f"Subjects of {name}",
+        ["subject", "templates"],
+        _all_pages(session.client, f"{gallery_path(name)}/subjects"),
+        lambda info: [info["subject"], str(info["templates"])],
+    )
+
+
+@subject.command("show")
+@calls_edge
+def show_subject(session: Session, name: Gallery, who: Subject) -> None:
+    """Show the ids of a subject's faces."""
+    answer = session.client.call("GET", subject_path(name, who))
+    session.out.result(answer, "\n".join(f"{face['id']}  {face['created_at']}" for face in answer["faces"]))
+
+
+@subject.command("delete")
+@calls_edge
+def delete_subject(
+    session: Session,
+    name: Gallery,
+    who: Subject,
+    face: Annotated[str | None, typer.Option(help="Only this face, by its id.")] = None,
+    yes: Yes = False,
+) -> None:
+    """Erase a subject with all faces, or one face."""
+    confirm(f"Erase {f'this face of {who}' if face else who}, for good?", yes=yes)
+    answer = session.client.call("DELETE", face_path(name, who, face) if face else subject_path(name, who))
+    session.out.result(answer, f"Erased {counted(answer['templates'], 'template')}. {_receipt(answer)}")
+
+
+def _retention(info: dict[str, Any]) -> str:
+    age = info["max_age_seconds"]
+    if age is None:
+        return "keeps faces until they are erased"
+    unit = next(unit for unit in _UNITS if age % _UNITS[unit] == 0)
+    return f"keeps faces for {age // _UNITS[unit]}{unit}"
+
+
+def _receipt(erased: dict[str, Any]) -> str:
+    receipt = erased["receipt"]
+    left = f" Not overwritten yet: {', '.join(erased['pending'])}." if erased["pending"] else ""
+    return f"Receipt {receipt['id']}:{receipt['digest']}.{left}"
+
+
+def _seconds(age: str) -> int:
+    parts = re.fullmatch(r"([1-9][0-9]{0,9})([dhms])", age)
+    if parts is None:
+        raise typer.BadParameter("an age is a number and a unit, such as 90d, 12h, 30m or 45s")
+    return int(parts[1]) * _UNITS[parts[2]]
+
+
+def _all_pages(client: EdgeClient, path: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    params: dict[str, Any] = {"limit": 500}
+    while True:
+        page = client.call("GET", path, params=params)
+        found += page["items"]
+        if page["next"] is None:
+            return found
+        params["after"] = page["next"]

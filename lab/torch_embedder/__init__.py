@@ -1,1 +1,0 @@
-"""An ONNX embedder as a differentiable torch module."""

@@ -1,0 +1,251 @@
+"""``make guarantees``: breaks one guarantee of the product after the other, and shows which fast tests fail.
+
+Each guarantee is broken in a copy of the source tree, by replacing a piece of code. A guarantee whose tests stay green
+is not guarded: the exit status is 1. The tests that are named run on the whole copy first and must pass.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from shared.command import run
+from shared.errors import SetupError
+
+_ROOT: Final = Path(__file__).parents[2]
+_COPIED: Final = (
+    "cloud_service",
+    "deploy",
+    "edge_service",
+    "lab",
+    "patronus_face",
+    "shared",
+    "tests",
+    "pyproject.toml",
+)
+_SECONDS: Final = 600
+app = typer.Typer()
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """A guarantee, how to break it, and the tests that must notice.
+
+    Attributes:
+        name: the guarantee, as a sentence.
+        package: the folder with the code that keeps it.
+        code: a piece of that code; it must occur in one place.
+        broken: what replaces it.
+        tests: files of tests of the fast lane.
+    """
+
+    name: str
+    package: str
+    code: str
+    broken: str
+    tests: tuple[str, ...]
+
+
+_EDGE, _CLOUD, _SHARED = "edge_service", "cloud_service", "shared"
+_PROTECT = "tests/edge_service/protection/test_protect.py"
+_MATCHING = "tests/cloud_service/routes/test_matching.py"
+_KEYS = "tests/cloud_service/routes/test_keys_at_the_door.py"
+GUARANTEES: Final = (
+    Guarantee(
+        "Templates are sealed",
+        _EDGE,
+        "matrix = seal_matrix(key, dim) if seal_now else _no_seal(dim)",
+        "matrix = _no_seal(dim)",
+        (_PROTECT,),
+    ),
+    Guarantee(
+        "Embeddings are perturbed",
+        _EDGE,
+        "self._graph.run(rows, drawn, limits, matrix)",
+        "self._graph.run(rows, drawn, np.zeros_like(limits), matrix)",
+        ("tests/edge_service/protection/test_patronus.py", _PROTECT),
+    ),
+    Guarantee(
+        "The edge sends templates, not embeddings",
+        _EDGE,
+        "for row in protected.templates]",
+        "for row in embeddings]",
+        (_PROTECT, "tests/end_to_end/test_wire_privacy.py"),
+    ),
+    Guarantee(
+        "Nothing is sent when a step of the protection is left out",
+        _EDGE,
+        "if made.done != wanted or",
+        "if",
+        (_PROTECT,),
+    ),
+    Guarantee(
+        "The threshold decides",
+        _SHARED,
+        "return score.value >= self.cosine.value",
+        "return score.value >= self.cosine.value - 0.05",
+        ("tests/shared/test_scores.py", _MATCHING),
+    ),
+    Guarantee(
+        "A template of another contract is refused",
+        _CLOUD,
+        "if envelope.contract != gallery.contract_digest:",
+        "if False:",
+        ("tests/cloud_service/routes/test_refusals.py", _MATCHING),
+    ),
+    Guarantee(
+        "An erased template matches nobody",
+        _CLOUD,
+        "delete(template).where(which).returning(template.c.id)",
+        "select(template.c.id).where(which)",
+        ("tests/cloud_service/routes/test_subjects_and_templates.py",),
+    ),
+    Guarantee(
+        "An expired template matches nobody",
+        _CLOUD,
+        "return EVER if max_age_seconds is None else now - timedelta(seconds=max_age_seconds)",
+        "return EVER",
+        ("tests/cloud_service/record/test_retention.py",),
+    ),
+    Guarantee(
+        "A damaged template is not compared",
+        _CLOUD,
+        'sound &= rows["checksum"] == _checksums(values, owners)',
+        "sound &= len(owners) > 0",
+        ("tests/cloud_service/record/test_checksums.py", "tests/cloud_service/record/test_damaged_templates.py"),
+    ),
+    Guarantee(
+        "The entries of the audit log are chained",
+        _CLOUD,
+        "fields = [seq, at, key_id, action, gallery, details, previous]",
+        "fields = [seq, at, key_id, action, gallery, details]",
+        ("tests/cloud_service/audit/test_audit.py",),
+    ),
+    Guarantee(
+        "A wrong API key is refused",
+        _SHARED,
+        "right = hmac.compare_digest(_digest(parts[2]), found.digest if found else _NOBODY)",
+        "right = True",
+        ("tests/shared/security/test_api_keys.py", _KEYS),
+    ),
+    Guarantee(
+        "A revoked API key is refused",
+        _SHARED,
+        "return found if found and right and found.revoked_at is None else None",
+        "return found if found and right else None",
+        ("tests/shared/security/test_api_keys.py",),
+    ),
+    Guarantee(
+        "A key without the scope is refused",
+        _SHARED,
+        "if self._scopes and record.scopes.isdisjoint(self._scopes):",
+        "if False:",
+        (_KEYS,),
+    ),
+    Guarantee(
+        "A key is for its galleries only",
+        _SHARED,
+        "return self.galleries is None or gallery in self.galleries",
+        "return True",
+        (_KEYS, "tests/cloud_service/routes/test_tenancy.py"),
+    ),
+    Guarantee(
+        "Rate limits hold",
+        _SHARED,
+        "if more > 0 and not self._limiter.hit(",
+        "if more < 0 and not self._limiter.hit(",
+        ("tests/cloud_service/routes/test_rates_at_the_door.py",),
+    ),
+    Guarantee(
+        "Limits of bodies hold",
+        _SHARED,
+        'limit, declared = self.limit_for(scope["path"]),',
+        "limit, declared = 1 << 40,",
+        ("tests/shared/http/test_middleware.py",),
+    ),
+)
+
+
+def place_of(guarantee: Guarantee, tree: Path) -> Path:
+    """The file with the code that keeps a guarantee.
+
+    Raises:
+        SetupError: the code is in no file, or in several places.
+    """
+    found = [path for path in sorted((tree / guarantee.package).rglob("*.py")) if guarantee.code in path.read_text()]
+    if len(found) != 1 or found[0].read_text().count(guarantee.code) != 1:
+        raise SetupError(
+            f"{guarantee.name}: the code to replace must be in one place of {guarantee.package}, and is in "
+            f"{[path.name for path in found]}; write it anew in {Path(__file__).name}: {guarantee.code}"
+        )
+    return found[0]
+
+
+def failures(tree: Path, tests: set[str]) -> list[str]:
+    """The fast tests that fail in a tree, the first three.
+
+    Raises:
+        SetupError: pytest did not run.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--hypothesis-profile=fast", "--maxfail=3"]
+    ended = subprocess.run(
+        [*command, *sorted(tests)],
+        cwd=tree,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PATRONUS_MODELS": str(_ROOT / ".models")},
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    if ended.returncode not in {0, 1}:
+        raise SetupError(f"pytest ended with status {ended.returncode}:\n{ended.stdout[-3000:]}{ended.stderr[-3000:]}")
+    return list(dict.fromkeys(re.findall(r"^(?:FAILED|ERROR) ([^\s[]+)", ended.stdout, re.MULTILINE)))
+
+
+@app.command()
+def main(
+    only: Annotated[str, typer.Option(help="Guarantees whose name has this word.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Look for the code only; run no test.")] = False,
+) -> None:
+    """Break each guarantee and run its tests; the exit status is 1 where they stay green."""
+    console = Console(highlight=False)
+    chosen = [one for one in GUARANTEES if only.lower() in one.name.lower()]
+    unnoticed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in _COPIED:
+            if (_ROOT / name).is_dir():
+                shutil.copytree(_ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+            elif (_ROOT / name).exists():
+                shutil.copy(_ROOT / name, tree / name)
+        for guarantee in chosen:
+            place_of(guarantee, tree)
+        if check:
+            return
+        if failed := failures(tree, {test for one in chosen for test in one.tests}):
+            raise SetupError(f"Before anything is broken, these tests must pass: {', '.join(failed)}")
+        for guarantee in chosen:
+            file = place_of(guarantee, tree)
+            text = file.read_text()
+            file.write_text(text.replace(guarantee.code, guarantee.broken))
+            failed = failures(tree, set(guarantee.tests))
+            file.write_text(text)
+            unnoticed += not failed
+            console.print(f"{guarantee.name}: " + (f"broken in {file.relative_to(tree)}, noticed by" if failed else ""))
+            console.print("\n".join(f"  {one}" for one in failed) or "  NOT NOTICED", soft_wrap=True)
+    if unnoticed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    run(app)
