@@ -13,8 +13,6 @@ from cloud_service.routes import ROUTERS
 from cloud_service.services import running_services
 from cloud_service.settings import Settings
 from shared.http.application import make_application
-from shared.http.flat import add_routes
-from shared.http.problems import RESPONSES
 from shared.http.system import system_routes
 from shared.metrics import Metrics
 from shared.security.key_ring import KeyRing
@@ -52,9 +50,9 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
         limit_for=lambda path: settings.body.max_rekey_bytes if _REKEY.fullmatch(path) else settings.body.max_bytes,
         body_seconds=settings.body.timeout_s,
         rates=settings.rates,
-        places=settings.work.queue_length + settings.work.max_batch_probes,  # those that wait, and those in progress
+        slots=settings.work.queue_length + settings.work.max_batch_probes,  # those that wait, and those in progress
     )
     app.state.key_ring = key_ring
-    add_routes(app, *ROUTERS, prefix="/v1", responses=RESPONSES)
-    add_routes(app, system_routes(metrics, readiness))
+    for router in (*ROUTERS, system_routes(metrics, readiness)):
+        app.include_router(router)
     return app

@@ -88,7 +88,7 @@ def _refuse_lost_record(settings: Settings) -> None:
     if not there and any(index.glob("*.segment")):
         raise SetupError(
             f"The record {record} is missing or empty, though files of its index are in {index}. Mount or restore the "
-            "record; to begin anew with an empty one, remove that folder first."
+            "record; to start with an empty one, remove that folder first."
         )
 
 

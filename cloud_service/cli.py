@@ -102,7 +102,7 @@ def restore(
         Path | None, typer.Option(metavar="FILE", help="What was erased, as patronus cloud erasures export wrote it.")
     ] = None,
 ) -> None:
-    """Put a backup in the place of the record; the service must not run. What was erased since is erased from it."""
+    """Replace the record by a backup; the service must not run. What was erased since is erased from it."""
     from cloud_service.record.backup import restore as put_back
 
     record = _record()

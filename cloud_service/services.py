@@ -29,7 +29,7 @@ from shared.wire.common import VerifyAnswer
 
 _log = get_logger(__name__)
 
-# Whoever probes readiness gives up after some seconds. A record that hangs may block two threads, not all of them.
+# Probes give up after some seconds. A record that hangs may block two threads, not all of them.
 _READINESS_TIMEOUT_S = 3.0
 _READINESS_THREADS = 2
 

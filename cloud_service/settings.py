@@ -1,4 +1,4 @@
-"""Every knob of the cloud, with its reason.
+"""Every setting of the cloud, with its reason.
 
 Read from the environment: the prefix ``PATRONUS_CLOUD__``, and ``__`` between levels, so that ``work.concurrency`` is
 ``PATRONUS_CLOUD__WORK__CONCURRENCY``. Settings do not change while the service runs.
@@ -13,10 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
-from shared.http.rates import RateSettings
 from shared.logs import LogLevel
 from shared.security.tls import TlsSettings
-from shared.service_settings import ServiceSettings
+from shared.service_settings import RateSettings, ServiceSettings
 from shared.urls import Host
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -26,7 +25,7 @@ _YEAR = 366 * _DAY
 
 
 class BodySettings(BaseModel):
-    """What a request may carry."""
+    """Limits of a request's body."""
 
     model_config = _FROZEN
 
@@ -39,7 +38,7 @@ class BodySettings(BaseModel):
 
 
 class RecordSettings(BaseModel):
-    """Where the truth is kept, and how much of it."""
+    """Where the record is kept, and its limits."""
 
     model_config = _FROZEN
 
@@ -47,7 +46,7 @@ class RecordSettings(BaseModel):
     """SQLAlchemy's URL of a SQLite file or a PostgreSQL database; absent: the file ``record.db`` in the home folder.
     May hold a password."""
     busy_timeout_s: Annotated[float, Field(ge=0, le=60)] = 5.0
-    """How long to wait for an operator's own reader or a backup to let go of the file, or for another writer."""
+    """The longest wait for another writer, a backup, or a reader of the operator's own."""
     statement_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 8.0
     """The longest that PostgreSQL may take for a statement; the edge waits 10 s for the whole of an answer."""
     max_templates_a_gallery: Annotated[int, Field(ge=1, le=10**9)] = 2_000_000
@@ -58,7 +57,7 @@ class RecordSettings(BaseModel):
 
 
 class IndexSettings(BaseModel):
-    """Where and how galleries are searched. The record stays the truth, and an index that is lost is made anew."""
+    """Where and how galleries are searched. An index is derived from the record, and rebuilt when it is lost."""
 
     model_config = _FROZEN
 
@@ -70,28 +69,28 @@ class IndexSettings(BaseModel):
     lone identification takes some 20 ms on two cores, exactly; two million would take twice that, and take a quarter of
     it with the approximate index. In Milvus all is exact but what is pinned otherwise."""
     snapshot_interval_s: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
-    """How often what became full is written to files, so that the next start need not read it from the record."""
+    """How often full segments are written to files, so that the next start need not read them from the record."""
     close_timeout_s: Annotated[float, Field(ge=0, le=600)] = 5.0
-    """How long an end may wait for the same."""
+    """The longest that the end of the service waits for that."""
 
 
 class RetentionSettings(BaseModel):
-    """What becomes of templates that have expired, and of the bytes of what was erased."""
+    """When templates that have expired are erased, and erased bytes overwritten."""
 
     model_config = _FROZEN
 
     sweep_interval_s: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
-    """How often what has expired is erased. It matches nobody from the second on in which it expires."""
+    """How often templates that have expired are erased. They stop matching in the second in which they expire."""
     sweep_batch: Annotated[int, Field(ge=1, le=10_000)] = 500
-    """Erased in one transaction: other writers wait some hundredths of a second for it."""
+    """Templates that are erased in one transaction; other writers wait some hundredths of a second for it."""
     clock_jump_s: Annotated[float, Field(gt=0, le=_YEAR)] = 300.0
-    """How far the machine's clock may be ahead of the record's own time and be believed at once: more than a restart
+    """How far the machine's clock may be ahead of the record's own time and be trusted immediately: more than a restart
     takes, less than a wrong time zone."""
     clock_settle_s: Annotated[float, Field(ge=0, le=_YEAR)] = 3600.0
     """How long a clock that jumped further must run on before anything is erased by it. Long enough for time servers to
     set it right, and for an operator to see the warning; short enough for a machine that is switched off at night."""
     overwrite_interval_s: Annotated[float, Field(ge=0.01, le=_DAY)] = 5.0
-    """How often it is tried to overwrite what could not be overwritten when it was erased."""
+    """How often the service tries again to overwrite what it could not overwrite with the erasure."""
     overwrite_within_s: Annotated[float, Field(gt=0, le=_YEAR)] = 86_400.0
     """`due_by` of an erasure of which something is left on disk: a backup, or a report, is done in a day."""
 
@@ -108,7 +107,7 @@ class MilvusSettings(BaseModel):
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
     """The longest that one call may take within a request; then that is answered with 503."""
     max_lag_s: Annotated[float, Field(gt=0, le=_DAY)] = 10.0
-    """How long a change may wait to be told before ``/readyz`` says that the index is not ready."""
+    """How long Milvus may lag behind a change before ``/readyz`` says that the index is not ready."""
     keeps_hours: Annotated[float, Field(ge=0, le=24 * 366)] = 72.0
     """How long it keeps what it dropped: by its own defaults, old files 3 hours and its log 3 days. An erasure is
     pending in the index until then."""
@@ -124,7 +123,7 @@ class WorkSettings(BaseModel):
     queue_length: Annotated[int, Field(ge=0, le=100_000)] = 256
     """Requests of each kind that may wait."""
     queue_timeout_s: Annotated[float, Field(gt=0, le=600)] = 2.0
-    """A person at an entrance does not wait longer; the caller is asked to try again."""
+    """A person at an entrance does not wait longer; the request is refused with 429."""
     search_threads: Annotated[int, Field(ge=1, le=32)] = 2
     """Galleries that are searched at the same time, so that a small one does not wait for a large one. A search uses
     all cores."""
@@ -138,7 +137,7 @@ class Settings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="PATRONUS_CLOUD__")
 
     home: Path = Field(default_factory=lambda: patronus_home() / "cloud")
-    """The folder of the record and of the API keys; nobody else may look into it."""
+    """The folder of the record and of the API keys; readable by the service's user only."""
     host: Host = "127.0.0.1"
     """Loopback: to be reached from elsewhere is decided by a person, behind TLS."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8001

@@ -1,4 +1,4 @@
-"""The store: the only place that writes the record and the index, and so keeps them in step."""
+"""The store: the only module that writes the record and the index, so that the two agree."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_envelopes(gallery: PinnedGallery, envelopes: Iterable[TemplateEnvelope]
     for envelope in envelopes:
         if envelope.contract != gallery.contract_digest:
             raise ContractMismatch(
-                "The template was made under another contract than the gallery's; make it anew under the gallery's.",
+                "The template was made under another contract than the gallery's; make it again under the gallery's.",
                 expected=gallery.contract_digest,
                 given=envelope.contract,
             )
@@ -259,7 +259,7 @@ class Store:
             _log.warning("templates_redated", templates=redated)
 
     def pending(self, receipt: Receipt) -> list[str]:
-        """Names the places where bytes of what an erasure removed may remain."""
+        """Names what may still hold bytes that an erasure removed."""
         return [residue.name for residue in self._residues if residue.holds(receipt)]
 
     def finish_erasures(self) -> None:

@@ -13,8 +13,6 @@ from edge_service.routes import embeddings, galleries, info, matching, pictures,
 from edge_service.services import open_services
 from edge_service.settings import EdgeSettings, PictureLimits
 from shared.http.application import make_application
-from shared.http.disconnects import DisconnectWatch
-from shared.http.flat import add_routes
 from shared.http.system import system_routes
 from shared.metrics import Metrics
 from shared.wire.edge import MAX_EMBEDDINGS_BYTES
@@ -56,11 +54,12 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         limit_for=lambda path: _body_limit(path, settings.pictures),
         body_seconds=settings.pictures.body_timeout_s,
         rates=settings.rates,
-        places=_MOST_REQUESTS_OF_A_KIND,
-        innermost=DisconnectWatch,
+        slots=_MOST_REQUESTS_OF_A_KIND,
+        watch_disconnects=True,
     )
     parts = (matching, subjects, embeddings, pictures, galleries, rekey, info)
-    add_routes(app, *(part.router for part in parts), system_routes(metrics, checks))
+    for router in (*(part.router for part in parts), system_routes(metrics, checks)):
+        app.include_router(router)
     return app
 
 

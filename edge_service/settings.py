@@ -9,10 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
-from shared.http.rates import RateSettings
 from shared.logs import LogLevel
 from shared.security.tls import TlsSettings
-from shared.service_settings import ServiceSettings
+from shared.service_settings import RateSettings, ServiceSettings
 from shared.urls import Host, ServiceUrl
 from shared.wire.edge import QualityFilter
 

@@ -1,4 +1,4 @@
-"""``patronus lab``: from one's own pictures to a protection profile, and what it is worth."""
+"""``patronus lab``: trains a protection profile on your own pictures, and measures it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def needs() -> None:
         raise SetupError(f"The lab needs {' and '.join(missing)}, which are not installed; run: pip install '.[lab]'")
 
 
-_Out = Annotated[Path, typer.Option("--out", help="Folder of the training; a second call goes on where it stopped.")]
-_Embedder = Annotated[str | None, typer.Option(help="For a profile that is for any embedder, or your own.")]
+_Out = Annotated[Path, typer.Option("--out", help="Folder of the training; a second call resumes it.")]
+_Embedder = Annotated[str | None, typer.Option(help="Embedder to use, if the profile fits any embedder or your own.")]
 _Tau = Annotated[
     float | None,
     typer.Option(
-        callback=finite, min=-1, max=1, help="Cosine threshold, where the profile names none. [default: the embedder's]"
+        callback=finite, min=-1, max=1, help="Cosine threshold, if the profile has none. [default: the embedder's]"
     ),
 ]
 _Profiles = Annotated[Path | None, typer.Option(help="Your own folder of profiles.")]
@@ -39,28 +39,32 @@ _RUN, _CACHE = Path("lab-run"), Path(".lab")
 
 @app.command()
 def train(
-    images: Annotated[Path, typer.Option(help="Faces for attackers to learn on: a folder of pictures, or a tar.")],
+    images: Annotated[Path, typer.Option(help="Faces that attackers learn on: a folder of pictures, or a tar.")],
     people: Annotated[
         Path | None,
-        typer.Option(help="Labelled faces, a sub-folder a person; LFW with its pairs. Default: the images' own."),
+        typer.Option(help="Labeled faces, one sub-folder per person, or LFW with its pairs. Default: the images."),
     ] = None,
-    terms: Annotated[str, typer.Option(help="On what terms the pictures may be used; goes into the model card.")] = "",
+    terms: Annotated[str, typer.Option(help="Terms of use of the pictures, for the model card.")] = "",
     profile: Annotated[str, typer.Option(help="Name of the profile.")] = "own",
     embedder: Annotated[str, typer.Option(help="An embedder of the edge, or the path of an .onnx file.")] = "",
     tau: Annotated[
         float | None, typer.Option(callback=finite, help="Cosine threshold of your system. Default: the embedder's.")
     ] = None,
     plugin: Annotated[
-        bool, typer.Option("--plugin", help="Perturb probes alone, for a gallery that stays unprotected.")
+        bool, typer.Option("--plugin", help="Perturb probes only, for a gallery that stays unprotected.")
     ] = False,
-    phi_max: Annotated[float | None, typer.Option(callback=finite, help="Largest angle to train for, degrees.")] = None,
-    rounds: Annotated[int, typer.Option(min=0, max=5, help="Times that attackers are retrained.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of hours; protects badly.")] = False,
+    phi_max: Annotated[
+        float | None, typer.Option(callback=finite, help="Largest angle to train for, in degrees.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, max=5, help="How often attackers are retrained.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of all random draws.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Train for minutes, not hours; gives weak protection.")
+    ] = False,
     out: _Out = _RUN,
     cache: _Cache = _CACHE,
 ) -> None:
-    """Train attackers, and the network that spoils their work."""
+    """Train decoders as attackers, and the network that perturbs embeddings against them."""
     from pydantic import ValidationError
 
     from edge_service.protection.profiles.files import available
@@ -112,13 +116,13 @@ def train(
 
 @app.command()
 def calibrate(out: _Out = _RUN, cache: _Cache = _CACHE) -> None:
-    """Find how far the trained network may turn at the unchanged threshold."""
+    """Find the largest angle at which the unchanged threshold still holds."""
     from lab.defence.runs import Run
 
     found = Run.open(out, cache).calibrate()
     certified = "none: too few people" if found.certified is None else f"{found.certified:.2f} degrees"
     typer.echo(f"statistical budget  {found.phi_max:.1f} degrees a side, on {found.people} people")
-    typer.echo(f"certified budget    {certified} (at most {found.alpha:.0%} of decisions, whoever chooses the turns)")
+    typer.echo(f"certified budget    {certified} (at most {found.alpha:.0%} of decisions change, for any directions)")
     typer.echo(f"no margin (phi = 0) {found.no_margin:.2%} of faces")
     typer.echo(f"Next: patronus lab evaluate --out {out}")
 
@@ -127,15 +131,15 @@ def calibrate(out: _Out = _RUN, cache: _Cache = _CACHE) -> None:
 def evaluate(
     judge: Annotated[
         list[str] | None,
-        typer.Option(help="Another embedder that judges rebuilt faces, as NAME_OR_PATH=TAU; may be given again."),
+        typer.Option(help="Further embedder that rebuilt faces are matched with, as NAME_OR_PATH=TAU; repeatable."),
     ] = None,
-    most: Annotated[int | None, typer.Option(min=20, help="People to attack at most. Default: all.")] = None,
+    most: Annotated[int | None, typer.Option(min=20, help="Largest number of people to attack. Default: all.")] = None,
     out: _Out = _RUN,
     cache: _Cache = _CACHE,
 ) -> None:
-    """Measure accuracy at the threshold, and what attackers rebuild, on people who took no part.
+    """Measure accuracy at the threshold, and rebuilt faces, on people not used in training.
 
-    Where the names of the training's pictures hold age, sex and group, as UTKFace's do, also false matches by these.
+    Also measures false matches by age, sex and group, if the pictures are named as UTKFace's are.
     """
     from lab.defence.runs import Run
     from lab.evaluation.evaluate import evaluate_run, table
@@ -158,13 +162,13 @@ def demographics(
     tau: _Tau = None,
     most: Annotated[
         int | None,
-        typer.Option(min=0, help="Pictures of each age band at most, drawn at random; 0: all. [default: 900]"),
+        typer.Option(min=0, help="Largest number of pictures per age band, drawn at random; 0: all. [default: 900]"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write all figures, as JSON.")] = None,
     card: Annotated[Path | None, typer.Option(help="Also write the table into this model card.")] = None,
     cache: _Cache = _CACHE,
 ) -> None:
-    """Measure how often people of one age, sex or group are taken for each other, under a finished profile."""
+    """Measure false match rates by age, sex and group under a finished profile."""
     import json
 
     from edge_service.models.files import write_whole
@@ -204,12 +208,12 @@ def export(
 
 @app.command()
 def figures(
-    portraits: Annotated[Path, typer.Option(help="Pictures whose publication nobody minds; their faces are shown.")],
+    portraits: Annotated[Path, typer.Option(help="Pictures that may be published; their faces are shown.")],
     to: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("figures"),
     out: _Out = _RUN,
     cache: _Cache = _CACHE,
 ) -> None:
-    """Draw what a breach gives back, the angles, and accuracy over the angle."""
+    """Draw faces rebuilt after a breach, the angles, and accuracy over the angle."""
     from lab.defence.runs import Run
     from lab.evaluation.figures import draw
 
@@ -219,33 +223,39 @@ def figures(
 
 @app.command()
 def attack(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the attack; a second call goes on where it stopped.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the attack; a second call resumes it.")],
     profile: Annotated[str, typer.Option(help="The profile to attack.")] = "default",
     profiles: _Profiles = None,
     people: Annotated[
         Path | None,
-        typer.Option(envvar="PATRONUS_FACE_DATA", help="Labelled faces, a sub-folder a person; LFW with its pairs."),
+        typer.Option(
+            envvar="PATRONUS_FACE_DATA", help="Labeled faces, one sub-folder per person, or LFW with its pairs."
+        ),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="The attacker's own faces, of other people. Default: utkface112.tar beside the people."),
+        typer.Option(
+            help="The attacker's own faces, of other people. Default: utkface112.tar in the folder of the people."
+        ),
     ] = None,
     embedder: _Embedder = None,
     tau: _Tau = None,
     judge: Annotated[
         list[str] | None,
-        typer.Option(help="Another embedder that judges rebuilt faces, NAME_OR_PATH or NAME_OR_PATH=TAU; repeatable."),
+        typer.Option(
+            help="Further embedder that rebuilt faces are matched with, NAME_OR_PATH or NAME_OR_PATH=TAU; repeatable."
+        ),
     ] = None,
     portraits: Annotated[
-        Path | None, typer.Option(help="Pictures whose publication nobody minds; shown with what is rebuilt of them.")
+        Path | None, typer.Option(help="Pictures that may be published; shown with the faces rebuilt from them.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Minutes instead of hours; attackers too weak to publish.")
+        bool, typer.Option("--quick", help="Run for minutes, not hours; attackers are too weak to publish.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of all random draws.")] = 0,
     cache: _Cache = _CACHE,
 ) -> None:
-    """Attack a profile in every way we know, and write one report."""
+    """Run all known attacks on a profile, and write one report."""
     from lab.attacks.suite import AttackOptions, Suite
 
     if people is None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.canonical_base64 import CANONICAL_PATTERN, decode_canonical
 from shared.contract import MAX_DIM
 from shared.errors import InvalidTemplate
 from shared.names import HexDigest
@@ -19,6 +19,24 @@ from shared.strict_types import JsonInteger, One
 # A float32 unit vector of 4,096 values is off by less than 1e-5; what is further off was never normalised.
 UNIT_TOLERANCE = 1e-4
 _FLOAT32_BYTES = 4
+_CANONICAL_PATTERN: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+
+
+def decode_canonical(text: str) -> bytes:
+    """Decodes base64 in its canonical form: padded, no other characters, no bits left over (RFC 4648, 3.2 and 3.5).
+
+    Raises:
+        ValueError: it is not how these bytes are encoded.
+    """
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise ValueError("not base64") from None
+    # The decoder ignores the bits of the last character that belong to no byte, so the last bytes are encoded again.
+    rest = len(raw) % 3
+    if len(text) != 4 * ((len(raw) + 2) // 3) or (rest and base64.b64encode(raw[-rest:]) != text[-4:].encode("ascii")):
+        raise ValueError("not canonical base64")
+    return raw
 
 
 class TemplateEnvelope(BaseModel):
@@ -39,8 +57,8 @@ class TemplateEnvelope(BaseModel):
             max_length=4 * ((MAX_DIM * _FLOAT32_BYTES + 2) // 3),
             repr=False,
             description="base64 of `dim` little-endian float32 values, which make a unit vector",
-            # Told, and held by `open`: what is wrong with a template is answered in words of its own.
-            json_schema_extra={"contentEncoding": "base64", "pattern": CANONICAL_PATTERN, "minLength": 12},
+            # For the document only: `open` checks it, with an error of its own.
+            json_schema_extra={"contentEncoding": "base64", "pattern": _CANONICAL_PATTERN, "minLength": 12},
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""One tree of errors, answered by both services as problem+json (RFC 9457).
+"""The errors of Patronus, in one tree; both services answer them as problem+json (RFC 9457).
 
 ::
 
@@ -6,7 +6,7 @@
     ├── BadRequest                400  the request cannot be understood
     ├── Unauthenticated           401  no key, or a key that is not known
     ├── Forbidden                 403  the key is known but lacks the scope
-    ├── NotFound                  404  gallery, subject or template that is not there
+    ├── NotFound                  404  gallery, subject or template that does not exist
     ├── RequestTimedOut           408  the body took longer than allowed
     ├── Conflict                  409  exists already with other properties
     │   └── ContractMismatch      409  a template made under another contract
@@ -16,29 +16,28 @@
     │   ├── UnreadablePicture     422  damaged, animated or empty
     │   ├── FaceRefused           422  no face, several faces, or one too poor to use
     │   └── InvalidTemplate       422  wrong length, not finite, not a unit vector
-    ├── Overloaded                429  more work than the service carries; Retry-After is set
-    │   └── RateLimited           429  more calls than the key may make; Retry-After is set
+    ├── Retryable                      the same request may be sent again after ``retry_after_s`` (Retry-After)
+    │   ├── Overloaded            429  more work than the service carries
+    │   │   └── RateLimited       429  more calls than the key may make
+    │   ├── UpstreamUnavailable   503  the cloud cannot be reached
+    │   ├── IndexUnavailable      503  the cloud's index cannot be reached, or is being rebuilt
+    │   ├── RecordUnavailable     503  the record cannot be reached or written
+    │   │   └── OutcomeUnknown    503  it went away while a change was being committed
+    │   ├── RecordDamaged         503  a row of the record is damaged, and not used
+    │   ├── KeysUnavailable       503  the file of API keys cannot be read
+    │   └── InsufficientStorage   507  the record's disk is full
     ├── ProtectionFailed          500  a privacy step failed; nothing was sent
     ├── UpstreamFailed            502  the cloud answered something the edge does not understand
-    ├── UpstreamUnavailable       503  the cloud cannot be reached
-    ├── RecordUnavailable         503  the record cannot be reached or written; Retry-After is set
-    │   └── OutcomeUnknown        503  it went away while a change was being committed
-    ├── RecordDamaged             503  a row of the record is damaged, and not used; Retry-After is set
-    ├── IndexUnavailable          503  the cloud's index cannot be reached, or is being made anew
-    ├── InsufficientStorage       507  the record's disk is full; Retry-After is set
     └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
 
-``detail`` is one sentence that tells a person how to mend it. It is shown to clients, so it never holds a biometric
+``detail`` is one sentence that says what is wrong and how to mend it. Clients see it, so it never holds a biometric
 value, a path, a key or the text of another exception.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Final
-
-RETRY_STATUSES: Final = frozenset({429, 503, 507})
-"""Of answers after which the same request may be sent again; each of them says when."""
+from typing import Any, ClassVar
 
 
 class PatronusError(Exception):
@@ -48,22 +47,38 @@ class PatronusError(Exception):
         detail: one sentence for the caller: what is wrong and how to mend it.
         reason: a stable word for programs, such as ``too_small``; defaults to the class's own.
         extra: further members of the problem document; plain JSON values, never biometric.
-
-    Attributes:
-        retry_after_s: seconds after which the same request may be sent again, for ``Retry-After``. It goes out with
-            every answer of a status in ``RETRY_STATUSES``.
     """
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "unexpected-error"
     title: ClassVar[str] = "Unexpected error"
-    retry_after_s: int = 2
 
     def __init__(self, detail: str, *, reason: str | None = None, **extra: Any) -> None:
         super().__init__(detail)
         self.detail = detail
         self.reason = reason
         self.extra = extra
+
+
+class Retryable(PatronusError):
+    """The same request may be sent again after some seconds; answered with ``Retry-After``.
+
+    Args:
+        detail: one sentence for the caller.
+        reason: a stable word for programs.
+        retry_after_s: seconds to wait; None: as the class says.
+        extra: further members of the problem document.
+    """
+
+    status = 503
+    retry_after_s: int = 2
+
+    def __init__(
+        self, detail: str, *, reason: str | None = None, retry_after_s: int | None = None, **extra: Any
+    ) -> None:
+        super().__init__(detail, reason=reason, **extra)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
 class BadRequest(PatronusError):
@@ -166,16 +181,13 @@ class InvalidTemplate(Unprocessable):
     title = "Invalid template"
 
 
-class Overloaded(PatronusError):
-    """More work than the service carries at once; try again after ``retry_after_s``."""
+class Overloaded(Retryable):
+    """More work than the service carries at once."""
 
     status = 429
     kind = "overloaded"
     title = "Overloaded"
-
-    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
-        super().__init__(detail)
-        self.retry_after_s = retry_after_s
+    retry_after_s = 1
 
 
 class RateLimited(Overloaded):
@@ -186,7 +198,7 @@ class RateLimited(Overloaded):
         counted: what was counted: ``matching``, or ``all``.
         quota: calls that may be made in the window.
         window_s: the window.
-        free_in_s: until the next one may be.
+        free_in_s: seconds until the next call may be made.
     """
 
     kind = "rate-limited"
@@ -215,44 +227,29 @@ class UpstreamFailed(PatronusError):
     title = "Cloud failed"
 
 
-class UpstreamUnavailable(PatronusError):
+class UpstreamUnavailable(Retryable):
     """The cloud cannot be reached, or does not answer in time."""
 
-    status = 503
     kind = "cloud-unavailable"
     title = "Cloud unavailable"
 
-    def __init__(self, detail: str, *, retry_after_s: int = 2) -> None:
-        super().__init__(detail)
-        self.retry_after_s = retry_after_s
 
+class IndexUnavailable(Retryable):
+    """The cloud's index cannot be reached, does not answer in time, or is being rebuilt from the record."""
 
-class IndexUnavailable(PatronusError):
-    """The cloud's index cannot be reached, does not answer in time, or is being made anew from the record."""
-
-    status = 503
     kind = "index-unavailable"
     title = "Index unavailable"
 
-    def __init__(self, detail: str, *, reason: str | None = None, retry_after_s: int = 2) -> None:
-        super().__init__(detail, reason=reason)
-        self.retry_after_s = retry_after_s
 
-
-class RecordUnavailable(PatronusError):
+class RecordUnavailable(Retryable):
     """The database under the record cannot be reached, does not answer in time, or may not be written."""
 
-    status = 503
     kind = "record-unavailable"
     title = "Record unavailable"
 
-    def __init__(self, detail: str, *, reason: str | None = None, retry_after_s: int = 2) -> None:
-        super().__init__(detail, reason=reason)
-        self.retry_after_s = retry_after_s
-
 
 class OutcomeUnknown(RecordUnavailable):
-    """The database went away while it committed: whether the change is stored cannot be told now."""
+    """The database went away while it committed: whether the change is stored is not known."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -261,37 +258,29 @@ class OutcomeUnknown(RecordUnavailable):
         )
 
 
-class RecordDamaged(PatronusError):
+class RecordDamaged(Retryable):
     """A row of the record is not what was written. It is not used; an operator has to act. Others are answered."""
 
-    status = 503
     kind = "record-damaged"
     title = "Record damaged"
     retry_after_s = 60
 
 
-class KeysUnavailable(PatronusError):
-    """The service's file of API keys went missing, is damaged, or can be read by others: nobody is let in."""
+class KeysUnavailable(Retryable):
+    """The service's file of API keys is missing, damaged, or readable by others: no request is accepted."""
 
-    status = 503
     kind = "keys-unavailable"
     title = "API keys unavailable"
-
-    def __init__(self, detail: str, *, retry_after_s: int = 10) -> None:
-        super().__init__(detail)
-        self.retry_after_s = retry_after_s
+    retry_after_s = 10
 
 
-class InsufficientStorage(PatronusError):
+class InsufficientStorage(Retryable):
     """The disk under the record is full. What is stored can be read, and nothing acknowledged is lost."""
 
     status = 507
     kind = "insufficient-storage"
     title = "Insufficient storage"
-
-    def __init__(self, detail: str, *, reason: str | None = None, retry_after_s: int = 30) -> None:
-        super().__init__(detail, reason=reason)
-        self.retry_after_s = retry_after_s
+    retry_after_s = 30
 
 
 class SetupError(PatronusError):

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.canonical_base64 import decode_canonical
 from shared.contract import MAX_DIM
+from shared.envelope import decode_canonical
 from shared.errors import Unprocessable
 from shared.strict_types import JsonInteger
 

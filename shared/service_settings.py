@@ -7,12 +7,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.errors import SetupError
+from shared.security.credentials import UNLIMITED, Rate
 
 S = TypeVar("S", bound="ServiceSettings")
 
@@ -33,6 +34,25 @@ class ServiceSettings(BaseSettings):
     def first_key_file(self) -> Path:
         """The private file that the first API key is left in."""
         return self.home / "api_key"
+
+
+class RateSettings(BaseModel):
+    """How often one API key may call, by kind of request, unless the key has a rate of its own.
+
+    Counted over a sliding window in the memory of this process: each of several replicas counts for itself. Load
+    shedding keeps one key from taking all of a small machine (``shared/http/load_shedding.py``).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reading: Rate = UNLIMITED
+    """Listings and look-ups."""
+    matching: Rate = "20000/hour"
+    """Probes that are verified or identified, and pictures that are examined: what a stolen key is used for.
+    20,000 an hour are five a second all day, in any bursts, or twenty doors in a rush: no door is locked out. A thief
+    needs days for the millions of a search, and is in the log."""
+    writing: Rate = UNLIMITED
+    """Enrollments, erasures, and everything else."""
 
 
 def load_settings(settings: type[S], **chosen: Any) -> S:

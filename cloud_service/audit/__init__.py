@@ -1,1 +1,4 @@
-"""The audit log: a hash chain of what was done, without names or biometric values, and the check of that chain."""
+"""The audit log: a hash chain of what was done, and its check.
+
+It holds no names of subjects and no biometric values.
+"""

@@ -1,4 +1,4 @@
-"""Checks the audit log's chain, also while a service writes to it, and finds the first entry that does not fit."""
+"""Checks the audit log's chain, also while a service writes to it."""
 
 from __future__ import annotations
 

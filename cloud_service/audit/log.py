@@ -1,4 +1,6 @@
-"""The audit log: what was done, when, under which API key. Each entry holds the digest of the one before.
+"""The audit log: what was done, when, under which API key.
+
+Each entry holds the digest of the one before.
 
 An entry is written in the transaction of what it is about. It holds no biometric value and names no subject. An entry's
 digest is SHA-256 over the UTF-8 bytes of a JSON array (docs/operating.md shows how anybody checks it)::

@@ -1,1 +1,1 @@
-"""Erasure: receipts, bytes that SQLite or index files still hold, and erasures that outlive a restored backup."""
+"""Erasure: receipts, residue on disk, and erasures that outlive a restored backup."""

@@ -95,7 +95,7 @@ def _not_known(why: str) -> SetupError:
 
 
 def carry_over(database: Database, before: Replaced | Unread | None, listed: ErasureList | None) -> CarriedOver:
-    """Repeats in a restored record what was erased since its backup was taken, and adds the restore to its log.
+    """Repeats in a restored record the erasures since its backup, and logs the restore.
 
     Args:
         database: the restored record; nobody else uses it.
@@ -138,7 +138,7 @@ def carry_over(database: Database, before: Replaced | Unread | None, listed: Era
 
 
 def apply_list(settings: Settings, source: Path) -> Repeated:
-    """Erases from the record, wherever it is kept, what a list names and was not erased yet. The service must not run.
+    """Erases from the record what a list names; the service must not run.
 
     Raises:
         NotFound: there is no such list.

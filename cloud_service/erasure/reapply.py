@@ -82,7 +82,7 @@ class _Repeater:
         return gone
 
     def _same(self, erasure: KnownErasure) -> PinnedGallery | None:
-        """The very gallery that was erased from, whatever may bear its name or number now; None: it is not here."""
+        """The very gallery that was erased from, not one of its name; None: it is not here."""
         if self._made.get(erasure.gallery_id) != erasure.made:
             return None
         which = (gallery.c.id == erasure.gallery_id) & (gallery.c.name == erasure.gallery)

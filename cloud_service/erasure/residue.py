@@ -1,4 +1,4 @@
-"""Residue: bytes of erased templates that may stay somewhere after the record and every search have dropped them."""
+"""Residue: bytes of erased templates that may stay on disk for a while."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Residue(Protocol):
 
 
 class OverwrittenAsWhole:
-    """A place that is overwritten as a whole, such as SQLite's log, once nobody reads an old state in it.
+    """Residue that is overwritten as a whole, such as SQLite's log, when nobody reads it.
 
     The start of a service overwrites it, so that nothing needs to be remembered over a restart.
 

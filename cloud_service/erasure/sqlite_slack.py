@@ -141,7 +141,7 @@ class SqliteSlack:
 
 
 def _gap_in(image: bytes, page: int) -> tuple[int, int] | None:
-    """Where a page's gap begins and ends, if it is a leaf of a table and something else than zeros is in it."""
+    """The start and end of a table leaf's gap; None: it is no such page, or holds zeros only."""
     header = _HEADER if page == 1 else 0
     if image[header] != _LEAF_OF_A_TABLE:
         return None

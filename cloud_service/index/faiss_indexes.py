@@ -1,4 +1,4 @@
-"""Indexes in the memory of this process, with snapshots of their full segments; a damaged index is rebuilt."""
+"""Indexes in the memory of this process, with snapshots of their full segments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REST: Final = 3.0
 
 @dataclass
 class _Prepared:
-    """The index for a gallery's next key: how far it was built, and what has to be removed from it."""
+    """The index for a gallery's next key, how far it is built, and what to remove from it."""
 
     key_version: int
     index: SegmentedIndex
@@ -127,10 +127,10 @@ class FaissIndexes:
                 raise
 
     def added_before(self, gallery: PinnedGallery, uids: Sequence[str]) -> None:
-        """Does nothing: stored templates can be found, or their index was rebuilt when it was asked for."""
+        """Does nothing: stored templates are in the index, or it was rebuilt before."""
 
     def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Removes templates; their bytes are gone from memory and from the snapshots when this returns."""
+        """Removes templates, and their bytes from memory and snapshots."""
         with self._changing, self._metrics.step("index"):
             prepared = self._prepared.get(gallery.id)
             if prepared is not None:
@@ -191,7 +191,7 @@ class FaissIndexes:
             self._indexes.pop((gallery.id, gallery.key_version), None)
 
     def prepare(self, after: PinnedGallery) -> None:
-        """Makes an index of what is staged for a gallery's next key; searches and changes go on meanwhile."""
+        """Makes an index of what is staged for a gallery's next key, while searches go on."""
         with self._changing:  # from here on, `removed` collects erased templates
             prepared = self._prepared.get(after.id)
             if prepared is None or prepared.key_version != after.key_version:
@@ -248,7 +248,7 @@ class FaissIndexes:
             prepared.built_to = int(ids[-1])
 
     def _replace(self, gallery: PinnedGallery) -> None:
-        """Drops an index that cannot be trusted and rebuilds it; where that fails too, its next use tries again."""
+        """Drops an index that cannot be trusted and rebuilds it, now or at its next use."""
         self._indexes.pop((gallery.id, gallery.key_version), None)
         self._to_rebuild.add(gallery.id)
         try:

@@ -1,4 +1,4 @@
-"""The vector index: proposes the templates nearest to a probe. Derived from the record, and rebuilt from it at will."""
+"""A gallery's index in memory: proposes the templates nearest to a probe."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Hits:
 
 
 class VectorIndex(Protocol):
-    """The templates of one gallery, searchable. Safe to search from several threads while one writes."""
+    """One gallery's templates. Safe to search from several threads while one writes."""
 
     def __len__(self) -> int: ...
 
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
-        """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``.
+        """The ``width`` best templates for each of (m, d) float32 unit probes, from ``at_least``.
 
         A template that is there throughout the search is proposed, or scores at most ``unseen_at_most``. One that is
         added or removed meanwhile may be proposed or not.
@@ -50,7 +50,7 @@ class VectorIndex(Protocol):
 
 
 class SegmentedIndex:
-    """All templates in memory at one byte a value, compared with every probe; what may be among the best is proposed.
+    """All templates in memory at one byte a value, compared with every probe.
 
     It is exact: a template that is not proposed cannot score more than it says, because what was lost of each by
     keeping it in bytes is known. With sketches of segments that are full it is approximate: those are scanned in place
@@ -126,7 +126,10 @@ class SegmentedIndex:
         return [segment for segment in self.full() if segment not in self._sketches]
 
     def sketch(self, segment: Segment, sketch: Sketch) -> None:
-        """Scans a sketch in place of a segment from now on; it may have been made while templates were removed."""
+        """Scans a sketch in place of a segment from now on.
+
+        It may have been made while templates were removed.
+        """
         if segment in self.segments():
             sketch.forget(np.flatnonzero(segment.ids == DEAD))
             self._sketches[segment] = sketch
@@ -136,7 +139,7 @@ class SegmentedIndex:
         self._sketches.clear()
 
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
-        """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``."""
+        """The ``width`` best templates for each of (m, d) float32 unit probes, from ``at_least``."""
         wide = np.zeros((len(probes), self._wide), np.float32)
         wide[:, : self._dim] = probes
         sketches = self._sketches
@@ -172,7 +175,7 @@ class Shelf:
         return sum(segment.held for segment in self.segments)
 
     def full(self) -> list[Segment]:
-        """Those that nothing is appended to any more: a last one that is small has a larger one take its place."""
+        """Those that nothing is appended to: a small last one is replaced by a larger one."""
         last = len(self.segments) - 1
         return [
             segment
@@ -194,7 +197,7 @@ class Shelf:
         self.segments = (*full, segment, *(one for one in self.segments if one.room))
 
     def remove(self, ids: NDArray[np.int64], most: int) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
-        """Removes ids, of which there are ``most`` at most; in which segments they were, and in which rows."""
+        """Removes ids, ``most`` at most; yields the segments and rows in which they were."""
         for segment in reversed(self.segments):
             if most <= 0:
                 return
@@ -204,7 +207,7 @@ class Shelf:
                 yield segment, rows
 
     def compact(self) -> None:
-        """Rewrites segments of which much was removed, joined with a neighbor where both fit into one."""
+        """Rewrites segments of which much was removed, and joins small neighbors."""
         kept: list[Segment] = []
         for segment in self.segments:
             before = kept[-1] if kept else None

@@ -14,7 +14,7 @@ from shared.wire.cloud import IndexStats, SnapshotInfo
 
 
 class Indexes(Protocol):
-    """An index for each gallery of the record. The store calls it after every change that is committed.
+    """An index for each gallery of the record; the store calls it after every commit.
 
     What follows an erasure (``removed``, ``dropped``) or a doubtful commit never raises: it is repaired later.
     """
@@ -77,7 +77,7 @@ class Indexes(Protocol):
         """Checks an index later whose last change may or may not be committed."""
 
     def prepare(self, after: PinnedGallery) -> None:
-        """Makes an index of what is staged for a gallery's next key, beside the one that is searched.
+        """Makes an index of what is staged for a gallery's next key, beside the present one.
 
         May take long. Called again, it adds what was staged since.
         """

@@ -1,4 +1,4 @@
-"""Scans of segments for the best templates of some probes; each says what it does not show, too."""
+"""Scans of segments for the best templates, with a bound on what they do not show."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def _threads() -> int:
 
 @cache
 def _threads_of_searches() -> ThreadPoolExecutor:
-    """Threads that help with a search; they sleep in between, where those of a BLAS spin and hold up everybody."""
+    """Threads that share a search; they sleep in between, where a BLAS's spin."""
     return ThreadPoolExecutor(_threads(), thread_name_prefix="search")
 
 

@@ -1,4 +1,4 @@
-"""A piece of an index: templates at one byte a value, in FAISS's storage of a fixed size, filled from the front.
+"""A piece of an index: templates at one byte a value, in FAISS's storage.
 
 A template's value x within [-reach, reach] is kept as the nearest of 256 steps: code = round(x / step) + 127, with
 step = reach / 127.5; the code 127 is zero. What that loses is measured for every row when it is added: the inner
@@ -28,7 +28,7 @@ Codes = NDArray[np.uint8]
 
 
 def in_this_thread_only() -> None:
-    """Has FAISS do what this thread asks of it in this thread: the setting is each thread's own, and costs nothing.
+    """Has FAISS work in the calling thread only; the setting is each thread's own.
 
     A search is shared by threads that sleep when there is none. FAISS's own spin.
     """
@@ -36,7 +36,7 @@ def in_this_thread_only() -> None:
 
 
 def narrow_reach(dim: int) -> float:
-    """The reach that hardly any unit vector goes beyond: six standard deviations of a random one's values."""
+    """Six standard deviations of a random unit vector's values: few have a larger one."""
     return min(1.0, 6.0 / float(np.sqrt(dim)))
 
 
@@ -103,7 +103,7 @@ class Segment:
 
     @property
     def error(self) -> float:
-        """The most that a score of a scan differs from the exact inner product of a template and a unit probe."""
+        """The largest difference between a scan's score and the exact inner product."""
         # A float32 sum of n products is off by at most n * 2**-24 * sum|x_i y_i| (Higham, Accuracy and Stability of
         # Numerical Algorithms, section 3.1), here of codes up to 255 with a unit probe, whose |y_i| come to sqrt(n).
         wide = self.codes.shape[1]
@@ -141,7 +141,7 @@ class Segment:
         return self.ids[whole].copy(), self.codes[whole].copy()
 
     def scan(self, probes: NDArray[np.float32], width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The ``width`` best rows for each of (m, wide) float32 probes: (m, width) scores, best first, and rows.
+        """(m, width) scores, best first, and rows for (m, wide) float32 probes.
 
         FAISS's own scan: the quickest there is for one probe, and for some.
         """

@@ -1,4 +1,4 @@
-"""A sketch of a segment at half a byte for two values: quick to scan, good enough to propose, never to decide."""
+"""A sketch of a segment at half a byte for two values: quick to scan, only to propose."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROUNDS: Final = 8
 
 
 class Sketch:
-    """FAISS's product quantization with 16 points for each pair of values (``IndexPQFastScan``), of a full segment.
+    """A full segment in FAISS's ``IndexPQFastScan``: 16 points for each pair of values.
 
     Scores are off by some hundredths, where those of the segment's codes are off by some thousandths.
 
@@ -48,7 +48,7 @@ class Sketch:
         return self.blocks.nbytes
 
     def propose(self, probes: NDArray[np.float32], width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The ``width`` best rows for each of (m, wide) float32 probes: (m, width) scores, best first, and rows."""
+        """(m, width) scores, best first, and rows for (m, wide) float32 probes."""
         in_this_thread_only()
         scores, rows = self._store.search(probes, min(width, self._store.ntotal))
         return scores, rows

@@ -1,4 +1,4 @@
-"""Snapshots of an index: its full segments as files, so that a start reads bytes instead of the whole record.
+"""Snapshots of an index: its full segments as files, for a quick start.
 
 A file is trusted when its digest stands in the record, and in no other case: one that is damaged, or of another record,
 or of a time before a backup was restored, is not read but rebuilt. An erasure takes away the digest of each file that
@@ -42,7 +42,7 @@ _NO_IDS: Final = np.empty(0, np.int64)
 
 
 class Snapshots:
-    """The files of all galleries' indexes, and the journal that keeps the record's list of them true.
+    """The index files of all galleries, and the journal that keeps the record's list of them.
 
     Args:
         database: where the record is.
@@ -204,7 +204,7 @@ class Snapshots:
     def _register(
         self, pinned: PinnedGallery, values: dict[str, Any], within: NDArray[np.int64], others: list[str]
     ) -> bool:
-        """Writes a digest down, unless the record does not have what the index has there, or the key changed.
+        """Records a file's digest, unless the record's templates or key are other ones by now.
 
         Of the gallery's other files only those of segments that the index still has are trusted from then on: what it
         rewrote stands in a newer file, and must not be read twice.

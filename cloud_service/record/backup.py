@@ -1,4 +1,4 @@
-"""Backups of the record: taken while the service runs, and checked before they are called one."""
+"""Backups of the record: taken while the service runs, and checked."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def restore(backup: Path, record: Path, *, replace: bool = False, erasures: Path
 
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """An empty private file in the target's folder, gone at the end with all that SQLite made beside it."""
+    """A temporary private file in the target's folder, removed with SQLite's files beside it."""
     part = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -132,7 +132,7 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def _checked(path: Path) -> Held:
-    """Reads all of a file as SQLite's own check does, and all templates, and counts what is in it."""
+    """Checks every page, row and template of a file, and counts what is in it."""
     try:
         with closing(open_read_only(path)) as file:
             for damage in file_damage(file):

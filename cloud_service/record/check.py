@@ -1,4 +1,4 @@
-"""Reads a whole record and its index files, and lists what is damaged; also while a service uses them."""
+"""Checks a whole record and its index files, also while a service uses them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,10 @@ class DamagedTemplate:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What was read, and what of it is damaged; ``problems`` are sentences about other things than templates."""
+    """How much was read, and what is damaged.
+
+    ``problems`` are sentences about other things than templates.
+    """
 
     galleries: int
     templates: int
@@ -90,7 +93,7 @@ class CheckResult:
 
 
 def check_record(url: str, index_folder: Path) -> CheckResult:
-    """Reads all templates of all galleries, the index files, and for SQLite every page of the file.
+    """Reads all templates, the index files, and for SQLite every page of the file.
 
     Args:
         url: SQLAlchemy's URL of the record.
@@ -129,7 +132,9 @@ def check_record(url: str, index_folder: Path) -> CheckResult:
 
 
 def refuse_damaged(record: Path) -> None:
-    """Refuses a SQLite file that holds a damaged template. One that has no checksums yet is not looked at.
+    """Refuses a SQLite file that holds a damaged template.
+
+    A file that has no checksums yet is not checked.
 
     Raises:
         SetupError: names galleries and template rows.
@@ -212,7 +217,9 @@ def _has_checksums(engine: Engine, since: str = _CHECKSUMS_SINCE) -> bool:
 
 
 def file_damage(file: sqlite3.Connection) -> Iterator[str]:
-    """What is damaged in a SQLite record, vectors aside: pages, references, and the first damaged row of each kind.
+    """Finds damage in a SQLite record, vectors aside.
+
+    That is: pages, references, and the first damaged row of each kind.
 
     Args:
         file: as ``open_read_only`` gives it; of a record of any revision.
@@ -238,7 +245,7 @@ def file_damage(file: sqlite3.Connection) -> Iterator[str]:
 
 
 def _damaged_galleries(file: sqlite3.Connection, *, checked: bool) -> Iterator[str]:
-    """Galleries whose contract is not the one whose digest they have, or whose checksum does not fit."""
+    """Galleries whose contract does not fit its digest, or whose checksum does not fit."""
     cursor = file.execute("SELECT *, CAST(contract AS BLOB) AS contract_bytes FROM gallery")
     names = [column[0] for column in cursor.description]
     for values in cursor:

@@ -69,7 +69,9 @@ def to_blobs(vectors: NDArray[np.float32], subjects: Sequence[str], gallery_id: 
 def from_blobs(
     blobs: Sequence[bytes], subjects: Sequence[str], dim: int, gallery_id: int, key_version: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Reads the stored form of templates. Every template that the service reads comes through here.
+    """Reads and checks the stored form of templates.
+
+    Every template that the service reads comes through here.
 
     Args:
         blobs: n blobs, as the record holds them. What is no blob is a damaged row, and so is one of a damaged name.
@@ -87,7 +89,7 @@ def from_blobs(
 def from_grouped_blobs(
     blobs: Mapping[str, Sequence[bytes]], dim: int, gallery_id: int, key_version: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """As ``from_blobs``, with the blobs of each subject by its name: all rows, subject after subject."""
+    """As ``from_blobs``, for blobs by subject: all rows, subject after subject."""
     owners = _owners(blobs.keys(), gallery_id, key_version)
     if len(blobs) > 1:
         owners = owners.repeat([len(some) for some in blobs.values()])
@@ -130,7 +132,10 @@ def _sound(rows: NDArray[np.void], owners: NDArray[np.uint64]) -> NDArray[np.boo
 
 
 def _checksums(values: NDArray[np.float32], owners: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The checksums of (n, dim) float32 rows: (n,) uint64. Overflow is the arithmetic modulo 2**64 that is meant."""
+    """The (n,) uint64 checksums of (n, dim) float32 rows.
+
+    Overflow is intended: the arithmetic is modulo 2**64.
+    """
     dim = values.shape[1]
     sums: NDArray[np.uint64]
     if dim % 2:
@@ -182,7 +187,7 @@ def gallery_checksum(row: Any) -> str:
 
 
 class KnownDamage:
-    """The ids of templates that were found damaged when they were read. Safe to use from several threads."""
+    """The ids of templates that were found damaged. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -192,7 +197,7 @@ class KnownDamage:
         return sum(len(ids) for ids in list(self._ids.values()))
 
     def found(self, gallery_id: int, ids: Iterable[int]) -> None:
-        """Remembers damaged templates. New ones are logged: their row ids, and no values or subjects."""
+        """Remembers damaged templates, and logs the row ids of new ones."""
         with self._lock:
             known = self._ids.setdefault(gallery_id, set())
             new = sorted(set(ids) - known)

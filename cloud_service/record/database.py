@@ -56,7 +56,7 @@ class Database(ABC):
 
     @contextmanager
     def write(self, *, long: bool = False) -> Iterator[Connection]:
-        """A transaction that changes the record; durable when this ends without an error, else undone.
+        """A transaction that changes the record: durable at its end, undone by an error.
 
         Args:
             long: a statement of it may take minutes, as to erase a large gallery does.
@@ -86,7 +86,7 @@ class Database(ABC):
         self._unwritable = False
 
     def ping(self) -> None:
-        """Makes a real query; and a real write, if the last one failed for want of room or of a right to write.
+        """Makes a real query; and a real write, if the last write failed.
 
         Raises:
             PatronusError: as ``read`` and ``write`` say.
@@ -109,11 +109,14 @@ class Database(ABC):
         return False
 
     def migrating(self) -> AbstractContextManager[Connection]:
-        """A writing transaction in which the tables may be changed: no other process that starts is in one."""
+        """A writing transaction that may change the tables; one process at a time has one."""
         return self.write(long=True)
 
     def claim(self) -> None:  # noqa: B027 - a file's lock is not lost while the process lives
-        """Called once the tables are up to date: a process that used the record before can write no more."""
+        """Ends the right to write of a process that used the record before.
+
+        Called once the tables are up to date.
+        """
 
     @abstractmethod
     def scrub(self, *, patient: bool = True) -> None:

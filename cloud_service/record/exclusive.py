@@ -1,4 +1,4 @@
-"""Exclusive use of a record: by one process, by one writer, and of a file that is only read."""
+"""Exclusive use of a record: by one process, one writer, or readers of a full disk."""
 
 from __future__ import annotations
 
@@ -132,14 +132,16 @@ class Ownership:
             raise SetupError("A cloud service is using the record of PATRONUS_CLOUD__RECORD__URL; stop it first.")
 
     def claim(self, connection: Connection) -> None:
-        """Writes the token, within a transaction; waits until those who write under another one are done."""
+        """Writes the token; waits for transactions under another token to end."""
         if connection.scalar(_token.with_for_update()) != self._token:
             connection.execute(delete(record_value).where(record_value.c.name == _OWNER))
             connection.execute(insert(record_value).values(name=_OWNER, value=self._token))
         self._claimed = True
 
     def keep(self, *, ask: bool = False) -> None:
-        """Makes sure that the lock is held, and gets it back if its connection was lost. Costs no way to the server.
+        """Makes sure that the lock is held, and gets it back if its connection was lost.
+
+        Asks the server only where something arrived on the connection.
 
         Args:
             ask: asks the server too. A network that fell silent is otherwise noticed after half a minute.
@@ -161,7 +163,7 @@ class Ownership:
                 self._get_back()
 
     def check(self, connection: Connection) -> None:
-        """Makes sure, within a writing transaction, that the record was not taken over, and is not until its end.
+        """Refuses a writing transaction where the record was taken over; it is not until its end.
 
         Raises:
             RecordUnavailable: it was.
@@ -217,7 +219,7 @@ _token = select_from(record_value.c.value).where(record_value.c.name == _OWNER)
 
 
 def _silent(connection: Connection | None) -> bool:
-    """Whether a connection stands and nothing has arrived on it: neither its end nor a word of the server's."""
+    """Whether a connection stands and nothing has arrived on it, neither data nor its end."""
     if connection is None:
         return False
     poll = select.poll()

@@ -116,7 +116,7 @@ class Listing:
         )
 
     def _gallery(self, name: str) -> tuple[int, datetime]:
-        """The number of a gallery, and after which moment its templates were stored that have not expired."""
+        """The number of a gallery, and the moment after which unexpired templates were stored."""
         with self._database.read() as connection:
             found = pinned_where(connection, gallery.c.name == name)
         return found.id, oldest_alive(found.max_age_seconds, self._clock.now())

@@ -1,4 +1,4 @@
-"""Opens the database under the record, whichever its URL names, and brings its tables up to date."""
+"""Opens the database that a URL names, and brings its tables up to date."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORMS: Final = "sqlite:////folder/record.db or postgresql://user:password@host/
 
 
 def open_database(url: str, settings: RecordSettings, connections: int, *, shared: bool = False) -> Database:
-    """The database, with its tables up to date; nobody else who uses the record as this one does has it open.
+    """Opens the database for exclusive use, and brings its tables up to date.
 
     Args:
         url: SQLAlchemy's URL of a SQLite file or of a PostgreSQL database.

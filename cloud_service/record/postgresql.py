@@ -1,4 +1,7 @@
-"""The record in PostgreSQL: durable, bounded in every wait, and back by itself when the server is."""
+"""The record in PostgreSQL: durable, with a limit on every wait.
+
+It recovers by itself when the server is back.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +113,7 @@ class PostgresqlDatabase(Database):
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
-        """A writing transaction in which the tables may be changed: no other process that starts is in one."""
+        """A writing transaction that may change the tables; one process at a time has one."""
         with self.write(long=True) as connection:
             connection.execute(select(func.pg_advisory_xact_lock(_MIGRATING)))
             yield connection
@@ -181,7 +184,7 @@ class PostgresqlDatabase(Database):
 
 
 class _Bounded(psycopg.Connection[Any]):
-    """A connection on which no answer is waited for without end, whatever has become of server and network."""
+    """A connection that waits for an answer for a limited time only."""
 
     patience_s = _CONNECT_S + _MARGIN_S
 
@@ -268,7 +271,7 @@ def _state_of(error: DBAPIError) -> str:
 
 
 def _why(state: str, said: str) -> str:
-    """What stops a start: by PostgreSQL's code; by its words where it refused a connection, which comes without one.
+    """Why a start fails: by PostgreSQL's code, or by its words where it gave no code.
 
     The words are looked at and not shown. In another language than English the sentence is the more general one.
     """

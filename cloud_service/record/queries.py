@@ -1,4 +1,4 @@
-"""What the record takes and returns, and the queries for galleries, subjects and the record's own values."""
+"""The record's values, and queries for galleries, subjects and the record as a whole."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class NewRow:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What an enrollment left: an answer for every template of it, and those that the index does not know yet.
+    """What an enrollment stored: all its answers, and what is new to the index.
 
     ``ids`` is (n,) int64 and ``vectors`` (n, dim) float32; a repeated enrollment has n = 0.
     """
@@ -72,7 +72,7 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What an erasure removed, what the log says of it, and the (n,) int64 ids that the index has to forget.
+    """What an erasure removed, its receipt, and the (n,) int64 ids to remove from the index.
 
     Of a gallery there are no ids: its index is dropped.
     """
@@ -85,7 +85,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Templates as they are in the record now: (n,) int64 ids in order, their subjects, (n, dim) float32 vectors.
+    """Templates of the record: (n,) int64 ids in order, subjects, (n, dim) float32 vectors.
 
     ``damaged`` is (k,) int64: ids of further templates whose bytes are not what was stored.
     """
@@ -159,7 +159,9 @@ _MOST_CHECKED: Final = 1_024
 
 
 def pinned_from(row: Any) -> PinnedGallery:
-    """A gallery, from its row. A row that is as it was when it was last checked is not checked again.
+    """A gallery, from its row.
+
+    A row that has not changed since it was last checked is not checked again.
 
     Raises:
         RecordDamaged: a value of it cannot be one of a gallery, or does not fit the others.
@@ -200,7 +202,7 @@ def _check(row: Any) -> PinnedGallery:
 
 
 def renew_checksum(connection: Connection, gallery_id: int) -> None:
-    """Renews a gallery's checksum; to be called after a covered value was written, in the same transaction."""
+    """Renews a gallery's checksum, in the transaction that wrote a covered value."""
     row = connection.execute(select(gallery).where(gallery.c.id == gallery_id)).one()
     connection.execute(update(gallery).where(gallery.c.id == gallery_id).values(checksum=gallery_checksum(row)))
 
@@ -216,7 +218,7 @@ def damaged_gallery(gallery_id: int) -> RecordDamaged:
 def galleries_where(
     connection: Connection, which: ColumnElement[bool] | None = None
 ) -> tuple[list[PinnedGallery], list[int]]:
-    """The galleries for which this holds, in the order of their numbers; and the numbers of those that are damaged."""
+    """The galleries for which this holds, by number; and the numbers of damaged ones."""
     query = select(gallery).order_by(gallery.c.id)
     query = query if which is None else query.where(which)
     try:
@@ -261,7 +263,9 @@ def hold_gallery(connection: Connection, gallery_id: int) -> tuple[PinnedGallery
 
 
 def add_to_count(connection: Connection, gallery_id: int, more: int) -> int:
-    """Adds to a gallery's number of templates and returns it; nobody else changes the gallery until the commit.
+    """Adds to a gallery's number of templates and returns it.
+
+    Nobody else changes the gallery until the transaction ends.
 
     Raises:
         NotFound: the gallery was erased meanwhile.

@@ -1,4 +1,4 @@
-"""Retention: how long a gallery keeps templates, and the removal of those that have expired.
+"""Retention: how long a gallery keeps templates, and removal of expired ones.
 
 That none of them matches is the record's matter, at every comparison; here they are taken away. Only the store calls
 what writes here.
@@ -47,7 +47,9 @@ class Retention:
     def change(
         self, pinned: PinnedGallery, max_age_seconds: int | None, by: str | None
     ) -> tuple[PinnedGallery, Removed | None]:
-        """Changes how long templates are kept. First those go that have expired by the old rule: they stay expired.
+        """Changes how long templates are kept.
+
+        First removes those that have expired by the old rule: they stay expired.
 
         Returns:
             the gallery as it is now, and what was removed if anything was.
@@ -73,7 +75,7 @@ class Retention:
             return _any(connection, expired)
 
     def erase_expired(self, pinned: PinnedGallery, at_most: int) -> Removed | None:
-        """Removes the oldest of the templates that have expired, by the settled time; None: there are none.
+        """Removes the oldest templates that have expired, by the settled time; None: none has.
 
         Args:
             pinned: the gallery.
@@ -86,7 +88,7 @@ class Retention:
             return self._remove_expired(connection, self._record.hold(connection, pinned), at_most)
 
     def redate(self, pinned: PinnedGallery) -> int:
-        """Has templates that were stored, by a clock that was wrong, at a time that is yet to come, stored now.
+        """Dates templates to now that a wrong clock dated to the future.
 
         Returns:
             how many there were.

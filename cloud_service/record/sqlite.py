@@ -91,7 +91,7 @@ class SqliteDatabase(Database):
 
     @contextmanager
     def write(self, *, long: bool = False) -> Iterator[Connection]:
-        """A transaction that changes the record; durable when this ends without an error, else undone.
+        """A transaction that changes the record: durable at its end, undone by an error.
 
         Raises:
             PatronusError: as any database's.
@@ -104,7 +104,7 @@ class SqliteDatabase(Database):
             self._slack.scan_log()
 
     def ping(self) -> None:
-        """Makes a real query; and if the last write failed, checks the room on disk and makes a real write.
+        """Makes a real query; if the last write failed, also checks for room and writes.
 
         Raises:
             PatronusError: as ``read`` and ``write`` say.
@@ -127,7 +127,7 @@ class SqliteDatabase(Database):
         return self._unwritable
 
     def scrub(self, *, patient: bool = True) -> None:
-        """Empties the write-ahead log, which may still hold the bytes of what was erased, and what was left of it.
+        """Overwrites erased bytes in the write-ahead log, and copies of rows that SQLite left.
 
         The pages themselves were overwritten when it was erased (``secure_delete``), but for copies of rows that SQLite
         had moved before (``SqliteSlack``).
@@ -188,7 +188,7 @@ class SqliteDatabase(Database):
         return unusable(str(self._path), error.orig)
 
     def _start(self, slack: SqliteSlack) -> None:
-        """Empties the log; on a full disk that is left for later, and what is there is read as it is.
+        """Empties the log; on a full disk later, and reads what is there.
 
         Raises:
             sqlite3.DatabaseError: the file is damaged; or the disk is full, and the log holds what cannot be read.
@@ -308,7 +308,10 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _decode_text(stored: bytes) -> str:
-    """Text from a column, with U+FFFD for what is no UTF-8: one damaged value must not fail the query of all rows."""
+    """Text from a column, with U+FFFD for what is no UTF-8.
+
+    One damaged value must not fail the query of all rows.
+    """
     return stored.decode("utf-8", "replace")
 
 
@@ -328,7 +331,7 @@ def _code_of(error: BaseException | None) -> int:
 
 
 def _make_private(path: Path) -> None:
-    """Makes the file with mode 0600; SQLite gives its companions (log, shared memory) the same mode."""
+    """Makes the file with mode 0600, which SQLite gives to the files beside it, too."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):

@@ -31,7 +31,10 @@ BigId = BigInteger().with_variant(Integer, "sqlite")
 
 
 def name_of(length: int) -> String:
-    """A name, in the order of its bytes: SQLite has no other, and that of a server may change under its indexes."""
+    """The type of names, which sort by their bytes.
+
+    SQLite has no other order, and a server's own may change under its indexes.
+    """
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 

@@ -1,4 +1,4 @@
-"""The templates of the record, read: of some subjects, by their ids, and all of them for an index.
+"""Reads templates of the record: of subjects, by ids, and all for an index.
 
 Each is read under its gallery's key, also while a change of key moves it. A template whose bytes are not what was
 stored is left out and remembered as damaged.
@@ -84,7 +84,7 @@ class Vectors:
         self._damage = damage
 
     def of_subjects(self, gallery_name: str, names: Iterable[str]) -> OfSubjects:
-        """A gallery, and all templates of some of its subjects; all of it as it is at one moment. None has expired.
+        """A gallery and all unexpired templates of some of its subjects, at one moment.
 
         Raises:
             NotFound: there is no such gallery.
@@ -110,7 +110,7 @@ class Vectors:
         return OfSubjects(pinned, {name: vectors[name] for name in blobs if name not in damaged}, damaged)
 
     def _note_damage(self, pinned: PinnedGallery, subjects: Iterable[str]) -> None:
-        """Reads subjects with damaged templates once more, with the ids of these, which the quick way leaves out."""
+        """Finds and remembers the ids of damaged templates, which the quick way does not read."""
         query = select(template.c.id).join(subject, subject.c.id == template.c.subject_id)
         for name in subjects:
             with self._database.read() as connection:
@@ -158,7 +158,7 @@ class Vectors:
         return Stored(ids[kept], [subjects[place] for place in kept], vectors[kept], ids[~sound])
 
     def batches(self, pinned: PinnedGallery, after: int = 0) -> Iterator[Batch]:
-        """The templates of a gallery in the order of ids, a few MB at a time. Damaged ones are left out.
+        """The sound templates of a gallery in the order of ids, a few MB at a time.
 
         Args:
             pinned: the gallery as it is; or as it will be under its next key, and then those that are staged.
@@ -212,7 +212,7 @@ class Vectors:
             yield self.read(pinned, rows)
 
     def batches_without(self, pinned: PinnedGallery, known: NDArray[np.int64]) -> Iterator[Batch]:
-        """The templates of a gallery but for those whose ids are known already, as ``batches`` gives them.
+        """As ``batches``, without the templates whose ids are known already.
 
         Args:
             pinned: the gallery.
@@ -233,7 +233,7 @@ class Vectors:
         yield from self.batches(pinned, last)
 
     def recheck_damaged(self) -> None:
-        """Reads some of the templates that are known as damaged, and forgets those that were erased or are sound."""
+        """Forgets damaged templates that were erased or are sound by now; checks some of them."""
         for gallery_id, ids in self._damage.some(IDS_A_QUERY).items():
             try:
                 with self._database.read() as connection:
@@ -255,7 +255,7 @@ class Vectors:
         return self._ids(pinned, template.c.id > after, most)
 
     def named(self, pinned: PinnedGallery, uids: Sequence[str]) -> NDArray[np.int64]:
-        """The (n,) int64 ids of the templates with these names on the wire, as far as the gallery holds them."""
+        """The (n,) int64 ids of the gallery's templates with these ids on the wire."""
         return self._ids(pinned, template.c.uid.in_(uids))
 
     def count(self, pinned: PinnedGallery) -> int:

@@ -1,4 +1,4 @@
-"""Changes galleries' keys in place while matching goes on; one after the other, in a thread of their own.
+"""Changes galleries' keys in place while matching goes on, one after the other.
 
 The matrices are held in memory for as long as the work lasts, and nowhere else: after a restart they are sent again,
 and what was staged stays staged. Settling needs none, so a start does it by itself.
@@ -173,7 +173,7 @@ class Rekeying:
         return None if job is None or job.done.done() else job
 
     def _submit(self, pinned: PinnedGallery, job: _Job, work: Callable[[PinnedGallery, _Job], None]) -> _Job:
-        """Starts a job, unless one for the same contract is at work; one for another contract is stopped."""
+        """Starts a job, unless one for this contract is at work; stops one for another contract."""
         with self._choosing:
             known = self._jobs.get(pinned.id)
             if known is not None and known.contract == job.contract and job.contract is not None:
@@ -277,7 +277,7 @@ class Rekeying:
         self._repeat(lambda: self._steps.discard(pinned, _ROWS), job)
 
     def _repeat(self, step: Callable[[], bool], job: _Job) -> None:
-        """Overwrites rows batch by batch, and then empties the record's log, which may still hold the bytes."""
+        """Overwrites rows batch by batch, and then the bytes in the record's log."""
         some = False
         while not job.stop.is_set():
             with self._store.writing():

@@ -1,4 +1,4 @@
-"""A change of a gallery's key in the record, step by step; each step is a short transaction of its own.
+"""The steps of a change of key in the record; each is one short transaction.
 
 ::
 
@@ -45,7 +45,7 @@ from shared.errors import Conflict
 
 @dataclass(frozen=True, slots=True)
 class RekeyProgress:
-    """How far a change of key is: the gallery, its contract, the next one if any, and how many templates there are.
+    """How far a change of key is.
 
     ``staged`` are written under the next key, ``unsettled`` not yet overwritten under the present one.
     """
@@ -125,13 +125,13 @@ class RekeySteps:
             return self._read(pinned, _unstaged(connection, pinned, beyond, limit, of_subject))
 
     def without_matrix(self, pinned: PinnedGallery, beyond: int, limit: int) -> tuple[list[int], list[str]]:
-        """Ids and subjects of the next templates that are not under the new key yet; the vectors are not checked."""
+        """Ids and subjects of the next templates that are not under the new key, unchecked."""
         with self._database.read() as connection:
             rows = _unstaged(connection, pinned, beyond, limit)
         return [row.id for row in rows], [row.name for row in rows]
 
     def stage(self, pinned: PinnedGallery, contract: Contract, some: Stored, vectors: NDArray[np.float32]) -> None:
-        """Writes templates under the new key beside the old ones, except those that were erased meanwhile.
+        """Writes templates under the new key beside the old ones; skips erased ones.
 
         Args:
             pinned: the gallery.
@@ -185,7 +185,7 @@ class RekeySteps:
             append_for(connection, pinned, Action.REKEY_FLIPPED, by, contract=after.contract_digest)
 
     def settle(self, pinned: PinnedGallery, limit: int) -> bool:
-        """Overwrites some templates under the old key with those under the new one; false when none is left.
+        """Overwrites some templates under the old key; false when none is left.
 
         Raises:
             NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed once more meanwhile.
@@ -199,7 +199,7 @@ class RekeySteps:
             return _delete(connection, rows)
 
     def discard(self, pinned: PinnedGallery, limit: int) -> bool:
-        """Removes some of what was staged, and after the last of it the next contract; false when nothing is left.
+        """Removes some staged templates, at last the next contract; false when none is left.
 
         Raises:
             NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.

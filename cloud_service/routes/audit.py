@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from cloud_service.audit import log as audit
 from cloud_service.deps import MAY_MANAGE, SLOT, AfterEntry, Limit, ServicesDep
 from shared.errors import Forbidden
 from shared.http.auth import Caller
+from shared.http.routes import api_router
 from shared.wire.cloud import AuditHead, AuditPage
 
-router = APIRouter(prefix="/audit", tags=["audit"])
+router = api_router("/v1/audit", "audit")
 
 
 @router.get("", response_model=AuditPage, dependencies=[MAY_MANAGE, SLOT])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from cloud_service.deps import MAY_ENROLL_OR_MANAGE, SLOT, GalleryInPath, ReceiptInPath, ServicesDep
+from shared.http.routes import api_router
 from shared.wire.common import Erasure
 
-router = APIRouter(prefix="/galleries/{gallery}/erasures", tags=["erasures"])
+router = api_router("/v1/galleries/{gallery}/erasures", "erasures")
 
 
 @router.get("/{receipt}", response_model=Erasure, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response, status
+from fastapi import Response, status
 
 from cloud_service.deps import MAY_ANYTHING, MAY_MANAGE, SLOT, AfterGallery, GalleryInPath, Limit, ServicesDep
 from cloud_service.store import after_commit
 from shared.http.auth import Caller
-from shared.http.erasure import PENDING, answered
+from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import Erased, GalleryInfo, Page, Retention
 
-router = APIRouter(prefix="/galleries", tags=["galleries"])
+router = api_router("/v1/galleries", "galleries")
 
 _RETENTION = "The age at which templates expire is stored"
 
@@ -49,7 +49,7 @@ def get_gallery(gallery: GalleryInPath, services: ServicesDep) -> GalleryInfo:
 @router.delete("/{gallery}", response_model=Erased, dependencies=[MAY_MANAGE, SLOT], responses=PENDING)
 def erase_gallery(gallery: GalleryInPath, caller: Caller, services: ServicesDep, response: Response) -> Erased:
     """Erases a gallery and all in it."""
-    return answered(services.store.erase_gallery(gallery, caller.id), response)
+    return erasure_answer(services.store.erase_gallery(gallery, caller.id), response)
 
 
 @router.put("/{gallery}/retention", response_model=GalleryInfo, dependencies=[MAY_MANAGE, SLOT])

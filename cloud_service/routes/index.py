@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from cloud_service.deps import MAY_MANAGE, SLOT, GalleryInPath, ServicesDep
+from shared.http.routes import api_router
 from shared.wire.cloud import IndexChoice, IndexStats, SnapshotInfo
 
-router = APIRouter(prefix="/galleries/{gallery}", tags=["index"])
+router = api_router("/v1/galleries/{gallery}", "index")
 
 
 @router.get("/stats", response_model=IndexStats, dependencies=[MAY_MANAGE, SLOT])

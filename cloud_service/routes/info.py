@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from cloud_service.deps import MAY_ANYTHING, ServicesDep
 from shared.home import patronus_version
+from shared.http.routes import api_router
 from shared.wire.cloud import CloudInfo
 
-router = APIRouter(tags=["info"])
+router = api_router("/v1", "info")
 
 
 @router.get("/info", response_model=CloudInfo, dependencies=[MAY_ANYTHING])

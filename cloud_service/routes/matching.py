@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from cloud_service.deps import MAY_MATCH, GalleryInPath, SubjectInPath, services_of
 from cloud_service.matching import Identification, Verification
 from shared.http.rate_limits import count_probes
+from shared.http.routes import api_router
 from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, VerifyRequest
 from shared.wire.common import VerifyAnswer
 
-router = APIRouter(prefix="/galleries/{gallery}", tags=["matching"])
+router = api_router("/v1/galleries/{gallery}", "matching")
 
 
 @router.post("/subjects/{subject}/verify", response_model=VerifyAnswer, dependencies=[MAY_MATCH])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response, status
+from fastapi import Response, status
 
 from cloud_service.deps import MAY_MANAGE, SLOT, GalleryInPath, ServicesDep
 from shared.http.auth import Caller
+from shared.http.routes import api_router
 from shared.wire.cloud import RekeyRequest, RekeyStatus
 
-router = APIRouter(
-    prefix="/galleries/{gallery}/rekey",
-    tags=["rekey"],
+router = api_router(
+    "/v1/galleries/{gallery}/rekey",
+    "rekey",
     responses={status.HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "It is not done yet; ask again."}},
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from cloud_service.deps import (
     MAY_ENROLL_OR_MANAGE,
@@ -15,10 +15,10 @@ from cloud_service.deps import (
     SubjectInPath,
 )
 from shared.http.auth import Caller
-from shared.http.erasure import PENDING, answered
+from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.common import Erased, Page, SubjectDetail, SubjectInfo
 
-router = APIRouter(prefix="/galleries/{gallery}/subjects", tags=["subjects"])
+router = api_router("/v1/galleries/{gallery}/subjects", "subjects")
 
 
 @router.get("", response_model=Page[SubjectInfo], dependencies=[MAY_MANAGE, SLOT])
@@ -40,4 +40,4 @@ def erase_subject(
     gallery: GalleryInPath, subject: SubjectInPath, caller: Caller, services: ServicesDep, response: Response
 ) -> Erased:
     """Erases a subject and all of its templates."""
-    return answered(services.store.erase_subject(gallery, subject, caller.id), response)
+    return erasure_answer(services.store.erase_subject(gallery, subject, caller.id), response)

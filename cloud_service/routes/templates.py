@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response, status
+from fastapi import Response, status
 
 from cloud_service.deps import (
     MAY_ENROLL,
@@ -14,11 +14,11 @@ from cloud_service.deps import (
     TemplateInPath,
 )
 from shared.http.auth import Caller
-from shared.http.erasure import PENDING, answered
+from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.cloud import EnrollAnswer, EnrollRequest
 from shared.wire.common import Erased
 
-router = APIRouter(prefix="/galleries/{gallery}/subjects/{subject}/templates", tags=["templates"])
+router = api_router("/v1/galleries/{gallery}/subjects/{subject}/templates", "templates")
 
 
 @router.post("", response_model=EnrollAnswer, status_code=status.HTTP_201_CREATED, dependencies=[MAY_ENROLL, SLOT])
@@ -39,4 +39,4 @@ def erase_template(
     response: Response,
 ) -> Erased:
     """Erases a template, and its subject with the last one."""
-    return answered(services.store.erase_template(gallery, subject, template, caller.id), response)
+    return erasure_answer(services.store.erase_template(gallery, subject, template, caller.id), response)

@@ -13,17 +13,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_service.models import dlib_graph
 from edge_service.models.dlib_file import NotDlib, read_network
-from edge_service.models.manifest import ConvertedFile, SourceFormat
-from edge_service.models.onnx_parts import Arrays, make_model
+from edge_service.models.dlib_graph import OPSET, Arrays, build
+from edge_service.models.manifest import ConvertedFile, Dimension, SourceFormat
 from shared.errors import SetupError
 
 if TYPE_CHECKING:
     import onnx
 
 CONVERTER = "patronus-fold/1"
+# The first IR version that goes with operator set 21, which every model here uses; newer ones shut out old runtimes.
+IR_VERSION = 10
 
 
 def to_runnable(source: bytes, contract: ConvertedFile, form: SourceFormat = "onnx") -> bytes:
@@ -48,7 +50,8 @@ def to_runnable(source: bytes, contract: ConvertedFile, form: SourceFormat = "on
         ) from problem
     try:
         if form == "dlib":
-            result = dlib_graph.build(read_network(source), contract)
+            opsets = [onnx.helper.make_opsetid("", OPSET)]
+            result = _make_model(contract, *build(read_network(source), contract), opsets)
         else:
             result = _rebuild(onnx.load_model_from_string(source), contract)
         onnx.checker.check_model(result, full_check=True)
@@ -85,7 +88,7 @@ def _rebuild(model: onnx.ModelProto, contract: ConvertedFile) -> onnx.ModelProto
     _expect_names("input", inputs, [contract.input.name])
     _expect_names("output", [value.name for value in graph.output], [value.name for value in contract.outputs])
     opsets = [helper.make_opsetid(opset.domain, opset.version) for opset in model.opset_import]
-    result = make_model(contract, nodes, {name: arrays[name] for name in used if name in arrays}, opsets)
+    result = _make_model(contract, nodes, {name: arrays[name] for name in used if name in arrays}, opsets)
     if any(tensor.data_type in (TensorProto.INT8, TensorProto.UINT8) for tensor in result.graph.initializer):
         raise SetupError(
             f"The model for {contract.file} keeps quantised weights that this conversion does not understand."
@@ -142,3 +145,33 @@ def _bare(node: onnx.NodeProto) -> onnx.NodeProto:
         copy.CopyFrom(attribute)
         copy.ClearField("doc_string")
     return bare
+
+
+def _make_model(
+    contract: ConvertedFile, nodes: list[onnx.NodeProto], weights: Arrays, opsets: list[onnx.OperatorSetIdProto]
+) -> onnx.ModelProto:
+    """Makes a model of nodes in the order in which they run, with the contract's input and outputs."""
+    from onnx import helper  # noqa: PLC0415
+
+    graph = helper.make_graph(
+        nodes,
+        contract.file.removesuffix(".onnx"),
+        [_value(contract.input.name, contract.input.shape)],
+        [_value(output.name, output.shape) for output in contract.outputs],
+        [_tensor(name, array) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opsets)
+
+
+def _tensor(name: str, array: NDArray[Any]) -> onnx.TensorProto:
+    from onnx import TensorProto, helper  # noqa: PLC0415
+
+    little_endian = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    return TensorProto(name=name, data_type=kind, dims=array.shape, raw_data=little_endian.tobytes())
+
+
+def _value(name: str, shape: tuple[Dimension, ...]) -> onnx.ValueInfoProto:
+    from onnx import TensorProto, helper  # noqa: PLC0415
+
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

@@ -15,19 +15,22 @@ from numpy.typing import NDArray
 
 from edge_service.models.dlib_file import MARK, DlibNetwork, Layer, NotDlib
 from edge_service.models.manifest import ConvertedFile
-from edge_service.models.onnx_parts import Arrays, make_model
 
 if TYPE_CHECKING:
     import onnx
 
-_OPSET = 21
+OPSET = 21
+"""The operator set that the graph is written in."""
+
 # dlib divides by this after subtracting the mean (`input_rgb_image_sized`); its inverse is exact in float32.
 _SCALE = 256
 _POOLS = {"max_pool_2": "MaxPool", "avg_pool_2": "AveragePool"}
 
+Arrays = dict[str, NDArray[Any]]
 
-def build(network: DlibNetwork, contract: ConvertedFile) -> onnx.ModelProto:
-    """Builds a model whose input is plain pixels, of any number of faces at once.
+
+def build(network: DlibNetwork, contract: ConvertedFile) -> tuple[list[onnx.NodeProto], Arrays]:
+    """Builds nodes and weights of a graph whose input is plain pixels, of any number of faces at once.
 
     Args:
         network: as dlib's file has it.
@@ -36,8 +39,6 @@ def build(network: DlibNetwork, contract: ConvertedFile) -> onnx.ModelProto:
     Raises:
         NotDlib: the layers come in another order, or do not fit together.
     """
-    from onnx import helper  # noqa: PLC0415  # set-up only: services run without it
-
     layers = _Layers(network.layers)
     graph = _Graph()
     mean = np.array(network.mean, np.float64).astype(np.float32).reshape(1, 3, 1, 1)
@@ -55,7 +56,7 @@ def build(network: DlibNetwork, contract: ConvertedFile) -> onnx.ModelProto:
         raise NotDlib("the last layer takes another number of channels")
     flat = graph.add("Flatten", graph.add("GlobalAveragePool", at.name), axis=1)
     graph.add("MatMul", flat, graph.weight("projection", weights), output=contract.outputs[0].name)
-    return make_model(contract, graph.nodes, graph.weights, [helper.make_opsetid("", _OPSET)])
+    return graph.nodes, graph.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class _Graph:
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node and returns the name of its output, which the argument `output` may choose."""
-        from onnx import helper  # noqa: PLC0415
+        from onnx import helper  # noqa: PLC0415  # set-up only: services run without it
 
         name = attributes.pop("output", f"{operator.lower()}_{len(self.nodes)}")
         self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -37,7 +37,7 @@ from shared.errors import BadRequest, Forbidden, NotFound, TooLarge, Unprocessab
 from shared.http.auth import Caller
 from shared.http.headers import json_in_utf8, media_type
 from shared.http.json_bodies import repeated_member
-from shared.http.problems import RESPONSES
+from shared.http.routes import api_router
 from shared.security.credentials import ApiKeyRecord
 from shared.wire.edge import (
     MAX_EMBEDDINGS_A_REQUEST,
@@ -49,7 +49,7 @@ from shared.wire.edge import (
     StoredFace,
 )
 
-router = APIRouter(prefix="/v1", tags=["embeddings"], responses=RESPONSES)
+router = api_router("/v1", "embeddings")
 JSON: Final = "application/json"
 FLOATS: Final = "application/octet-stream"
 _VALUE_BYTES: Final = 4

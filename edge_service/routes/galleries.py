@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from starlette.status import HTTP_200_OK, HTTP_201_CREATED
 
 from edge_service.cloud_client import CloudClient
@@ -18,12 +18,11 @@ from edge_service.deps import (
 )
 from shared.errors import NotFound
 from shared.http.auth import Caller
-from shared.http.erasure import PENDING, answered
-from shared.http.problems import RESPONSES
+from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.common import Erased, Erasure, GalleryInfo, Page, Retention
 from shared.wire.edge import CreateGallery
 
-router = APIRouter(prefix="/v1/galleries", tags=["galleries"], responses=RESPONSES)
+router = api_router("/v1/galleries", "galleries")
 
 
 @router.put(
@@ -66,7 +65,7 @@ async def erase(gallery: GalleryPath, services: ServicesDep, response: Response)
     """Erases a gallery with everybody in it. Its name can be used again, under a new key."""
     erased = await services.cloud.erase(gallery)
     services.galleries.forget(gallery)
-    return answered(erased, response)
+    return erasure_answer(erased, response)
 
 
 @router.get("/{gallery}/erasures/{receipt}", dependencies=[MayErase])

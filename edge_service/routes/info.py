@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from edge_service.deps import MayAsk, ServicesDep
 from edge_service.vision.decode import FORMATS
 from shared.home import patronus_version
-from shared.http.problems import RESPONSES
+from shared.http.routes import api_router
 from shared.wire.edge import EdgeInfo
 
-router = APIRouter(prefix="/v1", tags=["system"], responses=RESPONSES)
+router = api_router("/v1", "system")
 
 
 @router.get("/info", dependencies=[MayAsk])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from edge_service.deps import (
     GalleryPath,
@@ -18,11 +18,11 @@ from edge_service.deps import (
 )
 from edge_service.routes.answers import box_of, by_gallery, quality_of
 from edge_service.uploads import read_pictures
-from shared.http.problems import RESPONSES
 from shared.http.rate_limits import count_probes
+from shared.http.routes import api_router
 from shared.wire.edge import FacesLeftOut, IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
 
-router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["matching"], responses=RESPONSES)
+router = api_router("/v1/galleries/{gallery}", "matching")
 
 
 @router.post("/subjects/{subject}/verify", dependencies=[MayMatch], openapi_extra=picture_body())

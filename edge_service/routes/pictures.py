@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from edge_service.deps import MayMatch, QualityQuery, ServicesDep, picture_body
 from edge_service.routes.answers import by_default, face_of, quality_of, rotation_of
 from edge_service.uploads import read_pictures
 from edge_service.vision.quality import level_for
-from shared.http.problems import RESPONSES
+from shared.http.routes import api_router
 from shared.wire.edge import CompareAnswer, DetectAnswer
 
-router = APIRouter(prefix="/v1", tags=["pictures"], responses=RESPONSES)
+router = api_router("/v1", "pictures")
 
 
 @router.post("/detect", dependencies=[MayMatch], openapi_extra=picture_body())

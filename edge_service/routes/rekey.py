@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response, status
+from fastapi import Response, status
 
 from edge_service.deps import GalleryPath, MayManage, ServicesDep
-from shared.http.problems import RESPONSES
+from shared.http.routes import api_router
 from shared.wire.cloud import RekeyStatus
 from shared.wire.edge import ChangeKey
 
-router = APIRouter(
-    prefix="/v1/galleries/{gallery}/rekey",
-    tags=["rekey"],
-    responses=RESPONSES | {status.HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "Not done yet; ask again."}},
+router = api_router(
+    "/v1/galleries/{gallery}/rekey",
+    "rekey",
+    responses={status.HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "Not done yet; ask again."}},
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from starlette.status import HTTP_201_CREATED
 
 from edge_service.deps import (
@@ -21,12 +21,11 @@ from edge_service.deps import (
 from edge_service.routes.answers import quality_of
 from edge_service.settings import PictureLimits
 from edge_service.uploads import read_pictures
-from shared.http.erasure import PENDING, answered
-from shared.http.problems import RESPONSES
+from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.common import Erased, Page, SubjectInfo
 from shared.wire.edge import EnrolledFace, EnrollFacesAnswer, FaceInfo, SubjectFaces
 
-router = APIRouter(prefix="/v1/galleries/{gallery}/subjects", tags=["subjects"], responses=RESPONSES)
+router = api_router("/v1/galleries/{gallery}/subjects", "subjects")
 
 
 @router.post(
@@ -74,7 +73,7 @@ async def info(gallery: GalleryPath, subject: SubjectPath, services: ServicesDep
 @router.delete("/{subject}", dependencies=[MayErase], responses=PENDING)
 async def erase(gallery: GalleryPath, subject: SubjectPath, services: ServicesDep, response: Response) -> Erased:
     """Erases a subject with all of its faces."""
-    return answered(await services.cloud.erase(gallery, subject), response)
+    return erasure_answer(await services.cloud.erase(gallery, subject), response)
 
 
 @router.delete("/{subject}/faces/{face}", dependencies=[MayErase], responses=PENDING)
@@ -82,4 +81,4 @@ async def erase_face(
     gallery: GalleryPath, subject: SubjectPath, face: FacePath, services: ServicesDep, response: Response
 ) -> Erased:
     """Erases one enrolled face; with its last face a subject is gone."""
-    return answered(await services.cloud.erase(gallery, subject, face), response)
+    return erasure_answer(await services.cloud.erase(gallery, subject, face), response)

@@ -136,7 +136,7 @@ class Suite:
         Raises:
             Conflict: another process runs this attack in the same folder.
         """
-        context, digest = self._scene()
+        context, digest = self._context()
         self._write(_FILE, json.dumps(self._about, indent=1) + "\n")
         with (self._out / _LOCK).open("wb") as held:
             try:
@@ -257,7 +257,7 @@ class Suite:
         self._console.print(f"{path} is damaged; this step is run again.", soft_wrap=True)
         return None
 
-    def _scene(self) -> tuple[AttackContext, str]:
+    def _context(self) -> tuple[AttackContext, str]:
         options, effort, encoder = self._options, self._effort, self._encoder
         images = options.images
         if images is None:

@@ -32,14 +32,13 @@ from edge_service.vision.quality import level_for
 from edge_service.vision.reader import FaceReader, open_reader, single_face
 from lab.data.alignment import SAMPLE, Mending, mending_of
 from lab.data.image_store import DEFAULT, NpyWriter, digest_of, load_rows, written_whole
-from lab.data.lfw import PAIRS, TAR, Lfw, Pair
 from shared.errors import FaceRefused, PatronusError, SetupError
 from shared.metrics import Metrics
 
 # Goes up when the same source would give other pixels, names or people: what is in the cache is then made anew.
 FORMAT: Final = 3
-# How many pictures tell whether a folder is aligned already.
-_LOOKED_AT: Final = 20
+# Pictures that decide whether a folder is aligned already.
+_CHECKED: Final = 20
 _NAMED: Final = 10  # of the skipped pictures
 _SHAPE: Final = (SIDE, SIDE, 3)
 
@@ -61,7 +60,7 @@ class Skipped:
     names: list[str] = field(default_factory=list)
 
     def add(self, name: str, reason: str) -> None:
-        """One more."""
+        """Counts one more."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         if len(self.names) < _NAMED:
             self.names.append(name)
@@ -121,16 +120,15 @@ def split_people(
     seed: int,
     names: Sequence[str] | NDArray[np.object_] | None = None,
 ) -> NDArray[np.int64]:
-    """Which part each image is in: (n,) int64, 0 to the number of fractions.
+    """Assigns each image to a part: (n,) int64, 0 to the number of fractions.
 
-    A person's part depends on the person's name and the seed alone, so nobody moves when others are added. Images of
-    unknown people are told apart by their own names.
+    A person's part depends on the person's name and the seed alone. Images of unknown people count one by one.
 
     Args:
         people: who is on each image, None where that is not known.
         fractions: the expected size of each part; their sum is 1.
-        seed: another one gives another split.
-        names: of the images; needed where a person is not known.
+        seed: of the split.
+        names: of the images; needed if a person is unknown.
 
     Raises:
         ValueError: the fractions are not such, or an unknown person's image has no name.
@@ -141,13 +139,12 @@ def split_people(
     if names is None and any(person is None for person in people):
         raise ValueError("images of unknown people are split by their names, and none are given")
     keys = [f"person/{p}" if p is not None else f"image/{names[at]}" for at, p in enumerate(people)]  # type: ignore[index]
-    places = {key: _place(key, seed) for key in set(keys)}
+    places = {key: _uniform(key, seed) for key in set(keys)}
     part = np.searchsorted(ends, np.array([places[key] for key in keys], dtype=np.float64), side="right")
     return np.minimum(part, len(ends) - 1).astype(np.int64)
 
 
-def _place(key: str, seed: int) -> float:
-    """A uniform number in [0, 1) that a name and a seed determine."""
+def _uniform(key: str, seed: int) -> float:
     digest = hashlib.sha256(f"{seed}/{unicodedata.normalize('NFC', key)}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2.0**48
 
@@ -176,8 +173,7 @@ def read_folder(
     Args:
         folder: JPEG, PNG or WebP pictures.
         cache: where the faces are kept for the next run.
-        aligned: whether the pictures are aligned faces of 112 x 112 already, mended at most as ``alignment`` does;
-            None: they are if the first 20 of them, by name, are all of that size.
+        aligned: whether the pictures are aligned faces of 112 x 112; None: if the first 20 by name are of that size.
         at_least: how many faces are needed.
         fills: whether black borders of aligned faces may be filled; false to measure matching, see ``alignment``.
 
@@ -188,9 +184,9 @@ def read_folder(
         raise SetupError(f"{folder} is not a folder; name one that holds pictures.")
     files = sorted(_files(folder))
     if aligned is None:
-        aligned = _looks_aligned(folder, files)
+        aligned = _are_aligned(folder, files)
         if files:
-            rule = f"the first {min(_LOOKED_AT, len(files))} pictures are {'all' if aligned else 'not all'} 112 x 112"
+            rule = f"the first {min(_CHECKED, len(files))} pictures are {'all' if aligned else 'not all'} 112 x 112"
             _log.info("%s: %s, so faces are %s", folder, rule, "taken as aligned" if aligned else "found and aligned")
     stamps = [(name, *_stamp(folder / name)) for name in files]
     digest = digest_of("folder", FORMAT, aligned, locate("face-detector").sha256, stamps, *_unfilled(fills))
@@ -208,7 +204,7 @@ def read_folder(
 def read_tar(path: Path, *, cache: Path = DEFAULT, at_least: int = 1, fills: bool = True) -> FaceImages:
     """The faces of a tar of aligned 112 x 112 pictures, mended as a whole where they need it; see ``alignment``.
 
-    Where all members lie in one folder, that folder says nothing; below it, a folder is a person.
+    A folder is a person, below the one folder that all members may share.
 
     Args:
         path: the tar, of plain files and folders alone.
@@ -235,25 +231,6 @@ def read_tar(path: Path, *, cache: Path = DEFAULT, at_least: int = 1, fills: boo
     return _enough(cached, str(path), at_least)
 
 
-def read_lfw(folder: Path, *, cache: Path = DEFAULT) -> tuple[FaceImages, list[Pair]]:
-    """Labeled Faces in the Wild, with the pairs of its protocol; images are named as in the pairs, ``NAME/NAME_0001``.
-
-    Args:
-        folder: holds ``lfw112.tar`` and ``lfw_pairs.txt``.
-        cache: where the faces are kept for the next run.
-
-    Raises:
-        SetupError: one of them is missing, or a pair names an image that is not there.
-    """
-    pairs = Lfw(folder).pairs()
-    images = read_tar(folder / TAR, cache=cache)
-    names = np.array([str(PurePosixPath(name).with_suffix("")) for name in images.names], dtype=object)
-    missing = {name for pair in pairs for name in (pair.first, pair.second)} - set(names)
-    if missing:
-        raise SetupError(f"{folder / PAIRS} names {len(missing)} images that are not in {TAR}; get both again.")
-    return FaceImages(names, images.people, images.pixels, images.digest, images.skipped), pairs
-
-
 def _files(folder: Path) -> Iterator[str]:
     """Every file that is not hidden, relative and with slashes; links to folders are not followed."""
     for here, folders, files in os.walk(folder):
@@ -274,10 +251,9 @@ def _person(name: str) -> str | None:
     return parts[0] if len(parts) > 1 else None
 
 
-def _looks_aligned(folder: Path, files: list[str]) -> bool:
-    limits = PictureLimits()
-    sizes = []
-    for name in islice(files, _LOOKED_AT):
+def _are_aligned(folder: Path, files: list[str]) -> bool:
+    limits, sizes = PictureLimits(), []
+    for name in islice(files, _CHECKED):
         try:
             sizes.append(decode(_bytes(folder / name, limits), limits).shape)
         except PatronusError:
@@ -294,7 +270,7 @@ def _bytes(path: Path, limits: PictureLimits) -> bytes:
         return b""  # refused by the decoder, and so counted
 
 
-# A name, who is on it, and the face; or the reason why there is none.
+# A name, its person, and the face or why there is none.
 _Found = tuple[str, str | None, Pixels | str]
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.settings import PictureLimits
-from edge_service.vision.decode import Pixels, decode
+from edge_service.vision.align import SIDE
+from edge_service.vision.decode import decode
+from lab.data.image_store import DEFAULT
+from lab.data.images import FaceImages, read_tar
 from shared.errors import SetupError
 
 TAR, PAIRS = "lfw112.tar", "lfw_pairs.txt"
@@ -49,16 +52,19 @@ class Lfw:
 
     def faces(self, names: list[str]) -> NDArray[np.uint8]:
         """Aligned faces: (n, 112, 112, 3) uint8 RGB, in the order of the names."""
-        wanted = set(names)
-        found: dict[str, Pixels] = {}
+        unique, rows = np.unique(names, return_inverse=True)
+        at = {name: row for row, name in enumerate(unique)}
+        found = np.empty((len(unique), SIDE, SIDE, 3), np.uint8)
         limits = PictureLimits()
         with tarfile.open(self._tar) as tar:
             for member in tar:
-                if member.isfile() and _name(member) in wanted:
-                    file = tar.extractfile(member)
-                    if file is not None:
-                        found[_name(member)] = decode(file.read(), limits)
-        return np.stack([found[name] for name in names])
+                row = at.pop(_name(member), None) if member.isfile() else None
+                file = None if row is None else tar.extractfile(member)
+                if file is not None:
+                    found[row] = decode(file.read(), limits)
+        if at:
+            raise SetupError(f"{self._tar} lacks {len(at)} pictures, {min(at)} among them; get it again.")
+        return found if len(rows) == len(found) and np.array_equal(rows, np.arange(len(rows))) else found[rows]
 
     def pairs(self) -> list[Pair]:
         """The 6,000 pairs of view 2, in ten folds of 300 genuine and 300 impostor pairs."""
@@ -82,6 +88,25 @@ class Lfw:
         if len(pairs) != folds * each * 2:
             raise SetupError(f"{self._pairs} is cut off: it holds {len(pairs)} pairs of {folds * each * 2}.")
         return pairs
+
+
+def read_lfw(folder: Path, *, cache: Path = DEFAULT) -> tuple[FaceImages, list[Pair]]:
+    """Labeled Faces in the Wild, with the pairs of its protocol; images are named as in the pairs, ``NAME/NAME_0001``.
+
+    Args:
+        folder: holds ``lfw112.tar`` and ``lfw_pairs.txt``.
+        cache: where the faces are kept for the next run.
+
+    Raises:
+        SetupError: one of them is missing, or a pair names an image that is not there.
+    """
+    pairs = Lfw(folder).pairs()
+    images = read_tar(folder / TAR, cache=cache)
+    names = np.array([str(PurePosixPath(name).with_suffix("")) for name in images.names], dtype=object)
+    missing = {name for pair in pairs for name in (pair.first, pair.second)} - set(names)
+    if missing:
+        raise SetupError(f"{folder / PAIRS} names {len(missing)} images that are not in {TAR}; get both again.")
+    return FaceImages(names, images.people, images.pixels, images.digest, images.skipped), pairs
 
 
 def person(name: str) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab.data.embedders import Encoder, embed_images, unit
-from lab.data.images import FaceImages, read_images, read_lfw, split_people
-from lab.data.lfw import PAIRS, Pair
+from lab.data.images import FaceImages, read_images, split_people
+from lab.data.lfw import PAIRS, Pair, read_lfw
 from lab.data.matching import TooFewPeople, genuine_pairs
 
 FIT, CALIBRATE, TEST = 0, 1, 2

@@ -1,7 +1,8 @@
 """How far all embeddings may be perturbed: budgets in radians, certified or measured.
 
-Terms are those of ``geometry``. *Before* is what the matcher would see without perturbation: where erase comes
-first, the erased embeddings.
+x, y are unit vectors, theta = arccos <x, y>; a pair is accepted at cos theta >= tau, that is
+theta <= theta_tau. *Before* is what the matcher would see without perturbation: if erase comes first, the erased
+embeddings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from numpy.typing import ArrayLike
 
 from lab.data.matching import AnyRows, Change, Comparison, Sides, TooFewPeople
 from lab.data.verification import Floats, Rows
-from lab.defence.geometry import angle_of, checked_angles
 
 Protect = Callable[[Rows, float], AnyRows]  # (n, d) float32 unit rows and phi in radians, to (n, d) unit rows
 # Radians. A perturbed float32 template and its score are off by a few 1e-7, which a certificate must not overlook.
@@ -196,3 +196,18 @@ def statistical_budget(
             break
         good = failed - 1
     return StatisticalBudget(phi_max * good / steps, tuple(visited[key] for key in sorted(visited)))
+
+
+def angle_of(tau: float) -> float:
+    """arccos tau, in radians; ValueError where tau is no cosine."""
+    if not -1 < tau < 1:
+        raise ValueError("tau is a cosine between -1 and 1")
+    return math.acos(tau)
+
+
+def checked_angles(theta: ArrayLike) -> Floats:
+    """Float64 radians; ValueError outside 0..pi."""
+    found = np.asarray(theta, dtype=np.float64)
+    if not np.all((found >= 0) & (found <= math.pi)):
+        raise ValueError("angles are radians in 0..pi")
+    return found

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -94,8 +93,3 @@ def _curve(found: StatisticalBudget) -> list[dict[str, float]]:
         }
         for visit in found.curve
     ]
-
-
-def as_json(calibration: Calibration) -> dict[str, Any]:
-    """For a file."""
-    return asdict(calibration)

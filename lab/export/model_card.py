@@ -40,7 +40,7 @@ def card(recipe: Recipe, document: ProfileDocument, parameters: int) -> bytes:
 
 ## What it is
 
-- Layers: {layers}. A network of {parameters:,} numbers that turns face embeddings of {step.dim} dimensions by at
+- Layers: {layers}. A network of {parameters:,} numbers that perturbs face embeddings of {step.dim} dimensions by at
   most {np.rad2deg(step.phi_max):.1f} degrees; ONNX, {step.file}.
 - For the embedder `{document.embedder}` alone (file SHA-256 {document.embedder_sha256}), threshold cosine
   {recipe.tau:g}, {sides}.
@@ -126,18 +126,18 @@ def _purpose(recipe: Recipe) -> str:
 def _limits(recipe: Recipe) -> str:
     """What a reader might expect and would not get, as items of a list."""
     found = (
-        "- A template that can be matched tests identity: whoever can run the matcher can search for a face that is\n"
-        "  accepted.\n"
+        "- A template that can be matched tests identity: anyone who can run the matcher can search for a face\n"
+        "  that is accepted.\n"
     )
     if recipe.sides == "both":
         found += (
-            "- **It is no secret.** Most of the turn is one rotation, the same for all faces, in the network for all\n"
-            "  to read: whoever has the profile can turn unsealed templates back. What erase removed stays removed;\n"
-            "  against those who have the profile, the seal and its key protect, and nothing else.\n"
+            "- **It is no secret.** Most of the perturbation is one rotation, the same for all faces. Anyone can\n"
+            "  read it in the network and rotate unsealed templates back. What erase removed stays removed. Against\n"
+            "  an attacker with the profile, only the seal and its key protect.\n"
         )
     if recipe.slope is not None:
         found += (
-            "- A face with no margin to the nearest of the cohort is not turned at all, and without erase and seal\n"
+            "- A face with no margin to the nearest of the cohort is not perturbed, and without erase and seal\n"
             "  its **unprotected embedding leaves the edge**. Such faces are counted (`no_margin` above).\n"
         )
     return found.rstrip()
@@ -158,10 +158,10 @@ def _figures(figures: Mapping[str, Any] | None) -> str:
         if "protected" not in results:
             continue
         clean, protected = (results[name] for name in ("clean", "protected"))
-        for kind, what in (("type_1", "the same picture"), ("type_2", "another picture")):
+        for kind, what in (("type_1", "same photo (type I)"), ("type_2", "other photo (type II)")):
             shown = ", ".join(
                 f"{judge} {clean[kind][judge]['value']:.1%} before and {protected[kind][judge]['value']:.1%} after"
                 for judge in clean[kind]
             )
-            lines.append(f"- decoder {family}, rebuilt face accepted against {what}: {shown}.")
+            lines.append(f"- decoder {family}, rebuilt face accepted, {what}: {shown}.")
     return "\n".join(lines) + "\n"

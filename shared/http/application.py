@@ -1,4 +1,7 @@
-"""Puts an application together the way both services are: limits, ids and problems around the routes."""
+"""Makes the application of a service, with its layers: every request passes four before its handler.
+
+``LoadShedding``, then ``RequestContext``, ``Authentication`` and ``BodyLimits``.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,32 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp
+from starlette.types import Receive, Scope, Send
 
 from shared.home import patronus_version
-from shared.http.load_shedding import LoadShedder
-from shared.http.middleware import BodyLimits, Gate, HeadAsGet, RequestContext
+from shared.http.load_shedding import LoadShedder, LoadShedding
+from shared.http.middleware import Authentication, BodyLimits, RequestContext
 from shared.http.problems import DESCRIBED, REQUEST_ID_DESCRIBED, install_problems
 from shared.http.rate_limits import RateLimits
-from shared.http.rates import RateSettings
 from shared.http.request_context import REQUEST_ID_HEADER
 from shared.metrics import Metrics
+from shared.service_settings import RateSettings
 from shared.wire.common import Problem
 
-# Bytes of all bodies that are being received or worked on. A few large pictures for each of a few workers.
-_BODIES_AT_ONCE = 256 * 1024 * 1024
+# Of all bodies together that are being received or worked on: a few large pictures for each of a few workers.
+_BODY_BYTES = 256 * 1024 * 1024
 
 
-class _Described(FastAPI):
-    """An application whose OpenAPI document tells of problems and of the headers that every answer has."""
+class _Application(FastAPI):
+    """An application behind load shedding, whose OpenAPI document describes problems and the headers of all answers."""
+
+    def __init__(self, shedder: LoadShedder, **options: Any) -> None:
+        super().__init__(**options)
+        self.shedding = LoadShedding(super().__call__, shedder)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request. Starlette would put its own layer for errors before any that is added to it."""
+        await self.shedding(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
@@ -55,8 +66,8 @@ def make_application(
     limit_for: Callable[[str], int],
     body_seconds: float,
     rates: RateSettings,
-    places: int,
-    innermost: Callable[[ASGIApp], ASGIApp] | None = None,
+    slots: int,
+    watch_disconnects: bool = False,
 ) -> FastAPI:
     """An application without routes.
 
@@ -70,25 +81,29 @@ def make_application(
         limit_for: the most bytes that a path takes as a body.
         body_seconds: the longest that a body may take to arrive.
         rates: how often a key may call.
-        places: requests of one kind that may be inside; what comes then is refused before it is parsed.
-        innermost: a further middleware, inside the others.
+        slots: requests of one kind that are answered at once; more are refused.
+        watch_disconnects: whether handlers notice, by ``check_caller``, that the caller closed the connection.
     """
-    app = _Described(
+    limits, shedder = RateLimits(rates), LoadShedder(slots, metrics)
+    app = _Application(
+        shedder,
         title=title,
         description=description,
         version=patronus_version(),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would be built from the caller's own Host header
     )
     install_problems(app, metrics)
-    app.router.redirect_slashes = False  # a redirect would be built from the caller's own Host header
-    if innermost is not None:
-        app.add_middleware(innermost)
-    app.add_middleware(HeadAsGet)
-    app.add_middleware(BodyLimits, limit_for=limit_for, seconds=body_seconds, budget=_BODIES_AT_ONCE)
-    app.state.front_desk = LoadShedder(places, metrics)
-    app.state.rate_limits = RateLimits(rates)
-    app.add_middleware(Gate, desk=app.state.front_desk, limits=app.state.rate_limits, metrics=metrics)
+    app.state.rate_limits = limits
+    app.add_middleware(
+        BodyLimits,
+        limit_for=limit_for,
+        seconds=body_seconds,
+        budget=_BODY_BYTES,
+        watch_disconnects=watch_disconnects,
+    )
+    app.add_middleware(Authentication, limits=limits, shedder=shedder, metrics=metrics)
     app.add_middleware(RequestContext, metrics=metrics)
     return app

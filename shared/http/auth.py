@@ -1,4 +1,4 @@
-"""API keys at the door: ``Authorization: Bearer patronus_…``."""
+"""API keys: ``Authorization: Bearer patronus_…``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from shared.security.key_ring import KeyRing
 
 _log = get_logger(__name__)
 
-CALLER = "patronus.caller"
-"""Where the gate leaves, in the ASGI scope, whose key a request came with."""
+KEY_RECORD = "patronus.caller"
+"""Where ``Authentication`` leaves, in the ASGI scope, the record of the request's key."""
 
 
-def known_caller(scope: Mapping[str, Any], header: str | None) -> ApiKeyRecord:
-    """Whose key a request came with, before anything of it is read.
+def authenticate(scope: Mapping[str, Any], header: str | None) -> ApiKeyRecord:
+    """The record of the key that a request came with.
 
     Raises:
         Unauthenticated: no key, or one that is not known or was revoked.
@@ -44,10 +44,9 @@ def known_caller(scope: Mapping[str, Any], header: str | None) -> ApiKeyRecord:
 
 
 class KeyCheck(HTTPBearer):
-    """A dependency that gives the record of the caller's key, and lets in only who may be here.
+    """A dependency that returns the record of the caller's key, or refuses a key that lacks the scope or the gallery.
 
-    One object for what the key is for and what it may do: each dependency costs every request. HTTPBearer, so that the
-    OpenAPI document tells of the header.
+    It is an HTTPBearer so that the OpenAPI document describes the header.
 
     Args:
         scopes: one of these is needed; none: any key will do.
@@ -60,20 +59,16 @@ class KeyCheck(HTTPBearer):
         self._scopes = scopes
 
     async def __call__(self, request: Request) -> ApiKeyRecord:  # type: ignore[override]
-        """As ``caller_of``; FastAPI would call what is not asynchronous in a thread."""
-        return self.caller_of(request)
-
-    def caller_of(self, request: Request) -> ApiKeyRecord:
-        """Who calls.
+        """The record of the caller's key. Asynchronous: FastAPI would run a plain function in a thread.
 
         Raises:
             NotFound: the key is not for the gallery of the path.
             Forbidden: the key has none of the scopes.
         """
-        record: ApiKeyRecord = request.scope[CALLER]
+        record: ApiKeyRecord = request.scope[KEY_RECORD]
         gallery = request.path_params.get("gallery")
         if gallery is not None and not record.may_use(gallery):
-            # Whether it is there or not, and whatever is asked of it: a key learns nothing of the others' galleries.
+            # Whether it exists or not, and whatever is asked of it: a key learns nothing of other galleries.
             raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
         if self._scopes and record.scopes.isdisjoint(self._scopes):
             wanted = " or ".join(sorted(scope.value for scope in self._scopes))
@@ -85,5 +80,5 @@ Caller = Annotated[ApiKeyRecord, Depends(KeyCheck())]
 
 
 def require(*scopes: Scope) -> KeyCheck:
-    """A dependency that lets a caller in whose key is for the gallery of the path, and has one of the scopes."""
+    """A dependency that wants a key for the gallery of the path with one of these scopes."""
     return KeyCheck(*scopes)

@@ -24,6 +24,11 @@ _SINGLE: Final = frozenset(
     }
 )
 
+_OPEN_ENDED: Final = frozenset({b"transfer-encoding", b"expect"})
+# Bodies below 100 kB.
+_SHORT_BODY_DIGITS: Final = 5
+_MAX_DIGITS: Final = 18
+
 # One parameter of a header's value, or an empty one (RFC 9110, 5.6.6).
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED: Final = r'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x08\x0a-\x1f\x7f])*"'
@@ -45,9 +50,10 @@ def header_of(scope: Scope, name: bytes) -> str | None:
     return None if found is None else found.decode("latin-1")
 
 
-def single_headers_only(scope: Scope) -> None:
-    """Refuses a request in which a header came twice that may come once, or whose body is compressed or
-    has two lengths.
+def require_one_reading(scope: Scope) -> None:
+    """Refuses a request that two readers could read in two ways.
+
+    A header came twice that may come once, the body is compressed or has two lengths, or the Host is missing.
 
     Raises:
         BadRequest: says which.
@@ -63,6 +69,29 @@ def single_headers_only(scope: Scope) -> None:
         raise BadRequest("The body must be sent as it is, without Content-Encoding.", reason="content_encoding")
     if b"transfer-encoding" in names and b"content-length" in names:
         raise BadRequest("Send Content-Length or Transfer-Encoding, not both.", reason="two_lengths")
+    if b"host" not in names or scope["http_version"] not in {"1.0", "1.1"}:
+        raise BadRequest("Send HTTP/1.1 with a Host header.", reason="malformed_http")
+
+
+def must_close(scope: Scope) -> bool:
+    """Whether an answer before the body was read must close the connection: unless the body is short and surely sent.
+
+    The server skips a short one. Of others the length is not known, or they may never come (``Expect``).
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            if len(value) > _SHORT_BODY_DIGITS or not value.isdigit():
+                return True
+        elif name in _OPEN_ENDED:
+            return True
+    return False
+
+
+def declared_length(scope: Scope) -> int:
+    """The body's length by its header; 0 where there is none, or it is not a number."""
+    declared = raw_header(scope, b"content-length") or b""
+    # Of a very long number the beginning is over every limit as well.
+    return int(declared[:_MAX_DIGITS]) if declared.isdigit() else 0
 
 
 def media_type(request: Request) -> str:

@@ -1,35 +1,29 @@
-"""What surrounds every request: its id, its time, its log line, and the limits on its body."""
+"""The layers around every request, inside load shedding: context, authentication, and limits of the body."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import NotFound, Overloaded, PatronusError, RateLimited, RequestTimedOut, TooLarge
-from shared.http.auth import CALLER, known_caller
-from shared.http.headers import header_of, raw_header, single_headers_only
-from shared.http.load_shedding import PLACE, LoadShedder, Place
-from shared.http.problems import problem_response, unexpected
+from shared.http.auth import KEY_RECORD, authenticate
+from shared.http.headers import declared_length, header_of, must_close, raw_header, require_one_reading
+from shared.http.load_shedding import LoadShedder
+from shared.http.problems import problem_response, route_of, unexpected
 from shared.http.rate_limits import RateLimits, kind_of
-from shared.http.request_context import REQUEST_ID_HEADER, begin_request
-from shared.http.routing import route_of
+from shared.http.request_context import REQUEST_ID_HEADER, Caller, begin_request, set_caller
 from shared.logs import get_logger
 from shared.metrics import Metrics, collect_steps, server_timing
 
-# A refused upload is read on for a moment, so that the sender gets to see the answer instead of a broken pipe.
+# A refused upload is read on for a moment, so that the sender sees the answer instead of a broken pipe.
 _DRAIN_SECONDS = 1.0
 _DRAIN_BYTES = 64 * 1024 * 1024
-_DIGITS = re.compile("[0-9]+")
-_MOST_DIGITS = 18
 _FULL = "The service holds as much as it can at once; try again in a moment."
-# Asked every few seconds by whatever watches the service.
+# Monitoring asks for these every few seconds.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 # Bytes, and no class around them: what every request goes through is kept short.
@@ -39,11 +33,11 @@ _OURS = frozenset({_REQUEST_ID, *(name for name, _ in _ALWAYS)})
 
 
 class RequestContext:
-    """Gives a request its id, times it, logs it in one line without names, and answers what nobody caught.
+    """Gives a request its id, measures and logs it without names, and answers exceptions that nobody caught.
 
     Args:
         app: the application inside.
-        metrics: where to count.
+        metrics: where requests are counted.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -84,90 +78,78 @@ class RequestContext:
             seconds = time.perf_counter() - start
             route = route_of(scope)
             self.metrics.request(scope["method"], route, status).observe(seconds)
-            tell = self._log.debug if route in _QUIET else self._log.info
-            tell("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2))
+            log = self._log.debug if route in _QUIET else self._log.info
+            log("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2))
 
 
-class Gate:
-    """Lets in, before a byte of the body is read, who has an API key, is within its rate, and finds a place.
+class Authentication:
+    """Refuses requests under ``/v1`` without a known API key, or over its rate, before their body is read.
 
-    Scopes are checked later, by the routes.
+    Scopes and galleries of the key are checked by the routes.
 
     Args:
         app: the application inside.
-        desk: knows the places.
         limits: counts the calls of each key.
+        shedder: refuses the next calls of a key over its rate.
         metrics: where refusals are counted.
     """
 
-    def __init__(self, app: ASGIApp, desk: LoadShedder, limits: RateLimits, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, limits: RateLimits, shedder: LoadShedder, metrics: Metrics) -> None:
         self.app = app
-        self.desk = desk
         self.limits = limits
+        self.shedder = shedder
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] != "http" or not scope["path"].startswith("/v1"):
-            await self.app(scope, receive, send)
-            return
-        place: Place | None = scope.get(PLACE)
-        try:
+        if scope["type"] == "http" and scope["path"].startswith("/v1"):
             try:
-                # First the place: a call that finds none must not count.
-                place = place or self.desk.enter(scope["path"], raw_header(scope, b"authorization") or b"")
-                self._let_in(scope)
+                self._check(scope)
             except PatronusError as error:
                 self.metrics.refused.labels(error.kind, error.reason or "").inc()
-                response = problem_response(error)
-                if PLACE not in scope:  # its body is still to come, and nobody will read it
-                    response.headers["Connection"] = "close"
-                await response(scope, receive, send)
+                await problem_response(error, close=must_close(scope))(scope, receive, send)
                 return
-            await self.app(scope, receive, send)
-        finally:
-            if place is not None:
-                self.desk.leave(place)
+        await self.app(scope, receive, send)
 
-    def _let_in(self, scope: Scope) -> None:
-        single_headers_only(scope)
-        header = raw_header(scope, b"authorization") or b""
-        scope[CALLER] = known_caller(scope, header.decode("latin-1"))
+    def _check(self, scope: Scope) -> None:
+        require_one_reading(scope)
+        authorization = raw_header(scope, b"authorization") or b""
+        record = scope[KEY_RECORD] = authenticate(scope, authorization.decode("latin-1"))
         if b"%2f" in scope.get("raw_path", b"").lower():
-            # It would be read as a step in the path: a name of somebody's making would reach another resource.
+            # It would be read as a step in the path: a name of the caller's making would reach another resource.
             raise NotFound("A name cannot hold a slash.")
         kind = kind_of(scope["method"], scope["path"])
         try:
-            self.limits.count(scope[CALLER], kind)
+            self.limits.count(record, kind)
         except RateLimited as error:
-            self.desk.remember(kind, header, error)
+            self.shedder.remember(kind, authorization, error)
             raise
 
 
-@dataclass(slots=True)
-class _Body:
-    limit: int
-    deadline: float
-    received: int = 0
-    done: bool = False
-    refused: PatronusError | None = None
-
-
 class BodyLimits:
-    """Cuts a body off while it streams in, by size and by time, whatever its Content-Length says.
+    """Cuts off a body that is too large or too slow, whatever its Content-Length says.
 
     Args:
         app: the application inside.
         limit_for: the most bytes that a path takes.
         seconds: the longest that a body may take to arrive.
-        budget: the most bytes of all bodies together; what exceeds it is told to come again.
+        budget: the most bytes of all bodies together; above it, requests are refused as overload.
+        watch_disconnects: whether to mark the ``Caller`` as gone when it closes the connection after its body.
     """
 
-    def __init__(self, app: ASGIApp, limit_for: Callable[[str], int], seconds: float, budget: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit_for: Callable[[str], int],
+        seconds: float,
+        budget: int,
+        watch_disconnects: bool = False,
+    ) -> None:
         self.app = app
         self.limit_for = limit_for
         self.seconds = seconds
         self.budget = budget
+        self.watch_disconnects = watch_disconnects
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,77 +157,103 @@ class BodyLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit, declared = self.limit_for(scope["path"]), _length(header_of(scope, b"content-length"))
-        if PLACE in scope and declared <= limit:
-            await self._whole(declared, scope, receive, send)
-            return
-        body = _Body(limit, time.monotonic() + self.seconds)
+        limit = self.limit_for(scope["path"])
+        body = _Body(receive, limit, self)
         started = False
-
-        async def receive_limited() -> Message:
-            if body.done:
-                return await receive()
-            try:
-                async with asyncio.timeout(max(0.0, body.deadline - time.monotonic())):
-                    message = await receive()
-            except TimeoutError:
-                body.refused = RequestTimedOut(
-                    f"The body did not arrive within {self.seconds:g} seconds; send it again, faster or smaller."
-                )
-                raise body.refused from None
-            if message["type"] == "http.request":
-                size = len(message.get("body", b""))
-                body.received += size
-                self._held += size
-                body.done = not message.get("more_body", False)
-                if body.received > body.limit:
-                    body.refused = _too_large(body.limit)
-                elif self._held > self.budget:
-                    body.refused = Overloaded(_FULL)
-                if body.refused is not None:
-                    raise body.refused
-            return message
+        if self.watch_disconnects and KEY_RECORD in scope:
+            body.caller = Caller(scope[KEY_RECORD].id)
+            set_caller(body.caller)
 
         async def send_unless_refused(message: Message) -> None:
             nonlocal started
             if body.refused is None:
+                if not started and not body.done and must_close(scope):
+                    message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
                 started = True
                 await send(message)
 
-        if declared > body.limit:
-            body.refused = _too_large(body.limit)
+        if declared_length(scope) > limit:
+            body.refused = _too_large(limit)
         else:
             try:
-                await self.app(scope, receive_limited, send_unless_refused)
+                await self.app(scope, body.receive, send_unless_refused)
             except PatronusError:
                 if body.refused is None:
                     raise
             finally:
-                self._held -= body.received
+                body.end()
         if body.refused is not None and not started:
             if isinstance(body.refused, TooLarge):
                 await _drain(receive)
-            response: JSONResponse = problem_response(body.refused)
-            response.headers["Connection"] = "close"
-            await response(scope, receive, send)
+            await problem_response(body.refused, close=True)(scope, receive, send)
 
-    async def _whole(self, size: int, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request that is here already, all of it: its connection has seen to that."""
-        if self._held + size > self.budget:
-            await problem_response(Overloaded(_FULL))(scope, receive, send)
-            return
+    def hold(self, size: int) -> bool:
+        """Counts bytes of a body that are held from now on; whether all bodies together stay within the budget."""
         self._held += size
+        return self._held <= self.budget
+
+
+class _Body:
+    """The body of one request while it arrives, and the disconnect of its caller after that."""
+
+    def __init__(self, receive: Receive, limit: int, limits: BodyLimits) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._limits = limits
+        self._deadline = time.monotonic() + limits.seconds
+        self._size = 0
+        self._watch: asyncio.Task[None] | None = None
+        self.caller: Caller | None = None
+        self.done = False
+        self.refused: PatronusError | None = None
+
+    async def receive(self) -> Message:
+        """The next part of the body.
+
+        Raises:
+            PatronusError: the body is over a limit.
+        """
+        if self._watch is not None:
+            await asyncio.shield(self._watch)
+            return {"type": "http.disconnect"}
+        if self.done:
+            return await self._receive()
         try:
-            await self.app(scope, receive, send)
-        finally:
-            self._held -= size
+            async with asyncio.timeout(max(0.0, self._deadline - time.monotonic())):
+                message = await self._receive()
+        except TimeoutError:
+            self.refused = RequestTimedOut(
+                f"The body did not arrive within {self._limits.seconds:g} seconds; send it again, faster or smaller."
+            )
+            raise self.refused from None
+        if message["type"] == "http.disconnect":
+            if self.caller is not None:
+                self.caller.leave()
+            return message
+        size = len(message.get("body", b""))
+        self._size += size
+        within_budget = self._limits.hold(size)
+        self.done = not message.get("more_body", False)
+        if self._size > self._limit:
+            self.refused = _too_large(self._limit)
+        elif not within_budget:
+            self.refused = Overloaded(_FULL)
+        if self.refused is not None:
+            raise self.refused
+        if self.done and self.caller is not None:
+            self._watch = asyncio.create_task(self._wait_for_disconnect(self.caller))
+        return message
 
+    def end(self) -> None:
+        """The request is answered."""
+        self._limits.hold(-self._size)
+        if self._watch is not None:
+            self._watch.cancel()
 
-def _length(declared: str | None) -> int:
-    """What a body's length is said to be; 0 where nothing is said, or what is said is no number."""
-    if declared is None or not _DIGITS.fullmatch(declared):
-        return 0
-    return int(declared[:_MOST_DIGITS])  # of a longer one the beginning is over every limit as well
+    async def _wait_for_disconnect(self, caller: Caller) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        caller.leave()
 
 
 def _too_large(limit: int) -> TooLarge:
@@ -263,32 +271,3 @@ async def _drain(receive: Receive) -> None:
                     return
     except TimeoutError:
         return
-
-
-class HeadAsGet:
-    """Answers HEAD as GET is answered, without the body: every GET route has it, and none says so itself.
-
-    Args:
-        app: the application inside.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self.app(scope, receive, send)
-            return
-
-        async def send_head(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                message = {**message, "body": b""}
-            await send(message)
-
-        # In place: the route that is found is noted in this very scope, for the log.
-        scope["method"] = "GET"
-        try:
-            await self.app(scope, receive, send_head)
-        finally:
-            scope["method"] = "HEAD"

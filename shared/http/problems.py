@@ -8,22 +8,17 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
-from shared.errors import (
-    RETRY_STATUSES,
-    PatronusError,
-    RateLimited,
-    SetupError,
-    Unauthenticated,
-    Unprocessable,
-)
-from shared.http.request_context import REQUEST_ID_HEADER, current_request_id
-from shared.http.routing import operations_of
+from shared.errors import PatronusError, RateLimited, Retryable, SetupError, Unauthenticated, Unprocessable
+from shared.http.request_context import REQUEST_ID_HEADER, CallerGone, current_request_id
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
+# What nginx writes in its log for the same. Nobody receives it; it is for this service's log and metrics.
+_CLIENT_CLOSED_REQUEST: Final = 499
 _log = get_logger(__name__)
 RETRY_AFTER_DESCRIBED: Final[dict[str, Any]] = {
     "required": True,
@@ -33,8 +28,8 @@ RETRY_AFTER_DESCRIBED: Final[dict[str, Any]] = {
 
 
 def _by_status(kind: type[PatronusError]) -> dict[int, list[type[PatronusError]]]:
-    """The tree of errors from one class on, by the status that each is answered with; no error that stops a start."""
-    found: dict[int, list[type[PatronusError]]] = {} if kind is SetupError else {kind.status: [kind]}
+    """The tree of errors from one class on, by status; without those that stop a start."""
+    found: dict[int, list[type[PatronusError]]] = {} if kind in {SetupError, Retryable} else {kind.status: [kind]}
     for below in kind.__subclasses__():
         for status, kinds in _by_status(below).items():
             found.setdefault(status, []).extend(kinds)
@@ -46,7 +41,7 @@ def _described(kinds: list[type[PatronusError]]) -> dict[str, Any]:
     headers = {REQUEST_ID_HEADER: REQUEST_ID_DESCRIBED}
     if any(issubclass(kind, Unauthenticated) for kind in kinds):
         headers["WWW-Authenticate"] = {"required": True, "schema": {"const": "Bearer"}}
-    if all(kind.status in RETRY_STATUSES for kind in kinds):
+    if all(issubclass(kind, Retryable) for kind in kinds):
         headers["Retry-After"] = RETRY_AFTER_DESCRIBED
     return {
         "description": " ".join(f"`{kind.kind}`: {(kind.__doc__ or kind.title).splitlines()[0]}" for kind in kinds),
@@ -94,7 +89,7 @@ def problem_headers(error: PatronusError) -> dict[str, str]:
     headers = {}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    if error.status in RETRY_STATUSES:
+    if isinstance(error, Retryable):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, RateLimited):
         # draft-ietf-httpapi-ratelimit-headers: what may be done in which time, what is left of it, and until when.
@@ -103,15 +98,25 @@ def problem_headers(error: PatronusError) -> dict[str, str]:
     return headers
 
 
-def problem_response(error: PatronusError) -> JSONResponse:
-    """The answer for an error."""
+def problem_response(error: PatronusError, *, close: bool = False) -> JSONResponse:
+    """The answer for an error; ``close``: and the connection is closed after it."""
     request_id = current_request_id()
-    return JSONResponse(
-        problem_document(error, request_id),
-        status_code=error.status,
-        media_type=MEDIA_TYPE,
-        headers={REQUEST_ID_HEADER: request_id, **problem_headers(error)},
-    )
+    headers = {REQUEST_ID_HEADER: request_id, **problem_headers(error)}
+    if close:
+        headers["Connection"] = "close"
+    document = problem_document(error, request_id)
+    return JSONResponse(document, status_code=error.status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def operations_of(app: FastAPI, scope: Scope) -> dict[str, dict[str, Any]]:
+    """The operations that the path of a request has, by method in lower case; none where there is no such path."""
+    found: dict[str, dict[str, Any]] = app.openapi()["paths"].get(route_of(scope), {})
+    return found
+
+
+def route_of(scope: Scope) -> str:
+    """The route's pattern, not the path: a path holds the names of subjects."""
+    return getattr(scope.get("route"), "path", None) or "(no route)"
 
 
 def install_problems(app: FastAPI, metrics: Metrics) -> None:
@@ -159,12 +164,16 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
         }
         headers = {**(error.headers or {}), REQUEST_ID_HEADER: current_request_id()}
         if error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
-            # The router tells of the first route with this path; another one has the other methods.
+            # The router names the methods of the first route with this path; others may have more.
             methods = {method.upper() for method in operations_of(app, request.scope)}
             headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         return JSONResponse(body, status_code=error.status_code, media_type=MEDIA_TYPE, headers=headers)
 
+    async def caller_gone(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
     app.add_exception_handler(PatronusError, patronus_error)
+    app.add_exception_handler(CallerGone, caller_gone)
     app.add_exception_handler(RequestValidationError, invalid_request)
     app.add_exception_handler(HTTPException, http_error)
 

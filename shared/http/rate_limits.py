@@ -13,19 +13,19 @@ from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from shared.errors import RateLimited
-from shared.http.auth import CALLER
-from shared.http.rates import UNLIMITED, RateSettings
+from shared.http.auth import KEY_RECORD
 from shared.logs import get_logger
-from shared.security.credentials import ApiKeyRecord
+from shared.security.credentials import UNLIMITED, ApiKeyRecord
+from shared.service_settings import RateSettings
 
 _log = get_logger(__name__)
 _MATCHING = frozenset({"verify", "identify", "detect", "compare"})
-# An operator wants to know which key it is, not each of its calls.
+# The operator needs to know which key it is, not each of its calls.
 _SECONDS_BETWEEN_WARNINGS = 60.0
 
 
 class Kind(StrEnum):
-    """What is asked for."""
+    """Kinds of requests, each with a rate of its own."""
 
     READING = "reading"
     MATCHING = "matching"
@@ -33,16 +33,16 @@ class Kind(StrEnum):
 
 
 def kind_of(method: str, path: str) -> Kind:
-    """What a request asks for, told before anything of it is looked up."""
+    """The kind of a request, by its method and path alone."""
     if method in {"GET", "HEAD"}:
         return Kind.READING
     return Kind.MATCHING if method == "POST" and path.rpartition("/")[2] in _MATCHING else Kind.WRITING
 
 
 class RateLimits:
-    """Counts the calls of each key, and refuses what is over its rate. Used on one event loop.
+    """Counts the calls of each key, and refuses those over its rate. Used on one event loop.
 
-    What is refused does not count, so a caller who does not stop asking is let through as often as one who waits.
+    Refused calls do not count: a caller that keeps asking is answered as often as one that waits.
 
     Args:
         settings: for keys without a rate of their own.
@@ -51,7 +51,7 @@ class RateLimits:
     def __init__(self, settings: RateSettings) -> None:
         self._defaults = {Kind(name): rate for name, rate in settings.model_dump().items()}
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._told: dict[str, float] = {}
+        self._warned: dict[str, float] = {}
 
     def count(self, record: ApiKeyRecord, kind: Kind, cost: int = 1, counted: int = 0) -> None:
         """Counts a call, or several, of a key.
@@ -65,11 +65,11 @@ class RateLimits:
             counted: how much of that was counted before.
 
         Raises:
-            RateLimited: that is more than the key may.
+            RateLimited: the key is over its rate.
         """
         # A rate of the key's own is for all that it does together.
         rate, what = (record.rate, "all") if record.rate else (self._defaults[kind], kind.value)
-        # The shortest first: what a short one refuses must not count against a long one.
+        # The shortest first: a call refused by a short limit must not count against a long one.
         for item in _items(rate):
             more = min(cost, item.amount) - counted
             if more > 0 and not self._limiter.hit(item, record.id, what, cost=more):
@@ -77,9 +77,9 @@ class RateLimits:
 
     def _refused(self, record: ApiKeyRecord, counted: str, item: RateLimitItem) -> RateLimited:
         now = time.time()
-        if now - self._told.get(record.id, 0) > _SECONDS_BETWEEN_WARNINGS:
-            self._told[record.id] = now
-            _log.warning("key_over_its_rate", key=record.id, counted=counted, rate=str(item))
+        if now - self._warned.get(record.id, 0) > _SECONDS_BETWEEN_WARNINGS:
+            self._warned[record.id] = now
+            _log.warning("rate_limit_exceeded", key=record.id, counted=counted, rate=str(item))
         free_at = self._limiter.get_window_stats(item, record.id, counted).reset_time
         return RateLimited(
             f"This API key may make {item.amount} such calls in {item.get_expiry()} s, and has; slow down, or ask the "
@@ -97,11 +97,11 @@ def _items(rate: str) -> Sequence[RateLimitItem]:
 
 
 def count_probes(request: Request, probes: int) -> None:
-    """Counts the probes of one request, of which the first was counted at the gate.
+    """Counts the probes of one request; the first was counted before the request was read.
 
     Raises:
         RateLimited: they are more than the key may send.
     """
     if probes > 1:
         limits: RateLimits = request.app.state.rate_limits
-        limits.count(request.scope[CALLER], Kind.MATCHING, probes, counted=1)
+        limits.count(request.scope[KEY_RECORD], Kind.MATCHING, probes, counted=1)

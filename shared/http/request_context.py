@@ -19,7 +19,7 @@ class CallerGone(Exception):
 
 
 class Caller:
-    """Whoever waits for the answer to one request. Made and changed on the event loop; ``check`` works in any thread.
+    """The caller that waits for the answer to one request. Used on the event loop; ``check`` works in any thread.
 
     Args:
         key_id: id of the API key that the request came with.
@@ -31,26 +31,26 @@ class Caller:
         self._listeners: list[Callable[[], None]] = []
 
     def check(self) -> None:
-        """Between the steps of long work.
+        """Ends long work between its steps when its caller is gone.
 
         Raises:
-            CallerGone: nobody waits for the answer any more.
+            CallerGone: nobody waits for the answer.
         """
         if self._gone:
             raise CallerGone
 
     def leave(self) -> None:
-        """The connection was closed: tells who asked to know."""
+        """Marks the caller as gone, and calls the listeners."""
         self._gone = True
         for listener in tuple(self._listeners):
             listener()
 
     def when_gone(self, listener: Callable[[], None]) -> None:
-        """Has a function called when the caller leaves."""
+        """Registers a function to call when the caller leaves."""
         self._listeners.append(listener)
 
     def forget(self, listener: Callable[[], None]) -> None:
-        """Has it not called any more."""
+        """Removes a function that was registered."""
         self._listeners.remove(listener)
 
 
@@ -63,20 +63,20 @@ def current_request_id() -> str:
 
 
 def current_caller() -> Caller:
-    """Whose request is being answered; somebody who stays, and has no key, outside of one."""
+    """The caller of the request being answered; outside of one, a caller without a key that never leaves."""
     return _caller.get() or Caller("")
 
 
 def set_caller(caller: Caller) -> None:
-    """From here on in this task, and in the threads that work for it, that is who waits."""
+    """Sets the caller for this task, and for the threads that work for it."""
     _caller.set(caller)
 
 
 def check_caller() -> None:
-    """Between the steps of long work.
+    """Ends long work between its steps when its caller is gone.
 
     Raises:
-        CallerGone: nobody waits for the answer any more.
+        CallerGone: nobody waits for the answer.
     """
     caller = _caller.get()
     if caller is not None:
@@ -84,7 +84,7 @@ def check_caller() -> None:
 
 
 def begin_request(offered: str | None) -> str:
-    """Takes over the caller's id when it is harmless, else makes one; returns it."""
+    """Sets and returns the request's id: the caller's when it is harmless, else a new one."""
     request_id = id_of_request(offered)
     _current.set(request_id)
     return request_id

@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
-from shared.errors import PatronusError
+from shared.errors import Retryable
 from shared.http.problems import RESPONSES, RETRY_AFTER_DESCRIBED
+from shared.http.routes import StrictRoute
 from shared.metrics import Metrics
 from shared.wire.common import Health, Readiness
 
@@ -19,13 +20,13 @@ Checks = Callable[[], Awaitable[dict[str, bool]]]
 
 
 def system_routes(metrics: Metrics, checks: Checks) -> APIRouter:
-    """Routes without an API key, which tell nothing of galleries or subjects.
+    """Routes without an API key; they reveal nothing about galleries or subjects.
 
     Args:
         metrics: what ``/metrics`` shows.
         checks: what must hold for the service to do its work; a name and whether it holds.
     """
-    router = APIRouter(tags=["system"], responses=_PROBLEMS)
+    router = APIRouter(tags=["system"], responses=_PROBLEMS, route_class=StrictRoute)
 
     @router.get("/healthz")
     async def alive() -> Health:
@@ -38,7 +39,7 @@ def system_routes(metrics: Metrics, checks: Checks) -> APIRouter:
         found = await checks()
         if not all(found.values()):
             response.status_code = 503
-            response.headers["Retry-After"] = str(PatronusError.retry_after_s)
+            response.headers["Retry-After"] = str(Retryable.retry_after_s)
             return Readiness(status="not_ready", checks=found)
         return Readiness(status="ready", checks=found)
 

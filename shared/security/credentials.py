@@ -9,14 +9,20 @@ import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from shared.http.rates import Rate
 from shared.names import HexDigest
 
 _KEY = re.compile(r"patronus_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _NOBODY = hashlib.sha256(b"no such key").hexdigest()
+
+_ONE_RATE: Final = r"[1-9][0-9]{0,8}/(second|minute|hour|day)"
+UNLIMITED: Final = "unlimited"
+RATE_PATTERN: Final = rf"^({UNLIMITED}|{_ONE_RATE}(;{_ONE_RATE}){{0,3}})$"
+Rate = Annotated[str, StringConstraints(pattern=RATE_PATTERN)]
+"""How often a key may call: ``50/second``, several that all hold (``50/second;20000/hour``), or ``unlimited``."""
 
 
 class Scope(StrEnum):
@@ -76,7 +82,7 @@ def mint(
 def authenticate(key: str, records: Iterable[ApiKeyRecord]) -> ApiKeyRecord | None:
     """The record of a key that is known and not revoked, else None.
 
-    A key with an unknown id is compared with a digest too, so that the time taken does not tell which ids exist.
+    A key with an unknown id is compared with a digest too, so that the time taken does not reveal which ids exist.
     """
     parts = _KEY.fullmatch(key)
     if parts is None:

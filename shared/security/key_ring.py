@@ -44,7 +44,7 @@ class KeyRing:
             SetupError: the file is missing, damaged, or readable by others.
         """
         self._refresh()
-        # By a digest of the whole key: to find a known one at once tells who guesses no more than the answer does.
+        # By a digest of the whole key: finding a known key at once reveals no more than the answer does.
         digest = hashlib.blake2b(key.encode()).digest()
         record = self._valid.get(digest)
         if record is None:

@@ -11,8 +11,7 @@ import typer
 
 from shared.command import gallery_name
 from shared.errors import SetupError
-from shared.http.rates import RATE_PATTERN
-from shared.security.credentials import Scope
+from shared.security.credentials import RATE_PATTERN, Scope
 from shared.security.key_ring import KeyRing
 from shared.standard_streams import OutputFailed
 

@@ -1,6 +1,6 @@
 """What this process may use of the machine: processors and memory. Both services ask here, and nowhere else.
 
-A container on a large host is told of all of the host's processors and of all its memory; what it may use of them is
+A container on a large host sees all of the host's processors and all its memory; what it may use of them is
 in its control groups. Read are version 2 (``cpu.max``, ``memory.max``) and version 1 (``cpu.cfs_quota_us``,
 ``memory.limit_in_bytes``) of the process's own group and of every group above it that can be seen from here.
 """

@@ -96,7 +96,7 @@ def leftovers(path: Path) -> list[Path]:
     """
     prefix = f".{path.name}."
     try:
-        names = os.listdir(path.parent)  # noqa: PTH208 - a missing folder is told at once, not at the first item
+        names = os.listdir(path.parent)  # noqa: PTH208 - a missing folder is reported at once, not at the first item
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [

@@ -144,7 +144,7 @@ def _load_authority(context: ssl.SSLContext, ca: Path) -> None:
 def _valid_until(certificate: Path, key: Path, *, of_a_server: bool) -> float:
     """Until when a certificate is valid for its purpose, in seconds since 1970.
 
-    Python's ssl tells this of a peer only. So a handshake is made here in memory, in which one side shows the
+    Python's ssl reports this about a peer only. So a handshake is made here in memory, in which one side shows the
     certificate and the other trusts it.
 
     Raises:

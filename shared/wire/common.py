@@ -47,7 +47,7 @@ class Threshold(Wire):
     cosine: Annotated[float, Field(gt=0, lt=1, description="accept when the cosine is at least this")]
     fmr: Rate = Field(
         description="false match rate of one comparison at this threshold: of a default, as measured on adults' faces "
-        "of Labeled Faces in the Wild; else as stated by whoever made the gallery"
+        "of Labeled Faces in the Wild; else as stated when the gallery was made"
     )
 
 

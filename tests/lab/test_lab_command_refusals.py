@@ -15,9 +15,19 @@ from lab.defence.recipe import Recipe, read_recipe
 from shared.errors import Conflict, SetupError
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Faces that one test has read are not read again by the next."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def train(
-    tmp_path: Path, patronus: Callable[..., Any], write_embedder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    patronus: Callable[..., Any],
+    write_embedder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    cache: Path,
 ) -> Callable[..., Any]:
     """``patronus lab train`` with an embedder and a threshold, where none are given."""
     monkeypatch.chdir(tmp_path)
@@ -25,7 +35,9 @@ def train(
 
     def call(*arguments: object, embedder: object = own, tau: object = 0.85, out: str = "run") -> Any:
         more = () if tau is None else ("--tau", tau)
-        return patronus("lab", "train", "--embedder", embedder, *more, "--out", out, "--quick", *arguments)
+        return patronus(
+            "lab", "train", "--embedder", embedder, *more, "--out", out, "--cache", cache, "--quick", *arguments
+        )
 
     return call
 

@@ -37,7 +37,7 @@ from lab.console_table import measurements
 from shared.command import finite, run
 from shared.contract import Contract, EmbedderPin, ProfilePin
 from shared.envelope import TemplateEnvelope
-from shared.http.rates import UNLIMITED
+from shared.security.credentials import UNLIMITED
 from shared.security.process_limits import usable_cpus
 from shared.security.secret_files import read_secret
 from shared.wire.cloud import GallerySpec

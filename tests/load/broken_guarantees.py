@@ -33,7 +33,7 @@ _COPIED: Final = (
     "tests",
     "pyproject.toml",
 )
-_SECONDS: Final = 600
+_SECONDS: Final = 3600
 app = typer.Typer()
 
 
@@ -59,7 +59,7 @@ class Guarantee:
 _EDGE, _CLOUD, _SHARED = "edge_service", "cloud_service", "shared"
 _PROTECT = "tests/edge_service/protection/test_protect.py"
 _MATCHING = "tests/cloud_service/routes/test_matching.py"
-_KEYS = "tests/cloud_service/routes/test_keys_at_the_door.py"
+_KEYS = "tests/cloud_service/routes/test_api_keys.py"
 GUARANTEES: Final = (
     Guarantee(
         "Templates are sealed",
@@ -164,7 +164,7 @@ GUARANTEES: Final = (
         _SHARED,
         "if more > 0 and not self._limiter.hit(",
         "if more < 0 and not self._limiter.hit(",
-        ("tests/cloud_service/routes/test_rates_at_the_door.py",),
+        ("tests/cloud_service/routes/test_rate_limits.py",),
     ),
     Guarantee(
         "Limits of bodies hold",
@@ -180,8 +180,10 @@ def place_of(guarantee: Guarantee, tree: Path) -> Path:
     """The file with the code that keeps a guarantee.
 
     Raises:
-        SetupError: the code is in no file, or in several places.
+        SetupError: the code is in no file, or in several places; or a file of tests is missing.
     """
+    if missing := [test for test in guarantee.tests if not (tree / test).exists()]:
+        raise SetupError(f"{guarantee.name}: there are no tests {missing}; correct {Path(__file__).name}.")
     found = [path for path in sorted((tree / guarantee.package).rglob("*.py")) if guarantee.code in path.read_text()]
     if len(found) != 1 or found[0].read_text().count(guarantee.code) != 1:
         raise SetupError(

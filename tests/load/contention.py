@@ -18,7 +18,7 @@ from rich.console import Console
 
 from deploy.pair import Pair, free_port
 from shared.command import finite, run
-from shared.http.rates import UNLIMITED
+from shared.security.credentials import UNLIMITED
 from shared.security.secret_files import read_secret
 from tests.load.bench_cloud import filled, people
 from tests.load.closed_loop import closed_loop, request

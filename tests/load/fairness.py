@@ -29,8 +29,7 @@ from rich.console import Console
 
 from deploy.pair import Pair, free_port
 from shared.command import run
-from shared.http.rates import UNLIMITED
-from shared.security.credentials import Scope
+from shared.security.credentials import UNLIMITED, Scope
 from shared.security.key_ring import KeyRing
 from shared.security.secret_files import read_secret
 from tests.load.closed_loop import read_answer, request

@@ -11,7 +11,6 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
-from shared.http.serving import HurriedProtocol
 from shared.wire.cloud import VerifyRequest
 from shared.wire.common import VerifyAnswer
 
@@ -32,5 +31,11 @@ async def ready() -> None:
 
 if __name__ == "__main__":
     uvicorn.run(
-        app, host="127.0.0.1", port=int(os.environ[PORT]), http=HurriedProtocol, log_config=None, access_log=False
+        app,
+        host="127.0.0.1",
+        port=int(os.environ[PORT]),
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
     )

@@ -23,7 +23,7 @@ from rich.table import Table
 from deploy.pair import Pair, free_port
 from lab.console_table import measurements
 from shared.command import finite, run
-from shared.http.rates import UNLIMITED
+from shared.security.credentials import UNLIMITED
 from shared.security.secret_files import read_secret
 from tests.load.closed_loop import request
 from tests.load.crash.model import TAU, Vectors, contract_of

@@ -71,14 +71,21 @@ def enveloped(vector: NDArray[np.float32], contract: Contract | None = None, **c
 
 
 @cache
-def _migrated_record() -> tuple[bytes, bytes]:
-    """A SQLite record with its tables and nothing in them, and its salt; making it takes longer than most tests."""
+def _migrated_record() -> bytes:
+    """A SQLite record with its tables and nothing in them; making it takes longer than most tests."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "record.db"
         open_database(f"sqlite:///{file}", RecordSettings(), connections=1).close()
-        with closing(sqlite3.connect(file)) as record:
-            (salt,) = record.execute("SELECT value FROM record_value WHERE name = 'audit_salt'").fetchone()
-        return file.read_bytes(), salt.encode()
+        return file.read_bytes()
+
+
+def _copy_empty_record(home: Path) -> None:
+    home.mkdir(mode=0o700, parents=True)
+    file = home / "record.db"
+    file.touch(mode=0o600)
+    file.write_bytes(_migrated_record())
+    with closing(sqlite3.connect(file, isolation_level=None)) as record:  # each record has a salt of its own
+        record.execute("UPDATE record_value SET value = ? WHERE name = 'audit_salt'", (secrets.token_hex(32),))
 
 
 class Caller:
@@ -132,11 +139,7 @@ class Cloud:
 
     def __enter__(self) -> Cloud:
         if self.settings.record.url is None and not self.settings.home.exists():
-            self.settings.home.mkdir(mode=0o700, parents=True)
-            (self.settings.home / "record.db").touch(mode=0o600)
-            content, salt = _migrated_record()
-            own = secrets.token_hex(32).encode()  # the salt tells a record from others
-            (self.settings.home / "record.db").write_bytes(content.replace(salt, own))
+            _copy_empty_record(self.settings.home)
         self.http.__enter__()
         self.http.headers["Authorization"] = f"Bearer {self.settings.first_key_file.read_text().strip()}"
         return self

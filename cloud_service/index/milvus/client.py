@@ -1,4 +1,4 @@
-"""Milvus as this service uses it: collections of unit vectors by id. Every call ends within a bounded time."""
+"""A client for collections of unit vectors in Milvus; every call has a time limit."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Milvus:
         return names
 
     def create(self, name: str, dim: int, approximate: bool = False, *, patient: bool = True) -> None:
-        """Makes a collection with its index (HNSW where that may be approximate, else FLAT), empty and not loaded."""
+        """Makes an empty collection with its index: HNSW if approximate, else FLAT."""
         kinds = self._pymilvus.DataType
         schema = self._pymilvus.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", kinds.INT64, is_primary=True)
@@ -158,7 +158,7 @@ class Milvus:
         between: tuple[int, int] | None = None,
         approximate: bool = False,
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """The nearest by inner product for each row of (m, d) float32, all that was written before taken into account.
+        """The nearest by inner product for each row of (m, d) float32, after all writes.
 
         Args:
             name: of the collection.
@@ -193,7 +193,7 @@ class Milvus:
         return self._compacts
 
     def compact(self, name: str) -> int:
-        """Has a collection written to disk and then rewritten without what was removed; returns the job's number."""
+        """Has a collection's files rewritten without what was removed; returns the job's number."""
 
         def begin(client: Any) -> int:
             client.flush(name, timeout=_SLOW_SECONDS)
@@ -249,7 +249,9 @@ def _between(after: int, last: int) -> str:
 
 
 def _loaded(package: str, remedy: str) -> Any:
-    """A package that only this index needs; it logs nothing by itself, because it would log what it was sent.
+    """Imports a package that only this index needs, and silences its log.
+
+    It would log what it was sent.
 
     Raises:
         SetupError: it is not installed.

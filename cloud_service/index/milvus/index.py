@@ -56,7 +56,7 @@ class MilvusIndex:
         return self._milvus.count(self._name)
 
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
-        """The ``width`` best templates for each row of (m, d) float32 unit probes, of those that score ``at_least``.
+        """The ``width`` best templates for each of (m, d) float32 unit probes, from ``at_least``.
 
         Milvus returns at most 16,384 hits. Where more are wanted, all that reach the floor are read by ranges of ids.
 

@@ -30,7 +30,7 @@ _log = get_logger(__name__)
 
 
 class MilvusIndexes:
-    """Indexes that several replicas of the service share. None of them remembers what another may change.
+    """Indexes that replicas share; none of them remembers what another may change.
 
     Changes may arrive in any order: each is checked against the record, so that writers do not wait for each other.
 
@@ -204,7 +204,7 @@ class MilvusIndexes:
 def in_milvus(
     url: str, settings: MilvusSettings, database: Database, record_with: Callable[[Journal], Record], metrics: Metrics
 ) -> tuple[Record, MilvusIndexes, Residue]:
-    """The record with an outbox for its journal, the indexes that the outbox is for, and what Milvus keeps of erasures.
+    """Makes the record with an outbox as its journal, the indexes, and their residue.
 
     Raises:
         SetupError: a package that is needed is not installed, or milvus-lite's folder cannot be used.
@@ -218,7 +218,7 @@ def in_milvus(
 
 
 class MilvusResidue:
-    """Bytes of erased templates that Milvus may still hold; ``Purge`` has them rewritten, the outbox records it.
+    """Bytes of erased templates in Milvus; ``Purge`` removes them, the outbox records it.
 
     Args:
         outbox: of all galleries.

@@ -1,4 +1,4 @@
-"""Keeps Milvus in step with the record, beside the requests: makes, fills, compares, updates and drops collections."""
+"""Keeps Milvus in step with the record, in a thread beside the requests."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ class Sync:
         return self._names.collection(gallery) in self._trusted
 
     def ensure(self, gallery: PinnedGallery, *, patient: bool) -> None:
-        """Makes sure that a gallery's collection is there, loaded, and complete; fills it from the record if need be.
+        """Makes sure that a gallery's collection is there, loaded, and complete.
+
+        Fills it from the record if need be.
 
         Args:
             gallery: which.

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from cloud_service.index.milvus import client as client_module
 from cloud_service.index.milvus.client import Milvus
 from cloud_service.index.milvus.indexes import MilvusIndexes
 from cloud_service.index.milvus.outbox import Outbox
+from cloud_service.record.tables import outbox as table
 from shared.errors import IndexUnavailable, SetupError
 from tests.cloud_service.index.milvus_cloud import (
     assert_pending,
@@ -41,6 +43,13 @@ def _parts(cloud: Cloud) -> tuple[MilvusIndexes, Milvus, Outbox]:
 def _collection(cloud: Cloud) -> str:
     indexes, _, _ = _parts(cloud)
     return indexes._names.collection(store_of(cloud).record.gallery("door"))
+
+
+def _pending(outbox: Outbox, gallery_id: int) -> int:
+    """How many erasures in a gallery, or of it, the outbox holds: Milvus may still have their bytes."""
+    mine = table.c.collection.startswith(f"{outbox._names.prefix}{gallery_id}_", autoescape=True)
+    with outbox._database.read() as connection:
+        return len(connection.scalars(select(table.c.id).where(mine, table.c.action != "add")).all())
 
 
 def test_what_was_enrolled_is_found_also_by_the_next_process_and_by_no_other_record(
@@ -86,7 +95,7 @@ def test_without_milvus_it_says_so_in_time_and_recovers_by_itself(tmp_path: Path
         assert_pending(cloud.http.delete(ANNA))
         gallery = store_of(cloud).record.gallery("door")
         _, milvus, outbox = _parts(cloud)
-        assert outbox.pending(gallery.id).count == 1
+        assert _pending(outbox, gallery.id) == 1
 
         own_milvus.start()
         within(20, lambda: index_is_ready(cloud))
@@ -337,16 +346,16 @@ def test_pending_erasures_are_told_until_milvus_kept_nothing_for_long_enough(
         cloud.enroll("ben", VECTORS[2:3])
         gallery = store_of(cloud).record.gallery("door")
         _, milvus, outbox = _parts(cloud)
-        assert outbox.pending(gallery.id).count == 0
+        assert _pending(outbox, gallery.id) == 0
         assert_pending(cloud.http.delete(ANNA))
-        assert outbox.pending(gallery.id).count == 2
+        assert _pending(outbox, gallery.id) == 2
         if shared_milvus.lite:
             time.sleep(2.5)
-            assert outbox.pending(gallery.id).count == 2, "milvus-lite does not rewrite its files when told to"
+            assert _pending(outbox, gallery.id) == 2, "milvus-lite does not rewrite its files when told to"
             milvus._compacts = True  # as Milvus itself; milvus-lite takes the calls
-        within(40, lambda: outbox.pending(gallery.id).count == 0)
+        within(40, lambda: _pending(outbox, gallery.id) == 0)
         assert_pending(cloud.http.delete("/v1/galleries/door"))
-        within(40, lambda: outbox.pending(gallery.id).count == 0)
+        within(40, lambda: _pending(outbox, gallery.id) == 0)
 
 
 @pytest.mark.slow(reason="Milvus")

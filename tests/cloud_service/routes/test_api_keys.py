@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from cloud_service.settings import Settings
-from shared.errors import Overloaded, SetupError
-from shared.http.load_shedding import LoadShedder
-from shared.metrics import Metrics
+from shared.errors import SetupError
 from shared.security.credentials import Scope
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
 
@@ -162,13 +160,3 @@ def _damage(file: Path, how: str) -> None:
     elif how != "gone":
         file.touch(0o600)
         file.write_text("?" if how == "garbage" else "")
-
-
-@pytest.mark.parametrize("spelt", ["bearer {}", "BEARER {}", "Bearer  {}", "Bearer {} "])
-def test_a_key_has_one_share_of_the_slots_however_its_header_is_spelt(spelt: str) -> None:
-    desk = LoadShedder(4, Metrics("test"))
-    for _ in range(3):
-        desk.enter("/v1/galleries", b"Bearer patronus_one")
-    with pytest.raises(Overloaded):
-        desk.enter("/v1/galleries", spelt.format("patronus_one").encode())
-    desk.enter("/v1/galleries", b"Bearer patronus_other")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from cloud_service.settings import Settings
-from shared.http.rates import RateSettings
 from shared.security.credentials import Scope
+from shared.service_settings import RateSettings
 from tests.support.cloud_client import Cloud, assert_problem, random_units
 
 VECTOR = random_units(3, 1)[0]

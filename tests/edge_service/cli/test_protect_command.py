@@ -266,7 +266,7 @@ def test_a_file_that_is_there_is_kept_unless_forced(protect: Any, tmp_path: Path
     source = saved(tmp_path / "in.npz", embeddings=units(2, DIM))
     (tmp_path / "out.npz").write_text("mine")
     ended = protect(source, "--profile", "sealing", "--unsealed")
-    assert "is there already" in str(ended.exception)
+    assert "exists already" in str(ended.exception)
     bad = saved(tmp_path / "bad.npz", **with_row(4, 0))
     assert protect(bad, "--profile", "sealing", "--unsealed", "--force").exit_code == 1
     assert (tmp_path / "out.npz").read_text() == "mine"

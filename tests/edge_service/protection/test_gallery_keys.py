@@ -6,10 +6,12 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edge_service.protection import key_transfer
 from edge_service.protection.key_transfer import unwrap, wrap
 from edge_service.protection.keys import EpochKey, GalleryKey, KeyStore, derive, new_epoch
 from shared.errors import BadRequest, Conflict, SetupError
@@ -22,6 +24,19 @@ GOLDEN = [
     "c0d463a4f17c618c49233e60bd804a59965b328396e95df8b201f3b413d88ac0",
 ]
 PASSPHRASE = "correct horse battery"
+SCRYPT_LOG2_N = key_transfer._LOG2_N
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cheap_scrypt() -> Iterator[None]:
+    """Wraps with an eighth of the product's cost, or these tests would take most of their time there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_transfer, "_LOG2_N", 14)
+        yield
+
+
+def test_a_guess_of_a_passphrase_costs_128_mib() -> None:
+    assert 128 * 2**SCRYPT_LOG2_N * key_transfer._BLOCK == 128 * 1024 * 1024
 
 
 def test_the_master_key_is_made_once_and_private(tmp_path: Path) -> None:
@@ -224,7 +239,7 @@ def test_a_wrong_passphrase_opens_nothing(wrapped: str, passphrase: str) -> None
 def test_a_file_that_was_changed_opens_nothing(wrapped: str, member: str) -> None:
     file = json.loads(wrapped)
     if member == "scrypt_log2_n":
-        file[member] = 16
+        file[member] = 15
     else:
         first = file[member][0]
         file[member] = ("B" if first != "B" else "C") + file[member][1:]

@@ -142,7 +142,7 @@ def test_without_its_seal_the_profile_gives_nothing(profile: Profile) -> None:
 
 def test_a_seal_is_never_under_a_key_that_is_of_no_gallery(profile: Profile, tmp_path: Path) -> None:
     for key in (PUBLIC_KEY, KeyStore(tmp_path).no_gallery()):
-        with pytest.raises(ProtectionFailed, match="of no gallery"):
+        with pytest.raises(ProtectionFailed, match="belongs to no gallery"):
             Protector(profile).templates(units(1), key)
 
 

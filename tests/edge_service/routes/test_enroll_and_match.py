@@ -202,7 +202,7 @@ def test_an_erasure_comes_with_the_clouds_receipt_and_says_what_is_left(edge: Ed
     status = edge.call("GET", f"{erasures}/{receipt['id']}").json()
     assert (status["status"], status["receipt"]) == ("pending", receipt)
     reader.close()
-    edge.pair.cloud.state.store.finish_erasures()
+    edge.pair.cloud.state.services.store.finish_erasures()
     assert edge.call("GET", f"{erasures}/{receipt['id']}").json()["status"] == "done"
     assert_problem(edge.call("GET", f"{erasures}/{receipt['id'] + 1}"), 404, "not-found", "unknown_erasure")
 

@@ -85,7 +85,10 @@ def _sent(edge: Edge) -> NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(envelope["data"]), dtype="<f4")
 
 
-@pytest.mark.parametrize("verify_only", [False, True])
+@pytest.mark.parametrize(
+    "verify_only",
+    [False, pytest.param(True, marks=pytest.mark.slow(reason="every sample picture against everybody, a second time"))],
+)
 def test_every_score_and_decision_on_the_sample_pictures_stays_what_it_was(edge: Edge, verify_only: bool) -> None:
     gallery = f"same-{verify_only}"
     _made(edge, gallery, verify_only=verify_only)

@@ -21,9 +21,10 @@ from lab.attacks.attackers import QUICK
 from lab.defence.decoders import InversionOptions
 
 DATA = os.environ.get("PATRONUS_FACE_DATA")
-pytestmark = pytest.mark.skipif(
-    not DATA, reason="PATRONUS_FACE_DATA names no folder with lfw112.tar and utkface112.tar"
-)
+pytestmark = [
+    pytest.mark.skipif(not DATA, reason="PATRONUS_FACE_DATA names no folder with lfw112.tar and utkface112.tar"),
+    pytest.mark.slow(reason="trains attackers on real faces"),
+]
 
 PLAIN = "unprotected embeddings"
 WIRE = "templates as stored by the cloud"

@@ -130,6 +130,7 @@ def test_a_second_run_does_nothing_again(done: Path, attack: Callable[..., Any])
     assert before == {path: path.stat().st_mtime_ns for path in (done / "steps").iterdir()}
 
 
+@pytest.mark.slow(reason="attacks twice more")
 def test_a_break_leaves_no_report_and_the_next_run_goes_on(
     attack: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lab.data import images as module
-from lab.data.images import FaceImages, read_folder, read_images, read_lfw, read_tar, split_people
+from lab.data.images import FaceImages, read_folder, read_images, read_tar, split_people
+from lab.data.lfw import read_lfw
 from shared.errors import SetupError
 
 PICTURES = Path(__file__).parents[1] / "pictures"

@@ -14,8 +14,8 @@ from torch import nn
 
 from lab.data.embedders import open_encoder
 from lab.data.onnx_files import OnnxFile
-from lab.data.onnx_to_torch import Affine, Slope, read_onnx
-from lab.data.torch_embedder import TorchEmbedder, check_parity, load_torch_embedder
+from lab.data.onnx_operators import Affine, Slope
+from lab.data.torch_embedder import TorchEmbedder, check_parity, load_torch_embedder, read_onnx
 from shared.errors import SetupError
 
 NONE = np.empty((0, 112, 112, 3), np.uint8)
@@ -164,6 +164,7 @@ def test_a_checkout_compares_on_its_public_faces(models_folder: Path, tmp_path: 
     assert list((tmp_path / "images").glob("*.npy"))
 
 
+@pytest.mark.slow(reason="float64 through the whole of SFace")
 def test_the_gradient_is_the_slope_of_the_embedding(models_folder: Path) -> None:
     torch_embedder = TorchEmbedder(read_onnx((models_folder / "sface_2021dec.onnx").read_bytes(), "sface")).double()
     random = torch.Generator().manual_seed(0)

@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from lab.data.matching import TooFewPeople, one_pair_a_person
 from lab.data.verification import Floats
 from lab.defence.budget import certified_budget
-from lab.defence.geometry import angle_bounds, angles, can_flip, flips, random_direction_score, random_rotation, rotated
 from shared.errors import PatronusError
+from tests.lab.defence.geometry import (
+    angle_bounds,
+    angles,
+    can_flip,
+    flips,
+    random_direction_score,
+    random_rotation,
+    rotated,
+)
 
 TAU = 0.363
 ROUNDING = 1e-9  # radians

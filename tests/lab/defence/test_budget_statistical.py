@@ -12,7 +12,7 @@ from lab.data import matching
 from lab.data.matching import Change, Comparison, Rise, TooFewPeople, genuine_pairs, impostor_changes
 from lab.data.verification import Floats, Rows, all_impostors
 from lab.defence.budget import Protect, Tolerance, statistical_budget
-from lab.defence.geometry import random_rotation
+from tests.lab.defence.geometry import random_rotation
 
 TAU = 0.5
 DIM = 16

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.data.verification import Floats
-from lab.defence.geometry import random_rotation
+from tests.lab.defence.geometry import random_rotation
 from tests.lab.defence.margin_limit import margin_limit
 
 

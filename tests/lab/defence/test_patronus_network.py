@@ -16,12 +16,12 @@ from torch import nn
 from edge_service.vision.sessions import OrtGraph
 from lab.data.images import FaceImages
 from lab.data.splits import TEST, Labelled
-from lab.defence.geometry import angles
 from lab.defence.network import NetworkShape, PatronusNetwork
 from lab.defence.protection import gaussian, protect, rotated_back
 from lab.export.export_profile import check_parity
 from lab.export.onnx_export import to_onnx
 from shared.errors import SetupError
+from tests.lab.defence.geometry import angles
 from tests.lab.defence.margin_limit import margin_limit
 
 Rows = NDArray[np.float32]

@@ -29,6 +29,7 @@ def lfw() -> Lfw:
         pytest.skip(error.detail)
 
 
+@pytest.mark.slow(reason="embeds 7,700 real faces")
 def test_the_services_own_embedding_code_reaches_the_published_accuracy(lfw: Lfw, models_folder: Path) -> None:
     pairs = lfw.pairs()
     names = sorted({name for pair in pairs for name in (pair.first, pair.second)})

@@ -175,6 +175,7 @@ def test_a_shipped_card_tells_what_was_recorded_of_the_profile_that_is_shipped(p
     assert "not for children" in Path("README.md").read_text()
 
 
+@pytest.mark.slow(reason="real faces")
 def test_on_real_faces_young_children_are_taken_for_each_other(models_folder: Path, tmp_path: Path) -> None:
     named = os.environ.get("PATRONUS_FACE_DATA")
     source = Path(named or ".") / "utkface112.tar"

@@ -98,7 +98,7 @@ def test_what_perturbs_probes_alone_promises_little() -> None:
 def test_figures_are_those_of_the_document(plugin: bool) -> None:
     text = _card(plugin=plugin, figures=_figures())
     assert "protected: 97.10% of genuine pairs accepted (96.10% to 98.10%), false matches 1.00e-03" in text
-    assert "accepted against the same picture: target 98.0% before and 3.0% after." in text
+    assert "accepted, same photo (type I): target 98.0% before and 3.0% after." in text
     assert "accepted against the another picture" not in text
     assert "average face" not in text
     assert "Nothing was measured" in _card(plugin=plugin)

@@ -1,15 +1,17 @@
-"""What there is no place for is refused before it is parsed; everything that is not plain takes the long way."""
+"""A request without a free slot is refused before its key or body is looked at; other requests do not notice."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from typing import Any
 
-import h11
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
-from shared.errors import Overloaded, RateLimited
-from shared.http.load_shedding import LoadShedder
+from shared.errors import RateLimited
+from shared.http.load_shedding import OVER_LIMIT, LoadShedder, LoadShedding, Refusal, Slot
 from shared.http.rate_limits import Kind
 from shared.metrics import Metrics
 
@@ -17,143 +19,147 @@ VERIFY = "/v1/galleries/door/subjects/a/verify"
 MINE, THEIRS = b"Bearer patronus_mine", b"Bearer patronus_theirs"
 
 
-def sent(path: str = VERIFY, *headers: str, method: str = "POST", key: bytes = MINE, body: bytes = b"{}") -> bytes:
-    lines = [
-        f"{method} {path} HTTP/1.1",
-        "Host: cloud",
-        f"Authorization: {key.decode()}",
-        f"Content-Length: {len(body)}",
-        *headers,
-    ]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+def request(
+    path: str = VERIFY, *headers: tuple[bytes, bytes], method: str = "POST", key: bytes = MINE, **state: Any
+) -> Scope:
+    """A request as the server hands it to the application."""
+    pairs = [(b"host", b"cloud"), (b"authorization", key), (b"content-length", b"2"), *headers]
+    return {"type": "http", "method": method, "path": path, "headers": pairs, "state": state}
 
 
-def read(answer: bytes, method: str = "POST") -> tuple[int, dict[str, str], bytes]:
-    """An answer as an independent reader of HTTP takes it."""
-    client = h11.Connection(h11.CLIENT)
-    client.send(h11.Request(method=method, target="/", headers=[("Host", "cloud")]))
-    client.send(h11.EndOfMessage())
-    client.receive_data(answer)
-    head, body = client.next_event(), b""
-    assert isinstance(head, h11.Response)
-    while isinstance(event := client.next_event(), h11.Data):
-        body += event.data
-    assert isinstance(event, h11.EndOfMessage)
-    assert client.trailing_data == (b"", False)
-    return head.status_code, {name.decode(): value.decode() for name, value in head.headers}, body
+async def inner(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def answer(shedder: LoadShedder, scope: Scope) -> tuple[int, dict[str, str], bytes]:
+    """What the layer answers, without the body being read."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body was read")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(LoadShedding(inner, shedder)(scope, receive, send))
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, sent[1]["body"]
+
+
+def take(shedder: LoadShedder, scope: Scope) -> Slot:
+    slot = shedder.take(scope)
+    assert not isinstance(slot, Refusal)
+    return slot
+
+
+def status(shedder: LoadShedder, *arguments: Any, **options: Any) -> int:
+    return answer(shedder, request(*arguments, **options))[0]
 
 
 @pytest.fixture
-def desk() -> LoadShedder:
+def shedder() -> LoadShedder:
     return LoadShedder(4, Metrics("cloud"))
 
 
 @pytest.fixture
-def full(desk: LoadShedder) -> LoadShedder:
+def full(shedder: LoadShedder) -> LoadShedder:
     for key in (MINE, MINE, MINE, THEIRS):
-        desk.enter(VERIFY, key)
-    return desk
+        take(shedder, request(key=key))
+    return shedder
 
 
-def refused(desk: LoadShedder, data: bytes) -> bytes:
-    found = desk.receive(data)
-    assert isinstance(found, bytes)
-    return found
+def test_slots_are_given_back(shedder: LoadShedder) -> None:
+    assert [status(shedder, key=THEIRS) for _ in range(20)] == [200] * 20
+    slots = [take(shedder, request(key=key)) for key in (MINE, MINE, MINE, THEIRS)]
+    assert status(shedder, key=THEIRS) == 429
+    shedder.release(slots[0])
+    assert status(shedder, key=THEIRS) == 200
 
 
-def let_in(desk: LoadShedder, data: bytes) -> bool:
-    """Whether a request gets a place, which it leaves again."""
-    found = desk.receive(data)
-    if isinstance(found, tuple):
-        desk.leave(found)
-    return isinstance(found, tuple)
+def test_a_slot_is_given_back_when_the_application_fails(shedder: LoadShedder) -> None:
+    async def failing(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise RuntimeError
+
+    async def unused(*_: Any) -> Any:
+        raise AssertionError
+
+    for _ in range(10):
+        with pytest.raises(RuntimeError):
+            asyncio.run(LoadShedding(failing, shedder)(request(), unused, unused))
+    assert status(shedder) == 200
 
 
-def test_where_there_is_room_a_request_has_its_place_at_once(desk: LoadShedder) -> None:
-    assert all(isinstance(desk.receive(sent(key=key)), tuple) for key in (MINE, MINE, MINE, THEIRS))
-    assert refused(desk, sent(key=THEIRS))
-
-
-def test_what_there_is_no_place_for_gets_a_whole_answer(full: LoadShedder) -> None:
-    status, headers, body = read(refused(full, sent(VERIFY, "x-request-id: call-7")))
+def test_a_refusal_is_a_whole_answer(full: LoadShedder) -> None:
+    code, headers, body = answer(full, request(VERIFY, (b"x-request-id", b"call-7")))
     problem = json.loads(body)
-    assert (status, problem["type"]) == (429, "urn:patronus:problem:overloaded")
+    assert (code, problem["type"]) == (429, "urn:patronus:problem:overloaded")
     assert headers["retry-after"] == "1"
     assert headers["content-type"] == "application/problem+json"
     assert headers["x-request-id"] == problem["request_id"] == "call-7"
     assert headers["cache-control"] == "no-store"
-    with pytest.raises(Overloaded):
-        full.enter(VERIFY, THEIRS)
+    assert headers["x-content-type-options"] == "nosniff"
+    assert int(headers["content-length"]) == len(body)
+    assert "connection" not in headers
 
 
-def test_other_kinds_and_what_asks_for_health_come_in(full: LoadShedder) -> None:
-    for path in ("/v1/galleries/door/identify", "/v1/galleries/door"):
-        assert let_in(full, sent(path)), path
-    for path in ("/healthz", "/readyz", "/metrics"):
-        assert full.receive(sent(path)) is None, path
-        assert full.farewell(sent(path)) is None, path
+def test_other_kinds_and_health_checks_are_answered(full: LoadShedder) -> None:
+    for path in ("/v1/galleries/door/identify", "/v1/galleries/door", "/healthz", "/readyz", "/metrics"):
+        assert status(full, path) == 200, path
 
 
-def test_on_a_connection_too_many_only_health_is_answered(desk: LoadShedder) -> None:
-    status, headers, body = read(desk.farewell(sent()[:200]) or b"")
-    assert (status, headers["connection"]) == (429, "close")
+def test_on_a_connection_over_the_limit_only_health_is_answered(shedder: LoadShedder) -> None:
+    code, headers, body = answer(shedder, request(**{OVER_LIMIT: True}))
+    assert (code, headers["connection"]) == (429, "close")
     assert json.loads(body)["type"] == "urn:patronus:problem:overloaded"
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert status(shedder, path, **{OVER_LIMIT: True}) == 200, path
 
 
-def test_one_key_cannot_hold_all_places(desk: LoadShedder) -> None:
-    places = [desk.enter(VERIFY, MINE) for _ in range(3)]
-    with pytest.raises(Overloaded):
-        desk.enter(VERIFY, MINE)
-    assert refused(desk, sent(key=MINE))
-    assert let_in(desk, sent(key=THEIRS))
-    desk.leave(desk.enter(VERIFY, THEIRS))
-    desk.leave(places.pop())
-    assert let_in(desk, sent(key=MINE))
+def test_one_key_cannot_hold_all_slots(shedder: LoadShedder) -> None:
+    slots = [take(shedder, request()) for _ in range(3)]
+    assert status(shedder) == 429
+    assert status(shedder, key=THEIRS) == 200
+    shedder.release(slots.pop())
+    assert status(shedder) == 200
 
 
 @pytest.mark.parametrize(
-    "data",
+    "header",
     [
-        sent()[:-1],
-        sent()[:40],
-        sent() + b"x",
-        sent() + sent(),
-        sent(VERIFY, "Content-Length: 2"),
-        sent(VERIFY, "Transfer-Encoding: chunked"),
-        sent(VERIFY, "Expect: 100-continue"),
-        sent(VERIFY, "Connection: close"),
-        sent(VERIFY, "Authorization: Bearer other"),
-        sent().replace(b"HTTP/1.1", b"HTTP/1.0"),
-        sent().replace(b"Content-Length: 2", b"Content-Length: -2"),
-        b"",
-        b"\x16\x03\x01",
+        (b"transfer-encoding", b"chunked"),
+        (b"expect", b"100-continue"),
+        (b"content-length", b"100000"),
+        (b"content-length", b"-2"),
     ],
 )
-def test_what_is_not_one_whole_plain_request_takes_the_long_way(full: LoadShedder, data: bytes) -> None:
-    assert full.receive(data) is None
+def test_a_refusal_closes_the_connection_where_the_body_may_be_long_or_may_not_come(
+    full: LoadShedder, header: tuple[bytes, bytes]
+) -> None:
+    assert answer(full, request(VERIFY, header))[1]["connection"] == "close"
 
 
 @pytest.mark.parametrize("offered", ["a b", "x" * 65, "<script>", ""])
 def test_a_strange_request_id_is_replaced(full: LoadShedder, offered: str) -> None:
-    _, headers, _ = read(refused(full, sent(VERIFY, f"X-Request-ID: {offered}")))
+    _, headers, _ = answer(full, request(VERIFY, (b"x-request-id", offered.encode())))
     assert len(headers["x-request-id"]) == 32
 
 
-def test_an_answer_to_head_has_no_body(desk: LoadShedder) -> None:
-    for key in (MINE, MINE, MINE, THEIRS):
-        desk.enter("/v1/galleries", key)
-    status, headers, body = read(refused(desk, sent("/v1/galleries", method="HEAD", body=b"")), "HEAD")
-    assert (status, body) == (429, b"")
-    assert int(headers["content-length"]) > 0
-
-
-def test_a_key_over_its_rate_is_refused_here_until_it_is_not(desk: LoadShedder) -> None:
+def test_a_key_over_its_rate_is_refused_here_until_it_is_not(shedder: LoadShedder) -> None:
     over = RateLimited("Slow down, please.", counted="matching", quota=5, window_s=1, free_in_s=0.05)
-    desk.remember(Kind.MATCHING, MINE, over)
-    status, headers, body = read(refused(desk, sent()))
-    assert (status, json.loads(body)["type"]) == (429, "urn:patronus:problem:rate-limited")
+    shedder.remember(Kind.MATCHING, MINE, over)
+    code, headers, body = answer(shedder, request())
+    assert (code, json.loads(body)["type"]) == (429, "urn:patronus:problem:rate-limited")
     assert headers["ratelimit-policy"] == '"matching";q=5;w=1'
-    assert let_in(desk, sent(key=THEIRS))
-    assert let_in(desk, sent("/v1/galleries/door", method="GET", body=b""))
+    assert status(shedder, key=THEIRS) == 200
+    assert status(shedder, "/v1/galleries/door", method="GET") == 200
     time.sleep(0.06)
-    assert let_in(desk, sent())
+    assert status(shedder) == 200
+
+
+@pytest.mark.parametrize("spelled", ["bearer {}", "BEARER {}", "Bearer  {}", "Bearer {} "])
+def test_a_key_has_one_share_of_the_slots_however_it_is_spelled(shedder: LoadShedder, spelled: str) -> None:
+    for _ in range(3):
+        take(shedder, request(key=b"Bearer patronus_one"))
+    assert status(shedder, key=spelled.format("patronus_one").encode()) == 429
+    assert status(shedder, key=b"Bearer patronus_other") == 200

@@ -13,8 +13,8 @@ from fastapi import FastAPI, Request
 
 from shared.errors import NotFound, Overloaded, PatronusError, SetupError, UpstreamUnavailable
 from shared.http.application import make_application
-from shared.http.rates import RateSettings
 from shared.metrics import Metrics
+from shared.service_settings import RateSettings
 
 LIMIT = 1000
 FAILURES: dict[str, Exception] = {
@@ -42,7 +42,7 @@ def app() -> FastAPI:
         limit_for=lambda path: LIMIT if path != "/large" else 10 * LIMIT,
         body_seconds=0.3,
         rates=RateSettings(),
-        places=8,
+        slots=8,
     )
 
     @made.post("/{path}")

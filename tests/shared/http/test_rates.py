@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from shared.errors import RateLimited
 from shared.http.problems import problem_headers
 from shared.http.rate_limits import Kind, RateLimits, kind_of
-from shared.http.rates import RateSettings
 from shared.security.credentials import ApiKeyRecord, Scope, mint
+from shared.service_settings import RateSettings
 
 MATCHING, READING, WRITING = Kind.MATCHING, Kind.READING, Kind.WRITING
 

@@ -1,4 +1,4 @@
-"""Rotations of embeddings on the sphere: by how much, what it does to scores, and which decisions it can flip.
+"""Rotations of embeddings on the sphere, computed independently of the budgets that they test.
 
 x, y are unit vectors, theta = arccos <x, y>; a pair is accepted at cos theta >= tau, that is theta <= theta_tau.
 Protection rotates x into cos(phi) x + sin(phi) u, with u a unit tangent at x.
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lab.data.matching import AnyRows
 from lab.data.verification import Floats
+from lab.defence.budget import angle_of, checked_angles
 
 # A direction with less than this outside the line through x names no tangent.
 _TINY = 1e-9
@@ -190,21 +191,6 @@ def random_direction_score(score: ArrayLike, phi_x: ArrayLike, phi_y: ArrayLike,
     double = (np.sin(x) * np.sin(y)) ** 2
     variance = single * (1 - s**2) / (dim - 1) + double * (dim - 2 + s**2) / (dim - 1) ** 2
     return Moments(np.cos(x) * np.cos(y) * s, np.asarray(variance))
-
-
-def angle_of(tau: float) -> float:
-    """arccos tau, in radians; ValueError where tau is no cosine."""
-    if not -1 < tau < 1:
-        raise ValueError("tau is a cosine between -1 and 1")
-    return math.acos(tau)
-
-
-def checked_angles(theta: ArrayLike) -> Floats:
-    """Float64 radians; ValueError outside 0..pi."""
-    found = np.asarray(theta, dtype=np.float64)
-    if not np.all((found >= 0) & (found <= math.pi)):
-        raise ValueError("angles are radians in 0..pi")
-    return found
 
 
 def checked_limits(phi: ArrayLike) -> Floats:

@@ -1,0 +1,105 @@
+"""HTTP/1.1 connections by uvicorn and httptools, with limits: how many, how silent, how long a request's head."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shared.errors import BadRequest
+from shared.http.load_shedding import HOLD_BACK, OVER_LIMIT
+from shared.http.problems import MEDIA_TYPE, problem_document
+from shared.http.request_context import REQUEST_ID_HEADER, id_of_request
+
+# Longer than the edge's pool keeps an idle connection (20 s), so that the caller, not this side, closes it.
+KEEP_ALIVE_SECONDS: Final = 30
+# A request's head has some hundred bytes; a caller that takes longer only occupies the connection.
+_HEAD_SECONDS: Final = 10
+# More than the rest of a short body that is skipped (`must_close`).
+_MAX_HEAD_BYTES: Final = 128 * 1024
+# Requests on connections above the first number are refused, except for health checks. Connections above the second
+# number are closed at once.
+_MAX_SERVED: Final = 1000
+_MAX_OPEN: Final = 1200
+_SWEEP_SECONDS: Final = 1.0
+# Much less than the second that Retry-After asks for, so that only callers that do not wait notice it. It bounds what
+# refusals cost: ten a second for each connection.
+_HOLD_BACK_SECONDS: Final = 0.1
+_MALFORMED: Final = BadRequest(
+    "This is not a valid HTTP/1.1 request; check its request line, headers and length.", reason="malformed_http"
+)
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Uvicorn's HTTP protocol, within limits. It extends what the event loop and the parser call, and nothing else."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins to wait for a request."""
+        super().connection_made(transport)
+        self.idle_since = self.loop.time()
+        self.head_bytes = 0
+        over_limit = len(self.connections) > _MAX_SERVED
+        self.app_state = {**self.app_state, OVER_LIMIT: over_limit, HOLD_BACK: self.hold_back}
+        if len(self.connections) > _MAX_OPEN:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Parses; refuses a head that is too long, which uvicorn would gather for as long as it comes."""
+        last = self.cycle
+        super().data_received(data)
+        if self.cycle is not last:
+            self.head_bytes, self.idle_since = 0, self.loop.time()
+        elif last is None or last.response_complete:
+            self.head_bytes += len(data)
+            if self.head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("")
+
+    def on_headers_complete(self) -> None:
+        """Hands the request over; what the parser calls headers from here on are trailers, which nobody reads."""
+        super().on_headers_complete()
+        self.headers = []
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is not HTTP with a problem document, unless an answer is on its way already, and closes."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            request_id = id_of_request(None)
+            body = json.dumps(problem_document(_MALFORMED, request_id)).encode()
+            headers = {
+                "Content-Type": MEDIA_TYPE,
+                "Content-Length": str(len(body)),
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+                REQUEST_ID_HEADER: request_id,
+                "Connection": "close",
+            }
+            lines = ["HTTP/1.1 400 Bad Request", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+            self.transport.write("\r\n".join(lines).encode() + body)
+        self.transport.close()
+
+    def hold_back(self) -> None:
+        """Reads the next request only after a moment: back pressure on a caller whose request was refused."""
+        self.transport.pause_reading()
+        self.loop.call_later(_HOLD_BACK_SECONDS, self.go_on)
+
+    def go_on(self) -> None:
+        """Reads again."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def close_if_silent(self) -> None:
+        """Closes the connection if no request is being answered and none came in time."""
+        now = self.loop.time()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.idle_since = now
+        elif now - self.idle_since > (_HEAD_SECONDS if self.cycle is None else KEEP_ALIVE_SECONDS):
+            self.transport.close()
+
+
+async def close_silent_connections(connections: set[LimitedProtocol]) -> None:
+    """Closes connections that sent no complete request head in time; runs until it is canceled."""
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        for connection in tuple(connections):
+            connection.close_if_silent()

@@ -1,0 +1,93 @@
+"""Routes of both services: strict about query and JSON, with HEAD wherever there is GET."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI, Request, Response, status
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+from shared.errors import BadRequest
+from shared.http.json_bodies import StrictRequest
+from shared.http.problems import RESPONSES, operations_of
+from shared.wire.common import Erased
+
+
+def api_router(prefix: str, tag: str, responses: dict[int | str, dict[str, Any]] | None = None) -> APIRouter:
+    """A router whose operations are strict, and may answer every problem.
+
+    Args:
+        prefix: of the paths.
+        tag: of the operations in the OpenAPI document.
+        responses: further ones that all of them may give.
+    """
+    return APIRouter(prefix=prefix, tags=[tag], responses={**RESPONSES, **(responses or {})}, route_class=StrictRoute)
+
+
+class StrictRoute(APIRoute):
+    """A route that refuses unknown or repeated query parameters and ambiguous JSON, and answers HEAD as GET."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request."""
+        answer = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            if request.scope["query_string"]:
+                refuse_unknown_query(request)
+            return await answer(StrictRequest(request.scope, request.receive))
+
+        return strict
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As any route; a route with GET matches HEAD too."""
+        match, child_scope = super().matches(scope)
+        if match is Match.PARTIAL and self._is_head(scope):
+            match = Match.FULL
+        return match, child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As any route; the server leaves the body of an answer to HEAD out."""
+        await super().handle({**scope, "method": "GET"} if self._is_head(scope) else scope, receive, send)
+
+    def _is_head(self, scope: Scope) -> bool:
+        return scope["type"] == "http" and scope["method"] == "HEAD" and "GET" in (self.methods or ())
+
+
+def refuse_unknown_query(request: Request) -> None:
+    """Refuses a query parameter that the route does not have, by the OpenAPI document, or that comes twice.
+
+    One that is misspelled would be ignored without a word, and of two values one would be.
+
+    Raises:
+        BadRequest: names the parameters that there are.
+    """
+    query = request.query_params
+    if not query or not request.scope["path"].startswith("/v1/"):
+        return  # monitoring adds parameters of its own to the paths of health and metrics
+    if len(query) != len(query.multi_items()):
+        raise BadRequest("The query holds a parameter twice; send each once.", reason="repeated_parameter")
+    app: FastAPI = request.app
+    operation = operations_of(app, request.scope).get(request.method.lower(), {})
+    known = {one["name"] for one in operation.get("parameters", []) if one["in"] == "query"}
+    if not known.issuperset(query):
+        there = ", ".join(sorted(known)) or "none"
+        raise BadRequest(f"The query holds a parameter that is not known here; there are: {there}.")
+
+
+PENDING: Final[dict[int | str, dict[str, Any]]] = {
+    status.HTTP_202_ACCEPTED: {
+        "model": Erased,
+        "description": "Erased, and matched no more; its bytes are not all overwritten yet: `pending` says where.",
+    }
+}
+"""For the ``responses`` of a route that erases."""
+
+
+def erasure_answer(erased: Erased, response: Response) -> Erased:
+    """The answer of an erasure: 202 while something of it is left."""
+    if erased.pending:
+        response.status_code = status.HTTP_202_ACCEPTED
+    return erased
