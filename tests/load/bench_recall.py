@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from cloud_service.index.flat import SegmentedIndex
 from cloud_service.index.sketch import Sketch
 from lab.data.embedders import embed_images, open_encoder, unit
-from lab.data.lfw import read_lfw
 from lab.data.images import read_tar
+from lab.data.lfw import read_lfw
 from shared.command import finite, run
 
 Rows = NDArray[np.float32]
