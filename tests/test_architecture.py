@@ -25,8 +25,8 @@ ARROWS = {
 }
 # Still to go, from each of these lists: more than is named here fails.
 ALSO_IMPORTED = {"lab": {"edge_service.models", "edge_service.settings", "deploy.pair"}}
-TOO_FULL = {"shared": 18, "shared/http": 18}
-TOO_LONG = {"lab/data/images.py": 425, "lab/data/onnx_to_torch.py": 468}
+TOO_FULL = {"shared": 17}
+TOO_LONG: dict[str, int] = {}
 
 TRAINING = {"torch", "onnx2torch", "skimage", "matplotlib"}
 LIBRARIES_FORBIDDEN = {

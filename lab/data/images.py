@@ -270,8 +270,7 @@ def _bytes(path: Path, limits: PictureLimits) -> bytes:
         return b""  # refused by the decoder, and so counted
 
 
-# A name, its person, and the face or why there is none.
-_Found = tuple[str, str | None, Pixels | str]
+_Found = tuple[str, str | None, Pixels | str]  # name, person, and the face or why there is none
 
 
 def _from_files(files: Iterator[tuple[str, str | None, Path]], reader: FaceReader | None) -> Iterator[_Found]:

@@ -197,5 +197,5 @@ def checked_limits(phi: ArrayLike) -> Floats:
     """Float64 radians; ValueError where one is negative or not a number."""
     found = np.asarray(phi, dtype=np.float64)
     if not np.all(found >= 0):
-        raise ValueError("limits must be >= 0 radians")
+        raise ValueError("limits of an angle must be >= 0 radians")
     return found
