@@ -42,7 +42,7 @@ class Unsynced:
 
 
 def instance_of(database: Database) -> str:
-    """The random value that this record's collections are named by; made when it is first needed."""
+    """The random value by which this record's collections are named; made at first need."""
     query = select(record_value.c.value).where(record_value.c.name == _INSTANCE)
     with database.read() as connection:
         found = connection.scalar(query)
@@ -126,10 +126,7 @@ class Outbox:
 
     def waiting_since(self) -> datetime | None:
         """When the oldest change that Milvus has not taken up was made; None: there is none."""
-        with self._database.read() as connection:
-            return connection.scalar(
-                select(outbox.c.created_at).where(outbox.c.action.in_(_UNSYNCED)).order_by(outbox.c.id).limit(1)
-            )
+        return self._oldest(_UNSYNCED)
 
     def to_purge(self) -> dict[str, int]:
         """Collections with bytes of what was removed, and the last entry about each."""
@@ -158,9 +155,12 @@ class Outbox:
 
     def oldest_pending(self) -> datetime | None:
         """When the oldest erasure was made whose bytes Milvus may still hold; None: none."""
+        return self._oldest(_ERASED)
+
+    def _oldest(self, actions: Sequence[str]) -> datetime | None:
         with self._database.read() as connection:
             oldest: datetime | None = connection.scalar(
-                select(func.min(outbox.c.created_at)).where(outbox.c.action.in_(_ERASED))
+                select(func.min(outbox.c.created_at)).where(outbox.c.action.in_(actions))
             )
         return oldest
 
