@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared.counted import counted
+from shared.command import counted
 from shared.security.key_ring import KeyRing
 from shared.security.keys_command import keys_command
 
