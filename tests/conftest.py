@@ -32,9 +32,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         )
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
-    """For what sets the log up as a service does: afterwards it is as it was."""
+    """Restores the log after each test: services and commands that run in this process set it up as they want it."""
     root = logging.getLogger()
     handlers, level, before = list(root.handlers), root.level, structlog.get_config()
     yield

@@ -11,6 +11,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from shared.errors import BadRequest
+from shared.http.auth import KeyCheck
 from shared.http.json_bodies import StrictRequest
 from shared.http.problems import RESPONSES, operations_of
 from shared.wire.common import Erased
@@ -28,13 +29,19 @@ def api_router(prefix: str, tag: str, responses: dict[int | str, dict[str, Any]]
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses unknown or repeated query parameters and ambiguous JSON, and answers HEAD as GET."""
+    """A route that refuses unknown or repeated query parameters and ambiguous JSON, and answers HEAD as GET.
+
+    Whether the caller's key is for this gallery and has the scope is checked before the body is read, too.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers a request."""
         answer = super().get_route_handler()
+        checks = [one.dependency for one in self.dependencies if isinstance(one.dependency, KeyCheck)]
 
         async def strict(request: Request) -> Response:
+            for check in checks:  # FastAPI would read and parse the body first
+                await check(request)
             if request.scope["query_string"]:
                 refuse_unknown_query(request)
             return await answer(StrictRequest(request.scope, request.receive))

@@ -179,7 +179,7 @@ def test_flips_are_counted_by_their_direction() -> None:
     ],
 )
 def test_what_is_not_an_angle_a_share_or_a_pair_is_refused(call: object) -> None:
-    with pytest.raises(ValueError, match=r"angle|share|tau"):
+    with pytest.raises(ValueError, match=r"angle|limits|share|tau"):
         call()  # type: ignore[operator]
 
 
