@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from edge_service.cloud_client import CloudClient
 from edge_service.protection.keys import GalleryKey, KeyStore, new_epoch
-from edge_service.protection.profiles import Profile
+from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import ProtectionContext
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
 from shared.errors import Conflict, ContractMismatch, NotFound, Unprocessable

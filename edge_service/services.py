@@ -10,7 +10,7 @@ from edge_service.cloud_client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts
 from edge_service.metrics import ProtectionMetrics
 from edge_service.protection.keys import KeyStore
-from edge_service.protection.profiles import DefaultThreshold, Profile, load_profile
+from edge_service.protection.profiles.files import DefaultThreshold, Profile, load_profile
 from edge_service.protection.protect import Protector
 from edge_service.recognition import Recognition
 from edge_service.rekey import GalleryRekey

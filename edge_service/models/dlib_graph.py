@@ -8,16 +8,14 @@ may differ by a pixel; the smaller one is filled up with zeroes at its end.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from edge_service.models.dlib_file import MARK, DlibNetwork, Layer, NotDlib
 from edge_service.models.manifest import ConvertedFile
-
-if TYPE_CHECKING:
-    import onnx
 
 OPSET = 21
 """The operator set that the graph is written in."""
@@ -115,10 +113,8 @@ class _Graph:
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node and returns the name of its output, which the argument `output` may choose."""
-        from onnx import helper  # noqa: PLC0415  # set-up only: services run without it
-
         name = attributes.pop("output", f"{operator.lower()}_{len(self.nodes)}")
-        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        self.nodes.append(onnx.helper.make_node(operator, inputs, [name], **attributes))
         return str(name)
 
     def weight(self, name: str, values: NDArray[Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.protection.profiles import Profile
+from edge_service.protection.profiles.files import Profile
 from shared.errors import Unprocessable
 
 # Systems that keep unit vectors keep them in float32, or in float16 at worst.

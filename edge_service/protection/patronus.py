@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.protection.profiles import PatronusStep
+from edge_service.protection.profiles.document import PatronusStep
 from edge_service.vision.sessions import RUNTIME_ERRORS, OrtGraph, Signature
 from shared.errors import ProtectionFailed, SetupError
 

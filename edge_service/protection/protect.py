@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_service.protection.gaussians import seeds
 from edge_service.protection.keys import EpochKey
 from edge_service.protection.patronus import ANY_ANGLE, NO_ANGLE, PatronusGraph
-from edge_service.protection.profiles import Profile
+from edge_service.protection.profiles.files import Profile
 from edge_service.protection.seal import seal, seal_matrix
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
 from shared.errors import ProtectionFailed, SetupError

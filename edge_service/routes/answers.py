@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Final, Literal
 
-from edge_service.protection.profiles import DefaultThreshold
+from edge_service.protection.profiles.files import DefaultThreshold
 from edge_service.vision.quality import objections
 from edge_service.vision.reader import AlignedFace, PictureFaces
 from shared.wire.common import Threshold

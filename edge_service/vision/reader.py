@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.picture_memory import PictureMemory, open_picture_memory
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.align import ARCFACE, align

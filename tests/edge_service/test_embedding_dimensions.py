@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_service.protection.profiles import check_profile_dimension, load_profile
+from edge_service.protection.profiles.files import check_profile_dimension, load_profile
 from shared.command import build
 from shared.errors import SetupError, Unprocessable
 from tests.support.edge import Edge, Pair, assert_problem

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from edge_service.protection.gaussians import seeds
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, GalleryKey
 from edge_service.protection.patronus import PatronusGraph
-from edge_service.protection.profiles import Profile
+from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import PatronusEngine, ProtectionContext, Protector, SealEngine
 from edge_service.protection.seal import seal_matrix
 from lab.defence.network import PatronusNetwork

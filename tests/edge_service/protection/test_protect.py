@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from edge_service.protection.keys import PUBLIC_KEY, GalleryKey, KeyStore
-from edge_service.protection.profiles import Profile, load_profile
+from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.protect import Protected, ProtectionContext, Protector, SealEngine
 from edge_service.protection.seal import seal
 from shared.errors import ProtectionFailed

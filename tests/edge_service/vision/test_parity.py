@@ -11,15 +11,15 @@ import onnx
 import pytest
 from PIL import Image
 
-from edge_service.models import load_manifest
 from edge_service.models.fetch import fetch_source
 from edge_service.models.files import write_whole
-from edge_service.models.store import sources_dir, upstream_base
+from edge_service.models.manifest import load_manifest
 from edge_service.settings import DetectionSettings
 from edge_service.vision.align import TEMPLATE, align, similarity_transform
 from edge_service.vision.detect import FaceDetector
 from edge_service.vision.reader import FaceReader
 from tests.support.edge import SAMPLES, encoded, pasted, pixels
+from tests.support.tiny_model import named_sources
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -31,9 +31,7 @@ def sources(models_folder: Path) -> dict[str, Path]:
     for entry in load_manifest().wanted():
         path = models_folder / entry.source.file
         if not path.exists():
-            write_whole(
-                path, fetch_source(entry, sources=sources_dir(), upstream_base=upstream_base(), on_event=lambda _: None)
-            )
+            write_whole(path, fetch_source(entry, on_event=lambda _: None, **named_sources()))
         found[entry.role] = path
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.settings import InferenceSettings
 from edge_service.vision import sessions
 from edge_service.vision.sessions import OrtGraph, OrtSession
