@@ -34,7 +34,6 @@ class Services:
         profile: how embeddings are protected.
         default_threshold: of comparisons, and of galleries that are created without one.
         reader: pictures to embeddings.
-        protector: embeddings to templates.
         cloud: the cloud's REST interface.
         galleries: cached contracts and keys of galleries.
         workers: the threads for heavy work.
@@ -47,7 +46,6 @@ class Services:
     profile: Profile
     default_threshold: DefaultThreshold
     reader: FaceReader
-    protector: Protector
     cloud: CloudClient
     galleries: GalleryContexts
     workers: Workers
@@ -110,7 +108,6 @@ def open_services(
         profile=profile,
         default_threshold=profile.default_threshold(reader.spec.threshold),
         reader=reader,
-        protector=protector,
         cloud=cloud,
         galleries=galleries,
         workers=workers,

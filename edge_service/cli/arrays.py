@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_service.models.files import replaced_file
 from shared.errors import BadRequest, Conflict
 
 # RuntimeError: it is encrypted; MemoryError: a header claims more than there is.
@@ -117,23 +117,14 @@ def new_arrays_file(path: Path, *, force: bool) -> Iterator[zipfile.ZipFile]:
         Conflict: it exists and may not be replaced.
         BadRequest: the folder cannot be written.
     """
-    temporary: Path | None = None
     try:
         _refuse_existing(path, force=force)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".patronus.")  # mkstemp: mode 0600
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with replaced_file(path) as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 yield archive
-            file.flush()
-            os.fsync(file.fileno())
-        _refuse_existing(path, force=force)
-        temporary.replace(path)
+            _refuse_existing(path, force=force)
     except OSError as error:
         raise BadRequest(f"{path}: cannot be written ({error.strerror}).") from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _refuse_existing(path: Path, *, force: bool) -> None:

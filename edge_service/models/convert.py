@@ -1,4 +1,4 @@
-"""Converts a published model into one that ONNX Runtime runs: plain float32 weights, free sizes.
+"""Converts a published model for ONNX Runtime: plain float32 weights, free sizes.
 
 Models are published as block-quantized ONNX files and in dlib's own format. Only the set-up imports this module:
 services run without `onnx`.
@@ -29,7 +29,7 @@ IR_VERSION = 10
 
 
 def to_runnable(source: bytes, contract: ConvertedFile, form: SourceFormat = "onnx") -> bytes:
-    """Folds constants into float32 weights, drops unused ones, and gives input and outputs the contract's shapes.
+    """Folds constants into float32 weights, and gives the model the contract's shapes.
 
     Args:
         source: a serialized ONNX model, or a network in dlib's own format.
@@ -90,7 +90,7 @@ def _expect_names(what: str, found: list[str], expected: list[str]) -> None:
 
 
 def fold(node: NodeProto, arrays: Arrays) -> bool:
-    """Computes a node with constant inputs, by ONNX's own reference, and adds its output to the arrays.
+    """Computes a node with constant inputs by ONNX's reference; adds its output to the arrays.
 
     Args:
         node: of any kind; only ``DequantizeLinear`` and ``Reshape`` are computed.
@@ -131,7 +131,7 @@ def _bare(node: NodeProto) -> NodeProto:
 def _make_model(
     contract: ConvertedFile, nodes: list[NodeProto], weights: Arrays, opsets: list[onnx.OperatorSetIdProto]
 ) -> onnx.ModelProto:
-    """Makes a model of nodes in the order in which they run, with the contract's input and outputs."""
+    """Makes a model of nodes in their order, with the contract's input and outputs."""
 
     def value(name: str, shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

@@ -28,7 +28,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def build(network: DlibNetwork, contract: ConvertedFile) -> tuple[list[onnx.NodeProto], Arrays]:
-    """Builds nodes and weights of a graph whose input is plain pixels, of any number of faces at once.
+    """Builds nodes and weights of a graph that takes the pixels of any number of faces.
 
     Args:
         network: as dlib's file has it.
@@ -67,7 +67,7 @@ class _Map:
 
 
 def _block(graph: _Graph, start: _Map, layers: _Layers) -> _Map:
-    """Two convolutions, added to their input, which is halved first where the convolutions halve."""
+    """Two convolutions, added to their input, which is halved where they halve."""
     layers.next(MARK)
     main = graph.relu(graph.convolution(start, layers), layers)
     main = graph.convolution(main, layers)
@@ -123,7 +123,7 @@ class _Graph:
         return name
 
     def convolution(self, at: _Map, layers: _Layers) -> _Map:
-        """The next convolution and its affine layer, as one convolution; each weight is rounded once."""
+        """The next convolution and its affine layer as one; each weight is rounded once."""
         layer = layers.next("con_4")
         (filters, biases), (gamma, beta) = layer.weights, layers.next("affine_").weights
         count, channels, side, _ = filters.shape

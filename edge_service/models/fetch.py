@@ -1,4 +1,4 @@
-"""Fetches a model's source file from the first source that has it, and trusts none of them: digests decide."""
+"""Fetches a model's source file from the first source with the right digest."""
 
 from __future__ import annotations
 

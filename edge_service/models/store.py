@@ -1,4 +1,4 @@
-"""Manages the folder of ready models: fills it, checks it, and returns only files whose digest is right."""
+"""Fills and checks the folder of ready models; returns only files with the right digest."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _LONGEST: Final = float(np.finfo(np.float32).max)
 
 
 def check_dimension(given: int, wanted: int) -> None:
-    """Refuses embeddings of another dimension than the edge's templates; every route uses this check.
+    """Refuses embeddings of another dimension than the edge's templates, on every route.
 
     Args:
         given: values of an embedding.

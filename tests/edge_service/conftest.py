@@ -68,7 +68,7 @@ def edge(session_edge: Edge) -> Iterator[Edge]:
 
 @pytest.fixture
 def pair(models_folder: Path, tmp_path: Path) -> Iterator[Pair]:
-    """A cloud of the test's own: for tests that start edges anew, or look into folders."""
+    """A cloud of the test's own: for tests that restart edges or read folders."""
     with Pair(tmp_path) as opened:
         yield opened
 

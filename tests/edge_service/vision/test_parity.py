@@ -115,7 +115,7 @@ def test_what_is_no_aligned_face_is_not_embedded(reader: FaceReader, bad: Any) -
         reader.embedder.embed(bad)
 
 
-class Looks:
+class PassRecorder:
     """A session that counts how often it was run, and at which sizes."""
 
     def __init__(self, session: Any) -> None:
@@ -129,8 +129,8 @@ class Looks:
 
 
 @pytest.fixture
-def looks(detector: FaceDetector) -> Looks:
-    return Looks(detector._session)
+def recorder(detector: FaceDetector) -> PassRecorder:
+    return PassRecorder(detector._network._session)
 
 
 def head(side: int) -> Picture:
@@ -139,28 +139,28 @@ def head(side: int) -> Picture:
     return np.asarray(cut.resize((300 * side // 90, 300 * side // 90), Image.Resampling.LANCZOS))
 
 
-def test_a_small_face_in_a_large_picture_is_found_by_the_second_pass(looks: Looks) -> None:
+def test_a_small_face_in_a_large_picture_is_found_by_the_second_pass(recorder: PassRecorder) -> None:
     picture = pasted(head(40), 4000, 3000, (2600, 1900))
-    [face] = FaceDetector(looks, DetectionSettings()).detect(picture)
-    assert looks.sizes[:3] == [640, 160, 1920]
+    [face] = FaceDetector(recorder, DetectionSettings()).detect(picture)
+    assert recorder.sizes[:3] == [640, 160, 1920]
     assert 2600 < face.box[0] < 2734
     assert 1900 < face.box[1] < 2034
     assert 25 < face.box[2] < 55
 
 
-def test_a_face_that_the_first_pass_finds_needs_no_second(looks: Looks) -> None:
+def test_a_face_that_the_first_pass_finds_needs_no_second(recorder: PassRecorder) -> None:
     picture = pasted(head(400), 2000, 1500, (300, 100))
-    detector = FaceDetector(looks, DetectionSettings())
+    detector = FaceDetector(recorder, DetectionSettings())
     assert len(detector.detect(picture)) == 1
-    assert looks.sizes == [640]
+    assert recorder.sizes == [640]
     assert len(detector.detect(picture, every_face=True)) == 1, "what both passes find is one face"
-    assert looks.sizes == [640, 640, 1920]
+    assert recorder.sizes == [640, 640, 1920]
 
 
-def test_a_picture_no_larger_than_the_first_pass_is_looked_at_once(looks: Looks) -> None:
-    detector = FaceDetector(looks, DetectionSettings(search_further=False))
+def test_a_picture_no_larger_than_the_first_pass_is_searched_once(recorder: PassRecorder) -> None:
+    detector = FaceDetector(recorder, DetectionSettings(search_further=False))
     assert detector.detect(pasted(head(20), 640, 480), every_face=True) == []
-    assert looks.sizes == [640]
+    assert recorder.sizes == [640]
 
 
 def test_every_face_is_found_largest_first(detector: FaceDetector) -> None:
