@@ -9,7 +9,7 @@ import typer
 
 from cloud_service.audit.cli import app as audit
 from cloud_service.erasure.cli import app as erasures
-from shared.counted import counted
+from shared.command import counted
 from shared.security.key_ring import KeyRing
 from shared.security.keys_command import keys_command
 

@@ -19,8 +19,8 @@ from edge_service.protection.keys import EpochKey, KeyStore, new_epoch
 from edge_service.protection.seal import rotation
 from edge_service.workers import Workers
 from shared.contract import Contract
+from shared.envelope import RotationMatrix
 from shared.errors import Conflict
-from shared.rotation import RotationMatrix
 from shared.wire.cloud import RekeyRequest, RekeyStatus, Rotation
 
 # How long a request waits before it answers 202; less than the command line waits for an answer.

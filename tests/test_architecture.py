@@ -25,7 +25,7 @@ ARROWS = {
 }
 # Still to go, from each of these lists: more than is named here fails.
 ALSO_IMPORTED = {"lab": {"edge_service.models", "edge_service.settings", "deploy.pair"}}
-TOO_FULL = {"shared": 17}
+TOO_FULL: dict[str, int] = {}
 TOO_LONG: dict[str, int] = {}
 
 TRAINING = {"torch", "onnx2torch", "skimage", "matplotlib"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared.counted import counted
+from shared.command import counted
 from shared.errors import BadRequest
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared.counted import counted
+from shared.command import counted
 
 app = typer.Typer(help="What was erased: listed in a file, and erased again.", no_args_is_help=True)
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from edge_service.cli.edge_client import Refused
 from edge_service.cli.session import Session, gallery_path
-from shared.counted import counted
+from shared.command import counted
 from shared.errors import BadRequest
 from shared.names import SUBJECT_PATTERN
 

@@ -19,8 +19,7 @@ from edge_service.cli.session import (
     is_verify_only,
     subject_path,
 )
-from shared.command import finite
-from shared.counted import counted
+from shared.command import counted, finite
 
 if TYPE_CHECKING:
     from edge_service.cli.edge_client import EdgeClient

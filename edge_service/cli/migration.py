@@ -16,7 +16,7 @@ from edge_service.cli.edge_client import Refused
 from edge_service.cli.output import UNPERTURBED
 from edge_service.cli.session import Session, gallery_path, is_verify_only
 from edge_service.protection.embeddings import check_dimension
-from shared.counted import counted
+from shared.command import counted
 from shared.errors import BadRequest, ContractMismatch
 from shared.names import SUBJECT_PATTERN
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJECT

@@ -17,8 +17,8 @@ from edge_service.protection.keys import PUBLIC_KEY, EpochKey, KeyStore
 from edge_service.protection.profiles.files import Profile, check_profile_dimension, load_profile
 from edge_service.protection.protect import Protector
 from edge_service.settings import EdgeSettings
+from shared.command import counted
 from shared.contract import Contract
-from shared.counted import counted
 from shared.errors import BadRequest, Conflict, ContractMismatch, SetupError
 from shared.service_settings import load_settings
 from shared.wire.common import GalleryInfo

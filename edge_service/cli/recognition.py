@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_service.cli.session import Gallery, Session, Subject, calls_edge, gallery_path, subject_path
-from shared.counted import counted
+from shared.command import counted
 from shared.wire.edge import QualityFilter
 
 app = typer.Typer()

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from shared.contract import Contract
-from shared.envelope import TemplateEnvelope
+from shared.envelope import RotationMatrix, TemplateEnvelope
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
-from shared.rotation import RotationMatrix
 from shared.strict_types import JsonInteger
 from shared.wire.common import Candidate, Cosine, ExactMoment, NewThreshold, Number, Rate, TemplateInfo, Wire
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from shared.envelope import RotationMatrix
 from shared.errors import Unprocessable
-from shared.rotation import RotationMatrix
 
 Q = np.linalg.qr(np.random.default_rng(1).standard_normal((64, 64)))[0]
 

@@ -10,11 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 
 _MARK = "PATRONUS_TEST_RUN_ID"
-_INTERVAL_SECONDS = 1.0
+# Reading the size of a large process takes milliseconds, in which it stands still.
+_INTERVAL_SECONDS = 5.0
 
 
 class PeakMemory:
-    """Sums the memory of a run's processes once a second (Linux); a shared page counts in parts (PSS).
+    """Sums the memory of a run's processes every 5 seconds (Linux); a shared page counts in parts (PSS).
 
     A process belongs to the run when its environment carries the run's id, which every child inherits.
     """

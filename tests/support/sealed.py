@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.contract import Contract, SealPin
-from shared.rotation import RotationMatrix
+from shared.envelope import RotationMatrix
 from tests.support.cloud_client import contract_of, enveloped, unit
 
 Rows = NDArray[np.float32]
