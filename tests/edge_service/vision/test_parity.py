@@ -187,5 +187,5 @@ def test_alignment_undoes_any_turn_scale_and_shift() -> None:
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     found = similarity_transform((TEMPLATE @ turn.T + shift).astype(np.float32))
     np.testing.assert_allclose(found[:, :2] @ turn, np.eye(2), atol=1e-6)
-    with pytest.raises(ValueError, match="one place"):
+    with pytest.raises(ValueError, match="one point"):
         similarity_transform(np.ones((5, 2), np.float32))
