@@ -1,4 +1,4 @@
-"""Bounded concurrency: a limit for requests that work alone, and batches of requests that are cheaper together."""
+"""A limit of concurrency, and batches of requests that are cheaper together."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _Pending(Generic[Item, Answer]):
 
 
 class RequestBatcher(Generic[Item, Answer]):
-    """Batches the requests that arrive while earlier ones are being processed. Used on one event loop.
+    """Batches the requests that arrive while earlier ones are processed, on one event loop.
 
     A request that arrives alone is processed without delay. Under load, all that wait for one gallery are processed
     together, up to a limit: one search, or one transaction and one change of threads, instead of one for each.
@@ -174,7 +174,7 @@ class RequestBatcher(Generic[Item, Answer]):
 
 
 def _copy(error: Exception) -> Exception:
-    """Copies an error for each caller: raised twice, one object would collect the frames of both."""
+    """Copies an error for a caller: raised twice, one object collects the frames of both."""
     if not isinstance(error, PatronusError):
         return error
     copied = type(error).__new__(type(error), *error.args)

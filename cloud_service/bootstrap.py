@@ -63,7 +63,7 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
             clock.begin(store.retention.time_seen())
         else:  # nothing expires, so no time was kept: the machine's is believed, unless it is behind
             clock.observe(store.retention.time_seen())
-        store.load()
+        indexes.load()
         _note_start(database)
     return store
 
@@ -93,7 +93,7 @@ def _refuse_lost_record(settings: Settings) -> None:
 
 
 def _shared(settings: Settings) -> bool:
-    """Whether other processes may use the record at the same time: neither it nor the index is this process's own."""
+    """Whether other processes may use the record too: neither it nor the index is private."""
     url = settings.index.url
     return url is not None and not url.endswith(".db") and not is_sqlite(settings.record_url)
 

@@ -1,4 +1,7 @@
-"""The commands ``patronus cloud …``. Each loads what it needs when it runs, so that help is quick."""
+"""The commands ``patronus cloud …``.
+
+Each loads what it needs when it runs, so that help is quick.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud_service.audit.cli import app as audit
-from cloud_service.erasure.cli import app as erasures
 from shared.command import counted
 from shared.security.key_ring import KeyRing
 from shared.security.keys_command import keys_command
 
 if TYPE_CHECKING:
     from cloud_service.record.backup import Held
+    from cloud_service.settings import Settings
 
 
-def _ring() -> KeyRing:
+def _settings(host: str | None = None, port: int | None = None) -> Settings:
     from cloud_service.settings import Settings
     from shared.service_settings import load_settings
 
-    return KeyRing(load_settings(Settings).keys_file)
+    return load_settings(Settings, host=host, port=port)
 
 
 app = typer.Typer(
@@ -31,9 +33,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(keys_command(_ring, "cloud"), name="keys")
-app.add_typer(audit, name="audit")
-app.add_typer(erasures, name="erasures")
+_audit = typer.Typer(help="The audit log: check it, and search it.", no_args_is_help=True)
+_erasures = typer.Typer(help="What was erased: listed in a file, and erased again.", no_args_is_help=True)
+app.add_typer(keys_command(lambda: KeyRing(_settings().keys_file), "cloud"), name="keys")
+app.add_typer(_audit, name="audit")
+app.add_typer(_erasures, name="erasures")
+
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 @app.command()
@@ -43,13 +49,10 @@ def serve(
 ) -> None:
     """Run the service in the foreground."""
     from cloud_service.app import create_app
-    from cloud_service.settings import Settings
     from shared.http.serving import serve as run
-    from shared.service_settings import load_settings
 
-    settings = load_settings(Settings, host=host, port=port)
-    app = create_app(settings)
-    run("cloud", app, host=settings.host, port=settings.port, log_level=settings.log_level, tls=settings.tls)
+    chosen = _settings(host, port)
+    run("cloud", create_app(chosen), host=chosen.host, port=chosen.port, log_level=chosen.log_level, tls=chosen.tls)
 
 
 @app.command()
@@ -59,12 +62,10 @@ def init(
     ] = None,
 ) -> None:
     """Make the home folder and the first API key; harmless when repeated."""
-    from cloud_service.settings import Settings
     from shared.errors import SetupError
     from shared.security.secret_files import locked, remove_leftovers, write_secret
-    from shared.service_settings import load_settings
 
-    settings = load_settings(Settings)
+    settings = _settings()
     ring = KeyRing(settings.keys_file)
     made = ring.ensure_first_key(settings.first_key_file)
     if api_key_out is not None and _key_in(api_key_out, ring) is None:
@@ -78,9 +79,6 @@ def init(
             remove_leftovers(api_key_out)
             write_secret(api_key_out, f"{key}\n".encode("ascii"), replace=True)
     typer.echo(f"The first API key is in {settings.first_key_file}." if made else "The cloud has API keys already.")
-
-
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 @app.command()
@@ -102,7 +100,10 @@ def restore(
         Path | None, typer.Option(metavar="FILE", help="What was erased, as patronus cloud erasures export wrote it.")
     ] = None,
 ) -> None:
-    """Replace the record by a backup; the service must not run. What was erased since is erased from it."""
+    """Replace the record by a backup; the service must not run.
+
+    What was erased since the backup is erased from it.
+    """
     from cloud_service.record.backup import restore as put_back
 
     record = _record()
@@ -138,12 +139,13 @@ def check(
         bool, typer.Option("--show-subjects", help="Also name the subjects to erase: personal data.")
     ] = False,
 ) -> None:
-    """Read the whole record and the index files, while the service runs, and list what is damaged."""
-    from cloud_service.record.check import check_record
-    from cloud_service.settings import Settings
-    from shared.service_settings import load_settings
+    """Read the whole record and the index files, and list what is damaged.
 
-    settings = load_settings(Settings)
+    The service may run meanwhile.
+    """
+    from cloud_service.record.check import check_record
+
+    settings = _settings()
     found = check_record(settings.record_url, settings.home.expanduser() / "index")
     for one in found.damaged:
         staged = ", written for the change of the gallery's key," if one.staged else ""
@@ -160,6 +162,82 @@ def check(
     typer.echo(f"{read}: nothing is damaged.")
 
 
+@_audit.command()
+def verify(
+    head: Annotated[
+        str | None, typer.Option(metavar="SEQ:DIGEST", help="A head, or a receipt's id and digest, noted earlier.")
+    ] = None,
+) -> None:
+    """Check that no entry was changed, taken out or put in.
+
+    Names the first that does not fit, or a restore.
+    """
+    from cloud_service.audit.check import check, reading
+    from cloud_service.audit.log import parse_head
+    from shared.errors import BadRequest
+
+    try:
+        noted = None if head is None else parse_head(head)
+    except ValueError:
+        raise BadRequest("A head is a number, a colon, and 64 hexadecimal digits.") from None
+    with reading(_settings().record_url) as connection:
+        found = check(connection, noted)
+    if found.wrong is not None or found.restored is not None:
+        typer.echo(found.restored or f"The audit log was tampered with: {found.wrong}.", err=True)
+        raise typer.Exit(1)
+    entries = counted(found.head.seq, "entry", "entries")
+    typer.echo(f"{entries}, each in its place. The head, to be noted elsewhere:")
+    typer.echo(f"{found.head.seq}:{found.head.digest}")
+
+
+@_audit.command()
+def find(
+    gallery: Annotated[str, typer.Argument(metavar="GALLERY", help="The gallery.")],
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="The subject's name, which is not in the log.")],
+) -> None:
+    """Show the erasures of a subject, one JSON object a line."""
+    from cloud_service.audit.check import reading
+    from cloud_service.audit.log import about
+
+    with reading(_settings().record_url) as connection:
+        found = [entry.model_dump_json() for entry in about(connection, gallery, subject)]
+    for line in found:
+        typer.echo(line)
+    if not found:
+        typer.echo("The log has no erasure of this subject.", err=True)
+
+
+@_erasures.command()
+def export(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="The list to write.")], force: Force = False
+) -> None:
+    """Write all erasures of the record to a file; it names no subject.
+
+    The service may run meanwhile.
+    """
+    from cloud_service.audit.check import reading
+    from cloud_service.erasure.erasure_list import export_erasures
+
+    with reading(_settings().record_url) as connection:
+        found = export_erasures(connection, target, replace=force)
+    typer.echo(f"{target}: {counted(len(found.erasures), 'erasure')}, up to entry {found.head.seq} of the audit log.")
+
+
+@_erasures.command()
+def apply(source: Annotated[Path, typer.Argument(metavar="FILE", help="A list of erasures.")]) -> None:
+    """Erase again what a list names, from the record; the service must not run.
+
+    For PostgreSQL, use it after pg_restore.
+    """
+    from cloud_service.erasure.carry_over import apply_list
+
+    done = apply_list(_settings(), source)
+    typer.echo(
+        counted(done.erasures, "erasure was", "erasures were")
+        + f" done again, which took away {counted(done.subjects, 'subject')}, {counted(done.templates, 'template')}."
+    )
+
+
 def _key_in(path: Path, ring: KeyRing) -> str | None:
     """Reads the API key in a private file; None if there is none, or it is not valid here."""
     from shared.security.secret_files import read_secret
@@ -174,11 +252,9 @@ def _key_in(path: Path, ring: KeyRing) -> str | None:
 def _record() -> Path:
     from cloud_service.record.opening import is_sqlite
     from cloud_service.record.sqlite import file_of
-    from cloud_service.settings import Settings
     from shared.errors import SetupError
-    from shared.service_settings import load_settings
 
-    url = load_settings(Settings).record_url
+    url = _settings().record_url
     if not is_sqlite(url):
         raise SetupError("The record is in PostgreSQL: back it up with pg_dump, and put it back with pg_restore.")
     return file_of(url)

@@ -1,4 +1,7 @@
-"""The time by which templates age: it does not go back, and a jump of the machine's clock erases nobody at once."""
+"""The time by which templates age.
+
+It does not go back, and a jump of the machine's clock erases nobody at once.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class _Settled:
 
 
 class RecordClock:
-    """Has two times, because what has expired must not match, and what was erased does not come back.
+    """Two times: what has expired must not match, and what is erased does not come back.
 
     ``now`` is the latest of the machine's clock, the recorded time and the settled time: matching and stamping go by
     it. ``settled`` is what erasing goes by. It runs with the monotonic clock, follows the machine's clock forward over

@@ -1,4 +1,4 @@
-"""What handlers declare: the services, scopes, a concurrency slot, and the names in paths and queries."""
+"""What handlers declare: services, scopes, a slot, and names in paths and queries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.wire.common import NumberInText
 
 
 def services_of(request: Request) -> Services:
-    """The services. The route whose cost is mostly FastAPI's calls this: each dependency adds to it."""
+    """The services, without the cost of a dependency: verification calls this directly."""
     services: Services = request.app.state.services
     return services
 

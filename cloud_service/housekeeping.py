@@ -1,4 +1,4 @@
-"""Background jobs: erase templates that have expired, and overwrite what erasures left on disk."""
+"""Background jobs: erase expired templates, and overwrite what erasures left on disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from anyio import to_thread
+from anyio import move_on_after, to_thread
 
 from cloud_service.record.queries import PinnedGallery
 from cloud_service.settings import RetentionSettings
@@ -35,7 +35,7 @@ async def housekeeping(store: Store, settings: RetentionSettings) -> AsyncIterat
 
 
 def check_clock(store: Store) -> list[PinnedGallery]:
-    """Compares the clocks, corrects dates set by a wrong one, and returns the galleries whose templates expire."""
+    """Compares the clocks, corrects wrong dates, and returns galleries with a retention."""
     retention = store.retention
     store.record.clock.observe(retention.time_seen())
     limited = retention.limited()
@@ -72,9 +72,6 @@ class _Jobs:
         await to_thread.run_sync(self._store.record.vectors.recheck_damaged)
 
     async def _closing_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self.closing.wait()
-        except TimeoutError:
-            return False
-        return True
+        with move_on_after(seconds):
+            await self.closing.wait()
+        return self.closing.is_set()

@@ -1,4 +1,4 @@
-"""The matcher: verification (1:1) and identification (1:N) against the gallery's unchanged threshold tau."""
+"""Verification (1:1) and identification (1:N) against the gallery's own threshold tau."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOST = (1 + UNIT_TOLERANCE) ** 2 + 1e-9
 
 
 def exact_scores(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Computes cosines of unit vectors in float64; they leave [-1, 1] by rounding at most (see ``similarity_of``).
+    """Computes cosines of unit vectors in float64, in [-1, 1] up to rounding.
 
     The products are summed row by row, not by a matrix product, so that equal rows always get equal scores.
 
@@ -78,7 +78,7 @@ class Identification:
 
 
 class Matcher:
-    """Compares probes with stored templates. The index proposes, the record confirms, exact scores decide.
+    """Compares probes with templates: the index proposes, the record's exact scores decide.
 
     Args:
         store: record and index.
@@ -202,7 +202,7 @@ def _probe_of(stored: OfSubjects, request: Verification) -> NDArray[np.float32] 
 
 
 def _best_scores(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[float]:
-    """Returns the best score of each (n, d) rows with its (d,) probe; few rows are scored in one pass."""
+    """Returns the best score of each (n, d) rows with its (d,) probe."""
     if len(pairs) < 2 or sum(rows.size for rows, _ in pairs) > _MOST_VALUES:
         return [float(exact_scores(rows, probe).max()) for rows, probe in pairs]
     counts = [len(rows) for rows, _ in pairs]
@@ -226,7 +226,7 @@ def _decision(gallery: PinnedGallery, best: float) -> VerifyAnswer | PatronusErr
 
 
 class _ProbeSearch:
-    """The search for one probe: what the index proposed so far, and the best score of each subject.
+    """One probe's search: proposals of the index so far, and each subject's best score.
 
     Args:
         threshold: the gallery's.
@@ -276,7 +276,7 @@ class _ProbeSearch:
         return len(ranked) == self._top_k and ranked[-1][1] > self._unseen_at_most
 
     def result(self) -> ProbeResult:
-        """Returns the best subjects, equal scores in the order of names; unknown when none reached tau."""
+        """Returns the best subjects, equal ones by name; unknown where none reached tau."""
         candidates = [Candidate(subject=name, similarity=score) for name, score in self._ranked()]
         return ProbeResult(decision="match" if candidates else "unknown", candidates=candidates)
 

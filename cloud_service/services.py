@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 from anyio import CapacityLimiter, move_on_after, to_thread
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,7 +12,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from cloud_service.batching import ConcurrencyLimit, RequestBatcher
 from cloud_service.bootstrap import open_store
 from cloud_service.clock import RecordClock
-from cloud_service.erasure.receipts import Erasures
 from cloud_service.housekeeping import housekeeping
 from cloud_service.matching import Identification, Matcher, Verification
 from cloud_service.record.listing import Listing
@@ -42,7 +40,6 @@ class Services:
     key_ring: KeyRing
     store: Store
     listing: Listing
-    erasures: Erasures
     rekeying: Rekeying
     concurrency: ConcurrencyLimit
     verifications: RequestBatcher[Verification, VerifyAnswer]
@@ -82,7 +79,7 @@ class Services:
 async def running_services(
     settings: Settings, key_ring: KeyRing, metrics: Metrics, clock: RecordClock | None
 ) -> AsyncIterator[Services]:
-    """Opens the record and the indexes, runs the background jobs, and closes everything at the end.
+    """Opens record and indexes, runs the background jobs, and closes everything at the end.
 
     Args:
         settings: of the service.
@@ -107,7 +104,6 @@ async def running_services(
                 key_ring=key_ring,
                 store=store,
                 listing=Listing(store.record.database, store.record.clock),
-                erasures=Erasures(store, timedelta(seconds=settings.retention.overwrite_within_s)),
                 rekeying=rekeying,
                 concurrency=ConcurrencyLimit(work),
                 verifications=RequestBatcher(matcher.verify, lambda _: 1, work),

@@ -57,7 +57,10 @@ class RecordSettings(BaseModel):
 
 
 class IndexSettings(BaseModel):
-    """Where and how galleries are searched. An index is derived from the record, and rebuilt when it is lost."""
+    """Where and how galleries are searched.
+
+    An index is derived from the record, and rebuilt when it is lost.
+    """
 
     model_config = _FROZEN
 
@@ -114,7 +117,7 @@ class MilvusSettings(BaseModel):
 
 
 class WorkSettings(BaseModel):
-    """How much is done at the same time. What exceeds it is refused with 429, never queued without end."""
+    """How much is done at the same time; what exceeds it is refused with 429."""
 
     model_config = _FROZEN
 

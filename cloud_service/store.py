@@ -37,7 +37,7 @@ _log = get_logger(__name__)
 
 
 def open_envelopes(gallery: PinnedGallery, envelopes: Iterable[TemplateEnvelope]) -> list[NDArray[np.float32]]:
-    """Returns the templates of a gallery's envelopes, each (dim,) float32, a unit vector; all of them or an error.
+    """Returns the templates of a gallery's envelopes: (dim,) float32 unit vectors.
 
     Raises:
         ContractMismatch: made under another contract than the gallery's.
@@ -122,7 +122,7 @@ class Store:
         self._writing = WriteLock(write_timeout_s)
         # Taken before the other, around a change of the record and the call that passes it to the index.
         self._order = WriteLock(write_timeout_s) if indexes.in_order else nullcontext()
-        self._lingering: deque[Receipt] = deque()
+        self._unfinished: deque[Receipt] = deque()
         Gauge(
             "patronus_cloud_damaged_templates",
             "Stored templates that are known to be damaged: they are not compared",
@@ -133,10 +133,6 @@ class Store:
             "Age of the oldest erasure whose overwritten bytes may still be somewhere; 0 if there is none",
             registry=metrics.registry,
         )
-
-    def load(self) -> None:
-        """Makes every gallery searchable."""
-        self.indexes.load()
 
     def put_gallery(self, name: str, spec: GallerySpec, by: str | None) -> bool:
         """Makes a gallery; returns false if the same one exists.
@@ -219,7 +215,7 @@ class Store:
         return self._erase(gallery_name, lambda gallery: self.record.erase_template(gallery, subject, uid, by))
 
     def set_retention(self, gallery_name: str, max_age_seconds: int | None, by: str | None) -> None:
-        """Changes how long a gallery keeps templates; None: until they are erased. Holds when this returns.
+        """Changes how long a gallery keeps templates; None: until they are erased.
 
         What has expired by the old rule is erased first.
 
@@ -263,13 +259,13 @@ class Store:
         return [residue.name for residue in self._residues if residue.holds(receipt)]
 
     def finish_erasures(self) -> None:
-        """Overwrites what could not be overwritten when it was erased, as far as possible without waiting."""
+        """Overwrites what could not be overwritten when erased, without waiting."""
         for residue in self._residues:
             with self._writing:
                 residue.finish()
         with self._writing:
-            while self._lingering and not self.pending(self._lingering[0]):
-                self._lingering.popleft()
+            while self._unfinished and not self.pending(self._unfinished[0]):
+                self._unfinished.popleft()
             self._update_age()
 
     def pin_index(self, gallery_name: str, kind: IndexKind | None) -> IndexStats:
@@ -290,7 +286,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Holds the write lock, for a step of a change of key or the end; waits for it without a limit."""
+        """Holds the write lock, for a step of a change of key or the end; waits without limit."""
         order = self._order.however_long() if isinstance(self._order, WriteLock) else nullcontext()
         with order, self._writing.however_long():
             yield
@@ -305,7 +301,7 @@ class Store:
             self.record.database.scrub()
 
     def close(self) -> None:
-        """Closes the record after the write in progress. The next start overwrites what is left in its log."""
+        """Closes the record after the write in progress; the next start empties its log."""
         with self.writing():
             for residue in self._residues:
                 residue.finish()
@@ -322,7 +318,7 @@ class Store:
 
     @contextmanager
     def _in_doubt(self, gallery: PinnedGallery) -> Iterator[None]:
-        """Guards a change of templates: where its outcome is unknown, index and residues are checked later."""
+        """Has index and residues checked later if the outcome of a change is unknown."""
         try:
             yield
         except OutcomeUnknown:
@@ -341,11 +337,11 @@ class Store:
                 residue.erased(removed.receipt)
         pending = self.pending(removed.receipt)
         if pending:
-            self._lingering.append(removed.receipt)
+            self._unfinished.append(removed.receipt)
             self._update_age()
-            _log.warning("erased_bytes_linger", erasure=removed.receipt.id, where=", ".join(pending))
+            _log.warning("erased_bytes_remain", erasure=removed.receipt.id, where=", ".join(pending))
         return Erased(subjects=removed.subjects, templates=removed.templates, receipt=removed.receipt, pending=pending)
 
     def _update_age(self) -> None:
-        oldest = self._lingering[0].at if self._lingering else None
+        oldest = self._unfinished[0].at if self._unfinished else None
         self._age_of_oldest.set((datetime.now(UTC) - oldest).total_seconds() if oldest else 0)

@@ -70,8 +70,10 @@ def train(
     from edge_service.protection.profiles.files import available
     from edge_service.vision.embed import SFACE
     from lab.data.embedders import open_encoder
+    from lab.defence.decoders import InversionOptions
+    from lab.defence.perturbation import PerturbationOptions
     from lab.defence.recipe import Recipe
-    from lab.defence.runs import Run, attacker_options, perturbation_options
+    from lab.defence.runs import Run
     from shared.errors import SetupError
 
     if profile in available():
@@ -97,8 +99,8 @@ def train(
             slope=1.5 if plugin else None,
             fnmr_rise=0.005 if plugin else 0.01,
             rounds=rounds,
-            attackers=attacker_options(quick=quick),
-            perturbation=perturbation_options(quick=quick),
+            attackers=InversionOptions(epochs=0.2, identity_steps=10) if quick else InversionOptions(),
+            perturbation=PerturbationOptions(steps=5, warm_up=50) if quick else PerturbationOptions(),
             seed=seed,
         )
     except ValidationError as problem:

@@ -28,14 +28,12 @@ class Checked:
     """What a check found.
 
     Attributes:
-        entries: how many fit.
-        head: the last of them.
+        head: the last entry that fits; its number is how many do.
         wrong: what is wrong with what follows, if anything.
         restored: where the chain is sound and does not hold what was noted, but a restore in it explains that:
             sentences that say so.
     """
 
-    entries: int
     head: AuditHead
     wrong: str | None
     restored: str | None = None
@@ -43,7 +41,7 @@ class Checked:
 
 @contextmanager
 def reading(url: str) -> Iterator[Connection]:
-    """A transaction on a record that is only read, beside the service that uses it or without one.
+    """A transaction on a record that is only read; a service may use it meanwhile.
 
     Raises:
         NotFound: there is no record.
@@ -74,20 +72,20 @@ def check(connection: Connection, noted: AuditHead | None = None) -> Checked:
     for row in _rows(connection):
         wrong = _wrong(row, good)
         if wrong is not None:
-            return Checked(good.seq, good, wrong)
+            return Checked(good, wrong)
         good = AuditHead(seq=row.seq, digest=row.digest)
         holds = holds or good == noted
         if row.action == Action.RECORD_RESTORED and noted is not None and _backup_end(row) < noted.seq:
             restore = row  # the last one that can have replaced what was noted
     wrong = _wrong_end(connection, good)
     if wrong is not None or noted is None or holds:
-        return Checked(good.seq, good, wrong)
+        return Checked(good, wrong)
     missing = _missing(good, noted)
     if restore is None:
         why = "its end was cut off" if noted.seq > good.seq else "the log was rewritten"
         why += ", or a backup of before was restored without patronus cloud restore"  # pg_restore adds no entry
-        return Checked(good.seq, good, f"{missing}: {why}")
-    return Checked(good.seq, good, None, _replaced(missing, restore))
+        return Checked(good, f"{missing}: {why}")
+    return Checked(good, None, _replaced(missing, restore))
 
 
 def _missing(last: AuditHead, noted: AuditHead) -> str:
@@ -142,11 +140,8 @@ def _wrong(row: Any, before: AuditHead) -> str | None:
 
 def _rows(connection: Connection) -> Iterator[Any]:
     """All entries by number; None in the place of one that is no entry any more."""
-    last: int | None = None
-    query = select(audit).order_by(audit.c.seq).limit(_AT_A_TIME)
-    while True:
-        found = connection.execute(query if last is None else query.where(audit.c.seq > last))
-        rows = 0
+    entries = select(audit).order_by(audit.c.seq)
+    with connection.execute(entries, execution_options={"yield_per": _AT_A_TIME}) as found:
         while True:
             try:
                 row = found.fetchone()
@@ -154,15 +149,12 @@ def _rows(connection: Connection) -> Iterator[Any]:
                 yield None
                 return
             if row is None:
-                break
-            rows, last = rows + 1, row.seq
+                return
             yield row
-        if rows < _AT_A_TIME:
-            return
 
 
 def read_only_engine(url: str) -> Engine:
-    """Connections to a record that is only read; each begins a transaction that sees one state of it.
+    """Connections to a record that is only read; each sees one state of it.
 
     Raises:
         NotFound: there is no record.

@@ -117,7 +117,7 @@ def digest_of(
 
 
 def marker(connection: Connection) -> Callable[[int, str], str]:
-    """Returns a function that makes a subject's mark in the log, from a gallery's number and a name.
+    """Returns a function from a gallery's number and a subject's name to the subject's mark.
 
     A mark is 64 hexadecimal digits: HMAC-SHA-256 of both under the record's salt. With the record and the name, a
     subject's entries can be found; the log alone, without the salt, names nobody.

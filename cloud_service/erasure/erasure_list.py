@@ -22,7 +22,7 @@ from cloud_service.record.tables import audit
 from shared.errors import NotFound, RecordDamaged, SetupError
 from shared.security.secret_files import write_secret
 from shared.wire.cloud import AuditHead
-from shared.wire.common import ExactMoment, moment_text
+from shared.wire.common import ExactMoment
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", strict=False)
 _LABEL: Final = b"patronus erasure list\n"
@@ -67,7 +67,7 @@ class ErasureList(BaseModel):
     digest: Hex
 
     def content_digest(self) -> str:
-        """What ``digest`` must be: SHA-256 over the other members as JSON, as 64 hexadecimal digits."""
+        """What ``digest`` must be: SHA-256 of the other members as JSON, in hexadecimal."""
         content = self.model_dump_json(exclude={"digest"})
         return hashlib.sha256(_CONTENT_LABEL + content.encode()).hexdigest()
 
@@ -155,18 +155,11 @@ def _refuse_duplicates(members: list[tuple[str, Any]]) -> None:
         raise ValueError("a member is there twice")
 
 
-def details_of(erasure: KnownErasure) -> dict[str, str | int | bool | None]:
+def details_of(erasure: KnownErasure) -> dict[str, Any]:
     """The details of the audit entry about an erasure that is repeated."""
-    return {
-        "gallery_id": erasure.gallery_id,
-        "entry": erasure.entry,
-        "erased_at": moment_text(erasure.at),
-        "erased": erasure.action,
-        "made": erasure.made,
-        "subject": erasure.subject,
-        "template": erasure.template,
-        "stored_until": None if erasure.stored_until is None else moment_text(erasure.stored_until),
-    }
+    details = erasure.model_dump(mode="json", exclude={"gallery"})
+    details["erased_at"], details["erased"] = details.pop("at"), details.pop("action")
+    return details
 
 
 def _known(row: Any, made: dict[int, str]) -> KnownErasure:

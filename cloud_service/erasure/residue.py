@@ -13,7 +13,7 @@ _log = get_logger(__name__)
 
 
 class Residue(Protocol):
-    """One place of residue. The store calls it for each erasure after the commit, one at a time."""
+    """One place of residue; the store calls it after each erasure's commit, in order."""
 
     name: str
     """The place, as an erasure's status names it."""
@@ -22,7 +22,7 @@ class Residue(Protocol):
         """Overwrites what it can at once. Never raises; ``finish`` does the rest."""
 
     def doubtful(self) -> None:
-        """Has ``finish`` overwrite what an erasure would have left that may or may not be committed."""
+        """Has ``finish`` overwrite what an erasure of unknown outcome may have left."""
 
     def finish(self) -> None:
         """Overwrites what can be overwritten by now, without waiting. Called every few seconds."""

@@ -118,8 +118,7 @@ class SegmentedIndex:
                     sketch.forget(rows)
             shelf.compact()
         there = set(self.segments())
-        for segment in [segment for segment in self._sketches if segment not in there]:
-            del self._sketches[segment]
+        self._sketches = {segment: sketch for segment, sketch in self._sketches.items() if segment in there}
 
     def unsketched(self) -> list[Segment]:
         """The full segments without a sketch."""
@@ -214,13 +213,12 @@ class Shelf:
             if not segment.held:
                 continue
             if before is not None and before.held + segment.held <= _MOST // 2:
-                kept[-1] = self._written_anew([before, segment])
+                kept[-1] = self._rewritten([before, segment])
             elif segment.removed > _REMOVED * segment.used:
-                kept.append(self._written_anew([segment]))
+                kept.append(self._rewritten([segment]))
             else:
                 kept.append(segment)
-        if len(kept) != len(self.segments) or any(a is not b for a, b in zip(kept, self.segments, strict=True)):
-            self.segments = tuple(kept)
+        self.segments = tuple(kept)
 
     def _with_room(self, wanted: int) -> Segment:
         """The last segment, which has room: a new one, or one twice as large in its place."""
@@ -236,7 +234,7 @@ class Shelf:
         self.segments = (*segments[:-1], new)
         return new
 
-    def _written_anew(self, segments: list[Segment]) -> Segment:
+    def _rewritten(self, segments: list[Segment]) -> Segment:
         return self._copied(segments, min(_MOST, max(_LEAST, sum(segment.held for segment in segments))))
 
     def _copied(self, segments: list[Segment], capacity: int) -> Segment:

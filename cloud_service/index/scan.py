@@ -35,7 +35,7 @@ _NOTHING: Final = -2.0
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A segment as it was when a search began: with ``used`` rows, and perhaps a sketch of them."""
+    """A segment as a search found it: with ``used`` rows, and perhaps a sketch of them."""
 
     segment: Segment
     used: int
@@ -90,7 +90,7 @@ def joined(found: Sequence[Found], probes: int, width: int) -> Found:
 
 
 def parts_of(filled: Sequence[Part], *, shared: bool) -> list[list[Part]]:
-    """Segments in as many parts of about as many rows as there are threads to share them; else in one."""
+    """Segments in parts of about equal rows, one for each thread; in one if not shared."""
     parts: list[list[Part]] = [[] for _ in range(_threads() if shared else 1)]
     for one in sorted(filled, key=lambda one: -one.used):
         min(parts, key=lambda part: sum(each.used for each in part)).append(one)
@@ -214,7 +214,7 @@ class Nearest:
             self._rank()
 
     def result(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Ids and scores, (m, w) each, best first; where a probe has fewer than w, ``DEAD`` and minus infinity."""
+        """Ids and scores, (m, w), best first, filled up with ``DEAD`` and minus infinity."""
         self._rank()
         places = self._places()
         wide = int(places.max()) + 1 if len(places) else 0

@@ -41,7 +41,7 @@ def narrow_reach(dim: int) -> float:
 
 
 def width_of(dim: int) -> int:
-    """The length of a row of codes: the template's, rounded up to what the kernels take at a time."""
+    """The length of a row of codes: the template's, rounded up to the kernels' step."""
     return -(-dim // _LANES) * _LANES
 
 
@@ -74,7 +74,8 @@ class Segment:
         self.reach = reach
         self.used = 0
         self.removed = 0
-        self._lost = 0.0
+        # The longest difference between a template that was added and its row of codes.
+        self.lost = 0.0
 
     @property
     def capacity(self) -> int:
@@ -97,21 +98,16 @@ class Segment:
         return _STEPS / self.reach
 
     @property
-    def lost(self) -> float:
-        """The longest difference between a template that was added and its row of codes."""
-        return self._lost
-
-    @property
     def error(self) -> float:
         """The largest difference between a scan's score and the exact inner product."""
         # A float32 sum of n products is off by at most n * 2**-24 * sum|x_i y_i| (Higham, Accuracy and Stability of
         # Numerical Algorithms, section 3.1), here of codes up to 255 with a unit probe, whose |y_i| come to sqrt(n).
         wide = self.codes.shape[1]
         rounding = wide * float(np.finfo(np.float32).eps) * 255 * float(np.sqrt(wide)) / self.scale
-        return self._lost + rounding
+        return self.lost + rounding
 
     def append(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Adds (n, d) float32 unit rows under (n,) ids; n at most ``room``. They can be read once ``used`` says so."""
+        """Adds (n, d) float32 unit rows under (n,) ids; n at most ``room``."""
         steps = np.rint(vectors * np.float32(self.scale)) + ZERO
         codes = np.full((len(ids), self.codes.shape[1]), ZERO, np.uint8)
         codes[:, : self.dim] = np.clip(steps, 0, 255)
@@ -121,7 +117,7 @@ class Segment:
     def append_codes(self, ids: NDArray[np.int64], codes: Codes, lost: float) -> None:
         """Adds rows that another segment of the same reach held, with what that had lost at most."""
         end = self.used + len(ids)
-        self._lost = max(self._lost, lost)
+        self.lost = max(self.lost, lost)
         self.codes[self.used : end] = codes
         self.ids[self.used : end] = ids
         self.used = end
@@ -135,7 +131,7 @@ class Segment:
         return rows
 
     def alive(self) -> tuple[NDArray[np.int64], Codes]:
-        """The ids and codes that are there, in the order in which they came: copies, (n,) and (n, wide)."""
+        """Copies of the ids and codes that are there, oldest first: (n,) and (n, wide)."""
         rows = np.flatnonzero(self.ids[: self.used] != DEAD)
         whole = slice(len(rows)) if len(rows) == self.used else rows  # a slice is copied many times as fast
         return self.ids[whole].copy(), self.codes[whole].copy()

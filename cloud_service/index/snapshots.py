@@ -29,6 +29,7 @@ from cloud_service.record.queries import PinnedGallery
 from cloud_service.record.tables import gallery, segment_file, template
 from shared.errors import InsufficientStorage, RecordUnavailable
 from shared.logs import get_logger, place_of
+from shared.security.secret_files import sync_folder
 from shared.wire.cloud import SnapshotInfo
 
 _log = get_logger(__name__)
@@ -73,10 +74,6 @@ class Snapshots:
         """Trusts no file of the gallery any more."""
         connection.execute(delete(segment_file).where(segment_file.c.gallery_id == pinned.id))
 
-    def rekeyed(self, connection: Connection, before: PinnedGallery) -> None:
-        """Trusts no file of the gallery any more: they hold templates under the key before."""
-        self.dropped(connection, before)
-
     def info(self, pinned: PinnedGallery) -> SnapshotInfo:
         """How many files hold how many templates of a gallery."""
         query = select(func.count(), func.coalesce(func.sum(segment_file.c.templates), 0))
@@ -118,7 +115,7 @@ class Snapshots:
     def save(
         self, pinned: PinnedGallery, segment: Segment, among: Iterable[Segment], left_out: NDArray[np.int64] = _NO_IDS
     ) -> bool:
-        """Writes a segment that is full to a file; false when it changed meanwhile, and is not kept.
+        """Writes a full segment to a file; false where it changed meanwhile and is not kept.
 
         Args:
             pinned: the gallery.
@@ -244,11 +241,7 @@ class Snapshots:
             file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
 
     @staticmethod
     def _erase(path: Path) -> None:
@@ -265,7 +258,7 @@ class Snapshots:
 
 
 def is_as_written(folder: Path, file: Any) -> bool:
-    """Whether a file is what the record says of it, by the ``name`` and ``digest`` of its row there."""
+    """Whether a file is as the ``name`` and ``digest`` of its row in the record say."""
     if not _is_plain(file):
         return False
     try:
@@ -276,12 +269,12 @@ def is_as_written(folder: Path, file: Any) -> bool:
 
 
 def _is_plain(file: Any) -> bool:
-    """Whether a row has a name and a digest as they are written; SQLite gives out whatever was stored."""
+    """Whether a row's name and digest can be ones; SQLite returns whatever was stored."""
     return all(isinstance(one, str) and one.isascii() and one.isprintable() for one in (file.name, file.digest))
 
 
 def _may_hold(file: Any, ids: NDArray[np.int64]) -> bool:
-    """Whether a file holds one of some templates; a row that does not say which it holds counts as if it did."""
+    """Whether a file may hold one of some templates, which a damaged row does not rule out."""
     if not isinstance(file.first_id, int) or not isinstance(file.last_id, int):
         return True
     return bool(((ids >= file.first_id) & (ids <= file.last_id)).any())

@@ -1,4 +1,4 @@
-"""The record: SQL, the truth about galleries, subjects and templates, in SQLite or PostgreSQL.
+"""The record: the truth about galleries, subjects and templates, in SQL.
 
 The index is derived from it (``cloud_service.index``); the store is the only writer. Nothing here knows of HTTP.
 """

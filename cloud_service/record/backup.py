@@ -21,6 +21,7 @@ from cloud_service.record.opening import open_database
 from cloud_service.record.sqlite import open_read_only
 from cloud_service.settings import RecordSettings
 from shared.errors import Conflict, NotFound, SetupError
+from shared.security.secret_files import sync_folder
 
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")
 
@@ -146,21 +147,15 @@ def _checked(path: Path) -> Held:
 
 
 def _brought_up_to_date(part: Path, before: Replaced | Unread | None, listed: ErasureList | None) -> CarriedOver:
-    database = open_database(f"sqlite:///{part.resolve()}", RecordSettings(busy_timeout_s=1), connections=1)
-    try:
+    url, settings = f"sqlite:///{part.resolve()}", RecordSettings(busy_timeout_s=1)
+    with closing(open_database(url, settings, connections=1)) as database:
         carried = carry_over(database, before, listed)
         database.scrub()
         return carried
-    finally:
-        database.close()
 
 
 def _into_place(part: Path, target: Path) -> None:
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(target.parent)

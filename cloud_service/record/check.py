@@ -151,7 +151,7 @@ def refuse_damaged(record: Path) -> None:
         more = f" and {len(damaged) - _LISTED} more" if len(damaged) > _LISTED else ""
         raise SetupError(
             f"Stored templates are damaged ({listed}{more}); nothing was written. `patronus cloud check "
-            "--show-subjects` names them in a record; erase those and enroll them anew, or restore a sound backup."
+            "--show-subjects` names them in a record; erase those and enroll them again, or restore a sound backup."
         )
 
 

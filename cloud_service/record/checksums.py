@@ -236,7 +236,7 @@ def of_subject() -> RecordDamaged:
     """What is answered where a subject's template is damaged."""
     return RecordDamaged(
         "A stored template of this subject is damaged and is not compared. The operator must erase the subject and "
-        "enroll it anew, or restore a backup.",
+        "enroll it again, or restore a backup.",
         reason="template_damaged",
     )
 

@@ -262,7 +262,7 @@ class ReadOnlyMode:
         self.on = False
         self._patience = patience_seconds
         self._readers = 0
-        self._leaving = False
+        self._leaving = 0
         self._changed = threading.Condition()
 
     @contextmanager
@@ -291,20 +291,18 @@ class ReadOnlyMode:
         Raises:
             Overloaded: a read goes on for longer than the patience.
         """
-        until = time.monotonic() + self._patience
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._leaving, self._patience) or not self.on:
-                return
-            self._leaving = True
+            self._leaving += 1
             try:
-                if not self._changed.wait_for(lambda: self._readers == 0, max(0.0, until - time.monotonic())):
+                if not self._changed.wait_for(lambda: self._readers == 0, self._patience):
                     raise Overloaded("Long reads of the record are under way; try again in a moment.")
-                self.on = False
-                try:
-                    prepare()
-                except BaseException:
-                    self.on = True
-                    raise
+                if self.on:  # else another thread has ended it just now
+                    self.on = False
+                    try:
+                        prepare()
+                    except BaseException:
+                        self.on = True
+                        raise
             finally:
-                self._leaving = False
+                self._leaving -= 1
                 self._changed.notify_all()

@@ -155,7 +155,7 @@ def _gallery_info(row: Row[Any]) -> GalleryInfo:
 
 
 def _is_name(stored: object) -> bool:
-    """Whether a name can be one; SQLite gives out whatever was stored in the column, and U+FFFD for what is no text."""
+    """Whether a stored value can be a subject's name; SQLite returns whatever was stored."""
     return isinstance(stored, str) and _SUBJECT.fullmatch(stored) is not None
 
 

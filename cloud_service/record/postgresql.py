@@ -85,7 +85,6 @@ class PostgresqlDatabase(Database):
 
     def __init__(self, url: str, busy_seconds: float, answer_seconds: float, connections: int, *, shared: bool) -> None:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
-        self._answer_seconds = answer_seconds
         engine = create_engine(
             self._url,
             pool_size=connections,

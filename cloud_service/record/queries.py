@@ -119,7 +119,7 @@ def refuse_rekeyed(pinned: PinnedGallery, now: Any) -> None:
     """
     if now.key_version != pinned.key_version:
         raise ContractMismatch(
-            "The gallery's key was changed a moment ago; make the templates anew under its new contract.",
+            "The gallery's key was changed a moment ago; make the templates again under its new contract.",
             expected=now.contract_digest,
             given=pinned.contract_digest,
         )
@@ -248,22 +248,8 @@ def find_subject(connection: Connection, gallery_id: int, name: str) -> int:
     return int(found)
 
 
-def hold_gallery(connection: Connection, gallery_id: int) -> tuple[PinnedGallery, int]:
-    """Reads a gallery and its number of templates; nobody else changes it until the transaction ends.
-
-    Raises:
-        NotFound: the gallery was erased meanwhile.
-        RecordDamaged: its row is not what was written.
-    """
-    unchanged = update(gallery).where(gallery.c.id == gallery_id).values(templates=gallery.c.templates)
-    row = connection.execute(unchanged.returning(gallery)).first()
-    if row is None:
-        raise unknown_gallery()
-    return pinned_from(row), int(row.templates)
-
-
-def add_to_count(connection: Connection, gallery_id: int, more: int) -> int:
-    """Adds to a gallery's number of templates and returns it.
+def hold_gallery(connection: Connection, gallery_id: int, more: int = 0) -> Row[Any]:
+    """Adds to a gallery's number of templates, and returns its row, unchecked.
 
     Nobody else changes the gallery until the transaction ends.
 
@@ -271,10 +257,10 @@ def add_to_count(connection: Connection, gallery_id: int, more: int) -> int:
         NotFound: the gallery was erased meanwhile.
     """
     change = update(gallery).where(gallery.c.id == gallery_id).values(templates=gallery.c.templates + more)
-    held = connection.scalar(change.returning(gallery.c.templates))
-    if held is None:
+    row = connection.execute(change.returning(gallery)).first()
+    if row is None:
         raise unknown_gallery()
-    return int(held)
+    return row
 
 
 def read_value(connection: Connection, name: str, *, for_update: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""The record: which galleries, subjects and templates there are. The truth; the index is derived from it.
+"""The record: which galleries, subjects and templates there are.
 
 Only the store calls what writes here.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,12 @@ from cloud_service.record.queries import (
     NewRow,
     PinnedGallery,
     Removed,
-    add_to_count,
     find_subject,
     galleries_where,
     hold_gallery,
+    in_parts,
     oldest_alive,
+    pinned_from,
     pinned_where,
     refuse_rekeyed,
     renew_checksum,
@@ -53,10 +54,7 @@ class Journal(Protocol):
         """Called when templates are removed."""
 
     def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
-        """Called when a gallery is removed with all of its templates."""
-
-    def rekeyed(self, connection: Connection, before: PinnedGallery) -> None:
-        """Called when a gallery's key is changed: all of its templates are other ones."""
+        """Called when all templates under a gallery's key go: it is erased, or its key is changed."""
 
 
 class Record:
@@ -108,7 +106,7 @@ class Record:
             refuse_rekeyed(pinned, pinned_where(connection, gallery.c.id == pinned.id))
 
     def galleries(self) -> list[PinnedGallery]:
-        """All galleries with a sound row, in the order of their ids; ``damaged_galleries`` are the others."""
+        """All galleries with a sound row, by id; the others are in ``damaged_galleries``."""
         with self.database.read() as connection:
             sound, damaged = galleries_where(connection)
         if damaged != self.damaged_galleries:
@@ -172,9 +170,10 @@ class Record:
         rows: Sequence[NewRow],
         by: str | None,
     ) -> Added:
-        """Stores templates of one subject, all or none. Those whose ids the subject has already are left as they are.
+        """Stores templates of one subject, all or none.
 
-        One of them that has expired and was not erased yet is dated to now.
+        Those whose ids the subject has already are left as they are. One of them that has expired and was not erased
+        yet is dated to now.
 
         Args:
             pinned: the gallery.
@@ -190,8 +189,8 @@ class Record:
         """
         vectors = np.array([row.vector for row in rows], dtype=np.float32).reshape(len(rows), pinned.dim)
         with self.database.write() as connection:
-            current, held = hold_gallery(connection, pinned.id)
-            refuse_rekeyed(pinned, current)
+            held = hold_gallery(connection, pinned.id)
+            refuse_rekeyed(pinned, pinned_from(held))
             known = self._known(connection, pinned, name, [row.uid for row in rows])
             mine = [place for place, row in enumerate(rows) if row.uid not in known]
             new, vectors = [rows[place] for place in mine], vectors[mine]
@@ -204,7 +203,7 @@ class Record:
                 known.update(dict.fromkeys(renewed, now))
             ids: list[int] = []
             if new:
-                self._refuse_when_full(connection, pinned.id, name, len(new), held)
+                self._refuse_when_full(connection, pinned.id, name, len(new), held.templates)
                 subject_id = _subject_id(connection, pinned.id, name, now)
                 shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
                 blobs = to_blobs(vectors, [name] * len(new), pinned.id, pinned.key_version)
@@ -213,7 +212,7 @@ class Record:
                     [{**shared, "uid": row.uid, "vector": blob} for row, blob in zip(new, blobs, strict=True)],
                 )
                 ids = list(added)
-                add_to_count(connection, pinned.id, len(ids))
+                hold_gallery(connection, pinned.id, len(ids))
                 self.journal.added(connection, pinned, np.array(ids, dtype=np.int64))
             if new or renewed:
                 append_for(connection, pinned, Action.TEMPLATES_ENROLLED, by, templates=len(new) + len(renewed))
@@ -237,18 +236,18 @@ class Record:
             NotFound: it was erased meanwhile.
         """
         with self.database.write(long=True) as connection:
-            pinned = self.hold(connection, pinned)
+            pinned = pinned_from(hold_gallery(connection, pinned.id))
             subjects, templates = self.remove_gallery(connection, pinned)
             receipt = append_for(connection, pinned, Action.GALLERY_ERASED, by, subjects=subjects, templates=templates)
         return pinned, Removed(subjects, templates, receipt, np.empty(0, np.int64))
 
     def remove_gallery(self, connection: Connection, pinned: PinnedGallery) -> tuple[int, int]:
-        """Removes a gallery and all in it, within a transaction; how many subjects and templates that were.
+        """Removes a gallery within a transaction; returns how many subjects and templates.
 
         Raises:
             NotFound: it was erased meanwhile.
         """
-        templates = add_to_count(connection, pinned.id, 0)
+        templates = int(hold_gallery(connection, pinned.id).templates)
         subjects = _count(connection, subject.c.gallery_id == pinned.id)
         self.journal.dropped(connection, pinned)
         connection.execute(delete(rekeyed).where(rekeyed.c.gallery_id == pinned.id))
@@ -264,7 +263,7 @@ class Record:
             NotFound: there is none.
         """
         with self.database.write() as connection:
-            add_to_count(connection, pinned.id, 0)
+            hold_gallery(connection, pinned.id)
             subject_id = find_subject(connection, pinned.id, name)
             ids, gone = self.remove(connection, pinned, template.c.subject_id == subject_id, [subject_id])
             who = marker(connection)(pinned.id, name)
@@ -280,7 +279,7 @@ class Record:
             NotFound: there is no such subject, or it has no such template.
         """
         with self.database.write() as connection:
-            add_to_count(connection, pinned.id, 0)
+            hold_gallery(connection, pinned.id)
             subject_id = find_subject(connection, pinned.id, name)
             which = (template.c.subject_id == subject_id) & (template.c.uid == uid)
             ids, gone = self.remove(connection, pinned, which, [subject_id])
@@ -292,18 +291,12 @@ class Record:
             )
         return Removed(gone, 1, receipt, ids)
 
-    def hold(self, connection: Connection, pinned: PinnedGallery) -> PinnedGallery:
-        """A gallery as it is now, which nobody else changes until the transaction ends.
-
-        Raises:
-            NotFound: it was erased meanwhile.
-        """
-        return hold_gallery(connection, pinned.id)[0]
-
     def remove(
         self, connection: Connection, pinned: PinnedGallery, which: ColumnElement[bool], subject_ids: Iterable[int]
     ) -> tuple[NDArray[np.int64], int]:
-        """Removes templates, in a transaction that holds the gallery, and those of the subjects that have none left.
+        """Removes templates, and those of the subjects that have none left.
+
+        The transaction holds the gallery.
 
         Returns:
             the (n,) int64 ids of the templates, and how many subjects are gone.
@@ -312,9 +305,21 @@ class Record:
         bare = ~exists().where(template.c.subject_id == subject.c.id)
         gone = connection.execute(delete(subject).where(subject.c.id.in_(list(subject_ids)), bare)).rowcount
         if len(ids):
-            add_to_count(connection, pinned.id, -len(ids))
+            hold_gallery(connection, pinned.id, -len(ids))
             self.journal.removed(connection, pinned, ids)
         return ids, gone
+
+    def remove_rows(self, connection: Connection, pinned: PinnedGallery, rows: Sequence[Any]) -> int:
+        """Removes templates as ``remove`` does, by rows with ``id`` and ``subject_id``.
+
+        Returns:
+            how many subjects are gone.
+        """
+        gone = 0
+        for part in in_parts(rows):
+            which = template.c.id.in_([row.id for row in part])
+            gone += self.remove(connection, pinned, which, {row.subject_id for row in part})[1]
+        return gone
 
     def pin_index(self, name: str, kind: IndexKind | None) -> PinnedGallery:
         """Writes down how a gallery shall be searched; None: by the number of its templates.

@@ -16,8 +16,9 @@ from cloud_service.record.queries import (
     PinnedGallery,
     Removed,
     damaged_value,
-    in_parts,
+    hold_gallery,
     oldest_alive,
+    pinned_from,
     read_value,
     renew_checksum,
 )
@@ -58,7 +59,7 @@ class Retention:
             NotFound: the gallery was erased meanwhile.
         """
         with self._database.write() as connection:
-            before = self._record.hold(connection, pinned)
+            before = pinned_from(hold_gallery(connection, pinned.id))
             if before.max_age_seconds == max_age_seconds:
                 return before, None
             removed = self._remove_expired(connection, before, None)
@@ -66,7 +67,7 @@ class Retention:
             connection.execute(changed)
             renew_checksum(connection, pinned.id)
             append_for(connection, before, Action.RETENTION_CHANGED, by, max_age_seconds=max_age_seconds)
-            return self._record.hold(connection, pinned), removed
+            return pinned_from(hold_gallery(connection, pinned.id)), removed
 
     def overdue(self, pinned: PinnedGallery) -> bool:
         """Whether templates are there that have expired, by the settled time."""
@@ -85,7 +86,7 @@ class Retention:
             NotFound: the gallery was erased meanwhile.
         """
         with self._database.write() as connection:
-            return self._remove_expired(connection, self._record.hold(connection, pinned), at_most)
+            return self._remove_expired(connection, pinned_from(hold_gallery(connection, pinned.id)), at_most)
 
     def redate(self, pinned: PinnedGallery) -> int:
         """Dates templates to now that a wrong clock dated to the future.
@@ -102,7 +103,7 @@ class Retention:
             if not _any(connection, wrong):
                 return 0
         with self._database.write() as connection:
-            self._record.hold(connection, pinned)
+            hold_gallery(connection, pinned.id)
             redated = connection.execute(update(template).where(wrong).values(created_at=now)).rowcount
             append_for(connection, pinned, Action.TEMPLATES_REDATED, None, templates=redated)
         return redated
@@ -136,10 +137,7 @@ class Retention:
         found = connection.execute(oldest.limit(at_most)).all()
         if not found:
             return None
-        gone = 0
-        for part in in_parts(found):
-            which = template.c.id.in_([row.id for row in part])
-            gone += self._record.remove(connection, pinned, which, {row.subject_id for row in part})[1]
+        gone = self._record.remove_rows(connection, pinned, found)
         receipt = append_for(
             connection,
             pinned,

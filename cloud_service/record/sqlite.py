@@ -55,23 +55,25 @@ class SqliteDatabase(Database):
 
     def __init__(self, url: str, busy_seconds: float, connections: int) -> None:
         self._path = file_of(url)
+        self._log_file = self._path.with_name(f"{self._path.name}-wal")
         self._lock = FolderLock(self._path)
+        try:
+            _make_private(self._path)
+            self._slack = SqliteSlack(self._path)
+        except BaseException:
+            self._lock.release()
+            raise
         engine = create_engine(
             url, pool_size=connections, max_overflow=2, pool_timeout=busy_seconds, hide_parameters=True
         )
         super().__init__(engine, reader=engine, writer=engine.execution_options(**{_WRITES: True}))
         self._read_only = ReadOnlyMode(busy_seconds)
         _set_up(engine, busy_seconds, self._path, self._read_only)
-        self._slack: SqliteSlack | None = None
         self._damaged = False
-        self._log_file = self._path.with_name(f"{self._path.name}-wal")
         # Whether what a crash left in the file is yet to be looked for.
-        self._crashed = False
+        self._crashed = self._log_file.exists()
         try:
-            _make_private(self._path)
-            self._slack = SqliteSlack(self._path)
-            self._crashed = self._log_file.exists()
-            self._start(self._slack)
+            self._start()
         except sqlite3.DatabaseError as error:
             self.close()
             raise unusable(str(self._path), error) from None
@@ -100,8 +102,7 @@ class SqliteDatabase(Database):
             self._make_writable()
         with super().write(long=long) as connection:
             yield connection
-        if self._slack is not None:
-            self._slack.scan_log()
+        self._slack.scan_log()
 
     def ping(self) -> None:
         """Makes a real query; if the last write failed, also checks for room and writes.
@@ -140,11 +141,10 @@ class SqliteDatabase(Database):
             InsufficientStorage: the disk is full.
             RecordUnavailable: the file cannot be written.
         """
-        assert self._slack is not None  # noqa: S101 - opened before the first
         try:
             if self._read_only.on:
                 self._make_writable()
-            self._clean(self._slack, patient=patient)
+            self._clean(patient=patient)
         except sqlite3.DatabaseError as error:
             code = _code_of(error)
             if code in _NO_ROOM:
@@ -160,8 +160,7 @@ class SqliteDatabase(Database):
     def close(self) -> None:
         """Closes the file and lets others open it."""
         self.engine.dispose()
-        if self._slack is not None:
-            self._slack.close()
+        self._slack.close()
         self._lock.release()
 
     def translated(self, error: DBAPIError) -> PatronusError | None:
@@ -187,22 +186,21 @@ class SqliteDatabase(Database):
         """Why a start cannot use the record."""
         return unusable(str(self._path), error.orig)
 
-    def _start(self, slack: SqliteSlack) -> None:
+    def _start(self) -> None:
         """Empties the log; on a full disk later, and reads what is there.
 
         Raises:
             sqlite3.DatabaseError: the file is damaged; or the disk is full, and the log holds what cannot be read.
         """
         try:
-            self._clean(slack)
+            self._clean()
             return
         except sqlite3.DatabaseError as error:
             if _code_of(error) not in _NO_ROOM | _NO_WRITING or self.has_room():
                 raise
             full = error
         try:
-            with closing(self.engine.raw_connection()) as connection:
-                cast(sqlite3.Connection, connection.driver_connection).execute(_ANYTHING).close()
+            self._read_anything()
         except sqlite3.DatabaseError:
             # No room for SQLite's shared memory. Without it the file can be read, the log cannot.
             if self._log_file.exists() and self._log_file.stat().st_size:
@@ -227,17 +225,20 @@ class SqliteDatabase(Database):
 
     def _open_for_writing(self) -> None:
         self.engine.dispose()
+        self._read_anything()
+
+    def _read_anything(self) -> None:
         with closing(self.engine.raw_connection()) as connection:
             cast(sqlite3.Connection, connection.driver_connection).execute(_ANYTHING).close()
 
-    def _clean(self, slack: SqliteSlack, *, patient: bool = True) -> None:
-        self._empty_log(slack, patient=patient)
+    def _clean(self, *, patient: bool = True) -> None:
+        self._empty_log(patient=patient)
         if self._crashed:
-            slack.scan_file()
-            self._empty_log(slack, patient=patient)
+            self._slack.scan_file()
+            self._empty_log(patient=patient)
             self._crashed = False
 
-    def _empty_log(self, slack: SqliteSlack, *, patient: bool = True) -> None:
+    def _empty_log(self, *, patient: bool) -> None:
         connection = self.engine.raw_connection()
         driver = cast(sqlite3.Connection, connection.driver_connection)
         overwritten = False
@@ -246,19 +247,19 @@ class SqliteDatabase(Database):
             if not patient:
                 driver.execute("PRAGMA busy_timeout = 0").close()
             for _ in range(_SCRUBS):
-                slack.scan_log()
+                self._slack.scan_log()
                 busy, _frames, _moved = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 if busy:
                     break
-                overwritten = slack.overwrite(driver) or overwritten
-                if not slack.pending:
+                overwritten = self._slack.overwrite(driver) or overwritten
+                if not self._slack.pending:
                     break
             driver.execute(f"PRAGMA busy_timeout = {int(patience)}").close()
         finally:
             connection.close()
         if overwritten:
             self.engine.dispose()  # pages that connections hold in memory are as they were
-        if busy or slack.pending:
+        if busy or self._slack.pending:
             raise Overloaded(
                 "A long read of the record, such as a backup, keeps erased bytes on disk; try again when it is over.",
                 retry_after_s=5,

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+from cloud_service.migrations import NAMING_CONVENTION
 from shared.errors import RecordDamaged
 
 # SQLite reuses no id only in a column declared INTEGER with AUTOINCREMENT.
@@ -82,14 +83,7 @@ def _raising_damage(process: Callable[[Any], Any] | None) -> Callable[[Any], Any
     return read
 
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
 gallery = Table(
     "gallery",

@@ -117,7 +117,7 @@ class Rekeying:
                 if wanted.replaces != now.pinned.contract_digest:
                     raise ContractMismatch(
                         "The matrices start from another key than the gallery has now: it was changed meanwhile, or "
-                        "they are late. Make them anew from its contract.",
+                        "they are late. Make new ones from its contract.",
                         expected=now.pinned.contract_digest,
                         given=wanted.replaces,
                     )
@@ -313,7 +313,7 @@ def _refuse_more_than_a_key(now: Contract, wanted: Contract) -> None:
     if wanted.model_copy(update={"seal": wanted.seal.model_copy(update=same_seal)}) != now:
         raise ContractMismatch(
             "Only the key of a gallery can be changed in place: for another embedder, profile or kind of seal make "
-            "another gallery, and enroll anew.",
+            "another gallery, and enroll again.",
             expected=now.digest(),
             given=wanted.digest(),
         )
@@ -341,7 +341,7 @@ def _matrices(pinned: PinnedGallery, rotations: Sequence[Rotation]) -> Matrices:
 
 
 def _rotated(some: Stored, matrices: Matrices) -> NDArray[np.float32]:
-    """Templates under the new key: (n, dim) float32, unit rows; rotated and normalized in float64.
+    """Rotates templates to the new key: (n, dim) float32, unit rows, by float64.
 
     Raises:
         _MatrixMissing: the matrix of one's subject is not here.

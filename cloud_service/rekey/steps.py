@@ -28,10 +28,10 @@ from cloud_service.record.checksums import stops_rekey, to_blobs
 from cloud_service.record.queries import (
     PinnedGallery,
     Stored,
-    add_to_count,
     damaged_gallery,
     galleries_where,
     gallery_row,
+    hold_gallery,
     in_parts,
     pinned_from,
     refuse_rekeyed,
@@ -95,7 +95,7 @@ class RekeySteps:
             return galleries_where(connection, left.exists())[0]
 
     def begin(self, pinned: PinnedGallery, contract: Contract, by: str | None) -> None:
-        """Writes down the next contract; ``by`` is the id of the caller's API key, for the audit log.
+        """Writes down the next contract; ``by`` is the id of the caller's API key.
 
         Raises:
             NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
@@ -181,7 +181,7 @@ class RekeySteps:
                 next_contract=None,
             )
             renew_checksum(connection, pinned.id)
-            self._record.journal.rekeyed(connection, pinned)
+            self._record.journal.dropped(connection, pinned)
             append_for(connection, pinned, Action.REKEY_FLIPPED, by, contract=after.contract_digest)
 
     def settle(self, pinned: PinnedGallery, limit: int) -> bool:
@@ -220,8 +220,7 @@ class RekeySteps:
 
 def _locked(connection: Connection, pinned: PinnedGallery) -> Row[Any]:
     """The gallery's row, which nobody else changes until the transaction ends."""
-    add_to_count(connection, pinned.id, 0)
-    row = gallery_row(connection, gallery.c.id == pinned.id)
+    row = hold_gallery(connection, pinned.id)
     refuse_rekeyed(pinned, row)
     return row
 

@@ -1,4 +1,4 @@
-"""The HTTP interface, one module a resource. Handlers translate requests into calls of the services."""
+"""The HTTP interface: one module a resource, whose handlers call the services."""
 
 from cloud_service.routes import audit, erasures, galleries, index, info, matching, rekey, subjects, templates
 

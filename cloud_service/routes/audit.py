@@ -1,4 +1,4 @@
-"""The audit log: what was done and by whom, and its head, which shows whether it was changed."""
+"""The audit log: what was done and by whom, and its head, to check it by."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ router = api_router("/v1/audit", "audit")
 
 @router.get("", response_model=AuditPage, dependencies=[MAY_MANAGE, SLOT])
 def list_entries(caller: Caller, services: ServicesDep, limit: Limit = 100, after: AfterEntry = 0) -> AuditPage:
-    """Lists the log, oldest first: all of it, or the entries about the galleries that the key is for."""
+    """Lists the log, oldest first: all of it, or the entries about the key's galleries."""
     with services.store.record.database.read() as connection:
         return audit.page(connection, caller.galleries, after, limit)
 
 
 @router.get("/head", response_model=AuditHead, dependencies=[MAY_MANAGE, SLOT])
 def get_head(caller: Caller, services: ServicesDep) -> AuditHead:
-    """Returns the last entry's number and digest, to keep elsewhere; needs a key that is for all galleries."""
+    """Returns the last entry's number and digest; needs a key for all galleries."""
     if caller.galleries is not None:
         raise Forbidden("The head of the log is about all galleries; use an API key that is for all of them.")
     with services.store.record.database.read() as connection:

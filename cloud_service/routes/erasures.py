@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from cloud_service.audit.log import ERASURES, entry
 from cloud_service.deps import MAY_ENROLL_OR_MANAGE, SLOT, GalleryInPath, ReceiptInPath, ServicesDep
 from shared.http.routes import api_router
-from shared.wire.common import Erasure
+from shared.wire.common import Erasure, Receipt
 
 router = api_router("/v1/galleries/{gallery}/erasures", "erasures")
 
 
 @router.get("/{receipt}", response_model=Erasure, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT])
 def get_erasure(gallery: GalleryInPath, receipt: ReceiptInPath, services: ServicesDep) -> Erasure:
-    """Returns an erasure by its receipt's id, and whether anything is left on disk; also of an erased gallery."""
-    return services.erasures.status(gallery, receipt)
+    """Returns an erasure by its receipt's id, and whether anything is left on disk.
+
+    Also of a gallery that was erased.
+    """
+    with services.store.record.database.read() as connection:
+        found = entry(connection, receipt, gallery, ERASURES)
+    proof = Receipt(id=found.seq, at=found.at, digest=found.digest)
+    pending = services.store.pending(proof)
+    return Erasure(
+        receipt=proof,
+        action=found.action,
+        subjects=found.details["subjects"],
+        templates=found.details["templates"],
+        status="pending" if pending else "done",
+        pending=pending,
+        due_by=found.at + timedelta(seconds=services.settings.retention.overwrite_within_s),
+    )

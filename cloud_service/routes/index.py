@@ -24,6 +24,6 @@ def choose(gallery: GalleryInPath, choice: IndexChoice, services: ServicesDep) -
 
 @router.post("/snapshot", response_model=SnapshotInfo, dependencies=[MAY_MANAGE, SLOT])
 def snapshot(gallery: GalleryInPath, services: ServicesDep) -> SnapshotInfo:
-    """Writes the index's full segments to files now; the service also does so from time to time."""
+    """Writes the index's full segments to files now, as the service does now and then."""
     store = services.store
     return store.indexes.snapshot(store.record.gallery(gallery))

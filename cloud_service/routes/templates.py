@@ -25,7 +25,10 @@ router = api_router("/v1/galleries/{gallery}/subjects/{subject}/templates", "tem
 def enroll(
     gallery: GalleryInPath, subject: SubjectInPath, body: EnrollRequest, services: ServicesDep, caller: Caller
 ) -> EnrollAnswer:
-    """Stores templates of a subject, all or none. Idempotent: a template id that the subject has is left as it is."""
+    """Stores templates of a subject, all or none.
+
+    Idempotent: a template id that the subject has is left as it is.
+    """
     return services.store.enroll(gallery, subject, body.templates, caller.id)
 
 

@@ -25,7 +25,7 @@ from lab.data.images import FaceImages
 from lab.data.pixels import embedded
 from lab.data.verification import Rows
 from lab.defence.decoders import DECODERS, InversionOptions, Trained, build, rebuilt, train_decoder
-from lab.defence.training import device, save_whole
+from lab.defence.training import descend, device, save_whole
 
 _WIDTH: Final = 512
 _RATE: Final = 2e-3
@@ -80,9 +80,7 @@ def train_denoiser(templates: Rows, embeddings: Rows, *, epochs: int = 16, batch
     for _ in range(steps):
         rows = torch.from_numpy(random.integers(0, len(x), batch)).to(where)
         loss = 1 - (network(seen[rows]) * wanted[rows]).sum(dim=1).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         schedule.step()
     return network.cpu().eval().requires_grad_(False)
 
@@ -115,9 +113,7 @@ def train_classifier(
     for _ in range(max(100, epochs * len(rows) // batch)):
         chosen = torch.from_numpy(random.integers(0, len(rows), batch))
         loss = functional.cross_entropy(network(x[chosen]), y[chosen])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        descend(optimizer, loss)
     return network.eval().requires_grad_(False)
 
 

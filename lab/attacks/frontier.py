@@ -8,7 +8,7 @@ who knows the protection and learned to undo it (a denoiser before the best deco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from edge_service.protection.profiles.files import available, load_profile
 from lab.attacks.attackers import denoised, train_denoiser
 from lab.attacks.baselines import advface, crafter, gaussian_noise, scaled_noise
-from lab.attacks.target import TARGET, AttackContext, Target
+from lab.attacks.target import AttackContext, Target
 from lab.data.splits import FIT, TEST
 from lab.data.verification import Ints, Rows
 from lab.defence.decoders import rebuilt
 from lab.defence.erase import erase_matrix, erased, scatter
 from lab.evaluation.accuracy import accuracy
+from lab.evaluation.reconstruction import TARGET
 
 # Of the attacker's pictures, for each point; and of people who test, for accuracy. Some ways descend face by face.
 _LEARNED: Final = (4000, 1000)
@@ -42,7 +43,7 @@ class Way:
         name: of the family of ways.
         strength: in words.
         protect: unit rows, and a number that stands for the draw of one gallery, to templates.
-        keyed: whether templates are sealed, so that only who attacker with the key can learn to undo it.
+        keyed: whether templates are sealed, so that only an attacker with the key can learn to undo it.
     """
 
     name: str
@@ -72,7 +73,7 @@ def _tested(few: AttackContext, most: int, random: np.random.Generator) -> Ints:
     paired = np.unique(random.permutation(labelled.pairs_of(TEST))[: most // 2])
     others = np.setdiff1d(labelled.rows(TEST), paired)
     drawn = random.choice(others, min(len(others), max(0, most - len(paired))), replace=False)
-    return np.unique(np.concatenate([paired, drawn, few.chosen.attacked]))
+    return np.unique(np.concatenate([paired, drawn, few.attacked]))
 
 
 def _point(few: AttackContext, way: Way, learned: Ints, rows: Ints) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def _point(few: AttackContext, way: Way, learned: Ints, rows: Ints) -> dict[str,
     found = accuracy(labelled, made, made, rows, few.tau)
     taken = few.of_cases(made)
     best = attacker.best()
-    opened, seen = taken, way.protect(attacker.unit[learned], 0 if way.keyed else 1)
+    seen = way.protect(attacker.unit[learned], 0 if way.keyed else 1)
     denoiser = train_denoiser(seen, attacker.unit[learned], epochs=attacker.effort.denoiser_epochs, seed=few.seed)
     point: dict[str, Any] = {
         "way": way.name,
@@ -96,14 +97,13 @@ def _point(few: AttackContext, way: Way, learned: Ints, rows: Ints) -> dict[str,
     }
     for knows, faces in (
         ("learned on unprotected embeddings", rebuilt(best, taken)),
-        ("learned to undo it", rebuilt(best, denoised(denoiser, opened))),
+        ("learned to undo it", rebuilt(best, denoised(denoiser, taken))),
     ):
         outcome = few.judged(faces)
-        shares = {kind: getattr(outcome, kind)[TARGET] for kind in ("type_1", "type_2")}
         point["attacks"][knows] = {
             "ssim": outcome.ssim.value,
             "cosine": outcome.cosine[TARGET].value,
-            **{kind: {"value": s.value, "low": s.low, "high": s.high} for kind, s in shares.items()},
+            **{kind: asdict(getattr(outcome, kind)[TARGET]) for kind in ("type_1", "type_2")},
         }
     return point
 
@@ -143,7 +143,7 @@ def _of_profiles(context: AttackContext) -> Iterator[Way]:
     profile = context.target.profile
     yield Way(f"profile {profile.pin.name}, key stolen", "", context.target.plain, keyed=True)
     if context.target.seals:
-        yield Way(f"profile {profile.pin.name}", "sealed", _sealed(context.target))
+        yield Way(f"profile {profile.pin.name}", "sealed", context.target.templates)
     for name in available():
         if name == profile.pin.name:
             continue
@@ -151,15 +151,6 @@ def _of_profiles(context: AttackContext) -> Iterator[Way]:
         step = other.document.patronus
         if step is None:
             if context.target.profile.document.patronus is not None:
-                yield Way("seal alone", "sealed", _sealed(Target(other)))
+                yield Way("seal alone", "sealed", Target(other).templates)
         elif other.document.embedder_sha256 == context.attacker.encoder.sha256:
             yield Way(f"profile {name}" + (", key stolen" if other.seals else ""), "", Target(other).plain, keyed=True)
-
-
-def _sealed(target: Target) -> Callable[[Rows, int], Rows]:
-    """Accuracy is within one gallery; who has no key learns from templates of another one."""
-
-    def protect(unit: Rows, gallery: int) -> Rows:
-        return target.templates(unit, gallery)
-
-    return protect

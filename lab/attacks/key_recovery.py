@@ -6,6 +6,7 @@ All give an orthogonal matrix R for which templates are about R x, so that ``tem
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -15,11 +16,12 @@ from torch import nn
 from torch.nn import functional
 
 from lab.attacks.rebuilding import adapted
-from lab.attacks.target import KEY, TARGET, AttackContext
+from lab.attacks.target import KEY, AttackContext
 from lab.data.splits import CALIBRATE, FIT, TEST
-from lab.data.verification import Rows
+from lab.data.verification import Floats, Rows
+from lab.defence.training import descend
+from lab.evaluation.reconstruction import TARGET
 
-Matrix = NDArray[np.float64]
 _BLOCK: Final = 2048
 _MOST: Final = 12_000  # of public faces, in a search for nearest ones
 _NEIGHBOURS: Final = 1000
@@ -27,7 +29,7 @@ _SHAPES: Final = 3
 _VAGUE: Final = 2.0
 
 
-def procrustes(known: Rows, templates: Rows) -> Matrix:
+def procrustes(known: Rows, templates: Rows) -> Floats:
     """The rotation that takes embeddings to their templates best (Schönemann, Psychometrika 31, 1966).
 
     Args:
@@ -37,11 +39,16 @@ def procrustes(known: Rows, templates: Rows) -> Matrix:
     Returns:
         (d, d) orthogonal.
     """
-    u, _, vt = np.linalg.svd(templates.astype(np.float64).T @ known.astype(np.float64))
+    return _nearest_rotation(templates.astype(np.float64).T @ known.astype(np.float64))
+
+
+def _nearest_rotation(matrix: Floats) -> Floats:
+    """The orthogonal factor of the polar decomposition."""
+    u, _, vt = np.linalg.svd(matrix)
     return np.asarray(u @ vt)
 
 
-def by_spectrum(public: Rows, stolen: Rows) -> Matrix:
+def by_spectrum(public: Rows, stolen: Rows) -> Floats:
     """The rotation that takes the principal axes of public templates to those of stolen ones.
 
     Axes are ordered by their variance; the sign of each follows from the third moment along it and from the mean, as
@@ -70,7 +77,7 @@ def by_spectrum(public: Rows, stolen: Rows) -> Matrix:
     return np.asarray((axes[1] * np.where(agreement < 0, -1.0, 1.0)) @ axes[0].T)
 
 
-def by_neighborhoods(public: Rows, stolen: Rows) -> Matrix:
+def by_neighborhoods(public: Rows, stolen: Rows) -> Floats:
     """The rotation that fits soft pairs of faces that lie alike to their own sides, which hold the same people.
 
     How a face lies to all others of its side, no rotation changes. Its few largest principal components are compared.
@@ -90,11 +97,10 @@ def by_neighborhoods(public: Rows, stolen: Rows) -> Matrix:
     one, other = ((each - mean) @ axes[:_SHAPES].T * scale for each in lies)
     apart = (other**2).sum(axis=1)[:, None] + (one**2).sum(axis=1)[None, :] - 2 * other @ one.T
     plan = _sinkhorn(-apart, _VAGUE, rounds=100)
-    u, _, vt = np.linalg.svd(stolen.astype(np.float64).T @ plan @ public)
-    return np.asarray(u @ vt)
+    return _nearest_rotation(stolen.astype(np.float64).T @ plan @ public)
 
 
-def by_nearest(public: Rows, stolen: Rows, start: Matrix, *, rounds: int = 30) -> Matrix:
+def by_nearest(public: Rows, stolen: Rows, start: Floats, *, rounds: int = 30) -> Floats:
     """Refines a rotation: faces that are each other's nearest are taken for pairs, and Procrustes is solved again.
 
     Args:
@@ -125,8 +131,8 @@ def _nearest(rows: Rows, among: Rows) -> NDArray[np.int64]:
 
 
 def by_optimal_transport(
-    public: Rows, stolen: Rows, start: Matrix, *, rounds: int = 60, sample: int = 1500, seed: int = 0
-) -> Matrix:
+    public: Rows, stolen: Rows, start: Floats, *, rounds: int = 60, sample: int = 1500, seed: int = 0
+) -> Floats:
     """Refines a rotation by soft pairs: Sinkhorn's transport plan, then Procrustes (Grave et al., AISTATS 2019).
 
     The plan is made softer at first and harder later.
@@ -147,14 +153,12 @@ def by_optimal_transport(
         one = public[random.choice(len(public), min(sample, len(public)), replace=False)].astype(np.float64)
         other = stolen[random.choice(len(stolen), min(sample, len(stolen)), replace=False)].astype(np.float64)
         plan = _sinkhorn((other @ rotation) @ one.T, softness)
-        u, _, vt = np.linalg.svd(other.T @ plan @ one)
         step = 0.5 * (1 - share) + 0.1
-        u, _, vt = np.linalg.svd((1 - step) * rotation + step * (u @ vt))
-        rotation = u @ vt
+        rotation = _nearest_rotation((1 - step) * rotation + step * _nearest_rotation(other.T @ plan @ one))
     return rotation
 
 
-def _sinkhorn(likeness: Matrix, softness: float, rounds: int = 30) -> Matrix:
+def _sinkhorn(likeness: Floats, softness: float, rounds: int = 30) -> Floats:
     kernel = np.exp((likeness - likeness.max()) / softness) + 1e-30
     row = np.full(len(kernel), 1 / len(kernel))
     column = np.full(kernel.shape[1], 1 / kernel.shape[1])
@@ -166,8 +170,8 @@ def _sinkhorn(likeness: Matrix, softness: float, rounds: int = 30) -> Matrix:
 
 
 def by_adversary(
-    public: Rows, stolen: Rows, start: Matrix, *, steps: int = 1500, batch: int = 256, seed: int = 0
-) -> Matrix:
+    public: Rows, stolen: Rows, start: Floats, *, steps: int = 1500, batch: int = 256, seed: int = 0
+) -> Floats:
     """Rotates stolen templates until a second network cannot tell them from public ones (Conneau et al., ICLR 2018).
 
     Args:
@@ -202,18 +206,12 @@ def by_adversary(
         logits = discriminator(torch.cat([real, (made @ back.T).detach()]) * scale).squeeze(1)
         truth = torch.cat([torch.full((batch,), 0.9), torch.full((batch,), 0.1)])
         loss = functional.binary_cross_entropy_with_logits(logits, truth)
-        discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        discriminator_optimizer.step()
+        descend(discriminator_optimizer, loss)
         fooled = discriminator((drawn(stolen) @ back.T) * scale).squeeze(1)
-        loss = functional.softplus(-fooled).mean()
-        rotation_optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        rotation_optimizer.step()
+        descend(rotation_optimizer, functional.softplus(-fooled).mean())
         with torch.no_grad():  # back onto the rotations: a step of Newton's towards the polar factor
             back.copy_(1.5 * back - 0.5 * back @ back.T @ back)
-    u, _, vt = np.linalg.svd(back.detach().numpy().astype(np.float64))
-    return np.asarray((u @ vt).T)
+    return _nearest_rotation(back.detach().numpy().astype(np.float64)).T
 
 
 def neighborhoods(templates: Rows, *, nearest: int = 50) -> Rows:
@@ -230,6 +228,13 @@ def neighborhoods(templates: Rows, *, nearest: int = 50) -> Rows:
     np.fill_diagonal(likeness, -np.inf)
     count = min(nearest, len(templates) - 1)
     return np.asarray(np.sort(likeness, axis=1)[:, ::-1][:, :count], dtype=np.float32)
+
+
+def aligned(context: AttackContext, public: Rows, stolen: Rows, start: Floats) -> Floats:
+    """Refines a rotation as well as it can be: optimal transport, then mutual neighbors."""
+    rounds = context.attacker.effort.alignment_rounds
+    rotation = by_optimal_transport(public, stolen, start, rounds=rounds, seed=context.seed)
+    return by_nearest(public, stolen, rotation)
 
 
 # Known pairs, as shares of d.
@@ -259,7 +264,7 @@ def pairs(context: AttackContext) -> list[dict[str, Any]]:
 def stolen(context: AttackContext) -> dict[str, Any]:
     """A stolen gallery, and no pairs: its shape in space is matched to that of faces at hand."""
     effort = context.attacker.effort
-    few = context.narrowed(effort.attacked or len(context.chosen.attacked))
+    few = context.narrowed(effort.attacked or len(context.attacked))
     decoder = adapted(context, KEY)
     gallery, rest = _split(context, effort.stolen)
     # Others' faces, under the same profile: the attacker's own and, alike in kind, those of people not in the gallery.
@@ -274,13 +279,13 @@ def stolen(context: AttackContext) -> dict[str, Any]:
     }
     for name, rotation in _alignments(public, context.wire[gallery], effort.alignment_rounds, context.seed):
         found["methods"].append({"method": name, **_opened(few, decoder, rotation)})
-    found["same_people"] = _same_people(context, effort.alignment_rounds)
+    found["same_people"] = _same_people(context)
     return found
 
 
-def _alignments(public: Rows, stolen_rows: Rows, rounds: int, seed: int) -> list[tuple[str, Matrix]]:
+def _alignments(public: Rows, stolen_rows: Rows, rounds: int, seed: int) -> list[tuple[str, Floats]]:
     start = by_spectrum(public, stolen_rows)
-    refined: list[tuple[str, Callable[[], Matrix]]] = [
+    refined: list[tuple[str, Callable[[], Floats]]] = [
         ("mutual neighbors", lambda: by_nearest(public, stolen_rows, start)),
         ("optimal transport", lambda: by_optimal_transport(public, stolen_rows, start, rounds=rounds, seed=seed)),
         ("adversary", lambda: by_adversary(public, stolen_rows, start, steps=_STEPS_A_ROUND * rounds, seed=seed)),
@@ -303,7 +308,7 @@ def _split(context: AttackContext, most: int) -> tuple[NDArray[np.int64], NDArra
     return gallery, np.setdiff1d(order, order[np.isin(labelled.people[order], labelled.people[gallery])])
 
 
-def _same_people(context: AttackContext, rounds: int) -> list[dict[str, Any]]:
+def _same_people(context: AttackContext) -> list[dict[str, Any]]:
     """The attacker has other pictures of people in the gallery, without names: whose are its templates?
 
     A template is named where its nearest picture, once the gallery is aligned, is of the same person.
@@ -323,13 +328,13 @@ def _same_people(context: AttackContext, rounds: int) -> list[dict[str, Any]]:
     for has, known, most in cases:
         inside = np.concatenate([halves[int(one)][0][:most] for one in everyone])
         outside = [halves[int(one)][1][:most] for one in known] + [strangers[: len(everyone) - len(known)]]
-        for named in _named(context, inside, np.concatenate(outside), known, rounds):
+        for named in _named(context, inside, np.concatenate(outside), known):
             found.append({"has": has, **named})
     return found
 
 
 def _named(
-    context: AttackContext, inside: NDArray[np.int64], outside: NDArray[np.int64], known: NDArray[np.int64], rounds: int
+    context: AttackContext, inside: NDArray[np.int64], outside: NDArray[np.int64], known: NDArray[np.int64]
 ) -> Iterator[dict[str, Any]]:
     public, stolen_rows, truth = (
         context.target.plain(context.clean[outside], _OWN),
@@ -338,7 +343,7 @@ def _named(
     )
     people = context.labelled.people
     can_be = np.isin(people[inside], known)
-    starts: list[tuple[str, Matrix | None]] = [
+    starts: list[tuple[str, Floats | None]] = [
         ("attacker with the key", None),
         ("spectrum", by_spectrum(public, stolen_rows)),
         ("neighborhoods", by_neighborhoods(public, stolen_rows)),
@@ -346,8 +351,7 @@ def _named(
     for name, start in starts:
         opened = truth
         if start is not None:
-            rotation = by_optimal_transport(public, stolen_rows, start, rounds=rounds, seed=context.seed)
-            opened = np.asarray(stolen_rows @ by_nearest(public, stolen_rows, rotation), dtype=np.float32)
+            opened = np.asarray(stolen_rows @ aligned(context, public, stolen_rows, start), dtype=np.float32)
         nearest = np.argmax(opened @ public.T, axis=1)
         yield {
             "method": name if start is None else f"{name}, then optimal transport, then mutual neighbors",
@@ -358,15 +362,14 @@ def _named(
         }
 
 
-def _opened(few: AttackContext, decoder: Any, rotation: Matrix) -> dict[str, Any]:
+def _opened(few: AttackContext, decoder: Any, rotation: Floats) -> dict[str, Any]:
     """How near a guessed rotation brings templates to what the right one gives, and the faces that come of it."""
     opened = np.asarray(few.wire @ rotation, dtype=np.float32)
     near = np.sum(few.of_cases(opened) * few.of_cases(few.opened), axis=1)
     outcome = few.score(decoder, opened)
-    shares = {kind: getattr(outcome, kind)[TARGET] for kind in ("type_1", "type_2", "stranger")}
     return {
         "cosine": float(near.mean()),
-        **{kind: {"value": s.value, "low": s.low, "high": s.high} for kind, s in shares.items()},
+        **{kind: asdict(getattr(outcome, kind)[TARGET]) for kind in ("type_1", "type_2", "stranger")},
         "ssim": outcome.ssim.value,
     }
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lab.attacks.attackers import scores, train_classifier
-from lab.attacks.key_recovery import by_nearest, by_neighborhoods, by_optimal_transport, by_spectrum, neighborhoods
+from lab.attacks.key_recovery import aligned, by_neighborhoods, by_spectrum, neighborhoods
 from lab.attacks.rebuilding import learned_on
 from lab.attacks.target import CLEAN, KEY, OTHER_KEYS, PLAIN, AttackContext
 from lab.data.verification import Floats, Rows
+from lab.evaluation.demographics import labels_of
 
 _BINS: Final = 40
 _GRID: Final = 2001
@@ -91,7 +90,7 @@ def linkage(context: AttackContext) -> list[dict[str, Any]]:
             shape = [likeness_of_neighborhoods(neighborhoods(a), neighborhoods(b)) for a, b in made]
             found.append(_linked("neighborhoods compared", picture, where, shape))
             for name, begin in (("spectrum", by_spectrum), ("neighborhoods", by_neighborhoods)):
-                laid = [_laid(a, b, begin(a, b), context) for a, b in made[:_LAID]]
+                laid = [a.astype(np.float64) @ (b @ aligned(context, a, b, begin(a, b))).T for a, b in made[:_LAID]]
                 found.append(
                     _linked(f"galleries laid on each other by {name}, templates compared", picture, where, laid)
                 )
@@ -103,14 +102,6 @@ def linkage(context: AttackContext) -> list[dict[str, Any]]:
     clean = [context.clean[first].astype(np.float64) @ context.clean[another].T]
     found.append(_linked(UNPROTECTED, "other photo", "two galleries", clean))
     return found
-
-
-def _laid(first: Rows, second: Rows, start: NDArray[np.float64], context: AttackContext) -> Floats:
-    """Likeness of two galleries' templates once the one is aligned to the other."""
-    rounds = context.attacker.effort.alignment_rounds
-    rotation = by_optimal_transport(first, second, start, rounds=rounds, seed=context.seed)
-    rotation = by_nearest(first, second, rotation)
-    return np.asarray(first.astype(np.float64) @ (second @ rotation).T)
 
 
 def _linked(how: str, picture: str, where: str, likeness: list[Floats]) -> dict[str, Any]:
@@ -142,9 +133,11 @@ def attributes(context: AttackContext) -> list[dict[str, Any]]:
 
     One half of the pictures is learned on, the other half is attacked; nothing where no picture has labels.
     """
-    labels = utkface_labels(context.attacker.pictures.names)
+    labels = labels_of(context.attacker.pictures.names)
+    known = labels.known
+    sexes, ages = labels.sex[known], np.searchsorted(AGE_BANDS, labels.age[known], side="right")
     random = np.random.default_rng([context.seed, 41])
-    order = random.permutation(len(labels.rows))[:_ATTRIBUTED]
+    order = random.permutation(len(known))[:_ATTRIBUTED]
     if len(order) < 4 * _LABELLED[0]:
         return []
     half = len(order) // 2
@@ -163,9 +156,9 @@ def attributes(context: AttackContext) -> list[dict[str, Any]]:
     found = []
     for knows, seen, attacked, rows in ways:
         entry: dict[str, Any] = {"knows": knows, "learned": len(rows), "attacked": len(test)}
-        for name, values, classes in (("sex", labels.sex, 2), ("age", labels.age, int(labels.age.max()) + 1)):
-            network = train_classifier(seen[labels.rows[rows]], values[rows], classes, seed=context.seed)
-            probabilities = scores(network, attacked[labels.rows[test]])
+        for name, values, classes in (("sex", sexes, 2), ("age", ages, int(ages.max()) + 1)):
+            network = train_classifier(seen[known[rows]], values[rows], classes, seed=context.seed)
+            probabilities = scores(network, attacked[known[test]])
             entry[f"{name}_auc"] = auc_of_classes(probabilities, values[test])
             if classes == 2:
                 entry[f"{name}_interval"] = auc_interval(probabilities[:, 1], values[test] == 1)
@@ -198,34 +191,6 @@ def membership(context: AttackContext) -> list[dict[str, Any]]:
 
 # Years at which a new band begins.
 AGE_BANDS: Final = (13, 20, 30, 40, 60)
-_UTKFACE: Final = re.compile(r"(?:.*/)?(\d{1,3})_([01])_([0-4])_\d+\.")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Labels:
-    """Attributes of faces that have them.
-
-    Attributes:
-        rows: (m,) which faces.
-        sex: (m,) 0 male, 1 female, as UTKFace says.
-        age: (m,) which of the age bands.
-    """
-
-    rows: NDArray[np.int64]
-    sex: NDArray[np.int64]
-    age: NDArray[np.int64]
-
-
-def utkface_labels(names: NDArray[np.object_]) -> Labels:
-    """The labels that UTKFace carries in its names, ``AGE_SEX_RACE_STAMP.jpg``."""
-    rows, sexes, ages = [], [], []
-    for row, name in enumerate(names):
-        found = _UTKFACE.match(name)
-        if found:
-            rows.append(row)
-            ages.append(int(np.searchsorted(AGE_BANDS, int(found[1]), side="right")))
-            sexes.append(int(found[2]))
-    return Labels(*(np.array(values, dtype=np.int64) for values in (rows, sexes, ages)))
 
 
 def auc(positive: Floats, negative: Floats) -> float:

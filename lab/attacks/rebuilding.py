@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lab.attacks.attackers import denoised
-from lab.attacks.target import CLEAN, KEY, OPENED, OTHER_KEYS, PLAIN, TARGET, WIRE, AttackContext, row, surfaces
+from lab.attacks.target import CLEAN, KEY, OPENED, OTHER_KEYS, PLAIN, WIRE, AttackContext, row, surfaces
 from lab.data.pixels import embedded, resized
 from lab.data.verification import Rows
 from lab.defence.decoders import rebuilt
-from lab.evaluation.reconstruction import judged
+from lab.defence.training import descend
+from lab.evaluation.reconstruction import TARGET
 
 Faces = NDArray[np.float32]
 _SIDE: Final = 64
@@ -118,9 +120,7 @@ def _descended(
             for _ in range(steps):
                 faces, cost = made(free)
                 loss = (1 - (embedded(embedder, faces) * rows).sum(dim=1) + cost).sum()
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+                descend(optimizer, loss)
             with torch.no_grad():
                 faces = made(free)[0]
                 cosine = (embedded(embedder, faces) * rows).sum(dim=1)
@@ -182,7 +182,7 @@ def floors(context: AttackContext) -> list[dict[str, Any]]:
     """What an attack must beat to be one: nobody's face, another person's, and noise."""
     best = context.attacker.best()
     average = context.attacker.average()
-    count = len(context.chosen.attacked)
+    count = len(context.attacked)
     noise = (
         np.random.default_rng([context.seed, 23]).standard_normal((count, context.clean.shape[1])).astype(np.float32)
     )
@@ -253,7 +253,6 @@ def inversion(context: AttackContext) -> list[dict[str, Any]]:
 
 def averaging(context: AttackContext) -> list[dict[str, Any]]:
     """The mean of 1, 4, 16 and 64 templates of a person, rebuilt, and shown as that person's on another picture."""
-    target = context.judges[TARGET]
     decoders = {
         PLAIN: (CLEAN, context.clean, context.attacker.best()),
         WIRE: (OTHER_KEYS, context.wire, adapted(context, OTHER_KEYS)),
@@ -266,15 +265,13 @@ def averaging(context: AttackContext) -> list[dict[str, Any]]:
             continue
         rows = np.array([group[:-_HELD_BACK] for group in groups])
         other = np.array([group[-1] for group in groups])
-        clean, people = context.clean, context.labelled.people[other]
-        panel = {TARGET: type(target)(target.embed, target.tau, clean[rows[:, 0]], clean[other])}
+        cases = replace(context, attacked=rows[:, 0], other=other, judges={TARGET: context.judges[TARGET]})
+        people = len(np.unique(context.labelled.people[other]))
         for on, (knows, templates, decoder) in decoders.items():
             mean = templates[rows].mean(axis=1)
             mean /= np.linalg.norm(mean, axis=1, keepdims=True)
             faces = rebuilt(decoder, np.asarray(mean, dtype=np.float32))
-            outcome = judged(faces, context.labelled.images.pixels[rows[:, 0]], people, panel, context.perception)
-            whole = len(np.unique(people))
-            found.append(row(f"mean of {count}", knows, on, outcome, averaged=count, people=whole))
+            found.append(row(f"mean of {count}", knows, on, cases.judged(faces), averaged=count, people=people))
     return found
 
 

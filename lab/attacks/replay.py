@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.pair import running_pair
-from lab.attacks.perceptual import with_room
+from lab.data.alignment import with_room
 from shared.errors import SetupError
 
 Pictures = NDArray[np.uint8]

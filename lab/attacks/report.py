@@ -17,7 +17,8 @@ from PIL import Image
 
 from lab.attacks.linkage import REFERENCES
 from lab.attacks.scopes import D_SYS, RANK_1
-from lab.attacks.target import CLEAN, KEY, OTHER_KEYS, PLAIN, TARGET, WIRE
+from lab.attacks.target import CLEAN, KEY, OTHER_KEYS, PLAIN, WIRE
+from lab.evaluation.reconstruction import TARGET
 
 # Over the acceptance of another person's rebuilt face, a share of 1.
 _OVER_FLOOR: Final = 0.005
@@ -50,8 +51,9 @@ def bars(report: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _type(row: dict[str, Any], kind: str) -> float:
-    return float(row[kind][TARGET]["value"])
+def _value(row: dict[str, Any], figure: str) -> float:
+    found = row[figure] if figure == "ssim" else row[figure][TARGET]
+    return float(found["value"])
 
 
 def _bar(attacker: str, figure: str, value: float, bar: float, by: str, clean: float | None = None) -> dict[str, Any]:
@@ -68,12 +70,12 @@ def _bar(attacker: str, figure: str, value: float, bar: float, by: str, clean: f
 
 def _keyless(rows: list[dict[str, Any]], attacks: list[dict[str, Any]]) -> dict[str, Any]:
     own = [row for row in attacks if row["on"] == WIRE and row["knows"] in {CLEAN, OTHER_KEYS}]
-    best = max(own, key=lambda row: _missed_then_most(_type(row, "type_2"), _type(row, "stranger")))
+    best = max(own, key=lambda row: _missed_then_most(_value(row, "type_2"), _value(row, "stranger")))
     return _bar(
         "attacker without the key, the best of all that rebuild",
         _ACCEPTED,
-        _type(best, "type_2"),
-        _type(best, "stranger") + _OVER_FLOOR,
+        _value(best, "type_2"),
+        _value(best, "stranger") + _OVER_FLOOR,
         f"{best['attack']}, {best['knows']}",
         _clean(rows, "type_2"),
     )
@@ -139,18 +141,14 @@ def _with_key(rows: list[dict[str, Any]], floor: dict[str, Any]) -> list[dict[st
         ("type_1", "accepted as the person, same photo (type I)"),
         ("type_2", _ACCEPTED),
     ):
-
-        def value(row: dict[str, Any], figure: str = figure) -> float:
-            return float(row["ssim"]["value"]) if figure == "ssim" else _type(row, figure)
-
-        best = max(own, key=value)
+        best = max(own, key=lambda row: _value(row, figure))
         clean = _clean(rows, figure)
         found.append(
             _bar(
                 "attacker with the key, learned to undo",
                 name,
-                value(best),
-                (value(floor) + clean) / 2,
+                _value(best, figure),
+                (_value(floor, figure) + clean) / 2,
                 best["attack"],
                 clean,
             )
@@ -160,7 +158,7 @@ def _with_key(rows: list[dict[str, Any]], floor: dict[str, Any]) -> list[dict[st
 
 def _clean(rows: list[dict[str, Any]], figure: str) -> float:
     own = [row for row in rows if row["on"] == PLAIN]
-    return max(float(row["ssim"]["value"]) if figure == "ssim" else _type(row, figure) for row in own)
+    return max(_value(row, figure) for row in own)
 
 
 _MARKS: Final = "osv^D<>pPX*h"

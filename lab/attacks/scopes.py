@@ -11,14 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from lab.attacks.key_recovery import (
-    by_nearest,
-    by_neighborhoods,
-    by_optimal_transport,
-    by_spectrum,
-    neighborhoods,
-    procrustes,
-)
+from lab.attacks.key_recovery import aligned, by_neighborhoods, by_spectrum, neighborhoods, procrustes
 from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighborhoods, rank_1
 from lab.attacks.target import AttackContext
 from lab.data.splits import CALIBRATE
@@ -75,7 +68,7 @@ def _figures(context: AttackContext, stored: Stored) -> Iterator[tuple[str, str,
     known = np.random.default_rng([context.seed, 47]).permutation(context.labelled.rows(CALIBRATE))
     known = known[: 2 * context.clean.shape[1]]
     rotation = procrustes(context.target.plain(context.clean[known], _OWN), stored(known, _FIRST))
-    opened = np.asarray(stored(context.chosen.attacked, _FIRST) @ rotation, dtype=np.float32)
+    opened = np.asarray(stored(context.attacked, _FIRST) @ rotation, dtype=np.float32)
     near = np.sum(opened * context.target.plain(context.of_cases(context.clean), _OWN), axis=1)
     yield f"insider with {len(known)} pairs of other people", "cosine of opened templates", 0.0, float(near.mean())
 
@@ -89,7 +82,7 @@ def _named(context: AttackContext, inside: Ints, outside: Ints, templates: Rows)
     people = context.labelled.people
     shares = []
     for begin in (by_spectrum, by_neighborhoods):
-        rotation = _aligned(context, public, templates, begin(public, templates))
+        rotation = aligned(context, public, templates, begin(public, templates))
         nearest = np.argmax(np.asarray(templates @ rotation, dtype=np.float32) @ public.T, axis=1)
         right = people[outside][nearest] == people[inside]
         whole = len(np.unique(people[inside]))
@@ -101,14 +94,8 @@ def _likenesses(context: AttackContext, one: Rows, other: Rows) -> Iterator[Floa
     yield one.astype(np.float64) @ other.T
     yield likeness_of_neighborhoods(neighborhoods(one), neighborhoods(other))
     for begin in (by_spectrum, by_neighborhoods):
-        rotation = _aligned(context, one, other, begin(one, other))
+        rotation = aligned(context, one, other, begin(one, other))
         yield one.astype(np.float64) @ (other @ rotation).T
-
-
-def _aligned(context: AttackContext, public: Rows, stolen: Rows, start: Floats) -> Floats:
-    rounds = context.attacker.effort.alignment_rounds
-    rotation = by_optimal_transport(public, stolen, start, rounds=rounds, seed=context.seed)
-    return by_nearest(public, stolen, rotation)
 
 
 def _scores(likeness: Floats) -> tuple[Floats, Floats]:

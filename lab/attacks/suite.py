@@ -32,28 +32,25 @@ from edge_service.vision.embed import EMBEDDERS
 from lab.attacks import key_recovery, linkage, rebuilding
 from lab.attacks.attackers import FULL, QUICK, Attacker, denoised
 from lab.attacks.frontier import frontier
-from lab.attacks.perceptual import FacePerception
 from lab.attacks.replay import replayed
 from lab.attacks.report import bars, render
 from lab.attacks.scopes import scopes
-from lab.attacks.target import KEY, OTHER_KEYS, TARGET, AttackContext, Target, encoder_of, tau_of
-from lab.data.embedders import Encoder, embed_images, open_encoder, unit
+from lab.attacks.target import KEY, OTHER_KEYS, AttackContext, Target, encoder_of, tau_of
+from lab.data.embedders import unit
 from lab.data.image_store import digest_of
 from lab.data.images import read_folder
 from lab.data.splits import TEST, gather
 from lab.data.torch_embedder import load_torch_embedder
-from lab.data.verification import all_impostors
 from lab.defence.decoders import rebuilt
 from lab.evaluation.accuracy import accuracy
-from lab.evaluation.reconstruction import as_pictures, attacked_pairs, judge
+from lab.evaluation.perceptual import FacePerception
+from lab.evaluation.reconstruction import TARGET, as_pictures, attacked_pairs, judges_of, named_judges
 from shared.errors import Conflict, SetupError
 
 VERSION: Final = 2
 _FILE: Final = "attack.json"
 _LOCK: Final = ".lock"
 _IMAGES: Final = "utkface112.tar"
-# At which an embedder judges whose threshold nobody gave.
-_JUDGED_AT: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ class Suite:
         self._profile = load_profile(options.profile, own=options.profiles)
         self._encoder = encoder_of(self._profile, options.embedder)
         self._tau = tau_of(self._profile, self._encoder, options.tau)
-        self._judges = _judges_of(options.judges, self._encoder)
+        self._judges = named_judges(options.judges, {TARGET, self._encoder.name}, needs_tau=False)
         self._effort = QUICK if options.quick else FULL
         about = {
             "version": VERSION,
@@ -175,7 +172,7 @@ class Suite:
             "layers": _layers(profile),
             "embedder": self._encoder.name,
             "tau": context.tau,
-            "people": len(context.chosen.attacked),
+            "people": len(context.attacked),
             "pictures": len(context.attacker.pictures),
             "lead": context.attacker.lead(),
             "effort": dataclasses.asdict(self._effort),
@@ -274,26 +271,21 @@ class Suite:
         )
         target = Target(self._profile)
         labelled = material.labelled
-        chosen = attacked_pairs(labelled, effort.attacked, seed=options.seed)
-        tau = self._tau
-        judges = {TARGET: judge(encoder, tau, labelled.unit, chosen)}
-        for other, threshold in self._judges:
-            clean = unit(embed_images(labelled.images, other, cache=self._cache))
-            at = all_impostors(clean, labelled.people).threshold_at(_JUDGED_AT) if threshold is None else threshold
-            judges[other.name] = judge(other, at, clean, chosen)
+        attacked, other = attacked_pairs(labelled, effort.attacked, seed=options.seed)
         embedder = load_torch_embedder(encoder.path, cache=self._cache)
         attacker = Attacker(material.pictures, material.learned, encoder, embedder, effort, self._cache, options.seed)
         wire = target.templates(labelled.unit)
         context = AttackContext(
-            attacker,
-            labelled,
-            target,
-            tau,
-            chosen,
-            judges,
-            FacePerception(embedder),
-            wire,
-            target.opened(wire),
+            labelled=labelled,
+            attacked=attacked,
+            other=other,
+            judges=judges_of(labelled, encoder, self._tau, self._judges, self._cache),
+            perception=FacePerception(embedder),
+            attacker=attacker,
+            target=target,
+            tau=self._tau,
+            wire=wire,
+            opened=target.opened(wire),
             seed=options.seed,
         )
         return context, digest_of(material.pictures.digest, labelled.images.digest)
@@ -307,7 +299,7 @@ class Suite:
         pixels = context.labelled.images.pixels
         best = context.attacker.best()
         shown = {
-            "other photo of the person": np.asarray(pixels[few.chosen.other]),
+            "other photo of the person": np.asarray(pixels[few.other]),
             "somebody else": np.asarray(pixels[few.strangers()]),
             "rebuilt from an unprotected embedding": as_pictures(rebuilt(best, few.of_cases(context.clean))),
             "rebuilt from the stored template": as_pictures(rebuilt(best, few.of_cases(context.wire))),
@@ -317,7 +309,7 @@ class Suite:
             shown["rebuilt from the stored template, key stolen"] = as_pictures(
                 rebuilt(decoder, few.of_cases(context.opened))
             )
-        enrolled = np.asarray(pixels[few.chosen.attacked])
+        enrolled = np.asarray(pixels[few.attacked])
         options = self._options
         return replayed(enrolled, shown, profile=options.profile, profiles=options.profiles, embedder=name)
 
@@ -341,26 +333,6 @@ class Suite:
             denoiser = attacker.denoiser(rebuilding.learned_on(context, KEY))
             columns["key stolen, denoised"] = as_pictures(rebuilt(best, denoised(denoiser, opened)))
         return columns
-
-
-def _judges_of(options: tuple[str, ...], target: Encoder) -> list[tuple[Encoder, float | None]]:
-    """The judges and their thresholds; None: at a false match rate of its own."""
-    found: list[tuple[Encoder, float | None]] = []
-    for said in options:
-        name, given, tau = said.partition("=")
-        try:
-            threshold = float(tau) if given else None
-        except ValueError:
-            threshold = float("nan")
-        if not name or (threshold is not None and not -1 < threshold < 1):
-            raise SetupError(
-                f"A judge is given as NAME_OR_PATH or NAME_OR_PATH=TAU, with TAU a cosine; this is {said!r}."
-            )
-        encoder = open_encoder(name)
-        if encoder.name in [target.name, *(other.name for other, _ in found)]:
-            raise SetupError(f"{encoder.name} judges already; name each judge once.")
-        found.append((encoder, threshold))
-    return found
 
 
 def _accuracy(context: AttackContext) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from edge_service.protection.keys import EpochKey, GalleryKey
 from edge_service.protection.profiles.document import ANY_EMBEDDER
@@ -20,10 +18,9 @@ from edge_service.protection.seal import seal_matrix
 from edge_service.vision.embed import EMBEDDERS, SFACE
 from lab.attacks.attackers import Attacker
 from lab.data.embedders import Encoder, open_encoder
-from lab.data.splits import TEST, Labelled
+from lab.data.splits import TEST
 from lab.data.verification import Rows
-from lab.defence.decoders import rebuilt
-from lab.evaluation.reconstruction import AttackedPairs, Judge, Outcome, Perception, judged
+from lab.evaluation.reconstruction import Cases, Outcome
 from shared.errors import SetupError
 
 _FIRST_EPOCH: Final = "0" * 15
@@ -78,7 +75,7 @@ class Target:
         return made
 
     def opened(self, templates: Rows, gallery: int = 0, epoch: int = 0) -> Rows:
-        """What who attacker with the key makes of templates: the seal undone."""
+        """Undoes the seal, as an attacker with the key does."""
         if not self.seals:
             return templates
         return np.asarray(templates @ seal_matrix(self.key(gallery, epoch), templates.shape[1]))
@@ -130,8 +127,6 @@ def tau_of(profile: Profile, encoder: Encoder, asked: float | None) -> float:
     return tau
 
 
-TARGET: Final = "target"
-
 # What an attacker knows.
 CLEAN: Final = "learned on unprotected embeddings"
 OTHER_KEYS: Final = "learned on templates of other keys"
@@ -142,30 +137,22 @@ WIRE: Final = "templates as stored by the cloud"
 OPENED: Final = "templates, the seal undone"
 
 
-@dataclass(slots=True)
-class AttackContext:
+@dataclass(slots=True, kw_only=True)
+class AttackContext(Cases):
     """Attacker, people and judges.
 
     Attributes:
         attacker: who attacks.
-        labelled: people; those who test are attacked.
         target: the profile.
         tau: cosine of the unchanged threshold.
-        chosen: the pictures attacked, one a person.
-        judges: by name, the target embedder first; their rows are the cases'.
-        perception: perception at rebuilt faces.
         wire: (n, d) templates of all labelled faces, in the gallery that is attacked.
         opened: the same with the seal undone.
         seed: of draws.
     """
 
     attacker: Attacker
-    labelled: Labelled
     target: Target
     tau: float
-    chosen: AttackedPairs
-    judges: dict[str, Judge]
-    perception: Perception | None
     wire: Rows
     opened: Rows
     seed: int = 0
@@ -174,46 +161,6 @@ class AttackContext:
     def clean(self) -> Rows:
         """(n, d) unprotected embeddings of all labelled faces."""
         return self.labelled.unit
-
-    def narrowed(self, most: int, *, panel: bool = False) -> AttackContext:
-        """Fewer people; unless the panel is wanted, judged by the target embedder alone and looked at by nobody."""
-        few = AttackedPairs(self.chosen.attacked[:most], self.chosen.other[:most])
-        judges = {
-            name: dataclasses.replace(judge, same=judge.same[:most], other=judge.other[:most])
-            for name, judge in self.judges.items()
-            if panel or name == TARGET
-        }
-        return dataclasses.replace(self, chosen=few, judges=judges, perception=self.perception if panel else None)
-
-    def repeated(self, times: int) -> AttackContext:
-        """Every case so many times over, one time after the other."""
-        cases = AttackedPairs(np.tile(self.chosen.attacked, times), np.tile(self.chosen.other, times))
-        judges = {
-            name: dataclasses.replace(
-                judge, same=np.tile(judge.same, (times, 1)), other=np.tile(judge.other, (times, 1))
-            )
-            for name, judge in self.judges.items()
-        }
-        return dataclasses.replace(self, chosen=cases, judges=judges)
-
-    def of_cases(self, rows: Rows) -> Rows:
-        """Of rows of all labelled faces, those of the pictures attacked."""
-        return np.ascontiguousarray(rows[self.chosen.attacked])
-
-    def score(self, decoder: nn.Module, templates: Rows) -> Outcome:
-        """What a decoder makes of the cases' rows of (n, d) templates of all labelled faces."""
-        return self.judged(rebuilt(decoder, self.of_cases(templates)))
-
-    def judged(self, faces: NDArray[np.float32]) -> Outcome:
-        """Judges faces (k, 3, s, s) float32 in 0..1, one a case."""
-        rows = self.chosen.attacked
-        return judged(
-            faces, self.labelled.images.pixels[rows], self.labelled.people[rows], self.judges, self.perception
-        )
-
-    def strangers(self) -> NDArray[np.int64]:
-        """For each case another person's picture: (k,) rows."""
-        return np.roll(self.chosen.attacked, len(self.chosen.attacked) // 2)
 
     def test_people(self, pictures: int) -> dict[int, NDArray[np.int64]]:
         """People who test and have so many pictures or more, with their rows."""

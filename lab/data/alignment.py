@@ -41,7 +41,7 @@ _MOST_SHIFT: Final = 20
 _LEAST_BORDER: Final = 0.05
 _BLACK: Final = 8  # of 255: JPEG leaves its traces
 _BLURRED: Final = 2  # pixels beside the border that are half black
-_SMALLER: Final = 32  # pixels added on each side, for the detector looks for faces with room around them
+_ROOM: Final = 32  # pixels added on each side: the detector looks for faces with room around them
 
 _log = logging.getLogger(__name__)
 
@@ -70,11 +70,12 @@ class Mending:
         return ", ".join(said + (["black borders filled"] if self.fills else []))
 
 
-def mending_of(faces: Iterable[Pixels]) -> Mending:
-    """Looks at a sample.
+def mending_of(faces: Iterable[Pixels], *, fills: bool = True) -> Mending:
+    """Finds on a sample how a set is to be mended.
 
     Args:
         faces: some (112, 112, 3) uint8 RGB.
+        fills: whether black borders may be filled.
     """
     sample = list(faces)
     if len(sample) < _FEWEST_FOUND:
@@ -90,7 +91,7 @@ def mending_of(faces: Iterable[Pixels]) -> Mending:
     if np.hypot(right, down) > _MOST_SHIFT:
         _log.warning("faces lie %d, %d pixels beside the template, too far to be moved: align them anew", right, down)
         far = False
-    return Mending(right if far else 0, down if far else 0, border >= _LEAST_BORDER)
+    return Mending(right if far else 0, down if far else 0, fills and border >= _LEAST_BORDER)
 
 
 def border_of(face: Pixels) -> NDArray[np.bool_]:
@@ -123,6 +124,11 @@ def moved(face: Pixels, right: int, down: int) -> Pixels:
     return np.asarray(out, dtype=np.uint8)
 
 
+def with_room(face: Pixels) -> Pixels:
+    """A face crop in a frame of its own border's colors."""
+    return np.asarray(cv2.copyMakeBorder(face, *(_ROOM,) * 4, cv2.BORDER_REPLICATE), dtype=np.uint8)
+
+
 def _shifts(sample: list[Pixels]) -> NDArray[np.float64]:
     """By how much each face that is found would have to move: (m, 2) pixels."""
     # Two passes alone: a face found only after a rotation is not aligned.
@@ -131,8 +137,7 @@ def _shifts(sample: list[Pixels]) -> NDArray[np.float64]:
     )
     found = []
     for face in sample:
-        room = cv2.copyMakeBorder(face, *(_SMALLER,) * 4, cv2.BORDER_REPLICATE)
-        faces = detector.detect(np.asarray(room, dtype=np.uint8))
+        faces = detector.detect(with_room(face))
         if faces:
-            found.append((TEMPLATE - (faces[0].landmarks - _SMALLER)).mean(axis=0))
+            found.append((TEMPLATE - (faces[0].landmarks - _ROOM)).mean(axis=0))
     return np.array(found).reshape(-1, 2)

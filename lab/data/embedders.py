@@ -6,9 +6,10 @@ preprocessing and the images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from edge_service.models.store import locate
 from edge_service.settings import InferenceSettings
 from edge_service.vision.embed import EMBEDDERS, Embedder, EmbedderSpec
 from edge_service.vision.sessions import OrtSession
-from lab.data.image_store import DEFAULT, NpyWriter, digest_of, load_rows, written_whole
+from lab.data.image_store import DEFAULT, digest_of, load_rows, written_whole
 from lab.data.images import FaceImages
 from lab.data.onnx_files import OnnxFile, Preprocessing, aligned_to, prepare
 from shared.errors import SetupError
@@ -29,12 +30,8 @@ _FORMAT: Final = 1
 _BATCH: Final = 16
 
 
-class Network(Protocol):
-    """Faces to raw embeddings."""
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(n, 112, 112, 3) uint8 RGB to (n, d) float32."""
-        ...
+# Faces to raw embeddings: (n, 112, 112, 3) uint8 RGB to (n, d) float32.
+Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,14 +140,10 @@ def embed_images(images: FaceImages, encoder: Encoder, *, cache: Path = DEFAULT)
     rows = load_rows(path)
     if rows is not None and rows.dtype == np.float32 and rows.ndim == 2 and len(rows) == len(images):
         return rows
-    first = encoder.embed(images.pixels[:1], images.names)
+    starts = track(range(0, len(images), _BATCH), f"embedding with {encoder.name}", console=Console(stderr=True))
+    parts = [encoder.embed(images.pixels[at : at + _BATCH], images.names[at : at + _BATCH]) for at in starts]
     with written_whole(path) as file:
-        writer = NpyWriter(file, first.shape[1:], "float32")
-        starts = range(0, len(images), _BATCH)
-        for at in track(starts, f"embedding with {encoder.name}", console=Console(stderr=True)):
-            for row in encoder.embed(images.pixels[at : at + _BATCH], images.names[at : at + _BATCH]):
-                writer.add(row)
-        writer.finish()
+        np.save(file, np.concatenate(parts))
     rows = load_rows(path)
     if rows is None:
         raise SetupError(f"Embeddings cannot be read back from {cache}; name another folder with --cache.")

@@ -12,7 +12,7 @@ import os
 import tarfile
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
@@ -108,11 +108,6 @@ class FaceImages:
         digest = hashlib.sha256(self.digest.encode() + at.astype("<i8").tobytes()).hexdigest()
         return FaceImages(self.names[at], self.people[at], np.asarray(self.pixels[at]), digest)
 
-    def split(self, fractions: Sequence[float], seed: int) -> list[FaceImages]:
-        """Parts with no person in two of them; see ``split_people``."""
-        part = split_people(self.people, fractions, seed, self.names)
-        return [self.subset(part == at) for at in range(len(fractions))]
-
 
 def split_people(
     people: Sequence[str | None] | NDArray[np.object_],
@@ -120,7 +115,7 @@ def split_people(
     seed: int,
     names: Sequence[str] | NDArray[np.object_] | None = None,
 ) -> NDArray[np.int64]:
-    """Assigns each image to a part: (n,) int64, 0 to the number of fractions.
+    """Assigns each image to a part, with no person in two of them: (n,) int64, 0 to the number of fractions.
 
     A person's part depends on the person's name and the seed alone. Images of unknown people count one by one.
 
@@ -331,9 +326,7 @@ def _unfilled(fills: bool) -> tuple[str, ...]:
 
 
 def _mending(found: Iterator[_Found], source: str, *, fills: bool) -> Mending:
-    mending = mending_of(face for _, _, face in found if not isinstance(face, str))
-    if not fills:
-        mending = replace(mending, fills=False)
+    mending = mending_of((face for _, _, face in found if not isinstance(face, str)), fills=fills)
     if str(mending):
         _log.info("%s: faces are %s", source, mending)
     return mending

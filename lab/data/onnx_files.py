@@ -165,14 +165,10 @@ def _preprocessing(path: Path) -> Preprocessing:
     if not said.is_file():
         served = EMBEDDERS.get(path.stem)
         return Preprocessing() if served is None else Preprocessing(dim=served.dim, alignment=served.alignment.name)
-    return _said(said)
-
-
-def _said(path: Path) -> Preprocessing:
     try:
-        return Preprocessing.model_validate_json(path.read_bytes())
+        return Preprocessing.model_validate_json(said.read_bytes())
     except ValidationError as problem:
         first = problem.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or "the whole"
         known = ", ".join(Preprocessing.model_fields)
-        raise SetupError(f"{path} is not valid at {where} ({first['msg']}); it may have {known}.") from problem
+        raise SetupError(f"{said} is not valid at {where} ({first['msg']}); it may have {known}.") from problem

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -70,17 +71,6 @@ class Affine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The shape of x."""
         return torch.addcmul(self.shift, x, self.scale)
-
-
-class Call(NamedTuple):
-    """A function to call on a node's values."""
-
-    function: Callable[..., Any]
-    options: dict[str, Any]
-
-
-def _with(function: Callable[..., Any], **options: Any) -> Call:
-    return Call(function, options)
 
 
 class OnnxNode:
@@ -194,9 +184,9 @@ def _prelu(node: OnnxNode) -> nn.Module:
     return Slope(slope.flatten())
 
 
-def _clip(node: OnnxNode) -> Call:
+def _clip(node: OnnxNode) -> partial[Any]:
     low, high = float(node.numbers(1, node.get("min", -np.inf))), float(node.numbers(2, node.get("max", np.inf)))
-    return _with(torch.clamp, min=low, max=high)
+    return partial(torch.clamp, min=low, max=high)
 
 
 def _pool(node: OnnxNode) -> nn.Module:
@@ -213,25 +203,29 @@ def _pool(node: OnnxNode) -> nn.Module:
     )
 
 
-def _reduce(node: OnnxNode) -> Call:
+def _reduce(node: OnnxNode) -> partial[Any]:
+    reduce = torch.mean if node.kind == "ReduceMean" else torch.linalg.vector_norm
+    return partial(reduce, dim=_axes(node), keepdim=bool(node.get("keepdims", 1)))
+
+
+def _axes(node: OnnxNode) -> tuple[int, ...]:
     axes = node.integers(1, "axes")
     if not axes or 0 in axes:
         raise node.refuse("over the batch")
-    reduce = torch.mean if node.kind == "ReduceMean" else torch.linalg.vector_norm
-    return _with(reduce, dim=tuple(axes), keepdim=bool(node.get("keepdims", 1)))
+    return tuple(axes)
 
 
-def _flatten(node: OnnxNode) -> Call:
+def _flatten(node: OnnxNode) -> partial[Any]:
     if node.get("axis", 1) != 1:
         raise node.refuse("over the batch")
-    return _with(torch.flatten, start_dim=1)
+    return partial(torch.flatten, start_dim=1)
 
 
-def _reshape(node: OnnxNode) -> Call:
+def _reshape(node: OnnxNode) -> partial[Any]:
     shape = node.integers(1, "shape")
     if shape[0] not in (0, -1) or node.get("allowzero", 0):
         raise node.refuse("with a fixed batch")
-    return _with(_reshaped, shape=shape)
+    return partial(_reshaped, shape=shape)
 
 
 def _reshaped(x: Tensor, shape: list[int]) -> Tensor:
@@ -239,37 +233,36 @@ def _reshaped(x: Tensor, shape: list[int]) -> Tensor:
     return x.reshape([x.shape[at] if length == 0 else length for at, length in enumerate(shape)])
 
 
-def _squeeze(node: OnnxNode) -> Call:
-    axes = node.integers(1, "axes")
-    if not axes or 0 in axes:
-        raise node.refuse("over the batch")
-    return _with(torch.squeeze, dim=tuple(axes))
+def _squeeze(node: OnnxNode) -> partial[Any]:
+    return partial(torch.squeeze, dim=_axes(node))
 
 
-def _concat(node: OnnxNode) -> Call:
+def _concat(node: OnnxNode) -> partial[Any]:
     if node.attributes["axis"] == 0:
         raise node.refuse("over the batch")
-    return _with(_concatenated, dim=node.attributes["axis"])
+    return partial(_concatenated, dim=node.attributes["axis"])
 
 
 def _concatenated(*values: Tensor, dim: int) -> Tensor:
     return torch.cat(values, dim=dim)
 
 
-def _pad(node: OnnxNode) -> Call:
+def _pad(node: OnnxNode) -> partial[Any]:
     pads = node.integers(1, "pads")
     value = float(node.numbers(2, node.get("value", 0.0)).reshape(()))
     if node.get("mode", b"constant") != b"constant" or len(node.inputs) > 3:
         raise node.refuse("in another mode than constant")
     # ONNX: all beginnings, then all ends, first axis first; torch: beginning and end together, last axis first.
     rank = len(pads) // 2
-    return _with(functional.pad, pad=[pads[at + end] for at in reversed(range(rank)) for end in (0, rank)], value=value)
+    return partial(
+        functional.pad, pad=[pads[at + end] for at in reversed(range(rank)) for end in (0, rank)], value=value
+    )
 
 
-def _unit_rows(node: OnnxNode) -> Call:
+def _unit_rows(node: OnnxNode) -> partial[Any]:
     if node.get("p", 2) != 2 or node.get("axis", -1) not in (1, -1):
         raise node.refuse("with another norm than that of rows")
-    return _with(functional.normalize, dim=1, eps=1e-12)
+    return partial(functional.normalize, dim=1, eps=1e-12)
 
 
 CONVERTERS: Final[dict[str, Callable[[OnnxNode], Any]]] = {
@@ -286,7 +279,7 @@ CONVERTERS: Final[dict[str, Callable[[OnnxNode], Any]]] = {
     "Clip": _clip,
     "MaxPool": _pool,
     "AveragePool": _pool,
-    "GlobalAveragePool": lambda _: _with(torch.mean, dim=(2, 3), keepdim=True),
+    "GlobalAveragePool": lambda _: partial(torch.mean, dim=(2, 3), keepdim=True),
     "ReduceMean": _reduce,
     "ReduceL2": _reduce,
     "Flatten": _flatten,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,10 +27,11 @@ from torch.nn import functional
 
 from edge_service.models.manifest import CHECKOUT
 from edge_service.vision.align import ARCFACE, SIDE, Alignment, similarity_transform
+from lab.data.embedders import unit
 from lab.data.image_store import DEFAULT
 from lab.data.images import read_folder
 from lab.data.onnx_files import OnnxFile, Preprocessing, prepare
-from lab.data.onnx_operators import CONVERTERS, Affine, Call, OnnxNode
+from lab.data.onnx_operators import CONVERTERS, Affine, OnnxNode
 from shared.errors import SetupError
 
 # Largest difference of any coordinate of unit embeddings between the copy and ONNX Runtime. Both compute in float32, in
@@ -130,9 +132,9 @@ def check_parity(torch_embedder: TorchEmbedder, file: OnnxFile, faces: NDArray[n
     session = file.session()
     with torch.no_grad():
         x = torch.from_numpy(prepare(faces, Preprocessing()))
-        found = _unit(torch_embedder(x).numpy())
+        found = unit(torch_embedder(x).numpy())
         blob = np.ascontiguousarray(torch_embedder.prepared(x).numpy())
-    expected = _unit(session.run({session.input_names[0]: blob})[0])
+    expected = unit(session.run({session.input_names[0]: blob})[0])
     difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else np.inf
     if not difference <= TOLERANCE:
         raise SetupError(
@@ -158,11 +160,6 @@ def _grid(template: Alignment) -> Tensor:
     rows, columns = np.mgrid[: template.side, : template.side]
     places = np.stack([columns, rows, np.ones_like(rows)], axis=-1) @ np.linalg.inv(onto)[:2].T
     return torch.from_numpy((places * 2 / (ARCFACE.side - 1) - 1).astype(np.float32)[None])
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = rows.astype(np.float64)
-    return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True))
 
 
 _ARITHMETIC: Final[dict[str, Callable[..., Any]]] = {
@@ -260,9 +257,9 @@ class _Reader:
             return self.values[name]
         raise node.refuse("on constants" if name in self.constants else f"on {name}, which no node before it gives")
 
-    def _step(self, step: nn.Module | Call, values: Sequence[fx.Node]) -> fx.Node:
-        if isinstance(step, Call):
-            return self.graph.call_function(step.function, tuple(values), step.options)
+    def _step(self, step: nn.Module | partial[Any], values: Sequence[fx.Node]) -> fx.Node:
+        if isinstance(step, partial):
+            return self.graph.call_function(step.func, tuple(values), step.keywords)
         name = f"step_{len(list(self.root.children()))}"
         self.root.add_module(name, step)
         return self.graph.call_module(name, tuple(values))

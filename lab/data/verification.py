@@ -104,9 +104,14 @@ def all_impostors(unit: Rows, people: Ints, other: Rows | None = None) -> Impost
         different = people[rows, None] != people[None, :]
         if other is None:
             different &= np.arange(len(unit))[None, :] > np.arange(len(unit))[rows, None]
-        bins = np.clip(((scores[different].astype(np.float64) + 1) / 2 * _BINS).astype(np.int64), 0, _BINS - 1)
-        counts += np.bincount(bins, minlength=_BINS)
+        counts += histogram(scores[different])
     return ImpostorScores(counts)
+
+
+def histogram(scores: Rows) -> Ints:
+    """The counts of ``ImpostorScores`` for these cosines."""
+    bins = ((scores.astype(np.float64) + 1) / 2 * _BINS).astype(np.int64).clip(0, _BINS - 1)
+    return np.bincount(bins, minlength=_BINS)
 
 
 def bootstrap_over_people(values: Floats, people: Ints, *, rounds: int = 1000, seed: int = 0) -> tuple[float, float]:

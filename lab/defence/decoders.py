@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lab.data.pixels import embedded, resized, ssim, to_float
-from lab.defence.training import Checkpoint, device, minimise
+from lab.defence.training import Checkpoint, device, minimize
 
 _SLOPE: Final = 0.2
 
@@ -148,11 +148,6 @@ def build(family: str, dim: int) -> nn.Module:
     return DECODERS[family][1](dim).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def side_of(family: str) -> int:
-    """The side of a family's pictures, in pixels."""
-    return DECODERS[family][0]
-
-
 _EVALUATED = 64
 
 
@@ -189,12 +184,10 @@ class Trained:
 
     Attributes:
         decoder: in evaluation mode.
-        family: of the decoder.
         history: figures of the training.
     """
 
     decoder: nn.Module
-    family: str
     history: list[dict[str, float]]
 
 
@@ -229,16 +222,19 @@ def train_decoder(
     decoder.train()
     if embedder is not None:
         embedder.to(where)
-    side = side_of(family)
+    side = DECODERS[family][0]
     pictures = shrunk(pixels, side)
     true = torch.from_numpy(embeddings)
     give = (lambda rows: torch.from_numpy(templates[rows])) if isinstance(templates, np.ndarray) else templates
 
     def stage(name: str, steps: int, batch: int, rate: float, identity: nn.Module | None) -> list[dict[str, float]]:
-        order = _Order(len(pixels), batch, options.seed)
+        count = len(pixels)
+        batch = min(batch, count)
 
         def loss_of(number: int, _: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-            rows = order.rows(number)
+            # Every epoch has a permutation of its own, known from (seed, epoch) alone.
+            epoch, at = divmod(number, count // batch)
+            rows = np.random.default_rng([options.seed, epoch]).permutation(count)[at * batch :][:batch]
             truth = to_float(pictures[rows]).to(where)
             made = decoder(give(rows).to(where))
             pixel = (made - truth).abs().mean()
@@ -251,7 +247,7 @@ def train_decoder(
                 figures["cosine"] = cosine.item()
             return loss, figures
 
-        return minimise(
+        return minimize(
             f"{family}, {name}",
             decoder,
             loss_of,
@@ -277,7 +273,7 @@ def train_decoder(
     if embedder is not None:
         embedder.cpu()
     # What follows takes templates on the CPU.
-    return Trained(decoder.cpu().eval().requires_grad_(False), family, history)
+    return Trained(decoder.cpu().eval().requires_grad_(False), history)
 
 
 def shrunk(pixels: NDArray[np.uint8], side: int) -> Tensor:
@@ -298,18 +294,3 @@ def rebuilt(decoder: nn.Module, templates: NDArray[np.float32]) -> NDArray[np.fl
     return np.concatenate(
         [decoder(torch.from_numpy(templates[at : at + _EVALUATED]).to(where)).cpu().numpy() for at in chunks]
     )
-
-
-class _Order:
-    """Which rows each step sees: every epoch a permutation of its own, known from (seed, epoch) alone."""
-
-    def __init__(self, count: int, batch: int, seed: int) -> None:
-        self._count, self._batch, self._seed = count, min(batch, count), seed
-        self._epoch, self._permutation = -1, np.empty(0, np.int64)
-
-    def rows(self, step: int) -> NDArray[np.int64]:
-        epoch, at = divmod(step, max(1, self._count // self._batch))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._permutation = np.random.default_rng([self._seed, epoch]).permutation(self._count)
-        return self._permutation[at * self._batch : (at + 1) * self._batch]

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from lab.data.pixels import embedded, resized, ssim, to_float
 from lab.defence.network import PatronusNetwork
-from lab.defence.training import Checkpoint, minimise
+from lab.defence.training import Checkpoint, minimize
 
 # Shares of 1 - tau, the room that scores have: cosines this close to tau count most, and are kept so far from it.
 _NEAR: Final = 0.2
@@ -128,7 +128,7 @@ def train_perturbation(
     network.train()
 
     def stage(name: str, steps: int, rate: float, against: Sequence[nn.Module]) -> list[dict[str, float]]:
-        return minimise(
+        return minimize(
             f"perturbation, {name}",
             network,
             _loss(network, tau, material, against, options, embedder),
@@ -188,7 +188,7 @@ def _loss(
         score, flips = _preserved(before @ other_before.T * options.scale, protected @ other.T, tau)
         away = (protected * first).sum(dim=1).mean()
         again, _, _ = protect(clean, draws, limit)
-        alike = _turns(before[: len(clean)], protected[: len(clean)], again)
+        alike = _agreement(before[: len(clean)], protected[: len(clean)], again)
         total = options.score * score + options.flip * flips + (0 if partial else options.away) * away
         total = total - options.depth * (angle / min(limit, float(network.phi_max))).mean()
         total = total + options.diversity * functional.relu(alike - (1 - options.own * (1 - tau))) / (1 - tau)
@@ -221,7 +221,7 @@ def _loss(
     return loss
 
 
-def _turns(before: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def _agreement(before: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Mean cosine between the directions in which two seeds perturb the same embedding."""
     one, two = (after - (after * before).sum(dim=1, keepdim=True) * before for after in (first, second))
     return functional.cosine_similarity(one, two, dim=1, eps=1e-6).mean()

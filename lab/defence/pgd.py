@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lab.data.pixels import embedded
 from lab.data.verification import Rows
+from lab.defence.training import descend
 
 _RATE = 0.3
 
@@ -54,8 +55,6 @@ def descended(
 
     for _ in range(steps):
         seen = (embedded(embedder, decoder(perturbed())) * truth).sum(dim=1)
-        optimizer.zero_grad(set_to_none=True)
-        seen.sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        descend(optimizer, seen.sum())
     with torch.no_grad():
         return np.asarray(functional.normalize(perturbed(), dim=1).numpy())

@@ -30,10 +30,10 @@ from lab.data.image_store import written_whole
 from lab.data.splits import FIT, Labelled, Material, gather
 from lab.data.torch_embedder import load_torch_embedder
 from lab.defence.calibration import Calibration, calibrate
-from lab.defence.decoders import InversionOptions, build, shrunk, train_decoder
+from lab.defence.decoders import build, shrunk, train_decoder
 from lab.defence.network import PatronusNetwork
 from lab.defence.perturbation import Material as Seen
-from lab.defence.perturbation import PerturbationOptions, train_perturbation
+from lab.defence.perturbation import train_perturbation
 from lab.defence.protection import protect
 from lab.defence.recipe import Recipe, read_recipe
 from lab.defence.statistics import Choice, Fitted, fit, limited_by_cohort, network_of
@@ -212,16 +212,6 @@ class Run:
 
     def _print(self, *parts: str) -> str:
         return hashlib.sha256("\0".join([self.recipe.model_dump_json(), *parts]).encode()).hexdigest()
-
-
-def attacker_options(*, quick: bool) -> InversionOptions:
-    """How attackers are trained; quick ones only show that everything runs."""
-    return InversionOptions(epochs=0.2, identity_steps=10) if quick else InversionOptions()
-
-
-def perturbation_options(*, quick: bool) -> PerturbationOptions:
-    """How the network is trained; a quick one only shows that everything runs."""
-    return PerturbationOptions(steps=5, warm_up=50) if quick else PerturbationOptions()
 
 
 def _pairs(labelled: Labelled, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:

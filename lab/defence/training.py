@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from lab.data.image_store import written_whole
@@ -98,25 +87,41 @@ class Checkpoint:
         save_whole(self.path, {"format": FORMAT, "fingerprint": self.fingerprint, "state": state})
 
 
-def train(
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Takes one step of an optimizer down the gradient of a loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def minimize(
     name: str,
-    parts: dict[str, Any],
-    step: Callable[[int, np.random.Generator], dict[str, float]],
+    network: nn.Module,
+    loss_of: Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]],
     steps: int,
+    rate: float,
     *,
+    decay: float,
+    beta: float = 0.999,
+    rise: float = 0.3,
     seed: int,
     checkpoint: Checkpoint,
     console: Console | None = None,
 ) -> list[dict[str, float]]:
-    """Runs a training to its end, from the start or from its checkpoint.
+    """Trains a network with AdamW, from the start or from its checkpoint.
 
-    Every step draws from a generator of its own (seed, step): a resumed training sees what an unbroken one would have.
+    Gradients have a length of one at most, and the rate rises and falls once. Every step draws from a generator of its
+    own (seed, step): a resumed training sees what an unbroken one would have.
 
     Args:
         name: shown in the progress.
-        parts: what has ``state_dict`` and ``load_state_dict``: networks, optimizers, schedules.
-        step: one step: takes its number and its random numbers, gives figures to show.
+        network: changed in place.
+        loss_of: takes the number of the step and its random numbers, gives the loss and figures to show.
         steps: how many.
+        rate: the largest.
+        decay: of weights.
+        beta: of squared gradients.
+        rise: share of the steps in which the rate rises.
         seed: of the draws.
         checkpoint: where the state is kept; the last state stays there.
         console: for the progress; standard error by default.
@@ -124,6 +129,11 @@ def train(
     Returns:
         the means of the figures over each twentieth of the training.
     """
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay, betas=(0.9, beta))
+    # Two steps at least: a rise of one step only, torch divides by zero in.
+    rise = max(rise, 2 / (steps + 1))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=rise)
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     state = checkpoint.load()
     done = 0
     counted: dict[str, int] = {}
@@ -144,11 +154,25 @@ def train(
         states = {key: part.state_dict() for key, part in parts.items()}
         checkpoint.save({"done": done, "history": history, "counted": counted, "sums": sums, "parts": states})
 
-    with _bar(console) as progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console or Console(stderr=True), refresh_per_second=2) as progress:
         task = progress.add_task(name, total=steps, completed=done, figures="")
         for number in range(done, steps):
             torch.manual_seed(seed * 1_000_003 + number)
-            figures = step(number, np.random.default_rng([seed, number]))
+            loss, figures = loss_of(number, np.random.default_rng([seed, number]))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            pace = (number + 1 - done) / max(time.monotonic() - began, 1e-9)
             for key, value in figures.items():
                 sums[key] = sums.get(key, 0.0) + value
                 counted[key] = counted.get(key, 0) + 1
@@ -156,9 +180,9 @@ def train(
                 history.append({"step": number + 1, **{key: value / counted[key] for key, value in sums.items()}})
                 sums, counted = {}, {}
                 if not progress.console.is_terminal:
-                    _say(progress.console, name, number + 1 - done, steps - done, began, history[-1])
+                    _say(progress.console, name, pace, steps - number - 1, history[-1])
             shown = " ".join(f"{key} {value:.3f}" for key, value in figures.items())
-            progress.update(task, advance=1, figures=shown)
+            progress.update(task, advance=1, figures=f"{pace:.2f}/s {shown}")
             if time.monotonic() - saved > CHECKPOINT_EVERY_S:
                 keep(number + 1)
                 saved = time.monotonic()
@@ -167,82 +191,7 @@ def train(
     return history
 
 
-def minimise(
-    name: str,
-    network: nn.Module,
-    loss_of: Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]],
-    steps: int,
-    rate: float,
-    *,
-    decay: float,
-    beta: float = 0.999,
-    rise: float = 0.3,
-    seed: int,
-    checkpoint: Checkpoint,
-    console: Console | None = None,
-) -> list[dict[str, float]]:
-    """Trains a network with AdamW, gradients of length one at most, and a rate that rises and falls once.
-
-    Args:
-        name: shown in the progress.
-        network: changed in place.
-        loss_of: takes the number of the step and its random numbers, gives the loss and figures to show.
-        steps: how many.
-        rate: the largest.
-        decay: of weights.
-        beta: of squared gradients.
-        rise: share of the steps in which the rate rises.
-        seed: of the draws.
-        checkpoint: where the state is kept.
-        console: for the progress.
-
-    Returns:
-        the means of the figures over each twentieth of the training.
-    """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay, betas=(0.9, beta))
-    # Two steps at least: a rise of one step only, torch divides by zero in.
-    rise = max(rise, 2 / (steps + 1))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=rise)
-
-    def step(number: int, random: np.random.Generator) -> dict[str, float]:
-        loss, figures = loss_of(number, random)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        return figures
-
-    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    return train(name, parts, step, steps, seed=seed, checkpoint=checkpoint, console=console)
-
-
-def _say(console: Console, name: str, ran: int, of: int, began: float, figures: dict[str, float]) -> None:
-    """One line of a log, where nobody looks at a bar."""
-    rate = ran / max(time.monotonic() - began, 1e-9)
+def _say(console: Console, name: str, pace: float, left: int, figures: dict[str, float]) -> None:
+    """Prints one line of a log, where nobody looks at a bar."""
     shown = " ".join(f"{key} {value:.4g}" for key, value in figures.items())
-    console.print(f"{name}: {rate:.2f} steps/s, {(of - ran) / rate / 60:.1f} min to go: {shown}", soft_wrap=True)
-
-
-class _Rate(ProgressColumn):
-    """Steps a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.2f}/s")
-
-
-@contextlib.contextmanager
-def _bar(console: Console | None) -> Iterator[Progress]:
-    console = console or Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with Progress(*columns, console=console, refresh_per_second=2) as progress:
-        yield progress
+    console.print(f"{name}: {pace:.2f} steps/s, {left / pace / 60:.1f} min to go: {shown}", soft_wrap=True)

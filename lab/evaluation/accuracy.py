@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -38,11 +39,6 @@ _CHUNK = 64
 app = typer.Typer()
 
 
-def embed_names(lfw: Lfw, names: list[str], embedder: Embedder) -> NDArray[np.float32]:
-    """Embeddings of pictures: (n, d) float32, unit rows."""
-    return embed_faces(lfw.faces(names), embedder).unit
-
-
 def embed_faces(faces: NDArray[np.uint8], embedder: Embedder) -> Embeddings:
     """Embeddings of faces that are aligned to ArcFace's template: (n, 112, 112, 3) uint8 RGB."""
     wanted = embedder.spec.alignment
@@ -51,22 +47,25 @@ def embed_faces(faces: NDArray[np.uint8], embedder: Embedder) -> Embeddings:
     return Embeddings(np.concatenate([each.unit for each in made]), np.concatenate([each.norms for each in made]))
 
 
+def _columns(
+    pairs: list[Pair], names: Iterable[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Of each pair, where its two pictures stand among the names, whether it is genuine, and its fold: (n,) each."""
+    row = {name: position for position, name in enumerate(names)}
+    columns = zip(*((row[pair.first], row[pair.second], pair.genuine, pair.fold) for pair in pairs), strict=True)
+    first, second, genuine, folds = (np.array(column) for column in columns)
+    return first, second, genuine, folds
+
+
 def pair_scores(pairs: list[Pair], names: list[str], unit: NDArray[np.float32]) -> NDArray[np.float64]:
     """The cosine of each pair."""
-    first, second = _rows(pairs, names)
-    scores: NDArray[np.float64] = np.sum(unit[first].astype(np.float64) * unit[second], axis=1)
-    return scores
-
-
-def _rows(pairs: list[Pair], names: list[str]) -> tuple[list[int], list[int]]:
-    """Where each pair's two pictures stand among the names."""
-    row = {name: position for position, name in enumerate(names)}
-    return [row[pair.first] for pair in pairs], [row[pair.second] for pair in pairs]
+    first, second, _, _ = _columns(pairs, names)
+    return _cosine(unit[first], unit[second])
 
 
 def distance_scores(pairs: list[Pair], names: list[str], raw: NDArray[np.float32]) -> NDArray[np.float64]:
     """The Euclidean distance of each pair of raw embeddings, negative, so that larger is more alike."""
-    first, second = _rows(pairs, names)
+    first, second, _, _ = _columns(pairs, names)
     scores: NDArray[np.float64] = -np.linalg.norm(raw[first].astype(np.float64) - raw[second], axis=1)
     return scores
 
@@ -76,8 +75,8 @@ def measure(
 ) -> dict[str, float]:
     """All figures of one embedder, or of one protection of it, at the threshold tau and at others."""
     scores = pair_scores(pairs, names, unit)
-    genuine = np.array([pair.genuine for pair in pairs])
-    accuracy = ten_fold_accuracy(scores, genuine, np.array([pair.fold for pair in pairs]))
+    _, _, genuine, folds = _columns(pairs, names)
+    accuracy = ten_fold_accuracy(scores, genuine, folds)
     _, people = np.unique([person(name) for name in names], return_inverse=True)
     impostors = all_impostors(unit, people)
     at_1e3 = impostors.threshold_at(1e-3)
@@ -130,16 +129,12 @@ def main(
     for name, clean in found["clean"].items():
         typer.echo(f"{name:20} {clean:14.6g} {found[profile][name]:14.6g}")
     distances = distance_scores(pairs, names, made.unit * made.norms[:, None])
-    genuine, folds = np.array([pair.genuine for pair in pairs]), np.array([pair.fold for pair in pairs])
+    _, _, genuine, folds = _columns(pairs, names)
     raw = ten_fold_accuracy(distances, genuine, folds)
     typer.echo(f"10-fold accuracy by the distance of raw embeddings {raw.mean:.6g}, deviation {raw.deviation:.6g}")
     typer.echo(f"{len(names)} pictures, {str(mending) or 'as packaged'}, embedded in {taken:.0f} s")
     if out is not None:
         out.write_text(json.dumps(found, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    run(app)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +198,11 @@ def _cosine(first: Rows, second: Rows) -> NDArray[np.float64]:
 def _ten_fold(labelled: Labelled, probes: Rows, gallery: Rows, inside: NDArray[np.bool_]) -> float | None:
     if labelled.protocol is None:
         return None
-    row = {name: at for at, name in enumerate(labelled.images.names)}
-    pairs = [(row[pair.first], row[pair.second], pair.genuine, pair.fold) for pair in labelled.protocol]
-    first, second, genuine, folds = (np.array(column) for column in zip(*pairs, strict=True))
+    first, second, genuine, folds = _columns(labelled.protocol, labelled.images.names)
     kept = inside[first] & inside[second]
     scores = _cosine(probes[first[kept]], gallery[second[kept]])
     return ten_fold_accuracy(scores, genuine[kept], folds[kept]).mean
+
+
+if __name__ == "__main__":
+    run(app)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,11 @@ from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import Protector
 from lab.data.embedders import Encoder, embed_images, unit
 from lab.data.images import read_images
+from lab.data.matching import Sides
 from lab.data.verification import Rows
 from lab.evaluation.demographics import MOST_A_BAND, drawn, false_matches, first_of_each_photo, labels_of
 from shared.errors import SetupError
 
-Sides = Literal["both", "probe"]
 # Of pictures with labels; a set with fewer is not one that is labelled so.
 _FEWEST: Final = 100
 # A band whose rate is over this multiple of that of adults is named as one that the profile is not for.
@@ -94,17 +94,15 @@ def measure_profile(
     Raises:
         SetupError: there is no such set, too few of its names hold labels, or the profile's network is damaged.
     """
-    step = profile.document.patronus
-    sides: Sides = "both" if profile.seals else "probe"
-    if step is None:
-        found = measure(source, encoder, tau, lambda rows: rows, sides, cache=cache, most=most)
-    else:
-        protector = Protector(profile)
+    protector = Protector(profile)
 
-        def protect(rows: Rows) -> Rows:
-            return protector.templates(rows, PUBLIC_KEY, sealed=False).templates
+    def protect(rows: Rows) -> Rows:
+        # A profile that only seals keeps every score.
+        if profile.document.patronus is None:
+            return rows
+        return protector.templates(rows, PUBLIC_KEY, sealed=False).templates
 
-        found = measure(source, encoder, tau, protect, sides, cache=cache, most=most)
+    found = measure(source, encoder, tau, protect, "both" if profile.seals else "probe", cache=cache, most=most)
     return {"profile": profile.document.name, "profile_sha256": profile.pin.sha256} | found
 
 
@@ -130,7 +128,9 @@ def table(found: dict[str, Any]) -> str:
     ]
     for row in bands:
         other = _same(found["protected"], row)
-        thresholds = ", ".join("too few pairs" if at is None else f"{at:.3f}" for at in _thresholds(row, other))
+        thresholds = ", ".join(
+            "too few pairs" if at is None else f"{at:.3f}" for at in (row["threshold"], other["threshold"])
+        )
         lines.append(
             f"| {row['ages']} | {row['pictures']:,} | {row['pairs']:,} | {row['accepted']:,} | {percent(row)} "
             f"| {other['accepted']:,} | {percent(other)} | {thresholds} |"
@@ -158,10 +158,6 @@ def _digits(share: float) -> str:
     """Two digits that matter, and no more than three after the point."""
     places = next((places for least, places in ((10, 0), (1, 1), (0.1, 2)) if share >= least), 3)
     return f"{share:.{places}f}"
-
-
-def _thresholds(*rows: dict[str, Any]) -> list[float | None]:
-    return [row["threshold"] for row in rows]
 
 
 def _same(rows: list[dict[str, Any]], wanted: dict[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab.data.alignment import filled
-from lab.data.verification import ImpostorScores, Rows
-
-Mask = NDArray[np.bool_]
+from lab.data.verification import ImpostorScores, Rows, histogram
 
 # Years, both ends included.
 BANDS: Final = ((0, 2), (3, 6), (7, 12), (13, 17), (18, 24), (25, 45), (46, 70), (71, 200))
@@ -41,7 +39,6 @@ _NAME: Final = re.compile(r"^(\d{1,3})_([01])_([0-4])_\d+")
 _THUMBNAIL: Final = 16
 _BLOCK: Final = 1024
 _ROUNDS: Final = 500
-_BINS: Final = 20_000
 # Fewer pairs cannot tell where a rate of 1e-3 is.
 _FEWEST_PAIRS: Final = 10_000
 _NORMAL_95: Final = 1.959964
@@ -55,11 +52,13 @@ class Labels:
         band: (n,) int64, position in ``BANDS``.
         sex: (n,) int64, position in ``SEXES``.
         group: (n,) int64, position in ``GROUPS``.
+        age: (n,) int64, years.
     """
 
     band: NDArray[np.int64]
     sex: NDArray[np.int64]
     group: NDArray[np.int64]
+    age: NDArray[np.int64]
 
     @property
     def known(self) -> NDArray[np.int64]:
@@ -68,7 +67,7 @@ class Labels:
 
     def subset(self, rows: NDArray[np.int64]) -> Labels:
         """The labels of some rows."""
-        return Labels(self.band[rows], self.sex[rows], self.group[rows])
+        return Labels(self.band[rows], self.sex[rows], self.group[rows], self.age[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +95,13 @@ class Rate:
 
 def labels_of(names: Sequence[str] | NDArray[np.object_]) -> Labels:
     """Reads labels from file names; folders before the name do not matter."""
-    found = np.full((len(names), 3), -1, dtype=np.int64)
+    found = np.full((len(names), 4), -1, dtype=np.int64)
     for row, name in enumerate(names):
         match = _NAME.match(PurePosixPath(str(name)).name)
         if match:
             age, sex, group = map(int, match.groups())
             band = next((at for at, (low, high) in enumerate(BANDS) if low <= age <= high), -1)
-            found[row] = (band, sex, group) if band >= 0 else -1
+            found[row] = (band, sex, group, age) if band >= 0 else -1
     return Labels(*found.T)
 
 
@@ -116,7 +115,7 @@ def drawn(labels: Labels, most: int | None, *, seed: int = 0) -> NDArray[np.int6
     return np.sort(np.concatenate(kept))
 
 
-def first_of_each_photo(pixels: NDArray[np.uint8]) -> Mask:
+def first_of_each_photo(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which faces are not another copy, perhaps mirrored, of a photo before them.
 
     Args:
@@ -205,7 +204,7 @@ def rate_of(probes: Rows, tau: float, gallery: Rows | None = None) -> Rate:
     count = len(probes)
     weights = _weights(count)
     accepted_drawn = np.zeros(_ROUNDS)
-    counts = np.zeros(_BINS, dtype=np.int64)
+    counts = histogram(np.empty(0, np.float32))
     accepted = 0
     held = probes if gallery is None else gallery
     for start in range(0, count, _BLOCK):
@@ -215,8 +214,7 @@ def rate_of(probes: Rows, tau: float, gallery: Rows | None = None) -> Rate:
         hits = (scores >= tau) & different
         accepted += int(hits.sum())
         accepted_drawn += np.sum(weights[:, rows] * (weights @ hits.T.astype(np.float32)), axis=1, dtype=np.float64)
-        bins = ((scores[different].astype(np.float64) + 1) / 2 * _BINS).astype(np.int64).clip(0, _BINS - 1)
-        counts += np.bincount(bins, minlength=_BINS)
+        counts += histogram(scores[different])
     # Both orders of each pair were counted. Two draws of one picture are no pair.
     ordered = count * (count - 1)
     pairs_drawn = count**2 - np.sum(weights.astype(np.float64) ** 2, axis=1)

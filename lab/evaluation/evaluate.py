@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -11,30 +10,20 @@ import numpy as np
 from rich.console import Console
 from torch import nn
 
-from lab.data.embedders import Encoder, embed_images, open_encoder, unit
 from lab.data.matching import Comparison
 from lab.data.splits import TEST, Labelled
 from lab.data.torch_embedder import load_torch_embedder
 from lab.data.verification import Rows
+from lab.defence.decoders import rebuilt
 from lab.defence.network import PatronusNetwork
 from lab.defence.pgd import descended
 from lab.defence.protection import Protected, gaussian, protect, rotated_back
 from lab.defence.runs import Run
 from lab.evaluation import demographic_figures
 from lab.evaluation.accuracy import Accuracy, accuracy
-from lab.evaluation.reconstruction import (
-    AttackedPairs,
-    Judge,
-    Outcome,
-    attacked_pairs,
-    floors,
-    judge,
-    judged,
-    reconstruction,
-)
+from lab.evaluation.reconstruction import TARGET, Cases, attacked_pairs, judges_of, named_judges
 from shared.errors import SetupError
 
-TARGET: Final = "target"
 _CURVE_FACES: Final = 200
 _PGD_FACES: Final = 48
 _SHARES: Final = (0.25, 0.5, 0.75, 1.0)
@@ -58,20 +47,15 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     run.check_trained()
     if run.read("calibration.json") is None:
         raise SetupError(f"{run.folder} is not calibrated; run patronus lab calibrate --out {run.folder}.")
-    others = [_said(said) for said in judges]
+    others = named_judges(judges, {TARGET}, needs_tau=True)
     material = run.material()
     labelled = material.labelled
     recipe = run.recipe
     fitted = run.fitted(material)
     network = run.network(fitted)
-    chosen = attacked_pairs(labelled, most, seed=recipe.seed)
-    panel = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, chosen)}
-    for name, threshold in others:
-        encoder = open_encoder(name)
-        if encoder.name in panel:
-            raise SetupError(f"Two judges are called {encoder.name}; give the file of one of them another name.")
-        clean = unit(embed_images(labelled.images, encoder, cache=run.cache))
-        panel[encoder.name] = judge(encoder, threshold, clean, chosen)
+    attacked, other = attacked_pairs(labelled, most, seed=recipe.seed)
+    panel = judges_of(labelled, material.encoder, recipe.tau, others, run.cache)
+    cases = Cases(labelled=labelled, attacked=attacked, other=other, judges=panel)
     protected = protect(network, labelled.unit)
     erased = protect(network, labelled.unit, 0.0).templates
     whole = np.arccos(np.sum(labelled.unit.astype(np.float64) * protected.templates, axis=1).clip(-1, 1))
@@ -88,36 +72,31 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     console.print("accuracy ...")
     found: dict[str, Any] = {
         "people": len(np.unique(labelled.people[labelled.rows(TEST)])),
-        "attacked": len(chosen.attacked),
+        "attacked": len(attacked),
         "angle_degrees": _histogram(protected.angles[labelled.rows(TEST)]),
         "no_margin": float(np.mean(protected.limits <= 0)),
         "accuracy": {name: asdict(value) for name, value in _accuracies(labelled, variants, recipe.tau, run).items()},
     }
     embedder = load_torch_embedder(material.encoder.path, cache=run.cache)
-    few = AttackedPairs(chosen.attacked[:_CURVE_FACES], chosen.other[:_CURVE_FACES])
-    target = {TARGET: judge(material.encoder, recipe.tau, labelled.unit, few)}
+    few = cases.narrowed(_CURVE_FACES)
     tester = run.attacker(recipe.held_out, material, embedder)
-
-    def tested(rows: Rows) -> Outcome:
-        return reconstruction(tester, labelled, rows, few, target)
-
     console.print("curve ...")
-    found["curve"] = _curve(network, labelled, run, tested)
+    found["curve"] = _curve(network, few, run, tester)
     attacks: dict[str, Any] = {}
     for family in dict.fromkeys([*recipe.families, recipe.held_out]):
         decoder = run.attacker(family, material, embedder)
         console.print(f"attacker {family} ...")
-        results: dict[str, Any] = {
-            name: asdict(reconstruction(decoder, labelled, rows, chosen, panel)) for name, rows in variants.items()
-        }
-        results["another person"] = asdict(floors(decoder, labelled, labelled.unit, chosen, panel))
+        results = {name: asdict(cases.score(decoder, rows)) for name, rows in variants.items()}
+        # What the decoder makes of the clean template of somebody else: no protection needs to go below.
+        strangers = np.ascontiguousarray(labelled.unit[cases.strangers()])
+        results["another person"] = asdict(cases.judged(rebuilt(decoder, strangers)))
         attacks[family + (" (held out)" if family == recipe.held_out else "")] = results
     console.print("gradient descent ...")
     decoder = run.attacker(recipe.families[0], material, embedder)
-    found["teacher"] = _pgd_bound(
-        labelled, erased, protected, decoder, tester, embedder, few, material.encoder, recipe.tau
-    )
-    attacks["average face"] = {"clean": asdict(_average(run, labelled, chosen, panel))}
+    found["teacher"] = _pgd_bound(few.narrowed(_PGD_FACES), erased, protected, decoder, tester, embedder)
+    mean = labelled.images.pixels[attacked].astype(np.float32).mean(axis=0) / 255
+    average = np.broadcast_to(mean.transpose(2, 0, 1), (len(attacked), 3, *mean.shape[:2]))
+    attacks["average face"] = {"clean": asdict(cases.judged(np.ascontiguousarray(average)))}
     found["attacks"] = attacks
     if demographic_figures.has_labels(material.pictures.names):
         console.print("false matches by age, sex and group ...")
@@ -135,25 +114,22 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
 def _accuracies(labelled: Labelled, variants: dict[str, Rows], tau: float, run: Run) -> dict[str, Accuracy]:
     rows = labelled.rows(TEST)
     whole = np.arange(len(labelled.unit))
-    clean = labelled.unit
-    found = {"clean": accuracy(labelled, clean, clean, rows, tau)}
-    protected = variants["protected"]
-    gallery = protected if run.recipe.sides == "both" else clean
-    found["protected"] = accuracy(labelled, protected, gallery, rows, tau)
-    if run.recipe.sides == "both":
-        found["erase alone"] = accuracy(labelled, variants["erase alone"], variants["erase alone"], rows, tau)
-        found["protected probe, clean gallery"] = accuracy(labelled, protected, clean, rows, tau)
-    noise = variants["gaussian, same angle"]
-    found["gaussian, same angle"] = accuracy(labelled, noise, noise if run.recipe.sides == "both" else clean, rows, tau)
-    found["clean, everyone"] = accuracy(labelled, clean, clean, whole, tau)
-    found["protected, everyone"] = accuracy(labelled, protected, gallery, whole, tau)
-    return found
+    clean, protected, noise = labelled.unit, variants["protected"], variants["gaussian, same angle"]
+    both = run.recipe.sides == "both"
+    gallery = protected if both else clean
+    compared = {"clean": (clean, clean, rows), "protected": (protected, gallery, rows)}
+    if both:
+        compared["erase alone"] = (variants["erase alone"], variants["erase alone"], rows)
+        compared["protected probe, clean gallery"] = (protected, clean, rows)
+    compared["gaussian, same angle"] = (noise, noise if both else clean, rows)
+    compared["clean, everyone"] = (clean, clean, whole)
+    compared["protected, everyone"] = (protected, gallery, whole)
+    return {name: accuracy(labelled, *sides, tau) for name, sides in compared.items()}
 
 
-def _curve(
-    network: PatronusNetwork, labelled: Labelled, run: Run, tested: Callable[[Rows], Outcome]
-) -> list[dict[str, float]]:
+def _curve(network: PatronusNetwork, few: Cases, run: Run, tester: nn.Module) -> list[dict[str, float]]:
     """Accuracy and privacy over the angle, on people who test: what the attacker held out rebuilds."""
+    labelled = few.labelled
     rows = labelled.rows(TEST)
     unit_rows, people = np.ascontiguousarray(labelled.unit[rows]), labelled.people[rows]
     comparison = Comparison(unit_rows, people, run.recipe.tau, sides=run.recipe.sides)
@@ -163,7 +139,7 @@ def _curve(
         everyone = protect(network, labelled.unit, share * largest)
         noise = gaussian(labelled.unit, everyone.angles, seed=run.recipe.seed)
         change, blind = (comparison.against(np.ascontiguousarray(made[rows])) for made in (everyone.templates, noise))
-        attacked, attacked_blind = tested(everyone.templates), tested(noise)
+        attacked, attacked_blind = (few.score(tester, made) for made in (everyone.templates, noise))
         found.append(
             {
                 "phi_degrees": float(np.rad2deg(share * largest)),
@@ -184,56 +160,26 @@ def _curve(
 
 
 def _pgd_bound(
-    labelled: Labelled,
-    erased: Rows,
-    protected: Protected,
-    descends: nn.Module,
-    held_out: nn.Module,
-    embedder: nn.Module,
-    chosen: AttackedPairs,
-    encoder: Encoder,
-    tau: float,
+    few: Cases, erased: Rows, protected: Protected, descends: nn.Module, held_out: nn.Module, embedder: nn.Module
 ) -> dict[str, Any]:
     """How much of the effect of gradient descent, at the same angles, the network has.
 
     The effect is by how much the cosine between rebuilt and true face falls; the decoder that gradient descent knows is
     one of the loop, the other one is held out.
     """
-    few = AttackedPairs(chosen.attacked[:_PGD_FACES], chosen.other[:_PGD_FACES])
-    rows = few.attacked
-    panel = {TARGET: judge(encoder, tau, labelled.unit, few)}
+    rows, unit_rows = few.attacked, few.labelled.unit
     taught = erased.copy()
-    taught[rows] = descended(erased[rows], labelled.unit[rows], protected.angles[rows], descends, embedder)
+    taught[rows] = descended(erased[rows], unit_rows[rows], protected.angles[rows], descends, embedder)
     found: dict[str, Any] = {"faces": len(rows)}
     for name, decoder in (("decoder that it knows", descends), ("decoder held out", held_out)):
         outcome = {
-            what: reconstruction(decoder, labelled, templates, few, panel)
+            what: few.score(decoder, templates)
             for what, templates in (("before", erased), ("descent", taught), ("network", protected.templates))
         }
         cosine = {what: value.cosine[TARGET].value for what, value in outcome.items()}
         share = (cosine["before"] - cosine["network"]) / max(cosine["before"] - cosine["descent"], 1e-6)
         found[name] = {"cosine": cosine, "share_kept": share}
     return found
-
-
-def _said(said: str) -> tuple[str, float]:
-    name, _, tau = said.rpartition("=")
-    try:
-        threshold = float(tau)
-    except ValueError:
-        threshold = float("nan")
-    if not name or not -1 < threshold < 1:
-        raise SetupError(f"A judge is given as NAME_OR_PATH=TAU, with TAU a cosine; this is {said}.")
-    return name, threshold
-
-
-def _average(run: Run, labelled: Labelled, chosen: AttackedPairs, panel: dict[str, Judge]) -> Outcome:
-    """The average of all faces that test, in place of any rebuilt one."""
-    rows = chosen.attacked
-    pixels = labelled.images.pixels[rows]
-    mean = pixels.astype(np.float32).mean(axis=0) / 255
-    faces = np.broadcast_to(mean.transpose(2, 0, 1), (len(rows), 3, *mean.shape[:2]))
-    return judged(np.ascontiguousarray(faces), pixels, labelled.people[rows], panel)
 
 
 def _histogram(angles: Rows) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def main(
         light = np.median([quality.brightness for quality in found])
         tar = np.mean(scores >= SFACE.threshold.cosine)
         typer.echo(f"{name:20} {tar:6.3f} {pixels:8.0f} {low:9.3f}/{mid:8.3f} {light:10.0f}")
-    _by_turn(first, second, embedder, detector)
+    _by_yaw(first, second, embedder, detector)
 
 
 def _qualities(detector: FaceDetector, where: NDArray[np.uint8], faces: NDArray[np.uint8]) -> list[FaceQuality]:
@@ -87,16 +87,16 @@ def _qualities(detector: FaceDetector, where: NDArray[np.uint8], faces: NDArray[
     return [measure(boxes[0], face) for boxes, face in found if boxes]
 
 
-def _by_turn(first: NDArray[np.float32], second: NDArray[np.uint8], embedder: Embedder, detector: FaceDetector) -> None:
+def _by_yaw(first: NDArray[np.float32], second: NDArray[np.uint8], embedder: Embedder, detector: FaceDetector) -> None:
     found = [detector.detect(face) for face in second]
     seen = [at for at, boxes in enumerate(found) if boxes]
-    turns = np.array([measure(found[at][0], second[at]).yaw for at in seen])
+    yaws = np.array([measure(found[at][0], second[at]).yaw for at in seen])
     scores = np.sum(first[seen] * embedder.embed(second[seen]).unit, axis=1)
-    edges = np.percentile(turns, [0, 50, 80, 90, 95, 100])
+    edges = np.percentile(yaws, [0, 50, 80, 90, 95, 100])
     for low, high in pairwise(edges):
-        inside = (turns >= low) & (turns <= high)
+        inside = (yaws >= low) & (yaws <= high)
         tar = np.mean(scores[inside] >= SFACE.threshold.cosine)
-        typer.echo(f"turn {low:.2f} to {high:.2f}: TAR {tar:.3f}, mean cosine {scores[inside].mean():.3f}")
+        typer.echo(f"yaw {low:.2f} to {high:.2f}: TAR {tar:.3f}, mean cosine {scores[inside].mean():.3f}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ picture, which is what would open a door (Mai et al., TPAMI 2019).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Self
 
 import numpy as np
 import torch
@@ -16,14 +17,18 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from lab.data.embedders import Encoder, unit
+from lab.data.embedders import Encoder, embed_images, open_encoder, unit
 from lab.data.matching import one_pair_a_person
 from lab.data.pixels import resized
 from lab.data.splits import TEST, Labelled
-from lab.data.verification import Rows, Share
+from lab.data.verification import Rows, Share, all_impostors
 from lab.defence.decoders import rebuilt, shrunk
+from lab.evaluation.perceptual import FacePerception
+from shared.errors import SetupError
 
-Unit = NDArray[np.float32]
+TARGET: Final = "target"  # name of the target embedder among the judges
+# False match rate at which an embedder judges whose threshold nobody gave.
+_JUDGED_AT: Final = 1e-3
 _SIDE: Final = 112
 _CHUNK: Final = 256
 # Of a picture that is the same bit by bit, for its PSNR to be a number: 100 dB.
@@ -34,19 +39,17 @@ _PERCEIVED: Final = 150
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """An embedder that rebuilt faces are shown to.
+    """An embedder that rebuilt faces are matched with.
 
     Attributes:
         embed: (n, 112, 112, 3) uint8 RGB to (n, d) unit rows.
         tau: cosine at which it accepts.
-        same: (n, d) its embeddings of the pictures that were attacked.
-        other: (n, d) its embeddings of another picture of each person.
+        clean: (n, d) its embeddings of all labelled faces.
     """
 
-    embed: Callable[[NDArray[np.uint8]], Unit]
+    embed: Callable[[NDArray[np.uint8]], Rows]
     tau: float
-    same: Unit
-    other: Unit
+    clean: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Outcome:
         stranger: what ``type_2`` is by chance: the mean share of other people, of those attacked, as whom a rebuilt
             face is accepted. An attack that has learned nothing of the person gets no more; a face that resembles
             many is accepted as some of them.
-        perceptual: distance as people see it, where somebody looked, of 150 faces at most; see ``Perception``.
+        perceptual: distance as people see it, where somebody looked, of 150 faces at most; see ``FacePerception``.
         found: share in which a face was found, where somebody looked; the others count as not accepted.
     """
 
@@ -78,83 +81,79 @@ class Outcome:
     found: Share | None = None
 
 
-class Perception(Protocol):
-    """Perception at rebuilt faces as a camera's software and a person would."""
+@dataclass(slots=True, kw_only=True)
+class Cases:
+    """Pictures that are attacked, and the judges of faces rebuilt from their templates.
 
-    def faces(self, pictures: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Whether a detector finds a face: (n, 112, 112, 3) uint8 RGB to (n,)."""
-        ...
-
-    def distance(self, made: NDArray[np.uint8], true: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """A perceptual distance, 0 for the same picture: twice (n, 112, 112, 3) uint8 RGB to (n,)."""
-        ...
-
-
-def attack(
-    decoder: nn.Module,
-    templates: Unit,
-    pixels: NDArray[np.uint8],
-    people: NDArray[np.int64],
-    judges: Mapping[str, Judge],
-    perception: Perception | None = None,
-) -> Outcome:
-    """Rebuilds faces and judges them.
-
-    Args:
-        decoder: an attacker.
-        templates: (n, d) float32, what it got.
-        pixels: (n, 112, 112, 3) uint8 RGB, the pictures behind the templates.
-        people: (n,) who is on each.
-        judges: by name.
-        perception: perception at them too, where given.
+    Attributes:
+        labelled: people; those who test are attacked.
+        attacked: (k,) rows of the pictures attacked, one a person.
+        other: (k,) rows of another picture of each of these people.
+        judges: by name, the target embedder first.
+        perception: measures what a detector and a person see, where given.
     """
-    faces = rebuilt(decoder, templates)
-    return judged(faces, pixels, people, judges, perception)
 
+    labelled: Labelled
+    attacked: NDArray[np.int64]
+    other: NDArray[np.int64]
+    judges: dict[str, Judge]
+    perception: FacePerception | None = None
 
-def judged(
-    faces: NDArray[np.float32],
-    pixels: NDArray[np.uint8],
-    people: NDArray[np.int64],
-    judges: Mapping[str, Judge],
-    perception: Perception | None = None,
-) -> Outcome:
-    """Judges rebuilt faces: (n, 3, s, s) float32 RGB in 0..1."""
-    truth = shrunk(pixels, faces.shape[-1]).numpy().astype(np.float32) / 255
-    alike = np.array(
-        [
-            structural_similarity(made, true, channel_axis=0, data_range=1.0)  # type: ignore[no-untyped-call]
-            for made, true in zip(faces, truth, strict=True)
-        ]
-    )
-    shown = as_pictures(faces)
-    seen = np.ones(len(shown), dtype=bool) if perception is None else perception.faces(shown)
-    cosine, first, second, stranger = {}, {}, {}, {}
-    others = people[:, None] != people[None, :]
-    for name, judge in judges.items():
-        found = judge.embed(shown)
-        same = np.sum(found.astype(np.float64) * judge.same, axis=1)
-        other = np.sum(found.astype(np.float64) * judge.other, axis=1)
-        cosine[name] = Share.of(same, people)
-        first[name] = Share.of((seen & (same >= judge.tau)).astype(np.float64), people)
-        second[name] = Share.of((seen & (other >= judge.tau)).astype(np.float64), people)
-        accepted = (found.astype(np.float64) @ judge.other.T >= judge.tau) & others
-        stranger[name] = Share.of(seen * accepted.sum(axis=1) / np.maximum(others.sum(axis=1), 1), people)
-    error = ((faces - truth) ** 2).mean(axis=(1, 2, 3)).astype(np.float64)
-    ratio = -10 * np.log10(np.maximum(error, _LEAST_ERROR))
-    return Outcome(
-        Share.of(alike, people),
-        Share.of(error, people),
-        Share.of(ratio, people),
-        cosine,
-        first,
-        second,
-        stranger,
-        None
-        if perception is None
-        else Share.of(perception.distance(shown[:_PERCEIVED], pixels[:_PERCEIVED]), people[:_PERCEIVED]),
-        None if perception is None else Share.of(seen.astype(np.float64), people),
-    )
+    def narrowed(self, most: int, *, panel: bool = False) -> Self:
+        """The first cases; without ``panel``, judged by the target embedder alone and without perception."""
+        judges = self.judges if panel else {TARGET: self.judges[TARGET]}
+        perception = self.perception if panel else None
+        return replace(
+            self, attacked=self.attacked[:most], other=self.other[:most], judges=judges, perception=perception
+        )
+
+    def repeated(self, times: int) -> Self:
+        """Every case so many times over, one time after the other."""
+        return replace(self, attacked=np.tile(self.attacked, times), other=np.tile(self.other, times))
+
+    def of_cases(self, rows: Rows) -> Rows:
+        """Of rows of all labelled faces, those of the pictures attacked."""
+        return np.ascontiguousarray(rows[self.attacked])
+
+    def strangers(self) -> NDArray[np.int64]:
+        """For each case another person's picture: (k,) rows."""
+        return np.roll(self.attacked, len(self.attacked) // 2)
+
+    def score(self, decoder: nn.Module, templates: Rows) -> Outcome:
+        """Rebuilds faces from the cases' rows of (n, d) templates of all labelled faces, and judges them."""
+        return self.judged(rebuilt(decoder, self.of_cases(templates)))
+
+    def judged(self, faces: NDArray[np.float32]) -> Outcome:
+        """Judges rebuilt faces (k, 3, s, s) float32 RGB in 0..1, one a case."""
+        pixels, people = self.labelled.images.pixels[self.attacked], self.labelled.people[self.attacked]
+        truth = shrunk(pixels, faces.shape[-1]).numpy().astype(np.float32) / 255
+        alike = np.array(
+            [
+                structural_similarity(made, true, channel_axis=0, data_range=1.0)  # type: ignore[no-untyped-call]
+                for made, true in zip(faces, truth, strict=True)
+            ]
+        )
+        shown = as_pictures(faces)
+        seen = np.ones(len(shown), dtype=bool) if self.perception is None else self.perception.faces(shown)
+        cosine, first, second, stranger = {}, {}, {}, {}
+        others = people[:, None] != people[None, :]
+        for name, judge in self.judges.items():
+            found, clean = judge.embed(shown).astype(np.float64), judge.clean[self.other]
+            same = np.sum(found * judge.clean[self.attacked], axis=1)
+            other = np.sum(found * clean, axis=1)
+            cosine[name] = Share.of(same, people)
+            first[name] = Share.of((seen & (same >= judge.tau)).astype(np.float64), people)
+            second[name] = Share.of((seen & (other >= judge.tau)).astype(np.float64), people)
+            accepted = (found @ clean.T >= judge.tau) & others
+            stranger[name] = Share.of(seen * accepted.sum(axis=1) / np.maximum(others.sum(axis=1), 1), people)
+        error = ((faces - truth) ** 2).mean(axis=(1, 2, 3)).astype(np.float64)
+        ratio = -10 * np.log10(np.maximum(error, _LEAST_ERROR))
+        ssim, mse, psnr = (Share.of(values, people) for values in (alike, error, ratio))
+        perceptual = detected = None
+        if self.perception is not None:
+            distance = self.perception.distance(shown[:_PERCEIVED], pixels[:_PERCEIVED])
+            perceptual, detected = Share.of(distance, people[:_PERCEIVED]), Share.of(seen.astype(np.float64), people)
+        return Outcome(ssim, mse, psnr, cosine, first, second, stranger, perceptual, detected)
 
 
 def as_pictures(faces: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -166,59 +165,65 @@ def as_pictures(faces: NDArray[np.float32]) -> NDArray[np.uint8]:
     return out
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AttackedPairs:
-    """Pictures to attack: one a person, and another picture of the same person.
-
-    Attributes:
-        attacked: (k,) rows.
-        other: (k,) rows.
-    """
-
-    attacked: NDArray[np.int64]
-    other: NDArray[np.int64]
-
-
-def attacked_pairs(labelled: Labelled, most: int | None, *, seed: int = 0) -> AttackedPairs:
-    """One genuine pair a person among those who test, in random order.
+def attacked_pairs(
+    labelled: Labelled, most: int | None, *, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One picture to attack of each person who tests, and another picture of that person: (k,) rows each.
 
     Args:
         labelled: the people.
         most: how many at most; None: all.
-        seed: of the order.
+        seed: of the order, which is random.
     """
     pairs = labelled.pairs_of(TEST)
     whose = labelled.people[pairs[:, 0]]
     chosen = pairs[one_pair_a_person(whose, whose, seed=seed, most=most)]
-    return AttackedPairs(chosen[:, 0], chosen[:, 1])
+    return chosen[:, 0], chosen[:, 1]
 
 
-def judge(encoder: Encoder, tau: float, clean: Rows, chosen: AttackedPairs) -> Judge:
-    """An embedder as the judge of rebuilt faces.
+def named_judges(options: Iterable[str], taken: set[str], *, needs_tau: bool) -> list[tuple[Encoder, float | None]]:
+    """Opens further judges.
 
     Args:
-        encoder: what runs it.
-        tau: cosine at which it accepts.
-        clean: (n, d) float32, unit rows: its embeddings of all labelled faces.
-        chosen: the cases.
+        options: ``NAME_OR_PATH=TAU``, or ``NAME_OR_PATH`` where ``needs_tau`` is false.
+        taken: names of embedders that judge already.
+        needs_tau: whether each must have a threshold.
+
+    Returns:
+        each with its threshold; None: to be set at a false match rate of its own.
+
+    Raises:
+        SetupError: a judge is not given so, is no embedder, or judges already.
     """
-    return Judge(lambda faces: unit(encoder.embed(faces)), tau, clean[chosen.attacked], clean[chosen.other])
+    form = "NAME_OR_PATH=TAU" if needs_tau else "NAME_OR_PATH or NAME_OR_PATH=TAU"
+    found: list[tuple[Encoder, float | None]] = []
+    for said in options:
+        name, given, tau = said.rpartition("=") if "=" in said else (said, "", "")
+        try:
+            threshold = float(tau) if given or needs_tau else None
+        except ValueError:
+            threshold = float("nan")
+        if not name or (threshold is not None and not -1 < threshold < 1):
+            raise SetupError(f"A judge is given as {form}, with TAU a cosine; this is {said!r}.")
+        encoder = open_encoder(name)
+        if encoder.name in taken:
+            raise SetupError(f"{encoder.name} judges already; name each judge once, by a name of its own.")
+        taken = taken | {encoder.name}
+        found.append((encoder, threshold))
+    return found
 
 
-def reconstruction(
-    decoder: nn.Module, labelled: Labelled, templates: Rows, chosen: AttackedPairs, judges: Mapping[str, Judge]
-) -> Outcome:
-    """What a decoder makes of the cases' templates: of (n, d) templates of all labelled faces, those attacked."""
-    rows = chosen.attacked
-    pixels = labelled.images.pixels[rows]
-    return attack(decoder, np.ascontiguousarray(templates[rows]), pixels, labelled.people[rows], judges)
+def judges_of(
+    labelled: Labelled, target: Encoder, tau: float, further: Iterable[tuple[Encoder, float | None]], cache: Path
+) -> dict[str, Judge]:
+    """The judges of rebuilt faces by name: the target embedder at tau, and those of ``named_judges``."""
 
+    def judge(encoder: Encoder, tau: float, clean: Rows) -> Judge:
+        return Judge(lambda faces: unit(encoder.embed(faces)), tau, clean)
 
-def floors(
-    decoder: nn.Module, labelled: Labelled, clean: Rows, chosen: AttackedPairs, judges: Mapping[str, Judge]
-) -> Outcome:
-    """What the same decoder makes of the clean template of somebody else: what no protection needs to go below."""
-    rows = chosen.attacked
-    stranger = np.roll(rows, len(rows) // 2)
-    pixels = labelled.images.pixels[rows]
-    return attack(decoder, np.ascontiguousarray(clean[stranger]), pixels, labelled.people[rows], judges)
+    found = {TARGET: judge(target, tau, labelled.unit)}
+    for encoder, threshold in further:
+        clean = unit(embed_images(labelled.images, encoder, cache=cache))
+        at = all_impostors(clean, labelled.people).threshold_at(_JUDGED_AT) if threshold is None else threshold
+        found[encoder.name] = judge(encoder, at, clean)
+    return found

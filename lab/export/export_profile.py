@@ -83,7 +83,8 @@ def export_profile(run: Run, folder: Path, *, replace: bool) -> Profile:
         cohort_sha256=digest(fitted.cohort),
         figures=evaluation,
     )
-    return write_profile(folder, document, graph, card(recipe, document, parameters(network)), replace=replace)
+    trained = sum(value.numel() for value in network.parameters())
+    return write_profile(folder, document, graph, card(recipe, document, trained), replace=replace)
 
 
 def check_parity(network: PatronusNetwork, graph: bytes, labelled: Labelled) -> float:
@@ -142,8 +143,3 @@ def _fmr(network: PatronusNetwork, labelled: Labelled, recipe: Recipe) -> float:
 def _erases(network: PatronusNetwork) -> bool:
     """Whether there is an erase step that does anything: cross-validation may have chosen none."""
     return network.size.erases and not np.allclose(network.eraser.numpy(), np.eye(network.size.dim), atol=1e-6)
-
-
-def parameters(network: PatronusNetwork) -> int:
-    """How many numbers were trained."""
-    return sum(value.numel() for value in network.parameters())

@@ -42,20 +42,8 @@ def done(
     out, elsewhere = home / "run", home / "elsewhere"
     elsewhere.mkdir()
     kept = ("--out", out, "--cache", home / "cache")
-    train = (
-        "lab",
-        "train",
-        "--images",
-        others,
-        "--people",
-        faces,
-        "--embedder",
-        embedder,
-        "--tau",
-        TAU,
-        "--quick",
-        *kept,
-    )
+    own = ("--embedder", embedder, "--tau", TAU, "--quick")
+    train = ("lab", "train", "--images", others, "--people", faces, *own, *kept)
     result = {}
     with contextlib.chdir(elsewhere):
         result["train"] = patronus(*train)
@@ -351,7 +339,7 @@ def test_a_judge_without_its_threshold_is_refused(
     before = (done.out / "evaluation.json").read_bytes()
     result = patronus("lab", "evaluate", "--judge", judge, *done.kept)
     assert result.status == 1
-    assert result.sentence == f"A judge is given as NAME_OR_PATH=TAU, with TAU a cosine; this is {judge}."
+    assert result.sentence == f"A judge is given as NAME_OR_PATH=TAU, with TAU a cosine; this is {judge!r}."
     assert (done.out / "evaluation.json").read_bytes() == before
 
 
@@ -367,7 +355,7 @@ def test_two_judges_of_one_name_are_refused(
     target = write_embedder(tmp_path / "target.onnx", seed=2)
     result = patronus("lab", "evaluate", "--judge", f"{target}=0.3", *done.kept)
     assert result.status == 1
-    assert result.sentence == "Two judges are called target; give the file of one of them another name."
+    assert result.sentence == "target judges already; name each judge once, by a name of its own."
 
 
 # Figures

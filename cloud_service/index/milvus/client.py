@@ -124,7 +124,7 @@ class Milvus:
             self._ask(lambda client: client.drop_collection(name, timeout=limit))
 
     def put(self, name: str, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Stores (n, d) float32 rows under n ids; they can be found when this returns. Harmless when repeated."""
+        """Stores (n, d) float32 rows under n ids, found when this returns. May be repeated."""
         rows = max(1, _BATCH_BYTES // (4 * vectors.shape[1]))
         for start in range(0, len(ids), rows):
             part = zip(ids[start : start + rows].tolist(), vectors[start : start + rows], strict=True)
@@ -143,7 +143,7 @@ class Milvus:
         return int(found[0]["count(*)"])
 
     def ids(self, name: str, after: int, last: int) -> NDArray[np.int64]:
-        """Those of the ids in (after, last] that a collection holds, at most MOST_HITS, in no order."""
+        """The ids in (after, last] that a collection holds, at most MOST_HITS, in no order."""
         which, fields = _between(after, last), ["id"]
         found = self._ask(
             lambda client: client.query(name, filter=which, output_fields=fields, limit=MOST_HITS, **self._strong)
@@ -186,7 +186,7 @@ class Milvus:
 
     @property
     def compacts(self) -> bool:
-        """Whether this Milvus rewrites its files on request; milvus-lite does so at times of its own."""
+        """Whether this Milvus rewrites its files on request, which milvus-lite does not."""
         if self._compacts is None:
             version = self._ask(lambda client: client.get_server_version(timeout=self._seconds))
             self._compacts = not str(version).startswith("milvus_lite")

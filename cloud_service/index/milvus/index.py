@@ -61,7 +61,7 @@ class MilvusIndex:
         Milvus returns at most 16,384 hits. Where more are wanted, all that reach the floor are read by ranges of ids.
 
         Raises:
-            IndexUnavailable: Milvus does not answer, or the collection is being made anew.
+            IndexUnavailable: Milvus does not answer, or the collection is being made again.
         """
         floor = at_least - self._score_error
         limit = min(width, self._most)

@@ -61,7 +61,7 @@ class MilvusIndexes:
         return self._sync.sound
 
     def load(self) -> None:
-        """Connects, and checks every gallery. Where Milvus is away, the service starts and waits for it."""
+        """Connects and checks every gallery; where Milvus is away, later."""
         self._sync.start()
 
     def of(self, gallery: PinnedGallery) -> VectorIndex:
@@ -69,7 +69,7 @@ class MilvusIndexes:
 
         Raises:
             NotFound: the gallery was erased meanwhile.
-            IndexUnavailable: Milvus is away, or the index is being made anew.
+            IndexUnavailable: Milvus is away, or the index is being made again.
         """
         if self._sync.away:
             raise IndexUnavailable("The index cannot be reached; try again in a moment.")
@@ -133,7 +133,7 @@ class MilvusIndexes:
 
         Raises:
             NotFound: the gallery was erased meanwhile.
-            IndexUnavailable: Milvus is away, or the index is being made anew.
+            IndexUnavailable: Milvus is away, or the index is being made again.
         """
         return IndexStats(
             backend="milvus",
@@ -157,15 +157,16 @@ class MilvusIndexes:
         return SnapshotInfo(files=0, templates=0)
 
     def prepare(self, after: PinnedGallery) -> None:
-        """Fills a collection with what is staged for a gallery's next key; where Milvus is away, later."""
+        """Fills a collection with what is staged for the next key; where Milvus is away, later."""
         try:
             self._sync.prepare(after)
         except IndexUnavailable:
             _log.warning("index_not_prepared", gallery=after.id)
 
     def switch(self, after: PinnedGallery, commit: Callable[[], object]) -> None:
-        """Runs the transaction that changes a gallery's key. A large gallery's collection is compared with the record
-        before it is searched, and until then answered with 503.
+        """Runs the transaction that changes a gallery's key.
+
+        A large gallery is answered with 503 until its collection was compared with the record.
         """
         commit()
         self._sync.wake()
@@ -184,7 +185,7 @@ class MilvusIndexes:
 
     @contextmanager
     def _repaired_later(self, event: str) -> Iterator[None]:
-        """Logs an error instead of raising it: the record has the change, and the sync thread repeats it."""
+        """Logs an error instead of raising it: the sync thread repeats the change."""
         with self._metrics.step("index"):
             try:
                 yield
@@ -239,7 +240,7 @@ class MilvusResidue:
         """Does nothing: ``Purge`` does it."""
 
     def holds(self, receipt: Receipt) -> bool:
-        """Whether an erasure as old as this one, or older, is not done; also where that cannot be read now."""
+        """Whether this erasure, or an older one, is not done; also true if that cannot be read."""
         try:
             oldest = self._outbox.oldest_pending()
         except (RecordUnavailable, Overloaded):

@@ -18,7 +18,7 @@ _SECONDS: Final = 60.0
 
 
 class Lease:
-    """The right to one work, by its name, for a minute from the last renewal. Kept in the record.
+    """The right to do one work, by its name, for a minute from the last renewal.
 
     Args:
         database: of the record.

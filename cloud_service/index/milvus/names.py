@@ -15,7 +15,7 @@ _APPROXIMATE: Final = "_hnsw"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a name says: of which gallery, under which key version, and whether it is still being filled."""
+    """What a name says: its gallery and key version, and whether it is still being filled."""
 
     gallery_id: int
     key_version: int
@@ -37,7 +37,7 @@ class Names:
         return f"{self.prefix}{gallery.id}_{gallery.key_version}"
 
     def collection(self, gallery: PinnedGallery) -> str:
-        """A gallery's collection, complete if it is there. An index of another kind is another collection."""
+        """A gallery's collection, complete if it is there; each kind of index has its own."""
         return self.entry(gallery) + (_APPROXIMATE if approximate(gallery) else "")
 
     def all_of(self, entry: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The outbox: changes that Milvus has not taken up yet, and erasures of which it may still hold bytes."""
+"""The outbox: changes that Milvus lacks, and erasures of which it may hold bytes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, text, update
 
 from cloud_service.index.milvus.names import Names
 from cloud_service.record.database import Database
 from cloud_service.record.queries import PinnedGallery, in_parts
 from cloud_service.record.tables import outbox, record_value
-from shared.errors import Overloaded
 
 # The actions of an entry in their order. "add" until the template can be found. "remove" until it cannot, then "purge"
 # until Milvus rewrote its files, then "kept" for as long as Milvus keeps the old ones. "drop", of a whole collection,
@@ -30,11 +29,12 @@ _UNSYNCED: Final = (ADD, REMOVE, DROP)
 _ERASED: Final = (REMOVE, PURGE, DROP, KEPT)
 
 _INSTANCE: Final = "instance"
+_MAKE_UNLESS_THERE: Final = text("INSERT INTO record_value (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING")
 
 
 @dataclass(frozen=True, slots=True)
 class Unsynced:
-    """Changes of one collection that Milvus has not taken up yet: (n,) int64 ids to add and to remove."""
+    """Changes of a collection that Milvus lacks: (n,) int64 ids to add and to remove."""
 
     entry: str
     add: NDArray[np.int64]
@@ -42,23 +42,14 @@ class Unsynced:
 
 
 def instance_of(database: Database) -> str:
-    """The random value that this record's collections are named by; made at the first asking."""
+    """The random value by which this record's collections are named; made at first need."""
     query = select(record_value.c.value).where(record_value.c.name == _INSTANCE)
-
-    def read() -> str | None:
-        with database.read() as connection:
-            return connection.scalar(query)
-
-    found = read()
+    with database.read() as connection:
+        found = connection.scalar(query)
     if found is None:
-        try:
-            with database.write() as connection:
-                found = connection.scalar(query)
-                if found is None:
-                    found = secrets.token_hex(4)
-                    connection.execute(insert(record_value).values(name=_INSTANCE, value=found))
-        except Overloaded:  # another replica made it in the same moment
-            found = read()
+        with database.write() as connection:
+            connection.execute(_MAKE_UNLESS_THERE, {"name": _INSTANCE, "value": secrets.token_hex(4)})
+            found = connection.scalar(query)  # ours, or that of a replica that was quicker
     return str(found)
 
 
@@ -83,12 +74,8 @@ class Outbox:
         self._note(connection, pinned, REMOVE, ids.tolist())
 
     def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
-        """A gallery is removed with all of its templates."""
+        """All templates under a gallery's key go, and with them its collection."""
         self._note(connection, pinned, DROP, [None])
-
-    def rekeyed(self, connection: Connection, before: PinnedGallery) -> None:
-        """A gallery's key was changed: the collection under the key before is dropped."""
-        self.dropped(connection, before)
 
     def confirm_added(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
         """Strikes out additions: these templates can be found now."""
@@ -139,10 +126,7 @@ class Outbox:
 
     def waiting_since(self) -> datetime | None:
         """When the oldest change that Milvus has not taken up was made; None: there is none."""
-        with self._database.read() as connection:
-            return connection.scalar(
-                select(outbox.c.created_at).where(outbox.c.action.in_(_UNSYNCED)).order_by(outbox.c.id).limit(1)
-            )
+        return self._oldest(_UNSYNCED)
 
     def to_purge(self) -> dict[str, int]:
         """Collections with bytes of what was removed, and the last entry about each."""
@@ -155,7 +139,7 @@ class Outbox:
             return {entry: int(last) for entry, last in connection.execute(query)}
 
     def confirm_purged(self, entry: str, last: int) -> None:
-        """Records that Milvus rewrote a collection's files, without what was removed up to this entry."""
+        """Records that Milvus rewrote a collection's files without removals up to this entry."""
         which = (outbox.c.collection == entry) & (outbox.c.action == PURGE) & (outbox.c.id <= last)
         with self._database.write() as connection:
             connection.execute(update(outbox).where(which).values(action=KEPT, acknowledged_at=datetime.now(UTC)))
@@ -170,10 +154,13 @@ class Outbox:
                 connection.execute(delete(outbox).where(which))
 
     def oldest_pending(self) -> datetime | None:
-        """When the oldest erasure whose bytes Milvus may still hold was asked for; None: there is none."""
+        """When the oldest erasure was made whose bytes Milvus may still hold; None: none."""
+        return self._oldest(_ERASED)
+
+    def _oldest(self, actions: Sequence[str]) -> datetime | None:
         with self._database.read() as connection:
             oldest: datetime | None = connection.scalar(
-                select(func.min(outbox.c.created_at)).where(outbox.c.action.in_(_ERASED))
+                select(func.min(outbox.c.created_at)).where(outbox.c.action.in_(actions))
             )
         return oldest
 

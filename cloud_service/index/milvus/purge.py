@@ -21,7 +21,7 @@ _JOB_SECONDS: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A compaction: Milvus' number of it, the last entry of the outbox that it is for, and when it began."""
+    """A compaction: Milvus' number of it, its last entry of the outbox, and its start."""
 
     number: int
     last: int
@@ -29,7 +29,7 @@ class _Job:
 
 
 class Purge:
-    """Flushes and compacts collections with erased templates now and then, and strikes out what is long gone.
+    """Compacts collections with erased templates, and strikes out what is long gone.
 
     Args:
         record: the truth.

@@ -145,7 +145,7 @@ class Sync:
         self._milvus.load(name)
 
     def put(self, known: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Stores templates that are committed, (n,) int64 and (n, dim) float32; they can be found when this returns.
+        """Stores committed templates, (n,) int64 and (n, dim) float32, found when this returns.
 
         The gallery is read once more: a replica that fills another collection of it begins after that, and finds them.
         Templates that were erased meanwhile are removed again: their erasure may have reached Milvus before this.

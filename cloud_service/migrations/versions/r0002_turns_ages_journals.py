@@ -1,4 +1,4 @@
-"""Changes of key, retention, snapshots, an index elsewhere, the audit log, and requests that are sent twice."""
+"""Changes of key, retention, snapshots, an outbox, the audit log, and repeated requests."""
 
 import secrets
 from datetime import UTC, datetime
@@ -8,12 +8,10 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the columns and tables, counts the templates of each gallery, and notes where log and time begin."""
+    """Adds columns and tables, counts templates, and notes where log and time begin."""
     big_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
     op.add_column("gallery", sa.Column("templates", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("gallery", sa.Column("turn", sa.Integer, nullable=False, server_default="0"))
@@ -24,55 +22,41 @@ def upgrade() -> None:
     op.create_index("ix_template_gallery_id_created_at", "template", ["gallery_id", "created_at"])
     op.create_table(
         "turned",
-        sa.Column("id", big_id, nullable=False),
-        sa.Column("gallery_id", big_id, nullable=False),
-        sa.Column("template_id", big_id, nullable=False),
+        sa.Column("id", big_id, primary_key=True),
+        sa.Column("gallery_id", big_id, sa.ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("template_id", big_id, sa.ForeignKey("template.id", ondelete="CASCADE"), nullable=False, unique=True),
         sa.Column("turn", sa.Integer, nullable=False),
         sa.Column("vector", sa.LargeBinary, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_turned"),
-        sa.ForeignKeyConstraint(
-            ["gallery_id"], ["gallery.id"], name="fk_turned_gallery_id_gallery", ondelete="CASCADE"
-        ),
-        sa.ForeignKeyConstraint(
-            ["template_id"], ["template.id"], name="fk_turned_template_id_template", ondelete="CASCADE"
-        ),
-        sa.UniqueConstraint("template_id", name="uq_turned_template_id"),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_turned_gallery_id_turn_id", "turned", ["gallery_id", "turn", "id"])
     op.create_table(
         "segment_file",
-        sa.Column("id", big_id, nullable=False),
-        sa.Column("gallery_id", big_id, nullable=False),
+        sa.Column("id", big_id, primary_key=True),
+        sa.Column("gallery_id", big_id, sa.ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
         sa.Column("turn", sa.Integer, nullable=False),
-        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("name", sa.String(64), nullable=False, unique=True),
         sa.Column("first_id", sa.BigInteger, nullable=False),
         sa.Column("last_id", sa.BigInteger, nullable=False),
         sa.Column("templates", sa.Integer, nullable=False),
         sa.Column("digest", sa.String(128), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_segment_file"),
-        sa.ForeignKeyConstraint(
-            ["gallery_id"], ["gallery.id"], name="fk_segment_file_gallery_id_gallery", ondelete="CASCADE"
-        ),
-        sa.UniqueConstraint("name", name="uq_segment_file_name"),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_segment_file_gallery_id_first_id", "segment_file", ["gallery_id", "first_id"])
     op.create_table(
         "outbox",
-        sa.Column("id", big_id, nullable=False),
+        sa.Column("id", big_id, primary_key=True),
         sa.Column("collection", sa.String(64), nullable=False),
         sa.Column("action", sa.String(8), nullable=False),
         sa.Column("template_id", sa.BigInteger),
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.Column("told_at", sa.DateTime),
-        sa.PrimaryKeyConstraint("id", name="pk_outbox"),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_outbox_collection_template_id", "outbox", ["collection", "template_id"])
     op.create_table(
         "audit",
-        sa.Column("seq", big_id, nullable=False),
+        sa.Column("seq", big_id, primary_key=True),
         sa.Column("at", sa.DateTime, nullable=False),
         sa.Column("key_id", sa.String(12)),
         sa.Column("action", sa.String(32), nullable=False),
@@ -80,13 +64,12 @@ def upgrade() -> None:
         sa.Column("details", sa.JSON, nullable=False),
         sa.Column("previous", sa.String(64), nullable=False),
         sa.Column("digest", sa.String(64), nullable=False),
-        sa.PrimaryKeyConstraint("seq", name="pk_audit"),
         sqlite_autoincrement=True,
     )
     op.create_table(
         "answered",
-        sa.Column("key_id", sa.String(12), nullable=False),
-        sa.Column("idempotency_key", sa.String(128), nullable=False),
+        sa.Column("key_id", sa.String(12), primary_key=True),
+        sa.Column("idempotency_key", sa.String(128), primary_key=True),
         sa.Column("request_digest", sa.String(64), nullable=False),
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.PrimaryKeyConstraint("key_id", "idempotency_key", name="pk_answered"),
@@ -94,7 +77,7 @@ def upgrade() -> None:
     op.create_index("ix_answered_created_at", "answered", ["created_at"])
     op.create_table(
         "note",
-        sa.Column("name", sa.String(32), nullable=False),
+        sa.Column("name", sa.String(32), primary_key=True),
         sa.Column("value", sa.String(128), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_note"),
     )

@@ -1,7 +1,7 @@
 """A checksum behind the values of each stored template.
 
 A row that is no unit vector any more was damaged before it had a checksum. It is left as it is: without a checksum it
-counts as damaged, matches nobody, and is told of until it is erased.
+counts as damaged, matches nobody, and is reported until it is erased.
 """
 
 import hashlib
@@ -14,8 +14,6 @@ from alembic import op
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 _AT_A_TIME = 1_000
 # As accepted at enrollment (1e-4 of length 1), squared, and what float32 adds.
@@ -33,7 +31,7 @@ _segment_file = sa.table("segment_file", sa.column("gallery_id"))
 
 
 def upgrade() -> None:
-    """Adds the checksums, some rows at a time, and forgets the index files of galleries with damaged rows."""
+    """Adds the checksums; forgets the index files of galleries with damaged rows."""
     # While a change of key settles, what still stands in the template's own row is under the key before.
     unsettled = sa.and_(_turned.c.template_id == _template.c.id, _turned.c.turn == _gallery.c.turn)
     version = sa.case((_turned.c.id.is_not(None), _gallery.c.turn - 1), else_=_gallery.c.turn)
@@ -55,7 +53,7 @@ def upgrade() -> None:
 
 
 def _add_checksums(table: sa.TableClause, rows: sa.Select[Any]) -> set[int]:
-    """Adds a checksum to each row; the ids of the galleries of which some could not be given one."""
+    """Adds a checksum to each sound row; returns the ids of galleries with damaged ones."""
     bind, last, damaged = op.get_bind(), -1, set[int]()
     change = sa.update(table).where(table.c.id == sa.bindparam("row")).values(vector=sa.bindparam("blob"))
     while True:

@@ -1,4 +1,4 @@
-"""Plain names for tables and columns. The table of requests that had an Idempotency-Key goes.
+"""Plain names for tables and columns, and no table of Idempotency-Keys any more.
 
 The rows of ``turned`` and ``note`` are copied to new tables, so that constraints and sequences get the new names too.
 SQLite overwrites the pages of a table that is dropped (``secure_delete``).
@@ -9,8 +9,6 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 _RENAMED = (
     ("gallery", "turn", "key_version"),
@@ -27,19 +25,11 @@ def upgrade() -> None:
     big_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
     op.create_table(
         "rekeyed_template",
-        sa.Column("id", big_id, nullable=False),
-        sa.Column("gallery_id", big_id, nullable=False),
-        sa.Column("template_id", big_id, nullable=False),
+        sa.Column("id", big_id, primary_key=True),
+        sa.Column("gallery_id", big_id, sa.ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("template_id", big_id, sa.ForeignKey("template.id", ondelete="CASCADE"), nullable=False, unique=True),
         sa.Column("key_version", sa.Integer, nullable=False),
         sa.Column("vector", sa.LargeBinary, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_rekeyed_template"),
-        sa.ForeignKeyConstraint(
-            ["gallery_id"], ["gallery.id"], name="fk_rekeyed_template_gallery_id_gallery", ondelete="CASCADE"
-        ),
-        sa.ForeignKeyConstraint(
-            ["template_id"], ["template.id"], name="fk_rekeyed_template_template_id_template", ondelete="CASCADE"
-        ),
-        sa.UniqueConstraint("template_id", name="uq_rekeyed_template_template_id"),
         sqlite_autoincrement=True,
     )
     op.create_index(
@@ -47,7 +37,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "record_value",
-        sa.Column("name", sa.String(32), nullable=False),
+        sa.Column("name", sa.String(32), primary_key=True),
         sa.Column("value", sa.String(128), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_record_value"),
     )

@@ -106,9 +106,9 @@ def test_each_change_is_an_entry_and_what_changed_nothing_is_none(lived: Cloud) 
         ("retention_changed", key.id, "door"),
         ("gallery_erased", key.id, "door"),
     ]
-    told = [{k: v for k, v in entry["details"].items() if k != "gallery_id"} for entry in entries]
-    mark = told[4]["subject"]
-    assert told[1:] == [
+    logged = [{k: v for k, v in entry["details"].items() if k != "gallery_id"} for entry in entries]
+    mark = logged[4]["subject"]
+    assert logged[1:] == [
         {"contract": contract_of().digest()},
         {"templates": 3},
         {"subject": mark, "template": ID, "subjects": 0, "templates": 1},
@@ -135,15 +135,15 @@ def test_what_was_refused_or_only_asked_is_no_entry(client: Cloud) -> None:
 def test_the_log_names_no_subject_yet_who_has_the_name_and_the_record_finds_it(
     lived: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = json.dumps(_log(lived))
-    assert "anna" not in told
-    assert "home.example" not in told
+    logged = json.dumps(_log(lived))
+    assert "anna" not in logged
+    assert "home.example" not in logged
     erased = _log(lived)[4]
     with _file(lived.settings) as record:
         [[salt]] = record.execute("SELECT value FROM record_value WHERE name = 'audit_salt'")
     named = f"{erased['details']['gallery_id']}:anna@home.example"
     assert erased["details"]["subject"] == hmac.new(bytes.fromhex(salt), named.encode(), hashlib.sha256).hexdigest()
-    assert salt not in told
+    assert salt not in logged
     monkeypatch.setenv("PATRONUS_CLOUD__HOME", str(lived.settings.home))
     said = CliRunner().invoke(app, ["audit", "find", "door", "anna@home.example"])
     assert [json.loads(line) for line in said.stdout.splitlines()] == _log(lived)[3:5]
@@ -221,7 +221,7 @@ def _verify(settings: Settings, monkeypatch: pytest.MonkeyPatch, *words: str) ->
     return said.exit_code, said.output.strip()
 
 
-def _reckoned_anew(record: sqlite3.Connection) -> None:
+def _recomputed(record: sqlite3.Connection) -> None:
     """The whole chain, as whoever may write the record and has read its code would."""
     previous, rows = "0" * 64, record.execute("SELECT * FROM audit ORDER BY seq").fetchall()
     for number, (seq, at, key_id, action, gallery, details, *_) in enumerate(rows, start=1):
@@ -289,7 +289,7 @@ def test_what_somebody_did_to_the_log_is_named(
 
 
 @pytest.mark.parametrize("how", ["cut off", "changed", "replaced"])
-def test_a_log_that_was_reckoned_anew_shows_only_against_a_head_noted_before(
+def test_a_log_that_was_recomputed_shows_only_against_a_head_noted_before(
     left: tuple[Settings, str], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     settings, head = left
@@ -300,7 +300,7 @@ def test_a_log_that_was_reckoned_anew_shows_only_against_a_head_noted_before(
     }
     with _file(settings) as record:
         record.execute(statements[how])
-        _reckoned_anew(record)
+        _recomputed(record)
     assert _verify(settings, monkeypatch)[0] == 0, "whoever can rewrite all of it is not seen from within"
     status, said = _verify(settings, monkeypatch, "--head", head)
     assert status == 1

@@ -31,7 +31,7 @@ class Life:
     def __init__(self, folder: Path, chance: random.Random) -> None:
         self.record_file = folder / "record.db"
         self._chance = chance
-        # Galleries and, in them, templates by their ids with the subject. A gallery made anew is another one.
+        # Galleries and, in them, templates by their ids with the subject. A gallery made again is another one.
         self.galleries: dict[str, dict[str, str]] = {}
         self.backups: list[tuple[Path, dict[str, dict[str, str]], dict[str, int]]] = []
         self._made: dict[str, int] = {}

@@ -20,8 +20,7 @@ from sqlalchemy import select, update
 from typer.testing import CliRunner
 
 from cloud_service.cli import app
-from cloud_service.erasure.carry_over import apply_list
-from cloud_service.erasure.reapply import Repeated
+from cloud_service.erasure.carry_over import Repeated, apply_list
 from cloud_service.housekeeping import check_clock
 from cloud_service.index import flat as index_module
 from cloud_service.record.backup import back_up, restore

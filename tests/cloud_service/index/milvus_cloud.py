@@ -41,6 +41,6 @@ def within(seconds: float, holds: Callable[[], bool]) -> None:
 
 
 def assert_pending(answer: httpx.Response) -> None:
-    """Erased, and told truthfully: Milvus still has to write its files anew."""
+    """Erased, and pending: Milvus still has to rewrite its files."""
     assert answer.status_code == 202, answer.text
     assert answer.json()["pending"] == ["index"]

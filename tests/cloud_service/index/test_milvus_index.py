@@ -90,10 +90,10 @@ def test_what_is_put_twice_is_there_once_and_what_is_removed_is_gone(milvus: Mil
     assert sorted(milvus.ids("test_writes", 1, 4).tolist()) == [2, 4]
     milvus.drop("test_writes")
     milvus.drop("test_writes")
-    told: list[bool] = []
+    lost: list[bool] = []
     with pytest.raises(CollectionLost):
-        MilvusIndex(milvus, "test_writes", DIM, False, lambda: told.append(True)).search(PROBES, 5, 0.1)
-    assert told
+        MilvusIndex(milvus, "test_writes", DIM, False, lambda: lost.append(True)).search(PROBES, 5, 0.1)
+    assert lost
 
 
 @pytest.mark.slow(reason="Milvus")

@@ -251,7 +251,7 @@ def test_a_template_erased_while_milvus_was_being_told_of_it_does_not_stay_there
 
 
 @pytest.mark.slow(reason="Milvus")
-def test_a_lost_collection_is_made_anew_and_no_answer_comes_from_half_of_it(
+def test_a_lost_collection_is_made_again_and_no_answer_comes_from_half_of_it(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = random_units(10, 60)

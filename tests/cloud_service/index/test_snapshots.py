@@ -1,4 +1,4 @@
-"""A start reads the snapshots that the record vouches for, and makes anew the others; what was erased is in none."""
+"""A start reads the snapshots that the record vouches for, and makes again the others; what was erased is in none."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _another(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_cut, _flipped, _another, Path.unlink, lambda path: path.write_bytes(b"")])
-def test_a_damaged_or_foreign_file_is_made_anew(
+def test_a_damaged_or_foreign_file_is_made_again(
     patient: Settings, damage: Callable[[Path], None], read: list[int]
 ) -> None:
     with Cloud(patient) as cloud:
@@ -287,7 +287,7 @@ def _in_memory(cloud: Cloud) -> list[int]:
     ids=str,
 )
 def test_no_template_is_read_from_two_files_however_often_it_starts(patient: Settings, erased: list[int]) -> None:
-    """Segments are written anew, joined and filled up between files; what stood in an older one is not read again."""
+    """Segments are rewritten, joined and filled up between files; what stood in an older one is not read again."""
     left = 200 - len(erased)
     for _ in range(2):
         with Cloud(patient) as cloud:

@@ -253,7 +253,7 @@ def _places(server: PostgresServer, vector: np.ndarray) -> set[str]:
     return found
 
 
-def test_what_is_erased_is_gone_from_the_tables_once_they_are_written_anew_and_from_the_log_once_it_was_reused(
+def test_what_is_erased_is_gone_from_the_tables_once_they_are_rewritten_and_from_the_log_once_it_was_reused(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
     """What docs/operating.md tells an operator, as it is: PostgreSQL overwrites nothing by itself."""

@@ -128,7 +128,7 @@ def test_expired_ones_that_the_index_still_has_do_not_crowd_out_the_living(aging
     assert aging.found(probe, top_k=1) == ["living"]
 
 
-def test_an_index_that_is_made_anew_holds_what_has_expired_too_for_a_clock_may_be_set_back(
+def test_an_index_that_is_made_again_holds_what_has_expired_too_for_a_clock_may_be_set_back(
     aging: Cloud, hands: Hands
 ) -> None:
     aging.enroll("anna", VECTORS[:3])
@@ -141,7 +141,7 @@ def test_an_index_that_is_made_anew_holds_what_has_expired_too_for_a_clock_may_b
     assert [list(found) for found in left] == [list(ids[:2])]
 
 
-def test_a_template_enrolled_again_after_it_expired_begins_anew(aging: Cloud, hands: Hands) -> None:
+def test_a_template_enrolled_again_after_it_expired_begins_again(aging: Cloud, hands: Hands) -> None:
     ids = ["4" * 32]
     first = aging.enroll("anna", VECTORS[:1], ids=ids).json()
     _pass(aging, hands, 11 * DAY)

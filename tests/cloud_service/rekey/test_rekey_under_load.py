@@ -126,7 +126,7 @@ def test_no_answer_mixes_two_keys(cloud: Cloud, verify_only: bool) -> None:
             if told.json()["state"] == "settled":
                 assert told.json()["contract_digest"] == after.contract.digest()
                 return
-            # Those of before once more: who left and came back is there anew.
+            # Those of before once more: who left and came back is there again.
             named = list(dict.fromkeys([*told.json()["subjects"], *named]))[:64]
 
     with ThreadPoolExecutor(5) as threads:

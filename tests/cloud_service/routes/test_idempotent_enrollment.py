@@ -139,7 +139,7 @@ def test_what_could_not_be_stored_is_not_known_afterwards(client: Cloud, monkeyp
     assert stored(enroll(client)) == ["now"]
 
 
-def test_after_an_erasure_of_the_subject_it_is_stored_anew(client: Cloud) -> None:
+def test_after_an_erasure_of_the_subject_it_is_stored_again(client: Cloud) -> None:
     first = enroll(client)
     assert client.http.delete("/v1/galleries/door/subjects/anna").status_code == 200
     assert client.found(VECTORS[0]) == []
@@ -150,14 +150,14 @@ def test_after_an_erasure_of_the_subject_it_is_stored_anew(client: Cloud) -> Non
     assert client.held() == (1, 1)
 
 
-def test_after_an_erasure_of_one_template_only_that_one_is_stored_anew(client: Cloud) -> None:
+def test_after_an_erasure_of_one_template_only_that_one_is_stored_again(client: Cloud) -> None:
     enroll(client, vectors=VECTORS[:2], ids=(ID, OTHER_ID))
     client.http.delete(f"/v1/galleries/door/subjects/anna/templates/{ID}")
     assert stored(enroll(client, vectors=VECTORS[:2], ids=(ID, OTHER_ID))) == ["now", "before"]
     assert client.held() == (1, 2)
 
 
-def test_after_an_erasure_of_the_gallery_it_is_stored_anew(client: Cloud) -> None:
+def test_after_an_erasure_of_the_gallery_it_is_stored_again(client: Cloud) -> None:
     enroll(client)
     client.http.delete("/v1/galleries/door")
     assert_problem(enroll(client), 404, "not-found")

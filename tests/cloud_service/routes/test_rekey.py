@@ -250,7 +250,7 @@ def test_a_verify_only_gallery_says_whose_matrices_it_needs(each: Cloud) -> None
     assert_problem(_verify(each, OLD_EACH, "s3", PEOPLE[3]), 409, "contract-mismatch")
 
 
-def test_what_is_staged_is_not_done_anew_and_is_discarded_for_another_key(each: Cloud) -> None:
+def test_what_is_staged_is_not_done_again_and_is_discarded_for_another_key(each: Cloud) -> None:
     each.http.post(f"{PATH}/rekey", json=OLD_EACH.rekey(NEW_EACH, "s0", "s1"))
     staged = _rows(each)
     assert [beside is not None for _vector, beside in staged] == [True, True] + 10 * [False]

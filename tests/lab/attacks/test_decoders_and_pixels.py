@@ -12,9 +12,11 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lab.data.images import FaceImages
 from lab.data.pixels import embedded, resized, ssim, to_float
-from lab.defence.decoders import DECODERS, InversionOptions, build, rebuilt, shrunk, side_of, train_decoder
-from lab.evaluation.reconstruction import Judge, as_pictures, judged
+from lab.data.splits import TEST, Labelled
+from lab.defence.decoders import DECODERS, InversionOptions, build, rebuilt, shrunk, train_decoder
+from lab.evaluation.reconstruction import Cases, Judge, as_pictures
 
 DIM = 16
 
@@ -33,7 +35,7 @@ def _decoder(family: str) -> nn.Module:
 def test_a_decoder_gives_pictures_and_gradients_reach_every_template(family: str) -> None:
     templates = _templates(3).requires_grad_()
     made = _decoder(family)(templates)
-    side = side_of(family)
+    side = DECODERS[family][0]
     assert made.shape == (3, 3, side, side)
     assert made.dtype == torch.float32
     assert 0 <= made.min() < made.max() <= 1
@@ -204,15 +206,24 @@ def test_an_embedding_of_a_picture_is_of_length_one_and_sees_0_to_255() -> None:
 # What came of an attack
 
 
-def _judge(faces: NDArray[np.uint8], other: NDArray[np.uint8], tau: float = 0.99) -> Judge:
-    return Judge(_embedded, tau, _embedded(faces), _embedded(other))
+def _cases(faces: NDArray[np.uint8], other: NDArray[np.uint8]) -> Cases:
+    """Each face attacked, of a person of its own, and the other picture of that person."""
+    count = len(faces)
+    pixels, people = np.concatenate([faces, other]), np.tile(np.arange(count), 2)
+    names = np.array([str(at) for at in range(2 * count)], dtype=object)
+    embedded, rows = _embedded(pixels), np.arange(2 * count)
+    images = FaceImages(names, people.astype(str).astype(object), pixels, "")
+    pairs = np.stack([rows[:count], rows[count:]], axis=1)
+    labelled = Labelled(images, embedded, embedded, people, np.full(2 * count, TEST), pairs, None)
+    judges = {"own": Judge(_embedded, 0.99, embedded)}
+    return Cases(labelled=labelled, attacked=rows[:count], other=rows[count:], judges=judges)
 
 
 def test_the_picture_itself_is_a_perfect_reconstruction() -> None:
-    faces, who = _faces(8), np.arange(8)
+    faces = _faces(8)
     perfect = faces.transpose(0, 3, 1, 2).astype(np.float32) / 255
     assert np.array_equal(as_pictures(perfect), faces)
-    found = judged(perfect, faces, who, {"own": _judge(faces, faces[::-1])})
+    found = _cases(faces, faces[::-1]).judged(perfect)
     assert found.ssim.value == pytest.approx(1)
     assert found.mse.value == 0
     assert found.cosine["own"].value == pytest.approx(1)
@@ -220,10 +231,10 @@ def test_the_picture_itself_is_a_perfect_reconstruction() -> None:
 
 
 def test_acceptance_counts_faces_and_its_interval_holds_the_share() -> None:
-    faces, who = _faces(8), np.arange(8)
+    faces = _faces(8)
     half = faces.transpose(0, 3, 1, 2).astype(np.float32) / 255
     half[4:] = half[:4].copy()
-    found = judged(half, faces, who, {"own": _judge(faces, faces)})
+    found = _cases(faces, faces).judged(half)
     assert found.type_1["own"].value == 0.5
     assert 0 < found.type_1["own"].low < 0.5 < found.type_1["own"].high < 1
     assert found.ssim.value < 1

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_service.protection.profiles.files import load_profile
-from lab.attacks.perceptual import FacePerception
 from lab.attacks.rebuilding import by_latent, by_pixels
 from lab.attacks.target import Target
 from lab.data.images import read_folder
 from lab.data.pixels import embedded
 from lab.data.torch_embedder import load_torch_embedder
 from lab.defence.decoders import build
+from lab.evaluation.perceptual import FacePerception
 
 DIM = 16
 PICTURES = Path(__file__).parents[2] / "pictures"

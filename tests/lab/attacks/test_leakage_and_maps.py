@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from edge_service.protection.seal import haar_orthogonal
 from lab.attacks.attackers import denoised, scores, train_classifier, train_denoiser
-from lab.attacks.linkage import AGE_BANDS, auc, auc_interval, auc_of_classes, utkface_labels
+from lab.attacks.linkage import AGE_BANDS, auc, auc_interval, auc_of_classes
 from lab.defence.protection import gaussian
+from lab.evaluation.demographics import labels_of
 
 DIM = 32
 Rows = NDArray[np.float32]
@@ -82,7 +83,7 @@ def test_labels_are_read_from_names_that_have_them() -> None:
     names = np.array(
         ["25_0_2_20170112.jpg.chip.jpg", "someone/3.jpg", "a/61_1_0_2017.jpg", "9_1_20170109.jpg"], dtype=object
     )
-    found = utkface_labels(names)
-    assert found.rows.tolist() == [0, 2]
-    assert found.sex.tolist() == [0, 1]
-    assert found.age.tolist() == [2, len(AGE_BANDS)]
+    found = labels_of(names)
+    assert found.known.tolist() == [0, 2]
+    assert found.sex[found.known].tolist() == [0, 1]
+    assert np.searchsorted(AGE_BANDS, found.age[found.known], side="right").tolist() == [2, len(AGE_BANDS)]

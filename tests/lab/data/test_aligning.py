@@ -16,7 +16,7 @@ from lab.data.alignment import Mending, border_of, filled, mending_of, moved
 from lab.data.images import read_folder
 from shared.metrics import Metrics
 
-PICTURES = Path(__file__).parents[1] / "pictures"
+PICTURES = Path(__file__).parents[2] / "pictures"
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_another_dimension_than_was_said_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="embeddings of length 4 where 512 is result"):
+    with pytest.raises(SetupError, match="embeddings of length 4 where 512 is said"):
         embed_images(_images(), open_encoder(_own(tmp_path, dim=512)), cache=tmp_path)
     assert not list(tmp_path.glob("embeddings/*"))
 

@@ -20,7 +20,7 @@ from lab.data.images import FaceImages, read_folder, read_images, read_tar, spli
 from lab.data.lfw import read_lfw
 from shared.errors import SetupError
 
-PICTURES = Path(__file__).parents[1] / "pictures"
+PICTURES = Path(__file__).parents[2] / "pictures"
 
 
 def _picture(seed: int, side: int = 112) -> bytes:
@@ -234,7 +234,8 @@ def test_parts_of_a_set_share_nobody_and_lose_nobody() -> None:
     people = np.array([f"p{at % 30}" for at in range(90)] + [None] * 10, dtype=object)
     names = np.array([f"{at}" for at in range(100)], dtype=object)
     whole = FaceImages(names, people, np.zeros((100, 112, 112, 3), np.uint8), "a" * 64)
-    first, second = whole.split([0.5, 0.5], 0)
+    part = split_people(people, [0.5, 0.5], 0, names)
+    first, second = whole.subset(part == 0), whole.subset(part == 1)
     assert not (set(first.people) & set(second.people)) - {None}
     assert sorted([*first.names, *second.names]) == sorted(names)
     assert len({whole.digest, first.digest, second.digest}) == 3

@@ -20,7 +20,7 @@ from torch.nn import functional
 from lab.data.pixels import embedded
 from lab.defence import training
 from lab.defence.decoders import InversionOptions, Trained, train_decoder
-from lab.defence.training import Checkpoint, train
+from lab.defence.training import Checkpoint, minimize
 from shared.errors import SetupError
 
 STEPS = 45  # a figure every second step, and a last one alone
@@ -36,31 +36,24 @@ def _kept_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Small:
-    """A network with dropout, its optimizer and its schedule; every step draws from both sources of random numbers."""
+    """A network with dropout: every step draws from both sources of random numbers."""
 
     def __init__(self, weights: int = 0, width: int = 8) -> None:
         torch.manual_seed(weights)
         self.network = nn.Sequential(nn.Linear(6, width), nn.Dropout(0.3), nn.Linear(width, 1))
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.01)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, 0.01, total_steps=STEPS + 1)
 
     def train(
         self, path: Path | None, *, dies_at: int | None = None, fingerprint: str = "mine", error: type = Killed
     ) -> list[dict[str, float]]:
-        def step(number: int, random: np.random.Generator) -> dict[str, float]:
+        def loss_of(number: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
             if number == dies_at:
                 raise error
             rows = torch.from_numpy(random.normal(size=(16, 6)).astype(np.float32))
             loss = ((self.network(rows) - rows.sum(dim=1, keepdim=True)) ** 2).mean()
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.schedule.step()
-            return {"loss": loss.item()}
+            return loss, {"loss": loss.item()}
 
-        parts = {"network": self.network, "optimizer": self.optimizer, "schedule": self.schedule}
-        quiet = Console(quiet=True)
-        return train("small", parts, step, STEPS, seed=3, checkpoint=Checkpoint(path, fingerprint), console=quiet)
+        kept, quiet = Checkpoint(path, fingerprint), Console(quiet=True)
+        return minimize("small", self.network, loss_of, STEPS, 0.01, decay=0.01, seed=3, checkpoint=kept, console=quiet)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -87,8 +80,11 @@ def test_a_killed_training_ends_as_an_unbroken_one(
     last = Small(weights=9 if max(deaths) else 0)
     assert last.train(tmp_path / "broken.pt") == history
     assert [seen["step"] for seen in history] == [*range(2, STEPS, 2), STEPS]
-    for part in ("network", "optimizer", "schedule"):
-        assert _same(getattr(last, part).state_dict(), getattr(unbroken, part).state_dict()), part
+    assert _same(last.network.state_dict(), unbroken.network.state_dict())
+    ends = [torch.load(tmp_path / name)["state"]["parts"] for name in ("broken.pt", "unbroken.pt")]
+    assert set(ends[0]) == {"network", "optimizer", "schedule"}
+    for part in ends[0]:
+        assert _same(ends[0][part], ends[1][part]), part
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.pt", "unbroken.pt"]
 
 

@@ -14,7 +14,7 @@ from edge_service.vision.embed import Embedder
 from edge_service.vision.sessions import OrtSession
 from lab.data.lfw import Lfw, Pair
 from lab.data.verification import ten_fold_accuracy
-from lab.evaluation.accuracy import distance_scores, embed_names, pair_scores
+from lab.evaluation.accuracy import distance_scores, embed_faces, pair_scores
 from shared.errors import SetupError
 
 
@@ -34,7 +34,7 @@ def test_the_services_own_embedding_code_reaches_the_published_accuracy(lfw: Lfw
     pairs = lfw.pairs()
     names = sorted({name for pair in pairs for name in (pair.first, pair.second)})
     embedder = Embedder(OrtSession(locate("face-embedder", models_folder), InferenceSettings()))
-    scores = pair_scores(pairs, names, embed_names(lfw, names, embedder))
+    scores = pair_scores(pairs, names, embed_faces(lfw.faces(names), embedder).unit)
 
     found = ten_fold_accuracy(scores, np.array([p.genuine for p in pairs]), np.array([p.fold for p in pairs]))
     assert found.mean >= 0.992

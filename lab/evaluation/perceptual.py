@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,8 +13,8 @@ from edge_service.models.store import locate
 from edge_service.settings import DetectionSettings, InferenceSettings
 from edge_service.vision.detect import FaceDetector
 from edge_service.vision.sessions import OrtSession
+from lab.data.alignment import with_room
 
-_ROOM: Final = 32  # pixels added on each side: the detector looks for faces with room around them
 _CHUNK: Final = 8
 # Which of an embedder's convolutions are compared, as shares of their number: edges, parts, and what parts make up.
 _DEPTHS: Final = (0.05, 0.2, 0.35, 0.5)
@@ -76,8 +75,3 @@ class FacePerception:
             for hook in hooks:
                 hook.remove()
         return [kept[layer] for layer in self._layers]
-
-
-def with_room(face: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A face crop in a frame of its own border's colours."""
-    return np.asarray(cv2.copyMakeBorder(face, *(_ROOM,) * 4, cv2.BORDER_REPLICATE), dtype=np.uint8)
