@@ -1,4 +1,4 @@
-"""The only client of the cloud. It can send the wire models of ``shared.wire.cloud`` and nothing else."""
+"""The only client of the cloud; it sends the models of ``shared.wire.cloud`` alone."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
 # The cloud's Retry-After is passed on, up to this.
 _MOST_RETRY_AFTER_S: Final = 3600
 _SECONDS: Final = re.compile("[0-9]{1,9}")
+_NOT_UNDERSTOOD: Final = "The cloud answered in a way that this edge does not understand; compare their versions."
 _AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it persists."
 
 
@@ -121,7 +122,7 @@ class CloudClient:
         try:
             return (await self._http.get("/readyz")).status_code == httpx.codes.OK
         except httpx.HTTPError as error:
-            _log_tls_failure(error)
+            _logged_tls_failure(error)
             return False
 
     async def put_gallery(self, gallery: str, spec: GallerySpec) -> tuple[GalleryInfo, bool]:
@@ -132,6 +133,13 @@ class CloudClient:
     async def gallery(self, gallery: str) -> GalleryInfo:
         """A gallery's contract and threshold."""
         return await self._answer(GalleryInfo, "GET", f"/{gallery}")
+
+    async def find_gallery(self, gallery: str) -> GalleryInfo | None:
+        """As ``gallery``; None if there is none."""
+        try:
+            return await self.gallery(gallery)
+        except NotFound:
+            return None
 
     async def galleries(self, limit: int, after: str | None) -> Page[GalleryInfo]:
         """A page of galleries."""
@@ -173,7 +181,7 @@ class CloudClient:
         return await self._answer(GalleryInfo, method, f"/{gallery}/retention", retention)
 
     async def rekey(self, gallery: str, request: RekeyRequest) -> RekeyStatus:
-        """Changes a gallery's key, or continues; safe to repeat, since the request names the new contract."""
+        """Changes a gallery's key; safe to repeat, since the request names the new contract."""
         return await self._answer(RekeyStatus, "POST", f"/{gallery}/rekey", request)
 
     async def rekey_status(self, gallery: str) -> RekeyStatus:
@@ -218,15 +226,13 @@ class CloudClient:
     ) -> httpx.Response:
         try:
             response = await self._http.request(method, path, content=content, headers=headers, params=params)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as failure:
-            if _log_tls_failure(failure):
-                raise _unavailable(failure) from None
-            raise _Retry(UpstreamUnavailable(_AWAY)) from None  # nothing was sent
         except httpx.HTTPError as failure:
-            error = _unavailable(failure)
-            if _log_tls_failure(failure):  # with TLS 1.3 the cloud's refusal comes after the handshake
+            error, why = UpstreamUnavailable(_AWAY), _logged_tls_failure(failure)
+            if why is not None:  # no retry mends it; with TLS 1.3 the cloud's refusal comes after the handshake
+                error.add_note(why)  # for the operator's command line
                 raise error from None
-            if method == "DELETE":  # it may be done: a retry would report that nothing was there
+            unsent = isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+            if method == "DELETE" and not unsent:  # it may be done: a retry would report that nothing was there
                 raise error from None
             ended = isinstance(failure, httpx.RemoteProtocolError | httpx.ReadError)
             raise _Retry(error, ENDED if self._tls and ended else None) from None
@@ -235,21 +241,12 @@ class CloudClient:
         raise _translate(response)
 
 
-def _unavailable(failure: httpx.HTTPError) -> UpstreamUnavailable:
-    """The error for the caller; the reason is a note of the exception, for the operator's command line alone."""
-    error = UpstreamUnavailable(_AWAY)
-    why = why_refused(failure)
-    if why is not None:
-        error.add_note(why)
-    return error
-
-
-def _log_tls_failure(failure: httpx.HTTPError) -> bool:
-    """Whether a call failed for certificates, which a retry does not fix; logs why."""
+def _logged_tls_failure(failure: httpx.HTTPError) -> str | None:
+    """Logs and returns why certificates made a call fail; None for another failure."""
     why = why_refused(failure)
     if why is not None:
         _log.error("cloud_connection_refused", why=why)
-    return why is not None
+    return why
 
 
 def _translate(response: httpx.Response) -> Exception:
@@ -276,7 +273,7 @@ def _translate(response: httpx.Response) -> Exception:
     if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
         return _Retry(UpstreamUnavailable(_AWAY))
     _log.error("cloud_answer_not_understood", status=status, problem=kind)
-    return UpstreamFailed("The cloud answered in a way that this edge does not understand; compare their versions.")
+    return UpstreamFailed(_NOT_UNDERSTOOD)
 
 
 def _read(response: httpx.Response, model: type[Answer]) -> Answer:
@@ -284,9 +281,7 @@ def _read(response: httpx.Response, model: type[Answer]) -> Answer:
         return model.model_validate_json(response.content)
     except ValidationError:
         _log.error("cloud_answer_not_understood", status=response.status_code, problem="invalid answer")
-        raise UpstreamFailed(
-            "The cloud answered in a way that this edge does not understand; compare their versions."
-        ) from None
+        raise UpstreamFailed(_NOT_UNDERSTOOD) from None
 
 
 def _page(limit: int, after: str | None) -> dict[str, str]:

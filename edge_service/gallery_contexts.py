@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from edge_service.cloud_client import CloudClient
 from edge_service.protection.keys import GalleryKey, KeyStore, new_epoch
-from edge_service.protection.profiles import Profile
+from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import ProtectionContext
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
-from shared.errors import Conflict, ContractMismatch, NotFound, Unprocessable
+from shared.errors import Conflict, ContractMismatch, Unprocessable
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import GalleryInfo, NewThreshold, Threshold
 
@@ -55,7 +55,7 @@ class GalleryContexts:
     async def create(
         self, gallery: str, threshold: Threshold | None, default: Threshold, *, verify_only: bool | None = None
     ) -> tuple[GalleryInfo, bool]:
-        """Creates a gallery under this edge's contract, or finds it; says whether it was created now.
+        """Creates or finds a gallery under this edge's contract; says whether it is new.
 
         Args:
             gallery: its name.
@@ -114,7 +114,9 @@ class GalleryContexts:
     async def _put(
         self, gallery: str, threshold: Threshold | None, default: Threshold, verify_only: bool | None
     ) -> tuple[GalleryInfo, bool]:
-        found = await self._found(gallery)
+        found = await self.cloud.find_gallery(gallery)
+        if found is not None:
+            self._check(gallery, found.contract)
         if found is not None and verify_only not in (None, found.contract.verify_only):
             is_so = "verify-only" if found.contract.verify_only else "not verify-only"
             raise Conflict(
@@ -132,17 +134,8 @@ class GalleryContexts:
             ) from None
         return await self.cloud.put_gallery(gallery, GallerySpec(contract=contract, threshold=new))
 
-    async def _found(self, gallery: str) -> GalleryInfo | None:
-        """A gallery that exists and that this edge can use; None if there is none."""
-        try:
-            found = await self.cloud.gallery(gallery)
-        except NotFound:
-            return None
-        self._check(gallery, found.contract)
-        return found
-
     def face_id(self, gallery: str, subject: str, kind: Literal["picture", "name", "values"], content: bytes) -> str:
-        """The id of a template: the same content for the same subject of a gallery gives the same id.
+        """The id of a template: equal for the same content and subject of a gallery.
 
         It follows from the gallery's key, so nobody without the key can test a guess of the content by it.
 

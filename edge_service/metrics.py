@@ -1,4 +1,4 @@
-"""Counters of protection: templates made, and those that a profile's network left unperturbed."""
+"""Counters of protection: templates made, and templates left unperturbed."""
 
 from __future__ import annotations
 

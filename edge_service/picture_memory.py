@@ -1,4 +1,4 @@
-"""The memory of decoded pictures: one budget for all of them, and large blocks returned to the system."""
+"""Limits the memory of decoded pictures, and returns large blocks to the system."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LEAST_BYTES: Final = 100_000_000
 _M_MMAP_THRESHOLD: Final = -3
 # Blocks from here on are mapped, and unmapped when freed. By itself glibc raises this limit to 32 MiB with use and
 # keeps freed blocks in its heaps: after pictures of 40 megapixels the process stayed at 600 MB, with this at 330. At
-# 1 MiB it stayed at 215, but each inference then maps its buffers anew and takes 1.4 times as long; at 8 MiB no longer.
+# 1 MiB it stayed at 215, but each inference then remaps its buffers and takes 1.4 times as long; at 8 MiB no longer.
 _MAPPED_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -115,7 +115,7 @@ def open_picture_memory(limits: PictureLimits) -> PictureMemory:
 
 
 def unmap_large_blocks() -> bool:
-    """Makes the C library unmap large blocks, such as decoded pictures, as soon as they are freed.
+    """Makes the C library unmap large blocks, such as decoded pictures, once they are freed.
 
     Returns:
         Whether the C library supports it; glibc does.

@@ -63,7 +63,7 @@ class IdentifyResult:
 
 @dataclass(frozen=True, slots=True)
 class EnrollResult:
-    """One stored template for each picture or embedding, and how many templates a network left unperturbed."""
+    """One stored template for each picture or embedding; number left unperturbed."""
 
     templates: list[EnrolledTemplate]
     unperturbed: int
@@ -130,7 +130,7 @@ class Recognition:
     async def enroll(
         self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter | None
     ) -> EnrollResult:
-        """Enrolls one person from several pictures: all of them, or none. The same picture is stored once."""
+        """Enrolls one person from pictures: all of them, or none. Equal pictures are stored once."""
         # 1. The gallery's contract and key; an unknown gallery is refused before the work is done.
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
@@ -142,7 +142,7 @@ class Recognition:
         return EnrollResult(templates, unperturbed, faces)
 
     async def enroll_embeddings(self, gallery: str, subject: str, raw: Rows, names: list[str | None]) -> EnrollResult:
-        """Enrolls raw embeddings of one person: all of them, or none. The same embedding is stored once.
+        """Enrolls raw embeddings of one person: all, or none. Equal embeddings are stored once.
 
         Args:
             gallery: its name.
@@ -273,7 +273,7 @@ class Recognition:
     async def _store(
         self, context: ProtectionContext, gallery: str, subject: str, ids: list[str], unit: Rows
     ) -> tuple[list[EnrolledTemplate], int]:
-        """Protects embeddings of one subject and stores each id once; answers one stored template an id."""
+        """Protects and stores one subject's embeddings, each id once; returns a template an id."""
         once = list(dict.fromkeys(ids))
         rows = unit[[ids.index(uid) for uid in once]]
         while True:
@@ -288,7 +288,7 @@ class Recognition:
                 return [stored[uid] for uid in ids], packed.unperturbed
 
     async def _protect(self, unit: Rows, context: ProtectionContext) -> PackedTemplates:
-        """The only source of what is sent: embeddings in, packed templates out, or an error and nothing is sent."""
+        """The only source of what is sent: packed templates, or an error and nothing is sent."""
         check_caller()
         with self.metrics.step("protect"):
             if len(unit) <= _MOST_ON_EVENT_LOOP:
@@ -330,7 +330,7 @@ class Recognition:
         return faces, self.reader.embed(faces).unit
 
     def _read_faces(self, picture: bytes, level: QualityFilter, max_faces: int) -> tuple[FaceSelection, Rows]:
-        """The faces to identify, and embeddings of the first batch, which is all in most requests; runs in a worker."""
+        """The faces to identify, and embeddings of the first batch; runs in a worker."""
         selected = select(self.reader.read(picture, every_face=max_faces > 1), level, max_faces)
         return selected, self.reader.embed(selected.faces[:MAX_BATCH]).unit
 

@@ -1,4 +1,4 @@
-"""Changes a gallery's key in place: the cloud gets rotations from the old seal to the new one, and no key.
+"""Changes a gallery's key in place: the cloud gets rotations between seals, and no key.
 
 The edge stores no state of a change. The cloud's record names the gallery's current key and the next one. An edge that
 was stopped midway, or another edge with the same key, reads both there and continues.
@@ -77,7 +77,7 @@ class GalleryRekey:
                     status = await self.cloud.rekey_status(gallery)
                 else:
                     if status.next_contract == wanted:
-                        # Those sent before again, where there is room: one may have been erased and enrolled anew.
+                        # Those sent before again, where there is room: one may have been erased and enrolled again.
                         sent = list(dict.fromkeys([*status.subjects, *sent]))[: _subjects_a_request(wanted.dim)]
                     status = await self._send_rotations(gallery, status, wanted, sent if wanted.verify_only else [None])
 
@@ -91,7 +91,7 @@ class GalleryRekey:
             return now
         if epoch is None and status.next_contract is not None:
             seal = status.next_contract.seal
-            # Another edge may have a newer key than this one; its change is begun anew, not continued.
+            # Another edge may have a newer key than this one; its change is restarted, not continued.
             if seal is not None and key.of(seal).key_id() == seal.key_id:
                 return status.next_contract
         # Seeds stay those of the stored templates, so that every score stays the same. A key from another master key

@@ -10,7 +10,7 @@ from edge_service.cloud_client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts
 from edge_service.metrics import ProtectionMetrics
 from edge_service.protection.keys import KeyStore
-from edge_service.protection.profiles import DefaultThreshold, Profile, load_profile
+from edge_service.protection.profiles.files import DefaultThreshold, Profile, load_profile
 from edge_service.protection.protect import Protector
 from edge_service.recognition import Recognition
 from edge_service.rekey import GalleryRekey
@@ -34,7 +34,6 @@ class Services:
         profile: how embeddings are protected.
         default_threshold: of comparisons, and of galleries that are created without one.
         reader: pictures to embeddings.
-        protector: embeddings to templates.
         cloud: the cloud's REST interface.
         galleries: cached contracts and keys of galleries.
         workers: the threads for heavy work.
@@ -47,7 +46,6 @@ class Services:
     profile: Profile
     default_threshold: DefaultThreshold
     reader: FaceReader
-    protector: Protector
     cloud: CloudClient
     galleries: GalleryContexts
     workers: Workers
@@ -110,7 +108,6 @@ def open_services(
         profile=profile,
         default_threshold=profile.default_threshold(reader.spec.threshold),
         reader=reader,
-        protector=protector,
         cloud=cloud,
         galleries=galleries,
         workers=workers,

@@ -1,4 +1,7 @@
-"""Every setting of the edge, with its reason. Environment: ``PATRONUS_EDGE__`` and ``__`` between levels."""
+"""Every setting of the edge, with its reason.
+
+Environment variables begin with ``PATRONUS_EDGE__``, with ``__`` between levels.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _UNCHANGED = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 class _CompleteForm(MultiPartParser):
-    """Parses a form up to its last boundary, so that a truncated form is not taken for one with fewer pictures."""
+    """Parses a form up to its last boundary, so that a truncated form is refused."""
 
     def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], *, max_files: int) -> None:
         super().__init__(headers, self._until_end(stream), max_files=max_files, max_fields=1)
@@ -39,7 +39,7 @@ class _CompleteForm(MultiPartParser):
 
 
 async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int, exactly: bool = False) -> list[bytes]:
-    """The ``image`` parts of a request, in order. A middleware limits the size of the whole body.
+    """The ``image`` parts of a request, in order; a middleware limits the whole body.
 
     Args:
         request: with an unread body.
@@ -66,9 +66,8 @@ async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int
     try:
         form = await parser.parse()
     except (MultiPartException, ValueError):  # ValueError: from some headers of parts
-        raise BadRequest(
-            "The multipart form is broken, was cut off, or has too many parts; send it again as a whole.",
-            reason="broken_multipart",
+        raise _broken(
+            "The multipart form is broken, was cut off, or has too many parts; send it again as a whole."
         ) from None
     except ClientDisconnect:
         raise BadRequest("The connection ended before the pictures had arrived whole.", reason="cut_off") from None

@@ -174,7 +174,7 @@ def demographics(
     import json
 
     from edge_service.models.files import write_whole
-    from edge_service.protection.profiles import load_profile
+    from edge_service.protection.profiles.files import load_profile
     from lab.attacks.target import encoder_of, tau_of
     from lab.evaluation.demographic_figures import measure_profile, table
     from lab.evaluation.demographics import MOST_A_BAND

@@ -70,8 +70,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def models_folder() -> Path:
     """The real face models, ready to run: fetched and converted once, then only checked."""
-    from edge_service.models import load_manifest, models_dir, prepare, sources_dir, upstream_base
+    from edge_service.models.manifest import load_manifest
+    from edge_service.models.store import models_dir, prepare
+    from tests.support.tiny_model import named_sources
 
     folder = models_dir()
-    prepare(load_manifest(), folder, sources_dir(), upstream_base())
+    prepare(load_manifest(), folder, **named_sources())
     return folder

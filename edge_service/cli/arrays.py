@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_service.models.files import replaced_file
 from shared.errors import BadRequest, Conflict
 
-Array = NDArray[Any]
 # RuntimeError: it is encrypted; MemoryError: a header claims more than there is.
 _DAMAGED: Final = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError)
 
@@ -91,32 +90,23 @@ class Embeddings:
             raise BadRequest(f"{self.path}: is not a whole .npz file of plain arrays.") from None
 
 
-class ArraysWriter:
-    """Writes arrays into an open .npz file.
+@contextmanager
+def new_rows(archive: zipfile.ZipFile, name: str, count: int, dim: int) -> Iterator[IO[bytes]]:
+    """Adds a float32 array (count, dim); the caller writes its rows, little-endian, to the yielded file."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
+        np.lib.format.write_array_header_1_0(member, header)
+        yield member
 
-    Args:
-        archive: the file.
-    """
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-
-    @contextmanager
-    def rows(self, name: str, count: int, dim: int) -> Iterator[IO[bytes]]:
-        """Adds a float32 array (count, dim); the caller writes its rows, little-endian, to the yielded file."""
-        with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
-            np.lib.format.write_array_header_1_0(member, header)
-            yield member
-
-    def put(self, name: str, array: Array) -> None:
-        """Adds a whole array."""
-        with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-            np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+def put_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    """Adds a whole array."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 @contextmanager
-def new_arrays_file(path: Path, *, force: bool) -> Iterator[ArraysWriter]:
+def new_arrays_file(path: Path, *, force: bool) -> Iterator[zipfile.ZipFile]:
     """Writes a file of arrays that appears only when this ends well. Only its owner can read it.
 
     Args:
@@ -127,23 +117,14 @@ def new_arrays_file(path: Path, *, force: bool) -> Iterator[ArraysWriter]:
         Conflict: it exists and may not be replaced.
         BadRequest: the folder cannot be written.
     """
-    temporary: Path | None = None
     try:
         _refuse_existing(path, force=force)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".patronus.")  # mkstemp: mode 0600
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with replaced_file(path) as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                yield ArraysWriter(archive)
-            file.flush()
-            os.fsync(file.fileno())
-        _refuse_existing(path, force=force)
-        temporary.replace(path)
+                yield archive
+            _refuse_existing(path, force=force)
     except OSError as error:
         raise BadRequest(f"{path}: cannot be written ({error.strerror}).") from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _refuse_existing(path: Path, *, force: bool) -> None:

@@ -19,6 +19,7 @@ from shared.errors import SetupError, UpstreamUnavailable
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.security.secret_files import read_secret, write_secret
+from shared.urls import service_url
 from shared.wire.common import GalleryInfo
 
 _log = get_logger(__name__)
@@ -37,22 +38,31 @@ class FoundCloud:
 
 
 @contextlib.contextmanager
-def published_cloud_settings(settings: EdgeSettings) -> Iterator[None]:
-    """Keeps the settings for the cloud in the edge's folder while it runs; logs it if the folder cannot be written."""
+def published(settings: EdgeSettings) -> Iterator[None]:
+    """Keeps the edge's address and its settings for the cloud in its folder while it runs.
+
+    There the command line on this machine finds them. Logs it if the folder cannot be written.
+    """
     cloud = settings.cloud
     files = {name: path for name in ("api_key_file", "ca", "certificate", "key") if (path := getattr(cloud, name))}
     absolute = cloud.model_copy(update={name: path.absolute() for name, path in files.items()})
-    content = absolute.model_dump_json().encode()
+    address = service_url(settings.host, settings.port, tls=settings.tls.certificate is not None)
+    contents = {
+        settings.address_file: f"{address}\n".encode(),
+        settings.cloud_connection_file: absolute.model_dump_json().encode(),
+    }
     try:
-        write_secret(settings.cloud_connection_file, content, replace=True)
+        for path, content in contents.items():
+            write_secret(path, content, replace=True)
     except SetupError as error:
-        _log.warning("cloud_settings_not_published", why=error.detail)
+        _log.warning("connection_not_published", why=error.detail)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError, SetupError):
-            if read_secret(settings.cloud_connection_file) == content:  # else another edge's, which may go on
-                settings.cloud_connection_file.unlink()
+        for path, content in contents.items():
+            with contextlib.suppress(OSError, SetupError):
+                if read_secret(path) == content:  # else another edge's, which may go on
+                    path.unlink()
 
 
 def find_cloud(settings: EdgeSettings) -> FoundCloud:

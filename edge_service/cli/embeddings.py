@@ -52,9 +52,10 @@ def protect(
     if subject is not None and (gallery is None or re.fullmatch(SUBJECT_PATTERN, subject) is None):
         raise typer.BadParameter("--subject goes with --gallery and is a subject's name")
     from edge_service.cli.output import Output
-    from edge_service.cli.protect_file import choose, protect_file
+    from edge_service.cli.protect_file import protect_file
 
-    protect_file(source, target, choose(profile, gallery, contract, subject), Output(as_json=json), force=force)
+    out = Output(as_json=json)
+    protect_file(source, target, out, force=force, name=profile, gallery=gallery, contract=contract, subject=subject)
 
 
 @app.command()
@@ -73,10 +74,10 @@ def migrate(
 ) -> None:
     """Enroll stored embeddings into a gallery, without pictures. Run again after a stop, it stores nothing twice."""
     gallery_path(name)  # a wrong name is refused before the file is read
-    from edge_service.cli.migration import Enrollment, Migration
+    from edge_service.cli.migration import Migration
 
-    migration = Migration(source)
+    migration = Migration(source, session, name)
     if out is not None:
-        migration.write_templates(session, name, out, force=force)
-    elif not Enrollment(migration, session, name).run():
+        migration.write_templates(out, force=force)
+    elif not migration.enroll():
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Enrolls many pictures: finds them in folders, shows progress, and sums up what was refused and why."""
+"""Enrolls many pictures, with progress and a summary of refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Picture:
 
 
 def pictures_of(subject: str, paths: list[Path]) -> list[Picture]:
-    """The pictures of one subject: the files, and all picture files of the folders, sorted by name.
+    """The pictures of one subject: files, and picture files of folders, sorted by name.
 
     Raises:
         BadRequest: a path is not there, or a folder holds no picture.

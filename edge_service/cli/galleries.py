@@ -123,7 +123,7 @@ def set_retention(
     forever: Annotated[bool, typer.Option("--forever", help="Faces are kept until somebody erases them.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Set how long faces are kept. One that has expired matches nobody, and is erased within a minute."""
+    """Set how long faces are kept. Expired faces match nobody and are erased within a minute."""
     if (max_age is None) is not forever:
         raise typer.BadParameter("give --max-age AGE or --forever, one of the two")
     path = f"{gallery_path(name)}/retention"
@@ -157,7 +157,7 @@ def rekey_gallery(
     name: Gallery,
     abandon: Annotated[bool, typer.Option("--abandon", help="Give up a change that is under way.")] = False,
 ) -> None:
-    """Change a gallery's key: nobody is enrolled anew, and matching goes on. Run again after a stop, it goes on."""
+    """Change a gallery's key while matching goes on. Run it again to continue after a stop."""
     path = f"{gallery_path(name)}/rekey"
     client, out = session.client, session.out
     before = client.call_with_retries("GET", path) if abandon else None

@@ -1,4 +1,4 @@
-"""The commands ``patronus keys``: move a gallery's secret key to another edge, so that both can serve the gallery."""
+"""The commands ``patronus keys``: share a gallery's secret key with another edge."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def fingerprint(gallery: Gallery) -> None:
 
 @app.command()
 def renew(yes: Yes = False) -> None:
-    """Draw a new master key, after the old one leaked. The old one is kept aside until all galleries are rekeyed."""
+    """Draw a new master key after a leak. The old one is kept until all galleries are rekeyed."""
     store = _store()
     confirm("Draw a new master key, from which the next key of every gallery follows?", yes=yes)
     store.renew()
@@ -137,7 +137,7 @@ def _refuse_to_forget_needed(store: KeyStore) -> None:
 
 
 def _check_with_cloud(store: KeyStore, key: GalleryKey) -> str | None:
-    """Makes sure that this edge has the gallery's key: for a wrong name, it would export a useless one.
+    """Makes sure that this edge has the gallery's key, since any name gives some key.
 
     Returns:
         Why this could not be checked, for a person; None where it was.

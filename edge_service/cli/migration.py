@@ -1,4 +1,4 @@
-"""Migrates stored embeddings into a gallery, through a running edge, which alone has the keys."""
+"""Migrates stored embeddings into a gallery, through a running edge: it has the keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.cli.arrays import Embeddings, new_arrays_file
+from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
 from edge_service.cli.edge_client import Refused
 from edge_service.cli.output import UNPERTURBED
 from edge_service.cli.session import Session, gallery_path, is_verify_only
@@ -33,31 +33,32 @@ _NOT_FINITE: Final = "holds a value that is not finite"
 
 
 class Migration:
-    """The embeddings of a file, and whose they are.
+    """The embeddings of a file, and the gallery that they go to.
 
     Args:
         source: with the arrays embeddings (n, d) float32, subjects (n,) strings, and perhaps face_ids (n,) strings.
-
-    Attributes:
-        embeddings: of the file.
-        bad_names: what is wrong with the names of rows, by row.
+        session: with the edge.
+        gallery: whose key protects them.
 
     Raises:
         BadRequest: the file is not one of these arrays.
     """
 
-    def __init__(self, source: Path) -> None:
-        self.embeddings = Embeddings(source)
-        self._subjects = self.embeddings.strings("subjects")
-        self._faces = self.embeddings.strings("face_ids") if "face_ids" in self.embeddings.names else None
-        self.bad_names = self._bad_names()
+    def __init__(self, source: Path, session: Session, gallery: str) -> None:
+        self._embeddings = Embeddings(source)
+        self._session = session
+        self._gallery = gallery
+        self._subjects = self._embeddings.strings("subjects")
+        self._faces = self._embeddings.strings("face_ids") if "face_ids" in self._embeddings.names else None
+        self._begun = datetime.now(UTC)
+        self._counts = {"enrolled": 0, "there_already": 0, "refused": 0, "unperturbed": 0}
 
-    def write_templates(self, session: Session, gallery: str, target: Path, *, force: bool) -> None:
-        """Has the edge protect every embedding and writes the templates to a file; the cloud gets none.
+    def write_templates(self, target: Path, *, force: bool) -> None:
+        """Has the edge protect every embedding, and writes the templates to a file.
+
+        The cloud gets none.
 
         Args:
-            session: with the edge.
-            gallery: whose key seeds and seals.
             target: gets the arrays templates, angles, subjects, and face_ids if the source has them.
             force: whether an existing file may be replaced.
 
@@ -67,16 +68,15 @@ class Migration:
             Conflict: the target exists.
             BadRequest: a subject's or face's name cannot be one, or a value is not finite.
         """
-        source = self.embeddings
-        for row, fault in sorted(self.bad_names.items()):
-            raise BadRequest(f"{source.path}: row {row} (subject {self.subject(row)!r}) {fault}.")
-        client = session.client
-        each_subject_alone = is_verify_only(self.checked_gallery(session, gallery))
+        source, client = self._embeddings, self._session.client
+        for row, fault in sorted(self._bad_names().items()):
+            raise BadRequest(f"{source.path}: row {row} (subject {self._shown(row)!r}) {fault}.")
+        each_subject_alone = is_verify_only(self._checked_gallery())
         angles = np.empty(source.count, dtype=np.float32)
         unperturbed = start = 0
-        with new_arrays_file(target, force=force) as arrays, session.out.progress() as progress:
+        with new_arrays_file(target, force=force) as archive, self._session.out.progress() as progress:
             bar = progress.add_task("migrating", total=source.count)
-            with arrays.rows("templates", source.count, source.dim) as templates:
+            with new_rows(archive, "templates", source.count, source.dim) as templates:
                 for batch in source.batches(MAX_EMBEDDINGS_A_REQUEST):
                     wrong = ~np.isfinite(batch).all(axis=1)
                     if wrong.any():
@@ -84,11 +84,11 @@ class Migration:
                     made = np.empty((len(batch), source.dim), dtype="<f4")
                     every_row = range(start, start + len(batch))
                     alike: dict[str, Iterable[int]] = (
-                        dict(self.by_subject(every_row)) if each_subject_alone else {"": every_row}
+                        dict(self._by_subject(every_row)) if each_subject_alone else {"": every_row}
                     )
                     for subject, rows in alike.items():
                         at = [row - start for row in rows]
-                        params = {"gallery": gallery} | ({"subject": subject} if each_subject_alone else {})
+                        params = {"gallery": self._gallery} | ({"subject": subject} if each_subject_alone else {})
                         body = {"embeddings": batch[at].tolist()}
                         answer = client.call_with_retries("POST", "/v1/protect", params=params, json=body)
                         made[at] = answer["templates"]
@@ -97,40 +97,72 @@ class Migration:
                         progress.advance(bar, len(at))
                     templates.write(made.tobytes())
                     start += len(batch)
-            arrays.put("angles", angles)
-            arrays.put("subjects", np.array(self._subjects))
+            put_array(archive, "angles", angles)
+            put_array(archive, "subjects", np.array(self._subjects))
             if self._faces is not None:
-                arrays.put("face_ids", np.array(self._faces))
+                put_array(archive, "face_ids", np.array(self._faces))
         summary = {"protected": source.count, "unperturbed": unperturbed}
-        session.out.result(summary, f"{target}: {source.count} templates; nothing was sent to the cloud.")
+        self._session.out.result(summary, f"{target}: {source.count} templates; nothing was sent to the cloud.")
 
-    def checked_gallery(self, session: Session, gallery: str) -> dict[str, Any]:
+    def enroll(self) -> bool:
+        """Has the edge enroll every embedding; reports one by one the rows that it refuses.
+
+        The edge names each template after the face's id, or else after the embedding, under the gallery's key. So a
+        template that was sent before is stored once, and a migration can start again at any time.
+
+        Returns:
+            Whether all were taken.
+
+        Raises:
+            Unprocessable: the embeddings have another dimension than the gallery's.
+            Refused: the edge would refuse every embedding.
+            SetupError: no edge answers.
+        """
+        embeddings, counts, bad_names = self._embeddings, self._counts, self._bad_names()
+        self._checked_gallery()
+        with self._session.out.progress() as progress:
+            bar = progress.add_task("migrating", total=embeddings.count)
+            start = 0
+            for batch in embeddings.batches(MAX_EMBEDDINGS_A_REQUEST):
+                for subject, rows in self._sendable(batch, start, bad_names):
+                    self._send(subject, rows, [self._as_sent(row, batch[row - start]) for row in rows])
+                start += len(batch)
+                progress.update(bar, completed=start)
+        notes = [f"Enrolled {counts['enrolled']} of {embeddings.count} embeddings"]
+        if counts["there_already"]:
+            notes.append(counted(counts["there_already"], "was there already", "were there already"))
+        if counts["unperturbed"]:
+            notes.append(counted(counts["unperturbed"], *UNPERTURBED))
+        self._session.out.result(counts, "; ".join(notes) + ".")
+        return not counts["refused"]
+
+    def _checked_gallery(self) -> dict[str, Any]:
         """What the edge says of the gallery.
 
         Raises:
             Unprocessable: the embeddings have another dimension than the gallery's.
         """
-        info = session.client.call("GET", gallery_path(gallery))
-        check_dimension(self.embeddings.dim, info["contract"]["dim"])
+        info = self._session.client.call("GET", gallery_path(self._gallery))
+        check_dimension(self._embeddings.dim, info["contract"]["dim"])
         return info
 
-    def by_subject(self, rows: Iterable[int]) -> dict[str, list[int]]:
-        """Rows, grouped by subject."""
+    def _by_subject(self, rows: Iterable[int]) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for row in rows:
             found.setdefault(self._subjects[row], []).append(row)
         return found
 
-    def subject(self, row: int) -> str:
+    def _shown(self, row: int) -> str:
         """The subject of a row, short enough for a sentence."""
         return self._subjects[row][:_MOST_SHOWN]
 
-    def as_sent(self, row: int, values: NDArray[np.float32]) -> dict[str, Any]:
+    def _as_sent(self, row: int, values: NDArray[np.float32]) -> dict[str, Any]:
         """An embedding as the edge takes it, with its face's id where the file has one."""
         named = {} if self._faces is None else {"face": self._faces[row]}
         return {"values": values.tolist()} | named
 
     def _bad_names(self) -> dict[int, str]:
+        """What is wrong with the names of rows, by row."""
         found: dict[int, str] = {}
         seen: dict[tuple[str, str], int] = {}
         for row, subject in enumerate(self._subjects):
@@ -143,71 +175,24 @@ class Migration:
                 found[row] = f"has the face id of row {seen[subject, face]}, for the same subject"
         return found
 
-
-class Enrollment:
-    """Sends every embedding of a file to the edge, which sends its template to the cloud.
-
-    The edge names each template after the face's id, or else after the embedding, under the gallery's key. So a
-    template that was sent before is stored once, and a migration can start again at any time.
-
-    Args:
-        migration: the embeddings.
-        session: with the edge.
-        gallery: that they are enrolled into.
-    """
-
-    def __init__(self, migration: Migration, session: Session, gallery: str) -> None:
-        self._migration = migration
-        self._session = session
-        self._gallery = gallery
-        self._begun = datetime.now(UTC)
-        self._counts = {"enrolled": 0, "there_already": 0, "refused": 0, "unperturbed": 0}
-
-    def run(self) -> bool:
-        """Enrolls all; rows that cannot be sent, or that the edge refuses, are reported one by one.
-
-        Returns:
-            Whether all were taken.
-
-        Raises:
-            Unprocessable: the embeddings have another dimension than the gallery's.
-            Refused: the edge would refuse every embedding.
-            SetupError: no edge answers.
-        """
-        embeddings, counts = self._migration.embeddings, self._counts
-        self._migration.checked_gallery(self._session, self._gallery)
-        with self._session.out.progress() as progress:
-            bar = progress.add_task("migrating", total=embeddings.count)
-            start = 0
-            for batch in embeddings.batches(MAX_EMBEDDINGS_A_REQUEST):
-                for subject, rows in self._sendable(batch, start):
-                    self._send(subject, rows, [self._migration.as_sent(row, batch[row - start]) for row in rows])
-                start += len(batch)
-                progress.update(bar, completed=start)
-        notes = [f"Enrolled {counts['enrolled']} of {embeddings.count} embeddings"]
-        if counts["there_already"]:
-            notes.append(counted(counts["there_already"], "was there already", "were there already"))
-        if counts["unperturbed"]:
-            notes.append(counted(counts["unperturbed"], *UNPERTURBED))
-        self._session.out.result(counts, "; ".join(notes) + ".")
-        return not counts["refused"]
-
-    def _sendable(self, batch: NDArray[np.float32], start: int) -> Iterator[tuple[str, list[int]]]:
+    def _sendable(
+        self, batch: NDArray[np.float32], start: int, bad_names: dict[int, str]
+    ) -> Iterator[tuple[str, list[int]]]:
         """The rows of a batch that can be sent, by subject, after the others were reported."""
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(batch).all(axis=1))
         good = []
         for row in range(start, start + len(batch)):
-            fault = self._migration.bad_names.get(row) or (None if finite[row - start] else _NOT_FINITE)
+            fault = bad_names.get(row) or (None if finite[row - start] else _NOT_FINITE)
             if fault is None:
                 good.append(row)
             else:
                 self._report(row, fault, {})
-        for subject, rows in self._migration.by_subject(good).items():
+        for subject, rows in self._by_subject(good).items():
             for first in range(0, len(rows), MAX_EMBEDDINGS_OF_A_SUBJECT):
                 yield subject, rows[first : first + MAX_EMBEDDINGS_OF_A_SUBJECT]
 
     def _send(self, subject: str, rows: list[int], embeddings: list[dict[str, Any]]) -> None:
-        """Sends rows of one subject, of which the edge takes all or nothing; where it refuses them, one by one."""
+        """Sends rows of one subject together, or one by one where the edge refuses them together."""
         path = f"{gallery_path(self._gallery)}/subjects/{subject}/embeddings"
         try:
             answer = self._session.client.call_with_retries("POST", path, json={"embeddings": embeddings})
@@ -230,6 +215,6 @@ class Enrollment:
 
     def _report(self, row: int, fault: str, problem: dict[str, Any]) -> None:
         self._counts["refused"] += 1
-        subject = self._migration.subject(row)
+        subject = self._shown(row)
         label = {"subject": subject, "row": row, "enrolled": False, "detail": f"Row {row} {fault}."}
         self._session.out.refused(problem | label, f"Row {row} (subject {subject!r}) {fault}.")

@@ -1,4 +1,4 @@
-"""Prints what commands found: sentences and tables for people, one JSON object a line for programs."""
+"""Prints results: sentences and tables for people, one JSON object a line for programs."""
 
 from __future__ import annotations
 

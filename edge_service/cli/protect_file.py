@@ -1,8 +1,7 @@
-"""Protects the embeddings of a file with the edge's own code: no service runs, and no embedding is sent."""
+"""Protects the embeddings of a file with the edge's own code, without a service."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -10,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from edge_service.cli.arrays import Embeddings, new_arrays_file
+from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
 from edge_service.cli.cloud_lookup import ask_for_gallery
 from edge_service.cli.output import UNPERTURBED, Output
 from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, KeyStore
-from edge_service.protection.profiles import Profile, check_profile_dimension, load_profile
+from edge_service.protection.profiles.files import Profile, check_profile_dimension, load_profile
 from edge_service.protection.protect import Protector
 from edge_service.settings import EdgeSettings
 from shared.command import counted
@@ -29,95 +28,74 @@ _OTHERWISE: Final = ", or give with --contract what `patronus gallery show GALLE
 _ROWS: Final = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """How to protect.
-
-    Attributes:
-        profile: the protection steps.
-        key: gives the seeds and the seal.
-        sealed: whether the profile's seal is applied.
-        dim: dimension of an embedding: the gallery's, else the profile's.
-    """
-
-    profile: Profile
-    key: EpochKey = field(repr=False)
-    sealed: bool
-    dim: int
-
-
-def choose(name: str | None, gallery: str | None, contract: Path | None, subject: str | None) -> Chosen:
-    """The profile and the key, from this edge's settings and key folder.
+def protect_file(
+    source: Path,
+    target: Path,
+    out: Output,
+    *,
+    force: bool,
+    name: str | None,
+    gallery: str | None,
+    contract: Path | None,
+    subject: str | None,
+) -> None:
+    """Protects a file's embeddings, with the profile and the key of this edge's settings.
 
     Args:
+        source: with the array embeddings (n, d) float32.
+        target: gets templates (n, d), angles (n,) in radians, and norms (n,) of the embeddings; all float32.
+        out: where the result is printed.
+        force: whether an existing target may be replaced.
         name: of the profile; None: the one that the edge is set to.
         gallery: whose key; None: the public key and no seal.
-        contract: file with the cloud's answer about the gallery, as JSON; None: the cloud is asked.
+        contract: file with the cloud's answer about the gallery, as JSON. None: from the cloud.
         subject: whose embeddings they all are, for a verify-only gallery.
 
     Raises:
         SetupError: no such profile, no key here, or a profile for another dimension than the gallery's.
-        BadRequest: the file is not about this gallery.
+        BadRequest: the contract's file is not about this gallery, or the source cannot be used.
         NotFound: there is no such gallery.
         ContractMismatch: the gallery was made under another profile.
-        Conflict: the gallery is under another key, or exactly one of these holds: it is verify-only, and a subject is
-            named.
-        UpstreamUnavailable: the cloud is to be asked and does not answer.
+        Conflict: the target exists, or the gallery is under another key, or exactly one of these holds: it is
+            verify-only, and a subject is named.
+        Unprocessable: an embedding cannot be used.
+        UpstreamUnavailable: the contract must come from the cloud, which does not answer.
     """
     settings = load_settings(EdgeSettings)
     profile = load_profile(settings.profile if name is None else name, own=settings.profiles)
     if gallery is None:
-        step = profile.document.patronus
+        step, key = profile.document.patronus, PUBLIC_KEY
         if step is None:
             raise SetupError(f"Without its seal the profile {profile.pin.name!r} protects nothing; name a --gallery.")
-        return Chosen(profile, PUBLIC_KEY, sealed=False, dim=step.dim)
-    if not (settings.home / "master.key").exists():
-        raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
-    keys = KeyStore(settings.home, may_make=False)
-    info = ask_for_gallery(gallery, settings, _OTHERWISE) if contract is None else _saved_info(gallery, contract)
-    key = _key_of(keys, gallery, profile, info.contract, subject)
-    check_profile_dimension(profile, info.contract.dim)
-    return Chosen(profile, key, sealed=True, dim=info.contract.dim)
-
-
-def protect_file(source: Path, target: Path, chosen: Chosen, out: Output, *, force: bool) -> None:
-    """Writes templates (n, d), angles (n,) in radians, and norms (n,) of the embeddings; all float32.
-
-    Raises:
-        BadRequest: the source cannot be used.
-        Unprocessable: an embedding cannot be used.
-        Conflict: the target exists.
-    """
-    embeddings = Embeddings(source)
-    profile = chosen.profile
-    protector = Protector(profile)
+        dim = step.dim
+    else:
+        if not (settings.home / "master.key").exists():
+            raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
+        keys = KeyStore(settings.home, may_make=False)
+        info = ask_for_gallery(gallery, settings, _OTHERWISE) if contract is None else _saved_info(gallery, contract)
+        key, dim = _key_of(keys, gallery, profile, info.contract, subject), info.contract.dim
+        check_profile_dimension(profile, dim)
+    embeddings, protector = Embeddings(source), Protector(profile)
     angles: list[NDArray[np.float32]] = []
     norms: list[NDArray[np.float32]] = []
     unperturbed = done = 0
-    with new_arrays_file(target, force=force) as arrays, out.progress() as progress:
+    with new_arrays_file(target, force=force) as archive, out.progress() as progress:
         bar = progress.add_task("protecting", total=embeddings.count)
-        with arrays.rows("templates", embeddings.count, embeddings.dim) as templates:
+        with new_rows(archive, "templates", embeddings.count, embeddings.dim) as templates:
             for batch in embeddings.batches(_ROWS):
-                unit, lengths = unit_rows(batch, profile, chosen.dim, first=done)
-                made = protector.templates(unit, chosen.key, sealed=chosen.sealed)
+                unit, lengths = unit_rows(batch, profile, dim, first=done)
+                made = protector.templates(unit, key, sealed=gallery is not None)
                 templates.write(np.ascontiguousarray(made.templates, dtype="<f4").tobytes())
                 angles.append(made.angles)
                 norms.append(lengths)
                 unperturbed += made.unperturbed
                 done += len(batch)
                 progress.advance(bar, len(batch))
-        arrays.put("angles", np.concatenate(angles))
-        arrays.put("norms", np.concatenate(norms))
-    sealed = chosen.sealed and profile.seals
-    summary = {
-        "protected": embeddings.count,
-        "unperturbed": unperturbed,
-        "profile": profile.pin.name,
-        "sealed": sealed,
-    }
-    written = counted(embeddings.count, "sealed template" if sealed else "template") + (
-        "" if sealed else ", NOT sealed,"
-    )
+        put_array(archive, "angles", np.concatenate(angles))
+        put_array(archive, "norms", np.concatenate(norms))
+    sealed = gallery is not None and profile.seals
+    summary = {"protected": done, "unperturbed": unperturbed, "profile": profile.pin.name, "sealed": sealed}
+    written = counted(done, "sealed template") if sealed else f"{counted(done, 'template')}, NOT sealed,"
     left = f"; {counted(unperturbed, *UNPERTURBED)}" if unperturbed else ""
     out.result(summary, f"{target}: {written} under the profile {profile.pin.name}{left}.")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +9,6 @@ import typer
 from shared.security.keys_command import keys_command
 
 if TYPE_CHECKING:
-    from edge_service.settings import EdgeSettings
     from shared.security.key_ring import KeyRing
 
 
@@ -34,7 +31,7 @@ def serve(
 ) -> None:
     """Run the service in the foreground."""
     from edge_service.app import create_app
-    from edge_service.cli.cloud_lookup import published_cloud_settings
+    from edge_service.cli.cloud_lookup import published
     from edge_service.picture_memory import unmap_large_blocks
     from edge_service.settings import EdgeSettings
     from shared.http.serving import serve as run
@@ -47,21 +44,5 @@ def serve(
     get_logger(__name__).info("memory_locked", what=lock_memory().value)
     unmap_large_blocks()
     app = create_app(settings)
-    with _published_address(settings), published_cloud_settings(settings):
+    with published(settings):
         run("edge", app, host=settings.host, port=settings.port, log_level=settings.log_level, tls=settings.tls)
-
-
-@contextlib.contextmanager
-def _published_address(settings: EdgeSettings) -> Iterator[None]:
-    """Keeps the edge's address where the command line on this machine finds it, so that it needs no option."""
-    from shared.urls import service_url
-
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    address = service_url(settings.host, settings.port, tls=settings.tls.certificate is not None) + "\n"
-    settings.address_file.write_text(address)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            if settings.address_file.read_text() == address:  # else another edge's, which may go on
-                settings.address_file.unlink()

@@ -1,4 +1,4 @@
-"""What all commands share that call an edge: their options, the connection, and names in its paths."""
+"""Options, connection and paths shared by all commands that call an edge."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Session:
 
 
 def calls_edge(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options --edge, --key-file and --json to a command, whose first argument is their ``Session``."""
+    """Adds --edge, --key-file and --json to a command that takes a ``Session`` first."""
 
     @functools.wraps(command)
     def with_options(*, edge: str | None, key_file: Path | None, json: bool, **arguments: Any) -> None:
@@ -76,7 +76,7 @@ def calls_edge(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Asks before something is lost, unless ``--yes`` was given; ends the command where the answer is no."""
+    """Asks before something is lost, unless ``--yes`` was given; ends the command on a no."""
     if not yes:
         typer.confirm(question, abort=True, err=True)
 
@@ -115,7 +115,7 @@ def is_verify_only(info: dict[str, Any]) -> bool:
 
 
 def _checked(name: str, pattern: str, what: str) -> str:
-    """The name, if it may stand in a path: a slash or a dot in it would lead to another resource."""
+    """Checks a name for a path: a slash or a dot in it would lead to another resource."""
     if re.fullmatch(pattern, name) is None:
         raise BadRequest(f"{name!r} is not a name that a {what} can have: {_RULES[pattern]}.")
     return name

@@ -42,7 +42,7 @@ def fetch(
         list[str] | None,
         typer.Option(
             envvar="PATRONUS_EDGE__EMBEDDER",
-            help="Embedder to get; may be repeated. [default: the one that an edge runs unless it is told otherwise]",
+            help="Embedder to get; may be repeated. [default: the one that an edge runs by default]",
             show_default=False,
         ),
     ] = None,
@@ -62,7 +62,7 @@ def fetch(
 
 @app.command("list")
 def list_models(folder: Folder = None, manifest: ManifestFile = None) -> None:
-    """Show the state of every model; status 1 if one is not ready, unless it is optional and was never fetched."""
+    """Show every model's state; status 1 if one that is required or was fetched is not ready."""
     bad = []
     for found in verify(load_manifest(manifest), folder or models_dir()):
         entry = found.entry

@@ -1,7 +1,7 @@
-"""Converts a published model into one that ONNX Runtime runs: plain float32 weights, free sizes.
+"""Converts a published model for ONNX Runtime: plain float32 weights, free sizes.
 
-Models are published as block-quantized ONNX files and in dlib's own format. Only the set-up converts, so `onnx` is
-imported inside functions.
+Models are published as block-quantized ONNX files and in dlib's own format. Only the set-up imports this module:
+services run without `onnx`.
 
 The bytes of the result depend on the source file and the contract alone. The graph is built from the fields named here,
 in a fixed order. Each weight is one exact subtraction and one float32 product. Nothing names a tool, a version or a
@@ -10,26 +10,26 @@ time. ONNX's protobuf messages have no maps, whose order is the only freedom tha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edge_service.models.dlib_file import NotDlib, read_network
 from edge_service.models.dlib_graph import OPSET, Arrays, build
-from edge_service.models.manifest import ConvertedFile, Dimension, SourceFormat
+from edge_service.models.manifest import ConvertedFile, SourceFormat
 from shared.errors import SetupError
 
-if TYPE_CHECKING:
-    import onnx
-
-CONVERTER = "patronus-fold/1"
+CONVERTER = f"patronus-fold/1 onnx/{onnx.__version__} numpy/{np.__version__}"
+"""Names the converter and its libraries, for the receipt of a converted file."""
 # The first IR version that goes with operator set 21, which every model here uses; newer ones shut out old runtimes.
 IR_VERSION = 10
 
 
 def to_runnable(source: bytes, contract: ConvertedFile, form: SourceFormat = "onnx") -> bytes:
-    """Folds constants into float32 weights, drops unused ones, and gives input and outputs the contract's shapes.
+    """Folds constants into float32 weights, and gives the model the contract's shapes.
 
     Args:
         source: a serialized ONNX model, or a network in dlib's own format.
@@ -40,17 +40,11 @@ def to_runnable(source: bytes, contract: ConvertedFile, form: SourceFormat = "on
         A serialized ONNX model that passes ONNX's full check; equal arguments give equal bytes.
 
     Raises:
-        SetupError: onnx is not installed, or this conversion does not understand the model.
+        SetupError: this conversion does not understand the model.
     """
     try:
-        import onnx  # noqa: PLC0415  # set-up only: services run without it
-    except ImportError as problem:
-        raise SetupError(
-            "Converting a model needs the package onnx; install this project with its extra 'models'."
-        ) from problem
-    try:
         if form == "dlib":
-            opsets = [onnx.helper.make_opsetid("", OPSET)]
+            opsets = [helper.make_opsetid("", OPSET)]
             result = _make_model(contract, *build(read_network(source), contract), opsets)
         else:
             result = _rebuild(onnx.load_model_from_string(source), contract)
@@ -69,16 +63,7 @@ def to_runnable(source: bytes, contract: ConvertedFile, form: SourceFormat = "on
     return bytes(result.SerializeToString(deterministic=True))
 
 
-def converter_version() -> str:
-    """Names the converter and its libraries, for the receipt of a converted file."""
-    import onnx  # noqa: PLC0415
-
-    return f"{CONVERTER} onnx/{onnx.__version__} numpy/{np.__version__}"
-
-
 def _rebuild(model: onnx.ModelProto, contract: ConvertedFile) -> onnx.ModelProto:
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
-
     graph = model.graph
     arrays: Arrays = {tensor.name: np.asarray(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
     nodes = [_bare(node) for node in graph.node if not fold(node, arrays)]
@@ -104,8 +89,8 @@ def _expect_names(what: str, found: list[str], expected: list[str]) -> None:
         )
 
 
-def fold(node: onnx.NodeProto, arrays: Arrays) -> bool:
-    """Computes a node with constant inputs, by ONNX's own reference, and adds its output to the arrays.
+def fold(node: NodeProto, arrays: Arrays) -> bool:
+    """Computes a node with constant inputs by ONNX's reference; adds its output to the arrays.
 
     Args:
         node: of any kind; only ``DequantizeLinear`` and ``Reshape`` are computed.
@@ -119,8 +104,6 @@ def fold(node: onnx.NodeProto, arrays: Arrays) -> bool:
     """
     if node.op_type not in ("DequantizeLinear", "Reshape") or any(name not in arrays for name in node.input):
         return False
-    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
-
     inputs = {name: arrays[name] for name in node.input}
     if node.op_type == "DequantizeLinear":
         data, scale = (arrays[name].dtype for name in node.input[:2])
@@ -135,10 +118,8 @@ def fold(node: onnx.NodeProto, arrays: Arrays) -> bool:
     return True
 
 
-def _bare(node: onnx.NodeProto) -> onnx.NodeProto:
+def _bare(node: NodeProto) -> NodeProto:
     """Copies the node without its notes and metadata."""
-    from onnx import NodeProto  # noqa: PLC0415
-
     bare = NodeProto(op_type=node.op_type, domain=node.domain, name=node.name, input=node.input, output=node.output)
     for attribute in node.attribute:
         copy = bare.attribute.add()
@@ -148,30 +129,18 @@ def _bare(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 def _make_model(
-    contract: ConvertedFile, nodes: list[onnx.NodeProto], weights: Arrays, opsets: list[onnx.OperatorSetIdProto]
+    contract: ConvertedFile, nodes: list[NodeProto], weights: Arrays, opsets: list[onnx.OperatorSetIdProto]
 ) -> onnx.ModelProto:
-    """Makes a model of nodes in the order in which they run, with the contract's input and outputs."""
-    from onnx import helper  # noqa: PLC0415
+    """Makes a model of nodes in their order, with the contract's input and outputs."""
+
+    def value(name: str, shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     graph = helper.make_graph(
         nodes,
         contract.file.removesuffix(".onnx"),
-        [_value(contract.input.name, contract.input.shape)],
-        [_value(output.name, output.shape) for output in contract.outputs],
-        [_tensor(name, array) for name, array in weights.items()],
+        [value(contract.input.name, contract.input.shape)],
+        [value(output.name, output.shape) for output in contract.outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opsets)
-
-
-def _tensor(name: str, array: NDArray[Any]) -> onnx.TensorProto:
-    from onnx import TensorProto, helper  # noqa: PLC0415
-
-    little_endian = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
-    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    return TensorProto(name=name, data_type=kind, dims=array.shape, raw_data=little_endian.tobytes())
-
-
-def _value(name: str, shape: tuple[Dimension, ...]) -> onnx.ValueInfoProto:
-    from onnx import TensorProto, helper  # noqa: PLC0415
-
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

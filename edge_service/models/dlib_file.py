@@ -1,4 +1,4 @@
-"""Reads dlib's own file format for networks (``dlib::serialize``), as far as its face embedder needs it.
+"""Reads dlib's file format for networks (``dlib::serialize``), for its face embedder.
 
 An integer is a byte and the bytes that follow, little endian. The byte's low four bits count them; its top bit is the
 sign. A real is an integer mantissa and an integer power of two. A tensor is four lengths and plain float32. A network

@@ -8,16 +8,14 @@ may differ by a pixel; the smaller one is filled up with zeroes at its end.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from edge_service.models.dlib_file import MARK, DlibNetwork, Layer, NotDlib
 from edge_service.models.manifest import ConvertedFile
-
-if TYPE_CHECKING:
-    import onnx
 
 OPSET = 21
 """The operator set that the graph is written in."""
@@ -30,7 +28,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def build(network: DlibNetwork, contract: ConvertedFile) -> tuple[list[onnx.NodeProto], Arrays]:
-    """Builds nodes and weights of a graph whose input is plain pixels, of any number of faces at once.
+    """Builds nodes and weights of a graph that takes the pixels of any number of faces.
 
     Args:
         network: as dlib's file has it.
@@ -69,7 +67,7 @@ class _Map:
 
 
 def _block(graph: _Graph, start: _Map, layers: _Layers) -> _Map:
-    """Two convolutions, added to their input, which is halved first where the convolutions halve."""
+    """Two convolutions, added to their input, which is halved where they halve."""
     layers.next(MARK)
     main = graph.relu(graph.convolution(start, layers), layers)
     main = graph.convolution(main, layers)
@@ -115,10 +113,8 @@ class _Graph:
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node and returns the name of its output, which the argument `output` may choose."""
-        from onnx import helper  # noqa: PLC0415  # set-up only: services run without it
-
         name = attributes.pop("output", f"{operator.lower()}_{len(self.nodes)}")
-        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        self.nodes.append(onnx.helper.make_node(operator, inputs, [name], **attributes))
         return str(name)
 
     def weight(self, name: str, values: NDArray[Any]) -> str:
@@ -127,7 +123,7 @@ class _Graph:
         return name
 
     def convolution(self, at: _Map, layers: _Layers) -> _Map:
-        """The next convolution and its affine layer, as one convolution; each weight is rounded once."""
+        """The next convolution and its affine layer as one; each weight is rounded once."""
         layer = layers.next("con_4")
         (filters, biases), (gamma, beta) = layer.weights, layers.next("affine_").weights
         count, channels, side, _ = filters.shape

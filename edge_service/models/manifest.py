@@ -1,4 +1,4 @@
-"""The model manifest: which model files Patronus runs, where they come from, and the digests that they must have."""
+"""The model manifest: the model files that Patronus runs, their sources and digests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Dimension = Annotated[int, Field(gt=0)] | Annotated[str, StringConstraints(patte
 
 
 class _Part(BaseModel):
-    """A part of the manifest: nothing is coerced, unknown members are refused, nothing changes after loading."""
+    """A part of the manifest: strict, without unknown members, and frozen."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -61,7 +61,7 @@ Source = Annotated[PathSource | PypiSource | UpstreamSource, Field(discriminator
 
 
 class SourceFile(_Part):
-    """The file as its makers publish it. Its digest is the root of trust, whichever source it came from."""
+    """The file as published. Its digest is the root of trust, whichever source it came from."""
 
     file: FileName
     sha256: Digest
@@ -79,7 +79,7 @@ class TensorContract(_Part):
 
 
 class InputContract(TensorContract):
-    """What the model's one input expects; values are plain pixel values, inclusive of both ends of the range."""
+    """The model's one input; values are pixel values, both ends of the range included."""
 
     dtype: Literal["float32"]
     layout: Literal["NCHW"]
@@ -89,7 +89,7 @@ class InputContract(TensorContract):
 
 
 class ConvertedFile(_Part):
-    """The file that ONNX Runtime loads, made from the source file by `edge_service.models.convert`."""
+    """The file that ONNX Runtime loads, made from the source file by ``models.convert``."""
 
     file: FileName
     sha256: Digest
@@ -125,7 +125,7 @@ class ModelEntry(_Part):
 
 
 class Manifest(_Part):
-    """Every model: one a role that is always fetched, and others that are fetched where they are named."""
+    """Every model: one a role that is always fetched, and others fetched by name."""
 
     version: Literal[1]
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
@@ -156,7 +156,7 @@ class Manifest(_Part):
         raise SetupError(f"The model manifest has no model of the role {role}; it has {known}.")
 
     def wanted(self, embedders: Collection[str] = ()) -> tuple[ModelEntry, ...]:
-        """The models that a set-up needs: none that is optional, unless embedders are named; then just those of them.
+        """The models that a set-up needs: the required ones, or the embedders that are named.
 
         Raises:
             SetupError: the manifest has no embedder of a name.
@@ -170,7 +170,7 @@ class Manifest(_Part):
 
 
 def load_manifest(path: Path | None = None) -> Manifest:
-    """Read the manifest from `path`, else from PATRONUS_MODEL_MANIFEST, else from the checkout's deploy folder.
+    """Reads the manifest: ``path``, else PATRONUS_MODEL_MANIFEST, else the checkout's own.
 
     Raises:
         SetupError: the file is missing, cannot be read or is not a valid manifest.

@@ -1,4 +1,4 @@
-"""Manages the folder of ready models: fills it, checks it, and returns only files whose digest is right."""
+"""Fills and checks the folder of ready models; returns only files with the right digest."""
 
 from __future__ import annotations
 
@@ -17,12 +17,24 @@ REMEDY = "run `patronus models fetch`"
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedModel:
-    """A model file whose digest was right when this was made."""
+class ModelFile:
+    """A converted model file; ``found`` is the digest that it had when this was made, None for no file."""
 
-    path: Path
-    sha256: str
     entry: ModelEntry
+    path: Path
+    found: str | None
+
+    @property
+    def sha256(self) -> str:
+        """The digest that it must have."""
+        return self.entry.converted.sha256
+
+    @property
+    def state(self) -> Literal["ready", "missing", "damaged"]:
+        """Whether the file is there and its digest right."""
+        if self.found is None:
+            return "missing"
+        return "ready" if self.found == self.sha256 else "damaged"
 
     def read(self) -> bytes:
         """Reads the file and checks it once more, so that a session is built from checked bytes.
@@ -40,30 +52,9 @@ class PreparedModel:
         return data
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """What `verify` found out about one converted file; `found` is its digest."""
-
-    entry: ModelEntry
-    path: Path
-    state: Literal["ready", "missing", "damaged"]
-    found: str | None
-
-
 def models_dir() -> Path:
     """The folder of ready models: PATRONUS_MODELS, else .models in the checkout."""
     return Path(os.environ.get("PATRONUS_MODELS") or CHECKOUT / ".models")
-
-
-def sources_dir() -> Path | None:
-    """The folder that the operator keeps source files in: PATRONUS_MODEL_SOURCES, else none."""
-    folder = os.environ.get("PATRONUS_MODEL_SOURCES")
-    return Path(folder) if folder else None
-
-
-def upstream_base() -> str | None:
-    """The address below which the upstream project's files lie: PATRONUS_MODEL_UPSTREAM, else none."""
-    return os.environ.get("PATRONUS_MODEL_UPSTREAM") or None
 
 
 def prepare(
@@ -75,7 +66,7 @@ def prepare(
     *,
     embedders: Collection[str] = (),
     keep_source: bool = False,
-) -> list[PreparedModel]:
+) -> list[ModelFile]:
     """Puts the models of the manifest into the folder, converted and with the right digest.
 
     Where they are there already, it only reads their digests: no network, no pip, no onnx, no writing.
@@ -94,23 +85,26 @@ def prepare(
     """
     report = on_event or (lambda _: None)
     entries = manifest.wanted(embedders)
-    ready = [_ready(entry, folder) for entry in entries]
-    if None in ready:
+    files = [_model_file(entry, folder) for entry in entries]
+    if any(file.state != "ready" for file in files):
+        from edge_service.models.fetch import fetch_source  # noqa: PLC0415 - httpx; not where all is ready
+
         with folder_lock(folder, lambda: report("waiting for another set-up of the same folder")):
-            # Checks again under the lock: a set-up that ran meanwhile may have done the work.
-            for at, entry in enumerate(entries):
-                ready[at] = _ready(entry, folder) or _make(
-                    entry, folder, sources=sources, upstream_base=upstream_base, report=report, keep_source=keep_source
-                )
-    prepared = [model for model in ready if model is not None]
-    for model in prepared:
-        report(f"{model.path.name}: ready")
-    return prepared
+            for entry in entries:
+                # Checks again under the lock: a set-up that ran meanwhile may have done the work.
+                if _model_file(entry, folder).state != "ready":
+                    source = fetch_source(entry, sources=sources, upstream_base=upstream_base, on_event=report)
+                    report(f"{entry.converted.file}: converting")
+                    _convert(entry, folder, source, keep_source=keep_source)
+        files = [_model_file(entry, folder) for entry in entries]
+    for file in files:
+        report(f"{file.path.name}: ready")
+    return files
 
 
 def locate(
     role: str, folder: Path | None = None, manifest: Manifest | None = None, *, name: str | None = None
-) -> PreparedModel:
+) -> ModelFile:
     """Returns the ready model of a role, after checking its digest.
 
     Args:
@@ -123,54 +117,40 @@ def locate(
         SetupError: there is no such model, or its file is missing or not the one that the manifest pins.
     """
     entry = (manifest or load_manifest()).for_role(role, name)
-    state = _state(entry, folder or models_dir())
+    file = _model_file(entry, folder or models_dir())
     remedy = REMEDY.replace("fetch", f"fetch --embedder {entry.name}") if entry.optional else REMEDY
-    if state.state == "missing":
-        raise SetupError(f"The model file {state.path.name} is missing; {remedy}.")
-    if state.state == "damaged":
+    if file.state == "missing":
+        raise SetupError(f"The model file {file.path.name} is missing; {remedy}.")
+    if file.state == "damaged":
         raise SetupError(
-            f"The model file {state.path.name} has SHA-256 {str(state.found)[:12]}… "
-            f"where the manifest has {entry.converted.sha256[:12]}…; {remedy}."
+            f"The model file {file.path.name} has SHA-256 {str(file.found)[:12]}… "
+            f"where the manifest has {file.sha256[:12]}…; {remedy}."
         )
-    return PreparedModel(state.path, entry.converted.sha256, entry)
+    return file
 
 
-def verify(manifest: Manifest | None = None, folder: Path | None = None) -> list[FileState]:
+def verify(manifest: Manifest | None = None, folder: Path | None = None) -> list[ModelFile]:
     """The state of every converted file, in the manifest's order.
 
     Raises:
         SetupError: the manifest is not valid, or a file cannot be read.
     """
-    return [_state(entry, folder or models_dir()) for entry in (manifest or load_manifest()).models]
+    return [_model_file(entry, folder or models_dir()) for entry in (manifest or load_manifest()).models]
 
 
-def _state(entry: ModelEntry, folder: Path) -> FileState:
+def _model_file(entry: ModelEntry, folder: Path) -> ModelFile:
     path = folder / entry.converted.file
-    found = sha256_of_file(path)
-    if found is None:
-        return FileState(entry, path, "missing", None)
-    return FileState(entry, path, "ready" if found == entry.converted.sha256 else "damaged", found)
+    return ModelFile(entry, path, sha256_of_file(path))
 
 
-def _ready(entry: ModelEntry, folder: Path) -> PreparedModel | None:
-    state = _state(entry, folder)
-    return PreparedModel(state.path, entry.converted.sha256, entry) if state.state == "ready" else None
-
-
-def _make(
-    entry: ModelEntry,
-    folder: Path,
-    *,
-    sources: Path | None,
-    upstream_base: str | None,
-    report: Callable[[str], None],
-    keep_source: bool,
-) -> PreparedModel:
-    from edge_service.models import convert, fetch  # noqa: PLC0415 - numpy and httpx; not where all is ready
-
-    source = fetch.fetch_source(entry, sources=sources, upstream_base=upstream_base, on_event=report)
-    report(f"{entry.converted.file}: converting")
-    converted = convert.to_runnable(source, entry.converted, entry.source.format)
+def _convert(entry: ModelEntry, folder: Path, source: bytes, *, keep_source: bool) -> None:
+    try:
+        from edge_service.models.convert import CONVERTER, to_runnable  # noqa: PLC0415 - set-up only
+    except ImportError as problem:
+        raise SetupError(
+            "Converting a model needs the package onnx; install this project with its extra 'models'."
+        ) from problem
+    converted = to_runnable(source, entry.converted, entry.source.format)
     check_digest(
         f"The converted model {entry.converted.file}",
         converted,
@@ -183,9 +163,8 @@ def _make(
         "source_file": entry.source.file,
         "source_sha256": sha256_of(source),
         "converted_sha256": sha256_of(converted),
-        "converter": convert.converter_version(),
+        "converter": CONVERTER,
     }
     # The model last: a service finds it only once everything else is there.
     write_whole(folder / entry.receipt, json.dumps(receipt, indent=2).encode() + b"\n")
     write_whole(folder / entry.converted.file, converted)
-    return PreparedModel(folder / entry.converted.file, entry.converted.sha256, entry)

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.protection.profiles import Profile
+from edge_service.protection.profiles.files import Profile
 from shared.errors import Unprocessable
 
 # Systems that keep unit vectors keep them in float32, or in float16 at worst.
@@ -19,7 +19,7 @@ _LONGEST: Final = float(np.finfo(np.float32).max)
 
 
 def check_dimension(given: int, wanted: int) -> None:
-    """Refuses embeddings of another dimension than the edge's templates; every route uses this check.
+    """Refuses embeddings of another dimension than the edge's templates, on every route.
 
     Args:
         given: values of an embedding.

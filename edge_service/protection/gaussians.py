@@ -1,4 +1,4 @@
-"""Standard normal numbers derived from a secret key: for seals, and for the seed of each embedding."""
+"""Standard normal numbers derived from a secret key, for seals and seeds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gaussians(stream_key: bytes, count: int) -> NDArray[np.float64]:
 
 
 def seeds(rows: NDArray[np.float32], stream_key: bytes, length: int) -> NDArray[np.float32]:
-    """A seed for each embedding: the same for the same embedding and key, and secret without the key.
+    """A seed for each embedding: repeatable with the key, secret without it.
 
     Each row's bytes (little-endian float32) go through HMAC-SHA512 in counter mode (NIST SP 800-108) under the key.
 

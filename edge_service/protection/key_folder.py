@@ -1,4 +1,4 @@
-"""The files of a key folder. Every change is one rename, or is completed by the next program that opens the folder.
+"""The files of a key folder. Each change is one rename, or is completed at the next start.
 
 ::
 
@@ -48,7 +48,7 @@ class KeyFolder:
         return self.folder / _IMPORTED / f"{gallery}.key"
 
     def picture_ids(self, gallery: str) -> Path:
-        """The file of the secret that ids of a gallery's pictures follow from, if a former master key made it."""
+        """The file of a gallery's secret for picture ids, if a former master key made it."""
         return self.folder / _PICTURE_IDS / f"{gallery}.key"
 
     @contextlib.contextmanager
@@ -99,7 +99,7 @@ class KeyFolder:
         return {path.stem: read_secret(path) for path in self._imported_paths()}
 
     def destroy_before(self) -> None:
-        """Destroys the old keys: unusable after one rename, then removed; the caller has locked the folder.
+        """Destroys the old keys, unusable after one rename; the caller has locked the folder.
 
         Raises:
             SetupError: the folder cannot be written.
@@ -141,7 +141,7 @@ class KeyFolder:
         return self._unfinished_renewal()
 
     def _unfinished_renewal(self) -> list[Callable[[], None]]:
-        """A renewal copies all keys to ``before``, replaces the master key, and removes the imported keys."""
+        """Steps of a renewal: copy keys to ``before``, replace the master, remove imported keys."""
         old = KeyFolder(self.before)
         try:
             renewed = read_secret(old.master).strip() != read_secret(self.master).strip()

@@ -1,4 +1,4 @@
-"""Secret keys of the edge. None leaves it, except a gallery's key that a person exports under a passphrase.
+"""Secret keys of the edge. Only a gallery's key leaves it, exported under a passphrase.
 
 ::
 
@@ -75,7 +75,7 @@ class GalleryKey:
         return self.ids or derive(self.secret, "picture ids")
 
     def face_id(self, subject: str, kind: Literal["picture", "name", "values"], content: bytes) -> str:
-        """32 hexadecimal digits that name a face of a subject; nobody without the key can test a guess by them.
+        """32 hexadecimal digits that name a face; no guess can be tested without the key.
 
         Args:
             subject: the person.
@@ -86,7 +86,7 @@ class GalleryKey:
         return hmac.digest(key, kind.encode() + b" " + content, "sha256")[:16].hex()
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits by which two people can compare their keys; reveals nothing about the key."""
+        """32 hexadecimal digits to compare keys by; they reveal nothing about the key."""
         return derive(self.secret, "gallery fingerprint", length=16).hex()
 
 
@@ -116,7 +116,7 @@ class EpochKey:
         return EpochKey(self.gallery, self.epoch, derive(self.secret, "subject", subject), seeding)
 
     def key_id(self) -> str:
-        """32 hexadecimal digits that name the key in the gallery's contract; reveals nothing about the key."""
+        """32 hexadecimal digits that name the key in the contract; they reveal nothing about it."""
         return derive(self.secret, "key id", length=16).hex()
 
 
@@ -133,13 +133,13 @@ def new_epoch() -> str:
 
 
 def derive(secret: bytes, *labels: str, length: int = KEY_BYTES) -> bytes:
-    """HKDF-SHA256 (RFC 5869). Its info is the labels, each after its length, so no two lists are the same info."""
+    """HKDF-SHA256 (RFC 5869). Its info is the labels, each after its length: unambiguous."""
     info = b"patronus v1" + b"".join(len(part).to_bytes(4, "big") + part for part in (s.encode() for s in labels))
     return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
 
 
 class KeyStore:
-    """The edge's keys on disk: the master key, and the keys of galleries imported from another edge.
+    """The edge's keys on disk: the master key, and gallery keys imported from other edges.
 
     Replaced keys are kept in the folder ``before``, which has the same form, until they are forgotten. A gallery is
     matched under the key that its contract names; its next change of key is to the newest one.
@@ -166,7 +166,7 @@ class KeyStore:
         return self._with_ids(self._imported(name) or self._own(name))
 
     def named_by(self, name: str, seal: SealPin) -> GalleryKey | None:
-        """The key that a gallery's contract names, new or old; None where this edge does not have it.
+        """The key that a gallery's contract names, new or old; None if it is not here.
 
         Raises:
             SetupError: a key's file is damaged, foreign, or readable by others.
@@ -215,7 +215,7 @@ class KeyStore:
             write_secret(self._files.imported(key.gallery), _wrapped(key, self._master), replace=True)
 
     def keep_picture_ids(self, key: GalleryKey) -> None:
-        """Has ids of pictures follow from this key still, when a key from another master key replaces it.
+        """Keeps picture ids under this key when a key of another master key replaces it.
 
         Raises:
             SetupError: the folder cannot be written.
@@ -245,7 +245,7 @@ class KeyStore:
         self._files.finish()  # removes the imported keys that only the old master key opens
 
     def forget(self) -> bool:
-        """Destroys the old keys; False if there are none. A gallery still under one of them is lost.
+        """Destroys the old keys; False if there are none. Galleries still under them are lost.
 
         One rename completes it. Its leftovers, if it was stopped, are removed when the folder is opened again.
 

@@ -1,4 +1,4 @@
-"""Runs the network of a profile, which erases, perturbs and seals at once, and checks every template.
+"""Runs a profile's network (erase, perturb, seal) and checks every template.
 
 Let x be the embedding (a unit row), e the result of erase, a the angle that the graph returns, and R the seal (the
 identity for none). The template must be T = R t, with t a unit vector at the angle a from e. Erase is linear up to
@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.protection.profiles import PatronusStep
+from edge_service.protection.profiles.document import PatronusStep
 from edge_service.vision.sessions import RUNTIME_ERRORS, OrtGraph, Signature
 from shared.errors import ProtectionFailed, SetupError
 
@@ -119,7 +119,7 @@ class PatronusGraph:
         return left / np.float32(math.sqrt(left @ left))
 
     def _learn_erase(self) -> Rows | None:
-        """Learns E^T, up to a factor, by running the graph without perturbation: (d, d) float32; None for no erase.
+        """Learns E^T, up to a factor, from unperturbed runs: (d, d) float32; None for no erase.
 
         With g = E v for some v, and h = E e_i for each axis, the graph returns g + h and g - h, each divided by its
         length. The two lengths follow from their sum being 2 g: two equations for two unknowns.

@@ -1,4 +1,4 @@
-"""Protects embeddings: the only way from a raw embedding to a template that may be sent. It fails closed."""
+"""Protects embeddings: the only way to a template that may be sent. It fails closed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_service.protection.gaussians import seeds
 from edge_service.protection.keys import EpochKey
 from edge_service.protection.patronus import ANY_ANGLE, NO_ANGLE, PatronusGraph
-from edge_service.protection.profiles import Profile
+from edge_service.protection.profiles.files import Profile
 from edge_service.protection.seal import seal, seal_matrix
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
 from shared.errors import ProtectionFailed, SetupError
@@ -73,7 +73,7 @@ class Protected:
 
     @property
     def unperturbed(self) -> int:
-        """Number of templates left unperturbed for lack of a margin; 0 where the profile has no network."""
+        """Number of templates left unperturbed for lack of a margin; 0 without a network."""
         return int((self.angles < NO_ANGLE).sum()) if "patronus" in self.done else 0
 
 
@@ -98,34 +98,31 @@ class Engine(Protocol):
         ...
 
 
-class SealEngine:
+def seal_engine(rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
     """Applies the seal alone: a matrix product."""
-
-    def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
-        """Seals."""
-        nothing = np.zeros(len(limits), np.float32)
-        return Protected(seal(rows, key), nothing, ("seal",)) if sealed else Protected(rows, nothing, ())
+    nothing = np.zeros(len(limits), np.float32)
+    return Protected(seal(rows, key), nothing, ("seal",)) if sealed else Protected(rows, nothing, ())
 
 
+@dataclass(frozen=True, slots=True)
 class PatronusEngine:
     """Runs a network that erases, perturbs and seals at once.
 
-    Args:
+    Attributes:
         graph: the network.
         seals: whether the profile seals.
     """
 
-    def __init__(self, graph: PatronusGraph, *, seals: bool) -> None:
-        self._graph = graph
-        self._seals = seals
+    graph: PatronusGraph
+    seals: bool
 
     def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
         """Runs the network with a seed for each embedding, derived from the embedding and the key."""
-        seal_now = sealed and self._seals
+        seal_now = sealed and self.seals
         dim = rows.shape[1]
         matrix = seal_matrix(key, dim) if seal_now else _no_seal(dim)
-        drawn = seeds(rows, _seed_key(key), self._graph.step.seed_dim)
-        templates, angles = self._graph.run(rows, drawn, limits, matrix)
+        drawn = seeds(rows, _seed_key(key), self.graph.step.seed_dim)
+        templates, angles = self.graph.run(rows, drawn, limits, matrix)
         return Protected(templates, angles, ("patronus", "seal") if seal_now else ("patronus",))
 
 
@@ -231,7 +228,7 @@ def _no_seal(dim: int) -> Rows:
 def _engine_of(profile: Profile) -> Engine:
     step = profile.document.patronus
     if step is None:
-        return SealEngine()
+        return seal_engine
     if profile.graph is None:
         raise SetupError(f"The protection profile {profile.pin.name!r} lacks its file {step.file}; put it back.")
     return PatronusEngine(PatronusGraph(step, profile.graph, profile.pin.name), seals=profile.seals)

@@ -45,7 +45,7 @@ def seal_matrix(key: EpochKey, dim: int) -> NDArray[np.float32]:
 
 
 def rotation(old: EpochKey, new: EpochKey, dim: int) -> NDArray[np.float64]:
-    """The rotation from templates sealed under one key to those sealed under another: R_new R_old^T.
+    """The rotation from one key's templates to another's: R_new R_old^T.
 
     Without either key it is as random as each of the two. With one of the keys it reveals the other seal.
 

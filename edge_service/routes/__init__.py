@@ -1,1 +1,4 @@
-"""The REST interface, a file a resource. Handlers read the request, call ``Recognition`` or the cloud, and answer."""
+"""The REST interface, a file a resource.
+
+Handlers read the request, call ``Recognition`` or the cloud, and answer.
+"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Final, Literal
 
-from edge_service.protection.profiles import DefaultThreshold
+from edge_service.protection.profiles.files import DefaultThreshold
 from edge_service.vision.quality import objections
 from edge_service.vision.reader import AlignedFace, PictureFaces
 from shared.wire.common import Threshold
@@ -31,7 +31,7 @@ def by_default(default: DefaultThreshold) -> AppliedThreshold:
 
 
 def by_gallery(cosine: float, fmr: float, default: DefaultThreshold) -> AppliedThreshold:
-    """The threshold of a gallery; one other than the default was chosen when the gallery was created."""
+    """The threshold of a gallery, which its creator may have chosen."""
     same = Threshold(cosine=cosine, fmr=fmr) == default.threshold
     return AppliedThreshold(
         threshold=cosine,

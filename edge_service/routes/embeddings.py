@@ -84,7 +84,7 @@ async def protect(
     dim: DimQuery = None,
     quality_filter: QualityQuery = None,
 ) -> ProtectAnswer | Response:
-    """Protects a picture's face, or raw embeddings, and returns the templates. Nothing is sent to the cloud."""
+    """Returns templates of a picture's face or of raw embeddings. Sends nothing to the cloud."""
     _may_use(caller, gallery)
     if media_type(request) == "multipart/form-data":
         [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
@@ -104,7 +104,7 @@ async def protect(
 async def enroll(
     gallery: GalleryPath, subject: SubjectPath, wanted: EnrollEmbeddings, services: ServicesDep
 ) -> EnrollEmbeddingsAnswer:
-    """Enrolls one person from raw embeddings: all or none. The same embedding sent again is stored once."""
+    """Enrolls one person from raw embeddings: all or none. Equal ones are stored once."""
     raw = _rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
     enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)

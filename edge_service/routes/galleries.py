@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastapi import Response
 from starlette.status import HTTP_200_OK, HTTP_201_CREATED
 
-from edge_service.cloud_client import CloudClient
 from edge_service.deps import (
     AfterGalleryQuery,
     GalleryPath,
@@ -16,7 +15,6 @@ from edge_service.deps import (
     ReceiptPath,
     ServicesDep,
 )
-from shared.errors import NotFound
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.common import Erased, Erasure, GalleryInfo, Page, Retention
@@ -50,7 +48,7 @@ async def listing(
         return await services.cloud.galleries(limit, after)
     # One by one, by the names that the key is for: where a page of all ends would reveal other galleries.
     names = [name for name in sorted(caller.galleries) if after is None or name > after]
-    found = [info for name in names[:limit] if (info := await _existing(services.cloud, name)) is not None]
+    found = [info for name in names[:limit] if (info := await services.cloud.find_gallery(name)) is not None]
     return Page(items=found, next=names[limit - 1] if len(names) > limit else None)
 
 
@@ -76,7 +74,7 @@ async def erasure(gallery: GalleryPath, receipt: ReceiptPath, services: Services
 
 @router.put("/{gallery}/retention", dependencies=[MayManage])
 async def keep(gallery: GalleryPath, retention: Retention, services: ServicesDep) -> GalleryInfo:
-    """Sets the age at which faces expire, stored ones too. Expired faces match nobody and are erased."""
+    """Sets the age at which all faces expire. Expired faces match nobody and are erased."""
     return await services.cloud.keep(gallery, retention)
 
 
@@ -84,10 +82,3 @@ async def keep(gallery: GalleryPath, retention: Retention, services: ServicesDep
 async def keep_for_good(gallery: GalleryPath, services: ServicesDep) -> GalleryInfo:
     """Keeps faces until they are erased. Expired faces stay expired."""
     return await services.cloud.keep(gallery, None)
-
-
-async def _existing(cloud: CloudClient, name: str) -> GalleryInfo | None:
-    try:
-        return await cloud.gallery(name)
-    except NotFound:
-        return None

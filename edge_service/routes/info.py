@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_service.deps import MayAsk, ServicesDep
-from edge_service.vision.decode import FORMATS
+from edge_service.vision.formats import FORMATS
 from shared.home import patronus_version
 from shared.http.routes import api_router
 from shared.wire.edge import EdgeInfo

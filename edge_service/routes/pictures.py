@@ -31,7 +31,7 @@ async def detect(request: Request, services: ServicesDep, quality_filter: Qualit
 
 @router.post("/compare", dependencies=[MayMatch], openapi_extra=picture_body(2, 2))
 async def compare(request: Request, services: ServicesDep, quality_filter: QualityQuery = None) -> CompareAnswer:
-    """Compares the faces of two pictures, sent as two `image` parts, at the threshold of galleries made without one."""
+    """Compares the faces of two pictures, sent as two `image` parts, at the default threshold."""
     pictures = await read_pictures(request, services.settings.pictures, at_most=2, exactly=True)
     default = services.default_threshold
     answer, faces = await services.recognition.compare(pictures, default.threshold, quality_filter)

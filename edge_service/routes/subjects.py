@@ -41,7 +41,7 @@ async def enroll(
     services: ServicesDep,
     quality_filter: QualityQuery = None,
 ) -> EnrollFacesAnswer:
-    """Enrolls one person from one or several pictures: all or none. The same picture sent again is stored once."""
+    """Enrolls one person from pictures: all or none. Equal pictures are stored once."""
     limits = services.settings.pictures
     pictures = await read_pictures(request, limits, at_most=limits.max_pictures)
     enrolled = await services.recognition.enroll(gallery, subject, pictures, quality_filter)

@@ -50,7 +50,7 @@ DLIB_CHIP: Final = Alignment(
 
 
 def similarity_transform(landmarks: NDArray[np.float32], points: NDArray[np.float64] = TEMPLATE) -> NDArray[np.float64]:
-    """The rotation, scale and shift that bring the landmarks closest to the template, in least squares.
+    """The least-squares rotation, scale and shift of the landmarks onto the template.
 
     With points as complex numbers, w = a z + b has the solution a = sum(conj(z') w') / sum(|z'|^2) over centred points;
     the same optimum as Umeyama (PAMI 1991) where no reflection is allowed.

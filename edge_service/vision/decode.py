@@ -1,4 +1,4 @@
-"""Decodes a picture file into upright RGB pixels; its content, never its name, decides the format."""
+"""Decodes a picture file into upright RGB pixels; its content decides the format."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_service.settings import PictureLimits
-from edge_service.vision.formats import FORMATS, PictureHeader, read_header
+from edge_service.vision.formats import PictureHeader, read_header
 from edge_service.vision.formats.header import damaged
 from shared.errors import TooLarge, UnreadablePicture
-
-__all__ = ["FORMATS", "Pixels", "decode", "decode_pixels", "inspect"]
 
 Pixels = NDArray[np.uint8]
 # Rows of the stored picture, from one up to another, as an image in one of Pillow's modes.

@@ -108,7 +108,6 @@ class FaceDetector:
     """
 
     def __init__(self, session: Session, settings: DetectionSettings) -> None:
-        self._session = session
         self._settings = settings
         self._network = YuNet(session, settings)
 
@@ -148,7 +147,7 @@ class _Search:
         self._upright: dict[tuple[bytes, int], bool] = {}  # by row and rotation: no face is examined twice
 
     def run_pass(self, view: Pixels, quarter_turns: int = 0) -> Rows:
-        """One pass over a reduced picture after some quarter turns; rows in pixels of the picture itself."""
+        """One pass over a reduced, rotated picture; rows in pixels of the picture itself."""
         rows = self._network.faces(_rotated(view, quarter_turns))
         height, width = view.shape[:2]
         rows = _unrotated(rows, quarter_turns, width, height)
@@ -164,7 +163,7 @@ class _Search:
         return rows[[bool(row[3] >= least and self._is_upright(row, 0, _CROP_SIDES[0])) for row in rows]]
 
     def rotated(self, view: Pixels, first_side: int) -> Detection | None:
-        """The faces of the picture after the first rotation with one of the largest the right way up."""
+        """The faces after the first rotation with one of the largest the right way up."""
         for turns in _ROTATIONS:
             close, wide = (self.run_pass(_reduced(view, side), turns) for side in _ROTATED_SIDES)
             rows = self._network.merge([close, wide])
@@ -224,7 +223,7 @@ class _Search:
 
 
 def _may_miss_a_close_up(found: Detection, picture: Pixels) -> bool:
-    """Whether every upright face is so small that the first pass may have missed one that fills the picture."""
+    """Whether all upright faces are small, so a face that fills the picture may be missed."""
     small = _SMALL_SHARE * max(picture.shape[:2])
     return all(max(face.box[2:]) < small for face in found.faces if face.upright)
 
@@ -240,7 +239,7 @@ def _reduced(picture: Pixels, side: int) -> Pixels:
 
 
 def _crop_side(faces: int) -> int:
-    """The largest side at which the crops of so many faces are no more pixels in all than those of a few."""
+    """The largest side at which the crops of so many faces stay within the pixel budget."""
     most = _LARGE_CROPS * _CROP_SIDES[0] ** 2
     return next((side for side in _CROP_SIDES if faces * side**2 <= most), _CROP_SIDES[-1])
 
@@ -263,7 +262,7 @@ def _rotated(picture: Pixels, quarter_turns: int) -> Pixels:
 
 
 def _unrotated(rows: Rows, quarter_turns: int, width: int, height: int) -> Rows:
-    """Rows found after quarter turns, in pixels of the picture before them, which has this width and height."""
+    """Rows found after quarter turns, in pixels of the unrotated picture."""
     rows = rows.copy()
     for turn in range(quarter_turns, 0, -1):
         last = (width if turn % 2 else height) - 1  # x of the last column before this quarter turn

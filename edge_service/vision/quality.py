@@ -91,7 +91,7 @@ def measure(face: Face, aligned: Pixels, *, upright: bool = True) -> FaceQuality
 
 
 def objections(quality: FaceQuality, level: QualityFilter) -> list[RefusalReason]:
-    """Reasons for which a level refuses a face; empty if it is good enough. The caller resolves ``auto``."""
+    """Reasons for which a level, other than ``auto``, refuses a face; empty if it is good."""
     if level == "none":
         return []
     limits = _LEVELS[level]

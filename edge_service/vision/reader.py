@@ -1,4 +1,4 @@
-"""Reads a picture: decodes it, finds and aligns its faces, measures their quality, and embeds them."""
+"""Reads a picture: decodes it, finds, aligns and measures its faces, and embeds them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.picture_memory import PictureMemory, open_picture_memory
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.align import ARCFACE, align
@@ -33,7 +33,7 @@ _SEARCH_BYTES = 50
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AlignedFace:
-    """A face, aligned for the embedder: (side, side, 3) uint8 RGB; and how many faces its picture has."""
+    """A face, aligned to (side, side, 3) uint8 RGB; and the number of faces in its picture."""
 
     face: Face
     aligned: Pixels

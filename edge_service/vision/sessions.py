@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.models import PreparedModel
+from edge_service.models.store import ModelFile
 from edge_service.settings import InferenceSettings
 from shared.errors import SetupError
 from shared.security.process_limits import usable_cpus
@@ -63,7 +63,7 @@ class OrtSession:
         SetupError: the file is missing or changed, no provider is available, or the runtime refuses the model.
     """
 
-    def __init__(self, model: PreparedModel, settings: InferenceSettings) -> None:
+    def __init__(self, model: ModelFile, settings: InferenceSettings) -> None:
         self._open(model.read(), settings, f"the model {model.entry.name}; run: patronus models fetch")
 
     def _open(self, data: bytes, settings: InferenceSettings, what: str) -> None:

@@ -15,8 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.protection.profiles import load_profile
-from edge_service.protection.profiles.files import available
+from edge_service.protection.profiles.files import available, load_profile
 from lab.attacks.attackers import denoised, train_denoiser
 from lab.attacks.baselines import advface, crafter, gaussian_noise, scaled_noise
 from lab.attacks.target import AttackContext, Target

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.settings import DetectionSettings, InferenceSettings
 from edge_service.vision.align import TEMPLATE
 from edge_service.vision.decode import Pixels

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.settings import InferenceSettings
 from edge_service.vision.embed import EMBEDDERS, Embedder, EmbedderSpec
 from edge_service.vision.sessions import OrtSession

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from edge_service.models.files import replaced_file
 from shared.errors import SetupError
 
 DEFAULT: Final = Path(".lab")
@@ -62,24 +61,16 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         SetupError: the folder cannot be written, or is full.
     """
-    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        with replaced_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as problem:
         raise SetupError(
             f"The folder {path.parent} cannot hold {path.name} ({problem.strerror}); "
             "make room there, or name another folder.",
             reason="folder-unwritable",
         ) from problem
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def load_rows(path: Path) -> NDArray[Any] | None:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from edge_service.models import locate
 from edge_service.models.files import sha256_of_file
+from edge_service.models.store import locate
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.align import SIDE
 from edge_service.vision.decode import Pixels, decode

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.protection.keys import GalleryKey
-from edge_service.protection.profiles import load_profile
 from edge_service.protection.profiles.document import ANY_EMBEDDER
+from edge_service.protection.profiles.files import load_profile
 from edge_service.protection.protect import Protector
 from edge_service.settings import InferenceSettings
 from edge_service.vision.align import realign

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.protection.keys import PUBLIC_KEY
-from edge_service.protection.profiles import Profile
+from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import Protector
 from lab.data.embedders import Encoder, embed_images, unit
 from lab.data.images import read_images

@@ -20,7 +20,7 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.settings import DetectionSettings, InferenceSettings, PictureLimits
 from edge_service.vision.align import SIDE, TEMPLATE
 from edge_service.vision.decode import Pixels, decode

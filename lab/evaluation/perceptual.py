@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.settings import DetectionSettings, InferenceSettings
 from edge_service.vision.detect import FaceDetector
 from edge_service.vision.sessions import OrtSession

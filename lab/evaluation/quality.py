@@ -15,7 +15,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.settings import DetectionSettings, InferenceSettings
 from edge_service.vision.decode import Pixels
 from edge_service.vision.detect import FaceDetector

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import torch
 
-from edge_service.protection.profiles import PatronusStep, ProfileDocument, SealStep, write_profile
-from edge_service.protection.profiles.files import Profile
+from edge_service.protection.profiles.document import PatronusStep, ProfileDocument, SealStep
+from edge_service.protection.profiles.files import Profile, write_profile
 from edge_service.vision.sessions import OrtGraph
 from lab.data.splits import TEST, Labelled
 from lab.data.verification import all_impostors

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from edge_service.protection.profiles import ProfileDocument
+from edge_service.protection.profiles.document import ProfileDocument
 from lab.data.lfw import PAIRS
 from lab.defence.recipe import Recipe
 from lab.evaluation.demographic_figures import far_worse, table

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edge_service.models import PreparedModel
+from edge_service.models.store import ModelFile
 from edge_service.settings import EdgeSettings, InferenceSettings
 from edge_service.vision import reader as reader_module
 from edge_service.vision.reader import FaceReader, open_reader
@@ -32,7 +32,7 @@ def _models_loaded_once() -> Iterator[None]:
     """Edges of one process share the loaded models: loading them takes most of an edge's start."""
     loaded: dict[tuple[str, str, InferenceSettings], OrtSession] = {}
 
-    def load(model: PreparedModel, settings: InferenceSettings) -> OrtSession:
+    def load(model: ModelFile, settings: InferenceSettings) -> OrtSession:
         key = (str(model.path), model.sha256, settings)
         if key not in loaded:
             loaded[key] = OrtSession(model, settings)
@@ -68,7 +68,7 @@ def edge(session_edge: Edge) -> Iterator[Edge]:
 
 @pytest.fixture
 def pair(models_folder: Path, tmp_path: Path) -> Iterator[Pair]:
-    """A cloud of the test's own: for tests that start edges anew, or look into folders."""
+    """A cloud of the test's own: for tests that restart edges or read folders."""
     with Pair(tmp_path) as opened:
         yield opened
 

@@ -65,7 +65,7 @@ def answering(status: int, content: bytes = b"", **headers: str) -> Fault:
     [unreachable, slow, dropped_before, answering(503), answering(502, b"<html>Bad gateway</html>"), answering(504)],
     ids=["unreachable", "slow", "dropped", "503", "502", "504"],
 )
-def test_a_cloud_that_is_away_is_told_in_time_and_nothing_is_lost(edge: Edge, fault: Fault) -> None:
+def test_a_cloud_that_is_away_is_reported_in_time_and_nothing_is_lost(edge: Edge, fault: Fault) -> None:
     edge.transport.always = fault
     start = time.perf_counter()
     answers = [edge.enroll("door", "someone", FACE), edge.verify("door", "someone", FACE), edge.identify("door", FACE)]
@@ -78,7 +78,7 @@ def test_a_cloud_that_is_away_is_told_in_time_and_nothing_is_lost(edge: Edge, fa
     assert edge.enroll("door", "someone", FACE).status_code == 201
 
 
-def test_a_damaged_template_is_told_as_such_and_not_asked_for_again(edge: Edge) -> None:
+def test_a_damaged_template_is_reported_as_such_and_not_retried(edge: Edge) -> None:
     problem = {"type": "urn:patronus:problem:record-damaged", "detail": "A stored template is damaged; erase it."}
     edge.transport.always = answering(503, json.dumps(problem | {"reason": "template_damaged"}).encode())
     before = len(edge.transport.requests)
@@ -131,7 +131,7 @@ def test_an_erasure_that_may_be_done_is_not_repeated(edge: Edge) -> None:
         answering(404, b'{"type": "urn:patronus:problem:not-found", "detail": ' + b"9" * 5000 + b"}}"),
     ],
 )
-def test_an_answer_that_is_not_understood_is_told_and_its_text_stays_here(edge: Edge, fault: Fault) -> None:
+def test_an_answer_that_is_not_understood_is_reported_without_its_text(edge: Edge, fault: Fault) -> None:
     before = len(edge.transport.requests)
     edge.transport.always = fault
     answer = edge.verify("door", "someone", FACE)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_service.protection.profiles import check_profile_dimension, load_profile
+from edge_service.protection.profiles.files import check_profile_dimension, load_profile
 from shared.command import build
 from shared.errors import SetupError, Unprocessable
 from tests.support.edge import Edge, Pair, assert_problem
@@ -55,7 +55,7 @@ def test_an_edge_refuses_them_in_every_body(edges: dict[str, Edge], profile: str
     assert edge.held(profile) == (0, 0)
 
 
-def test_more_values_than_any_contract_allows_are_told_too(edges: dict[str, Edge]) -> None:
+def test_more_values_than_any_contract_allows_are_reported_too(edges: dict[str, Edge]) -> None:
     edge, [row], at = edges["seal"], units(1, 5000), {"gallery": "seal"}
     assert_told(edge.call("POST", "/v1/protect", json={"embeddings": [row.tolist()]}, params=at), 5000)
     assert_told(edge.call("POST", "/v1/protect", FLOATS, content=row.tobytes(), params=at | {"dim": 5000}), 5000)
@@ -81,9 +81,9 @@ def test_a_file_of_them_is_refused_without_a_service(
 
 def test_a_profile_of_another_dimension_than_the_gallerys_is_refused(edges: dict[str, Edge], tmp_path: Path) -> None:
     edge, contract = edges["default"], tmp_path / "gallery.json"
-    told = edge.call("GET", "/v1/galleries/default").json()
-    told["contract"]["dim"] = 512
-    contract.write_text(json.dumps(told))
+    info = edge.call("GET", "/v1/galleries/default").json()
+    info["contract"]["dim"] = 512
+    contract.write_text(json.dumps(info))
     np.savez(tmp_path / "in.npz", embeddings=units(3, 512))
     arguments = ["--profile", "default", "--gallery", "default", "--contract", str(contract)]
     command = ["protect", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"), *arguments]

@@ -200,7 +200,7 @@ def test_a_sender_that_hangs_up_is_no_error_of_the_service(served: Served, capsy
     assert "unexpected_error" not in capsys.readouterr().out
 
 
-def test_a_cloud_that_nobody_answers_for_is_told(served: Served) -> None:
+def test_a_cloud_that_does_not_answer_is_reported(served: Served) -> None:
     path = "/v1/galleries/door/identify"
     status, body = served.exchange(path, f"Content-Length: {len(FORM)}", chunks=whole(FORM))
     assert (status, body["type"]) == (503, "urn:patronus:problem:cloud-unavailable")

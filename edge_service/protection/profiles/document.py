@@ -1,4 +1,4 @@
-"""The content of ``profile.json``; strict, so a profile with anything unknown in it is refused."""
+"""The content of ``profile.json``; strict: anything unknown is refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Step = Annotated[PatronusStep | SealStep, Field(discriminator="kind")]
 
 
 class ProfileDocument(BaseModel):
-    """A profile: its steps, and its measured figures. The edge runs the steps and only stores the rest."""
+    """A profile: steps and measured figures. The edge runs the steps and stores the rest."""
 
     model_config = _STRICT
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
+from edge_service.models.files import write_whole
 from edge_service.protection.profiles.document import ANY_EMBEDDER, NAME_PATTERN, VERSION, ProfileDocument
 from shared.contract import MAX_DIM, EmbedderPin, ProfilePin
 from shared.errors import Conflict, SetupError
@@ -158,7 +158,7 @@ def write_profile(
     *,
     replace: bool = False,
 ) -> Profile:
-    """Writes a profile into ``folder / document.name``, by way of a folder of another name beside it.
+    """Writes a profile into ``folder / document.name``, by a rename of a finished folder.
 
     Args:
         folder: of profiles; made if missing.
@@ -191,7 +191,7 @@ def write_profile(
         text = document.model_dump_json(indent=2) + "\n"
         for name, content in ((graph_file, graph), (CARD, card), (DOCUMENT, text.encode())):
             if content is not None:
-                _write(made / name, content)
+                write_whole(made / name, content)
         profile = read_profile(made)
         _put_in_place(made, home, beside / "replaced")
     finally:
@@ -267,10 +267,3 @@ def _put_in_place(made: Path, home: Path, aside: Path) -> None:
         if aside.exists():
             aside.rename(home)
         raise SetupError(f"The folder of profiles cannot be written ({home.name}).") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

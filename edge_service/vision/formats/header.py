@@ -99,7 +99,7 @@ def animated() -> UnreadablePicture:
 
 
 def exif_orientation(exif: bytes | memoryview) -> int:
-    """The orientation in EXIF metadata; 1 (upright) where there is none, or where they are damaged.
+    """The orientation in EXIF metadata; 1 (upright) if it is missing or damaged.
 
     Reads this one value only. Libraries read all values, and a few KiB can declare gigabytes.
     """

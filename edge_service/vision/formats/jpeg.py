@@ -76,7 +76,7 @@ class _Frame:
         return max(each.across for each in self.components), max(each.down for each in self.components)
 
     def units(self, chosen: Sequence[_Component]) -> int:
-        """The unit of restart intervals: blocks where a scan has one component, else groups of blocks."""
+        """The units of restart intervals: blocks for one component, else groups of blocks."""
         across = max(each.across for each in self.components)
         down = max(each.down for each in self.components)
         if len(chosen) > 1:
@@ -93,7 +93,7 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """A scan's header: components, first and last coefficient, the lowest bit it gives, and the one before (or 0)."""
+    """A scan's header: components, first and last coefficient, lowest bit, and previous bit."""
 
     components: tuple[_Component, ...]
     first: int
@@ -154,7 +154,7 @@ class _Reader:
                 if found is None:
                     return
                 at = end
-        raise UnreadablePicture("The JPEG is not built as cameras build it; save it anew.", reason="damaged")
+        raise UnreadablePicture("The JPEG is not built as cameras build it; save it again.", reason="damaged")
 
     def _take(self, marker: int, segment: memoryview) -> None:
         body = segment[4:]
@@ -219,7 +219,7 @@ class _Reader:
         return _Scan(chosen, first, last, bits & 15, bits >> 4)
 
     def may_be_complete(self, frame: _Frame) -> bool:
-        """Whether the file may have every pixel: no scan, no restart, and not most of the data is missing."""
+        """Whether the file may have every pixel: no scan, restart or large share is missing."""
         known: dict[tuple[int, int], int] = {}  # component and coefficient: the lowest bit that was given
         for scan in self.scans[: _MAX_SCANS + 1]:
             for component, place in product(scan.components, range(scan.first, scan.last + 1)):
@@ -238,7 +238,7 @@ class _Reader:
         return tuple(parts)
 
     def last_segment_for(self, width: int, height: int) -> tuple[memoryview, ...]:
-        """The parts with only the data after the last restart, as a picture of these sides without restarts."""
+        """The parts with only the data after the last restart, as a picture of these sides."""
         parts = self.parts_for(width, height)[: self._data_part]
         return (*(part for part in parts if part[1] != _RESTART_INTERVAL), self._last_segment)
 

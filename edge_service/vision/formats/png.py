@@ -61,7 +61,7 @@ def read_png(data: bytes) -> PictureHeader:
             once.add(kind)
             orientation = exif_orientation(body)
     else:
-        raise UnreadablePicture("The PNG has too many chunks; save it anew.", reason="damaged")
+        raise UnreadablePicture("The PNG has too many chunks; save it again.", reason="damaged")
     row_bytes = -(-width * _CHANNELS[color] * depth // 8)
     if packed > _MOST_PACKED * height * (row_bytes + 1) + _PACKED_SLACK:
         raise damaged()

@@ -80,7 +80,7 @@ def read_webp(data: bytes) -> PictureHeader:
 
 
 def _tables_bytes(width: int, height: int, parts: list[memoryview]) -> int:
-    """The most memory of the lossless parts' code tables; parts are decoded one after the other."""
+    """The most memory of the lossless parts' code tables; parts are decoded in turn."""
     groups = min(_MAX_GROUPS, -(-width // _GROUP_SIDE) * -(-height // _GROUP_SIDE))
     lossless = [
         len(part)
@@ -101,7 +101,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
         after = at + 8 + length + length % 2
         yield data[at : at + 4], view[at:after], view[at + 8 : at + 8 + length]
         at = after
-    raise UnreadablePicture("The WebP has too many chunks; save it anew.", reason="damaged")
+    raise UnreadablePicture("The WebP has too many chunks; save it again.", reason="damaged")
 
 
 def _complete(chunk: memoryview) -> memoryview:

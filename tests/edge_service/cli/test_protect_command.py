@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge_service.protection.keys import NO_EPOCH, PUBLIC_KEY, EpochKey, KeyStore
-from edge_service.protection.profiles import Profile, load_profile
+from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.protect import Protector
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
 from shared.errors import PatronusError

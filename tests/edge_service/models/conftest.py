@@ -10,12 +10,11 @@ from typing import Any
 import onnx
 import pytest
 
-from edge_service.models import load_manifest, sources_dir, upstream_base
 from edge_service.models.convert import to_runnable
 from edge_service.models.fetch import fetch_source
 from edge_service.models.files import write_whole
-from edge_service.models.manifest import ConvertedFile
-from tests.support.tiny_model import MEMBER, SOURCE, ZEROES, Tiny, tiny_source, tiny_wheel
+from edge_service.models.manifest import ConvertedFile, load_manifest
+from tests.support.tiny_model import MEMBER, SOURCE, ZEROES, Tiny, named_sources, tiny_source, tiny_wheel
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def published(models_folder: Path) -> dict[str, onnx.ModelProto]:
     for entry in load_manifest().wanted():
         path = models_folder / entry.source.file
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != entry.source.sha256:
-            data = fetch_source(entry, sources=sources_dir(), upstream_base=upstream_base(), on_event=lambda _: None)
+            data = fetch_source(entry, on_event=lambda _: None, **named_sources())
             write_whole(path, data)
         models[entry.role] = onnx.load(path)
     return models

@@ -10,15 +10,15 @@ import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from edge_service.models import load_manifest, locate
 from edge_service.models.convert import to_runnable
 from edge_service.models.dlib_file import NotDlib, read_network
 from edge_service.models.fetch import fetch_source
-from edge_service.models.manifest import ConvertedFile
-from edge_service.models.store import sources_dir, upstream_base
+from edge_service.models.manifest import ConvertedFile, load_manifest
+from edge_service.models.store import locate
 from shared.errors import SetupError
 from tests.edge_service.models import dlib_writer
 from tests.edge_service.models.dlib_writer import SIDE, tiny_network
+from tests.support.tiny_model import named_sources
 
 # The first eight values that dlib 20.0.1 gives for `pattern`.
 DLIBS_OWN = [-0.086728, 0.094598, 0.04044, -0.029441, -0.070018, -0.062311, -0.035337, -0.00565]
@@ -146,9 +146,7 @@ def test_converting_the_published_file_again_gives_the_same_bytes(
     entry = load_manifest().for_role("face-embedder", "dlib_resnet29")
     kept = models_folder / entry.source.file
     if not kept.exists():
-        kept.write_bytes(
-            fetch_source(entry, sources=sources_dir(), upstream_base=upstream_base(), on_event=lambda _: None)
-        )
+        kept.write_bytes(fetch_source(entry, on_event=lambda _: None, **named_sources()))
     made = to_runnable(kept.read_bytes(), entry.converted, entry.source.format)
     assert made == (models_folder / entry.converted.file).read_bytes()
     assert len(made) == entry.converted.size

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge_service.models import load_manifest
-from edge_service.models.manifest import CHECKOUT
+from edge_service.models.manifest import CHECKOUT, load_manifest
 from shared.errors import SetupError
 
 

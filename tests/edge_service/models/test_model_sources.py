@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_service.models import prepare
+from edge_service.models.store import prepare
 from tests.support.tiny_model import MEMBER, SOURCE, ZEROES, Tiny, tiny_wheel
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_service.models import locate, prepare, verify
 from edge_service.models.files import folder_lock, write_whole
 from edge_service.models.manifest import CHECKOUT
+from edge_service.models.store import locate, prepare, verify
 from shared.errors import SetupError
 from tests.support.tiny_model import SOURCE, ZEROES, Tiny
 
@@ -36,7 +36,8 @@ def test_a_second_run_needs_no_onnx_no_pip_no_network_and_no_right_to_write(tiny
     (tmp_path / "manifest.json").write_text(json.dumps(tiny.document))
     program = """
         import builtins, pathlib, socket, subprocess, sys
-        from edge_service.models import load_manifest, locate, prepare
+        from edge_service.models.manifest import load_manifest
+        from edge_service.models.store import locate, prepare
         def refuse(*_, **__): raise AssertionError("must not be used")
         class NoOnnx:
             def find_spec(self, name, *_):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_service.models import locate
 from edge_service.models.cli import app
 from edge_service.models.manifest import CHECKOUT
+from edge_service.models.store import locate
 from shared.errors import SetupError
 from tests.support.tiny_model import SOURCE, Tiny
 

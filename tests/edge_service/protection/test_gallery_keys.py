@@ -149,7 +149,7 @@ def test_a_wrapped_key_carries_the_key_of_picture_ids() -> None:
     assert (moved, moved.ids) == (key, key.ids)
 
 
-def test_a_key_that_was_changed_in_place_seals_anew_and_seeds_as_before() -> None:
+def test_a_key_changed_in_place_gives_a_new_seal_and_the_same_seeds() -> None:
     key = GalleryKey("door", bytes(32))
     old, other = key.epoch(EPOCH), key.epoch("1" * 16)
     for scope in ("gallery", "subject"):

@@ -111,7 +111,7 @@ STARTS: dict[str, tuple[str, Callable[[World, Path], object]]] = {
     "renew": ("plain", lambda world, home: KeyStore(home).renew()),
     "forget after renew": ("renewed", lambda world, home: KeyStore(home).forget()),
     "forget after import --replace": ("aside", lambda world, home: KeyStore(home).forget()),
-    "import anew": ("renewed", lambda world, home: KeyStore(home).put(world.roof)),
+    "import again": ("renewed", lambda world, home: KeyStore(home).put(world.roof)),
     "import --replace": ("plain", lambda world, home: KeyStore(home).put(world.roof_again, replace=True)),
     "import --replace after it": ("aside", lambda world, home: KeyStore(home).put(world.roof_third, replace=True)),
 }
@@ -138,7 +138,7 @@ def test_every_gallery_key_opens_as_before_or_as_after_and_can_be_renewed(
         if "renew" not in change:  # which draws another key each time
             assert found.newest in (before.newest, after.newest), step
             assert found.picture_ids in (before.picture_ids, after.picture_ids), step
-            assert change == "import anew" or before.picture_ids == after.picture_ids
+            assert change == "import again" or before.picture_ids == after.picture_ids
         _assert_it_can_be_renewed_and_forgotten(home)
     assert step > 3
 

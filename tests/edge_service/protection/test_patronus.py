@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from edge_service.protection.gaussians import seeds
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, GalleryKey
 from edge_service.protection.patronus import PatronusGraph
-from edge_service.protection.profiles import Profile
-from edge_service.protection.protect import PatronusEngine, ProtectionContext, Protector, SealEngine
+from edge_service.protection.profiles.files import Profile
+from edge_service.protection.protect import PatronusEngine, ProtectionContext, Protector, seal_engine
 from edge_service.protection.seal import seal_matrix
 from lab.defence.network import PatronusNetwork
 from shared.errors import ProtectionFailed, SetupError
@@ -65,7 +65,7 @@ def without_erase(tmp_path_factory: pytest.TempPathFactory) -> Protector:
     secret=st.binary(min_size=32, max_size=32),
 )
 @settings(deadline=None)
-def test_the_angle_that_is_told_is_the_angle_from_the_embedding(
+def test_the_reported_angle_is_the_angle_from_the_embedding(
     without_erase: Protector, values: list[float], secret: bytes
 ) -> None:
     row = np.array([values])
@@ -146,10 +146,10 @@ def test_a_limit_holds_and_what_is_not_turned_is_counted(network: PatronusNetwor
     # What erase makes an impostor of the cohort of: there is no margin to be spent.
     near = np.linalg.pinv(network.eraser.numpy(), rcond=1e-3) @ network.cohort[:3].numpy().T
     rows = np.concatenate([(near / np.linalg.norm(near, axis=0)).T, rows[:2]]).astype(np.float32)
-    told: list[Any] = []
-    outgoing = Protector(protector.profile, on_protected=told.append).protect(rows, ProtectionContext(KEY, "a" * 64))
+    counted: list[Any] = []
+    outgoing = Protector(protector.profile, on_protected=counted.append).protect(rows, ProtectionContext(KEY, "a" * 64))
     assert (len(outgoing.envelopes), outgoing.unperturbed) == (5, 3)
-    assert [each.unperturbed for each in told] == [3]
+    assert [each.unperturbed for each in counted] == [3]
 
 
 def test_an_embedding_of_which_erase_leaves_nothing_is_refused(network: PatronusNetwork, protector: Protector) -> None:
@@ -208,9 +208,7 @@ def test_a_graph_that_does_nothing_and_says_so_stops_the_start(network: Patronus
         Protector(make_profile(tmp_path / "whole", whole))
 
 
-def test_an_angle_that_cannot_be_told_from_none_counts_as_unturned(
-    network: PatronusNetwork, protector: Protector
-) -> None:
+def test_an_angle_within_rounding_of_zero_counts_as_unperturbed(network: PatronusNetwork, protector: Protector) -> None:
     made = protector.templates(units(4), KEY, np.array([0.2, 9e-4, 0.0, 0.2], np.float32))
     assert made.unperturbed == 2
 
@@ -262,7 +260,7 @@ def test_one_bad_face_later_on_lets_nothing_out(
 
 
 def test_a_profile_with_a_network_lets_nothing_out_that_did_not_go_through_it(profile: Profile) -> None:
-    for engine in (SealEngine(), lambda rows, key, limits, *, sealed: SealEngine()(rows, key, limits, sealed=False)):
+    for engine in (seal_engine, lambda rows, key, limits, *, sealed: seal_engine(rows, key, limits, sealed=False)):
         with pytest.raises(ProtectionFailed, match="was omitted"):
             Protector(profile, engine).templates(units(2), KEY)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from edge_service.protection.profiles import ProfileDocument, available, load_profile, write_profile
+from edge_service.protection.profiles.document import ProfileDocument
+from edge_service.protection.profiles.files import available, load_profile, write_profile
 from shared.contract import EmbedderPin
 from shared.errors import Conflict, SetupError
 

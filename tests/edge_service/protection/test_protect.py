@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from edge_service.protection.keys import PUBLIC_KEY, GalleryKey, KeyStore
-from edge_service.protection.profiles import Profile, load_profile
-from edge_service.protection.protect import Protected, ProtectionContext, Protector, SealEngine
+from edge_service.protection.profiles.files import Profile, load_profile
+from edge_service.protection.protect import Protected, ProtectionContext, Protector, seal_engine
 from edge_service.protection.seal import seal
 from shared.errors import ProtectionFailed
 from tests.support.edge import Edge, Pair, assert_problem, sample
@@ -41,15 +41,15 @@ def changed(change: Callable[[Rows], Any]) -> Callable[..., Any]:
     """The true seal, with its result changed."""
 
     def engine(*given: Any, **named: Any) -> Protected:
-        made = SealEngine()(*given, **named)
+        made = seal_engine(*given, **named)
         return replace(made, templates=change(made.templates))
 
     return engine
 
 
-def told(**what: Any) -> Callable[..., Any]:
+def reporting(**what: Any) -> Callable[..., Any]:
     """The true seal, which says something else of itself."""
-    return lambda *given, **named: replace(SealEngine()(*given, **named), **what)
+    return lambda *given, **named: replace(seal_engine(*given, **named), **what)
 
 
 def spoilt(value: float) -> Callable[[Rows], Rows]:
@@ -64,11 +64,11 @@ BROKEN: dict[str, Any] = {
     "raises": raising,
     "runs out of memory": exhausted,
     "gives nothing": lambda *_, **__: None,
-    "takes no step": told(done=()),
-    "takes another step": told(done=("patronus", "seal")),
-    "gives no angles": told(angles=None),
-    "gives one angle less": told(angles=np.zeros(2, np.float32)),
-    "gives an angle that is no number": told(angles=np.full(3, np.nan, np.float32)),
+    "takes no step": reporting(done=()),
+    "takes another step": reporting(done=("patronus", "seal")),
+    "gives no angles": reporting(angles=None),
+    "gives one angle less": reporting(angles=np.zeros(2, np.float32)),
+    "gives an angle that is no number": reporting(angles=np.full(3, np.nan, np.float32)),
     "gives a list": changed(lambda rows: rows.tolist()),
     "gives NaN": changed(spoilt(float("nan"))),
     "gives infinity": changed(spoilt(float("inf"))),

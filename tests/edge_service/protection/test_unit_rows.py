@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edge_service.protection.embeddings import unit_rows
-from edge_service.protection.profiles import Profile, load_profile
+from edge_service.protection.profiles.files import Profile, load_profile
 from shared.errors import Unprocessable
 from tests.support.patronus_profile import make_network, make_profile
 

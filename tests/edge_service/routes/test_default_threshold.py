@@ -72,8 +72,8 @@ def test_the_rate_of_an_operators_threshold_is_called_the_operators(edges: dict[
     edge.call("PUT", "/v1/galleries/given", json=given)
     edge.enroll("given", "obama", OBAMA[0])
     answer = edge.verify("given", "obama", OBAMA[1]).json()
-    told = {name: answer[name] for name in ("threshold", "threshold_from", "reference_fmr", "fmr_measured_on")}
-    assert told == {
+    threshold = {name: answer[name] for name in ("threshold", "threshold_from", "reference_fmr", "fmr_measured_on")}
+    assert threshold == {
         "threshold": 0.5,
         "threshold_from": "gallery",
         "reference_fmr": 0.0001,

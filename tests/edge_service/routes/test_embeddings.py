@@ -130,9 +130,9 @@ def test_json_floats_and_the_network_agree(sealing: Edge, network: PatronusNetwo
     raw = (units(5) * np.float32(7)).astype(np.float64)
     rows = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
     before = len(sealing.transport.requests)
-    told = protect(sealing, raw.tolist(), **DOOR)
-    assert told.status_code == 200, told.text
-    body = told.json()
+    reply = protect(sealing, raw.tolist(), **DOOR)
+    assert reply.status_code == 200, reply.text
+    body = reply.json()
     np.testing.assert_allclose(body["templates"], reckoned(network, sealing, rows), atol=5e-5)
     assert body["sealed"] is True
     assert body["profile"]["name"] == "sealing"
@@ -245,9 +245,9 @@ def test_without_a_seal_a_gallery_only_seeds(pair: Pair, network: PatronusNetwor
     assert (by["none"]["contract"], by["none"]["sealed"]) == (None, False)
     with torch.no_grad():
         left = network.erase(torch.tensor(rows)).numpy()
-    for told in by.values():
-        np.testing.assert_allclose(angles_between(np.array(told["templates"]), left), told["angles"], atol=5e-6)
-    distinct = {json.dumps(told["templates"]) for told in by.values()}
+    for reply in by.values():
+        np.testing.assert_allclose(angles_between(np.array(reply["templates"]), left), reply["angles"], atol=5e-6)
+    distinct = {json.dumps(reply["templates"]) for reply in by.values()}
     assert len(distinct) == 3
 
     assert edge.enroll("door", "obama", sample("obama/portrait.jpg")).status_code == 201
@@ -313,9 +313,9 @@ def test_a_gallery_of_another_profile_is_refused(pair: Pair, profiles: Path) -> 
 def test_the_plain_seal_serves_embeddings_too(pair: Pair) -> None:
     rows, edge = units(2), pair.edge(profile="seal")
     edge.make("door")
-    told = protect(edge, rows.tolist(), **DOOR).json()
-    assert (told["angles"], told["unperturbed"], told["sealed"]) == ([0.0, 0.0], 0, True)
-    np.testing.assert_allclose(np.array(told["templates"]) @ np.array(told["templates"]).T, rows @ rows.T, atol=1e-5)
+    reply = protect(edge, rows.tolist(), **DOOR).json()
+    assert (reply["angles"], reply["unperturbed"], reply["sealed"]) == ([0.0, 0.0], 0, True)
+    np.testing.assert_allclose(np.array(reply["templates"]) @ np.array(reply["templates"]).T, rows @ rows.T, atol=1e-5)
     assert_problem(protect(edge, [[1.0] * 64], **DOOR), 422, "unprocessable", "wrong_dimension")
 
 

@@ -108,7 +108,7 @@ def test_every_face_of_a_crowd_is_looked_for_and_counted_as_a_probe(edge: Edge) 
     assert left == 66
 
 
-def test_a_second_face_beside_the_one_that_is_used_is_told(edge: Edge) -> None:
+def test_a_second_face_beside_the_one_that_is_used_is_reported(edge: Edge) -> None:
     edge.make("door")
     small = pixels("collins/portrait.png")[20:220, 120:320][::2, ::2]
     picture = pasted(pixels("obama/portrait.jpg")[100:700, 200:800], 900, 620, (10, 10))
@@ -341,7 +341,7 @@ def test_a_picture_is_never_written_to_disk(shared_edge: Edge) -> None:
     assert found == []
 
 
-def test_more_work_than_the_edge_carries_is_refused_and_told_to_come_again(pair: Pair) -> None:
+def test_more_work_than_the_edge_carries_is_refused_with_a_retry_after(pair: Pair) -> None:
     edge = pair.edge(work={"workers": 1, "waiting": 1})
     files = [("image", ("x", OBAMA[2], "image/jpeg"))]
     answers = edge.together("POST", "/v1/detect", 6, files=files)

@@ -68,7 +68,7 @@ def test_another_subject_or_gallery_gives_another_id(edge: Edge) -> None:
     assert len({ids[0] for ids, _ in found}) == 3
 
 
-def test_a_picture_that_was_erased_is_stored_anew(edge: Edge) -> None:
+def test_a_picture_that_was_erased_is_stored_again(edge: Edge) -> None:
     edge.make("erased")
     [face], _ = _enroll(edge, "erased", PORTRAIT)
     edge.erase(f"/v1/galleries/erased/subjects/obama/faces/{face}")

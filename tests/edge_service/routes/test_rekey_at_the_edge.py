@@ -1,4 +1,4 @@
-"""A gallery's key is changed in place: nobody is enrolled anew, and every score stays what it was."""
+"""A gallery's key is changed in place: nobody enrolls again, and every score stays the same."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ def _seal(edge: Edge, gallery: str) -> SealPin:
 
 
 def _scores(edge: Edge, gallery: str) -> dict[str, Any]:
-    """What every sample picture is told, against everybody."""
-    told: dict[str, Any] = {}
+    """The decision on every sample picture, against everybody."""
+    found: dict[str, Any] = {}
     for picture in SAMPLES:
         for subject in PEOPLE:
             answer = edge.verify(gallery, subject, sample(picture), quality_filter="none")
             if answer.status_code == 200:
-                told[f"{picture} {subject}"] = (answer.json()["decision"], answer.json()["similarity"])
+                found[f"{picture} {subject}"] = (answer.json()["decision"], answer.json()["similarity"])
         answer = edge.identify(gallery, sample(picture), quality_filter="none")
         if answer.status_code == 200:
             [face] = answer.json()["faces"]
-            told[picture] = [(one["subject"], one["similarity"]) for one in face["candidates"]]
-    return told
+            found[picture] = [(one["subject"], one["similarity"]) for one in face["candidates"]]
+    return found
 
 
 def _assert_alike(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def test_every_score_and_decision_on_the_sample_pictures_stays_what_it_was(edge:
     gallery = f"same-{verify_only}"
     _made(edge, gallery, verify_only=verify_only)
     before, old = _scores(edge, gallery), _seal(edge, gallery)
-    assert {"match", "no_match"} <= {told[0] for told in before.values() if isinstance(told, tuple)}
+    assert {"match", "no_match"} <= {one[0] for one in before.values() if isinstance(one, tuple)}
     for _ in range(2):
         done = _rekeyed(edge, gallery)
         now = _seal(edge, gallery)
@@ -142,7 +142,7 @@ def test_another_edge_with_the_key_goes_on_by_itself(pair: Pair, edge: Edge) -> 
     before = len(other.transport.requests)
     assert other.verify("two", "obama", sample(SPEECH)).json()["decision"] == "match"
     assert [request.method for request in other.transport.requests[before:]] == ["POST", "GET", "POST"], (
-        "told, asked, done"
+        "refused, contract fetched, sent again"
     )
     _rekeyed(other, "two")
     assert edge.verify("two", "biden", sample(BIDEN)).json()["decision"] == "match"
@@ -175,7 +175,7 @@ def test_an_edge_that_was_stopped_finds_out_what_became_of_it(pair: Pair, edge: 
     edge.transport.faults.extend([CloudTransport.deliver, _cut])
     answer = edge.call("POST", "/v1/galleries/cut/rekey")
     assert answer.status_code == 502, answer.text
-    for again in (edge, pair.edge("edge")):  # the one that was cut off, and one that was started anew
+    for again in (edge, pair.edge("edge")):  # the one that was cut off, and one that was restarted
         assert again.verify("cut", "obama", sample(SPEECH)).json()["decision"] == "match"
     now = _seal(edge, "cut")
     assert now.epoch != old.epoch, "it was done all the same"
@@ -191,13 +191,13 @@ def test_what_was_begun_is_gone_on_with_under_the_same_name_or_abandoned(edge: E
 
     edge.transport.faults.extend([CloudTransport.deliver, CloudTransport.deliver, away])
     assert edge.call("POST", "/v1/galleries/begun/rekey").status_code == 502
-    told = edge.call("GET", "/v1/galleries/begun/rekey")
-    assert told.status_code == 202
-    assert (told.json()["state"], told.json()["left"], told.json()["working"]) == ("staging", 2, False)
-    assert sorted(told.json()["subjects"]) == ["biden", "obama"]
+    reply = edge.call("GET", "/v1/galleries/begun/rekey")
+    assert reply.status_code == 202
+    assert (reply.json()["state"], reply.json()["left"], reply.json()["working"]) == ("staging", 2, False)
+    assert sorted(reply.json()["subjects"]) == ["biden", "obama"]
     assert edge.verify("begun", "obama", sample(SPEECH)).json()["decision"] == "match"
     done = _rekeyed(edge, "begun")
-    assert done["contract"] == told.json()["next_contract"]
+    assert done["contract"] == reply.json()["next_contract"]
 
     edge.transport.faults.extend([CloudTransport.deliver, CloudTransport.deliver, away])
     assert edge.call("POST", "/v1/galleries/begun/rekey").status_code == 502

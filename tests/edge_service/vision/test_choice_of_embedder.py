@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_service.models import load_manifest, locate
+from edge_service.models.manifest import load_manifest
+from edge_service.models.store import locate
 from edge_service.settings import EdgeSettings
 from edge_service.vision.align import ARCFACE, DLIB_CHIP, TEMPLATE, align, realign, similarity_transform
 from edge_service.vision.embed import EMBEDDERS, spec_named

@@ -133,7 +133,7 @@ def test_a_crowd_is_counted_and_its_largest_faces_are_examined(reader: FaceReade
     assert len(read.faces) == 200
 
 
-def test_nobody_upright_is_told_as_before(reader: FaceReader) -> None:
+def test_nobody_upright_is_reported_as_before(reader: FaceReader) -> None:
     with pytest.raises(FaceRefused) as refused:
         single_face(reader.read(encoded(np.full((900, 700, 3), 90, np.uint8))), "low")
     assert refused.value.reason == "no_face"

@@ -11,15 +11,15 @@ import onnx
 import pytest
 from PIL import Image
 
-from edge_service.models import load_manifest
 from edge_service.models.fetch import fetch_source
 from edge_service.models.files import write_whole
-from edge_service.models.store import sources_dir, upstream_base
+from edge_service.models.manifest import load_manifest
 from edge_service.settings import DetectionSettings
 from edge_service.vision.align import TEMPLATE, align, similarity_transform
 from edge_service.vision.detect import FaceDetector
 from edge_service.vision.reader import FaceReader
 from tests.support.edge import SAMPLES, encoded, pasted, pixels
+from tests.support.tiny_model import named_sources
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -31,9 +31,7 @@ def sources(models_folder: Path) -> dict[str, Path]:
     for entry in load_manifest().wanted():
         path = models_folder / entry.source.file
         if not path.exists():
-            write_whole(
-                path, fetch_source(entry, sources=sources_dir(), upstream_base=upstream_base(), on_event=lambda _: None)
-            )
+            write_whole(path, fetch_source(entry, on_event=lambda _: None, **named_sources()))
         found[entry.role] = path
     return found
 
@@ -117,7 +115,7 @@ def test_what_is_no_aligned_face_is_not_embedded(reader: FaceReader, bad: Any) -
         reader.embedder.embed(bad)
 
 
-class Looks:
+class PassRecorder:
     """A session that counts how often it was run, and at which sizes."""
 
     def __init__(self, session: Any) -> None:
@@ -131,8 +129,8 @@ class Looks:
 
 
 @pytest.fixture
-def looks(detector: FaceDetector) -> Looks:
-    return Looks(detector._session)
+def recorder(detector: FaceDetector) -> PassRecorder:
+    return PassRecorder(detector._network._session)
 
 
 def head(side: int) -> Picture:
@@ -141,28 +139,28 @@ def head(side: int) -> Picture:
     return np.asarray(cut.resize((300 * side // 90, 300 * side // 90), Image.Resampling.LANCZOS))
 
 
-def test_a_small_face_in_a_large_picture_is_found_by_the_second_pass(looks: Looks) -> None:
+def test_a_small_face_in_a_large_picture_is_found_by_the_second_pass(recorder: PassRecorder) -> None:
     picture = pasted(head(40), 4000, 3000, (2600, 1900))
-    [face] = FaceDetector(looks, DetectionSettings()).detect(picture)
-    assert looks.sizes[:3] == [640, 160, 1920]
+    [face] = FaceDetector(recorder, DetectionSettings()).detect(picture)
+    assert recorder.sizes[:3] == [640, 160, 1920]
     assert 2600 < face.box[0] < 2734
     assert 1900 < face.box[1] < 2034
     assert 25 < face.box[2] < 55
 
 
-def test_a_face_that_the_first_pass_finds_needs_no_second(looks: Looks) -> None:
+def test_a_face_that_the_first_pass_finds_needs_no_second(recorder: PassRecorder) -> None:
     picture = pasted(head(400), 2000, 1500, (300, 100))
-    detector = FaceDetector(looks, DetectionSettings())
+    detector = FaceDetector(recorder, DetectionSettings())
     assert len(detector.detect(picture)) == 1
-    assert looks.sizes == [640]
+    assert recorder.sizes == [640]
     assert len(detector.detect(picture, every_face=True)) == 1, "what both passes find is one face"
-    assert looks.sizes == [640, 640, 1920]
+    assert recorder.sizes == [640, 640, 1920]
 
 
-def test_a_picture_no_larger_than_the_first_pass_is_looked_at_once(looks: Looks) -> None:
-    detector = FaceDetector(looks, DetectionSettings(search_further=False))
+def test_a_picture_no_larger_than_the_first_pass_is_searched_once(recorder: PassRecorder) -> None:
+    detector = FaceDetector(recorder, DetectionSettings(search_further=False))
     assert detector.detect(pasted(head(20), 640, 480), every_face=True) == []
-    assert looks.sizes == [640]
+    assert recorder.sizes == [640]
 
 
 def test_every_face_is_found_largest_first(detector: FaceDetector) -> None:

@@ -93,7 +93,7 @@ def test_the_budget_follows_what_the_process_may_use(
     assert open_picture_memory(PictureLimits(all_memory_bytes=7 * MB)).total_bytes == 7 * MB
 
 
-def test_a_caller_is_told_when_there_is_no_memory_now_and_when_there_never_will_be(pair: Pair) -> None:
+def test_a_refusal_says_whether_memory_is_missing_now_or_always(pair: Pair) -> None:
     limits = PictureLimits(all_memory_bytes=150 * MB, memory_wait_s=0.05)
     edge = pair.edge(pictures=limits)
     portrait = encoded(pixels("collins/portrait.png"), "JPEG")

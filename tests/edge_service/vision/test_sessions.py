@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.settings import InferenceSettings
 from edge_service.vision import sessions
 from edge_service.vision.sessions import OrtGraph, OrtSession
@@ -19,7 +19,7 @@ def test_a_file_that_is_no_model_is_refused_in_one_sentence(data: bytes) -> None
         OrtGraph(data, "the graph")
 
 
-def test_an_error_of_this_program_is_not_told_as_a_model_that_is_refused(
+def test_an_error_of_this_program_is_not_reported_as_a_refused_model(
     models_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lacking() -> int:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edge_service.protection.profiles import load_profile
+from edge_service.protection.profiles.files import load_profile
 from lab.attacks.rebuilding import by_latent, by_pixels
 from lab.attacks.target import Target
 from lab.data.images import read_folder
@@ -96,7 +96,7 @@ def test_a_profile_without_a_seal_is_open() -> None:
 
 
 def test_the_eye_finds_faces_and_tells_pictures_apart(tmp_path: Path) -> None:
-    from edge_service.models import locate
+    from edge_service.models.store import locate
 
     faces = read_folder(PICTURES, cache=tmp_path, aligned=False).pixels
     eye = FacePerception(load_torch_embedder(locate("face-embedder").path, cache=tmp_path))

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.settings import InferenceSettings
 from edge_service.vision.embed import Embedder
 from edge_service.vision.sessions import OrtSession

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_service.models import locate
+from edge_service.models.store import locate
 from edge_service.settings import InferenceSettings
 from edge_service.vision.embed import Embedder
 from edge_service.vision.sessions import OrtSession

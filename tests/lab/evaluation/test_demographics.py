@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_service.protection.keys import PUBLIC_KEY
-from edge_service.protection.profiles import load_profile
+from edge_service.protection.profiles.files import load_profile
 from edge_service.protection.protect import Protector
 from lab.data.embedders import embed_images, open_encoder, unit
 from lab.data.images import read_images

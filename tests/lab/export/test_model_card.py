@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_service.protection.profiles import PatronusStep, ProfileDocument, SealStep
+from edge_service.protection.profiles.document import PatronusStep, ProfileDocument, SealStep
 from lab.defence.recipe import Recipe
 from lab.export.model_card import card, with_demographics
 from shared.wire.common import Threshold
