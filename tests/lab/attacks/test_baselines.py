@@ -40,6 +40,7 @@ def test_noise_has_its_angle_and_another_direction_in_each_gallery(unit: Rows, d
     assert _angles(made, gaussian_noise(unit, degrees, seed=2)).min() > degrees / 2
 
 
+@pytest.mark.slow(reason="gradient descent through a decoder, face by face")
 @pytest.mark.parametrize("by", [advface, crafter])
 def test_steered_noise_stays_within_its_angle_and_spends_it(
     unit: Rows, decoder: nn.Module, by: Callable[..., Rows]
@@ -50,12 +51,14 @@ def test_steered_noise_stays_within_its_angle_and_spends_it(
     np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow(reason="gradient descent through a decoder, face by face")
 def test_advface_moves_the_picture_further_than_noise_of_its_angle(unit: Rows, decoder: nn.Module) -> None:
     clean = rebuilt(decoder, unit)
     made, blind = advface(unit, 20.0, decoder=decoder), gaussian_noise(unit, 20.0)
     assert ((rebuilt(decoder, made) - clean) ** 2).mean() > 1.5 * ((rebuilt(decoder, blind) - clean) ** 2).mean()
 
 
+@pytest.mark.slow(reason="gradient descent through a decoder, face by face")
 def test_crafter_brings_the_picture_nearer_to_the_average(unit: Rows, decoder: nn.Module) -> None:
     average = rebuilt(decoder, unit).mean(axis=0)
     made, blind = (

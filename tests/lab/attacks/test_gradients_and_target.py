@@ -63,11 +63,13 @@ def test_pixels_are_found_whose_embedding_is_the_one_wanted(embedder: nn.Module,
     assert _reached(faces, embedder, targets) > 0.9
 
 
+@pytest.mark.slow(reason="inversion by gradients once more")
 def test_more_starts_are_never_worse(embedder: nn.Module, targets: Rows) -> None:
     one, more = (by_pixels(targets, embedder, AVERAGE, steps=5, restarts=n) for n in (1, 3))
     assert _reached(more, embedder, targets) >= _reached(one, embedder, targets)
 
 
+@pytest.mark.slow(reason="inversion by gradients once more")
 def test_what_a_decoder_is_given_is_found_too(embedder: nn.Module, targets: Rows) -> None:
     torch.manual_seed(0)
     decoder = build("upsampling", DIM).eval().requires_grad_(False)

@@ -74,7 +74,14 @@ def test_and_does_not_where_all_axes_are_alike() -> None:
     assert _opened(templates, by_spectrum(public, templates), inside) < 0.3
 
 
-@pytest.mark.parametrize("refine", [by_nearest, by_optimal_transport, by_adversary])
+@pytest.mark.parametrize(
+    "refine",
+    [
+        by_nearest,
+        by_optimal_transport,
+        pytest.param(by_adversary, marks=pytest.mark.slow(reason="trains an adversary")),
+    ],
+)
 def test_refinements_mend_a_start_that_is_off(refine: object) -> None:
     """By nearest neighbors with the very same faces on both sides; by distribution alone with other ones."""
     public = _faces(2000, 1)

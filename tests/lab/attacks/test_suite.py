@@ -16,6 +16,8 @@ from lab.attacks import key_recovery, rebuilding
 from lab.attacks.attackers import Effort
 from lab.attacks.report import render
 
+pytestmark = pytest.mark.slow(reason="runs every attack, which trains attackers")
+
 TAU = 0.85
 
 
@@ -130,7 +132,6 @@ def test_a_second_run_does_nothing_again(done: Path, attack: Callable[..., Any])
     assert before == {path: path.stat().st_mtime_ns for path in (done / "steps").iterdir()}
 
 
-@pytest.mark.slow(reason="attacks twice more")
 def test_a_break_leaves_no_report_and_the_next_run_goes_on(
     attack: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

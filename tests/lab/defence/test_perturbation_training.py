@@ -120,6 +120,7 @@ def test_training_lowers_its_loss(sides: str) -> None:
     assert last < 0.8 * first
 
 
+@pytest.mark.slow(reason="trains once more")
 def test_scores_are_kept_where_that_has_a_weight() -> None:
     kept, _ = _trained(WARM_UP)
     free, _ = _trained(replace(WARM_UP, score=0.0, flip=0.0))
@@ -154,6 +155,7 @@ def test_the_seed_of_a_template_turns_it_elsewhere() -> None:
     assert history[-1]["alike"] < 1
 
 
+@pytest.mark.slow(reason="trains with an attacker in the loop")
 @pytest.mark.parametrize("embedder", [None, TorchEmbedder()])
 def test_an_attacker_in_the_loop_rebuilds_less(embedder: nn.Module | None) -> None:
     material, attacker = _material(), Rebuilder()
