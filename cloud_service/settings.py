@@ -29,12 +29,12 @@ class BodySettings(BaseModel):
 
     model_config = _FROZEN
 
+    # 100 templates of 1,024 float32 values are 0.55 MB in base64; longer ones go in fewer a request.
     max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 1024 * 1024
-    """100 templates of 1,024 float32 values are 0.55 MB in base64; longer ones go in fewer a request."""
+    # Of a change of key: one matrix of 1,024 times 1,024 float64 values is 11 MB in base64, one of 128 0.17 MB.
     max_rekey_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 16 * 1024 * 1024
-    """Of a change of key: one matrix of 1,024 times 1,024 float64 values is 11 MB in base64, one of 128 0.17 MB."""
+    # 1 MiB over a slow uplink of 0.3 Mbit/s; a sender that drips bytes is cut off here.
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
-    """1 MiB over a slow uplink of 0.3 Mbit/s; a sender that drips bytes is cut off here."""
 
 
 class RecordSettings(BaseModel):
@@ -42,18 +42,18 @@ class RecordSettings(BaseModel):
 
     model_config = _FROZEN
 
+    # SQLAlchemy's URL of a SQLite file or a PostgreSQL database; absent: the file `record.db` in the home folder. May
+    # hold a password.
     url: Annotated[str | None, Field(repr=False)] = None
-    """SQLAlchemy's URL of a SQLite file or a PostgreSQL database; absent: the file ``record.db`` in the home folder.
-    May hold a password."""
+    # The longest wait for another writer, a backup, or a reader of the operator's own.
     busy_timeout_s: Annotated[float, Field(ge=0, le=60)] = 5.0
-    """The longest wait for another writer, a backup, or a reader of the operator's own."""
+    # The longest that PostgreSQL may take for a statement; the edge waits 10 s for the whole of an answer.
     statement_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 8.0
-    """The longest that PostgreSQL may take for a statement; the edge waits 10 s for the whole of an answer."""
+    # The index holds all of them in memory, twice while a key changes. Two million of 128 values take 0.34 GB with
+    # their sketches, of 512 values 1.3 GB. More than `index.exact_up_to`: else the approximate index never begins.
     max_templates_a_gallery: Annotated[int, Field(ge=1, le=10**9)] = 2_000_000
-    """The index holds all of them in memory, twice while a key changes. Two million of 128 values take 0.34 GB with
-    their sketches, of 512 values 1.3 GB. More than ``index.exact_up_to``: else the approximate index never begins."""
+    # Bounds the work of one verification, and how far one subject can crowd an identification.
     max_templates_a_subject: Annotated[int, Field(ge=1, le=10**9)] = 1_000
-    """Bounds the work of one verification, and how far one subject can crowd an identification."""
 
 
 class IndexSettings(BaseModel):
@@ -64,17 +64,17 @@ class IndexSettings(BaseModel):
 
     model_config = _FROZEN
 
+    # Absent: in the memory of this process. `http://host:19530` or `https://…`: a Milvus, for several replicas. A path
+    # that ends with `.db`: milvus-lite in this process, for trying it out.
     url: Annotated[str | None, Field(repr=False, pattern=r"^(https?://.+|.+\.db)$")] = None
-    """Absent: in the memory of this process. ``http://host:19530`` or ``https://…``: a Milvus, for several replicas.
-    A path that ends with ``.db``: milvus-lite in this process, for trying it out."""
+    # Templates of a gallery beyond which an approximate index proposes: exact scores still decide. Up to a million, a
+    # lone identification takes some 20 ms on two cores, exactly; two million would take twice that, and take a quarter
+    # of it with the approximate index. In Milvus all is exact but what is pinned otherwise.
     exact_up_to: Annotated[int, Field(ge=0, le=10**9)] = 1_000_000
-    """Templates of a gallery beyond which an approximate index proposes: exact scores still decide. Up to a million, a
-    lone identification takes some 20 ms on two cores, exactly; two million would take twice that, and take a quarter of
-    it with the approximate index. In Milvus all is exact but what is pinned otherwise."""
+    # How often full segments are written to files, so that the next start need not read them from the record.
     snapshot_interval_s: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
-    """How often full segments are written to files, so that the next start need not read them from the record."""
+    # The longest that the end of the service waits for that.
     close_timeout_s: Annotated[float, Field(ge=0, le=600)] = 5.0
-    """The longest that the end of the service waits for that."""
 
 
 class RetentionSettings(BaseModel):
@@ -82,20 +82,20 @@ class RetentionSettings(BaseModel):
 
     model_config = _FROZEN
 
+    # How often templates that have expired are erased. They stop matching in the second in which they expire.
     sweep_interval_s: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
-    """How often templates that have expired are erased. They stop matching in the second in which they expire."""
+    # Templates that are erased in one transaction; other writers wait some hundredths of a second for it.
     sweep_batch: Annotated[int, Field(ge=1, le=10_000)] = 500
-    """Templates that are erased in one transaction; other writers wait some hundredths of a second for it."""
+    # How far the machine's clock may be ahead of the record's own time and be trusted immediately: more than a restart
+    # takes, less than a wrong time zone.
     clock_jump_s: Annotated[float, Field(gt=0, le=_YEAR)] = 300.0
-    """How far the machine's clock may be ahead of the record's own time and be trusted immediately: more than a restart
-    takes, less than a wrong time zone."""
+    # How long a clock that jumped further must run on before anything is erased by it. Long enough for time servers to
+    # set it right, and for an operator to see the warning; short enough for a machine that is switched off at night.
     clock_settle_s: Annotated[float, Field(ge=0, le=_YEAR)] = 3600.0
-    """How long a clock that jumped further must run on before anything is erased by it. Long enough for time servers to
-    set it right, and for an operator to see the warning; short enough for a machine that is switched off at night."""
+    # How often the service tries again to overwrite what it could not overwrite with the erasure.
     overwrite_interval_s: Annotated[float, Field(ge=0.01, le=_DAY)] = 5.0
-    """How often the service tries again to overwrite what it could not overwrite with the erasure."""
+    # `due_by` of an erasure of which something is left on disk: a backup, or a report, is done in a day.
     overwrite_within_s: Annotated[float, Field(gt=0, le=_YEAR)] = 86_400.0
-    """`due_by` of an erasure of which something is left on disk: a backup, or a report, is done in a day."""
 
 
 class MilvusSettings(BaseModel):
@@ -103,17 +103,17 @@ class MilvusSettings(BaseModel):
 
     model_config = _FROZEN
 
+    # `user:password`, or an API key. It holds templates, so let it ask for one.
     token: Annotated[str, Field(repr=False)] = ""
-    """``user:password``, or an API key. It holds templates, so let it ask for one."""
+    # Whom to trust for `https`, as PEM; absent: the system's authorities.
     ca_file: Path | None = None
-    """Whom to trust for ``https``, as PEM; absent: the system's authorities."""
+    # The longest that one call may take within a request; then that is answered with 503.
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
-    """The longest that one call may take within a request; then that is answered with 503."""
+    # How long Milvus may lag behind a change before `/readyz` says that the index is not ready.
     max_lag_s: Annotated[float, Field(gt=0, le=_DAY)] = 10.0
-    """How long Milvus may lag behind a change before ``/readyz`` says that the index is not ready."""
+    # How long it keeps what it dropped: by its own defaults, old files 3 hours and its log 3 days. An erasure is
+    # pending in the index until then.
     keeps_hours: Annotated[float, Field(ge=0, le=24 * 366)] = 72.0
-    """How long it keeps what it dropped: by its own defaults, old files 3 hours and its log 3 days. An erasure is
-    pending in the index until then."""
 
 
 class WorkSettings(BaseModel):
@@ -121,17 +121,17 @@ class WorkSettings(BaseModel):
 
     model_config = _FROZEN
 
+    # Requests at work in threads; under the 40 threads that the API keys' checks share with them.
     concurrency: Annotated[int, Field(ge=1, le=32)] = 8
-    """Requests at work in threads; under the 40 threads that the API keys' checks share with them."""
+    # Requests of each kind that may wait.
     queue_length: Annotated[int, Field(ge=0, le=100_000)] = 256
-    """Requests of each kind that may wait."""
+    # A person at an entrance does not wait longer; the request is refused with 429.
     queue_timeout_s: Annotated[float, Field(gt=0, le=600)] = 2.0
-    """A person at an entrance does not wait longer; the request is refused with 429."""
+    # Galleries that are searched at the same time, so that a small one does not wait for a large one. A search uses all
+    # cores.
     search_threads: Annotated[int, Field(ge=1, le=32)] = 2
-    """Galleries that are searched at the same time, so that a small one does not wait for a large one. A search uses
-    all cores."""
+    # Probes that are searched together: at 64 the matrix product is nearly all of the cost of a search.
     max_batch_probes: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Probes that are searched together: at 64 the matrix product is nearly all of the cost of a search."""
 
 
 class Settings(ServiceSettings):
@@ -139,12 +139,12 @@ class Settings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="PATRONUS_CLOUD__")
 
+    # The folder of the record and of the API keys; readable by the service's user only.
     home: Path = Field(default_factory=lambda: patronus_home() / "cloud")
-    """The folder of the record and of the API keys; readable by the service's user only."""
+    # Loopback: to be reached from elsewhere is decided by a person, behind TLS.
     host: Host = "127.0.0.1"
-    """Loopback: to be reached from elsewhere is decided by a person, behind TLS."""
+    # 0 takes a free one.
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
-    """0 takes a free one."""
     log_level: LogLevel = "info"
     body: BodySettings = BodySettings()
     record: RecordSettings = RecordSettings()

@@ -45,14 +45,14 @@ class RateSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    # Listings and look-ups.
     reading: Rate = UNLIMITED
-    """Listings and look-ups."""
+    # Probes that are verified or identified, and pictures that are examined: what a stolen key is used for. 20,000 an
+    # hour are five a second all day, in any bursts, or twenty doors in a rush: no door is locked out. A thief needs
+    # days for the millions of a search, and is in the log.
     matching: Rate = "20000/hour"
-    """Probes that are verified or identified, and pictures that are examined: what a stolen key is used for.
-    20,000 an hour are five a second all day, in any bursts, or twenty doors in a rush: no door is locked out. A thief
-    needs days for the millions of a search, and is in the log."""
+    # Enrollments, erasures, and everything else.
     writing: Rate = UNLIMITED
-    """Enrollments, erasures, and everything else."""
 
 
 def load_settings(settings: type[S], **chosen: Any) -> S:

@@ -17,8 +17,8 @@ def _without_point(value: object) -> object:
 
 _AS_JSON_HAS_IT = BeforeValidator(_without_point)
 
+# For models that are strict, which else refuse 128.0. A text, a truth value and 128.5 are refused as ever.
 JsonInteger = Annotated[int, _AS_JSON_HAS_IT]
-"""For models that are strict, which else refuse 128.0. A text, a truth value and 128.5 are refused as ever."""
 
 _DIGITS: Final = re.compile("0|[1-9][0-9]*")
 
@@ -29,10 +29,9 @@ def _plain_digits(value: object) -> object:
     return value
 
 
+# For paths and queries, where a number is text: `100`, and not `+100`, `0100`, `100.0`, `1_00` or blanks. It stands
+# last in an `Annotated`: limits that follow it would be missing from the OpenAPI document.
 PLAIN_DIGITS: Final = BeforeValidator(_plain_digits)
-"""For paths and queries, where a number is text: ``100``, and not ``+100``, ``0100``, ``100.0``, ``1_00`` or blanks.
 
-It stands last in an ``Annotated``: limits that follow it would be missing from the OpenAPI document."""
-
+# The version of what has one version only.
 One = Annotated[Literal[1], _AS_JSON_HAS_IT]
-"""The version of what has one version only."""

@@ -69,8 +69,8 @@ def _is_host(host: str) -> bool:
     return "%" not in str(address)
 
 
+# What a service listens at: an IPv4 or IPv6 address, or a host name.
 Host = Annotated[str, AfterValidator(_checked_host)]
-"""What a service listens at: an IPv4 or IPv6 address, or a host name."""
 
+# Where a service is reached: `http` or `https`, a host, and perhaps a port and a path.
 ServiceUrl = Annotated[str, AfterValidator(_checked_url)]
-"""Where a service is reached: ``http`` or ``https``, a host, and perhaps a port and a path."""

@@ -30,8 +30,8 @@ from shared.errors import NotFound, RecordDamaged
 from shared.wire.cloud import AuditEntry, AuditHead, AuditPage
 from shared.wire.common import Receipt, moment_text
 
+# `previous` of the first entry.
 NO_ENTRY: Final = "0" * 64
-"""``previous`` of the first entry."""
 
 HEAD: Final = "audit_head"
 SALT: Final = "audit_salt"
@@ -57,6 +57,7 @@ class Action(StrEnum):
     ERASURE_REPEATED = "erasure_repeated"
 
 
+# Actions whose entry is a receipt.
 ERASURES: Final = frozenset(
     {
         Action.GALLERY_ERASED,
@@ -66,7 +67,6 @@ ERASURES: Final = frozenset(
         Action.ERASURE_REPEATED,
     }
 )
-"""Actions whose entry is a receipt."""
 
 
 def append(

@@ -15,8 +15,8 @@ _log = get_logger(__name__)
 class Residue(Protocol):
     """One place of residue; the store calls it after each erasure's commit, in order."""
 
+    # The place, as an erasure's status names it.
     name: str
-    """The place, as an erasure's status names it."""
 
     def erased(self, receipt: Receipt) -> None:
         """Overwrites what it can at once. Never raises; ``finish`` does the rest."""

@@ -14,11 +14,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+# In the place of a removed template's id.
 DEAD: Final = -1
-"""In the place of a removed template's id."""
 
+# The code of the value 0.
 ZERO: Final = 127
-"""The code of the value 0."""
 
 # FAISS's kernels take so many values at a time, and are several times slower with what is left over.
 _LANES: Final = 16

@@ -33,8 +33,8 @@ from cloud_service.record.queries import (
 from cloud_service.record.tables import gallery, rekeyed, subject, template
 from shared.errors import ContractMismatch, NotFound, RecordDamaged
 
+# A template under its gallery's key: the row of `rekeyed_template`, until it is moved to `template`.
 CURRENT_VECTOR = func.coalesce(rekeyed.c.vector, template.c.vector).label("vector")
-"""A template under its gallery's key: the row of ``rekeyed_template``, until it is moved to ``template``."""
 UNDER_CURRENT_KEY = and_(rekeyed.c.template_id == template.c.id, rekeyed.c.key_version == gallery.c.key_version)
 _OF_SUBJECTS = (
     select(subject.c.name, CURRENT_VECTOR)
@@ -52,8 +52,8 @@ _TEMPLATES = (
 # How many bytes of vectors are read at a time when an index is rebuilt.
 _BATCH_BYTES = 16 * 1024 * 1024
 
+# Ids, (n,), and vectors, (n, dim), of some templates.
 Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Ids, (n,), and vectors, (n, dim), of some templates."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,8 @@ _PATIENCE_SECONDS: Final = 2.0
 # How often emptying the log is tried while somebody reads an old state of the record. Each try waits by itself.
 _SCRUBS: Final = 10
 
+# The rotation of each subject's templates; under None, of all templates.
 Matrices = Mapping[str | None, NDArray[np.float64]]
-"""The rotation of each subject's templates; under None, of all templates."""
 
 
 class _MatrixMissing(Exception):

@@ -58,8 +58,8 @@ class RekeyProgress:
     unsettled: int
 
 
+# Returns the (n, dim) float32 templates under the new key.
 Rotate = Callable[[Stored], NDArray[np.float32]]
-"""Returns the (n, dim) float32 templates under the new key."""
 
 
 class RekeySteps:

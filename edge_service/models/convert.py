@@ -22,8 +22,8 @@ from edge_service.models.dlib_graph import OPSET, Arrays, build
 from edge_service.models.manifest import ConvertedFile, SourceFormat
 from shared.errors import SetupError
 
+# Names the converter and its libraries, for the receipt of a converted file.
 CONVERTER = f"patronus-fold/1 onnx/{onnx.__version__} numpy/{np.__version__}"
-"""Names the converter and its libraries, for the receipt of a converted file."""
 # The first IR version that goes with operator set 21, which every model here uses; newer ones shut out old runtimes.
 IR_VERSION = 10
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+# Kind of a layer that tags the output before it, or goes back to one; the file does not say which of the two.
 MARK: Final = "mark"
-"""Kind of a layer that tags the output before it, or goes back to one; the file does not say which of the two."""
 
 _LONGEST_INTEGER: Final = 8
 _LONGEST_NAME: Final = 64

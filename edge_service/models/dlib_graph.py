@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from edge_service.models.dlib_file import MARK, DlibNetwork, Layer, NotDlib
 from edge_service.models.manifest import ConvertedFile
 
+# The operator set that the graph is written in.
 OPSET = 21
-"""The operator set that the graph is written in."""
 
 # dlib divides by this after subtracting the mean (`input_rgb_image_sized`); its inverse is exact in float32.
 _SCALE = 256

@@ -120,8 +120,8 @@ class EpochKey:
         return derive(self.secret, "key id", length=16).hex()
 
 
+# Not secret: for templates without a seal whose seeds anybody may reproduce, as in measurements.
 PUBLIC_KEY: Final = EpochKey("", NO_EPOCH, b"patronus: seeds that are public.")
-"""Not secret: for templates without a seal whose seeds anybody may reproduce, as in measurements."""
 
 
 def new_epoch() -> str:

@@ -21,6 +21,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+# What ONNX Runtime raises for a model that it cannot load or run; the classes share no base but `Exception`.
 RUNTIME_ERRORS: Final[tuple[type[Exception], ...]] = (
     ort_errors.EPFail,
     ort_errors.Fail,
@@ -30,7 +31,6 @@ RUNTIME_ERRORS: Final[tuple[type[Exception], ...]] = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-"""What ONNX Runtime raises for a model that it cannot load or run; the classes share no base but ``Exception``."""
 
 Floats = NDArray[np.float32]
 Signature = dict[str, tuple[str, tuple[int | None, ...]]]

@@ -15,8 +15,8 @@ from shared.security.key_ring import KeyRing
 
 _log = get_logger(__name__)
 
+# Where `Authentication` leaves, in the ASGI scope, the record of the request's key.
 KEY_RECORD = "patronus.caller"
-"""Where ``Authentication`` leaves, in the ASGI scope, the record of the request's key."""
 
 
 def authenticate(scope: Mapping[str, Any], header: str | None) -> ApiKeyRecord:

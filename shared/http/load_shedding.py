@@ -36,10 +36,10 @@ _SECONDS_BETWEEN_LOG_LINES: Final = 1.0
 _ID: Final = "(the request's id)"
 _ID_HEADER: Final = REQUEST_ID_HEADER.lower().encode("ascii")
 _REFUSED: Final = Overloaded.status
+# Where the server says, in the ASGI scope's `state`, that the request came on a connection above its limit.
 OVER_LIMIT: Final = "over_limit"
-"""Where the server says, in the ASGI scope's ``state``, that the request came on a connection above its limit."""
+# Where the server puts, beside it, a function that reads the connection's next request a little later.
 HOLD_BACK: Final = "hold_back"
-"""Where the server puts, beside it, a function that reads the connection's next request a little later."""
 Slot = tuple[str, bytes]
 
 

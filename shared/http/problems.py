@@ -55,15 +55,15 @@ REQUEST_ID_DESCRIBED: Final[dict[str, Any]] = {
     "description": "finds the request in the log",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
 }
+# The problems of the tree of errors, one entry a status, for the components of an OpenAPI document.
 DESCRIBED: Final[dict[str, dict[str, Any]]] = {
     f"Problem{status}": _described(kinds) for status, kinds in sorted(_by_status(PatronusError).items())
 }
-"""The problems of the tree of errors, one entry a status, for the components of an OpenAPI document."""
 
+# For a router's `responses`: every operation may answer a problem.
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     int(name.removeprefix("Problem")): {"$ref": f"#/components/responses/{name}"} for name in DESCRIBED
 }
-"""For a router's ``responses``: every operation may answer a problem."""
 
 
 def problem_document(error: PatronusError, request_id: str) -> dict[str, Any]:

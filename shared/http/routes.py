@@ -84,13 +84,13 @@ def refuse_unknown_query(request: Request) -> None:
         raise BadRequest(f"The query holds a parameter that is not known here; there are: {there}.")
 
 
+# For the `responses` of a route that erases.
 PENDING: Final[dict[int | str, dict[str, Any]]] = {
     status.HTTP_202_ACCEPTED: {
         "model": Erased,
         "description": "Erased, and matched no more; its bytes are not all overwritten yet: `pending` says where.",
     }
 }
-"""For the ``responses`` of a route that erases."""
 
 
 def erasure_answer(erased: Erased, response: Response) -> Erased:

@@ -21,19 +21,19 @@ _NOBODY = hashlib.sha256(b"no such key").hexdigest()
 _ONE_RATE: Final = r"[1-9][0-9]{0,8}/(second|minute|hour|day)"
 UNLIMITED: Final = "unlimited"
 RATE_PATTERN: Final = rf"^({UNLIMITED}|{_ONE_RATE}(;{_ONE_RATE}){{0,3}})$"
+# How often a key may call: `50/second`, several that all hold (`50/second;20000/hour`), or `unlimited`.
 Rate = Annotated[str, StringConstraints(pattern=RATE_PATTERN)]
-"""How often a key may call: ``50/second``, several that all hold (``50/second;20000/hour``), or ``unlimited``."""
 
 
 class Scope(StrEnum):
     """What a key may do. A key has one or several; none implies another."""
 
+    # Add pictures or templates, and erase subjects and faces.
     ENROLL = "enroll"
-    """Add pictures or templates, and erase subjects and faces."""
+    # Detect, compare, verify and identify.
     MATCH = "match"
-    """Detect, compare, verify and identify."""
+    # Create and erase galleries, and list what is in them.
     MANAGE = "manage"
-    """Create and erase galleries, and list what is in them."""
 
 
 class ApiKeyRecord(BaseModel):

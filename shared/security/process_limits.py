@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+# Processors that are made use of unless a setting asks for more. Each one costs an edge four threads (a worker, one for
+# each of the two models, one for OpenCV) and the memory of a picture at work. With 16 a service stays well under the
+# 256 threads and processes that the compose file allows it.
 MOST_CPUS: Final = 16
-"""Processors that are made use of unless a setting asks for more. Each one costs an edge four threads (a worker, one
-for each of the two models, one for OpenCV) and the memory of a picture at work. With 16 a service stays well under the
-256 threads and processes that the compose file allows it."""
 
 _ROOT: Final = Path("/")
 # Of a line of mountinfo: the fifth field is where the file system is mounted.

@@ -25,10 +25,10 @@ _CAP_IPC_LOCK: Final = 14
 class Locked(StrEnum):
     """How much of a process's memory cannot be swapped out."""
 
+    # Everything that the process has touched, and will touch.
     ALL = "all"
-    """Everything that the process has touched, and will touch."""
+    # The system allows too little: each key would have to be locked, and Python copies bytes freely.
     NOTHING = "nothing"
-    """The system allows too little: each key would have to be locked, and Python copies bytes freely."""
 
 
 def keep_out_of_dumps() -> None:

@@ -31,12 +31,12 @@ class TlsSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    # PEM: the service's certificate, and those between it and the authority if there are any.
     certificate: Path | None = None
-    """PEM: the service's certificate, and those between it and the authority if there are any."""
+    # PEM, without a passphrase, mode 0600.
     key: Path | None = None
-    """PEM, without a passphrase, mode 0600."""
+    # PEM: only callers with a certificate of this authority get a connection at all. Absent: an API key suffices.
     client_ca: Path | None = None
-    """PEM: only callers with a certificate of this authority get a connection at all. Absent: an API key suffices."""
 
     @model_validator(mode="after")
     def _whole(self) -> TlsSettings:

@@ -83,8 +83,8 @@ class IdentifyAnswer(Wire):
     fmr_at_threshold: Rate = Field(description="as the gallery was made with; the cloud measures nothing")
 
 
+# How a gallery is searched: each template compared, or only those that a coarser look proposes.
 IndexKind = Literal["exact", "approximate"]
-"""How a gallery is searched: each template compared, or only those that a coarser look proposes."""
 
 
 class IndexChoice(Wire):

@@ -15,13 +15,13 @@ Item = TypeVar("Item")
 
 Cosine = Annotated[float, Field(ge=-1, le=1, description="a cosine, not a distance: larger is more alike")]
 Rate = Annotated[float, Field(ge=0, le=1)]
+# Nobody has measured a false match rate below this and above 0: it takes a million million comparisons.
 MIN_RATE: Final = 1e-12
-"""Nobody has measured a false match rate below this and above 0: it takes a million million comparisons."""
 MAX_AGE: Final = 100 * 365 * 86_400
+# Of an entry in the audit log.
 Number = Annotated[int, Field(ge=0, le=2**63 - 1)]
-"""Of an entry in the audit log."""
+# The same in a path or a query.
 NumberInText = Annotated[int, Field(ge=0, le=2**63 - 1), PLAIN_DIGITS]
-"""The same in a path or a query."""
 
 
 def moment_text(moment: datetime) -> str:
@@ -29,8 +29,8 @@ def moment_text(moment: datetime) -> str:
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
+# A moment whose text is part of what a digest is over.
 ExactMoment = Annotated[datetime, PlainSerializer(moment_text, return_type=str, when_used="json")]
-"""A moment whose text is part of what a digest is over."""
 
 
 class Wire(BaseModel):

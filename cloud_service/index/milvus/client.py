@@ -20,8 +20,8 @@ from shared.logs import get_logger, place_of
 _log = get_logger(__name__)
 T = TypeVar("T")
 
+# The most that Milvus returns for one probe, or of one listing.
 MOST_HITS: Final = 16_384
-"""The most that Milvus returns for one probe, or of one listing."""
 
 # Rows that one message carries: under Milvus' 64 MB, and few enough to be taken in well under a second.
 _BATCH_BYTES: Final = 4 * 1024 * 1024
