@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 
 from cloud_service.services import Services
-from shared.http.auth import require
+from shared.http.auth import KeyCheck
 from shared.names import GalleryName, SubjectName, TemplateId
 from shared.security.credentials import Scope
 from shared.strict_types import PLAIN_DIGITS
@@ -34,11 +34,11 @@ async def _slot(request: Request) -> AsyncIterator[None]:
 ServicesDep = Annotated[Services, Depends(_services)]
 
 # For a route's `dependencies`, before the slot: the scopes of which the key must have one.
-MAY_MANAGE = Depends(require(Scope.MANAGE))
-MAY_ENROLL = Depends(require(Scope.ENROLL))
-MAY_MATCH = Depends(require(Scope.MATCH))
-MAY_ENROLL_OR_MANAGE = Depends(require(Scope.ENROLL, Scope.MANAGE))
-MAY_ANYTHING = Depends(require(*Scope))
+MAY_MANAGE = Depends(KeyCheck(Scope.MANAGE))
+MAY_ENROLL = Depends(KeyCheck(Scope.ENROLL))
+MAY_MATCH = Depends(KeyCheck(Scope.MATCH))
+MAY_ENROLL_OR_MANAGE = Depends(KeyCheck(Scope.ENROLL, Scope.MANAGE))
+MAY_ANYTHING = Depends(KeyCheck(*Scope))
 # Released when the handler is done, not when a slow caller has read the answer.
 SLOT = Depends(_slot, scope="function")
 

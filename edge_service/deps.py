@@ -9,7 +9,7 @@ from pydantic import Field
 
 from edge_service.services import Services
 from edge_service.uploads import PART
-from shared.http.auth import require
+from shared.http.auth import KeyCheck
 from shared.names import GalleryName, SubjectName, TemplateId
 from shared.security.credentials import Scope
 from shared.strict_types import PLAIN_DIGITS
@@ -28,11 +28,11 @@ async def _services(request: Request) -> Services:  # FastAPI would run it in a 
 
 ServicesDep = Annotated[Services, Depends(_services)]
 
-MayEnroll = Depends(require(Scope.ENROLL))
-MayMatch = Depends(require(Scope.MATCH))
-MayManage = Depends(require(Scope.MANAGE))
-MayErase = Depends(require(Scope.ENROLL, Scope.MANAGE))
-MayAsk = Depends(require(*Scope))
+MayEnroll = Depends(KeyCheck(Scope.ENROLL))
+MayMatch = Depends(KeyCheck(Scope.MATCH))
+MayManage = Depends(KeyCheck(Scope.MANAGE))
+MayErase = Depends(KeyCheck(Scope.ENROLL, Scope.MANAGE))
+MayAsk = Depends(KeyCheck(*Scope))
 
 GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
 SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]

@@ -65,18 +65,15 @@ class Retryable(PatronusError):
 
     Args:
         detail: one sentence for the caller.
-        reason: a stable word for programs.
         retry_after_s: seconds to wait; None: as the class says.
-        extra: further members of the problem document.
+        extra: ``reason``, a stable word for programs, and further members of the problem document.
     """
 
     status = 503
     retry_after_s: int = 2
 
-    def __init__(
-        self, detail: str, *, reason: str | None = None, retry_after_s: int | None = None, **extra: Any
-    ) -> None:
-        super().__init__(detail, reason=reason, **extra)
+    def __init__(self, detail: str, *, retry_after_s: int | None = None, **extra: Any) -> None:
+        super().__init__(detail, **extra)
         if retry_after_s is not None:
             self.retry_after_s = retry_after_s
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.config
 import sys
+import traceback
 from typing import Any, Literal
 
 import structlog
@@ -29,13 +30,9 @@ def configure_logging(level: LogLevel = "info", service: str = "patronus") -> No
         add_request_id,
         refuse_values,
     ]
+    last: list[Processor] = [drop_exception_text, structlog.processors.JSONRenderer()]
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=before,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            drop_exception_text,
-            structlog.processors.JSONRenderer(),
-        ],
+        foreign_pre_chain=before, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -48,7 +45,7 @@ def configure_logging(level: LogLevel = "info", service: str = "patronus") -> No
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     # Our own events go to standard error themselves: by way of logging's handler each costs three times as much.
     structlog.configure(
-        processors=[*before, drop_exception_text, structlog.processors.JSONRenderer()],
+        processors=[*before, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
@@ -102,10 +99,8 @@ def place_of(error: BaseException) -> dict[str, str]:
     Our own code logs so, and never with ``exc_info``: a program that embeds a service may have set structlog up
     otherwise, and its default prints the values of local variables.
     """
-    places = []
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
-        trace = trace.tb_next
+    places = [
+        f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{line} {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
     return {"exception": type(error).__name__, "at": " < ".join(reversed(places[-8:]))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from typing import Annotated, Final
@@ -11,7 +12,6 @@ from pydantic import AfterValidator
 
 _NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _PATH: Final = re.compile(r"[!-~]*")
-_MAX_PORT: Final = 65535
 
 
 def host_and_port(host: str, port: int) -> str:
@@ -47,18 +47,15 @@ def _checked_host(host: str) -> str:
 
 
 def _checked_url(url: str) -> str:
-    try:
+    with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        port = parts.port  # refuses what is no number, or over 65535
-    except ValueError:
-        raise ValueError("not an address such as http://127.0.0.1:8001 or https://[::1]:8001") from None
-    host, authority = parts.hostname or "", parts.netloc
-    bracketed = f"[{host}]" if ":" in host else host
-    known = {bracketed, f"{bracketed}:{port}"}  # nothing else: no user, no password, no empty or odd port
-    sound = parts.scheme in {"http", "https"} and _is_host(host) and authority.lower() in known and port != 0
-    if not sound or parts.query or parts.fragment or not _PATH.fullmatch(url):
-        raise ValueError("not an address such as http://127.0.0.1:8001 or https://[::1]:8001")
-    return url
+        host, port = parts.hostname or "", parts.port  # refuses what is no number, or over 65535
+        bracketed = f"[{host}]" if ":" in host else host
+        known = {bracketed, f"{bracketed}:{port}"}  # nothing else: no user, no password, no empty or odd port
+        sound = parts.scheme in {"http", "https"} and _is_host(host) and parts.netloc.lower() in known and port != 0
+        if sound and not parts.query and not parts.fragment and _PATH.fullmatch(url):
+            return url
+    raise ValueError("not an address such as http://127.0.0.1:8001 or https://[::1]:8001")
 
 
 def _is_host(host: str) -> bool:

@@ -41,7 +41,7 @@ def serve(
 
     settings = load_settings(EdgeSettings, host=host, port=port)
     configure_logging(settings.log_level, "edge")
-    get_logger(__name__).info("memory_locked", what=lock_memory().value)
+    get_logger(__name__).info("memory_locked", what=lock_memory())
     unmap_large_blocks()
     app = create_app(settings)
     with published(settings):

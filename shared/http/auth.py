@@ -77,8 +77,3 @@ class KeyCheck(HTTPBearer):
 
 
 Caller = Annotated[ApiKeyRecord, Depends(KeyCheck())]
-
-
-def require(*scopes: Scope) -> KeyCheck:
-    """A dependency that wants a key for the gallery of the path with one of these scopes."""
-    return KeyCheck(*scopes)

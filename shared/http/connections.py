@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.errors import BadRequest
 from shared.http.load_shedding import HOLD_BACK, OVER_LIMIT
-from shared.http.problems import MEDIA_TYPE, problem_document
-from shared.http.request_context import REQUEST_ID_HEADER, id_of_request
+from shared.http.problems import ALWAYS_SENT, problem_response
+from shared.http.request_context import id_of_request
 
 # Longer than the edge's pool keeps an idle connection (20 s), so that the caller, not this side, closes it.
 KEEP_ALIVE_SECONDS: Final = 30
@@ -64,18 +63,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answers what is not HTTP with a problem document, unless an answer is on its way already, and closes."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            request_id = id_of_request(None)
-            body = json.dumps(problem_document(_MALFORMED, request_id)).encode()
-            headers = {
-                "Content-Type": MEDIA_TYPE,
-                "Content-Length": str(len(body)),
-                "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
-                REQUEST_ID_HEADER: request_id,
-                "Connection": "close",
-            }
-            lines = ["HTTP/1.1 400 Bad Request", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-            self.transport.write("\r\n".join(lines).encode() + body)
+            response = problem_response(_MALFORMED, close=True, request_id=id_of_request(None))
+            response.headers.update(ALWAYS_SENT)
+            lines = [b"HTTP/1.1 400 Bad Request", *(b"%b: %b" % pair for pair in response.raw_headers), b"", b""]
+            self.transport.write(b"\r\n".join(lines) + response.body)
         self.transport.close()
 
     def hold_back(self) -> None:

@@ -44,12 +44,6 @@ def raw_header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-def header_of(scope: Scope, name: bytes) -> str | None:
-    """The same as text."""
-    found = raw_header(scope, name)
-    return None if found is None else found.decode("latin-1")
-
-
 def require_one_reading(scope: Scope) -> None:
     """Refuses a request that two readers could read in two ways.
 

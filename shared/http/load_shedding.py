@@ -7,7 +7,6 @@ that refuses the next one is made once and sent many times, and a connection tha
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from hashlib import blake2b
@@ -16,8 +15,8 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.errors import Overloaded, RateLimited
-from shared.http.headers import header_of, must_close, raw_header
-from shared.http.problems import MEDIA_TYPE, problem_document, problem_headers
+from shared.http.headers import must_close, raw_header
+from shared.http.problems import ALWAYS_SENT, problem_response
 from shared.http.rate_limits import Kind, kind_of
 from shared.http.request_context import REQUEST_ID_HEADER, id_of_request
 from shared.logs import get_logger
@@ -141,18 +140,14 @@ class Refusal:
 
     def __init__(self, error: Overloaded, metrics: Metrics) -> None:
         self.counted = metrics.refused.labels(error.kind, error.reason or "")
-        self._before, self._after = json.dumps(problem_document(error, _ID)).encode().split(_ID.encode())
-        headers = {
-            **problem_headers(error),
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            "Content-Type": MEDIA_TYPE,
-        }
-        self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        response = problem_response(error, request_id=_ID)
+        response.headers.update(ALWAYS_SENT)
+        self._before, self._after = bytes(response.body).split(_ID.encode())
+        self._headers = [pair for pair in response.raw_headers if pair[0] not in {_ID_HEADER, b"content-length"}]
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answers one request, before its body is read."""
-        request_id = id_of_request(header_of(scope, _ID_HEADER)).encode("ascii")
+        request_id = id_of_request(raw_header(scope, _ID_HEADER)).encode("ascii")
         body = b"%b%b%b" % (self._before, request_id, self._after)
         headers = [*self._headers, (_ID_HEADER, request_id), (b"content-length", b"%d" % len(body))]
         state = scope.get("state", {})

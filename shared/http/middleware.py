@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -11,9 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import NotFound, Overloaded, PatronusError, RateLimited, RequestTimedOut, TooLarge
 from shared.http.auth import KEY_RECORD, authenticate
-from shared.http.headers import declared_length, header_of, must_close, raw_header, require_one_reading
+from shared.http.headers import declared_length, must_close, raw_header, require_one_reading
 from shared.http.load_shedding import LoadShedder
-from shared.http.problems import problem_response, route_of, unexpected
+from shared.http.problems import ALWAYS_SENT, problem_response, route_of, unexpected
 from shared.http.rate_limits import RateLimits, kind_of
 from shared.http.request_context import REQUEST_ID_HEADER, Caller, begin_request, set_caller
 from shared.logs import get_logger
@@ -28,7 +29,7 @@ _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 # Bytes, and no class around them: what every request goes through is kept short.
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode("ascii")
-_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_ALWAYS = tuple((name.lower().encode(), value.encode()) for name, value in ALWAYS_SENT.items())
 _OURS = frozenset({_REQUEST_ID, *(name for name, _ in _ALWAYS)})
 
 
@@ -52,7 +53,7 @@ class RequestContext:
             return
         if self._log is None:
             self._log = get_logger("patronus.request").bind()  # once: binding costs as much as a line
-        request_id = begin_request(header_of(scope, _REQUEST_ID))
+        request_id = begin_request(raw_header(scope, _REQUEST_ID))
         steps = collect_steps()
         start = time.perf_counter()
         status = 0
@@ -262,12 +263,10 @@ def _too_large(limit: int) -> TooLarge:
 
 async def _drain(receive: Receive) -> None:
     taken = 0
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             while taken < _DRAIN_BYTES:
                 message = await receive()
                 taken += len(message.get("body", b""))
                 if message["type"] != "http.request" or not message.get("more_body", False):
                     return
-    except TimeoutError:
-        return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -17,6 +18,8 @@ from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
+# Headers of all answers of both services.
+ALWAYS_SENT: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 # What nginx writes in its log for the same. Nobody receives it; it is for this service's log and metrics.
 _CLIENT_CLOSED_REQUEST: Final = 499
 _log = get_logger(__name__)
@@ -66,24 +69,6 @@ RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def problem_document(error: PatronusError, request_id: str) -> dict[str, Any]:
-    """The members of the problem document for an error."""
-    detail = error.detail
-    if isinstance(error, SetupError) or type(error) is PatronusError:
-        # These speak to the operator and may name a path; the log has them.
-        detail = "The service is not set up rightly; its operator finds the reason in its log, under the request id."
-    body: dict[str, Any] = {
-        "type": f"urn:patronus:problem:{error.kind}",
-        "title": error.title,
-        "status": error.status,
-        "detail": detail,
-        "request_id": request_id,
-    }
-    if error.reason is not None:
-        body["reason"] = error.reason
-    return body | error.extra
-
-
 def problem_headers(error: PatronusError) -> dict[str, str]:
     """The headers that belong to an error."""
     headers = {}
@@ -98,14 +83,38 @@ def problem_headers(error: PatronusError) -> dict[str, str]:
     return headers
 
 
-def problem_response(error: PatronusError, *, close: bool = False) -> JSONResponse:
-    """The answer for an error; ``close``: and the connection is closed after it."""
-    request_id = current_request_id()
-    headers = {REQUEST_ID_HEADER: request_id, **problem_headers(error)}
+def problem_response(error: PatronusError, *, close: bool = False, request_id: str | None = None) -> JSONResponse:
+    """The answer for an error.
+
+    Args:
+        error: what is wrong.
+        close: whether the connection is closed after it.
+        request_id: None: that of the request being answered.
+    """
+    detail = error.detail
+    if isinstance(error, SetupError) or type(error) is PatronusError:
+        # These speak to the operator and may name a path; the log has them.
+        detail = "The service is not set up rightly; its operator finds the reason in its log, under the request id."
+    headers = problem_headers(error)
     if close:
         headers["Connection"] = "close"
-    document = problem_document(error, request_id)
-    return JSONResponse(document, status_code=error.status, media_type=MEDIA_TYPE, headers=headers)
+    extra = error.extra if error.reason is None else {"reason": error.reason, **error.extra}
+    return _response(error.kind, error.title, error.status, detail, headers, extra, request_id)
+
+
+def _response(
+    kind: str,
+    title: str,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    request_id: str | None = None,
+) -> JSONResponse:
+    request_id = request_id or current_request_id()
+    document = {"type": f"urn:patronus:problem:{kind}", "title": title, "status": status, "detail": detail}
+    headers = {**(headers or {}), REQUEST_ID_HEADER: request_id}
+    return JSONResponse({**document, "request_id": request_id, **(extra or {})}, status, headers, MEDIA_TYPE)
 
 
 def operations_of(app: FastAPI, scope: Scope) -> dict[str, dict[str, Any]]:
@@ -155,19 +164,12 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
             404: "There is no such path; /openapi.json lists all of them.",
             405: "This path does not take this method; /openapi.json lists what it takes.",
         }.get(error.status_code, "The request could not be read; check its headers and the form of its body.")
-        body = {
-            "type": f"urn:patronus:problem:{word}",
-            "title": phrase,
-            "status": error.status_code,
-            "detail": hint,
-            "request_id": current_request_id(),
-        }
-        headers = {**(error.headers or {}), REQUEST_ID_HEADER: current_request_id()}
+        headers = dict(error.headers or {})
         if error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
             # The router names the methods of the first route with this path; others may have more.
             methods = {method.upper() for method in operations_of(app, request.scope)}
             headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
-        return JSONResponse(body, status_code=error.status_code, media_type=MEDIA_TYPE, headers=headers)
+        return _response(word, phrase, error.status_code, hint, headers)
 
     async def caller_gone(_request: Request, _error: Exception) -> Response:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
@@ -181,11 +183,5 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
 def unexpected(error: BaseException) -> JSONResponse:
     """The answer for an exception nobody foresaw: its text stays here, its place goes to the log."""
     _log.error("unexpected_error", **place_of(error))
-    body = {
-        "type": f"urn:patronus:problem:{PatronusError.kind}",
-        "title": PatronusError.title,
-        "status": PatronusError.status,
-        "detail": "Something went wrong inside the service; its operator finds it in the log, under the request id.",
-        "request_id": current_request_id(),
-    }
-    return JSONResponse(body, status_code=PatronusError.status, media_type=MEDIA_TYPE)
+    detail = "Something went wrong inside the service; its operator finds it in the log, under the request id."
+    return _response(PatronusError.kind, PatronusError.title, PatronusError.status, detail)

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Final
 
 REQUEST_ID_HEADER = "X-Request-ID"
-_ACCEPTED = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _current: ContextVar[str] = ContextVar("request_id", default="-")
 
 
@@ -83,13 +83,13 @@ def check_caller() -> None:
         caller.check()
 
 
-def begin_request(offered: str | None) -> str:
+def begin_request(offered: bytes | None) -> str:
     """Sets and returns the request's id: the caller's when it is harmless, else a new one."""
     request_id = id_of_request(offered)
     _current.set(request_id)
     return request_id
 
 
-def id_of_request(offered: str | None) -> str:
+def id_of_request(offered: bytes | None) -> str:
     """The caller's id when it is harmless, else a new one."""
-    return offered if offered and _ACCEPTED.match(offered) else secrets.token_hex(16)
+    return offered.decode("ascii") if offered and _ACCEPTED.fullmatch(offered) else secrets.token_hex(16)

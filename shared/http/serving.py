@@ -81,19 +81,15 @@ def _listen(service: str, host: str, port: int) -> socket.socket:
         # A name may stand for an IPv6 address only, so the system says which family it is.
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except (OSError, UnicodeError):
-        raise _cannot_listen(service, host, port) from None
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise _cannot_listen(service, host, port) from None
+        raise SetupError(
+            f"The {service} cannot listen at {host_and_port(host, port)}: the port is taken, or the address is not "
+            f"this machine's; choose others with PATRONUS_{service.upper()}__HOST and PATRONUS_{service.upper()}__PORT."
+        ) from None
     return listener
-
-
-def _cannot_listen(service: str, host: str, port: int) -> SetupError:
-    return SetupError(
-        f"The {service} cannot listen at {host_and_port(host, port)}: the port is taken, or the address is not this "
-        f"machine's; choose others with PATRONUS_{service.upper()}__HOST and PATRONUS_{service.upper()}__PORT."
-    )

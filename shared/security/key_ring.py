@@ -121,15 +121,14 @@ class KeyRing:
                 raise Conflict("A key with this id exists already; try again.")
             return [*records, record]
 
-        if shown_in is None:
-            self._change(with_it)
-            return key, record
-        # The key before its digest: a crash between the two leaves a file of no use, never a key that nobody has.
-        write_secret(shown_in, f"{key}\n".encode("ascii"), replace=False)
+        if shown_in is not None:
+            # The key before its digest: a crash between the two leaves a file of no use, never a key that nobody has.
+            write_secret(shown_in, f"{key}\n".encode("ascii"), replace=False)
         try:
             self._change(with_it)
         except PatronusError:
-            shown_in.unlink(missing_ok=True)
+            if shown_in is not None:
+                shown_in.unlink(missing_ok=True)
             raise
         return key, record
 

@@ -34,8 +34,7 @@ def usable_cpus(root: Path = _ROOT) -> int:
     """
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
     available = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quotas = [*_cpu_quotas_v2(root), *_cpu_quotas_v1(root)]
-    return max(1, min(MOST_CPUS, available, *quotas))
+    return max(1, min(MOST_CPUS, available, *_cpu_quotas(root)))
 
 
 def memory_limit_bytes(root: Path = _ROOT) -> int | None:
@@ -47,8 +46,8 @@ def memory_limit_bytes(root: Path = _ROOT) -> int | None:
     Args:
         root: where ``proc`` and the mounted control groups are looked for; another one in tests.
     """
-    limits = [_number(group / "memory.max") for group in _groups_v2(root)]
-    limits += [_number(group / "memory.limit_in_bytes") for group in _groups_v1(root, "memory")]
+    limits = [_number(group / "memory.max") for group in _groups(root)]
+    limits += [_number(group / "memory.limit_in_bytes") for group in _groups(root, "memory")]
     limits.append(_machine_memory_bytes())
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
@@ -67,34 +66,19 @@ def limit_native_threads() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cpus()))
 
 
-def _cpu_quotas_v2(root: Path) -> Iterator[int]:
-    for group in _groups_v2(root):
-        quota, _, period = _text(group / "cpu.max").partition(" ")  # "150000 100000", or "max 100000"
+def _cpu_quotas(root: Path) -> Iterator[int]:
+    pairs = [_text(group / "cpu.max").partition(" ")[::2] for group in _groups(root)]  # "150000 100000", "max 100000"
+    pairs += [(_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")) for group in _groups(root, "cpu")]
+    for quota, period in pairs:
         if quota.isdigit() and period.isdigit() and int(period):
             yield -(-int(quota) // int(period))
 
 
-def _cpu_quotas_v1(root: Path) -> Iterator[int]:
-    for group in _groups_v1(root, "cpu"):
-        quota, period = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
-        if quota is not None and period:
-            yield -(-quota // period)
-
-
-def _groups_v2(root: Path) -> Iterator[Path]:
-    return _groups(root, "cgroup2", "")
-
-
-def _groups_v1(root: Path, controller: str) -> Iterator[Path]:
-    return _groups(root, "cgroup", controller)
-
-
-def _groups(root: Path, file_system: str, controller: str) -> Iterator[Path]:
+def _groups(root: Path, controller: str = "") -> Iterator[Path]:
     """This process's group and those above it, as folders; see cgroups(7).
 
     Args:
         root: of the file system.
-        file_system: ``cgroup2`` or ``cgroup``.
         controller: of version 1; version 2 has one hierarchy for all, whose name is empty.
     """
     own = None
@@ -107,7 +91,7 @@ def _groups(root: Path, file_system: str, controller: str) -> Iterator[Path]:
     for line in _text(root / "proc/self/mountinfo").splitlines():
         mount, _, details = line.partition(" - ")
         fields, kinds = mount.split(" "), details.split(" ")
-        if kinds[0] != file_system or len(fields) < _FIELDS:
+        if kinds[0] != ("cgroup" if controller else "cgroup2") or len(fields) < _FIELDS:
             continue
         if controller and controller not in kinds[-1].split(","):
             continue

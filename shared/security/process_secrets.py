@@ -10,9 +10,8 @@ import ctypes
 import os
 import resource
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 # prctl(2), mlockall(2) and capabilities(7) of Linux.
 _PR_SET_DUMPABLE: Final = 4
@@ -20,15 +19,6 @@ _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
 _MCL_ONFAULT: Final = 4
 _CAP_IPC_LOCK: Final = 14
-
-
-class Locked(StrEnum):
-    """How much of a process's memory cannot be swapped out."""
-
-    # Everything that the process has touched, and will touch.
-    ALL = "all"
-    # The system allows too little: each key would have to be locked, and Python copies bytes freely.
-    NOTHING = "nothing"
 
 
 def keep_out_of_dumps() -> None:
@@ -42,17 +32,20 @@ def keep_out_of_dumps() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def lock_memory() -> Locked:
+def lock_memory() -> Literal["all", "nothing"]:
     """Locks all memory of this process, now and later, where the system sets no limit to that.
 
     Under a limit it locks nothing: the kernel counts addresses, not pages in use, so every later allocation beyond the
-    limit would fail.
+    limit would fail. Each key would have to be locked instead, and Python copies bytes freely.
+
+    Returns:
+        How much of what the process has touched, and will touch, cannot be swapped out.
     """
     if sys.platform != "linux" or not _may_lock_all():
-        return Locked.NOTHING
+        return "nothing"
     # On fault: a page is locked when it is first used. Otherwise each thread's whole stack would become resident.
     done = ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
-    return Locked.ALL if done else Locked.NOTHING
+    return "all" if done else "nothing"
 
 
 def lock_pages(secret: bytes) -> bool:

@@ -84,8 +84,7 @@ def write_secret(path: Path, content: bytes, *, replace: bool) -> None:
     except OSError as error:
         raise SetupError(f"The file {path} cannot be written ({error.strerror}).") from None
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def leftovers(path: Path) -> list[Path]:

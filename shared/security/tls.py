@@ -164,12 +164,11 @@ def _valid_until(certificate: Path, key: Path, *, of_a_server: bool) -> float:
     sides = {client: client.wrap_bio(back, there), server: server.wrap_bio(there, back, server_side=True)}
     waiting = list(sides.values())
     while waiting:
-        for side in list(waiting):
-            try:
-                side.do_handshake()
-                waiting.remove(side)
-            except ssl.SSLWantReadError:
-                continue
+        side = waiting.pop(0)
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            waiting.append(side)
     found = sides[trusting].getpeercert()
     assert found is not None  # noqa: S101 - required above
     return ssl.cert_time_to_seconds(str(found["notAfter"]))

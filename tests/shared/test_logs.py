@@ -53,7 +53,7 @@ def test_an_exception_is_a_name_and_a_place(configured: None, capsys: pytest.Cap
 
 def test_every_line_tells_its_request(configured: None, capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info")
-    begin_request("call-42")
+    begin_request(b"call-42")
     get_logger("test").info("done")
     assert json.loads(capsys.readouterr().err)["request_id"] == "call-42"
 

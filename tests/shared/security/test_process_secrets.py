@@ -114,7 +114,7 @@ def test_memory_is_locked_where_the_system_sets_no_limit_and_else_still_to_be_ha
         "    resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))\n"
         "    if os.geteuid() == 0: os.setuid(65534)\n"
         "key = os.urandom(32)\n"
-        "done = lock_memory().value, lock_pages(key)\n"
+        "done = lock_memory(), lock_pages(key)\n"
         "more = bytearray(64 << 20); thread = threading.Thread(target=print); thread.start(); thread.join()\n"
         "locked = next(l for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmLck'))\n"
         "print(*done, int(locked.split()[1]) >> 10)\n"
