@@ -1,4 +1,7 @@
-"""The ``patronus`` command: put together from what each part registers, so that no part imports another."""
+"""The ``patronus`` command, assembled from groups that each package registers.
+
+So no package imports another.
+"""
 
 import contextlib
 import json
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def build(words: Sequence[str] = ()) -> "typer.Typer":
-    """The command with its registered groups; the commands of the group ``client`` are at the top level.
+    """The command with its groups; the commands of the group ``client`` are at the top level.
 
     Args:
         words: of the command line. Where the first one names a group, only that group is loaded.
@@ -114,7 +117,7 @@ def run(app: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def _guarded() -> Iterator[None]:
-    """Prints an error as one sentence, or as JSON where ``--json`` was given, and exits with status 1."""
+    """Prints an error as one sentence, with ``--json`` as JSON too, and exits with status 1."""
     guard_standard_streams()
     try:
         try:

@@ -1,4 +1,4 @@
-"""The contract: what two templates must have in common before a score between them means anything."""
+"""The contract: what two templates must share so that a score between them has a meaning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class EmbedderPin(BaseModel):
 
 
 class ProfilePin(BaseModel):
-    """The protection profile, by the digest over all of its files (erase basis and perturbation network included)."""
+    """The protection profile, by the digest over all of its files.
+
+    The erase basis and the perturbation network are among them.
+    """
 
     model_config = _STRICT
 
@@ -39,7 +42,7 @@ class ProfilePin(BaseModel):
 
 
 class SealPin(BaseModel):
-    """Which secret key sealed the templates, named without telling anything about it."""
+    """Names the secret key that sealed the templates, and reveals nothing about it."""
 
     model_config = _STRICT
 
@@ -77,13 +80,14 @@ class Contract(BaseModel):
 
     @property
     def verify_only(self) -> bool:
-        """Whether a template can be compared with those of one subject at a time, and not with a whole gallery."""
+        """Whether a template can be compared with one subject at a time only, not a whole gallery."""
         return self.seal is not None and self.seal.scope == "subject"
 
     def digest(self) -> str:
-        """SHA-256 over the contract as JSON with sorted keys and no white space, as 64 hexadecimal digits.
+        """SHA-256 over the contract as canonical JSON, as 64 hexadecimal digits.
 
-        The seal's scope is left out where it is the gallery, and its seeds where they are the epoch's own.
+        Canonical: with sorted keys and no white space. The seal's scope is left out where it is the gallery, and its
+        seeds where they are the epoch's own.
         """
         plain = self.model_dump(mode="json")
         seal = plain["seal"]

@@ -1,4 +1,4 @@
-"""What leaves the edge in base64: the template envelope, and the rotation of a change of key."""
+"""Templates and rotations as the edge sends them: little-endian floats in base64."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ _CANONICAL_PATTERN: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Z
 
 
 def decode_canonical(text: str) -> bytes:
-    """Decodes base64 in its canonical form: padded, no other characters, no bits left over (RFC 4648, 3.2 and 3.5).
+    """Decodes base64 in its canonical form.
+
+    Canonical: padded, no other characters, no bits left over (RFC 4648, 3.2 and 3.5).
 
     Raises:
         ValueError: it is not how these bytes are encoded.
@@ -125,7 +127,8 @@ class RotationMatrix(BaseModel):
     """An orthogonal matrix M; a template T becomes M T.
 
     ``data`` is base64 (standard alphabet, padded) of ``dim`` times ``dim`` little-endian float64 values, row by row.
-    It is secret: who has it and one side of a change of key has the other. It is held in memory only, and never logged.
+    It is secret: anyone with it and the templates of one key can compute those of the other. It is held in memory only,
+    and never logged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

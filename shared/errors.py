@@ -1,4 +1,4 @@
-"""The errors of Patronus, in one tree; both services answer them as problem+json (RFC 9457).
+"""The errors of Patronus, in one tree. Services answer them as problem+json (RFC 9457).
 
 ::
 
@@ -30,7 +30,7 @@
     ├── UpstreamFailed            502  the cloud answered something the edge does not understand
     └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
 
-``detail`` is one sentence that says what is wrong and how to mend it. Clients see it, so it never holds a biometric
+``detail`` is one sentence that says what is wrong and how to correct it. Clients see it, so it never holds a biometric
 value, a path, a key or the text of another exception.
 """
 
@@ -44,7 +44,7 @@ class PatronusError(Exception):
     """Base of every error that Patronus raises on purpose.
 
     Args:
-        detail: one sentence for the caller: what is wrong and how to mend it.
+        detail: one sentence for the caller: what is wrong and how to correct it.
         reason: a stable word for programs, such as ``too_small``; defaults to the class's own.
         extra: further members of the problem document; plain JSON values, never biometric.
     """
@@ -210,7 +210,7 @@ class RateLimited(Overloaded):
 
 
 class ProtectionFailed(PatronusError):
-    """A privacy step failed or gave something that is not a template. Nothing was sent."""
+    """A protection step failed or did not return a template. Nothing was sent."""
 
     kind = "protection-failed"
     title = "Protection failed"
@@ -232,21 +232,21 @@ class UpstreamUnavailable(Retryable):
 
 
 class IndexUnavailable(Retryable):
-    """The cloud's index cannot be reached, does not answer in time, or is being rebuilt from the record."""
+    """The cloud's index cannot be reached, does not answer in time, or is being rebuilt."""
 
     kind = "index-unavailable"
     title = "Index unavailable"
 
 
 class RecordUnavailable(Retryable):
-    """The database under the record cannot be reached, does not answer in time, or may not be written."""
+    """The record's database cannot be reached or written, or does not answer in time."""
 
     kind = "record-unavailable"
     title = "Record unavailable"
 
 
 class OutcomeUnknown(RecordUnavailable):
-    """The database went away while it committed: whether the change is stored is not known."""
+    """The database failed during a commit. The change may be stored or not."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -256,7 +256,7 @@ class OutcomeUnknown(RecordUnavailable):
 
 
 class RecordDamaged(Retryable):
-    """A row of the record is not what was written. It is not used; an operator has to act. Others are answered."""
+    """A row of the record is damaged and not used. An operator has to act; other rows work."""
 
     kind = "record-damaged"
     title = "Record damaged"
@@ -264,7 +264,7 @@ class RecordDamaged(Retryable):
 
 
 class KeysUnavailable(Retryable):
-    """The service's file of API keys is missing, damaged, or readable by others: no request is accepted."""
+    """The file of API keys is missing, damaged, or readable by others. No request is accepted."""
 
     kind = "keys-unavailable"
     title = "API keys unavailable"
@@ -272,7 +272,7 @@ class KeysUnavailable(Retryable):
 
 
 class InsufficientStorage(Retryable):
-    """The disk under the record is full. What is stored can be read, and nothing acknowledged is lost."""
+    """The record's disk is full. Stored data can be read; nothing acknowledged is lost."""
 
     status = 507
     kind = "insufficient-storage"

@@ -14,7 +14,7 @@ def patronus_home() -> Path:
 
 
 def patronus_version() -> str:
-    """The installed version, or ``0+checkout`` when the packages are run without being installed."""
+    """The installed version, or ``0+checkout`` where the packages are not installed."""
     try:
         return version("patronus")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on standard error, with the request id, and never a biometric value."""
+"""Logs: one JSON object a line on standard error, with the request id, without biometrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 def configure_logging(level: LogLevel = "info", service: str = "patronus") -> None:
-    """Sends the log of this process, uvicorn's included, through one formatter; each line names the service."""
+    """Sends the logs of this process and its libraries through one formatter, as JSON."""
 
     def name_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
         return {"service": service, **event}
@@ -53,7 +53,7 @@ def configure_logging(level: LogLevel = "info", service: str = "patronus") -> No
 
 
 def silence_logs() -> None:
-    """Turns off the log of this process, and that of libraries: a command says what it has to say in one sentence.
+    """Turns off the log of this process and of libraries: a command prints one sentence.
 
     ``configure_logging`` turns it on again.
     """
@@ -64,7 +64,7 @@ def silence_logs() -> None:
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger whose events are a word and members: ``log.info("gallery_created", templates=0)``."""
+    """A logger of events with members: ``log.info("gallery_created", templates=0)``."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
@@ -76,7 +76,7 @@ def add_request_id(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def refuse_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Keeps arrays, bytes and lists out of the log: a vector or a picture must not get there by an oversight."""
+    """Keeps arrays, bytes and lists out of the log, so that no vector or picture gets there."""
     for name, value in event.items():
         if name.startswith("_") or name == "exc_info" or isinstance(value, _PLAIN):
             continue
@@ -85,7 +85,7 @@ def refuse_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def drop_exception_text(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Leaves the place of an exception in the log, without its text or the values of its frames."""
+    """Logs the place of an exception, without its text or the values of its frames."""
     info = event.pop("exc_info", None)
     if info is True:
         info = sys.exc_info()
@@ -94,7 +94,7 @@ def drop_exception_text(_logger: Any, _method: str, event: EventDict) -> EventDi
 
 
 def place_of(error: BaseException) -> dict[str, str]:
-    """The kind of an exception and where it was raised, for a log: ``log.error("word", **place_of(error))``.
+    """The kind and place of an exception for a log: ``log.error("word", **place_of(error))``.
 
     Our own code logs so, and never with ``exc_info``: a program that embeds a service may have set structlog up
     otherwise, and its default prints the values of local variables.

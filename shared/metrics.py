@@ -11,14 +11,16 @@ from functools import lru_cache
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import generate_latest
 
-# From a FAISS look-up (some 0.1 ms) to a cold, large picture (seconds).
+# From a FAISS search (some 0.1 ms) to a cold, large picture (seconds).
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 _steps: ContextVar[dict[str, float] | None] = ContextVar("steps", default=None)
 
 
 class Metrics:
-    """The metrics of one service, in a registry of its own, so that two services can live in one process of a test.
+    """The metrics of one service, in a registry of its own.
+
+    So two services can run in one process, as in tests.
 
     Args:
         service: the prefix of every name, ``edge`` or ``cloud``.
@@ -49,7 +51,7 @@ class Metrics:
 
     @lru_cache(maxsize=1024)  # noqa: B019 - as long-lived as what it belongs to
     def request(self, method: str, route: str, status: int) -> Histogram:
-        """The times of one kind of request; there are as many as routes, methods and statuses that were met."""
+        """The histogram of one kind of request; there is one for each route, method and status."""
         return self.requests.labels(method, route, status)
 
     @contextmanager

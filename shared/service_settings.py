@@ -1,4 +1,4 @@
-"""What the settings of both services have in common, and how they are read from the environment."""
+"""Settings that both services have, and how they are read from the environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ S = TypeVar("S", bound="ServiceSettings")
 
 
 class ServiceSettings(BaseSettings):
-    """Settings of a service that keeps its API keys in a folder of its own; they do not change while it runs."""
+    """Settings of a service with API keys in its own folder; constant while it runs."""
 
     model_config = SettingsConfigDict(env_nested_delimiter="__", frozen=True, extra="forbid")
 
@@ -45,10 +45,10 @@ class RateSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # Listings and look-ups.
+    # Listings and queries by name.
     reading: Rate = UNLIMITED
     # Probes that are verified or identified, and pictures that are examined: what a stolen key is used for. 20,000 an
-    # hour are five a second all day, in any bursts, or twenty doors in a rush: no door is locked out. A thief needs
+    # hour are five a second all day, in any bursts, or twenty entrances at rush hour: none is locked out. A thief needs
     # days for the millions of a search, and is in the log.
     matching: Rate = "20000/hour"
     # Enrollments, erasures, and everything else.
@@ -56,7 +56,11 @@ class RateSettings(BaseModel):
 
 
 def load_settings(settings: type[S], **chosen: Any) -> S:
-    """The settings of the environment, with those chosen on the command line before them (None: not chosen).
+    """The settings of the environment; those of the command line go first.
+
+    Args:
+        settings: their class.
+        chosen: on the command line; None: not chosen.
 
     Raises:
         SetupError: one of them is wrong; names it, never its value.
@@ -76,7 +80,7 @@ def load_settings(settings: type[S], **chosen: Any) -> S:
 
 
 def _problem(settings: type[ServiceSettings], name: str, found: ErrorDetails) -> str:
-    """What is wrong with one setting, without pydantic's own words for it where it has a sentence of ours."""
+    """What is wrong with one setting, in our own words where there are any."""
     if found["type"] == "extra_forbidden":
         *groups, wrong = (str(part) for part in found["loc"])
         fields: dict[str, FieldInfo] = settings.model_fields
@@ -88,7 +92,7 @@ def _problem(settings: type[ServiceSettings], name: str, found: ErrorDetails) ->
 
 
 def _refuse_unknown(settings: type[ServiceSettings]) -> None:
-    """Pydantic passes over variables that it does not know; a misspelt limit must not be taken for one that is set."""
+    """Refuses unknown variables, which pydantic ignores: a misspelled limit would not hold."""
     prefix = str(settings.model_config.get("env_prefix", ""))
     for name in os.environ:
         if name.upper().startswith(prefix):

@@ -12,12 +12,14 @@ _OUTPUT = 1
 
 
 class OutputFailed(SetupError):
-    """Standard output cannot be written: its reader is gone, its disk is full, or it was closed."""
+    """Standard output cannot be written: no reader, a full disk, or closed."""
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output whose failure is one sentence: click ends in silence, rich by itself, and Python at its end with
-    a traceback and the status 120."""
+    """Standard output whose failure is one sentence.
+
+    Without it, click and rich end silently, and Python ends with a traceback and the status 120.
+    """
 
     def write(self, text: str) -> int:
         try:
@@ -33,7 +35,7 @@ class _Output(io.TextIOWrapper):
 
 
 def guard_standard_streams() -> None:
-    """Opens those that are closed, so that no file of ours takes their number, and guards standard output."""
+    """Opens closed streams, so that no file takes their number, and guards standard output."""
     for number in range(3):
         try:
             os.fstat(number)

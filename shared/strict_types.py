@@ -1,6 +1,7 @@
-"""JsonInteger numbers as JSON has them: 128 and 128.0 are the same number there, and some encoders write the second.
+"""Whole numbers in JSON, in paths and in queries.
 
-In paths and queries a number is text, and there is one way to write it.
+In JSON 128 and 128.0 are the same number, and some encoders write the second. In paths and queries a number is text,
+and there is one way to write it.
 """
 
 from __future__ import annotations

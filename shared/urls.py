@@ -1,4 +1,4 @@
-"""Addresses of services: made from a host and a port in one place, and checked when they are read as settings."""
+"""Addresses of services: made from a host and a port, and checked as settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How both services speak HTTP: problem documents, request ids, body limits, API keys, health.
+"""HTTP of both services: problem documents, request ids, body limits, API keys, health.
 
 Nothing here knows of faces, templates or galleries.
 """

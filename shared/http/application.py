@@ -1,4 +1,4 @@
-"""Makes the application of a service, with its layers: every request passes four before its handler.
+"""Makes the application of a service, with the four layers before its handlers.
 
 ``LoadShedding``, then ``RequestContext``, ``Authentication`` and ``BodyLimits``.
 """
@@ -27,14 +27,20 @@ _BODY_BYTES = 256 * 1024 * 1024
 
 
 class _Application(FastAPI):
-    """An application behind load shedding, whose OpenAPI document describes problems and the headers of all answers."""
+    """An application behind load shedding.
+
+    Its OpenAPI document describes problems and the headers of all answers.
+    """
 
     def __init__(self, shedder: LoadShedder, **options: Any) -> None:
         super().__init__(**options)
         self.shedding = LoadShedding(super().__call__, shedder)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request. Starlette would put its own layer for errors before any that is added to it."""
+        """Answers one request.
+
+        Starlette would put its own layer for errors before any that is added to it.
+        """
         await self.shedding(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def authenticate(scope: Mapping[str, Any], header: str | None) -> ApiKeyRecord:
     except SetupError as error:
         _log.error("api_keys_unreadable", **place_of(error))
         raise KeysUnavailable(
-            "The service cannot read its file of API keys now; the operator must mend it. Nothing was done."
+            "The service cannot read its file of API keys now; the operator must repair it. Nothing was done."
         ) from None
     if record is None:
         raise Unauthenticated("This API key is not known here, or it was revoked; ask the operator for a new one.")
@@ -44,9 +44,10 @@ def authenticate(scope: Mapping[str, Any], header: str | None) -> ApiKeyRecord:
 
 
 class KeyCheck(HTTPBearer):
-    """A dependency that returns the record of the caller's key, or refuses a key that lacks the scope or the gallery.
+    """A dependency that returns the record of the caller's key.
 
-    It is an HTTPBearer so that the OpenAPI document describes the header.
+    It refuses a key that lacks the scope or the gallery. It is an HTTPBearer so that the OpenAPI document describes the
+    header.
 
     Args:
         scopes: one of these is needed; none: any key will do.
@@ -59,7 +60,9 @@ class KeyCheck(HTTPBearer):
         self._scopes = scopes
 
     async def __call__(self, request: Request) -> ApiKeyRecord:  # type: ignore[override]
-        """The record of the caller's key. Asynchronous: FastAPI would run a plain function in a thread.
+        """The record of the caller's key.
+
+        Asynchronous: FastAPI would run a plain function in a thread.
 
         Raises:
             NotFound: the key is not for the gallery of the path.

@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections by uvicorn and httptools, with limits: how many, how silent, how long a request's head."""
+"""HTTP/1.1 connections of uvicorn, with limits of number, silence and length of heads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ _MALFORMED: Final = BadRequest(
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP protocol, within limits. It extends what the event loop and the parser call, and nothing else."""
+    """Uvicorn's HTTP protocol, within limits.
+
+    It extends only what the event loop and the parser call.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for a request."""
@@ -45,7 +48,7 @@ class LimitedProtocol(HttpToolsProtocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Parses; refuses a head that is too long, which uvicorn would gather for as long as it comes."""
+        """Parses; refuses a head that is too long. Uvicorn alone sets no limit."""
         last = self.cycle
         super().data_received(data)
         if self.cycle is not last:
@@ -56,12 +59,12 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.send_400_response("")
 
     def on_headers_complete(self) -> None:
-        """Hands the request over; what the parser calls headers from here on are trailers, which nobody reads."""
+        """Hands the request over. Later headers of the parser are trailers, and are ignored."""
         super().on_headers_complete()
         self.headers = []
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is not HTTP with a problem document, unless an answer is on its way already, and closes."""
+        """Answers malformed HTTP with a problem document, unless an answer has begun, and closes."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             response = problem_response(_MALFORMED, close=True, request_id=id_of_request(None))
             response.headers.update(ALWAYS_SENT)
@@ -70,7 +73,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def hold_back(self) -> None:
-        """Reads the next request only after a moment: back pressure on a caller whose request was refused."""
+        """Delays reading the next request: back pressure after a refusal."""
         self.transport.pause_reading()
         self.loop.call_later(_HOLD_BACK_SECONDS, self.go_on)
 

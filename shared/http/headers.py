@@ -1,4 +1,4 @@
-"""Headers of a request: read from the ASGI scope, and refused where they can be read in two ways."""
+"""Reads headers of a request, and refuses those that can be read in two ways."""
 
 from __future__ import annotations
 
@@ -68,9 +68,10 @@ def require_one_reading(scope: Scope) -> None:
 
 
 def must_close(scope: Scope) -> bool:
-    """Whether an answer before the body was read must close the connection: unless the body is short and surely sent.
+    """Whether an answer before the body was read must close the connection.
 
-    The server skips a short one. Of others the length is not known, or they may never come (``Expect``).
+    The server skips a body that is short and certain to arrive. Of others the length is not known, or they may never
+    come (``Expect``).
     """
     for name, value in scope["headers"]:
         if name == b"content-length":
@@ -94,7 +95,7 @@ def media_type(request: Request) -> str:
 
 
 def parameters_of(value: str) -> dict[str, str]:
-    """Parameters of a header's value, such as ``a/b; charset=utf-8``, by their names in lower case.
+    """Parameters of a header's value, such as ``a/b; charset=utf-8``, by lower-case name.
 
     Raises:
         ValueError: they are malformed, one comes twice, or one other than ``filename*`` is in the extended form
@@ -121,7 +122,7 @@ def parameters_of(value: str) -> dict[str, str]:
 
 
 def json_in_utf8(request: Request) -> None:
-    """Refuses a JSON body that is said to be in another charset than UTF-8, which it is read in.
+    """Refuses a JSON body whose ``Content-Type`` names another charset than UTF-8.
 
     Raises:
         BadRequest: it is, or the parameters of ``Content-Type`` can be read in two ways.

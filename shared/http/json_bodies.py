@@ -1,5 +1,6 @@
-"""JSON bodies, read in one way only: UTF-8, no name twice in an object, no NaN, no half of a surrogate pair.
+"""Reads JSON bodies strictly, so that no other reader can read them differently.
 
+Strictly: UTF-8, no name twice in an object, no NaN, no half of a surrogate pair.
 RFC 8259 leaves to a reader what it makes of a name that comes twice. Two readers that differ, such as a proxy that
 checks requests and the service behind it, can be played off against each other, so such a body is refused (RFC 7493).
 """

@@ -1,4 +1,4 @@
-"""Sheds load: refuses a request, before its key or body is looked at, that could not be answered soon.
+"""Sheds load before keys are checked and bodies read, so that accepted requests stay fast.
 
 A request that is authenticated, parsed and then refused costs half of one that is answered: at twice the load that a
 service can carry, it would do little else. So requests that are being answered are counted by kind and key, the answer
@@ -43,7 +43,7 @@ Slot = tuple[str, bytes]
 
 
 class LoadShedder:
-    """Counts requests that are being answered, and remembers keys over their rate. Used on one event loop.
+    """Counts requests at work, and remembers keys over their rate. Used on one event loop.
 
     Args:
         slots: requests of one kind at once: verifications, identifications, and all others together.
@@ -63,7 +63,7 @@ class LoadShedder:
         self._logged = 0.0
 
     def take(self, scope: Scope) -> Slot | Refusal:
-        """Takes a slot for a request, to be given to ``release``, or gives the answer that refuses it."""
+        """Takes a slot for a request, to be released later, or returns the answer that refuses it."""
         if scope.get("state", {}).get(OVER_LIMIT):
             return self._refuse(self._too_many_connections)
         path = scope["path"]
@@ -90,7 +90,7 @@ class LoadShedder:
             del self._taken_by_key[slot]
 
     def remember(self, kind: Kind, authorization: bytes, error: RateLimited) -> None:
-        """Refuses requests of this kind with this key at once, until its rate allows one, or for a second."""
+        """Refuses this key's requests of this kind until its rate allows one, at most a second."""
         now = time.monotonic()
         if len(self._over_rate) >= _MAX_REMEMBERED_KEYS:
             self._over_rate = {key: found for key, found in self._over_rate.items() if found[0] > now}
@@ -109,7 +109,7 @@ class LoadShedder:
 
 
 class LoadShedding:
-    """The outermost layer: answers requests under ``/v1`` while they find a slot, and refuses the others.
+    """The outermost layer: refuses requests under ``/v1`` that find no free slot.
 
     Args:
         app: the application inside.

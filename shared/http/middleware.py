@@ -1,4 +1,4 @@
-"""The layers around every request, inside load shedding: context, authentication, and limits of the body."""
+"""The layers inside load shedding: request context, authentication, limits of the body."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ _OURS = frozenset({_REQUEST_ID, *(name for name, _ in _ALWAYS)})
 
 
 class RequestContext:
-    """Gives a request its id, measures and logs it without names, and answers exceptions that nobody caught.
+    """Gives a request its id, measures and logs it, and answers uncaught exceptions.
+
+    The log names the route, and no subject or gallery.
 
     Args:
         app: the application inside.
@@ -84,9 +86,9 @@ class RequestContext:
 
 
 class Authentication:
-    """Refuses requests under ``/v1`` without a known API key, or over its rate, before their body is read.
+    """Refuses requests under ``/v1`` without a known API key, or over its rate.
 
-    Scopes and galleries of the key are checked by the routes.
+    It does so before the body is read. Scopes and galleries of the key are checked by the routes.
 
     Args:
         app: the application inside.
@@ -189,7 +191,7 @@ class BodyLimits:
             await problem_response(body.refused, close=True)(scope, receive, send)
 
     def hold(self, size: int) -> bool:
-        """Counts bytes of a body that are held from now on; whether all bodies together stay within the budget."""
+        """Counts bytes of a body as held; whether all bodies together stay within the budget."""
         self._held += size
         return self._held <= self.budget
 

@@ -118,7 +118,7 @@ def _response(
 
 
 def operations_of(app: FastAPI, scope: Scope) -> dict[str, dict[str, Any]]:
-    """The operations that the path of a request has, by method in lower case; none where there is no such path."""
+    """The operations of a request's path, by method in lower case; none for an unknown path."""
     found: dict[str, dict[str, Any]] = app.openapi()["paths"].get(route_of(scope), {})
     return found
 
@@ -181,7 +181,7 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
 
 
 def unexpected(error: BaseException) -> JSONResponse:
-    """The answer for an exception nobody foresaw: its text stays here, its place goes to the log."""
+    """The answer for an unexpected exception. The log gets its place, and nobody its text."""
     _log.error("unexpected_error", **place_of(error))
     detail = "Something went wrong inside the service; its operator finds it in the log, under the request id."
     return _response(PatronusError.kind, PatronusError.title, PatronusError.status, detail)

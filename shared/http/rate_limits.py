@@ -1,4 +1,4 @@
-"""How often each API key may call, counted by the library ``limits`` in the memory of this process."""
+"""Limits the rate of each API key, counted by ``limits`` in the memory of this process."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The request that is being answered: its id, which travels from the caller through both services and into their logs,
-and whether its caller still waits for the answer."""
+"""The request being answered: its id, and whether its caller still waits for the answer.
+
+The id goes from the caller through both services and into their logs.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,14 @@ _current: ContextVar[str] = ContextVar("request_id", default="-")
 
 
 class CallerGone(Exception):
-    """The caller closed the connection before the answer. Not a ``PatronusError``: nobody is left to be answered."""
+    """The caller closed the connection before the answer.
+
+    Not a ``PatronusError``: nobody receives an answer.
+    """
 
 
 class Caller:
-    """The caller that waits for the answer to one request. Used on the event loop; ``check`` works in any thread.
+    """The caller of one request. Used on the event loop; ``check`` works in any thread.
 
     Args:
         key_id: id of the API key that the request came with.
@@ -63,7 +68,7 @@ def current_request_id() -> str:
 
 
 def current_caller() -> Caller:
-    """The caller of the request being answered; outside of one, a caller without a key that never leaves."""
+    """The caller of the request being answered; outside of one, a caller that never leaves."""
     return _caller.get() or Caller("")
 
 

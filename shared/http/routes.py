@@ -29,9 +29,9 @@ def api_router(prefix: str, tag: str, responses: dict[int | str, dict[str, Any]]
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses unknown or repeated query parameters and ambiguous JSON, and answers HEAD as GET.
+    """A route that refuses ambiguous queries and JSON, and answers HEAD as GET.
 
-    Whether the caller's key is for this gallery and has the scope is checked before the body is read, too.
+    Unknown and repeated query parameters are refused. The key's gallery and scope are checked before the body is read.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -64,9 +64,10 @@ class StrictRoute(APIRoute):
 
 
 def refuse_unknown_query(request: Request) -> None:
-    """Refuses a query parameter that the route does not have, by the OpenAPI document, or that comes twice.
+    """Refuses a query parameter that is unknown to the route, or that comes twice.
 
-    One that is misspelled would be ignored without a word, and of two values one would be.
+    The OpenAPI document names those of the route. Otherwise a misspelled parameter, and one of two values, would be
+    ignored silently.
 
     Raises:
         BadRequest: names the parameters that there are.

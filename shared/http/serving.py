@@ -76,7 +76,7 @@ async def _serve(app: FastAPI, listener: socket.socket, tls: ssl.SSLContext | No
 
 
 def _listen(service: str, host: str, port: int) -> socket.socket:
-    """The bound socket. It is bound before anything is opened, so that a taken port is reported in one sentence."""
+    """Binds the socket before anything is opened, so that a taken port is one sentence."""
     try:
         # A name may stand for an IPv6 address only, so the system says which family it is.
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

@@ -1,1 +1,1 @@
-"""Secrets of both services: API keys, private files, TLS, and what a process may leave in dumps and swap."""
+"""Secrets of both services: API keys, private files, TLS, memory; limits of a process."""

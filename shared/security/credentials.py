@@ -1,4 +1,4 @@
-"""API keys: made at random, shown once, kept as a digest, compared in constant time, revocable."""
+"""API keys: random, shown once, stored as digests, compared in constant time, revocable."""
 
 from __future__ import annotations
 

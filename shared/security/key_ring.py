@@ -1,4 +1,4 @@
-"""The file in which a service keeps the records of its API keys, and the first key made at a first start."""
+"""The file with the records of a service's API keys, and the key of its first start."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ class KeyRing:
         self._valid: dict[bytes, ApiKeyRecord] = {}
 
     def check(self, key: str) -> ApiKeyRecord | None:
-        """The record of a valid key, else None. Reads the file again when it has changed: a revocation holds at once.
+        """The record of a valid key, else None.
+
+        Reads the file again when it has changed, so a revocation holds immediately.
 
         Raises:
             SetupError: the file is missing, damaged, or readable by others.
@@ -71,7 +73,7 @@ class KeyRing:
         return True
 
     def ensure_first_key(self, shown_in: Path, label: str = "made at the first start") -> bool:
-        """Makes the first key, with every scope, if the service has none yet, and leaves it in a private file.
+        """Makes the first key, with every scope, if there is none, and writes it to a private file.
 
         Also removes what a writer of either file left that was killed: services call this at each start.
 
@@ -176,7 +178,7 @@ class KeyRing:
                 return
             text = read_secret(self.path)
             records = _File.model_validate_json(text).keys
-            # Pydantic takes the last of two members with one name, by which a revoked key could look valid.
+            # Pydantic takes the last of two members with one name, by which a revoked key could seem valid.
             json.loads(text, object_pairs_hook=_members_once)
             self._records = records
             self._valid = {}

@@ -29,7 +29,7 @@ def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
 
     @app.command("list")
     def show() -> None:
-        """Show all API keys: id, state, scopes, galleries, label, and the rate of those that have one of their own."""
+        """Show all API keys: id, state, scopes, galleries, label, and any rate of their own."""
         for record in ring().records():
             state = "revoked" if record.revoked_at else "valid"
             galleries = "all" if record.galleries is None else ",".join(sorted(record.galleries))

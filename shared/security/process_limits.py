@@ -1,4 +1,4 @@
-"""What this process may use of the machine: processors and memory. Both services ask here, and nowhere else.
+"""Processors and memory that this process may use. Both services ask only here.
 
 A container on a large host sees all of the host's processors and all its memory; what it may use of them is
 in its control groups. Read are version 2 (``cpu.max``, ``memory.max``) and version 1 (``cpu.cfs_quota_us``,
@@ -38,7 +38,7 @@ def usable_cpus(root: Path = _ROOT) -> int:
 
 
 def memory_limit_bytes(root: Path = _ROOT) -> int | None:
-    """How many bytes of memory this process may use: the smallest limit there is; None where none can be found.
+    """How many bytes of memory this process may use: the smallest limit found, or None.
 
     Counted are the limits of its control groups, the machine's memory, and the limit on its address space
     (``RLIMIT_AS``) where there is one.
@@ -56,7 +56,7 @@ def memory_limit_bytes(root: Path = _ROOT) -> int | None:
 
 
 def limit_native_threads() -> None:
-    """Bounds the threads that numpy's and FAISS's own pools start; must be called before either is imported.
+    """Bounds the threads of numpy and FAISS; must be called before either is imported.
 
     Left alone they start one for each processor of the machine. numpy's OpenBLAS gets one thread: its others spin
     while they wait, and beside anything else on few processors each product takes ten times as long. FAISS's OpenMP

@@ -1,4 +1,4 @@
-"""Keeps what a process holds in memory, such as keys and pictures, out of core dumps and out of swap.
+"""Keeps a process's memory, such as keys and pictures, out of core dumps and swap.
 
 ``keep_out_of_dumps`` is for every program that may hold a key. ``lock_memory`` is for those that hold the edge's keys.
 What neither can do stands in docs/threat-model.md.
@@ -22,7 +22,9 @@ _CAP_IPC_LOCK: Final = 14
 
 
 def keep_out_of_dumps() -> None:
-    """Switches core dumps of this process off, for good; on Linux also its inspection by others of the same user.
+    """Switches core dumps of this process off permanently.
+
+    On Linux, other processes of the same user cannot inspect it either.
 
     The resource limit alone does not bind where the kernel hands dumps to a program (``core_pattern`` begins with
     ``|``), and a child inherits the limit only: a program that is started from here and holds keys calls this itself.
@@ -49,7 +51,7 @@ def lock_memory() -> Literal["all", "nothing"]:
 
 
 def lock_pages(secret: bytes) -> bool:
-    """Locks the pages that hold these bytes, and not copies of them; they stay locked while the process lives.
+    """Locks the pages of these bytes, not of copies, while the process lives.
 
     Returns:
         Whether the system allowed it. Nearly every one allows some pages.

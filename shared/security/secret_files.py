@@ -88,7 +88,7 @@ def write_secret(path: Path, content: bytes, *, replace: bool) -> None:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Temporary files of ``write_secret(path, ...)`` whose process was killed, or is still writing.
+    """Temporary files of ``write_secret`` whose process was killed, or is still writing.
 
     They hold secrets, and a killed writer's file may even be a second link to ``path``. Remove them only while holding
     the lock that every writer of ``path`` takes.
@@ -106,7 +106,7 @@ def leftovers(path: Path) -> list[Path]:
 
 
 def remove_leftovers(*paths: Path) -> None:
-    """Removes what killed writers of these files left; the caller holds the lock of all writers.
+    """Removes files that killed writers left; the caller holds the lock of all writers.
 
     Raises:
         SetupError: the folder cannot be written.
@@ -134,7 +134,7 @@ def make_private_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock beside ``path`` while it is read, changed and written back, across processes.
+    """Holds a lock of ``path`` across processes while it is read, changed and written.
 
     Raises:
         SetupError: the folder cannot be written.
@@ -152,7 +152,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Writes a folder's list of names to the disk, so that a rename in it outlasts a loss of power.
+    """Writes a folder's names to the disk, so that a rename survives a loss of power.
 
     Raises:
         OSError: it cannot be opened or synchronized.

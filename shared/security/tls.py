@@ -1,4 +1,4 @@
-"""TLS on the services' own sockets, and on the line from the edge to the cloud: contexts that are checked at the start.
+"""TLS of the services' sockets, and from the edge to the cloud; checked at the start.
 
 Where a certificate, a key or an authority is missing, wrong or out of date, the start is stopped with one sentence.
 """
@@ -88,7 +88,7 @@ def client_context(ca: Path | None, certificate: Path | None, key: Path | None) 
 
 
 def why_refused(error: BaseException | None) -> str | None:
-    """What an operator must know of a handshake that failed, if one is at the bottom of an exception."""
+    """Why a TLS handshake failed, for the operator; None if no handshake caused the error."""
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
     if error is None:

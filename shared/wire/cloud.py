@@ -26,7 +26,7 @@ class GallerySpec(Wire):
 
 
 class NewTemplate(Wire):
-    """A template to store under an identifier chosen by the sender, so that sending it twice stores it once."""
+    """A template to store under the sender's identifier; sent twice, it is stored once."""
 
     id: TemplateId
     template: TemplateEnvelope
@@ -60,7 +60,7 @@ class VerifyRequest(Wire):
 
 
 class IdentifyRequest(Wire):
-    """Probes to look for in the whole gallery."""
+    """Probes to search for in the whole gallery."""
 
     model_config = ConfigDict(strict=True)
 
@@ -83,7 +83,7 @@ class IdentifyAnswer(Wire):
     fmr_at_threshold: Rate = Field(description="as the gallery was made with; the cloud measures nothing")
 
 
-# How a gallery is searched: each template compared, or only those that a coarser look proposes.
+# How a gallery is searched: each template compared, or only those that a coarser search proposes.
 IndexKind = Literal["exact", "approximate"]
 
 
@@ -94,7 +94,7 @@ class IndexChoice(Wire):
 
 
 class IndexStats(Wire):
-    """The index of a gallery. The record decides: whatever the index proposes is scored exactly from there."""
+    """The index of a gallery. Its candidates are scored exactly, from the record."""
 
     backend: Literal["faiss", "milvus"]
     kind: IndexKind = Field(description="as it is now; what is in no full segment of 65,536 is always compared exactly")
@@ -112,7 +112,7 @@ class SnapshotInfo(Wire):
 
 
 class AuditEntry(Wire):
-    """Something that was done. ``digest`` is over all that stands before it here, in this order."""
+    """Something that was done. ``digest`` is over all members before it, in this order."""
 
     seq: Number
     at: ExactMoment
@@ -132,21 +132,21 @@ class AuditPage(Wire):
 
 
 class AuditHead(Wire):
-    """The last entry of the audit log: who notes it down elsewhere sees later whether the log was cut or rewritten."""
+    """The last entry of the audit log. A copy kept elsewhere shows later changes of the log."""
 
     seq: Number
     digest: HexDigest
 
 
 class Rotation(Wire):
-    """What turns the templates of a gallery, or of one subject where each has a seal of its own."""
+    """The rotation of a gallery's templates, or of one subject's where each has a seal."""
 
     subject: SubjectName | None = Field(default=None, description="absent where the gallery has one seal")
     matrix: RotationMatrix = Field(repr=False)
 
 
 class RekeyRequest(Wire):
-    """A change of a gallery's key: the contract that is to hold, and matrices that turn old templates into new ones."""
+    """A change of a gallery's key: the next contract, and the matrices that lead to it."""
 
     contract: Contract
     replaces: HexDigest = Field(description="digest of the contract that the matrices turn from")

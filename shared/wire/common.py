@@ -58,7 +58,7 @@ def _no_tiny_rate(rate: float) -> float:
 
 
 class NewThreshold(Threshold):
-    """A threshold that a gallery is made with; those that are there may be any cosine that decides something."""
+    """A threshold for a new gallery; older galleries may have any cosine that decides."""
 
     cosine: Annotated[float, Field(ge=0.0001, le=0.9999, description="accept when the cosine is at least this")]
     fmr: Annotated[float, AfterValidator(_no_tiny_rate)] = Field(
@@ -123,7 +123,7 @@ class Page(Wire, Generic[Item]):
 
 
 class Receipt(Wire):
-    """An entry of the cloud's audit log: who keeps it can show what was done, and that the log still says so."""
+    """An entry of the cloud's audit log. It proves later what was done, if it is kept."""
 
     id: Number
     at: ExactMoment
@@ -175,7 +175,7 @@ class Problem(BaseModel):
     type: str = Field(description="stable: `urn:patronus:problem:` and a word")
     title: str
     status: int
-    detail: str = Field(description="what is wrong and how to mend it")
+    detail: str = Field(description="what is wrong and how to correct it")
     request_id: str
     reason: str | None = None
 

@@ -1,4 +1,4 @@
-"""Requests and answers of the edge, which takes pictures as multipart parts named ``image``."""
+"""Requests and answers of the edge. Pictures are multipart parts named ``image``."""
 
 from __future__ import annotations
 
