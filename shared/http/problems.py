@@ -138,19 +138,14 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
             _log.error("request_failed", problem=error.kind, detail=error.detail)
         return problem_response(error)
 
-    async def invalid_request(_request: Request, error: Exception) -> JSONResponse:
+    async def invalid_request(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         places = [
             {"at": "/".join(str(part) for part in found["loc"]), "problem": found["msg"]}
             for found in error.errors()[:10]
         ]
-        refused = Unprocessable(
-            "The request does not have the form that this operation takes; see `errors` and /openapi.json.",
-            reason="invalid_request",
-            errors=places,
-        )
-        metrics.refused.labels(refused.kind, refused.reason).inc()
-        return problem_response(refused)
+        detail = "The request does not have the form that this operation takes; see `errors` and /openapi.json."
+        return await patronus_error(request, Unprocessable(detail, reason="invalid_request", errors=places))
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101

@@ -83,9 +83,7 @@ def check_caller() -> None:
     Raises:
         CallerGone: nobody waits for the answer.
     """
-    caller = _caller.get()
-    if caller is not None:
-        caller.check()
+    current_caller().check()
 
 
 def begin_request(offered: bytes | None) -> str:
