@@ -35,6 +35,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
     """Restores the log after each test: services and commands that run in this process set it up as they want it."""
+    structlog.reset_defaults()  # whatever a fixture of a larger scope set up
     root = logging.getLogger()
     handlers, level, before = list(root.handlers), root.level, structlog.get_config()
     yield

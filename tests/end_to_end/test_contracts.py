@@ -13,7 +13,10 @@ from tests.support.servers import RunningPair
 DETERMINISTIC = ["--seed=1", "--generation-deterministic", "--no-shrink"]
 
 
-@pytest.mark.parametrize("service", list(Service))
+@pytest.mark.parametrize(
+    "service",
+    [Service.CLOUD, pytest.param(Service.EDGE, marks=pytest.mark.slow(reason="detects faces in many pictures"))],
+)
 def test_some_requests_to_each_operation_are_answered_as_promised(
     service: Service, pair: RunningPair, tmp_path: Path
 ) -> None:

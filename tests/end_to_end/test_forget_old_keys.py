@@ -112,6 +112,7 @@ def test_keys_that_galleries_need_are_not_forgotten(edges: Edges, tmp_path: Path
     edges.done("edge", "verify", "second", "obama", OBAMA[1])
 
 
+@pytest.mark.slow(reason="a cloud and several starts of an edge")
 def test_a_needed_key_is_forgotten_only_unchecked_and_comes_back_from_a_backup(edges: Edges) -> None:
     edges.run("careless")
     edges.done("careless", "gallery", "create", "lost")

@@ -144,6 +144,7 @@ def test_a_certificate_that_has_expired_is_refused_at_the_start_and_by_the_other
         httpx.get(f"{cloud.url}/readyz", verify=context, trust_env=False)
 
 
+@pytest.mark.slow(reason="starts a service for each bad certificate")
 def test_a_cloud_does_not_start_with_an_expired_certificate_or_a_public_key(cloud: TlsCloud, tmp_path: Path) -> None:
     old = expired(cloud.tls)
     public = tmp_path / "public.key"

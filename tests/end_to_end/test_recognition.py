@@ -114,6 +114,7 @@ def test_an_erased_subject_is_not_found_again(pair: RunningPair, picture: Pictur
     assert pair.edge.delete(f"{STAFF}/subjects/leaving").status_code == 404
 
 
+@pytest.mark.slow(reason="waits for the 10 s of the limit; tests/shared/http/test_connections.py has a shorter one")
 def test_a_silent_connection_is_closed(pair: RunningPair) -> None:
     address = (pair.edge.base_url.host, pair.edge.base_url.port)
     with socket.create_connection(address) as silent, socket.create_connection(address) as slow:

@@ -64,6 +64,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, models_folder: Path) -> Itera
     assert not left & {"address", "cloud.json"}, "the files for discovery are removed at the end"
 
 
+@pytest.mark.slow(reason="runs some twenty commands: 20 s")
 def test_every_command_that_talks_to_a_service_finds_it(home: Path, files: Files, tmp_path: Path) -> None:
     for arguments in (
         ("enroll", "mine", "obama", PORTRAIT),

@@ -23,6 +23,8 @@ from lab.evaluation.demographics import first_of_each_photo
 from shared.contract import EmbedderPin
 from shared.errors import SetupError
 
+pytestmark = pytest.mark.slow(reason="trains, calibrates, evaluates and exports a whole profile")
+
 TAU = 0.85
 # So many calibrate, a fifth of all, that a rise of FNMR by 1 % can be ruled out: 300, and some more, as chance has it.
 PEOPLE = 1500
@@ -199,7 +201,6 @@ def test_nobody_is_in_two_parts(done: SimpleNamespace) -> None:
 # Once more
 
 
-@pytest.mark.slow(reason="trains, calibrates or draws again")
 def test_training_again_makes_nothing_again(done: SimpleNamespace, copy: Path, patronus: Callable[..., Any]) -> None:
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.pt")}
     assert len(before) > 4
@@ -209,7 +210,6 @@ def test_training_again_makes_nothing_again(done: SimpleNamespace, copy: Path, p
     assert "perturbation" not in again.err
 
 
-@pytest.mark.slow(reason="trains, calibrates or draws again")
 def test_a_network_that_was_lost_comes_back_bit_by_bit(
     done: SimpleNamespace, copy: Path, patronus: Callable[..., Any]
 ) -> None:
@@ -240,7 +240,6 @@ def test_a_profile_is_replaced_only_if_asked(done: SimpleNamespace, patronus: Ca
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow(reason="trains, calibrates or draws again")
 def test_a_budget_that_is_found_anew_leaves_no_figures_of_the_old_one(
     done: SimpleNamespace, copy: Path, patronus: Callable[..., Any]
 ) -> None:
@@ -262,7 +261,6 @@ def test_a_budget_that_is_found_anew_leaves_no_figures_of_the_old_one(
 # Nothing to publish
 
 
-@pytest.mark.slow(reason="trains, calibrates or draws again")
 @pytest.mark.parametrize(
     ("rises", "advice"),
     [
@@ -361,7 +359,6 @@ def test_two_judges_of_one_name_are_refused(
 # Figures
 
 
-@pytest.mark.slow(reason="trains, calibrates or draws again")
 def test_figures_are_drawn_of_an_evaluated_training(
     done: SimpleNamespace, patronus: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -77,9 +77,9 @@ def run_bare() -> None:
 
 if __name__ == "__main__":
     # Modules that look for a place for temporary files when they are imported have done so before the traps are set.
-    import edge_service.models
+    from edge_service.models.manifest import load_manifest
 
-    assert edge_service.models.load_manifest()
+    assert load_manifest()
     if "watched" not in sys.argv:
         set_traps()
     {"service": run_as_the_service_does, "bare": run_bare, "write": lambda: open("x", "w")}[sys.argv[1]]()  # noqa: SIM115, PTH123

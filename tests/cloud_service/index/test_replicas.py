@@ -141,6 +141,7 @@ def _settled(pair: Pair) -> None:
     pytest.fail("Milvus was not told of everything")
 
 
+@pytest.mark.slow(reason="two replicas on PostgreSQL and Milvus")
 def test_what_one_replica_acknowledged_the_other_knows_at_once(pair: Pair) -> None:
     here, there = pair.caller(0), pair.caller(1)
     assert here.call("PUT", "known", json=SPEC).status_code == 201

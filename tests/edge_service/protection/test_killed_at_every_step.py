@@ -117,7 +117,12 @@ STARTS: dict[str, tuple[str, Callable[[World, Path], object]]] = {
 }
 
 
-@pytest.mark.parametrize("change", STARTS)
+# One that replaces keys, and one that destroys them; the others take as long again, each.
+FAST = {"renew", "forget after renew"}
+SLOW = pytest.mark.slow(reason="the same at each step of further changes: up to 8 s each")
+
+
+@pytest.mark.parametrize("change", [pytest.param(name, marks=() if name in FAST else SLOW) for name in STARTS])
 def test_every_gallery_key_opens_as_before_or_as_after_and_can_be_renewed(
     world: World, change: str, tmp_path: Path
 ) -> None:

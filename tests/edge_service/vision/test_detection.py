@@ -28,7 +28,7 @@ class CountingSession:
     """A session that adds up the pixels it is shown."""
 
     def __init__(self, reader: FaceReader) -> None:
-        self._session = reader.detector._session
+        self._session = reader.detector._network._session
         self.input_names, self.output_names = self._session.input_names, self._session.output_names
         self.pixels = 0
 

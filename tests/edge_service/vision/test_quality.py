@@ -135,6 +135,6 @@ def test_auto_asks_more_of_an_enrollment_than_of_a_probe() -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_an_upside_down_face_is_not_taken_for_upright(reader: FaceReader, name: str) -> None:
     upside_down = np.ascontiguousarray(pixels(name)[::-1, ::-1])
-    two_passes = FaceDetector(reader.detector._session, DetectionSettings(search_further=False))
+    two_passes = FaceDetector(reader.detector._network._session, DetectionSettings(search_further=False))
     assert not any(face.upright for face in two_passes.detect(upside_down))
     assert all(face.quarter_turns == 2 for face in reader.detector.detect(upside_down))

@@ -53,6 +53,7 @@ def lfw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow(reason="embeds a set in the form of LFW")
 @pytest.mark.parametrize("paired", [False, True])
 def test_lfw_is_split_by_its_folds(lfw: Path, images: Path, encoder: Encoder, tmp_path: Path, paired: bool) -> None:
     found = gather(images, lfw, encoder, tmp_path, paired=paired).labelled

@@ -132,6 +132,7 @@ def test_the_table_tells_bands_sexes_and_groups_apart() -> None:
     assert by["0 to 2", None, None]["pairs"] == 60 * 59 // 2
 
 
+@pytest.mark.slow(reason="protects and compares a whole labelled set")
 def test_a_finished_profile_is_measured_on_a_labelled_set(
     models_folder: Path, patronus: Callable[..., Any], faces_tar: Callable[..., Path], tmp_path: Path
 ) -> None:
