@@ -66,7 +66,7 @@ GUARANTEES: Final = (
         _EDGE,
         "matrix = seal_matrix(key, dim) if seal_now else _no_seal(dim)",
         "matrix = _no_seal(dim)",
-        (_PROTECT,),
+        ("tests/edge_service/protection/test_patronus.py", _PROTECT),
     ),
     Guarantee(
         "Embeddings are perturbed",
