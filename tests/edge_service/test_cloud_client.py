@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.edge import CloudTransport, Edge, Fault, Pair, assert_problem, sample
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import CloudTransport, Edge, Fault, Pair, sample
 
 FACE = sample("collins/portrait.png")
 QUICK = {"connect_timeout_s": 0.3, "answer_timeout_s": 0.3, "attempts": 3}

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from edge_service.protection.profiles.files import check_profile_dimension, load_profile
 from shared.command import build
 from shared.errors import SetupError, Unprocessable
-from tests.support.edge import Edge, Pair, assert_problem
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import Edge, Pair
 from tests.support.patronus_profile import units
 
 WANTED = 128

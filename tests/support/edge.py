@@ -183,17 +183,3 @@ class Pair:
         """An edge; each name has keys of its own."""
         reach = {"url": "http://cloud", "api_key_file": self.cloud_settings.first_key_file, **(cloud or {})}
         return Edge(self, EdgeSettings(home=self.folder / name, cloud=CloudSettings(**reach), **settings))
-
-
-def assert_problem(answer: httpx.Response, status: int, kind: str, reason: str | None = None) -> dict[str, Any]:
-    """The answer is a whole problem document; returns it."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = answer.json()
-    assert body["type"] == f"urn:patronus:problem:{kind}"
-    assert body["status"] == status
-    assert len(body["detail"]) > 20
-    assert body["request_id"] == answer.headers["X-Request-ID"]
-    if reason is not None:
-        assert body["reason"] == reason
-    return body

@@ -17,7 +17,8 @@ from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.protect import Protected, ProtectionContext, Protector, seal_engine
 from edge_service.protection.seal import seal
 from shared.errors import ProtectionFailed
-from tests.support.edge import Edge, Pair, assert_problem, sample
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import Edge, Pair, sample
 
 KEY = GalleryKey("door", bytes(32)).epoch("0" * 16)
 CONTEXT = ProtectionContext(KEY, "a" * 64)

@@ -16,7 +16,8 @@ from fastapi import FastAPI
 
 from shared.errors import PatronusError, RateLimited, Retryable
 from shared.http.problems import problem_response
-from tests.support.edge import Edge, assert_problem
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import Edge
 
 EMBEDDINGS = "/v1/galleries/door/subjects/anna/embeddings"
 FILLED = {"gallery": "door", "subject": "anna", "face": "0" * 32, "template": "0" * 32, "receipt": "7"}

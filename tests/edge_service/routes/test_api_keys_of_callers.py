@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from edge_service.app import create_app
 from edge_service.settings import EdgeSettings
 from shared.security.credentials import Scope
-from tests.support.edge import Edge, assert_problem, sample
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import Edge, sample
 
 FACE = sample("collins/portrait.png")
 FILLED = {"gallery": "door", "subject": "nobody", "face": "0" * 32, "receipt": "7"}

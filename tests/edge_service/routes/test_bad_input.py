@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.edge import Edge, assert_problem, encoded, pasted, pixels, sample
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import Edge, encoded, pasted, pixels, sample
 
 FACE = sample("collins/portrait.png")
 FACES = "/v1/galleries/door/subjects/someone/faces"

@@ -22,7 +22,8 @@ from edge_service.vision.reader import FaceReader
 from lab.defence.network import PatronusNetwork
 from shared.errors import SetupError
 from shared.security.credentials import Scope
-from tests.support.edge import Edge, Pair, assert_problem, sample
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import Edge, Pair, sample
 from tests.support.patronus_profile import DIM, SEED_DIM, angles_between, make_network, make_profile, units
 
 Rows = NDArray[np.float32]

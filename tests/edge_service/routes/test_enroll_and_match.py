@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from shared.security.credentials import Scope
-from tests.support.edge import Edge, Pair, assert_problem, encoded, pasted, pixels, sample
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import Edge, Pair, encoded, pasted, pixels, sample
 
 OBAMA = [sample(f"obama/{name}.jpg") for name in ("portrait", "speech", "standing")]
 BIDEN, COLLINS = sample("biden/standing.jpg"), sample("collins/portrait.png")

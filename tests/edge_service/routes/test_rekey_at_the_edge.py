@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from edge_service.protection.keys import KeyStore
 from edge_service.protection.seal import seal_matrix
 from shared.contract import SealPin
-from tests.support.edge import SAMPLES, CloudTransport, Edge, Pair, assert_problem, sample
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import SAMPLES, CloudTransport, Edge, Pair, sample
 
 OBAMA, SPEECH, BIDEN = "obama/portrait.jpg", "obama/speech.jpg", "biden/standing.jpg"
 PEOPLE = {"obama": OBAMA, "biden": BIDEN}

@@ -17,7 +17,8 @@ from edge_service.protection.protect import ProtectionContext, Protector
 from edge_service.protection.seal import seal_matrix
 from shared.contract import Contract
 from shared.errors import ProtectionFailed
-from tests.support.edge import CloudTransport, Edge, Pair, assert_problem, sample
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import CloudTransport, Edge, Pair, sample
 
 GALLERY = "/v1/galleries/clinic"
 OBAMA, SPEECH, BIDEN = "obama/portrait.jpg", "obama/speech.jpg", "biden/standing.jpg"

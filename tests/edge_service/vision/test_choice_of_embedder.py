@@ -16,7 +16,8 @@ from edge_service.vision.embed import EMBEDDERS, spec_named
 from edge_service.vision.reader import FaceReader, open_reader
 from shared.errors import SetupError
 from shared.metrics import Metrics
-from tests.support.edge import SAMPLES, Pair, assert_problem, sample
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import SAMPLES, Pair, sample
 
 # The distance that dlib's network was trained to keep people apart by (dlib's example of face recognition).
 DLIBS_DISTANCE = 0.6

@@ -12,7 +12,8 @@ from edge_service import picture_memory
 from edge_service.picture_memory import PictureMemory, open_picture_memory
 from edge_service.settings import PictureLimits
 from shared.errors import Overloaded, TooLarge
-from tests.support.edge import Pair, assert_problem, encoded, pixels
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import Pair, encoded, pixels
 from tests.support.hostile_pictures import jpeg, webp
 
 MB = 1_000_000
