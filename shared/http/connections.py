@@ -23,9 +23,6 @@ _MAX_HEAD_BYTES: Final = 128 * 1024
 _MAX_SERVED: Final = 1000
 _MAX_OPEN: Final = 1200
 _SWEEP_SECONDS: Final = 1.0
-# Much less than the second that Retry-After asks for, so that only callers that do not wait notice it. It bounds what
-# refusals cost: ten a second for each connection.
-_HOLD_BACK_SECONDS: Final = 0.1
 _MALFORMED: Final = BadRequest(
     "This is not a valid HTTP/1.1 request; check its request line, headers and length.", reason="malformed_http"
 )
@@ -72,10 +69,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.write(b"\r\n".join(lines) + response.body)
         self.transport.close()
 
-    def hold_back(self) -> None:
+    def hold_back(self, seconds: float) -> None:
         """Delays reading the next request: back pressure after a refusal."""
         self.transport.pause_reading()
-        self.loop.call_later(_HOLD_BACK_SECONDS, self.go_on)
+        self.loop.call_later(seconds, self.go_on)
 
     def go_on(self) -> None:
         """Reads again."""
