@@ -18,7 +18,7 @@ KEEP_ALIVE_SECONDS: Final = 30
 _HEAD_SECONDS: Final = 10
 # More than the rest of a short body that is skipped (`must_close`).
 _MAX_HEAD_BYTES: Final = 128 * 1024
-# Requests that a connection may send ahead of answers. Uvicorn alone parses and keeps all: 25 bytes of memory for each byte.
+# Requests that a connection may send ahead of answers. Uvicorn alone keeps all: 25 bytes of memory for each byte.
 _MAX_PIPELINED: Final = 16
 # Requests on connections above the first number are refused, except for health checks. Connections above the second
 # number are closed at once.
