@@ -101,25 +101,24 @@ class Encoder:
         return np.ascontiguousarray(rows, dtype=np.float32)
 
 
-def open_encoder(name_or_path: str | Path, *, threads: int = 0) -> Encoder:
+def open_encoder(name_or_path: str | Path) -> Encoder:
     """The embedder of a name that the edge serves, or of an ``.onnx`` file; see ``lab.data.onnx_files`` for the JSON.
 
     Args:
         name_or_path: which one.
-        threads: 0 for one a core.
 
     Raises:
         SetupError: neither a known name nor a file, or a file that cannot be used.
     """
     spec = EMBEDDERS.get(str(name_or_path))
     if spec is not None:
-        return _built_in(spec, threads)
+        return _built_in(spec)
     path = Path(name_or_path)
     if path.suffix != ".onnx":
         known = ", ".join(EMBEDDERS)
         raise SetupError(f"{name_or_path} is no embedder; name one of {known}, or an .onnx file.")
     file = OnnxFile.open(path)
-    session, wanted = file.session(threads), file.preprocessing
+    session, wanted = file.session(), file.preprocessing
     if len(session.input_names) != 1 or len(session.output_names) != 1:
         raise SetupError(f"{path} has not one input and one output; export the embedder alone.")
 
@@ -156,9 +155,9 @@ def unit(raw: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True), dtype=np.float32)
 
 
-def _built_in(spec: EmbedderSpec, threads: int) -> Encoder:
+def _built_in(spec: EmbedderSpec) -> Encoder:
     model = locate("face-embedder", name=spec.name)
-    embedder = Embedder(OrtSession(model, InferenceSettings(threads=threads)), spec)
+    embedder = Embedder(OrtSession(model, InferenceSettings()), spec)
 
     def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         found = embedder.embed(aligned_to(pixels, spec.alignment))

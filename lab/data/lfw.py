@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -77,14 +77,10 @@ class Lfw:
         lines = [line.split() for line in self._pairs.read_text().splitlines() if line.strip()]
         folds, each = int(lines[0][0]), int(lines[0][1])
         pairs = []
-        for position, parts in enumerate(lines[1:]):
-            fold = position // (2 * each)
-            if len(parts) == 3:
-                name, first, second = parts
-                pairs.append(Pair(_picture(name, first), _picture(name, second), True, fold))
-            else:
-                name, first, other, second = parts
-                pairs.append(Pair(_picture(name, first), _picture(other, second), False, fold))
+        for position, (name, first, *rest) in enumerate(lines[1:]):
+            other, second = rest if len(rest) == 2 else (name, *rest)
+            pair = Pair(_picture(name, first), _picture(other, second), len(rest) == 1, position // (2 * each))
+            pairs.append(pair)
         if len(pairs) != folds * each * 2:
             raise SetupError(f"{self._pairs} is cut off: it holds {len(pairs)} pairs of {folds * each * 2}.")
         return pairs
@@ -106,7 +102,7 @@ def read_lfw(folder: Path, *, cache: Path = DEFAULT) -> tuple[FaceImages, list[P
     missing = {name for pair in pairs for name in (pair.first, pair.second)} - set(names)
     if missing:
         raise SetupError(f"{folder / PAIRS} names {len(missing)} images that are not in {TAR}; get both again.")
-    return FaceImages(names, images.people, images.pixels, images.digest, images.skipped), pairs
+    return replace(images, names=names), pairs
 
 
 def person(name: str) -> str:
