@@ -13,7 +13,6 @@ import tarfile
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
@@ -224,13 +223,9 @@ def _person(name: str) -> str | None:
 
 
 def _are_aligned(folder: Path, files: list[str]) -> bool:
-    limits, sizes = PictureLimits(), []
-    for name in islice(files, _CHECKED):
-        try:
-            sizes.append(decode(_bytes(folder / name, limits), limits).shape)
-        except PatronusError:
-            continue
-    return bool(sizes) and all(shape == _SHAPE for shape in sizes)
+    checked = _from_files(((name, None, folder / name) for name in files[:_CHECKED]), None)
+    kinds = {face if isinstance(face, str) else "aligned" for _, _, face in checked}
+    return "aligned" in kinds and "not_aligned" not in kinds
 
 
 def _bytes(path: Path, limits: PictureLimits) -> bytes:
