@@ -16,20 +16,26 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
+from edge_service.models.store import locate
 from edge_service.protection.keys import GalleryKey
 from edge_service.protection.profiles.document import ANY_EMBEDDER
 from edge_service.protection.profiles.files import load_profile
 from edge_service.protection.protect import Protector
-from edge_service.vision.embed import SFACE, spec_named
+from edge_service.settings import InferenceSettings
+from edge_service.vision.align import realign
+from edge_service.vision.embed import SFACE, Embedder, spec_named
+from edge_service.vision.sessions import OrtSession
 from lab.data.alignment import SAMPLE, Mending, mending_of
-from lab.data.embedders import open_encoder, unit
 from lab.data.lfw import Lfw, Pair, person
 from lab.data.splits import Labelled
 from lab.data.verification import Rows, Share, all_impostors, bootstrap_over_people, ten_fold_accuracy
 from shared.command import run
 from shared.errors import SetupError
 
+_CHUNK = 64
 app = typer.Typer()
 
 
@@ -98,22 +104,25 @@ def main(
     chosen = load_profile(profile)
     if chosen.document.embedder not in (ANY_EMBEDDER, spec.name):
         raise SetupError(f"The profile {profile} is for {chosen.document.embedder}; name another one with --profile.")
-    encoder = open_encoder(spec.name)
+    network = Embedder(OrtSession(locate("face-embedder", name=spec.name), InferenceSettings()), spec)
     start = time.perf_counter()
     faces = data.faces(names)
     mending = Mending() if as_packaged else mending_of(faces[:: max(1, len(faces) // SAMPLE)])
-    raw = encoder.embed(np.stack([mending(face) for face in faces]), shows=True)
+    aligned = [realign(mending(face), spec.alignment) for face in faces]
+    chunks = track(range(0, len(aligned), _CHUNK), "embedding", console=Console(stderr=True))
+    made = [network.embed(aligned[at : at + _CHUNK]) for at in chunks]
     taken = time.perf_counter() - start
     pairs = data.pairs()
     key = GalleryKey("accuracy", bytes(32)).epoch("0" * 16)
-    clean = unit(raw)
+    # The edge's own bits: from them follows the seed of each template.
+    clean, norms = np.concatenate([each.unit for each in made]), np.concatenate([each.norms for each in made])
     protected = Protector(chosen).templates(clean, key, sealed=chosen.seals)
     tau = chosen.default_threshold(spec.threshold).threshold.cosine
     found = {"clean": measure(clean, names, pairs, tau), profile: measure(protected.templates, names, pairs, tau)}
     typer.echo(f"{'':20} {'clean':>14} {profile:>14}")
     for name, value in found["clean"].items():
         typer.echo(f"{name:20} {value:14.6g} {found[profile][name]:14.6g}")
-    mean, deviation = ten_fold_accuracy(*protocol_scores(pairs, names, raw, distance=True))
+    mean, deviation = ten_fold_accuracy(*protocol_scores(pairs, names, clean * norms[:, None], distance=True))
     typer.echo(f"10-fold accuracy by the distance of raw embeddings {mean:.6g}, deviation {deviation:.6g}")
     typer.echo(f"{len(names)} pictures, {str(mending) or 'as packaged'}, embedded in {taken:.0f} s")
     if out is not None:
