@@ -139,7 +139,7 @@ def open_encoder(name_or_path: str | Path) -> Encoder:
 
 
 def embed_images(images: FaceImages, encoder: Encoder, *, cache: Path = DEFAULT) -> NDArray[np.float32]:
-    """Raw embeddings of a set, from the cache where they are: (n, d) float32, mapped and read-only.
+    """Raw embeddings of a set, from the cache where they are: (n, d) float32.
 
     Raises:
         SetupError: the embedder fails on a face, or the cache cannot be written.
@@ -152,10 +152,7 @@ def embed_images(images: FaceImages, encoder: Encoder, *, cache: Path = DEFAULT)
     made = encoder.embed(images.pixels, images.names, shows=True)
     with written_whole(path) as file:
         np.save(file, made)
-    rows = load_rows(path)
-    if rows is None:
-        raise SetupError(f"Embeddings cannot be read back from {cache}; name another folder with --cache.")
-    return rows
+    return made
 
 
 def unit(raw: NDArray[np.float32]) -> NDArray[np.float32]:

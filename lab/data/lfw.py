@@ -68,19 +68,16 @@ class Lfw:
 
     def pairs(self) -> list[Pair]:
         """The 6,000 pairs of view 2, in ten folds of 300 genuine and 300 impostor pairs."""
-        try:
-            return self._read()
-        except (ValueError, IndexError, UnicodeDecodeError):
-            raise SetupError(f"{self._pairs} is no list of LFW's pairs; get it again.") from None
-
-    def _read(self) -> list[Pair]:
-        lines = [line.split() for line in self._pairs.read_text().splitlines() if line.strip()]
-        folds, each = int(lines[0][0]), int(lines[0][1])
         pairs = []
-        for position, (name, first, *rest) in enumerate(lines[1:]):
-            other, second = rest if len(rest) == 2 else (name, *rest)
-            pair = Pair(_picture(name, first), _picture(other, second), len(rest) == 1, position // (2 * each))
-            pairs.append(pair)
+        try:
+            lines = [line.split() for line in self._pairs.read_text().splitlines() if line.strip()]
+            folds, each = int(lines[0][0]), int(lines[0][1])
+            for position, (name, first, *rest) in enumerate(lines[1:]):
+                other, second = rest if len(rest) == 2 else (name, *rest)
+                pair = Pair(_picture(name, first), _picture(other, second), len(rest) == 1, position // (2 * each))
+                pairs.append(pair)
+        except (ValueError, IndexError):
+            raise SetupError(f"{self._pairs} is no list of LFW's pairs; get it again.") from None
         if len(pairs) != folds * each * 2:
             raise SetupError(f"{self._pairs} is cut off: it holds {len(pairs)} pairs of {folds * each * 2}.")
         return pairs

@@ -25,9 +25,10 @@ import torch
 from torch import nn
 
 from edge_service.models.files import write_whole
-from lab.data.embedders import Encoder, open_encoder
+from lab.data.embedders import open_encoder
 from lab.data.image_store import written_whole
-from lab.data.splits import FIT, Labelled, Material, gather
+from lab.data.matching import genuine_pairs
+from lab.data.splits import FIT, Material, gather
 from lab.data.torch_embedder import load_torch_embedder
 from lab.defence.calibration import Calibration, calibrate
 from lab.defence.decoders import build, shrunk, train_decoder
@@ -68,13 +69,10 @@ class Run:
         """
         return cls(folder, cache, read_recipe(folder))
 
-    def encoder(self) -> Encoder:
-        """The recipe's embedder."""
-        return open_encoder(self.recipe.embedder)
-
     def material(self) -> Material:
         """All faces, embedded."""
-        return gather(Path(self.recipe.images), Path(self.recipe.people), self.encoder(), self.cache)
+        recipe = self.recipe
+        return gather(Path(recipe.images), Path(recipe.people), open_encoder(recipe.embedder), self.cache)
 
     def fitted(self, material: Material) -> Fitted:
         """What is fitted and not trained; from the folder where it is."""
@@ -99,17 +97,17 @@ class Run:
     ) -> None:
         recipe = self.recipe
         network = network_of(fitted, np.deg2rad(recipe.phi_max), recipe.seed)
-        unit, pixels = material.learned, material.pictures.pixels
+        unit, pixels, rows = material.learned, material.pictures.pixels, material.labelled.rows(FIT)
+        pairs = genuine_pairs(material.labelled.people[rows], most=_MOST_PAIRS, seed=recipe.seed)
         if recipe.images != recipe.people:
             # Those who teach score preservation are protected too: else the network would learn to tell the two sources
             # apart, to perturb the one and spare the other.
-            rows = material.labelled.rows(FIT)
             unit = np.concatenate([unit, material.labelled.unit[rows]])
             pixels = np.concatenate([pixels, material.labelled.images.pixels[rows]])
         seen = Seen(
             unit=torch.from_numpy(np.array(unit)),
             pictures=shrunk(pixels, _LOOP_SIDE),
-            pairs=torch.from_numpy(_pairs(material.labelled, recipe.seed)),
+            pairs=torch.from_numpy(material.labelled.unit[rows[pairs]]),
             within=torch.from_numpy(fitted.within),
         )
         options = dataclasses.replace(recipe.perturbation, sides=recipe.sides, scale=fitted.scale, seed=recipe.seed)
@@ -197,19 +195,6 @@ class Run:
 
     def _print(self, *parts: str) -> str:
         return hashlib.sha256("\0".join([self.recipe.model_dump_json(), *parts]).encode()).hexdigest()
-
-
-def _pairs(labelled: Labelled, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Genuine pairs of those who fit: (m, 2, d) float32."""
-    random = np.random.default_rng(seed)
-    found = []
-    rows = labelled.rows(FIT)
-    for one in np.unique(labelled.people[rows]):
-        own = rows[labelled.people[rows] == one]
-        if len(own) > 1:
-            for _ in range(min(_MOST_PAIRS, len(own) * (len(own) - 1) // 2)):
-                found.append(random.choice(own, 2, replace=False))
-    return np.asarray(labelled.unit[np.array(found)])
 
 
 def _save_fit(path: Path, found: Fitted) -> None:
