@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edge_service.settings import InferenceSettings
-from edge_service.vision.align import ARCFACE, Alignment, align
+from edge_service.vision.align import ARCFACE, Alignment, realign
 from edge_service.vision.embed import EMBEDDERS
 from edge_service.vision.sessions import OrtSession
 from shared.errors import SetupError
@@ -104,23 +104,20 @@ class OnnxFile:
             ) from problem
         return cls(path, data, hashlib.sha256(data).hexdigest(), _preprocessing(path))
 
-    def session(self, threads: int = 0) -> OrtSession:
+    def session(self) -> OrtSession:
         """The file in ONNX Runtime.
-
-        Args:
-            threads: 0 for one a core.
 
         Raises:
             SetupError: the runtime refuses it.
         """
-        return _FileSession(self.data, InferenceSettings(threads=threads), self.path.name)
+        return _FileSession(self.data, self.path.name)
 
 
 class _FileSession(OrtSession):
     """A session on bytes that no manifest names."""
 
-    def __init__(self, data: bytes, settings: InferenceSettings, name: str) -> None:
-        self._open(data, settings, f"the model {name}; export it again as float32 with a free batch.")
+    def __init__(self, data: bytes, name: str) -> None:
+        self._open(data, InferenceSettings(), f"the model {name}; export it again as float32 with a free batch.")
 
 
 def prepare(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -154,10 +151,7 @@ def aligned_to(pixels: NDArray[np.uint8], template: Alignment) -> NDArray[np.uin
     Returns:
         (n, side, side, 3) uint8 RGB.
     """
-    if template is ARCFACE:
-        return pixels
-    landmarks = ARCFACE.points.astype(np.float32)
-    return np.stack([align(face, landmarks, template) for face in pixels])
+    return pixels if template is ARCFACE else np.stack([realign(face, template) for face in pixels])
 
 
 def _preprocessing(path: Path) -> Preprocessing:
