@@ -5,7 +5,7 @@ Each verb is one method, and its steps are numbered. Only ``_protect`` makes wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -37,9 +37,9 @@ from shared.wire.cloud import (
     MAX_PROBES_A_REQUEST,
     EnrolledTemplate,
     EnrollRequest,
+    IdentifyAnswer,
     IdentifyRequest,
     NewTemplate,
-    ProbeResult,
     VerifyRequest,
 )
 from shared.wire.common import Threshold, VerifyAnswer
@@ -49,16 +49,6 @@ T = TypeVar("T")
 Rows = NDArray[np.float32]
 # More embeddings than this, and a network keeps the event loop busy for longer than a worker takes to wake.
 _MOST_ON_EVENT_LOOP = 10
-
-
-@dataclass(frozen=True, slots=True)
-class IdentifyResult:
-    """The faces that were searched for, what each matched, and at which threshold."""
-
-    selected: FaceSelection
-    results: list[ProbeResult]
-    threshold: float
-    fmr_at_threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +169,12 @@ class Recognition:
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
         [face], unit = await self.workers.run(self._read_single_faces, [picture], self._level(quality, "probe"))
-        # 3. Protect and compare; once more where the gallery's key was changed meanwhile.
-        while True:
-            packed = await self._protect(unit, context.for_subject(subject))
-            try:
-                answer = await self.cloud.verify(gallery, subject, VerifyRequest(probe=packed.envelopes[0]))
-            except ContractMismatch as refusal:
-                context = await self.galleries.renewed(gallery, context, refusal)
-            else:
-                return answer, face
+
+        # 3. Protect and compare.
+        async def compare(packed: PackedTemplates) -> VerifyAnswer:
+            return await self.cloud.verify(gallery, subject, VerifyRequest(probe=packed.envelopes[0]))
+
+        return await self._send(context, gallery, subject, unit, compare), face
 
     async def identify(
         self,
@@ -198,8 +185,8 @@ class Recognition:
         max_faces: int,
         quality: QualityFilter | None,
         count_probes: Callable[[int], None],
-    ) -> IdentifyResult:
-        """Searches a gallery for the faces of a picture, largest faces first.
+    ) -> tuple[IdentifyAnswer, FaceSelection]:
+        """Searches a gallery for the faces of a picture, largest faces first; and the faces searched for.
 
         Args:
             gallery: its name.
@@ -226,19 +213,17 @@ class Recognition:
         count_probes(len(selected.faces))
         later = [await self.workers.run(self.reader.embed, part) for part in _parts(selected.faces, MAX_BATCH)[1:]]
         unit = np.concatenate([first, *(each.unit for each in later)])
-        # 3. Protect and search; once more where the gallery's key was changed meanwhile.
-        while True:
-            packed = await self._protect(unit, context)
-            parts = _parts(packed.envelopes, MAX_PROBES_A_REQUEST)
-            try:
-                answers = [
-                    await self.cloud.identify(gallery, IdentifyRequest(probes=part, top_k=top_k)) for part in parts
-                ]
-            except ContractMismatch as refusal:
-                context = await self.galleries.renewed(gallery, context, refusal)
-            else:
-                results = [result for answer in answers for result in answer.results]
-                return IdentifyResult(selected, results, answers[0].threshold, answers[0].fmr_at_threshold)
+
+        # 3. Protect and search.
+        async def search(packed: PackedTemplates) -> IdentifyAnswer:
+            answers = [
+                await self.cloud.identify(gallery, IdentifyRequest(probes=part, top_k=top_k))
+                for part in _parts(packed.envelopes, MAX_PROBES_A_REQUEST)
+            ]
+            results = [result for answer in answers for result in answer.results]
+            return answers[0].model_copy(update={"results": results})
+
+        return await self._send(context, gallery, None, unit, search), selected
 
     async def protect(
         self, embeddings: Rows | bytes, gallery: str | None, subject: str | None, quality: QualityFilter | None
@@ -276,16 +261,29 @@ class Recognition:
         """Protects and stores one subject's embeddings, each id once; returns a template an id."""
         once = list(dict.fromkeys(ids))
         rows = unit[[ids.index(uid) for uid in once]]
-        while True:
-            packed = await self._protect(rows, context.for_subject(subject))
+
+        async def enroll(packed: PackedTemplates) -> tuple[list[EnrolledTemplate], int]:
             new = [NewTemplate(id=uid, template=each) for uid, each in zip(once, packed.envelopes, strict=True)]
-            try:
-                answer = await self.cloud.enroll(gallery, subject, EnrollRequest(templates=new))
-            except ContractMismatch as refusal:
-                context = await self.galleries.renewed(gallery, context, refusal)
-            else:
-                stored = {info.id: info for info in answer.templates}
-                return [stored[uid] for uid in ids], packed.unperturbed
+            answer = await self.cloud.enroll(gallery, subject, EnrollRequest(templates=new))
+            stored = {info.id: info for info in answer.templates}
+            return [stored[uid] for uid in ids], packed.unperturbed
+
+        return await self._send(context, gallery, subject, rows, enroll)
+
+    async def _send(
+        self,
+        context: ProtectionContext,
+        gallery: str,
+        subject: str | None,
+        unit: Rows,
+        send: Callable[[PackedTemplates], Awaitable[T]],
+    ) -> T:
+        """Protects and sends embeddings; once more where the gallery's key was changed meanwhile."""
+        try:
+            return await send(await self._protect(unit, context.for_subject(subject)))
+        except ContractMismatch as refusal:
+            context = await self.galleries.renewed(gallery, context, refusal)
+        return await send(await self._protect(unit, context.for_subject(subject)))
 
     async def _protect(self, unit: Rows, context: ProtectionContext) -> PackedTemplates:
         """The only source of what is sent: packed templates, or an error and nothing is sent."""
@@ -306,8 +304,7 @@ class Recognition:
                     "The gallery is verify-only, and each subject has a seal of its own; name one: &subject=NAME",
                     reason="no_subject",
                 )
-            context = context if subject is None else context.for_subject(subject)
-            return context.key, context.contract_digest
+            return context.for_subject(subject).key, context.contract_digest
         if self.protector.profile.seals:
             raise Unprocessable(
                 "This edge's profile seals under a gallery's key; name the gallery: ?gallery=NAME", reason="no_gallery"

@@ -35,22 +35,20 @@ class ProtectionContext:
         contract_digest: digest of the contract that the templates carry.
         subjects: the key that the subjects' keys follow from, where each subject has a seal of its own. There is no
             ``key`` then before ``for_subject``.
-        renewed: whether it was fetched because the cloud refused templates made under the one before.
     """
 
     key: EpochKey | None = field(repr=False)
     contract_digest: str
     subjects: EpochKey | None = field(default=None, repr=False)
-    renewed: bool = False
 
     @property
     def verify_only(self) -> bool:
         """Whether each subject has a seal of its own."""
         return self.subjects is not None
 
-    def for_subject(self, subject: str) -> ProtectionContext:
-        """The context for one subject; unchanged where all subjects share a seal."""
-        if self.subjects is None:
+    def for_subject(self, subject: str | None) -> ProtectionContext:
+        """The context for one subject; unchanged where all share a seal, or where none is named."""
+        if self.subjects is None or subject is None:
             return self
         return ProtectionContext(self.subjects.of_subject(subject), self.contract_digest)
 

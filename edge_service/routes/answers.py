@@ -8,7 +8,8 @@ from typing import Final, Literal
 from edge_service.protection.profiles.files import DefaultThreshold
 from edge_service.vision.quality import objections
 from edge_service.vision.reader import AlignedFace, PictureFaces
-from shared.wire.common import Threshold
+from shared.wire.cloud import IdentifyAnswer
+from shared.wire.common import Threshold, VerifyAnswer
 from shared.wire.edge import AppliedThreshold, Box, DetectedFace, Landmarks, Point, Quality, QualityFilter
 
 # Clockwise, as EXIF and image editors count, from quarter turns counterclockwise, as NumPy does.
@@ -30,13 +31,13 @@ def by_default(default: DefaultThreshold) -> AppliedThreshold:
     )
 
 
-def by_gallery(cosine: float, fmr: float, default: DefaultThreshold) -> AppliedThreshold:
+def by_gallery(answer: VerifyAnswer | IdentifyAnswer, default: DefaultThreshold) -> AppliedThreshold:
     """The threshold of a gallery, which its creator may have chosen."""
-    same = Threshold(cosine=cosine, fmr=fmr) == default.threshold
+    same = Threshold(cosine=answer.threshold, fmr=answer.fmr_at_threshold) == default.threshold
     return AppliedThreshold(
-        threshold=cosine,
+        threshold=answer.threshold,
         threshold_from="gallery",
-        reference_fmr=fmr,
+        reference_fmr=answer.fmr_at_threshold,
         fmr_measured_on=default.measured_on if same else "operator",
     )
 

@@ -20,7 +20,7 @@ from edge_service.routes.answers import box_of, by_gallery, quality_of
 from edge_service.uploads import read_pictures
 from shared.http.rate_limits import count_probes
 from shared.http.routes import api_router
-from shared.wire.edge import FacesLeftOut, IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
+from shared.wire.edge import IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
 
 router = api_router("/v1/galleries/{gallery}", "matching")
 
@@ -36,11 +36,10 @@ async def verify(
     """Whether the picture shows this subject."""
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
     answer, face = await services.recognition.verify(gallery, subject, picture, quality_filter)
-    applied = by_gallery(answer.threshold, answer.fmr_at_threshold, services.default_threshold)
     return VerifyFaceAnswer(
         decision=answer.decision,
         similarity=answer.similarity,
-        **applied.model_dump(),
+        **by_gallery(answer, services.default_threshold).model_dump(),
         faces_found=face.faces_found,
         quality=quality_of(face),
     )
@@ -57,7 +56,7 @@ async def identify(
 ) -> IdentifyFacesAnswer:
     """Who of the gallery the picture shows. Only subjects that reach the threshold are named."""
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
-    found = await services.recognition.identify(
+    answer, selected = await services.recognition.identify(
         gallery,
         picture,
         top_k=top_k,
@@ -69,16 +68,11 @@ async def identify(
         IdentifiedFace(
             box=box_of(face), quality=quality_of(face), decision=result.decision, candidates=result.candidates
         )
-        for face, result in zip(found.selected.faces, found.results, strict=True)
+        for face, result in zip(selected.faces, answer.results, strict=True)
     ]
-    applied = by_gallery(found.threshold, found.fmr_at_threshold, services.default_threshold)
     return IdentifyFacesAnswer(
         faces=faces,
-        faces_found=found.selected.faces_found,
-        faces_left_out=FacesLeftOut(
-            over_max_faces=found.selected.over_limit,
-            poor_quality=found.selected.poor,
-            reasons=found.selected.reasons,
-        ),
-        **applied.model_dump(),
+        faces_found=selected.faces_found,
+        faces_left_out=selected.left_out,
+        **by_gallery(answer, services.default_threshold).model_dump(),
     )

@@ -23,7 +23,7 @@ from shared.errors import FaceRefused
 from shared.http.request_context import check_caller
 from shared.metrics import Metrics
 from shared.security.process_limits import usable_cpus
-from shared.wire.edge import QualityFilter, RefusalReason
+from shared.wire.edge import FacesLeftOut, QualityFilter
 
 # A second face with this share of the first one's area may be the person who is meant; a smaller one is background.
 _SECOND_FACE_SHARE = 0.25
@@ -156,16 +156,12 @@ class FaceSelection:
     Attributes:
         faces: good enough for the quality filter, largest first.
         faces_found: all faces of the picture: these, the poor ones, and those over the limit.
-        over_limit: left out because there are larger faces.
-        poor: left out for their quality.
-        reasons: why those are poor: number of faces by reason. A face may have several.
+        left_out: how many are left out, and why.
     """
 
     faces: list[AlignedFace]
     faces_found: int
-    over_limit: int
-    poor: int
-    reasons: dict[RefusalReason, int]
+    left_out: FacesLeftOut
 
 
 def select(picture: PictureFaces, level: QualityFilter, max_faces: int) -> FaceSelection:
@@ -182,7 +178,9 @@ def select(picture: PictureFaces, level: QualityFilter, max_faces: int) -> FaceS
     poor = len(picture.faces) - len(good)
     reasons = Counter(reason for found in picture.faces for reason in objections(found.quality, level))
     faces = good[:max_faces]
-    return FaceSelection(faces, picture.faces_found, picture.faces_found - poor - len(faces), poor, dict(reasons))
+    beyond = picture.faces_found - poor - len(faces)
+    left_out = FacesLeftOut(over_max_faces=beyond, poor_quality=poor, reasons=dict(reasons))
+    return FaceSelection(faces, picture.faces_found, left_out)
 
 
 def refuse_poor(found: AlignedFace, level: QualityFilter) -> None:
