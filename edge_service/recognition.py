@@ -57,7 +57,6 @@ class EnrollResult:
 
     templates: list[EnrolledTemplate]
     unperturbed: int
-    faces: list[AlignedFace] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +106,7 @@ class Recognition:
         self, pictures: list[bytes], threshold: Threshold, quality: QualityFilter | None
     ) -> tuple[VerifyAnswer, list[AlignedFace]]:
         """Compares two pictures here; sends nothing."""
-        faces, unit = await self.workers.run(self._read_single_faces, pictures, self._level(quality, "probe"))
+        faces, unit = await self.workers.run(self._read_single_faces, pictures, self.level(quality, "probe"))
         score = CosineSimilarity(float(np.dot(unit[0].astype(np.float64), unit[1])))
         answer = VerifyAnswer(
             decision="match" if CosineThreshold.of(threshold.cosine).accepts(score) else "no_match",
@@ -119,17 +118,16 @@ class Recognition:
 
     async def enroll(
         self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter | None
-    ) -> EnrollResult:
+    ) -> tuple[EnrollResult, list[AlignedFace]]:
         """Enrolls one person from pictures: all of them, or none. Equal pictures are stored once."""
         # 1. The gallery's contract and key; an unknown gallery is refused before the work is done.
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
-        faces, unit = await self.workers.run(self._read_single_faces, pictures, self._level(quality, "enroll"))
+        faces, unit = await self.workers.run(self._read_single_faces, pictures, self.level(quality, "enroll"))
         # 3. Ids that follow from the uploaded bytes.
         ids = await run_in_threadpool(self._picture_ids, gallery, subject, pictures)
         # 4. Protect and store.
-        templates, unperturbed = await self._store(context, gallery, subject, ids, unit)
-        return EnrollResult(templates, unperturbed, faces)
+        return await self._store(context, gallery, subject, ids, unit), faces
 
     async def enroll_embeddings(self, gallery: str, subject: str, raw: Rows, names: list[str | None]) -> EnrollResult:
         """Enrolls raw embeddings of one person: all, or none. Equal embeddings are stored once.
@@ -159,7 +157,7 @@ class Recognition:
         if any(not np.array_equal(unit[ids.index(uid)], row) for uid, row in zip(ids, unit, strict=True)):
             raise Unprocessable("One name of a face stands in the request for two embeddings.", reason="duplicate_face")
         # 4. Protect and store.
-        return EnrollResult(*await self._store(context, gallery, subject, ids, unit))
+        return await self._store(context, gallery, subject, ids, unit)
 
     async def verify(
         self, gallery: str, subject: str, picture: bytes, quality: QualityFilter | None
@@ -168,7 +166,7 @@ class Recognition:
         # 1. The gallery's contract and key.
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
-        [face], unit = await self.workers.run(self._read_single_faces, [picture], self._level(quality, "probe"))
+        [face], unit = await self.workers.run(self._read_single_faces, [picture], self.level(quality, "probe"))
 
         # 3. Protect and compare.
         async def compare(packed: PackedTemplates) -> VerifyAnswer:
@@ -208,7 +206,7 @@ class Recognition:
                 reason="verify_only",
             )
         # 2. Decode, detect, align, embed.
-        level = self._level(quality, "probe")
+        level = self.level(quality, "probe")
         selected, first = await self.workers.run(self._read_faces, picture, level, max_faces)
         count_probes(len(selected.faces))
         later = [await self.workers.run(self.reader.embed, part) for part in _parts(selected.faces, MAX_BATCH)[1:]]
@@ -246,7 +244,7 @@ class Recognition:
         # 2. Unit rows: those of a picture are decoded, detected, aligned, embedded.
         faces_found = None
         if isinstance(embeddings, bytes):
-            level = self._level(quality, "enroll")
+            level = self.level(quality, "enroll")
             [face], unit = await self.workers.run(self._read_single_faces, [embeddings], level)
             faces_found = face.faces_found
         else:
@@ -257,16 +255,16 @@ class Recognition:
 
     async def _store(
         self, context: ProtectionContext, gallery: str, subject: str, ids: list[str], unit: Rows
-    ) -> tuple[list[EnrolledTemplate], int]:
+    ) -> EnrollResult:
         """Protects and stores one subject's embeddings, each id once; returns a template an id."""
         once = list(dict.fromkeys(ids))
         rows = unit[[ids.index(uid) for uid in once]]
 
-        async def enroll(packed: PackedTemplates) -> tuple[list[EnrolledTemplate], int]:
+        async def enroll(packed: PackedTemplates) -> EnrollResult:
             new = [NewTemplate(id=uid, template=each) for uid, each in zip(once, packed.envelopes, strict=True)]
             answer = await self.cloud.enroll(gallery, subject, EnrollRequest(templates=new))
             stored = {info.id: info for info in answer.templates}
-            return [stored[uid] for uid in ids], packed.unperturbed
+            return EnrollResult([stored[uid] for uid in ids], packed.unperturbed)
 
         return await self._send(context, gallery, subject, rows, enroll)
 
@@ -331,7 +329,8 @@ class Recognition:
         selected = select(self.reader.read(picture, every_face=max_faces > 1), level, max_faces)
         return selected, self.reader.embed(selected.faces[:MAX_BATCH]).unit
 
-    def _level(self, quality: QualityFilter | None, use: Literal["enroll", "probe"]) -> QualityFilter:
+    def level(self, quality: QualityFilter | None, use: Literal["enroll", "probe"]) -> QualityFilter:
+        """The quality that a face must have: as the caller chose, else as the edge is set."""
         return level_for(quality or self.quality_filter, use)
 
 

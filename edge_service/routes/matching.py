@@ -1,4 +1,4 @@
-"""Verify (1:1) and identify (1:N)."""
+"""Verify (1:1) and identify (1:N); detection and comparison, for which nothing is sent to the cloud."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from edge_service.deps import (
     TopKQuery,
     picture_body,
 )
-from edge_service.routes.answers import box_of, by_gallery, quality_of
+from edge_service.routes.answers import applied_threshold, box_of, face_of, quality_of, rotation_of
 from edge_service.uploads import read_pictures
 from shared.http.rate_limits import count_probes
 from shared.http.routes import api_router
-from shared.wire.edge import IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
+from shared.wire.edge import CompareAnswer, DetectAnswer, IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
 
 router = api_router("/v1/galleries/{gallery}", "matching")
+pictures = api_router("/v1", "pictures")
 
 
 @router.post("/subjects/{subject}/verify", dependencies=[MayMatch], openapi_extra=picture_body())
@@ -39,7 +40,7 @@ async def verify(
     return VerifyFaceAnswer(
         decision=answer.decision,
         similarity=answer.similarity,
-        **by_gallery(answer, services.default_threshold).model_dump(),
+        **applied_threshold(answer, services.default_threshold).model_dump(),
         faces_found=face.faces_found,
         quality=quality_of(face),
     )
@@ -74,5 +75,35 @@ async def identify(
         faces=faces,
         faces_found=selected.faces_found,
         faces_left_out=selected.left_out,
-        **by_gallery(answer, services.default_threshold).model_dump(),
+        **applied_threshold(answer, services.default_threshold).model_dump(),
+    )
+
+
+@pictures.post("/detect", dependencies=[MayMatch], openapi_extra=picture_body())
+async def detect(request: Request, services: ServicesDep, quality_filter: QualityQuery = None) -> DetectAnswer:
+    """The faces of a picture: boxes, landmarks, and what the quality filter objects to."""
+    [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
+    found = await services.recognition.detect(picture)
+    level = services.recognition.level(quality_filter, "enroll")
+    return DetectAnswer(
+        width=found.width,
+        height=found.height,
+        rotation=rotation_of(found),
+        faces_found=found.faces_found,
+        faces=[face_of(face, level) for face in found.faces],
+    )
+
+
+@pictures.post("/compare", dependencies=[MayMatch], openapi_extra=picture_body(2, 2))
+async def compare(request: Request, services: ServicesDep, quality_filter: QualityQuery = None) -> CompareAnswer:
+    """Compares the faces of two pictures, sent as two `image` parts, at the default threshold."""
+    both = await read_pictures(request, services.settings.pictures, at_most=2, exactly=True)
+    default = services.default_threshold
+    answer, faces = await services.recognition.compare(both, default.threshold, quality_filter)
+    return CompareAnswer(
+        decision=answer.decision,
+        similarity=answer.similarity,
+        **applied_threshold(answer, default, of_gallery=False).model_dump(),
+        faces_found=[face.faces_found for face in faces],
+        qualities=[quality_of(face) for face in faces],
     )

@@ -25,11 +25,11 @@ from edge_service.protection.profiles.document import ANY_EMBEDDER
 from edge_service.protection.profiles.files import load_profile
 from edge_service.protection.protect import Protector
 from edge_service.settings import InferenceSettings
-from edge_service.vision.align import realign
 from edge_service.vision.embed import SFACE, Embedder, Embeddings, spec_named
 from edge_service.vision.sessions import OrtSession
 from lab.data.alignment import SAMPLE, Mending, mending_of
 from lab.data.lfw import Lfw, Pair, person
+from lab.data.onnx_files import aligned_to
 from lab.data.splits import Labelled
 from lab.data.verification import Rows, Share, all_impostors, bootstrap_over_people, ten_fold_accuracy, true_accept_rate
 from shared.command import run
@@ -43,7 +43,7 @@ def embed_faces(faces: NDArray[np.uint8], embedder: Embedder) -> Embeddings:
     """Embeddings of faces that are aligned to ArcFace's template: (n, 112, 112, 3) uint8 RGB."""
     wanted = embedder.spec.alignment
     chunks = track(range(0, len(faces), _CHUNK), "embedding", console=Console(stderr=True))
-    made = [embedder.embed([realign(face, wanted) for face in faces[at : at + _CHUNK]]) for at in chunks]
+    made = [embedder.embed(aligned_to(faces[at : at + _CHUNK], wanted)) for at in chunks]
     return Embeddings(np.concatenate([each.unit for each in made]), np.concatenate([each.norms for each in made]))
 
 

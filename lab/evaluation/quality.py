@@ -20,10 +20,11 @@ from edge_service.settings import DetectionSettings, InferenceSettings
 from edge_service.vision.decode import Pixels
 from edge_service.vision.detect import FaceDetector
 from edge_service.vision.embed import SFACE, Embedder
-from edge_service.vision.quality import FaceQuality, measure
+from edge_service.vision.quality import measure
 from edge_service.vision.sessions import OrtSession
 from lab.data.lfw import Lfw
 from shared.command import run
+from shared.wire.edge import FaceQuality
 
 app = typer.Typer()
 Degrade = Callable[[Pixels], Pixels]
