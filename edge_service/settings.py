@@ -18,13 +18,15 @@ from shared.service_settings import RateSettings, ServiceSettings
 from shared.urls import Host, ServiceUrl
 from shared.wire.edge import QualityFilter
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+class _Group(BaseModel):
+    """A group of settings: frozen, without unknown members."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CloudSettings(BaseModel):
+class CloudSettings(_Group):
     """How the edge reaches the cloud."""
-
-    model_config = _FROZEN
 
     url: ServiceUrl = "http://127.0.0.1:8001"
     # This edge's API key at the cloud. On one machine, the one that the cloud created at its first start.
@@ -52,10 +54,8 @@ class CloudSettings(BaseModel):
         return self
 
 
-class InferenceSettings(BaseModel):
+class InferenceSettings(_Group):
     """How ONNX Runtime runs the models."""
-
-    model_config = _FROZEN
 
     # The first available one runs; CPU must be among them as the last resort.
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -67,10 +67,8 @@ class InferenceSettings(BaseModel):
     arena: bool = False
 
 
-class PictureLimits(BaseModel):
+class PictureLimits(_Group):
     """Limits of pictures."""
-
-    model_config = _FROZEN
 
     max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 15 * 1024 * 1024
     # 40 megapixels cover phones' main cameras and are 120 MB decoded; more is a decompression bomb or a mistake.
@@ -92,10 +90,8 @@ class PictureLimits(BaseModel):
     body_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 
 
-class DetectionSettings(BaseModel):
+class DetectionSettings(_Group):
     """How faces are found."""
-
-    model_config = _FROZEN
 
     score_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.8
     nms_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -108,10 +104,8 @@ class DetectionSettings(BaseModel):
     search_further: bool = True
 
 
-class WorkSettings(BaseModel):
+class WorkSettings(_Group):
     """How much work runs and waits at once."""
-
-    model_config = _FROZEN
 
     # Requests that are processed at the same time; 0: one for each processor that this process may use, at
     # most 16 (shared/security/process_limits.py). Each holds one decoded picture in memory.

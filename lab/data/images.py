@@ -28,7 +28,7 @@ from edge_service.vision.align import SIDE
 from edge_service.vision.decode import Pixels, decode
 from edge_service.vision.embed import SFACE
 from edge_service.vision.quality import level_for
-from edge_service.vision.reader import FaceReader, open_reader, single_face
+from edge_service.vision.reader import FaceReader, single_face
 from lab.data.alignment import SAMPLE, Mending, mending_of
 from lab.data.image_store import DEFAULT, digest_of, written_whole
 from shared.errors import FaceRefused, PatronusError, SetupError
@@ -163,7 +163,7 @@ def read_folder(
     digest = digest_of("folder", FORMAT, aligned, locate("face-detector").sha256, stamps, *_unfilled(fills))
     cached = _load(cache, digest)
     if cached is None:
-        reader = None if aligned else open_reader(EdgeSettings(embedder=SFACE.name), Metrics("lab"))
+        reader = None if aligned else FaceReader(EdgeSettings(embedder=SFACE.name), Metrics("lab"))
         read = [(name, _person(name), folder / name) for name in files]
         found = _from_files(iter(read), reader)
         if aligned:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edge_service.settings import InferenceSettings
-from edge_service.vision.align import ARCFACE, Alignment, realign
+from edge_service.vision.align import ARCFACE, Alignment, align
 from edge_service.vision.embed import EMBEDDERS
 from edge_service.vision.sessions import OrtSession
 from shared.errors import SetupError
@@ -151,7 +151,10 @@ def aligned_to(pixels: NDArray[np.uint8], template: Alignment) -> NDArray[np.uin
     Returns:
         (n, side, side, 3) uint8 RGB.
     """
-    return pixels if template is ARCFACE else np.stack([realign(face, template) for face in pixels])
+    if template is ARCFACE:
+        return pixels
+    landmarks = ARCFACE.points.astype(np.float32)
+    return np.stack([align(face, landmarks, template) for face in pixels])
 
 
 def _preprocessing(path: Path) -> Preprocessing:

@@ -25,11 +25,11 @@ from edge_service.protection.profiles.document import ANY_EMBEDDER
 from edge_service.protection.profiles.files import load_profile
 from edge_service.protection.protect import Protector
 from edge_service.settings import InferenceSettings
-from edge_service.vision.align import realign
 from edge_service.vision.embed import SFACE, Embedder, spec_named
 from edge_service.vision.sessions import OrtSession
 from lab.data.alignment import SAMPLE, Mending, mending_of
 from lab.data.lfw import Lfw, Pair, person
+from lab.data.onnx_files import aligned_to
 from lab.data.splits import Labelled
 from lab.data.verification import Rows, Share, all_impostors, bootstrap_over_people, ten_fold_accuracy
 from shared.command import run
@@ -108,7 +108,7 @@ def main(
     start = time.perf_counter()
     faces = data.faces(names)
     mending = Mending() if as_packaged else mending_of(faces[:: max(1, len(faces) // SAMPLE)])
-    aligned = [realign(mending(face), spec.alignment) for face in faces]
+    aligned = aligned_to(np.stack([mending(face) for face in faces]), spec.alignment)
     chunks = track(range(0, len(aligned), _CHUNK), "embedding", console=Console(stderr=True))
     made = [network.embed(aligned[at : at + _CHUNK]) for at in chunks]
     taken = time.perf_counter() - start

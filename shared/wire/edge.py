@@ -48,8 +48,8 @@ class Point(Wire):
     y: float
 
 
-class Quality(Wire):
-    """The measured quality of a face, and whether it is good enough."""
+class FaceQuality(Wire):
+    """The measured quality of a face."""
 
     face_pixels: float = Field(description="shorter side of the face box, in pixels")
     sharpness: float = Field(description="variance of the Laplacian over that of the gray levels, of the aligned face")
@@ -57,6 +57,11 @@ class Quality(Wire):
     yaw: float = Field(description="offset of the nose from between the eyes, 0 frontal, 1 and more a profile")
     detector_score: Rate
     upright: bool = Field(description="whether the face is the right way up")
+
+
+class Quality(FaceQuality):
+    """The measured quality of a face, and whether it is good enough."""
+
     reasons: list[RefusalReason] = Field(description="why the chosen filter refuses the face; empty: accepted")
 
 
