@@ -9,12 +9,12 @@ from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from shared.contract import MAX_DIM
 from shared.errors import InvalidTemplate, Unprocessable
 from shared.names import HexDigest
-from shared.strict_types import JsonInteger, One
+from shared.strict_types import JsonInteger, One, StrictModel
 
 # A float32 unit vector of 4,096 values is off by less than 1e-5; what is further off was never normalised.
 UNIT_TOLERANCE = 1e-4
@@ -45,13 +45,11 @@ def decode_canonical(text: str) -> bytes:
     return raw
 
 
-class TemplateEnvelope(BaseModel):
+class TemplateEnvelope(StrictModel):
     """A protected template on the wire.
 
     ``data`` is canonical base64 (standard alphabet, padded) of ``dim`` little-endian float32 values of a unit vector.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     version: One = 1
     contract: HexDigest = Field(description="digest of the contract under which the template was made")
@@ -123,15 +121,13 @@ def check_template(template: NDArray[np.float32]) -> None:
         raise InvalidTemplate("The template is not a unit vector; normalise it before it is sent.")
 
 
-class RotationMatrix(BaseModel):
+class RotationMatrix(StrictModel):
     """An orthogonal matrix M; a template T becomes M T.
 
     ``data`` is base64 (standard alphabet, padded) of ``dim`` times ``dim`` little-endian float64 values, row by row.
     It is secret: anyone with it and the templates of one key can compute those of the other. It is held in memory only,
     and never logged.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     dim: JsonInteger = Field(ge=2, le=MAX_DIM)
     dtype: Literal["float64"] = "float64"
