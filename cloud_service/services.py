@@ -13,7 +13,7 @@ from cloud_service.batching import ConcurrencyLimit, RequestBatcher
 from cloud_service.bootstrap import open_store
 from cloud_service.clock import RecordClock
 from cloud_service.housekeeping import housekeeping
-from cloud_service.matching import Identification, Matcher, Verification
+from cloud_service.matching import Matcher, Verification
 from cloud_service.record.listing import Listing
 from cloud_service.rekey.service import Rekeying
 from cloud_service.settings import Settings
@@ -22,7 +22,7 @@ from shared.errors import PatronusError
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.security.key_ring import KeyRing
-from shared.wire.cloud import IdentifyAnswer
+from shared.wire.cloud import IdentifyAnswer, IdentifyRequest
 from shared.wire.common import VerifyAnswer
 
 _log = get_logger(__name__)
@@ -43,7 +43,7 @@ class Services:
     rekeying: Rekeying
     concurrency: ConcurrencyLimit
     verifications: RequestBatcher[Verification, VerifyAnswer]
-    identifications: RequestBatcher[Identification, IdentifyAnswer]
+    identifications: RequestBatcher[IdentifyRequest, IdentifyAnswer]
     _readiness_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_READINESS_THREADS))
 
     async def readiness(self) -> dict[str, bool]:

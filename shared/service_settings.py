@@ -53,6 +53,7 @@ class ServiceSettings(BaseSettings):
     home: Path
     # Loopback: to be reached from elsewhere is decided by a person, behind TLS.
     host: Host = "127.0.0.1"
+    port: int
     log_level: LogLevel = "info"
     rates: RateSettings = RateSettings()
     tls: TlsSettings = TlsSettings()
