@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from typing import Annotated, Final, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,18 @@ def decode_canonical(text: str) -> bytes:
     if len(text) != 4 * ((len(raw) + 2) // 3) or (rest and base64.b64encode(raw[-rest:]) != text[-4:].encode("ascii")):
         raise ValueError("not canonical base64")
     return raw
+
+
+def _floats(what: str, data: str, kind: str, count: int, error: Callable[[str], Unprocessable]) -> NDArray[Any]:
+    """The values in the data of something; ``error`` makes what is raised where it holds others."""
+    try:
+        raw = decode_canonical(data)
+    except ValueError:
+        raise error(f"The {what}'s data is not base64 in its canonical form.") from None
+    size = count * np.dtype(kind).itemsize
+    if len(raw) != size:
+        raise error(f"The {what} holds {len(raw)} bytes; {count} {kind} values are {size}.")
+    return np.frombuffer(raw, np.dtype(kind).newbyteorder("<")).astype(kind)
 
 
 class TemplateEnvelope(StrictModel):
@@ -92,15 +105,7 @@ class TemplateEnvelope(StrictModel):
         Raises:
             InvalidTemplate: not base64, of another length than ``dim`` says, not finite, or not a unit vector.
         """
-        try:
-            raw = decode_canonical(self.data)
-        except ValueError:
-            raise InvalidTemplate("The template's data is not base64 in its canonical form.") from None
-        if len(raw) != self.dim * _FLOAT32_BYTES:
-            raise InvalidTemplate(
-                f"The template holds {len(raw)} bytes; {self.dim} float32 values are {self.dim * _FLOAT32_BYTES}."
-            )
-        template = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+        template = _floats("template", self.data, "float32", self.dim, InvalidTemplate)
         check_template(template)
         return template
 
@@ -150,13 +155,8 @@ class RotationMatrix(StrictModel):
         Raises:
             Unprocessable: not base64, of another size than ``dim`` says, not finite, or not orthogonal.
         """
-        try:
-            raw = decode_canonical(self.data)
-        except ValueError:
-            raise _not_a_rotation("The matrix's data is not base64 in its canonical form.") from None
-        if len(raw) != self.dim * self.dim * _FLOAT64_BYTES:
-            raise _not_a_rotation(f"The matrix does not hold {self.dim} times {self.dim} float64 values.")
-        matrix = np.frombuffer(raw, dtype="<f8").astype(np.float64).reshape(self.dim, self.dim)
+        values = _floats("matrix", self.data, "float64", self.dim * self.dim, _not_a_rotation)
+        matrix = values.reshape(self.dim, self.dim)
         _check_rotation(matrix)
         return matrix
 
