@@ -90,9 +90,7 @@ class Snapshots:
             files = connection.execute(
                 select(segment_file).where(*_of(pinned)).order_by(segment_file.c.first_id, segment_file.c.id)
             ).all()
-        if not files:
-            return []
-        with ThreadPoolExecutor(min(_READERS, len(files))) as readers:
+        with ThreadPoolExecutor(_READERS) as readers:
             found = list(readers.map(lambda file: self._read(pinned, file), files))
         bad: list[int] = []
         sound: list[Segment] = []

@@ -170,8 +170,7 @@ class Sync:
         for stored in self._templates.stored(gallery, ids, expired=True):
             if len(stored.ids):
                 self.put(gallery, stored.ids, stored.vectors)
-            if len(stored.damaged):
-                self._outbox.confirm_added(gallery, stored.damaged)  # never to be found: nothing waits for them
+            self._outbox.confirm_added(gallery, stored.damaged)  # never to be found: nothing waits for them
         self._outbox.confirm_added(gallery, self._remove_erased(gallery, ids))
 
     def remove(self, known: PinnedGallery, ids: NDArray[np.int64]) -> None:
