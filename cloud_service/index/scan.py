@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.index.segment import DEAD, ZERO, Segment
+from cloud_service.index.segment import DEAD, ZERO, Segment, in_this_thread_only
 from cloud_service.index.sketch import Sketch
 from shared.security.process_limits import usable_cpus
 
@@ -183,12 +183,15 @@ def _threads_of_searches() -> ThreadPoolExecutor:
 class Nearest:
     """Keeps the ``width`` best of each of m probes in FAISS's heaps, of scores no less than a floor.
 
+    One thread makes and uses it.
+
     Args:
         floors: (m,) float32, the least score that matters to each probe.
         width: how many to keep of each.
     """
 
     def __init__(self, floors: NDArray[np.float32], width: int) -> None:
+        in_this_thread_only()
         below = np.nextafter(floors, np.float32(-np.inf))
         self._scores = np.repeat(below[:, np.newaxis], width, axis=1)
         self._ids = np.full(self._scores.shape, DEAD, np.int64)
