@@ -13,9 +13,9 @@ from cloud_service.index.faiss_indexes import FaissIndexes
 from cloud_service.index.protocol import Indexes
 from cloud_service.index.snapshots import Snapshots
 from cloud_service.record.database import Database
-from cloud_service.record.opening import closed_unless_ready, is_sqlite, open_database
+from cloud_service.record.opening import closed_unless_ready, open_database
 from cloud_service.record.record import Journal, Record
-from cloud_service.record.sqlite import file_of
+from cloud_service.record.sqlite import sqlite_file
 from cloud_service.settings import RetentionSettings, Settings
 from cloud_service.store import Store
 from shared.errors import PatronusError, SetupError
@@ -81,9 +81,9 @@ def _note_start(database: Database) -> None:
 
 def _refuse_lost_record(settings: Settings) -> None:
     """Refuses to make an empty record where files of an index show that one is missing."""
-    if not is_sqlite(settings.record_url):
+    record, index = sqlite_file(settings.record_url), settings.home.expanduser() / "index"
+    if record is None:
         return
-    record, index = file_of(settings.record_url), settings.home.expanduser() / "index"
     there = record.exists() and record.stat().st_size > 0
     if not there and any(index.glob("*.segment")):
         raise SetupError(
@@ -95,7 +95,7 @@ def _refuse_lost_record(settings: Settings) -> None:
 def _shared(settings: Settings) -> bool:
     """Whether other processes may use the record too: neither it nor the index is private."""
     url = settings.index.url
-    return url is not None and not url.endswith(".db") and not is_sqlite(settings.record_url)
+    return url is not None and not url.endswith(".db") and sqlite_file(settings.record_url) is None
 
 
 def _record_and_indexes(

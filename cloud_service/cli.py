@@ -250,14 +250,13 @@ def _key_in(path: Path, ring: KeyRing) -> str | None:
 
 
 def _record() -> Path:
-    from cloud_service.record.opening import is_sqlite
-    from cloud_service.record.sqlite import file_of
+    from cloud_service.record.sqlite import sqlite_file
     from shared.errors import SetupError
 
-    url = _settings().record_url
-    if not is_sqlite(url):
+    file = sqlite_file(_settings().record_url)
+    if file is None:
         raise SetupError("The record is in PostgreSQL: back it up with pg_dump, and put it back with pg_restore.")
-    return file_of(url)
+    return file
 
 
 def _held(held: Held) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ from prometheus_client import Gauge
 from cloud_service.erasure.residue import Residue
 from cloud_service.index.protocol import Indexes
 from cloud_service.record.exclusive import WriteLock
-from cloud_service.record.queries import NewRow, PinnedGallery, Removed
+from cloud_service.record.queries import PinnedGallery, Removed
 from cloud_service.record.record import Record
 from cloud_service.record.retention import Retention
 from shared.envelope import TemplateEnvelope
@@ -169,19 +169,19 @@ class Store:
         with self._metrics.step("record"):
             gallery = self.record.gallery(gallery_name)
         vectors = open_envelopes(gallery, (new.template for new in sent))
-        rows = [NewRow(new.id, vector) for new, vector in zip(sent, vectors, strict=True)]
-        if len({row.uid for row in rows}) < len(rows):
+        templates = {new.id: vector for new, vector in zip(sent, vectors, strict=True)}
+        if len(templates) < len(sent):
             raise Unprocessable("The request has a template id twice; give each its own.", reason="duplicate_id")
         with self._order:
             with _before_commit():
                 self.indexes.of(gallery)  # what could not be searched is not stored either
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
-                added = self.record.add_templates(gallery, subject, rows, by)
+                added = self.record.add_templates(gallery, subject, templates, by)
             with after_commit("The templates are stored"):
                 if len(added.ids):
                     self.indexes.added(gallery, added.ids, added.vectors)
-                if len(added.ids) < len(rows):
-                    self.indexes.added_before(gallery, [row.uid for row in rows])
+                if len(added.ids) < len(sent):
+                    self.indexes.added_before(gallery, list(templates))
         return EnrollAnswer(subject=subject, templates=added.answers)
 
     def erase_gallery(self, name: str, by: str | None) -> Erased:
@@ -198,21 +198,18 @@ class Store:
             self.indexes.dropped(gallery)
             return self._overwrite(removed)
 
-    def erase_subject(self, gallery_name: str, subject: str, by: str | None) -> Erased:
-        """Erases a subject and all of its templates.
-
-        Raises:
-            NotFound: there is no such gallery or subject.
-        """
-        return self._erase(gallery_name, lambda gallery: self.record.erase_subject(gallery, subject, by))
-
-    def erase_template(self, gallery_name: str, subject: str, uid: str, by: str | None) -> Erased:
-        """Erases a template, and its subject with the last one.
+    def erase_subject(self, gallery_name: str, subject: str, by: str | None, uid: str | None = None) -> Erased:
+        """Erases a subject and all of its templates, or the one template and its subject with the last one.
 
         Raises:
             NotFound: there is no such gallery, subject or template.
         """
-        return self._erase(gallery_name, lambda gallery: self.record.erase_template(gallery, subject, uid, by))
+        with self._order, self._writing:
+            with self._metrics.step("record"):
+                gallery = self.record.gallery(gallery_name)
+                with self._in_doubt(gallery):
+                    removed = self.record.erase_subject(gallery, subject, by, uid)
+            return self._forget(gallery, removed)
 
     def set_retention(self, gallery_name: str, max_age_seconds: int | None, by: str | None) -> None:
         """Changes how long a gallery keeps templates; None: until they are erased.
@@ -306,14 +303,6 @@ class Store:
                 residue.finish()
             self.indexes.close()
             self.record.database.close()
-
-    def _erase(self, gallery_name: str, remove: Callable[[PinnedGallery], Removed]) -> Erased:
-        with self._order, self._writing:
-            with self._metrics.step("record"):
-                gallery = self.record.gallery(gallery_name)
-                with self._in_doubt(gallery):
-                    removed = remove(gallery)
-            return self._forget(gallery, removed)
 
     @contextmanager
     def _in_doubt(self, gallery: PinnedGallery) -> Iterator[None]:

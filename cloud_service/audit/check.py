@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, make_url, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, select
 
 from cloud_service.audit.log import NO_ENTRY, Action, digest_of, head, parse_head
-from cloud_service.record.sqlite import file_of, open_read_only
+from cloud_service.record.opening import read_only
 from cloud_service.record.tables import audit
-from shared.errors import NotFound, RecordDamaged, SetupError
+from shared.errors import RecordDamaged
 from shared.wire.cloud import AuditHead
 from shared.wire.common import moment_text
 
@@ -47,16 +43,9 @@ def reading(url: str) -> Iterator[Connection]:
         NotFound: there is no record.
         SetupError: it cannot be read, or is of another version.
     """
-    engine = read_only_engine(url)
-    try:
-        with engine.connect() as connection:
-            yield connection
-    except SQLAlchemyError:
-        raise SetupError(
-            "The record cannot be read, or has no audit log: it is away, damaged, or was not used by this version yet."
-        ) from None
-    finally:
-        engine.dispose()
+    why = "The record cannot be read, or has no audit log: it is away, damaged, or was not used by this version yet."
+    with read_only(url, why) as engine, engine.connect() as connection:
+        yield connection
 
 
 def check(connection: Connection, noted: AuditHead | None = None) -> Checked:
@@ -69,7 +58,8 @@ def check(connection: Connection, noted: AuditHead | None = None) -> Checked:
     good = AuditHead(seq=0, digest=NO_ENTRY)
     restore: Any = None
     holds = noted is None or noted == good
-    for row in _rows(connection):
+    entries = select(audit).order_by(audit.c.seq)
+    for row in connection.execute(entries, execution_options={"yield_per": _AT_A_TIME}):
         wrong = _wrong(row, good)
         if wrong is not None:
             return Checked(good, wrong)
@@ -80,25 +70,19 @@ def check(connection: Connection, noted: AuditHead | None = None) -> Checked:
     wrong = _wrong_end(connection, good)
     if wrong is not None or noted is None or holds:
         return Checked(good, wrong)
-    missing = _missing(good, noted)
-    if restore is None:
-        why = "its end was cut off" if noted.seq > good.seq else "the log was rewritten"
-        why += ", or a backup of before was restored without patronus cloud restore"  # pg_restore adds no entry
+    if noted.seq > good.seq:
+        missing = f"the log ends with entry {good.seq}, but entry {noted.seq} was noted down"
+        why = "its end was cut off"
+    else:
+        missing, why = f"entry {noted.seq} is another one than was noted down", "the log was rewritten"
+    if restore is None:  # pg_restore adds no entry
+        why += ", or a backup of before was restored without patronus cloud restore"
         return Checked(good, f"{missing}: {why}")
-    return Checked(good, None, _replaced(missing, restore))
-
-
-def _missing(last: AuditHead, noted: AuditHead) -> str:
-    if noted.seq > last.seq:
-        return f"the log ends with entry {last.seq}, but entry {noted.seq} was noted down"
-    return f"entry {noted.seq} is another one than was noted down"
-
-
-def _replaced(missing: str, restore: Any) -> str:
     # An attacker who rewrites the whole log can put such an entry in it: only the time of the note shows which it was.
     restored = f"A backup was restored (entry {restore.seq}, {moment_text(restore.at)})"
     replaced = f"the entries after entry {_backup_end(restore)} were replaced"
-    return f"{restored}, and {replaced}: {missing}. If it was noted after the restore, the log was tampered with."
+    tampered = "If it was noted after the restore, the log was tampered with."
+    return Checked(good, None, f"{restored}, and {replaced}: {missing}. {tampered}")
 
 
 def _backup_end(restore: Any) -> int:
@@ -121,8 +105,6 @@ def _wrong_end(connection: Connection, last: AuditHead) -> str | None:
 
 def _wrong(row: Any, before: AuditHead) -> str | None:
     """What is wrong with an entry, seen from the one before it, as a sentence; None: nothing."""
-    if row is None:
-        return f"what follows entry {before.seq} cannot be read as an entry"
     expected = before.seq + 1
     if row.seq != expected:
         return f"entry {row.seq} follows entry {before.seq}: entry {expected} is missing"
@@ -131,43 +113,8 @@ def _wrong(row: Any, before: AuditHead) -> str | None:
     try:
         fields = (row.seq, moment_text(row.at), row.key_id, row.action, row.gallery, row.details, row.previous)
         digest = digest_of(*fields)
-    except (TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):  # a moment or details that somebody wrote by hand
         digest = None
     if row.digest != digest:
         return f"entry {row.seq} is not what it was when it was written"
     return None
-
-
-def _rows(connection: Connection) -> Iterator[Any]:
-    """All entries by number; None in the place of one that is no entry any more."""
-    entries = select(audit).order_by(audit.c.seq)
-    with connection.execute(entries, execution_options={"yield_per": _AT_A_TIME}) as found:
-        while True:
-            try:
-                row = found.fetchone()
-            except (TypeError, ValueError, RecordDamaged):  # a moment or details that somebody wrote by hand
-                yield None
-                return
-            if row is None:
-                return
-            yield row
-
-
-def read_only_engine(url: str) -> Engine:
-    """Connections to a record that is only read; each sees one state of it.
-
-    Raises:
-        NotFound: there is no record.
-    """
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, isolation_level="REPEATABLE READ", poolclass=NullPool)
-    path = file_of(url)
-    if not path.is_file():
-        raise NotFound(f"There is no record {path}.")
-    return create_engine("sqlite://", creator=lambda: _begun(path), poolclass=NullPool)
-
-
-def _begun(path: Path) -> sqlite3.Connection:
-    connection = open_read_only(path)
-    connection.execute("BEGIN").close()  # one state of the log throughout; nobody waits for it
-    return connection

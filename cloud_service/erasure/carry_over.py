@@ -44,16 +44,6 @@ class Replaced:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
-    """A record that a backup replaces, and whose audit log does not count.
-
-    ``why`` has no full stop.
-    """
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Repeated:
     """How many erasures were repeated, and how many subjects and templates they removed."""
 
@@ -83,31 +73,32 @@ class CarriedOver:
     unread: str | None
 
 
-def read_replaced(record: Path, *, required: bool) -> Replaced | Unread | None:
-    """The erasures of a record that is to be replaced; None: there is no record.
+def read_replaced(record: Path, *, required: bool) -> tuple[Replaced | None, str | None]:
+    """The erasures of a record that is to be replaced.
 
     Args:
         record: the SQLite file.
         required: whether its erasures are known from nowhere else.
 
     Returns:
-        ``Unread`` where its log is broken or cannot be read, and a list counts instead.
+        the record, if there is one and its log can be read; and why its log is broken or cannot be read, without a
+        full stop, where a list counts instead.
 
     Raises:
         SetupError: its log is broken or cannot be read, and its erasures are required.
     """
     if not record.exists():
-        return None
+        return None, None
     try:
         with reading(f"sqlite:///{record.resolve()}") as connection:
             digests = {row.seq: row.digest for row in connection.execute(select(audit.c.seq, audit.c.digest))}
             contracts = select(gallery.c.id, gallery.c.name, gallery.c.contract_digest)
             keys = {(row.id, row.name): row.contract_digest for row in connection.execute(contracts)}
-            return Replaced(erasures_in(connection), digests, keys)
+            return Replaced(erasures_in(connection), digests, keys), None
     except PatronusError as error:
         why = error.detail.rstrip(".")
         if not required:
-            return Unread(why)
+            return None, why
         raise _not_known(why) from None
 
 
@@ -118,13 +109,16 @@ def _not_known(why: str) -> SetupError:
     )
 
 
-def carry_over(database: Database, before: Replaced | Unread | None, listed: ErasureList | None) -> CarriedOver:
+def carry_over(
+    database: Database, before: Replaced | None, listed: ErasureList | None, unread: str | None
+) -> CarriedOver:
     """Repeats in a restored record the erasures since its backup, and logs the restore.
 
     Args:
         database: the restored record; nobody else uses it.
-        before: the record that it replaces, or why that cannot be read.
+        before: the record that it replaces.
         listed: a list of erasures.
+        unread: why the audit log of the record that it replaces does not count.
 
     Raises:
         SetupError: the list is of another record; or there is none, and the salt of the record that is replaced was
@@ -133,9 +127,6 @@ def carry_over(database: Database, before: Replaced | Unread | None, listed: Era
     record = _record(database)
     with database.write(long=True) as connection:
         mine, end = record_mark(connection), head(connection)
-        unread = before.why if isinstance(before, Unread) else None
-        if isinstance(before, Unread):
-            before = None
         if before is not None and before.erasures.record != mine:
             if _same_log(connection, before):  # the log is this record's, so the salt was changed
                 unread = "The row audit_salt of the table record_value is damaged"

@@ -123,8 +123,6 @@ def export_erasures(connection: Connection, target: Path, *, replace: bool) -> E
         write_secret(target, found.model_dump_json(indent=1).encode(), replace=replace)
     except FileExistsError:
         raise SetupError(f"{target} is there already; choose another name, or say --force to replace a file.") from None
-    except OSError as error:
-        raise SetupError(f"{target} cannot be written ({os.strerror(error.errno or 0)}).") from None
     return found
 
 

@@ -13,6 +13,7 @@ import sqlite3
 import struct
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -53,15 +54,8 @@ class SqliteSlack:
 
         To be called after each commit: the log starts over when all of it is in the file.
         """
-        with self._scanning:
-            try:
-                log = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return
-            try:
-                self._scan_frames(log)
-            finally:
-                os.close(log)
+        with self._scanning, suppress(FileNotFoundError), self._log.open("rb", buffering=0) as log:
+            self._scan_frames(log.fileno())
 
     def _scan_frames(self, log: int) -> None:
         header = os.pread(log, _LOG_HEADER, 0)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
-from cloud_service.erasure.carry_over import CarriedOver, Replaced, Unread, carry_over, read_replaced
-from cloud_service.erasure.erasure_list import ErasureList, load_erasures
+from cloud_service.erasure.carry_over import CarriedOver, carry_over, read_replaced
+from cloud_service.erasure.erasure_list import load_erasures
 from cloud_service.record.check import file_damage, refuse_damaged
-from cloud_service.record.exclusive import FolderLock
+from cloud_service.record.exclusive import exclusive_use
 from cloud_service.record.opening import open_database
 from cloud_service.record.sqlite import open_read_only
 from cloud_service.settings import RecordSettings
@@ -64,7 +64,7 @@ def back_up(record: Path, target: Path, *, replace: bool = False) -> Held:
         raise Conflict(f"{target} is there already; choose another name, or say --force to replace a file.")
     with _beside(target) as part:
         try:
-            with closing(sqlite3.connect(f"file:{quote(str(record))}?mode=ro", uri=True)) as source:
+            with closing(open_read_only(record)) as source:
                 source.execute("VACUUM INTO ?", (str(part),))
         except sqlite3.DatabaseError as error:
             raise SetupError(f"The record {record} cannot be backed up to {target} ({error}).") from None
@@ -93,23 +93,21 @@ def restore(backup: Path, record: Path, *, replace: bool = False, erasures: Path
     if not backup.is_file():
         raise NotFound(f"There is no backup {backup}.")
     listed = None if erasures is None else load_erasures(erasures)
-    lock = FolderLock(record)
-    try:
+    with exclusive_use(record):
         if record.exists() and (not replace or backup.samefile(record)):
             raise Conflict(f"There is a record {record}; say --force to replace it and lose what is in it.")
         with _beside(record) as part:
-            with backup.open("rb") as source, part.open("r+b") as copy:
-                while chunk := source.read(1 << 20):
-                    copy.write(chunk)
+            shutil.copyfile(backup, part)
             _checked(part)
-            before = read_replaced(record, required=listed is None)
-            carried = _brought_up_to_date(part, before, listed)
+            before, unread = read_replaced(record, required=listed is None)
+            settings = RecordSettings(busy_timeout_s=1)
+            with closing(open_database(f"sqlite:///{part.resolve()}", settings, connections=1)) as database:
+                carried = carry_over(database, before, listed, unread)
+                database.scrub()
             held = _checked(part)
             for companion in _COMPANIONS:  # of the old record: its log must never meet the new file
                 record.with_name(record.name + companion).unlink(missing_ok=True)
             _into_place(part, record)
-    finally:
-        lock.release()
     return Restored(held, carried)
 
 
@@ -120,16 +118,13 @@ def _beside(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            yield part
+        finally:
+            for name in (part.name, *(part.name + companion for companion in _COMPANIONS), f".{part.name}.lock"):
+                part.with_name(name).unlink(missing_ok=True)
     except OSError as error:
         raise SetupError(f"{target} cannot be written ({error.strerror}).") from None
-    try:
-        yield part
-    except OSError as error:
-        raise SetupError(f"{target} cannot be written ({error.strerror}).") from None
-    finally:
-        for name in ("", *_COMPANIONS):
-            part.with_name(part.name + name).unlink(missing_ok=True)
-        part.with_name(f".{part.name}.lock").unlink(missing_ok=True)
 
 
 def _checked(path: Path) -> Held:
@@ -144,14 +139,6 @@ def _checked(path: Path) -> Held:
         raise SetupError(f"This is no sound record of Patronus ({error}); nothing was replaced.") from None
     refuse_damaged(path)
     return held
-
-
-def _brought_up_to_date(part: Path, before: Replaced | Unread | None, listed: ErasureList | None) -> CarriedOver:
-    url, settings = f"sqlite:///{part.resolve()}", RecordSettings(busy_timeout_s=1)
-    with closing(open_database(url, settings, connections=1)) as database:
-        carried = carry_over(database, before, listed)
-        database.scrub()
-        return carried
 
 
 def _into_place(part: Path, target: Path) -> None:

@@ -15,11 +15,10 @@ import numpy as np
 from sqlalchemy import Engine, Select, and_, case, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from cloud_service.audit.check import read_only_engine
 from cloud_service.index.snapshots import is_as_written
 from cloud_service.record.checksums import from_blobs, gallery_checksum
-from cloud_service.record.opening import is_sqlite
-from cloud_service.record.sqlite import file_of, open_read_only
+from cloud_service.record.opening import read_only
+from cloud_service.record.sqlite import open_read_only, sqlite_file
 from cloud_service.record.tables import gallery, rekeyed, segment_file, subject, template
 from shared.contract import MAX_DIM, Contract
 from shared.errors import SetupError
@@ -103,15 +102,15 @@ def check_record(url: str, index_folder: Path) -> CheckResult:
         NotFound: there is no record.
         SetupError: it cannot be read, or was not used by this version yet.
     """
-    engine = read_only_engine(url)
-    try:
-        if not _has_checksums(engine, _CHECKSUMS_SINCE if is_sqlite(url) else _PRESENT_NAMES_SINCE):
+    path = sqlite_file(url)
+    problems: list[str] = []
+    damaged: list[DamagedTemplate] = []
+    with read_only(url, "The record cannot be read: it is away, damaged, or not one of Patronus.") as engine:
+        if not _has_checksums(engine, _PRESENT_NAMES_SINCE if path is None else _CHECKSUMS_SINCE):
             raise SetupError("The record was not used by this version of Patronus yet; start the cloud service once.")
-        problems: list[str] = []
-        damaged: list[DamagedTemplate] = []
-        if is_sqlite(url):
+        if path is not None:
             try:
-                with closing(open_read_only(file_of(url))) as file:
+                with closing(open_read_only(path)) as file:
                     problems += file_damage(file)
             except sqlite3.DatabaseError as error:
                 problems.append(f"the record's file: {error}")
@@ -124,10 +123,6 @@ def check_record(url: str, index_folder: Path) -> CheckResult:
             galleries, templates = connection.execute(
                 select(func.count(), func.coalesce(func.sum(gallery.c.templates), 0)).select_from(gallery)
             ).one()
-    except SQLAlchemyError:
-        raise SetupError("The record cannot be read: it is away, damaged, or not one of Patronus.") from None
-    finally:
-        engine.dispose()
     return CheckResult(int(galleries), int(templates), files, damaged, problems + of_files)
 
 
@@ -139,13 +134,9 @@ def refuse_damaged(record: Path) -> None:
     Raises:
         SetupError: names galleries and template rows.
     """
-    engine = read_only_engine(f"sqlite:///{record.resolve()}")
-    try:
+    why = "This is no sound record of Patronus: not all rows of it can be read."
+    with read_only(f"sqlite:///{record.resolve()}", why) as engine:
         damaged = list(damaged_templates(engine)) if _has_checksums(engine) else []
-    except SQLAlchemyError:
-        raise SetupError("This is no sound record of Patronus: not all rows of it can be read.") from None
-    finally:
-        engine.dispose()
     if damaged:
         listed = ", ".join(f"{one.gallery}: row {one.row}" for one in damaged[:_LISTED])
         more = f" and {len(damaged) - _LISTED} more" if len(damaged) > _LISTED else ""

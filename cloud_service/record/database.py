@@ -105,8 +105,8 @@ class Database(ABC):
 
     @property
     def log_left(self) -> bool:
-        """Whether the start left bytes of what was erased for a later ``scrub``."""
-        return False
+        """Whether the start left bytes of what was erased for a later ``scrub``, because it could not write."""
+        return self._unwritable
 
     def migrating(self) -> AbstractContextManager[Connection]:
         """A writing transaction that may change the tables; one process at a time has one."""

@@ -7,14 +7,12 @@ import fcntl
 import os
 import secrets
 import select
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, delete, func, insert
 from sqlalchemy import select as select_from
@@ -70,8 +68,9 @@ class WriteLock:
             yield
 
 
-class FolderLock:
-    """Held from making it until ``release``, and let go by the system when the process dies.
+@contextmanager
+def exclusive_use(path: Path) -> Iterator[None]:
+    """Keeps other processes from using a record; the system lets them when this process dies.
 
     The index lives in one process: a second writer would leave it behind the record without noticing.
 
@@ -79,27 +78,21 @@ class FolderLock:
         path: the file of the record; missing folders are made with mode 0700.
 
     Raises:
-        SetupError: somebody else holds it, or the folder cannot be written.
+        SetupError: another process uses it, or the folder cannot be written.
     """
-
-    def __init__(self, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        raise SetupError(
+            f"The folder {path.parent} cannot be written; name another with PATRONUS_CLOUD__HOME."
+        ) from None
+    with os.fdopen(descriptor):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock_file = path.with_name(f".{path.name}.lock")
-            self._descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise SetupError(
-                f"The folder {path.parent} cannot be written; name another with PATRONUS_CLOUD__HOME."
-            ) from None
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._descriptor)
             raise SetupError(f"A cloud service is using the record {path}; stop it first.") from None
-
-    def release(self) -> None:
-        """Lets other processes use the record."""
-        os.close(self._descriptor)
+        yield
 
 
 class Ownership:
@@ -204,15 +197,12 @@ class Ownership:
 
     def _locked(self) -> Connection | None:
         """A connection with the lock; None where somebody else has it."""
-        connection = self._engine.connect()
-        try:
-            if connection.scalar(select_from(self._lock(_LOCK))):
-                return connection
-        except BaseException:
-            connection.close()
-            raise
-        connection.close()
-        return None
+        with ExitStack() as undo:
+            connection = undo.enter_context(self._engine.connect())
+            if not connection.scalar(select_from(self._lock(_LOCK))):
+                return None
+            undo.pop_all()
+            return connection
 
 
 _token = select_from(record_value.c.value).where(record_value.c.name == _OWNER)
@@ -240,17 +230,8 @@ def _answers(connection: Connection) -> bool:
     return True
 
 
-def connect_unchanging(path: Path) -> sqlite3.Connection:
-    """A connection that reads the file alone, and makes none beside it.
-
-    Only for a file that nobody changes meanwhile, and whose write-ahead log is empty: SQLite takes no lock and does not
-    look at the log.
-    """
-    return sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True, check_same_thread=False)
-
-
 class ReadOnlyMode:
-    """Whether a file is read by such connections, and the change from that to ordinary ones.
+    """Whether a file is read by connections that take no lock, and the change from that to ordinary ones.
 
     Nobody may read by one while the file is changed, so the change waits until all of them are done.
 

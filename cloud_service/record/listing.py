@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from sqlalchemy import ColumnElement, Row, Select, exists, func, select
 
 from cloud_service.clock import RecordClock
 from cloud_service.record.database import Database
-from cloud_service.record.queries import find_subject, oldest_alive, pinned_from, pinned_where, unknown_gallery
+from cloud_service.record.queries import gallery_row, oldest_alive, pinned_from, pinned_where
 from cloud_service.record.tables import gallery, subject, template
 from shared.contract import Contract
 from shared.errors import NotFound, RecordDamaged
@@ -46,10 +47,7 @@ class Listing:
             NotFound: there is none of this name.
         """
         with self._database.read() as connection:
-            row = connection.execute(_galleries.where(gallery.c.name == name)).first()
-        if row is None:
-            raise unknown_gallery()
-        return _gallery_info(row)
+            return _gallery_info(gallery_row(connection, _galleries.where(gallery.c.name == name)))
 
     def galleries(self, only: Collection[str] | None, after: str | None, limit: int) -> Page[GalleryInfo]:
         """A page of galleries. Those whose row is damaged are left out.
@@ -60,18 +58,7 @@ class Listing:
             limit: the most on one page.
         """
         query = _galleries if only is None else _galleries.where(gallery.c.name.in_(sorted(only)))
-        try:
-            return self._page(query, gallery.c.name, after, limit, _gallery_info)
-        except RecordDamaged:
-            only_names = query.with_only_columns(gallery.c.name)
-            names = self._page(only_names, gallery.c.name, after, limit, lambda row: str(row.name))
-        return Page(items=[info for name in names.items if (info := self._sound(name)) is not None], next=names.next)
-
-    def _sound(self, name: str) -> GalleryInfo | None:
-        try:
-            return self.gallery(name)
-        except (NotFound, RecordDamaged):
-            return None
+        return self._page(query, gallery.c.name, after, limit, _gallery_info)
 
     def subjects(self, gallery_name: str, after: str | None, limit: int) -> Page[SubjectInfo]:
         """A page of a gallery's subjects. Those whose row is damaged are left out.
@@ -85,8 +72,7 @@ class Listing:
         query = select(subject.c.name, subject.c.created_at, counted.label("templates")).where(
             subject.c.gallery_id == gallery_id, exists().where(held)
         )
-        page = self._page(query, subject.c.name, after, limit, _subject_info_if_sound)
-        return Page(items=[info for info in page.items if info is not None], next=page.next)
+        return self._page(query, subject.c.name, after, limit, _subject_info)
 
     def subject(self, gallery_name: str, name: str) -> SubjectDetail:
         """A subject with its templates, oldest first.
@@ -97,11 +83,11 @@ class Listing:
         """
         gallery_id, after_this = self._gallery(gallery_name)
         with self._database.read() as connection:
-            subject_id = find_subject(connection, gallery_id, name)
-            created_at = connection.scalars(select(subject.c.created_at).where(subject.c.id == subject_id)).one()
             rows = connection.execute(
-                select(template.c.id, template.c.uid, template.c.created_at)
-                .where(template.c.subject_id == subject_id, template.c.created_at > after_this)
+                select(template.c.id, template.c.uid, template.c.created_at, subject.c.created_at.label("since"))
+                .join(subject, subject.c.id == template.c.subject_id)
+                .where(subject.c.gallery_id == gallery_id, subject.c.name == name)
+                .where(template.c.created_at > after_this)
                 .order_by(template.c.id)
             ).all()
         if not rows:
@@ -111,7 +97,7 @@ class Listing:
             raise RecordDamaged(f"The row {damaged[0]} of the table template is damaged; restore it from a backup.")
         return SubjectDetail(
             subject=name,
-            created_at=created_at,
+            created_at=rows[0].since,
             templates=[TemplateInfo(id=row.uid, created_at=row.created_at) for row in rows],
         )
 
@@ -129,15 +115,20 @@ class Listing:
         limit: int,
         to_item: Callable[[Row[Any]], Item],
     ) -> Page[Item]:
+        """A page in the order of a name, without the rows that are damaged."""
         if after is not None:
             query = query.where(name > after)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(name).limit(limit + 1)).all()
         more = len(rows) > limit
         rows = rows[:limit]
-        if more and not _is_name(rows[-1].name):
-            raise RecordDamaged("A name in this list is damaged: restore the record from a backup.")
-        return Page(items=[to_item(row) for row in rows], next=rows[-1].name if more else None)
+        if more:
+            _require_name(rows[-1].name)
+        items = []
+        for row in rows:
+            with suppress(RecordDamaged):
+                items.append(to_item(row))
+        return Page(items=items, next=rows[-1].name if more else None)
 
 
 def _gallery_info(row: Row[Any]) -> GalleryInfo:
@@ -154,12 +145,12 @@ def _gallery_info(row: Row[Any]) -> GalleryInfo:
     )
 
 
-def _is_name(stored: object) -> bool:
-    """Whether a stored value can be a subject's name; SQLite returns whatever was stored."""
-    return isinstance(stored, str) and _SUBJECT.fullmatch(stored) is not None
+def _require_name(stored: object) -> None:
+    """Raises RecordDamaged where a stored value cannot be a name; SQLite returns whatever was stored."""
+    if not isinstance(stored, str) or not _SUBJECT.fullmatch(stored):
+        raise RecordDamaged("A name in this list is damaged: restore the record from a backup.")
 
 
-def _subject_info_if_sound(row: Row[Any]) -> SubjectInfo | None:
-    if not _is_name(row.name):
-        return None
+def _subject_info(row: Row[Any]) -> SubjectInfo:
+    _require_name(row.name)
     return SubjectInfo(subject=row.name, templates=row.templates, created_at=row.created_at)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from contextlib import ExitStack, contextmanager
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from cloud_service import migrations
 from cloud_service.record.database import Database
-from cloud_service.record.sqlite import SqliteDatabase
+from cloud_service.record.sqlite import SqliteDatabase, open_read_only, sqlite_file
 from cloud_service.settings import RecordSettings
-from shared.errors import InsufficientStorage, Overloaded, RecordDamaged, RecordUnavailable, SetupError
-
-_FORMS: Final = "sqlite:////folder/record.db or postgresql://user:password@host/database"
+from shared.errors import InsufficientStorage, NotFound, Overloaded, RecordDamaged, RecordUnavailable, SetupError
 
 
 def open_database(url: str, settings: RecordSettings, connections: int, *, shared: bool = False) -> Database:
@@ -81,41 +79,52 @@ def closed_unless_ready(database: Database) -> Iterator[None]:
     Raises:
         SetupError: the record cannot be reached, written or used.
     """
-    try:
-        yield
-    except (Overloaded, RecordUnavailable, RecordDamaged, InsufficientStorage) as error:
-        database.close()
-        if isinstance(error.__cause__, DBAPIError):
-            raise database.unusable(error.__cause__) from None
-        raise SetupError(error.detail) from None
-    except DBAPIError as error:
-        database.close()
-        raise database.unusable(error) from None
-    except BaseException:
-        database.close()
-        raise
+    with ExitStack() as undo:
+        undo.callback(database.close)
+        try:
+            yield
+        except (Overloaded, RecordUnavailable, RecordDamaged, InsufficientStorage) as error:
+            if isinstance(error.__cause__, DBAPIError):
+                raise database.unusable(error.__cause__) from None
+            raise SetupError(error.detail) from None
+        except DBAPIError as error:
+            raise database.unusable(error) from None
+        undo.pop_all()
 
 
-def is_sqlite(url: str) -> bool:
-    """Whether a URL names a SQLite file (and not a PostgreSQL database).
+@contextmanager
+def read_only(url: str, unreadable: str) -> Iterator[Engine]:
+    """Connections to a record that is only read; each sees one state of it. A service may use it meanwhile.
+
+    Args:
+        url: SQLAlchemy's URL of the record.
+        unreadable: the sentence that says why it cannot be read.
 
     Raises:
-        SetupError: it names neither.
+        NotFound: there is no record.
+        SetupError: it cannot be read.
     """
+    path = sqlite_file(url)
+    if path is None:
+        engine = create_engine(url, isolation_level="REPEATABLE READ", poolclass=NullPool)
+    elif path.is_file():
+        engine = create_engine("sqlite://", creator=lambda: open_read_only(path, begun=True), poolclass=NullPool)
+    else:
+        raise NotFound(f"There is no record {path}.")
     try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError:
-        backend = ""
-    if backend not in {"sqlite", "postgresql"}:
-        raise SetupError(f"PATRONUS_CLOUD__RECORD__URL does not name a record; it looks like {_FORMS}.")
-    return backend == "sqlite"
+        yield engine
+    except SQLAlchemyError:
+        raise SetupError(unreadable) from None
+    finally:
+        engine.dispose()
 
 
 def _connected(url: str, settings: RecordSettings, connections: int, shared: bool) -> Database:
-    if is_sqlite(url):
+    path = sqlite_file(url)
+    if path is not None:
         if shared:
             raise SetupError("A SQLite file is for one cloud service; keep a record that several use in PostgreSQL.")
-        return SqliteDatabase(url, settings.busy_timeout_s, connections)
+        return SqliteDatabase(url, path, settings.busy_timeout_s, connections)
     try:
         from cloud_service.record.postgresql import PostgresqlDatabase  # noqa: PLC0415 - an extra: psycopg may be missing
     except ImportError:

@@ -38,7 +38,11 @@ _IDLE_S: Final = 60
 _MIGRATING: Final = 0x6D69677261746521
 
 # A network that fell silent is noticed by both sides within half a minute; their systems would take two hours.
-_KEEPALIVES: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_OPTIONS: Final[dict[str, Any]] = {
+    "application_name": "patronus-cloud",
+    "connect_timeout": _CONNECT_S,
+    **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3},
+}
 
 _SETTINGS: Final = """
 SELECT set_config('synchronous_commit',
@@ -216,10 +220,7 @@ _CONNECTION_ERRORS: Final = (psycopg.OperationalError, psycopg.InterfaceError)
 def _set_up(engine: Engine, busy_seconds: float, answer_seconds: float) -> None:
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> _Bounded:
-        for name, value in {"connect_timeout": _CONNECT_S, **_KEEPALIVES}.items():
-            options.setdefault(name, value)
-        options.setdefault("application_name", "patronus-cloud")
-        return _Bounded.connect(*args, **options)
+        return _Bounded.connect(*args, **(_OPTIONS | options))
 
     @event.listens_for(engine, "connect")
     def set_settings(connection: _Bounded, _record: Any) -> None:

@@ -9,10 +9,10 @@ from typing import Any, Final, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Row, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, select, update
 
 from cloud_service.record.checksums import gallery_checksum
-from cloud_service.record.tables import gallery, record_value, subject
+from cloud_service.record.tables import DAMAGED, gallery, record_value, subject
 from shared.contract import Contract
 from shared.errors import ContractMismatch, NotFound, RecordDamaged
 from shared.scores import CosineThreshold
@@ -48,14 +48,6 @@ class PinnedGallery:
     def rekeyed(self, contract: Contract) -> PinnedGallery:
         """The gallery as it will be under its next key, whose contract this is."""
         return replace(self, key_version=self.key_version + 1, contract_digest=contract.digest())
-
-
-@dataclass(frozen=True, slots=True)
-class NewRow:
-    """A template to store: its id on the wire and its vector, (dim,) float32, a unit vector."""
-
-    uid: str
-    vector: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +124,16 @@ def pinned_where(connection: Connection, which: ColumnElement[bool]) -> PinnedGa
         NotFound: there is none.
         RecordDamaged: its row is not what was written.
     """
-    return pinned_from(gallery_row(connection, which))
+    return pinned_from(gallery_row(connection, select(gallery).where(which)))
 
 
-def gallery_row(connection: Connection, which: ColumnElement[bool]) -> Row[Any]:
-    """The row of the gallery for which this holds, unchecked.
+def gallery_row(connection: Connection, query: Select[Any]) -> Row[Any]:
+    """The row that a query finds of a gallery, unchecked.
 
     Raises:
         NotFound: there is none.
     """
-    row = connection.execute(select(gallery).where(which)).first()
+    row = connection.execute(query).first()
     if row is None:
         raise unknown_gallery()
     return row
@@ -182,6 +174,7 @@ def _check(row: Any) -> PinnedGallery:
         contract = Contract.model_validate(row.contract)
         fits = row.checksum == gallery_checksum(row) and contract.digest() == row.contract_digest
         fits = fits and contract.dim == row.dim and row.index_kind in _KINDS
+        fits = fits and row.created_at is not DAMAGED and row.next_contract is not DAMAGED
         if not fits or not isinstance(row.templates, int) or not 0 <= row.templates <= _MOST_TEMPLATES:
             raise damaged_gallery(row.id)
         threshold = CosineThreshold.of(row.threshold_cosine)
@@ -221,17 +214,13 @@ def galleries_where(
     """The galleries for which this holds, by number; and the numbers of damaged ones."""
     query = select(gallery).order_by(gallery.c.id)
     query = query if which is None else query.where(which)
-    try:
-        return [pinned_from(row) for row in connection.execute(query).all()], []
-    except RecordDamaged:
-        numbers = list(connection.scalars(query.with_only_columns(gallery.c.id)))
     sound: list[PinnedGallery] = []
     damaged: list[int] = []
-    for number in numbers:
+    for row in connection.execute(query):
         try:
-            sound.append(pinned_where(connection, gallery.c.id == number))
+            sound.append(pinned_from(row))
         except RecordDamaged:
-            damaged.append(number)
+            damaged.append(row.id)
     return sound, damaged
 
 

@@ -5,7 +5,7 @@ Only the store calls what writes here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -15,11 +15,10 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, 
 
 from cloud_service.audit.log import Action, append_for, marker
 from cloud_service.clock import RecordClock
-from cloud_service.record.checksums import KnownDamage, from_blobs, of_subject, to_blobs
+from cloud_service.record.checksums import KnownDamage, of_subject, to_blobs
 from cloud_service.record.database import Database
 from cloud_service.record.queries import (
     Added,
-    NewRow,
     PinnedGallery,
     Removed,
     find_subject,
@@ -167,7 +166,7 @@ class Record:
         self,
         pinned: PinnedGallery,
         name: str,
-        rows: Sequence[NewRow],
+        templates: Mapping[str, NDArray[np.float32]],
         by: str | None,
     ) -> Added:
         """Stores templates of one subject, all or none.
@@ -178,7 +177,7 @@ class Record:
         Args:
             pinned: the gallery.
             name: of the subject; it is made with its first template.
-            rows: the templates, with distinct ids.
+            templates: (dim,) float32 unit vectors by their ids on the wire.
             by: the id of the caller's API key, for the audit log.
 
         Raises:
@@ -187,13 +186,12 @@ class Record:
             Conflict: another subject has a template with one of the ids, or the gallery or the subject is full.
             RecordDamaged: what is stored under one of the ids is damaged.
         """
-        vectors = np.array([row.vector for row in rows], dtype=np.float32).reshape(len(rows), pinned.dim)
         with self.database.write() as connection:
             held = hold_gallery(connection, pinned.id)
             refuse_rekeyed(pinned, pinned_from(held))
-            known = self._known(connection, pinned, name, [row.uid for row in rows])
-            mine = [place for place, row in enumerate(rows) if row.uid not in known]
-            new, vectors = [rows[place] for place in mine], vectors[mine]
+            known = self._known(connection, pinned, name, list(templates))
+            new = [uid for uid in templates if uid not in known]
+            vectors = np.array([templates[uid] for uid in new], dtype=np.float32).reshape(len(new), pinned.dim)
             now = self.clock.now()
             oldest = oldest_alive(pinned.max_age_seconds, now)
             renewed = [uid for uid, created_at in known.items() if created_at <= oldest]
@@ -203,13 +201,13 @@ class Record:
                 known.update(dict.fromkeys(renewed, now))
             ids: list[int] = []
             if new:
-                self._refuse_when_full(connection, pinned.id, name, len(new), held.templates)
                 subject_id = _subject_id(connection, pinned.id, name, now)
+                self._refuse_when_full(connection, subject_id, len(new), held.templates)
                 shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
                 blobs = to_blobs(vectors, [name] * len(new), pinned.id, pinned.key_version)
                 added = connection.scalars(
                     insert(template).returning(template.c.id, sort_by_parameter_order=True),
-                    [{**shared, "uid": row.uid, "vector": blob} for row, blob in zip(new, blobs, strict=True)],
+                    [{**shared, "uid": uid, "vector": blob} for uid, blob in zip(new, blobs, strict=True)],
                 )
                 ids = list(added)
                 hold_gallery(connection, pinned.id, len(ids))
@@ -218,12 +216,8 @@ class Record:
                 append_for(connection, pinned, Action.TEMPLATES_ENROLLED, by, templates=len(new) + len(renewed))
         return Added(
             answers=[
-                EnrolledTemplate(
-                    id=row.uid,
-                    created_at=known.get(row.uid, now),
-                    stored="before" if row.uid in known else "now",
-                )
-                for row in rows
+                EnrolledTemplate(id=uid, created_at=known.get(uid, now), stored="before" if uid in known else "now")
+                for uid in templates
             ],
             ids=np.array(ids, dtype=np.int64),
             vectors=vectors,
@@ -256,40 +250,33 @@ class Record:
         connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
         return subjects, templates
 
-    def erase_subject(self, pinned: PinnedGallery, name: str, by: str | None) -> Removed:
-        """Removes a subject and all of its templates.
+    def erase_subject(self, pinned: PinnedGallery, name: str, by: str | None, uid: str | None = None) -> Removed:
+        """Removes a subject and all of its templates, or one template and its subject with the last one.
 
-        Raises:
-            NotFound: there is none.
-        """
-        with self.database.write() as connection:
-            hold_gallery(connection, pinned.id)
-            subject_id = find_subject(connection, pinned.id, name)
-            ids, gone = self.remove(connection, pinned, template.c.subject_id == subject_id, [subject_id])
-            who = marker(connection)(pinned.id, name)
-            receipt = append_for(
-                connection, pinned, Action.SUBJECT_ERASED, by, subject=who, subjects=gone, templates=len(ids)
-            )
-        return Removed(gone, len(ids), receipt, ids)
-
-    def erase_template(self, pinned: PinnedGallery, name: str, uid: str, by: str | None) -> Removed:
-        """Removes a template, and its subject with the last one.
+        Args:
+            pinned: the gallery.
+            name: of the subject.
+            by: the id of the caller's API key, for the audit log.
+            uid: the id on the wire of the one template; None: all.
 
         Raises:
             NotFound: there is no such subject, or it has no such template.
         """
+        details, action = {}, Action.SUBJECT_ERASED
         with self.database.write() as connection:
             hold_gallery(connection, pinned.id)
             subject_id = find_subject(connection, pinned.id, name)
-            which = (template.c.subject_id == subject_id) & (template.c.uid == uid)
+            which = template.c.subject_id == subject_id
+            if uid is not None:
+                which, details, action = which & (template.c.uid == uid), {"template": uid}, Action.TEMPLATE_ERASED
             ids, gone = self.remove(connection, pinned, which, [subject_id])
-            if not len(ids):
+            if uid is not None and not len(ids):
                 raise NotFound("The subject has no template with this id.", reason="unknown_template")
             who = marker(connection)(pinned.id, name)
             receipt = append_for(
-                connection, pinned, Action.TEMPLATE_ERASED, by, subject=who, template=uid, subjects=gone, templates=1
+                connection, pinned, action, by, subject=who, **details, subjects=gone, templates=len(ids)
             )
-        return Removed(gone, 1, receipt, ids)
+        return Removed(gone, len(ids), receipt, ids)
 
     def remove(
         self, connection: Connection, pinned: PinnedGallery, which: ColumnElement[bool], subject_ids: Iterable[int]
@@ -349,25 +336,14 @@ class Record:
                 "Another subject of the gallery has a template with an id of the request; choose a new id.",
                 reason="template_id_taken",
             )
-        _vectors, sound = from_blobs(
-            [row.vector for row in found], [name] * len(found), pinned.dim, pinned.id, pinned.key_version
-        )
-        if not sound.all():
-            self.damaged_templates.found(
-                pinned.id, [row.id for row, fits in zip(found, sound, strict=True) if not fits]
-            )
+        if len(self.vectors.read(pinned, found).damaged):
             raise of_subject()
         return {row.uid: row.created_at for row in found}
 
-    def _refuse_when_full(self, connection: Connection, gallery_id: int, name: str, new: int, held: int) -> None:
+    def _refuse_when_full(self, connection: Connection, subject_id: int, new: int, held: int) -> None:
         if held + new > self._max_templates_a_gallery:
             raise Conflict("The gallery is full; erase templates, or use another gallery.", reason="gallery_full")
-        of_subject = connection.scalar(
-            select(func.count())
-            .select_from(template.join(subject, subject.c.id == template.c.subject_id))
-            .where(subject.c.gallery_id == gallery_id, subject.c.name == name)
-        )
-        if (of_subject or 0) + new > self._max_templates_a_subject:
+        if _count(connection, template.c.subject_id == subject_id) + new > self._max_templates_a_subject:
             raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
 
 

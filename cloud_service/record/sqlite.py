@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote
@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from cloud_service.erasure.sqlite_slack import SqliteSlack
 from cloud_service.record.database import Database
-from cloud_service.record.exclusive import FolderLock, ReadOnlyMode, connect_unchanging
+from cloud_service.record.exclusive import ReadOnlyMode, exclusive_use
 from shared.errors import InsufficientStorage, Overloaded, PatronusError, RecordUnavailable, SetupError
 from shared.logs import get_logger
 
@@ -35,6 +35,7 @@ _ROOM: Final = 1 << 20
 # Reads the file's first page, and so needs all that a read needs.
 _ANYTHING: Final = "SELECT count(*) FROM sqlite_master"
 _NOT_NOW: Final = "The record cannot be written now: nothing was changed. Send it again in a moment."
+_FORMS: Final = "sqlite:////folder/record.db or postgresql://user:password@host/database"
 _FULL: Final = "The disk of the record is full: nothing was changed. The operator must make room; then send it again."
 
 
@@ -42,44 +43,41 @@ class SqliteDatabase(Database):
     """One SQLite file.
 
     Args:
-        url: SQLAlchemy's URL of a SQLite file.
+        url: SQLAlchemy's URL of it.
+        path: where it is.
         busy_seconds: how long to wait for somebody else who reads or writes the file.
         connections: the most that are open at once.
 
     Raises:
-        SetupError: not the URL of a SQLite file, a folder that cannot be written, or a file that is in use.
+        SetupError: a folder that cannot be written, or a file that is in use.
     """
 
     # With the log, SQLite's copies of moved rows are overwritten.
     residue_name = "write-ahead log"
 
-    def __init__(self, url: str, busy_seconds: float, connections: int) -> None:
-        self._path = file_of(url)
-        self._log_file = self._path.with_name(f"{self._path.name}-wal")
-        self._lock = FolderLock(self._path)
-        try:
-            _make_private(self._path)
-            self._slack = SqliteSlack(self._path)
-        except BaseException:
-            self._lock.release()
-            raise
+    def __init__(self, url: str, path: Path, busy_seconds: float, connections: int) -> None:
+        self._path = path
+        self._log_file = path.with_name(f"{path.name}-wal")
         engine = create_engine(
             url, pool_size=connections, max_overflow=2, pool_timeout=busy_seconds, hide_parameters=True
         )
         super().__init__(engine, reader=engine, writer=engine.execution_options(**{_WRITES: True}))
         self._read_only = ReadOnlyMode(busy_seconds)
-        _set_up(engine, busy_seconds, self._path, self._read_only)
+        _set_up(engine, busy_seconds, path, self._read_only)
         self._damaged = False
-        # Whether what a crash left in the file is yet to be looked for.
-        self._crashed = self._log_file.exists()
-        try:
-            self._start()
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise unusable(str(self._path), error) from None
-        except BaseException:
-            self.close()
-            raise
+        with ExitStack() as opened:
+            opened.enter_context(exclusive_use(path))
+            _make_private(path)
+            self._slack = SqliteSlack(path)
+            opened.callback(self._slack.close)
+            opened.callback(engine.dispose)
+            # Whether what a crash left in the file is yet to be looked for.
+            self._crashed = self._log_file.exists()
+            try:
+                self._start()
+            except sqlite3.DatabaseError as error:
+                raise self.unusable(error) from None
+            self._opened = opened.pop_all()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -122,11 +120,6 @@ class SqliteDatabase(Database):
         disk = os.statvfs(self._path.parent)
         return disk.f_bavail * disk.f_frsize >= _ROOM
 
-    @property
-    def log_left(self) -> bool:
-        """Whether the start could not empty the log, for want of room."""
-        return self._unwritable
-
     def scrub(self, *, patient: bool = True) -> None:
         """Overwrites erased bytes in the write-ahead log, and copies of rows that SQLite left.
 
@@ -159,9 +152,7 @@ class SqliteDatabase(Database):
 
     def close(self) -> None:
         """Closes the file and lets others open it."""
-        self.engine.dispose()
-        self._slack.close()
-        self._lock.release()
+        self._opened.close()
 
     def translated(self, error: DBAPIError) -> PatronusError | None:
         """The error that callers get for SQLite's; None: it is not foreseen."""
@@ -182,9 +173,14 @@ class SqliteDatabase(Database):
             )
         return None
 
-    def unusable(self, error: DBAPIError) -> SetupError:
-        """Why a start cannot use the record."""
-        return unusable(str(self._path), error.orig)
+    def unusable(self, error: DBAPIError | sqlite3.DatabaseError) -> SetupError:
+        """Why a start cannot use the record: a full disk is not a damaged file, and needs no backup."""
+        if _code_of(error.orig if isinstance(error, DBAPIError) else error) in _NO_ROOM | _NO_WRITING:
+            return SetupError(
+                f"The record {self._path} cannot be written: make room on its disk, and see that this user may write "
+                "there. Nothing in it is lost."
+            )
+        return SetupError(f"The record {self._path} is not a sound SQLite file; restore it from a backup.")
 
     def _start(self) -> None:
         """Empties the log; on a full disk later, and reads what is there.
@@ -239,10 +235,9 @@ class SqliteDatabase(Database):
             self._crashed = False
 
     def _empty_log(self, *, patient: bool) -> None:
-        connection = self.engine.raw_connection()
-        driver = cast(sqlite3.Connection, connection.driver_connection)
         overwritten = False
-        try:
+        with closing(self.engine.raw_connection()) as connection:
+            driver = cast(sqlite3.Connection, connection.driver_connection)
             (patience,) = driver.execute("PRAGMA busy_timeout").fetchone()
             if not patient:
                 driver.execute("PRAGMA busy_timeout = 0").close()
@@ -255,8 +250,6 @@ class SqliteDatabase(Database):
                 if not self._slack.pending:
                     break
             driver.execute(f"PRAGMA busy_timeout = {int(patience)}").close()
-        finally:
-            connection.close()
         if overwritten:
             self.engine.dispose()  # pages that connections hold in memory are as they were
         if busy or self._slack.pending:
@@ -266,19 +259,21 @@ class SqliteDatabase(Database):
             )
 
 
-def file_of(url: str) -> Path:
-    """The file of a record, by SQLAlchemy's URL of it.
+def sqlite_file(url: str) -> Path | None:
+    """The SQLite file that SQLAlchemy's URL of a record names; None: it names a PostgreSQL database.
 
     Raises:
-        SetupError: it is not the URL of a SQLite file.
+        SetupError: it names neither.
     """
     try:
         parsed = make_url(url)
+        backend, name = parsed.get_backend_name(), parsed.database or ":memory:"
     except ArgumentError:
-        raise SetupError("The record's URL is not one; it looks like sqlite:////folder/record.db.") from None
-    name = parsed.database
-    if parsed.get_backend_name() != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
-        raise SetupError("The record is not a SQLite file; the URL of one looks like sqlite:////folder/record.db.")
+        backend, name = "", ""
+    if backend == "postgresql":
+        return None
+    if backend != "sqlite" or name == ":memory:" or name.startswith("file:"):
+        raise SetupError(f"PATRONUS_CLOUD__RECORD__URL does not name a record; it looks like {_FORMS}.")
     return Path(name)
 
 
@@ -290,8 +285,12 @@ _PRESENT_NAMES: Final = (
 )
 
 
-def open_read_only(path: Path) -> sqlite3.Connection:
+def open_read_only(path: Path, *, begun: bool = False) -> sqlite3.Connection:
     """A connection that reads a record of any revision, also while a service uses it.
+
+    Args:
+        path: the file.
+        begun: whether it sees one state of the record throughout; nobody waits for it.
 
     Raises:
         sqlite3.DatabaseError: the file is not there, or is none of SQLite's.
@@ -302,6 +301,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         if any(column[1] == "turn" for column in file.execute("PRAGMA table_info(gallery)")):
             for view in _PRESENT_NAMES:
                 file.execute(view).close()
+        if begun:
+            file.execute("BEGIN").close()
     except BaseException:
         file.close()
         raise
@@ -314,16 +315,6 @@ def _decode_text(stored: bytes) -> str:
     One damaged value must not fail the query of all rows.
     """
     return stored.decode("utf-8", "replace")
-
-
-def unusable(record: str, error: BaseException | None) -> SetupError:
-    """Why a start cannot use a file: a full disk is not a damaged file, and needs no backup."""
-    if _code_of(error) in _NO_ROOM | _NO_WRITING:
-        return SetupError(
-            f"The record {record} cannot be written: make room on its disk, and see that this user may write there. "
-            "Nothing in it is lost."
-        )
-    return SetupError(f"The record {record} is not a sound SQLite file; restore it from a backup.")
 
 
 def _code_of(error: BaseException | None) -> int:
@@ -345,7 +336,10 @@ def _make_private(path: Path) -> None:
 def _set_up(engine: Engine, busy_seconds: float, path: Path, read_only: ReadOnlyMode) -> None:
     @event.listens_for(engine, "do_connect")
     def connect(*_how: Any) -> sqlite3.Connection | None:
-        return connect_unchanging(path) if read_only.on else None  # None: as ever
+        if not read_only.on:
+            return None  # as ever
+        # Reads the file alone, and makes none beside it: SQLite takes no lock and does not look at the log.
+        return sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True, check_same_thread=False)
 
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -39,11 +39,23 @@ def name_of(length: int) -> String:
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
+# Stands for a stored value that was not written so, where a row is checked as a whole.
+DAMAGED: Final = object()
+
+
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment, kept as UTC without a zone, because SQLite keeps none."""
+    """A moment, kept as UTC without a zone, because SQLite keeps none.
+
+    Args:
+        checked: whether what is no moment is read as ``DAMAGED``; otherwise reading it raises RecordDamaged.
+    """
 
     impl = DateTime
     cache_ok = True
+
+    def __init__(self, *, checked: bool = False) -> None:
+        super().__init__()
+        self.checked = checked
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """From an aware moment to what is stored."""
@@ -54,23 +66,22 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        """Reads what is stored; raises RecordDamaged where it is no moment."""
-        return _raising_damage(super().result_processor(dialect, coltype))
+        """Reads what is stored."""
+        return _reading(super().result_processor(dialect, coltype), checked=self.checked)
 
 
 class StoredJson(TypeDecorator[Any]):
-    """A JSON value; None is stored as no value."""
+    """A JSON value; None is stored as no value. What is no JSON is read as ``DAMAGED``."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        """Reads what is stored; raises RecordDamaged where it is no JSON."""
-        return _raising_damage(super().result_processor(dialect, coltype))
+        """Reads what is stored."""
+        return _reading(super().result_processor(dialect, coltype), checked=True)
 
 
-def _raising_damage(process: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
-    """A reader of stored values that raises RecordDamaged for those that were not written so."""
+def _reading(process: Callable[[Any], Any] | None, *, checked: bool) -> Callable[[Any], Any] | None:
     if process is None:
         return None
 
@@ -78,6 +89,8 @@ def _raising_damage(process: Callable[[Any], Any] | None) -> Callable[[Any], Any
         try:
             return process(value)
         except (TypeError, ValueError, RecursionError):
+            if checked:
+                return DAMAGED
             raise RecordDamaged("A row of the record is damaged: restore it from a backup.") from None
 
     return read
@@ -107,7 +120,7 @@ gallery = Table(
     Column("index_kind", String(32)),
     # Of what decides in this row (``gallery_checksum``); null: the row was damaged before there were checksums.
     Column("checksum", String(64)),
-    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime(checked=True), nullable=False),
     sqlite_autoincrement=True,
 )
 
@@ -195,7 +208,7 @@ audit = Table(
     "audit",
     metadata,
     Column("seq", BigId, primary_key=True),
-    Column("at", UtcDateTime, nullable=False),
+    Column("at", UtcDateTime(checked=True), nullable=False),
     # The API key's id; null: the service itself.
     Column("key_id", String(12)),
     Column("action", String(32), nullable=False),

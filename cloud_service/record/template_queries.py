@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import accumulate
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, and_, bindparam, func, select
 
 from cloud_service.clock import RecordClock
-from cloud_service.record.checksums import KnownDamage, from_blobs, from_grouped_blobs, stops_rekey_staged
+from cloud_service.record.checksums import KnownDamage, from_blobs, from_grouped_blobs
 from cloud_service.record.database import Database
 from cloud_service.record.queries import (
     EVER,
@@ -131,20 +130,16 @@ class Vectors:
         Raises:
             ContractMismatch: the gallery's key was changed meanwhile.
         """
+        # The sum keeps SQLite from looking through all of the gallery, by its index of ages, for a few of its ids.
+        here = _TEMPLATES.outerjoin(rekeyed, UNDER_CURRENT_KEY).where(template.c.gallery_id + 0 == pinned.id)
         for part in in_parts(ids):
             after = EVER if expired else oldest_alive(pinned.max_age_seconds, self._clock.now())
-            yield self._stored(pinned, part, after)
-
-    def _stored(self, pinned: PinnedGallery, ids: NDArray[np.int64], after: datetime) -> Stored:
-        wanted = template.c.id.in_(ids.tolist())
-        # The sum keeps SQLite from looking through all of the gallery, by its index of ages, for a few of its ids.
-        here = template.c.gallery_id + 0 == pinned.id
-        with self._database.read() as connection:
-            alive = _TEMPLATES.outerjoin(rekeyed, UNDER_CURRENT_KEY).where(wanted, here, template.c.created_at > after)
-            rows = connection.execute(alive.order_by(template.c.id)).all()
-        for row in rows[:1]:
-            refuse_rekeyed(pinned, row)
-        return self.read(pinned, rows)
+            alive = here.where(template.c.id.in_(part.tolist()), template.c.created_at > after)
+            with self._database.read() as connection:
+                rows = connection.execute(alive.order_by(template.c.id)).all()
+            for row in rows[:1]:
+                refuse_rekeyed(pinned, row)
+            yield self.read(pinned, rows)
 
     def read(self, pinned: PinnedGallery, rows: Sequence[Any]) -> Stored:
         """Templates from rows with ``id``, ``name`` and ``vector``; damaged ones are remembered."""
@@ -187,7 +182,11 @@ class Vectors:
         for stored in self._pages(after, 0):
             if len(stored.damaged):
                 self._damage.gone(after.id, stored.damaged.tolist())  # what matching reads now may be sound
-                raise stops_rekey_staged()
+                raise RecordDamaged(
+                    "A template under the gallery's new key was damaged before the change was complete, so the change "
+                    "has stopped. Abandon it (DELETE .../rekey) and begin it again.",
+                    reason="staged_template_damaged",
+                )
 
     def _pages(self, pinned: PinnedGallery, after: int) -> Iterator[Stored]:
         rows_a_batch = max(1, _BATCH_BYTES // (4 * pinned.dim))
@@ -238,7 +237,8 @@ class Vectors:
             try:
                 with self._database.read() as connection:
                     pinned = pinned_where(connection, gallery.c.id == gallery_id)
-                still = self._stored(pinned, np.array(ids, dtype=np.int64), EVER).damaged
+                [found] = self.stored(pinned, np.array(ids, dtype=np.int64), expired=True)
+                still = found.damaged
             except NotFound:
                 still = np.empty(0, np.int64)
             except (ContractMismatch, RecordDamaged):  # its key was changed just now, or its own row is damaged

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -251,9 +252,9 @@ class Rekeying:
                 last = int(some.ids[-1])
             if subject is None:
                 job.staged_to = last
-        left, _subjects = self._steps.without_matrix(pinned, job.staged_to, 1)
+        left = self._steps.without_matrix(pinned, job.staged_to, 1)
         if pinned.verify_only and left:
-            job.staged_to = left[0] - 1
+            job.staged_to = left[0].id - 1
             return False
         return not job.stop.is_set()
 
@@ -285,12 +286,11 @@ class Rekeying:
                     break
             some = True
         for _ in range(_SCRUBS if some else 0):
-            try:
-                return self._store.scrub()
-            except Overloaded:
-                if job.stop.wait(1):
-                    return None
-        return None
+            with suppress(Overloaded):
+                self._store.scrub()
+                break
+            if job.stop.wait(1):
+                break
 
     def _without_matrix(self, now: RekeyProgress) -> list[str]:
         """Some subjects with templates that are not staged yet, in the order of their templates."""
@@ -298,11 +298,11 @@ class Rekeying:
         staged_to = last.staged_to if last is not None and last.contract == now.next_contract else 0
         found: dict[str, None] = {}
         while len(found) < _NAMED:
-            ids, subjects = self._steps.without_matrix(now.pinned, staged_to, _NAMED)
-            if not ids:
+            rows = self._steps.without_matrix(now.pinned, staged_to, _NAMED)
+            if not rows:
                 break
-            found.update(dict.fromkeys(subjects))
-            staged_to = ids[-1]
+            found.update(dict.fromkeys(row.name for row in rows))
+            staged_to = rows[-1].id
         return list(found)[:_NAMED]
 
 

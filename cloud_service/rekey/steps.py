@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
 
 from cloud_service.audit.log import Action, append_for
-from cloud_service.record.checksums import stops_rekey, to_blobs
+from cloud_service.record.checksums import to_blobs
 from cloud_service.record.queries import (
     PinnedGallery,
     Stored,
@@ -40,7 +40,7 @@ from cloud_service.record.queries import (
 from cloud_service.record.record import Record
 from cloud_service.record.tables import gallery, rekeyed, subject, template
 from shared.contract import Contract
-from shared.errors import Conflict
+from shared.errors import Conflict, RecordDamaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class RekeySteps:
             NotFound: there is none of this name.
         """
         with self._database.read() as connection:
-            row = gallery_row(connection, gallery.c.name == name)
+            row = gallery_row(connection, select(gallery).where(gallery.c.name == name))
             pinned = pinned_from(row)
             staged, unsettled = (_count(connection, pinned, pinned.key_version + ahead) for ahead in (1, 0))
         contract = Contract.model_validate(row.contract)
@@ -124,11 +124,10 @@ class RekeySteps:
         with self._database.read() as connection:
             return self._read(pinned, _unstaged(connection, pinned, beyond, limit, of_subject))
 
-    def without_matrix(self, pinned: PinnedGallery, beyond: int, limit: int) -> tuple[list[int], list[str]]:
-        """Ids and subjects of the next templates that are not under the new key, unchecked."""
+    def without_matrix(self, pinned: PinnedGallery, beyond: int, limit: int) -> Sequence[Any]:
+        """Rows, with ``id`` and ``name``, of the next templates that are not under the new key, unchecked."""
         with self._database.read() as connection:
-            rows = _unstaged(connection, pinned, beyond, limit)
-        return [row.id for row in rows], [row.name for row in rows]
+            return _unstaged(connection, pinned, beyond, limit)
 
     def stage(self, pinned: PinnedGallery, contract: Contract, some: Stored, vectors: NDArray[np.float32]) -> None:
         """Writes templates under the new key beside the old ones; skips erased ones.
@@ -214,7 +213,11 @@ class RekeySteps:
     def _read(self, pinned: PinnedGallery, rows: Sequence[Any]) -> Stored:
         found = self._record.vectors.read(pinned, rows)
         if len(found.damaged):
-            raise stops_rekey()
+            raise RecordDamaged(
+                "A stored template of this gallery is damaged, so the change of its key has stopped. The operator "
+                "finds it with `patronus cloud check`, and must erase its subject first.",
+                reason="template_damaged",
+            )
         return found
 
 
@@ -264,13 +267,11 @@ def _unstaged(
 
 
 def _write(connection: Connection, pinned: PinnedGallery, some: Stored, vectors: NDArray[np.float32]) -> None:
+    wanted = select(template.c.id).outerjoin(rekeyed, rekeyed.c.template_id == template.c.id)
     there: set[int] = set()
     for part in in_parts(some.ids):
-        asked = part.tolist()
-        there.update(connection.scalars(select(template.c.id).where(template.c.id.in_(asked))))
-        there.difference_update(
-            connection.scalars(select(rekeyed.c.template_id).where(rekeyed.c.template_id.in_(asked)))
-        )
+        here = wanted.where(template.c.id.in_(part.tolist()), rekeyed.c.id.is_(None))
+        there.update(connection.scalars(here))
     version = pinned.key_version + 1
     rows = [
         {"gallery_id": pinned.id, "key_version": version, "template_id": one, "vector": blob}

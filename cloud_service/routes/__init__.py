@@ -1,7 +1,7 @@
-"""The HTTP interface: one module a resource, whose handlers call the services."""
+"""The HTTP interface: handlers, by resource, that call the services."""
 
-from cloud_service.routes import audit, erasures, galleries, index, info, matching, rekey, subjects, templates
+from cloud_service.routes import audit, erasures, galleries, index, info, matching, rekey, subjects
 
 # Matching first: a route is found by trying one after another.
-_RESOURCES = (matching, templates, subjects, galleries, erasures, index, rekey, audit, info)
-ROUTERS = tuple(resource.router for resource in _RESOURCES)
+_OTHERS = (subjects, galleries, erasures, index, rekey, audit, info)
+ROUTERS = (matching.router, subjects.templates, *(resource.router for resource in _OTHERS))

@@ -18,14 +18,13 @@ KEEP_ALIVE_SECONDS: Final = 30
 _HEAD_SECONDS: Final = 10
 # More than the rest of a short body that is skipped (`must_close`).
 _MAX_HEAD_BYTES: Final = 128 * 1024
+# Requests that a connection may send ahead of answers. Uvicorn alone keeps all: 25 bytes of memory for each byte.
+_MAX_PIPELINED: Final = 16
 # Requests on connections above the first number are refused, except for health checks. Connections above the second
 # number are closed at once.
 _MAX_SERVED: Final = 1000
 _MAX_OPEN: Final = 1200
 _SWEEP_SECONDS: Final = 1.0
-# Much less than the second that Retry-After asks for, so that only callers that do not wait notice it. It bounds what
-# refusals cost: ten a second for each connection.
-_HOLD_BACK_SECONDS: Final = 0.1
 _MALFORMED: Final = BadRequest(
     "This is not a valid HTTP/1.1 request; check its request line, headers and length.", reason="malformed_http"
 )
@@ -60,22 +59,25 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hands the request over. Later headers of the parser are trailers, and are ignored."""
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            raise ValueError("more requests than may wait")  # the parser stops; see `send_400_response`
         super().on_headers_complete()
         self.headers = []
 
     def send_400_response(self, msg: str) -> None:
-        """Answers malformed HTTP with a problem document, unless an answer has begun, and closes."""
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        """Answers malformed HTTP with a problem document, unless another answer is due first, and closes."""
+        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if not begun and not self.pipeline:
             response = problem_response(_MALFORMED, close=True, request_id=id_of_request(None))
             response.headers.update(ALWAYS_SENT)
             lines = [b"HTTP/1.1 400 Bad Request", *(b"%b: %b" % pair for pair in response.raw_headers), b"", b""]
             self.transport.write(b"\r\n".join(lines) + response.body)
         self.transport.close()
 
-    def hold_back(self) -> None:
+    def hold_back(self, seconds: float) -> None:
         """Delays reading the next request: back pressure after a refusal."""
         self.transport.pause_reading()
-        self.loop.call_later(_HOLD_BACK_SECONDS, self.go_on)
+        self.loop.call_later(seconds, self.go_on)
 
     def go_on(self) -> None:
         """Reads again."""

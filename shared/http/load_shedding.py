@@ -32,12 +32,17 @@ _TOO_MANY_CONNECTIONS: Final = "More connections are open here than may be; try 
 _MAX_REMEMBERED_SECONDS: Final = 1.0
 _MAX_REMEMBERED_KEYS: Final = 1000
 _SECONDS_BETWEEN_LOG_LINES: Final = 1.0
+# A connection that was refused is read again after the first of these. While more requests are refused than so many a
+# second, it waits longer, so that refusing stays cheap beside answering; but no longer than Retry-After asks for.
+_MIN_HOLD_SECONDS: Final = 0.1
+_MAX_HOLD_SECONDS: Final = 1.0
+_REFUSALS_PER_SECOND: Final = 300
 _ID: Final = "(the request's id)"
 _ID_HEADER: Final = REQUEST_ID_HEADER.lower().encode("ascii")
 _REFUSED: Final = Overloaded.status
 # Where the server says, in the ASGI scope's `state`, that the request came on a connection above its limit.
 OVER_LIMIT: Final = "over_limit"
-# Where the server puts, beside it, a function that reads the connection's next request a little later.
+# Where the server puts, beside it, a function that reads the connection's next request so many seconds later.
 HOLD_BACK: Final = "hold_back"
 Slot = tuple[str, bytes]
 
@@ -61,6 +66,7 @@ class LoadShedder:
         self._too_many_connections = Refusal(Overloaded(_TOO_MANY_CONNECTIONS), metrics)
         self._shed = 0
         self._logged = 0.0
+        self._last_read = 0.0
 
     def take(self, scope: Scope) -> Slot | Refusal:
         """Takes a slot for a request, to be released later, or returns the answer that refuses it."""
@@ -88,6 +94,13 @@ class LoadShedder:
         self._taken_by_key[slot] -= 1
         if not self._taken_by_key[slot]:
             del self._taken_by_key[slot]
+
+    def hold_seconds(self) -> float:
+        """How long a connection is held back that is refused now: each is read again in its turn."""
+        now = time.monotonic()
+        next_read = max(now + _MIN_HOLD_SECONDS, self._last_read + 1 / _REFUSALS_PER_SECOND)
+        self._last_read = min(next_read, now + _MAX_HOLD_SECONDS)
+        return self._last_read - now
 
     def remember(self, kind: Kind, authorization: bytes, error: RateLimited) -> None:
         """Refuses this key's requests of this kind until its rate allows one, at most a second."""
@@ -127,7 +140,7 @@ class LoadShedding:
             return
         slot = self.shedder.take(scope)
         if isinstance(slot, Refusal):
-            await slot(scope, receive, send)
+            await slot(scope, send, self.shedder.hold_seconds())
             return
         try:
             await self.app(scope, receive, send)
@@ -145,8 +158,8 @@ class Refusal:
         self._before, self._after = bytes(response.body).split(_ID.encode())
         self._headers = [pair for pair in response.raw_headers if pair[0] not in {_ID_HEADER, b"content-length"}]
 
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Answers one request, before its body is read."""
+    async def __call__(self, scope: Scope, send: Send, hold_seconds: float) -> None:
+        """Answers one request, before its body is read, and holds its connection back."""
         request_id = id_of_request(raw_header(scope, _ID_HEADER)).encode("ascii")
         body = b"%b%b%b" % (self._before, request_id, self._after)
         headers = [*self._headers, (_ID_HEADER, request_id), (b"content-length", b"%d" % len(body))]
@@ -154,7 +167,7 @@ class Refusal:
         if must_close(scope) or state.get(OVER_LIMIT):
             headers.append((b"connection", b"close"))
         elif HOLD_BACK in state:
-            state[HOLD_BACK]()
+            state[HOLD_BACK](hold_seconds)
         await send({"type": "http.response.start", "status": _REFUSED, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

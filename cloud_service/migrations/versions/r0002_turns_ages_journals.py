@@ -1,4 +1,7 @@
-"""Changes of key, retention, snapshots, an outbox, the audit log, and repeated requests."""
+"""Changes of key, retention, snapshots, an outbox and the audit log.
+
+It once made the table ``answered``, of Idempotency-Keys, too, which 0005 drops.
+"""
 
 import secrets
 from datetime import UTC, datetime
@@ -66,15 +69,6 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(64), nullable=False),
         sqlite_autoincrement=True,
     )
-    op.create_table(
-        "answered",
-        sa.Column("key_id", sa.String(12), primary_key=True),
-        sa.Column("idempotency_key", sa.String(128), primary_key=True),
-        sa.Column("request_digest", sa.String(64), nullable=False),
-        sa.Column("created_at", sa.DateTime, nullable=False),
-        sa.PrimaryKeyConstraint("key_id", "idempotency_key", name="pk_answered"),
-    )
-    op.create_index("ix_answered_created_at", "answered", ["created_at"])
     op.create_table(
         "note",
         sa.Column("name", sa.String(32), primary_key=True),

@@ -238,8 +238,11 @@ TAMPERED: dict[str, tuple[list[str], str]] = {
     "changed": (["UPDATE audit SET key_id = '0123456789ab' WHERE seq = 5"], "entry 5 is not what it was"),
     "time changed": (["UPDATE audit SET at = '2001-01-01 00:00:00.000000' WHERE seq = 5"], "entry 5 is not"),
     "details changed": (["UPDATE audit SET details = '{\"templates\": 1}' WHERE seq = 3"], "entry 3 is not"),
-    "no details": (["UPDATE audit SET details = 'nothing' WHERE seq = 3"], "what follows entry 2 cannot be read"),
-    "no time": (["UPDATE audit SET at = 'never' WHERE seq = 3"], "what follows entry 2 cannot be read"),
+    "no details": (
+        ["UPDATE audit SET details = 'nothing' WHERE seq = 3"],
+        "entry 3 is not what it was",
+    ),
+    "no time": (["UPDATE audit SET at = 'never' WHERE seq = 3"], "entry 3 is not what it was"),
     "digest changed": ([f"UPDATE audit SET digest = '{'0' * 64}' WHERE seq = 8"], "entry 8 is not"),
     "the first taken out": (["DELETE FROM audit WHERE seq = 1"], "entry 1 is missing"),
     "taken out": (["DELETE FROM audit WHERE seq = 5"], "entry 5 is missing"),

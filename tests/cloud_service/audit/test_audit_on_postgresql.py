@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Engine, create_engine, insert, make_url
@@ -12,23 +11,23 @@ from cloud_service.audit.check import check, reading
 from cloud_service.audit.log import HEAD, NO_ENTRY, Action, append, head
 from cloud_service.record.tables import metadata, record_value
 
-postgres_server = pytest.importorskip("postgres_server", reason="starts a PostgreSQL server for the tests")
+
+@pytest.fixture
+def engine() -> str:
+    return "postgresql"
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A database with the record's tables, in a server of its own."""
-    try:
-        for server in postgres_server.served():
-            url = make_url(server.url()).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-            engine = create_engine(url)
-            metadata.create_all(engine)
-            with engine.begin() as connection:
-                connection.execute(insert(record_value).values(name=HEAD, value=f"0:{NO_ENTRY}"))
-            engine.dispose()
-            yield url
-    except postgres_server.NoServer as none:
-        pytest.skip(str(none))
+@pytest.fixture
+def url(record_url: str | None) -> str:
+    """A database with the record's tables."""
+    assert record_url is not None
+    url = make_url(record_url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(record_value).values(name=HEAD, value=f"0:{NO_ENTRY}"))
+    engine.dispose()
+    return url
 
 
 def test_services_that_write_at_the_same_moment_make_one_chain(url: str) -> None:

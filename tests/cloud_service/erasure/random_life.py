@@ -13,7 +13,6 @@ from cloud_service.clock import RecordClock
 from cloud_service.index.snapshots import Snapshots
 from cloud_service.record.backup import back_up, restore
 from cloud_service.record.opening import open_database
-from cloud_service.record.queries import NewRow
 from cloud_service.record.record import Record
 from cloud_service.record.tables import gallery, subject, template
 from cloud_service.settings import Settings
@@ -63,7 +62,7 @@ class Life:
         if name not in self.galleries:
             self.galleries[name], self._made[name] = {}, self._step
         pinned, _ = self.record.put_gallery(name, _SPEC, None)
-        self.record.add_templates(pinned, who, [NewRow(uid, _VECTOR)], None)
+        self.record.add_templates(pinned, who, {uid: _VECTOR}, None)
         self.galleries[name][uid] = who
         self._since[uid] = self._step
 
@@ -88,7 +87,7 @@ class Life:
         name, uid = chosen
         who = self.galleries[name].pop(uid)
         self._step += 1
-        self.record.erase_template(self.record.gallery(name), who, uid, None)
+        self.record.erase_subject(self.record.gallery(name), who, None, uid)
         self.erased.append((self._made[name], None, uid, self._step))
 
     def _gallery(self) -> None:

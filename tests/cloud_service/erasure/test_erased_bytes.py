@@ -18,7 +18,6 @@ import pytest
 from cloud_service.bootstrap import clock_of
 from cloud_service.index.snapshots import Snapshots
 from cloud_service.record.opening import upgrade
-from cloud_service.record.queries import NewRow
 from cloud_service.record.record import Record
 from cloud_service.record.sqlite import SqliteDatabase
 from cloud_service.settings import RecordSettings, RetentionSettings, Settings
@@ -81,9 +80,9 @@ def _come_and_go(database: SqliteDatabase, folder: Path, seed: int, *, scrub: bo
     vectors = iter(random_units(seed, 900))
     for number in range(300):
         if len(there) < 40 or chance.random() < 0.5:
-            rows = [NewRow(f"{chance.getrandbits(128):032x}", next(vectors)) for _ in range(chance.randint(1, 3))]
+            rows = {f"{chance.getrandbits(128):032x}": next(vectors) for _ in range(chance.randint(1, 3))}
             record.add_templates(gallery, f"s{number}", rows, by=None)
-            there[f"s{number}"] = [row.vector.tobytes() for row in rows]
+            there[f"s{number}"] = [vector.tobytes() for vector in rows.values()]
         else:
             name = chance.choice(sorted(there))
             record.erase_subject(gallery, name, by=None)
@@ -98,9 +97,13 @@ def _held(folder: Path, vectors: list[bytes]) -> int:
     return sum(vector in content for vector in vectors)
 
 
+def _opened(record: Path) -> SqliteDatabase:
+    return SqliteDatabase(f"sqlite:///{record}", record, busy_seconds=1, connections=3)
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[SqliteDatabase]:
-    opened = SqliteDatabase(f"sqlite:///{tmp_path / 'data' / 'record.db'}", busy_seconds=1, connections=3)
+    opened = _opened(tmp_path / "data" / "record.db")
     upgrade(opened)
     yield opened
     opened.close()
@@ -123,7 +126,7 @@ def test_a_start_after_a_crash_overwrites_what_was_left_wherever_it_is(
     there, gone = _come_and_go(database, tmp_path, 1, scrub=False)
     shutil.copytree(tmp_path / "data", tmp_path / "crashed")
     assert _held(tmp_path / "crashed", gone) > 0
-    SqliteDatabase(f"sqlite:///{tmp_path / 'crashed' / 'record.db'}", busy_seconds=1, connections=3).close()
+    _opened(tmp_path / "crashed" / "record.db").close()
     assert _held(tmp_path / "crashed", gone) == 0
     assert _held(tmp_path / "crashed", there) == len(there)
 

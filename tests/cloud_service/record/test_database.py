@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from cloud_service.bootstrap import open_store
 from cloud_service.record.database import Database
 from cloud_service.record.opening import open_database
-from cloud_service.record.sqlite import unusable
+from cloud_service.record.sqlite import SqliteDatabase
 from cloud_service.record.tables import metadata
 from cloud_service.settings import RecordSettings, Settings
 from shared.errors import Overloaded, SetupError
@@ -154,14 +155,16 @@ def test_a_record_that_does_not_answer_makes_the_service_not_ready(client: Cloud
     }
 
 
-def test_a_full_disk_is_not_taken_for_a_damaged_file() -> None:
+def test_a_full_disk_is_not_taken_for_a_damaged_file(tmp_path: Path) -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute("PRAGMA max_page_count = 2")
     with pytest.raises(sqlite3.OperationalError) as full:
         connection.execute("CREATE TABLE a (b)").execute("INSERT INTO a VALUES (zeroblob(100000))")
     connection.close()
-    assert "make room" in unusable("record.db", full.value).detail
-    assert "backup" in unusable("record.db", sqlite3.DatabaseError()).detail
+    path = tmp_path / "record.db"
+    with closing(SqliteDatabase(f"sqlite:///{path}", path, busy_seconds=1, connections=1)) as database:
+        assert "make room" in database.unusable(full.value).detail
+        assert "backup" in database.unusable(sqlite3.DatabaseError()).detail
 
 
 def test_damage_within_the_file_stops_the_start_with_one_sentence(tmp_path: Path) -> None:

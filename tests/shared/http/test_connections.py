@@ -190,6 +190,50 @@ def test_a_refused_connection_is_held_back_and_stays_open() -> None:
     assert asyncio.run(scenario()) >= 0.29
 
 
+@asynccontextmanager
+async def one_in_progress() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.Event]]:
+    """A connection whose first request is answered when the event is set."""
+    free = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await free.wait()
+        await application(scope, receive, send)
+
+    async with served(slow) as connect:
+        reader, writer = await connect()
+        yield reader, writer, free
+        free.set()
+
+
+def test_some_requests_may_be_sent_ahead_of_answers() -> None:
+    async def scenario() -> bytes:
+        async with one_in_progress() as (reader, writer, free):
+            writer.write(GET * 16 + GET.replace(b"Host", b"Connection: close\r\nHost"))
+            await asyncio.sleep(0.05)
+            free.set()
+            return await reader.read()
+
+    assert asyncio.run(scenario()).count(b"HTTP/1.1 200 OK") == 17
+
+
+def test_a_connection_that_sends_too_many_requests_ahead_is_closed() -> None:
+    async def scenario() -> bytes:
+        async with one_in_progress() as (reader, writer, _):
+            writer.write(GET * 18)
+            return await asyncio.wait_for(reader.read(), 5)
+
+    assert asyncio.run(scenario()) == b""
+
+
+def test_what_is_malformed_is_not_answered_before_requests_that_wait() -> None:
+    async def scenario() -> bytes:
+        async with one_in_progress() as (reader, writer, _):
+            writer.write(GET * 2 + b"\x00\r\n\r\n")
+            return await asyncio.wait_for(reader.read(), 5)
+
+    assert asyncio.run(scenario()) == b""
+
+
 def test_the_rest_of_a_refused_short_body_is_skipped() -> None:
     async def scenario() -> list[int]:
         async with served() as connect:

@@ -77,6 +77,16 @@ def test_slots_are_given_back(shedder: LoadShedder) -> None:
     assert status(shedder, key=THEIRS) == 200
 
 
+def test_the_more_are_refused_the_longer_their_connections_wait_but_at_most_a_second(shedder: LoadShedder) -> None:
+    began = time.monotonic()
+    waits = [shedder.hold_seconds() for _ in range(600)]
+    passed = time.monotonic() - began
+    assert waits[0] == pytest.approx(0.1)
+    assert waits[150] == pytest.approx(0.1 + 150 / 300, abs=passed)  # 300 a second are read again
+    assert max(waits) == pytest.approx(1.0)
+    assert waits[-1] == pytest.approx(1.0)
+
+
 def test_a_slot_is_given_back_when_the_application_fails(shedder: LoadShedder) -> None:
     async def failing(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise RuntimeError
