@@ -8,24 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
-from shared.logs import LogLevel
-from shared.security.tls import TlsSettings
-from shared.service_settings import RateSettings, ServiceSettings
-from shared.urls import Host, ServiceUrl
+from shared.service_settings import ServiceSettings, SettingsGroup
+from shared.urls import ServiceUrl
 from shared.wire.edge import QualityFilter
 
 
-class _Group(BaseModel):
-    """A group of settings: frozen, without unknown members."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CloudSettings(_Group):
+class CloudSettings(SettingsGroup):
     """How the edge reaches the cloud."""
 
     url: ServiceUrl = "http://127.0.0.1:8001"
@@ -54,7 +46,7 @@ class CloudSettings(_Group):
         return self
 
 
-class InferenceSettings(_Group):
+class InferenceSettings(SettingsGroup):
     """How ONNX Runtime runs the models."""
 
     # The first available one runs; CPU must be among them as the last resort.
@@ -67,7 +59,7 @@ class InferenceSettings(_Group):
     arena: bool = False
 
 
-class PictureLimits(_Group):
+class PictureLimits(SettingsGroup):
     """Limits of pictures."""
 
     max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 15 * 1024 * 1024
@@ -90,7 +82,7 @@ class PictureLimits(_Group):
     body_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 
 
-class DetectionSettings(_Group):
+class DetectionSettings(SettingsGroup):
     """How faces are found."""
 
     score_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.8
@@ -104,7 +96,7 @@ class DetectionSettings(_Group):
     search_further: bool = True
 
 
-class WorkSettings(_Group):
+class WorkSettings(SettingsGroup):
     """How much work runs and waits at once."""
 
     # Requests that are processed at the same time; 0: one for each processor that this process may use, at
@@ -119,11 +111,8 @@ class EdgeSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="PATRONUS_EDGE__")
 
-    # Loopback: an operator opens it to others, behind TLS.
-    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
-    log_level: LogLevel = "info"
     # The protection profile: a folder of edge_service/protection/profiles, or of `profiles`.
     profile: str = "default"
     # The operator's own profiles, each a folder with a profile.json.
@@ -136,8 +125,6 @@ class EdgeSettings(ServiceSettings):
     pictures: PictureLimits = PictureLimits()
     detection: DetectionSettings = DetectionSettings()
     work: WorkSettings = WorkSettings()
-    rates: RateSettings = RateSettings()
-    tls: TlsSettings = TlsSettings()
 
     @property
     def address_file(self) -> Path:
