@@ -23,7 +23,6 @@ from edge_service.vision.quality import measure
 from edge_service.vision.sessions import OrtSession
 from lab.data.lfw import Lfw
 from shared.command import run
-from shared.wire.edge import FaceQuality
 
 app = typer.Typer()
 Degrade = Callable[[Pixels], Pixels]
