@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloud_service.settings import Settings
+from cloud_service.settings import Settings, WorkSettings
 from shared.security.credentials import Scope
 from shared.service_settings import RateSettings
 from tests.support.cloud_client import Cloud, assert_problem, random_units
@@ -41,6 +41,16 @@ def test_probes_count_not_requests(slow: Cloud) -> None:
     assert_problem(slow.identify(*[VECTOR] * 8, headers=key), 429, "rate-limited")
     assert slow.identify(VECTOR, headers=key).status_code == 200
     assert_problem(slow.identify(VECTOR, headers=key), 429, "rate-limited")
+
+
+def test_what_is_refused_as_overload_does_not_count(settings: Settings) -> None:
+    changes = {"rates": RateSettings(matching="20/hour;10/minute"), "work": WorkSettings(queue_length=0)}
+    with Cloud(settings.model_copy(update=changes)) as full:
+        full.put_gallery()
+        full.enroll("anna", [VECTOR])
+        for _ in range(4):
+            assert_problem(full.identify(*[VECTOR] * 8, headers=full.http.headers), 429, "overloaded")
+            assert_problem(full.verify("anna", VECTOR), 429, "overloaded")
 
 
 def test_a_rate_made_with_the_key_counts_instead(slow: Cloud) -> None:
