@@ -8,6 +8,7 @@ Plain float32 is little-endian values, row after row, without a header. ``?dim=`
 
 from __future__ import annotations
 
+from json import JSONDecodeError
 from typing import Any, Final
 
 import numpy as np
@@ -36,7 +37,8 @@ from shared.contract import ProfilePin
 from shared.errors import BadRequest, Forbidden, NotFound, TooLarge, Unprocessable
 from shared.http.auth import Caller
 from shared.http.headers import json_in_utf8, media_type
-from shared.http.json_bodies import repeated_member
+from shared.http.json_bodies import read_json
+from shared.http.problems import MOST_OF_A_PLACE
 from shared.http.routes import api_router
 from shared.security.credentials import ApiKeyRecord
 from shared.wire.edge import (
@@ -53,7 +55,6 @@ router = api_router("/v1", "embeddings")
 JSON: Final = "application/json"
 FLOATS: Final = "application/octet-stream"
 _VALUE_BYTES: Final = 4
-_QUOTES: Final = 2
 # Of an error in one embedding: ("embeddings", its number).
 _LOC_OF_AN_EMBEDDING: Final = 2
 _BINARY: Final = {"type": "string", "format": "binary"}
@@ -164,22 +165,20 @@ def _read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> ND
         wanted: values that an embedding must have.
 
     Raises:
-        BadRequest: neither JSON nor plain float32, or JSON with a member twice.
+        BadRequest: neither JSON nor plain float32, or JSON as `read_json` refuses it.
         Unprocessable: not a list of such vectors, not whole rows, another dimension, or more than are taken at once.
     """
     if kind == JSON:
         try:
-            embeddings = ProtectRequest.model_validate_json(body).embeddings
+            return _rows_of(ProtectRequest.model_validate(read_json(body)).embeddings)
+        except JSONDecodeError:
+            raise Unprocessable('The body is not JSON; send {"embeddings": [[...]]}.', reason="bad_body") from None
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             if first["type"] == "too_long" and len(first["loc"]) == _LOC_OF_AN_EMBEDDING:
                 check_dimension(first["ctx"]["actual_length"], wanted)
-            at = ".".join(str(part) for part in first["loc"]) or "body"
+            at = ".".join(str(part) for part in first["loc"])[:MOST_OF_A_PLACE] or "body"
             raise Unprocessable(f"The body is not what this takes ({at}: {first['msg']}).", reason="bad_body") from None
-        # The one name of its one member is all that is in quotes; the parser would take the last of several.
-        if body.count(b'"') > _QUOTES:
-            raise repeated_member()
-        return _rows_of(embeddings)
     if kind != FLOATS:
         raise BadRequest(
             f"Send a picture as multipart/form-data, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",

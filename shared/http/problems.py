@@ -23,6 +23,8 @@ ALWAYS_SENT: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "no
 # What nginx writes in its log for the same. Nobody receives it; it is for this service's log and metrics.
 _CLIENT_CLOSED_REQUEST: Final = 499
 _log = get_logger(__name__)
+# Of a place in a body, which holds names of the caller's making.
+MOST_OF_A_PLACE: Final = 200
 RETRY_AFTER_DESCRIBED: Final[dict[str, Any]] = {
     "required": True,
     "description": "seconds",
@@ -141,7 +143,7 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
     async def invalid_request(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         places = [
-            {"at": "/".join(str(part) for part in found["loc"]), "problem": found["msg"]}
+            {"at": "/".join(str(part) for part in found["loc"])[:MOST_OF_A_PLACE], "problem": found["msg"]}
             for found in error.errors()[:10]
         ]
         detail = "The request does not have the form that this operation takes; see `errors` and /openapi.json."

@@ -237,9 +237,30 @@ def test_a_member_of_an_object_comes_once(service: Service) -> None:
             assert_problem(answer, 400, "bad-request", "repeated_member")
 
 
-@pytest.mark.parametrize("body", ['{"threshold": null}'.encode("utf-16"), b'{"threshold": NaN}', b'{"\\ud800": 1}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"threshold": null}'.encode("utf-16"),
+        b'\xef\xbb\xbf{"embeddings": [[1, 0]]}',
+        b'{"embeddings": [[NaN]]}',
+        b'{"\\ud800": 1}',
+        b"[" * 60_000,
+    ],
+)
 def test_json_is_utf8_and_no_more_than_json(service: Service, body: bytes) -> None:
-    assert_problem(service.call("PUT", "/v1/galleries/new", headers=JSON, content=body), 400, "bad-request")
+    for method, path, described in service.operations():
+        if "application/json" in described.get("requestBody", {}).get("content", {}):
+            answer = service.call(method, path.format(**FILLED), headers=JSON, content=body)
+            assert_problem(answer, 400, "bad-request")
+
+
+def test_an_error_repeats_little_of_a_body(service: Service) -> None:
+    body = json.dumps({"k" * 50_000: 1} | {f"x{at}": 1 for at in range(1_000)}).encode()
+    for method, path, described in service.operations():
+        if "application/json" in described.get("requestBody", {}).get("content", {}):
+            answer = service.call(method, path.format(**FILLED), headers=JSON, content=body)
+            assert answer.status_code == 422, answer.text
+            assert len(answer.content) < 5_000
 
 
 @pytest.mark.parametrize(
