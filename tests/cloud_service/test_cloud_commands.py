@@ -44,6 +44,14 @@ def test_init_leaves_the_first_key_in_private_files_and_never_shows_it(home: Pat
     assert KeyRing(home / "api_keys.json").check(key) is not None
 
 
+def test_a_key_is_left_in_a_folder_that_is_there(home: Path, tmp_path: Path) -> None:
+    run("init")
+    with pytest.raises(SetupError, match="There is no folder"):
+        run("keys", "create", "--label", "x", "--scope", "match", "--out", tmp_path / "disk" / "key")
+    assert not (tmp_path / "disk").exists()
+    assert len(KeyRing(home / "api_keys.json").records()) == 1
+
+
 def test_init_is_harmless_when_repeated(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "cloud_key"
     run("init")
