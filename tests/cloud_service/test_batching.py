@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -173,14 +172,14 @@ def test_too_many_too_long_and_disconnected(watched: Watched) -> None:
 
 
 def test_many_callers_over_http_each_get_their_own_answer(cloud: Cloud, watched: Watched) -> None:
-    services = cloud.services
-    cloud.app.state.services = replace(services, identifications=batcher(watched, queue_length=200))
+    before = cloud.services.identifications
+    cloud.services.identifications = batcher(watched, queue_length=200)
     order = np.random.default_rng(3).integers(0, 6, 96)
     try:
         with ThreadPoolExecutor(16) as threads:
             found = list(threads.map(lambda at: cloud.found(VECTORS[at]), order))
     finally:
-        cloud.app.state.services = services
+        cloud.services.identifications = before
     assert found == [[f"s{at}"] for at in order]
     assert max(watched.sizes) > 1, "some were batched"
     assert sum(watched.sizes) == 96
