@@ -165,3 +165,9 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATRONUS_CLOUD__WORK__CONCURRENCY", "0")
     with pytest.raises(SetupError, match="PATRONUS_CLOUD__WORK__CONCURRENCY"):
         load_settings(Settings)
+
+
+def test_a_setting_under_its_former_name_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATRONUS_CLOUD__MILVUS__KEEPS_HOURS", "5")
+    with pytest.raises(SetupError, match=r"no setting PATRONUS_CLOUD__MILVUS__KEEPS_HOURS.*RETENTION_S"):
+        load_settings(Settings)
