@@ -41,7 +41,9 @@ from typing import Any, ClassVar
 
 
 class PatronusError(Exception):
-    """Base of every error that Patronus raises on purpose.
+    """An unexpected error inside the service.
+
+    Base of every error that Patronus raises on purpose.
 
     Args:
         detail: one sentence for the caller: what is wrong and how to correct it.

@@ -17,22 +17,28 @@ router = api_router(
 
 
 @router.post("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, SLOT])
-def rekey(
+def start_rekey(
     gallery: GalleryInPath, request: RekeyRequest, services: ServicesDep, caller: Caller, response: Response
 ) -> RekeyStatus:
-    """Moves every template to a new key; idempotent, and continues where it was stopped."""
+    """Start or continue a change of a gallery's key.
+
+    Moves every template to the new key. Idempotent: continues where it was stopped.
+    """
     return _answer(services.rekeying.change(gallery, request, caller.id), response)
 
 
 @router.get("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, SLOT])
-def rekey_status(gallery: GalleryInPath, services: ServicesDep, response: Response) -> RekeyStatus:
-    """Returns the progress of a change of key."""
+def get_rekey(gallery: GalleryInPath, services: ServicesDep, response: Response) -> RekeyStatus:
+    """Get the progress of a change of key."""
     return _answer(services.rekeying.status(gallery), response)
 
 
 @router.delete("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, SLOT])
-def abandon_rekey(gallery: GalleryInPath, services: ServicesDep, response: Response) -> RekeyStatus:
-    """Abandons a change of key, unless the gallery matches under the new one already."""
+def cancel_rekey(gallery: GalleryInPath, services: ServicesDep, response: Response) -> RekeyStatus:
+    """Cancel a change of key.
+
+    Refused where the gallery already matches under the new key.
+    """
     return _answer(services.rekeying.abandon(gallery), response)
 
 

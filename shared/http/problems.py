@@ -63,10 +63,12 @@ DESCRIBED: Final[dict[str, dict[str, Any]]] = {
     f"Problem{status}": _described(kinds) for status, kinds in sorted(_by_status(PatronusError).items())
 }
 
-# For a router's `responses`: every operation may answer a problem.
+# For a router's `responses`: every operation may answer a problem. The document leaves out those without a cause.
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     int(name.removeprefix("Problem")): {"$ref": f"#/components/responses/{name}"} for name in DESCRIBED
 }
+# For operations that call another service.
+CALLS_THE_CLOUD: Final[dict[int | str, dict[str, Any]]] = {502: RESPONSES.pop(502)}
 
 
 def problem_headers(error: PatronusError) -> dict[str, str]:
@@ -164,7 +166,7 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
             # The router names the methods of the first route with this path; others may have more.
             methods = {method.upper() for method in operations_of(app, request.scope)}
             headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
-        return _response(word, phrase, error.status_code, hint, headers)
+        return _response(word, phrase.capitalize(), error.status_code, hint, headers)
 
     async def caller_gone(_request: Request, _error: Exception) -> Response:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)

@@ -9,7 +9,17 @@ from pydantic import Field
 
 from shared.contract import MAX_DIM, EmbedderPin, Epoch, ProfilePin
 from shared.names import HexDigest, SubjectName, TemplateId
-from shared.wire.common import Candidate, Cosine, NewThreshold, Rate, StrictWire, TemplateInfo, Threshold, Wire
+from shared.wire.common import (
+    Candidate,
+    Cosine,
+    GalleryInfo,
+    NewThreshold,
+    Rate,
+    StrictWire,
+    TemplateInfo,
+    Threshold,
+    Wire,
+)
 
 MAX_EMBEDDINGS_A_REQUEST = 500
 # 500 embeddings of 512 values, written out with all digits, are 6 MB of JSON.
@@ -33,7 +43,7 @@ Stored = Annotated[
 
 
 class Box(Wire):
-    """A rectangle in pixels of the upright picture; the origin is its upper left corner."""
+    """A rectangle in pixels of the picture as sent, after its EXIF orientation; the origin is the upper left corner."""
 
     x: float
     y: float
@@ -42,20 +52,32 @@ class Box(Wire):
 
 
 class Point(Wire):
-    """A point in pixels of the upright picture."""
+    """A point in pixels of the picture as sent, after its EXIF orientation; the origin is the upper left corner."""
 
     x: float
     y: float
 
 
 class FaceQuality(Wire):
-    """The measured quality of a face."""
+    """The measured quality of a face: five figures, and whether it is upright."""
 
-    face_pixels: float = Field(description="shorter side of the face box, in pixels")
-    sharpness: float = Field(description="variance of the Laplacian over that of the gray levels, of the aligned face")
-    brightness: float = Field(description="mean gray level of the aligned face, 0 to 255")
-    yaw: float = Field(description="offset of the nose from between the eyes, 0 frontal, 1 and more a profile")
-    detector_score: Rate
+    face_size_px: float = Field(ge=0, description="shorter side of the face box, in pixels; larger is better")
+    sharpness: float = Field(
+        ge=0,
+        description="variance of the Laplacian over variance of the gray levels, of the aligned face: no unit, from 0, "
+        "usually below 1; larger is sharper",
+    )
+    brightness: float = Field(
+        ge=0,
+        le=255,
+        description="mean gray level of the aligned face, 0 (black) to 255 (white); the filter refuses low",
+    )
+    nose_offset: float = Field(
+        ge=0,
+        description="sideways distance of the nose from the middle of eyes and mouth, over half the distance of the "
+        "eyes: no unit; 0 is frontal and best, 1 and more a profile",
+    )
+    detector_score: Rate = Field(description="confidence of the face detector, 0 to 1; larger is surer")
     upright: bool = Field(description="whether the face is the right way up")
 
 
@@ -265,6 +287,14 @@ class CreateGallery(Wire):
         strict=True,
         description="whether each subject gets a seal of its own: nobody can compare templates of two subjects, "
         "and people can be verified but not identified; absent, of a new gallery: false",
+    )
+
+
+class EdgeGallery(GalleryInfo):
+    """A gallery as the edge shows it."""
+
+    verify_only: bool = Field(
+        description="whether people can be verified (1:1) but not identified (1:N): each subject has a seal of its own"
     )
 
 
