@@ -12,7 +12,7 @@ from shared.wire.cloud import RekeyRequest, RekeyStatus
 router = api_router(
     "/v1/galleries/{gallery}/rekey",
     "rekey",
-    responses={status.HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "It is not done yet; ask again."}},
+    responses={status.HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "The change is still in progress."}},
 )
 
 

@@ -25,7 +25,7 @@ router = api_router("/v1/galleries", "galleries")
 rekeys = api_router(
     "/v1/galleries/{gallery}/rekey",
     "rekey",
-    responses={HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "Not done yet; ask again."}},
+    responses={HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "The change is still in progress."}},
 )
 
 
@@ -33,7 +33,7 @@ rekeys = api_router(
     "/{gallery}",
     dependencies=[MayManage],
     status_code=HTTP_201_CREATED,
-    responses={HTTP_200_OK: {"model": EdgeGallery, "description": "It exists already, with the same properties."}},
+    responses={HTTP_200_OK: {"model": EdgeGallery, "description": "It exists already, with these properties."}},
 )
 async def put_gallery(
     gallery: GalleryPath, services: ServicesDep, response: Response, wanted: CreateGallery | None = None

@@ -25,7 +25,7 @@ _CLIENT_CLOSED_REQUEST: Final = 499
 _log = get_logger(__name__)
 RETRY_AFTER_DESCRIBED: Final[dict[str, Any]] = {
     "required": True,
-    "description": "seconds",
+    "description": "seconds to wait before the next try",
     "schema": {"type": "integer", "minimum": 1},
 }
 
@@ -55,7 +55,7 @@ def _described(kinds: list[type[PatronusError]]) -> dict[str, Any]:
 
 REQUEST_ID_DESCRIBED: Final[dict[str, Any]] = {
     "required": True,
-    "description": "finds the request in the log",
+    "description": "id of the request in the service's log",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
 }
 # The problems of the tree of errors, one entry a status, for the components of an OpenAPI document.
@@ -96,7 +96,7 @@ def problem_response(error: PatronusError, *, close: bool = False, request_id: s
     detail = error.detail
     if isinstance(error, SetupError) or type(error) is PatronusError:
         # These speak to the operator and may name a path; the log has them.
-        detail = "The service is not set up rightly; its operator finds the reason in its log, under the request id."
+        detail = "The service is not set up correctly; its operator finds the reason in its log, under the request id."
     headers = problem_headers(error)
     if close:
         headers["Connection"] = "close"

@@ -96,7 +96,7 @@ def refuse_unknown_query(request: Request) -> None:
 PENDING: Final[dict[int | str, dict[str, Any]]] = {
     status.HTTP_202_ACCEPTED: {
         "model": Erased,
-        "description": "Erased, and matched no more; its bytes are not all overwritten yet: `pending` says where.",
+        "description": "Erased; nothing of it can be matched. Bytes named in `pending` are not overwritten yet.",
     }
 }
 

