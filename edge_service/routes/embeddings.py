@@ -85,7 +85,10 @@ async def protect(
     dim: DimQuery = None,
     quality_filter: QualityQuery = None,
 ) -> ProtectAnswer | Response:
-    """Returns templates of a picture's face or of raw embeddings. Sends nothing to the cloud."""
+    """Protect a face or raw embeddings.
+
+    Returns protected templates. Stores nothing, and sends nothing to the cloud.
+    """
     _may_use(caller, gallery)
     if media_type(request) == "multipart/form-data":
         [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
@@ -102,10 +105,13 @@ async def protect(
 @router.post(
     "/galleries/{gallery}/subjects/{subject}/embeddings", dependencies=[MayManage], status_code=HTTP_201_CREATED
 )
-async def enroll(
+async def enroll_embeddings(
     gallery: GalleryPath, subject: SubjectPath, wanted: EnrollEmbeddings, services: ServicesDep
 ) -> EnrollEmbeddingsAnswer:
-    """Enrolls one person from raw embeddings: all or none. Equal ones are stored once."""
+    """Enroll a subject from raw embeddings.
+
+    Stores all or none. Equal embeddings of a subject are stored once.
+    """
     raw = _rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
     enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)

@@ -98,8 +98,7 @@ class RateLimits:
             _log.warning("rate_limit_exceeded", key=record.id, counted=counted, rate=str(item))
         free_at = self._limiter.get_window_stats(item, record.id, counted).reset_time
         return RateLimited(
-            f"This API key may make {item.amount} such calls in {item.get_expiry()} s, and has; slow down, or ask the "
-            "operator for a higher rate.",
+            f"Rate limit reached: {item.amount} calls in {item.get_expiry()} s; send again after Retry-After.",
             counted=counted,
             quota=item.amount,
             window_s=item.get_expiry(),

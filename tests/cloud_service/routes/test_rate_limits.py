@@ -27,7 +27,8 @@ def test_a_key_over_its_rate_gets_retry_after_and_others_are_answered(slow: Clou
     key, other = slow.key(Scope.MATCH), slow.key(Scope.MATCH)
     answers = [slow.verify("anna", VECTOR, headers=key) for _ in range(12)]
     assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 2
-    assert_problem(answers[-1], 429, "rate-limited")
+    detail = assert_problem(answers[-1], 429, "rate-limited")["detail"]
+    assert detail == "Rate limit reached: 10 calls in 3600 s; send again after Retry-After."
     assert 1 <= int(answers[-1].headers["Retry-After"]) <= 3600
     assert slow.verify("anna", VECTOR, headers=other).status_code == 200
     assert slow.http.get("/v1/galleries/door", headers=key).status_code == 200, "of another kind"

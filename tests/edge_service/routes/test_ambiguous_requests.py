@@ -370,6 +370,30 @@ def test_the_openapi_documents_say_so_too(service: Service) -> None:
             assert not answer or "Retry-After" in answer["headers"], (method, path, status)
 
 
+def test_generated_clients_get_one_plain_name_an_operation(service: Service) -> None:
+    described = [described for _, _, described in service.operations()]
+    names, summaries = ([one[key] for one in described] for key in ("operationId", "summary"))
+    assert len(set(names)) == len(set(summaries)) == len(described) > 20
+    assert all(re.fullmatch("[a-z]+(_[a-z]+)*", name) for name in names), names
+    assert all(re.fullmatch("[A-Z][a-z]+ [^.]+", summary) for summary in summaries), summaries
+
+
+def test_an_operation_names_only_the_problems_that_it_can_answer(service: Service) -> None:
+    found = {(method, path): set(one["responses"]) for method, path, one in service.operations()}
+    assert found["GET", "/v1/info"] == {"200", "400", "401", "403", "429", "500", "503"}
+    assert found["GET", "/healthz"] == {"200", "429", "500"}
+    gallery = "/v1/galleries/{gallery}"
+    assert found["GET", gallery].isdisjoint({"408", "409", "413", "415", "507"})
+    assert {"404", "409", "507"} <= found["DELETE", gallery]
+    identify = found["POST", f"{gallery}/identify"]
+    assert {"404", "408", "409", "413", "422"} <= identify
+    assert "507" not in identify
+    of_edge = service.name == "edge"
+    assert ("415" in identify, "502" in identify) == (of_edge, of_edge)
+    if of_edge:
+        assert found["POST", "/v1/detect"].isdisjoint({"404", "409", "502", "507"})
+
+
 def test_a_service_that_is_not_ready_says_when_to_ask_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = service.app.state.key_ring
     monkeypatch.setattr(keys, "readable", lambda: False)

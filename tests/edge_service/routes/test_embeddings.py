@@ -306,7 +306,10 @@ def test_a_gallery_of_another_profile_is_refused(pair: Pair, profiles: Path) -> 
         protect(perturbing, rows, **DOOR),
         enroll(perturbing, "obama", {"values": rows[0]}),
     ):
-        assert "profile" in assert_problem(answer, 409, "contract-mismatch")["differing"]
+        body = assert_problem(answer, 409, "contract-mismatch")
+        assert "profile" in body["differing"]
+        assert "another protection profile" in body["detail"]
+        assert "contract" not in body["detail"]
     assert sealed.held("door") == (0, 0)
 
 

@@ -382,6 +382,7 @@ def test_keys_travel_between_edges_under_a_passphrase(pair: Pair, monkeypatch: p
     first.enroll("door", "obama", OBAMA[0])
     for refused in (second.call("PUT", "/v1/galleries/door"), second.verify("door", "obama", OBAMA[1])):
         body = assert_problem(refused, 409, "contract-mismatch")
+        assert body["detail"].startswith("The gallery is under another key than this edge has for it; import the key")
         assert "patronus keys import" in body["detail"]
         assert body["differing"] == ["seal"]
     assert [sent.url.path for sent in second.transport.requests if sent.method in {"POST", "PUT"}] == []
