@@ -20,7 +20,7 @@ from shared.command import build
 from tests.docs.pages import PAGES, ROOT, RUN, SHELL, blocks, inline_code
 
 _OTHER_PROGRAMS = re.compile(
-    "cat|chown|cp|createdb|createuser|curl|docker|export|grep|mkdir|pip|python3|sqlite3|sudo|tail|tar|tee|umask"
+    "cat|chown|cp|createdb|createuser|curl|date|docker|export|grep|mkdir|pip|python3|sqlite3|sudo|tail|tar|tee|umask"
 )
 _WORDS_OF_OTHERS = {
     "core_pattern",
