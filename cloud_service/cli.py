@@ -51,8 +51,8 @@ def serve(
     from cloud_service.app import create_app
     from shared.http.serving import serve as run
 
-    chosen = _settings(host, port)
-    run("cloud", create_app(chosen), host=chosen.host, port=chosen.port, log_level=chosen.log_level, tls=chosen.tls)
+    settings = _settings(host, port)
+    run("cloud", create_app(settings), settings)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from shared.errors import Conflict, NotFound, PatronusError, RecordDamaged
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.scores import CosineSimilarity, CosineThreshold
-from shared.wire.cloud import IdentifyAnswer, ProbeResult
+from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, ProbeResult
 from shared.wire.common import Candidate, VerifyAnswer
 
 _log = get_logger(__name__)
@@ -69,14 +69,6 @@ class Verification:
     probe: TemplateEnvelope = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Identification:
-    """Probes to look for, and the most subjects wanted for each."""
-
-    probes: Sequence[TemplateEnvelope] = field(repr=False)
-    top_k: int
-
-
 class Matcher:
     """Compares probes with templates: the index proposes, the record's exact scores decide.
 
@@ -119,7 +111,7 @@ class Matcher:
                 probe if isinstance(probe, PatronusError) else _decision(stored.gallery, next(best)) for probe in probes
             ]
 
-    def identify(self, gallery_name: str, requests: Sequence[Identification]) -> list[IdentifyAnswer | PatronusError]:
+    def identify(self, gallery_name: str, requests: Sequence[IdentifyRequest]) -> list[IdentifyAnswer | PatronusError]:
         """Searches the whole gallery for each probe: the ``top_k`` best subjects that reach tau.
 
         Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter, move_on_after, to_thread
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,7 +12,7 @@ from cloud_service.batching import ConcurrencyLimit, RequestBatcher
 from cloud_service.bootstrap import open_store
 from cloud_service.clock import RecordClock
 from cloud_service.housekeeping import housekeeping
-from cloud_service.matching import Identification, Matcher, Verification
+from cloud_service.matching import Matcher
 from cloud_service.record.listing import Listing
 from cloud_service.rekey.service import Rekeying
 from cloud_service.settings import Settings
@@ -22,8 +21,6 @@ from shared.errors import PatronusError
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
 from shared.security.key_ring import KeyRing
-from shared.wire.cloud import IdentifyAnswer
-from shared.wire.common import VerifyAnswer
 
 _log = get_logger(__name__)
 
@@ -32,19 +29,27 @@ _READINESS_TIMEOUT_S = 3.0
 _READINESS_THREADS = 2
 
 
-@dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of a running cloud."""
+    """The parts of a running cloud.
 
-    settings: Settings
-    key_ring: KeyRing
-    store: Store
-    listing: Listing
-    rekeying: Rekeying
-    concurrency: ConcurrencyLimit
-    verifications: RequestBatcher[Verification, VerifyAnswer]
-    identifications: RequestBatcher[Identification, IdentifyAnswer]
-    _readiness_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_READINESS_THREADS))
+    Args:
+        settings: of the service.
+        key_ring: the API keys.
+        store: open.
+        metrics: where steps are timed.
+    """
+
+    def __init__(self, settings: Settings, key_ring: KeyRing, store: Store, metrics: Metrics) -> None:
+        matcher, work = Matcher(store, metrics), settings.work
+        self.settings = settings
+        self.key_ring = key_ring
+        self.store = store
+        self.listing = Listing(store.record.database, store.record.clock)
+        self.rekeying = Rekeying(store, metrics)
+        self.concurrency = ConcurrencyLimit(work)
+        self.verifications = RequestBatcher(matcher.verify, lambda _: 1, work)
+        self.identifications = RequestBatcher(matcher.identify, lambda request: len(request.probes), work)
+        self._readiness_threads = CapacityLimiter(_READINESS_THREADS)
 
     async def readiness(self) -> dict[str, bool]:
         """Whether each part works.
@@ -94,21 +99,11 @@ async def running_services(
         _log.info("first_api_key_made", file=str(settings.first_key_file))
     await to_thread.run_sync(key_ring.records)  # a file that cannot be read stops the start
     store = await to_thread.run_sync(open_store, settings, metrics, clock)
-    rekeying = Rekeying(store, metrics)
-    await to_thread.run_sync(rekeying.start)
-    matcher, work = Matcher(store, metrics), settings.work
+    services = Services(settings, key_ring, store, metrics)
+    await to_thread.run_sync(services.rekeying.start)
     try:
         async with housekeeping(store, settings.retention):
-            yield Services(
-                settings=settings,
-                key_ring=key_ring,
-                store=store,
-                listing=Listing(store.record.database, store.record.clock),
-                rekeying=rekeying,
-                concurrency=ConcurrencyLimit(work),
-                verifications=RequestBatcher(matcher.verify, lambda _: 1, work),
-                identifications=RequestBatcher(matcher.identify, lambda request: len(request.probes), work),
-            )
+            yield services
     finally:
-        await to_thread.run_sync(rekeying.close)
+        await to_thread.run_sync(services.rekeying.close)
         await to_thread.run_sync(store.close)

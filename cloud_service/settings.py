@@ -9,25 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
-from shared.logs import LogLevel
-from shared.security.tls import TlsSettings
-from shared.service_settings import RateSettings, ServiceSettings
-from shared.urls import Host
+from shared.service_settings import ServiceSettings, SettingsGroup
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 # Seconds. Longer times are no settings but mistakes, and infinity is not a time.
 _DAY = 86_400
 _YEAR = 366 * _DAY
 
 
-class BodySettings(BaseModel):
+class BodySettings(SettingsGroup):
     """Limits of a request's body."""
-
-    model_config = _FROZEN
 
     # 100 templates of 1,024 float32 values are 0.55 MB in base64; longer ones go in fewer a request.
     max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 1024 * 1024
@@ -37,10 +31,8 @@ class BodySettings(BaseModel):
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 
 
-class RecordSettings(BaseModel):
+class RecordSettings(SettingsGroup):
     """Where the record is kept, and its limits."""
-
-    model_config = _FROZEN
 
     # SQLAlchemy's URL of a SQLite file or a PostgreSQL database; absent: the file `record.db` in the home folder. May
     # hold a password.
@@ -56,13 +48,11 @@ class RecordSettings(BaseModel):
     max_templates_a_subject: Annotated[int, Field(ge=1, le=10**9)] = 1_000
 
 
-class IndexSettings(BaseModel):
+class IndexSettings(SettingsGroup):
     """Where and how galleries are searched.
 
     An index is derived from the record, and rebuilt when it is lost.
     """
-
-    model_config = _FROZEN
 
     # Absent: in the memory of this process. `http://host:19530` or `https://…`: a Milvus, for several replicas. A path
     # that ends with `.db`: milvus-lite in this process, for trying it out.
@@ -77,10 +67,8 @@ class IndexSettings(BaseModel):
     close_timeout_s: Annotated[float, Field(ge=0, le=600)] = 5.0
 
 
-class RetentionSettings(BaseModel):
+class RetentionSettings(SettingsGroup):
     """When templates that have expired are erased, and erased bytes overwritten."""
-
-    model_config = _FROZEN
 
     # How often templates that have expired are erased. They stop matching in the second in which they expire.
     sweep_interval_s: Annotated[float, Field(ge=0.01, le=_DAY)] = 60.0
@@ -98,10 +86,8 @@ class RetentionSettings(BaseModel):
     overwrite_within_s: Annotated[float, Field(gt=0, le=_YEAR)] = 86_400.0
 
 
-class MilvusSettings(BaseModel):
+class MilvusSettings(SettingsGroup):
     """How to deal with the Milvus that ``index.url`` names."""
-
-    model_config = _FROZEN
 
     # `user:password`, or an API key. It holds templates, so let it ask for one.
     token: Annotated[str, Field(repr=False)] = ""
@@ -116,10 +102,8 @@ class MilvusSettings(BaseModel):
     keeps_hours: Annotated[float, Field(ge=0, le=24 * 366)] = 72.0
 
 
-class WorkSettings(BaseModel):
+class WorkSettings(SettingsGroup):
     """How much is done at the same time; what exceeds it is refused with 429."""
-
-    model_config = _FROZEN
 
     # Requests at work in threads; under the 40 threads that the API keys' checks share with them.
     concurrency: Annotated[int, Field(ge=1, le=32)] = 8
@@ -141,19 +125,14 @@ class Settings(ServiceSettings):
 
     # The folder of the record and of the API keys; readable by the service's user only.
     home: Path = Field(default_factory=lambda: patronus_home() / "cloud")
-    # Loopback: to be reached from elsewhere is decided by a person, behind TLS.
-    host: Host = "127.0.0.1"
     # 0 takes a free one.
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
-    log_level: LogLevel = "info"
     body: BodySettings = BodySettings()
     record: RecordSettings = RecordSettings()
     index: IndexSettings = IndexSettings()
     retention: RetentionSettings = RetentionSettings()
     milvus: MilvusSettings = MilvusSettings()
     work: WorkSettings = WorkSettings()
-    rates: RateSettings = RateSettings()
-    tls: TlsSettings = TlsSettings()
 
     @property
     def record_url(self) -> str:

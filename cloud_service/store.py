@@ -128,11 +128,11 @@ class Store:
             "Stored templates that are known to be damaged: they are not compared",
             registry=metrics.registry,
         ).set_function(lambda: len(record.damaged_templates))
-        self._age_of_oldest = Gauge(
+        Gauge(
             "patronus_cloud_erasure_pending_seconds",
             "Age of the oldest erasure whose overwritten bytes may still be somewhere; 0 if there is none",
             registry=metrics.registry,
-        )
+        ).set_function(self._age_of_oldest)
 
     def put_gallery(self, name: str, spec: GallerySpec, by: str | None) -> bool:
         """Makes a gallery; returns false if the same one exists.
@@ -263,7 +263,6 @@ class Store:
         with self._writing:
             while self._unfinished and not self.pending(self._unfinished[0]):
                 self._unfinished.popleft()
-            self._update_age()
 
     def pin_index(self, gallery_name: str, kind: IndexKind | None) -> IndexStats:
         """Chooses how a gallery is searched; None: by the number of its templates.
@@ -327,10 +326,9 @@ class Store:
         pending = self.pending(removed.receipt)
         if pending:
             self._unfinished.append(removed.receipt)
-            self._update_age()
             _log.warning("erased_bytes_remain", erasure=removed.receipt.id, where=", ".join(pending))
         return Erased(subjects=removed.subjects, templates=removed.templates, receipt=removed.receipt, pending=pending)
 
-    def _update_age(self) -> None:
-        oldest = self._unfinished[0].at if self._unfinished else None
-        self._age_of_oldest.set((datetime.now(UTC) - oldest).total_seconds() if oldest else 0)
+    def _age_of_oldest(self) -> float:
+        unfinished = tuple(self._unfinished)  # other threads change it
+        return (datetime.now(UTC) - unfinished[0].at).total_seconds() if unfinished else 0

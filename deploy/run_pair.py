@@ -10,23 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def main() -> int:
-    """Runs the pair; the exit status is 0 after Ctrl-C."""
+def main() -> None:
+    """Runs the pair; the exit status is 0 after Ctrl-C, and 1 after an error."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this with SIGINT ignored
         # The handler only sets a flag: an exception could interrupt an import, or the code that stops the services.
         signal.signal(number, lambda *_: stop.set())
     # Loading takes a second, in which a signal must be noticed already.
-    from shared.errors import PatronusError
+    from shared.command import run
 
-    try:
-        _serve_until(stop.is_set)
-    except PatronusError as error:
-        print(error.detail, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 0
-    return 1
+    with contextlib.suppress(KeyboardInterrupt):
+        run(lambda: _serve_until(stop.is_set))
 
 
 def _serve_until(stop_requested: Callable[[], bool]) -> None:
@@ -89,4 +83,4 @@ The same with curl:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,13 +8,12 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from edge_service.metrics import ProtectionMetrics
-from edge_service.routes import embeddings, galleries, info, matching, pictures, rekey, subjects
-from edge_service.services import open_services
+from edge_service.metrics import EdgeMetrics
+from edge_service.routes import embeddings, galleries, info, matching, subjects
+from edge_service.services import Services
 from edge_service.settings import EdgeSettings, PictureLimits
 from shared.http.application import make_application
 from shared.http.system import system_routes
-from shared.metrics import Metrics
 from shared.wire.edge import MAX_EMBEDDINGS_BYTES
 
 # The multipart form's own lines around a picture.
@@ -30,12 +29,11 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         settings: of the edge.
         transport: how the cloud is reached, instead of the network, in tests.
     """
-    metrics = Metrics("edge")
-    protection_metrics = ProtectionMetrics(metrics)
+    metrics = EdgeMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = open_services(settings, metrics, protection_metrics, transport)
+        services = Services(settings, metrics, transport)
         app.state.services, app.state.key_ring = services, services.key_ring
         try:
             yield
@@ -57,8 +55,8 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         slots=_MOST_REQUESTS_OF_A_KIND,
         watch_disconnects=True,
     )
-    parts = (matching, subjects, embeddings, pictures, galleries, rekey, info)
-    for router in (*(part.router for part in parts), system_routes(metrics, checks)):
+    of_galleries = (matching.router, subjects.router, embeddings.router, galleries.router, galleries.rekeys)
+    for router in (*of_galleries, matching.pictures, info.router, system_routes(metrics, checks)):
         app.include_router(router)
     return app
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import ValidationError
@@ -103,13 +103,13 @@ class GalleryContexts:
             refusal: the cloud's.
 
         Raises:
-            ContractMismatch: the contract has not changed, or it has changed twice.
+            ContractMismatch: the contract has not changed.
         """
         self.forget(gallery)
         found = await self.context(gallery)
-        if refused.renewed or found.contract_digest == refused.contract_digest:
+        if found.contract_digest == refused.contract_digest:
             raise refusal
-        return replace(found, renewed=True)
+        return found
 
     async def _put(
         self, gallery: str, threshold: Threshold | None, default: Threshold, verify_only: bool | None

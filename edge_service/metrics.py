@@ -1,4 +1,4 @@
-"""Counters of protection: templates made, and templates left unperturbed."""
+"""The edge's metrics: those of every service, and counters of protection."""
 
 from __future__ import annotations
 
@@ -11,28 +11,25 @@ from shared.metrics import Metrics
 _log = get_logger(__name__)
 
 
-class ProtectionMetrics:
-    """Counters of protected templates.
+class EdgeMetrics(Metrics):
+    """Counts templates made, and templates left unperturbed, in addition to requests and steps."""
 
-    Args:
-        metrics: of the edge, whose registry holds the counters.
-    """
-
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self) -> None:
+        super().__init__("edge")
         self._protected = Counter(
             "patronus_edge_protected_total",
             "Templates made, by whether a seal was applied",
             ["sealed"],
-            registry=metrics.registry,
+            registry=self.registry,
         )
         self._sealed, self._plain = self._protected.labels("yes"), self._protected.labels("no")
         self._unperturbed = Counter(
             "patronus_edge_unperturbed_total",
             "Templates that the profile's network left unperturbed, for lack of a margin to the threshold",
-            registry=metrics.registry,
+            registry=self.registry,
         )
 
-    def count(self, protected: Protected) -> None:
+    def count_protected(self, protected: Protected) -> None:
         """Counts one batch."""
         made = len(protected.templates)
         (self._sealed if "seal" in protected.done else self._plain).inc(made)

@@ -5,7 +5,7 @@ Each verb is one method, and its steps are numbered. Only ``_protect`` makes wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -37,9 +37,9 @@ from shared.wire.cloud import (
     MAX_PROBES_A_REQUEST,
     EnrolledTemplate,
     EnrollRequest,
+    IdentifyAnswer,
     IdentifyRequest,
     NewTemplate,
-    ProbeResult,
     VerifyRequest,
 )
 from shared.wire.common import Threshold, VerifyAnswer
@@ -52,22 +52,11 @@ _MOST_ON_EVENT_LOOP = 10
 
 
 @dataclass(frozen=True, slots=True)
-class IdentifyResult:
-    """The faces that were searched for, what each matched, and at which threshold."""
-
-    selected: FaceSelection
-    results: list[ProbeResult]
-    threshold: float
-    fmr_at_threshold: float
-
-
-@dataclass(frozen=True, slots=True)
 class EnrollResult:
     """One stored template for each picture or embedding; number left unperturbed."""
 
     templates: list[EnrolledTemplate]
     unperturbed: int
-    faces: list[AlignedFace] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +106,7 @@ class Recognition:
         self, pictures: list[bytes], threshold: Threshold, quality: QualityFilter | None
     ) -> tuple[VerifyAnswer, list[AlignedFace]]:
         """Compares two pictures here; sends nothing."""
-        faces, unit = await self.workers.run(self._read_single_faces, pictures, self._level(quality, "probe"))
+        faces, unit = await self.workers.run(self._read_single_faces, pictures, self.level(quality, "probe"))
         score = CosineSimilarity(float(np.dot(unit[0].astype(np.float64), unit[1])))
         answer = VerifyAnswer(
             decision="match" if CosineThreshold.of(threshold.cosine).accepts(score) else "no_match",
@@ -129,17 +118,16 @@ class Recognition:
 
     async def enroll(
         self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter | None
-    ) -> EnrollResult:
+    ) -> tuple[EnrollResult, list[AlignedFace]]:
         """Enrolls one person from pictures: all of them, or none. Equal pictures are stored once."""
         # 1. The gallery's contract and key; an unknown gallery is refused before the work is done.
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
-        faces, unit = await self.workers.run(self._read_single_faces, pictures, self._level(quality, "enroll"))
+        faces, unit = await self.workers.run(self._read_single_faces, pictures, self.level(quality, "enroll"))
         # 3. Ids that follow from the uploaded bytes.
         ids = await run_in_threadpool(self._picture_ids, gallery, subject, pictures)
         # 4. Protect and store.
-        templates, unperturbed = await self._store(context, gallery, subject, ids, unit)
-        return EnrollResult(templates, unperturbed, faces)
+        return await self._store(context, gallery, subject, ids, unit), faces
 
     async def enroll_embeddings(self, gallery: str, subject: str, raw: Rows, names: list[str | None]) -> EnrollResult:
         """Enrolls raw embeddings of one person: all, or none. Equal embeddings are stored once.
@@ -169,7 +157,7 @@ class Recognition:
         if any(not np.array_equal(unit[ids.index(uid)], row) for uid, row in zip(ids, unit, strict=True)):
             raise Unprocessable("One name of a face stands in the request for two embeddings.", reason="duplicate_face")
         # 4. Protect and store.
-        return EnrollResult(*await self._store(context, gallery, subject, ids, unit))
+        return await self._store(context, gallery, subject, ids, unit)
 
     async def verify(
         self, gallery: str, subject: str, picture: bytes, quality: QualityFilter | None
@@ -178,16 +166,13 @@ class Recognition:
         # 1. The gallery's contract and key.
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
-        [face], unit = await self.workers.run(self._read_single_faces, [picture], self._level(quality, "probe"))
-        # 3. Protect and compare; once more where the gallery's key was changed meanwhile.
-        while True:
-            packed = await self._protect(unit, context.for_subject(subject))
-            try:
-                answer = await self.cloud.verify(gallery, subject, VerifyRequest(probe=packed.envelopes[0]))
-            except ContractMismatch as refusal:
-                context = await self.galleries.renewed(gallery, context, refusal)
-            else:
-                return answer, face
+        [face], unit = await self.workers.run(self._read_single_faces, [picture], self.level(quality, "probe"))
+
+        # 3. Protect and compare.
+        async def compare(packed: PackedTemplates) -> VerifyAnswer:
+            return await self.cloud.verify(gallery, subject, VerifyRequest(probe=packed.envelopes[0]))
+
+        return await self._send(context, gallery, subject, unit, compare), face
 
     async def identify(
         self,
@@ -198,8 +183,8 @@ class Recognition:
         max_faces: int,
         quality: QualityFilter | None,
         count_probes: Callable[[int], None],
-    ) -> IdentifyResult:
-        """Searches a gallery for the faces of a picture, largest faces first.
+    ) -> tuple[IdentifyAnswer, FaceSelection]:
+        """Searches a gallery for the faces of a picture, largest faces first; and the faces searched for.
 
         Args:
             gallery: its name.
@@ -221,24 +206,22 @@ class Recognition:
                 reason="verify_only",
             )
         # 2. Decode, detect, align, embed.
-        level = self._level(quality, "probe")
+        level = self.level(quality, "probe")
         selected, first = await self.workers.run(self._read_faces, picture, level, max_faces)
         count_probes(len(selected.faces))
         later = [await self.workers.run(self.reader.embed, part) for part in _parts(selected.faces, MAX_BATCH)[1:]]
         unit = np.concatenate([first, *(each.unit for each in later)])
-        # 3. Protect and search; once more where the gallery's key was changed meanwhile.
-        while True:
-            packed = await self._protect(unit, context)
-            parts = _parts(packed.envelopes, MAX_PROBES_A_REQUEST)
-            try:
-                answers = [
-                    await self.cloud.identify(gallery, IdentifyRequest(probes=part, top_k=top_k)) for part in parts
-                ]
-            except ContractMismatch as refusal:
-                context = await self.galleries.renewed(gallery, context, refusal)
-            else:
-                results = [result for answer in answers for result in answer.results]
-                return IdentifyResult(selected, results, answers[0].threshold, answers[0].fmr_at_threshold)
+
+        # 3. Protect and search.
+        async def search(packed: PackedTemplates) -> IdentifyAnswer:
+            answers = [
+                await self.cloud.identify(gallery, IdentifyRequest(probes=part, top_k=top_k))
+                for part in _parts(packed.envelopes, MAX_PROBES_A_REQUEST)
+            ]
+            results = [result for answer in answers for result in answer.results]
+            return answers[0].model_copy(update={"results": results})
+
+        return await self._send(context, gallery, None, unit, search), selected
 
     async def protect(
         self, embeddings: Rows | bytes, gallery: str | None, subject: str | None, quality: QualityFilter | None
@@ -261,7 +244,7 @@ class Recognition:
         # 2. Unit rows: those of a picture are decoded, detected, aligned, embedded.
         faces_found = None
         if isinstance(embeddings, bytes):
-            level = self._level(quality, "enroll")
+            level = self.level(quality, "enroll")
             [face], unit = await self.workers.run(self._read_single_faces, [embeddings], level)
             faces_found = face.faces_found
         else:
@@ -272,20 +255,33 @@ class Recognition:
 
     async def _store(
         self, context: ProtectionContext, gallery: str, subject: str, ids: list[str], unit: Rows
-    ) -> tuple[list[EnrolledTemplate], int]:
+    ) -> EnrollResult:
         """Protects and stores one subject's embeddings, each id once; returns a template an id."""
         once = list(dict.fromkeys(ids))
         rows = unit[[ids.index(uid) for uid in once]]
-        while True:
-            packed = await self._protect(rows, context.for_subject(subject))
+
+        async def enroll(packed: PackedTemplates) -> EnrollResult:
             new = [NewTemplate(id=uid, template=each) for uid, each in zip(once, packed.envelopes, strict=True)]
-            try:
-                answer = await self.cloud.enroll(gallery, subject, EnrollRequest(templates=new))
-            except ContractMismatch as refusal:
-                context = await self.galleries.renewed(gallery, context, refusal)
-            else:
-                stored = {info.id: info for info in answer.templates}
-                return [stored[uid] for uid in ids], packed.unperturbed
+            answer = await self.cloud.enroll(gallery, subject, EnrollRequest(templates=new))
+            stored = {info.id: info for info in answer.templates}
+            return EnrollResult([stored[uid] for uid in ids], packed.unperturbed)
+
+        return await self._send(context, gallery, subject, rows, enroll)
+
+    async def _send(
+        self,
+        context: ProtectionContext,
+        gallery: str,
+        subject: str | None,
+        unit: Rows,
+        send: Callable[[PackedTemplates], Awaitable[T]],
+    ) -> T:
+        """Protects and sends embeddings; once more where the gallery's key was changed meanwhile."""
+        try:
+            return await send(await self._protect(unit, context.for_subject(subject)))
+        except ContractMismatch as refusal:
+            context = await self.galleries.renewed(gallery, context, refusal)
+        return await send(await self._protect(unit, context.for_subject(subject)))
 
     async def _protect(self, unit: Rows, context: ProtectionContext) -> PackedTemplates:
         """The only source of what is sent: packed templates, or an error and nothing is sent."""
@@ -306,8 +302,7 @@ class Recognition:
                     "The gallery is verify-only, and each subject has a seal of its own; name one: &subject=NAME",
                     reason="no_subject",
                 )
-            context = context if subject is None else context.for_subject(subject)
-            return context.key, context.contract_digest
+            return context.for_subject(subject).key, context.contract_digest
         if self.protector.profile.seals:
             raise Unprocessable(
                 "This edge's profile seals under a gallery's key; name the gallery: ?gallery=NAME", reason="no_gallery"
@@ -334,7 +329,8 @@ class Recognition:
         selected = select(self.reader.read(picture, every_face=max_faces > 1), level, max_faces)
         return selected, self.reader.embed(selected.faces[:MAX_BATCH]).unit
 
-    def _level(self, quality: QualityFilter | None, use: Literal["enroll", "probe"]) -> QualityFilter:
+    def level(self, quality: QualityFilter | None, use: Literal["enroll", "probe"]) -> QualityFilter:
+        """The quality that a face must have: as the caller chose, else as the edge is set."""
         return level_for(quality or self.quality_filter, use)
 
 

@@ -8,23 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
-from shared.logs import LogLevel
-from shared.security.tls import TlsSettings
-from shared.service_settings import RateSettings, ServiceSettings
-from shared.urls import Host, ServiceUrl
+from shared.service_settings import ServiceSettings, SettingsGroup
+from shared.urls import ServiceUrl
 from shared.wire.edge import QualityFilter
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
-
-class CloudSettings(BaseModel):
+class CloudSettings(SettingsGroup):
     """How the edge reaches the cloud."""
-
-    model_config = _FROZEN
 
     url: ServiceUrl = "http://127.0.0.1:8001"
     # This edge's API key at the cloud. On one machine, the one that the cloud created at its first start.
@@ -52,10 +46,8 @@ class CloudSettings(BaseModel):
         return self
 
 
-class InferenceSettings(BaseModel):
+class InferenceSettings(SettingsGroup):
     """How ONNX Runtime runs the models."""
-
-    model_config = _FROZEN
 
     # The first available one runs; CPU must be among them as the last resort.
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -67,10 +59,8 @@ class InferenceSettings(BaseModel):
     arena: bool = False
 
 
-class PictureLimits(BaseModel):
+class PictureLimits(SettingsGroup):
     """Limits of pictures."""
-
-    model_config = _FROZEN
 
     max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 15 * 1024 * 1024
     # 40 megapixels cover phones' main cameras and are 120 MB decoded; more is a decompression bomb or a mistake.
@@ -92,10 +82,8 @@ class PictureLimits(BaseModel):
     body_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 
 
-class DetectionSettings(BaseModel):
+class DetectionSettings(SettingsGroup):
     """How faces are found."""
-
-    model_config = _FROZEN
 
     score_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.8
     nms_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -108,10 +96,8 @@ class DetectionSettings(BaseModel):
     search_further: bool = True
 
 
-class WorkSettings(BaseModel):
+class WorkSettings(SettingsGroup):
     """How much work runs and waits at once."""
-
-    model_config = _FROZEN
 
     # Requests that are processed at the same time; 0: one for each processor that this process may use, at
     # most 16 (shared/security/process_limits.py). Each holds one decoded picture in memory.
@@ -125,11 +111,8 @@ class EdgeSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="PATRONUS_EDGE__")
 
-    # Loopback: an operator opens it to others, behind TLS.
-    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
-    log_level: LogLevel = "info"
     # The protection profile: a folder of edge_service/protection/profiles, or of `profiles`.
     profile: str = "default"
     # The operator's own profiles, each a folder with a profile.json.
@@ -142,8 +125,6 @@ class EdgeSettings(ServiceSettings):
     pictures: PictureLimits = PictureLimits()
     detection: DetectionSettings = DetectionSettings()
     work: WorkSettings = WorkSettings()
-    rates: RateSettings = RateSettings()
-    tls: TlsSettings = TlsSettings()
 
     @property
     def address_file(self) -> Path:

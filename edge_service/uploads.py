@@ -10,7 +10,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from edge_service.settings import PictureLimits
-from shared.errors import BadRequest, TooLarge, Unprocessable
+from edge_service.vision.decode import check_bytes
+from shared.errors import BadRequest, Unprocessable
 from shared.http.headers import media_type, parameters_of
 
 PART = "image"
@@ -126,10 +127,5 @@ async def _read(part: UploadFile | str, name: str, limits: PictureLimits) -> byt
         raise Unprocessable(
             f"Every part must be a file named `{PART}`; with curl: -F image=@FILE (mind the @).", reason="not_a_file"
         )
-    if (part.size or 0) > limits.max_bytes:
-        raise TooLarge(
-            f"The picture is over the limit of {limits.max_bytes} bytes; send a smaller one.",
-            reason="too_many_bytes",
-            limit_bytes=limits.max_bytes,
-        )
+    check_bytes(part.size or 0, limits)
     return await part.read()

@@ -6,45 +6,37 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from shared.names import HexDigest
-from shared.strict_types import JsonInteger, One
-
-_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+from shared.strict_types import JsonInteger, One, StrictModel
 
 MAX_DIM = 4096
 SealScope = Literal["gallery", "subject"]
 Epoch = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
-class EmbedderPin(BaseModel):
+class EmbedderPin(StrictModel):
     """The network that made the embedding, by the digest of the file that ran."""
-
-    model_config = _STRICT
 
     name: str = Field(min_length=1, max_length=64)
     sha256: HexDigest
     preprocessing: str = Field(min_length=1, max_length=64, description="alignment template, size, channels and range")
 
 
-class ProfilePin(BaseModel):
+class ProfilePin(StrictModel):
     """The protection profile, by the digest over all of its files.
 
     The erase basis and the perturbation network are among them.
     """
-
-    model_config = _STRICT
 
     name: str = Field(min_length=1, max_length=64)
     version: JsonInteger = Field(ge=1)
     sha256: HexDigest
 
 
-class SealPin(BaseModel):
+class SealPin(StrictModel):
     """Names the secret key that sealed the templates, and reveals nothing about it."""
-
-    model_config = _STRICT
 
     key_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(
         description="a fingerprint of the key under a one-way function; edges with the same key agree on it"
@@ -63,13 +55,11 @@ class SealPin(BaseModel):
     )
 
 
-class Contract(BaseModel):
+class Contract(StrictModel):
     """Everything that decides whether two templates may be compared.
 
     A gallery is pinned to one contract. A template with another contract is refused, never compared.
     """
-
-    model_config = _STRICT
 
     version: One = 1
     dim: JsonInteger = Field(ge=2, le=MAX_DIM)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from typing import Annotated, Final, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from shared.contract import MAX_DIM
 from shared.errors import InvalidTemplate, Unprocessable
 from shared.names import HexDigest
-from shared.strict_types import JsonInteger, One
+from shared.strict_types import JsonInteger, One, StrictModel
 
 # A float32 unit vector of 4,096 values is off by less than 1e-5; what is further off was never normalised.
 UNIT_TOLERANCE = 1e-4
@@ -45,13 +46,23 @@ def decode_canonical(text: str) -> bytes:
     return raw
 
 
-class TemplateEnvelope(BaseModel):
+def _floats(what: str, data: str, kind: str, count: int, error: Callable[[str], Unprocessable]) -> NDArray[Any]:
+    """The values in the data of something; ``error`` makes what is raised where it holds others."""
+    try:
+        raw = decode_canonical(data)
+    except ValueError:
+        raise error(f"The {what}'s data is not base64 in its canonical form.") from None
+    size = count * np.dtype(kind).itemsize
+    if len(raw) != size:
+        raise error(f"The {what} holds {len(raw)} bytes; {count} {kind} values are {size}.")
+    return np.frombuffer(raw, np.dtype(kind).newbyteorder("<")).astype(kind)
+
+
+class TemplateEnvelope(StrictModel):
     """A protected template on the wire.
 
     ``data`` is canonical base64 (standard alphabet, padded) of ``dim`` little-endian float32 values of a unit vector.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     version: One = 1
     contract: HexDigest = Field(description="digest of the contract under which the template was made")
@@ -94,15 +105,7 @@ class TemplateEnvelope(BaseModel):
         Raises:
             InvalidTemplate: not base64, of another length than ``dim`` says, not finite, or not a unit vector.
         """
-        try:
-            raw = decode_canonical(self.data)
-        except ValueError:
-            raise InvalidTemplate("The template's data is not base64 in its canonical form.") from None
-        if len(raw) != self.dim * _FLOAT32_BYTES:
-            raise InvalidTemplate(
-                f"The template holds {len(raw)} bytes; {self.dim} float32 values are {self.dim * _FLOAT32_BYTES}."
-            )
-        template = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+        template = _floats("template", self.data, "float32", self.dim, InvalidTemplate)
         check_template(template)
         return template
 
@@ -123,15 +126,13 @@ def check_template(template: NDArray[np.float32]) -> None:
         raise InvalidTemplate("The template is not a unit vector; normalise it before it is sent.")
 
 
-class RotationMatrix(BaseModel):
+class RotationMatrix(StrictModel):
     """An orthogonal matrix M; a template T becomes M T.
 
     ``data`` is base64 (standard alphabet, padded) of ``dim`` times ``dim`` little-endian float64 values, row by row.
     It is secret: anyone with it and the templates of one key can compute those of the other. It is held in memory only,
     and never logged.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     dim: JsonInteger = Field(ge=2, le=MAX_DIM)
     dtype: Literal["float64"] = "float64"
@@ -154,13 +155,8 @@ class RotationMatrix(BaseModel):
         Raises:
             Unprocessable: not base64, of another size than ``dim`` says, not finite, or not orthogonal.
         """
-        try:
-            raw = decode_canonical(self.data)
-        except ValueError:
-            raise _not_a_rotation("The matrix's data is not base64 in its canonical form.") from None
-        if len(raw) != self.dim * self.dim * _FLOAT64_BYTES:
-            raise _not_a_rotation(f"The matrix does not hold {self.dim} times {self.dim} float64 values.")
-        matrix = np.frombuffer(raw, dtype="<f8").astype(np.float64).reshape(self.dim, self.dim)
+        values = _floats("matrix", self.data, "float64", self.dim * self.dim, _not_a_rotation)
+        matrix = values.reshape(self.dim, self.dim)
         _check_rotation(matrix)
         return matrix
 

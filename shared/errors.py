@@ -53,6 +53,11 @@ class PatronusError(Exception):
     kind: ClassVar[str] = "unexpected-error"
     title: ClassVar[str] = "Unexpected error"
 
+    def __init_subclass__(cls) -> None:
+        """Makes the title of an error's kind, unless the class has one of its own."""
+        if "kind" in cls.__dict__ and "title" not in cls.__dict__:
+            cls.title = cls.kind.replace("-", " ").capitalize()
+
     def __init__(self, detail: str, *, reason: str | None = None, **extra: Any) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -83,7 +88,6 @@ class BadRequest(PatronusError):
 
     status = 400
     kind = "bad-request"
-    title = "Bad request"
 
 
 class Unauthenticated(PatronusError):
@@ -107,7 +111,6 @@ class NotFound(PatronusError):
 
     status = 404
     kind = "not-found"
-    title = "Not found"
 
 
 class RequestTimedOut(PatronusError):
@@ -115,7 +118,6 @@ class RequestTimedOut(PatronusError):
 
     status = 408
     kind = "request-timed-out"
-    title = "Request timed out"
 
 
 class Conflict(PatronusError):
@@ -123,14 +125,12 @@ class Conflict(PatronusError):
 
     status = 409
     kind = "conflict"
-    title = "Conflict"
 
 
 class ContractMismatch(Conflict):
     """A template made under another contract than the gallery's; it is refused, never compared."""
 
     kind = "contract-mismatch"
-    title = "Contract mismatch"
 
 
 class TooLarge(PatronusError):
@@ -138,7 +138,6 @@ class TooLarge(PatronusError):
 
     status = 413
     kind = "too-large"
-    title = "Too large"
 
 
 class UnsupportedPicture(PatronusError):
@@ -146,7 +145,6 @@ class UnsupportedPicture(PatronusError):
 
     status = 415
     kind = "unsupported-picture"
-    title = "Unsupported picture"
 
 
 class Unprocessable(PatronusError):
@@ -161,21 +159,18 @@ class UnreadablePicture(Unprocessable):
     """An allowed format, but damaged, empty or animated."""
 
     kind = "unreadable-picture"
-    title = "Unreadable picture"
 
 
 class FaceRefused(Unprocessable):
     """No face, several faces, or a face of too poor quality; ``reason`` says which."""
 
     kind = "face-refused"
-    title = "Face refused"
 
 
 class InvalidTemplate(Unprocessable):
     """A template of wrong length, not finite, or not a unit vector."""
 
     kind = "invalid-template"
-    title = "Invalid template"
 
 
 class Overloaded(Retryable):
@@ -183,7 +178,6 @@ class Overloaded(Retryable):
 
     status = 429
     kind = "overloaded"
-    title = "Overloaded"
     retry_after_s = 1
 
 
@@ -213,7 +207,6 @@ class ProtectionFailed(PatronusError):
     """A protection step failed or did not return a template. Nothing was sent."""
 
     kind = "protection-failed"
-    title = "Protection failed"
 
 
 class UpstreamFailed(PatronusError):
@@ -221,28 +214,24 @@ class UpstreamFailed(PatronusError):
 
     status = 502
     kind = "cloud-failed"
-    title = "Cloud failed"
 
 
 class UpstreamUnavailable(Retryable):
     """The cloud cannot be reached, or does not answer in time."""
 
     kind = "cloud-unavailable"
-    title = "Cloud unavailable"
 
 
 class IndexUnavailable(Retryable):
     """The cloud's index cannot be reached, does not answer in time, or is being rebuilt."""
 
     kind = "index-unavailable"
-    title = "Index unavailable"
 
 
 class RecordUnavailable(Retryable):
     """The record's database cannot be reached or written, or does not answer in time."""
 
     kind = "record-unavailable"
-    title = "Record unavailable"
 
 
 class OutcomeUnknown(RecordUnavailable):
@@ -259,7 +248,6 @@ class RecordDamaged(Retryable):
     """A row of the record is damaged and not used. An operator has to act; other rows work."""
 
     kind = "record-damaged"
-    title = "Record damaged"
     retry_after_s = 60
 
 
@@ -276,7 +264,6 @@ class InsufficientStorage(Retryable):
 
     status = 507
     kind = "insufficient-storage"
-    title = "Insufficient storage"
     retry_after_s = 30
 
 

@@ -28,37 +28,6 @@ class CosineSimilarity:
             raise ValueError("a cosine lies in [-1, 1]")
         object.__setattr__(self, "value", min(1.0, max(-1.0, float(self.value))))
 
-    def to_l2(self) -> L2Distance:
-        """The distance of two unit vectors with this cosine: sqrt(2 - 2 cos)."""
-        return L2Distance(math.sqrt(max(0.0, 2 - 2 * self.value)))
-
-    def angle(self) -> float:
-        """The angle between the two embeddings, in radians."""
-        return math.acos(self.value)
-
-
-@dataclass(frozen=True, slots=True)
-class L2Distance:
-    """The Euclidean distance of two embeddings; 0 is the same point.
-
-    Raises:
-        ValueError: not finite or negative.
-    """
-
-    value: float
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.value) or self.value < 0:
-            raise ValueError("a distance is finite and not negative")
-
-    def to_cosine(self) -> CosineSimilarity:
-        """The cosine of two *unit* vectors at this distance: 1 - L2**2 / 2.
-
-        Raises:
-            ValueError: the distance is over 2, so the vectors are not both unit vectors.
-        """
-        return CosineSimilarity(1 - self.value**2 / 2)
-
 
 @dataclass(frozen=True, slots=True)
 class CosineThreshold:

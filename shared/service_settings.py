@@ -13,17 +13,50 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.errors import SetupError
+from shared.logs import LogLevel
 from shared.security.credentials import UNLIMITED, Rate
+from shared.security.tls import TlsSettings
+from shared.urls import Host
 
 S = TypeVar("S", bound="ServiceSettings")
 
 
+class SettingsGroup(BaseModel):
+    """Base of the groups of settings: constant, and without unknown members."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RateSettings(SettingsGroup):
+    """How often one API key may call, by kind of request, unless the key has a rate of its own.
+
+    Counted over a sliding window in the memory of this process: each of several replicas counts for itself. Load
+    shedding keeps one key from taking all of a small machine (``shared/http/load_shedding.py``).
+    """
+
+    # Listings and queries by name.
+    reading: Rate = UNLIMITED
+    # Probes that are verified or identified, and pictures that are examined: what a stolen key is used for. 20,000 an
+    # hour are five a second all day, in any bursts, or twenty entrances at rush hour: none is locked out. A thief needs
+    # days for the millions of a search, and is in the log.
+    matching: Rate = "20000/hour"
+    # Enrollments, erasures, and everything else.
+    writing: Rate = UNLIMITED
+
+
 class ServiceSettings(BaseSettings):
-    """Settings of a service with API keys in its own folder; constant while it runs."""
+    """Settings that both services have; constant while the service runs."""
 
     model_config = SettingsConfigDict(env_nested_delimiter="__", frozen=True, extra="forbid")
 
+    # The folder of the API keys, and of the service's own files; readable by the service's user only.
     home: Path
+    # Loopback: to be reached from elsewhere is decided by a person, behind TLS.
+    host: Host = "127.0.0.1"
+    port: int
+    log_level: LogLevel = "info"
+    rates: RateSettings = RateSettings()
+    tls: TlsSettings = TlsSettings()
 
     @property
     def keys_file(self) -> Path:
@@ -34,25 +67,6 @@ class ServiceSettings(BaseSettings):
     def first_key_file(self) -> Path:
         """The private file that the first API key is left in."""
         return self.home / "api_key"
-
-
-class RateSettings(BaseModel):
-    """How often one API key may call, by kind of request, unless the key has a rate of its own.
-
-    Counted over a sliding window in the memory of this process: each of several replicas counts for itself. Load
-    shedding keeps one key from taking all of a small machine (``shared/http/load_shedding.py``).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    # Listings and queries by name.
-    reading: Rate = UNLIMITED
-    # Probes that are verified or identified, and pictures that are examined: what a stolen key is used for. 20,000 an
-    # hour are five a second all day, in any bursts, or twenty entrances at rush hour: none is locked out. A thief needs
-    # days for the millions of a search, and is in the log.
-    matching: Rate = "20000/hour"
-    # Enrollments, erasures, and everything else.
-    writing: Rate = UNLIMITED
 
 
 def load_settings(settings: type[S], **chosen: Any) -> S:

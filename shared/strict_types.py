@@ -1,4 +1,4 @@
-"""Whole numbers in JSON, in paths and in queries.
+"""Strict models, and whole numbers in JSON, in paths and in queries.
 
 In JSON 128 and 128.0 are the same number, and some encoders write the second. In paths and queries a number is text,
 and there is one way to write it.
@@ -9,7 +9,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+class StrictModel(BaseModel):
+    """Base of what is part of a digest or of a template: constant, and no value is coerced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def _without_point(value: object) -> object:

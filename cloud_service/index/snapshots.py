@@ -90,9 +90,7 @@ class Snapshots:
             files = connection.execute(
                 select(segment_file).where(*_of(pinned)).order_by(segment_file.c.first_id, segment_file.c.id)
             ).all()
-        if not files:
-            return []
-        with ThreadPoolExecutor(min(_READERS, len(files))) as readers:
+        with ThreadPoolExecutor(_READERS) as readers:
             found = list(readers.map(lambda file: self._read(pinned, file), files))
         bad: list[int] = []
         sound: list[Segment] = []
@@ -140,19 +138,18 @@ class Snapshots:
             content: list[bytes | memoryview] = [_MAGIC, _HEAD.pack(segment.dim, len(ids), segment.reach, segment.lost)]
             content += [np.ascontiguousarray(ids, "<i8").data.cast("B"), codes.data.cast("B")]
             values = {"first_id": first, "last_id": last, "templates": len(ids), "name": name}
+            registered = False
             try:
                 self._write(name, content)
                 registered = self._register(pinned, values | {"digest": _digest(content)}, within, others)
-            except BaseException:
-                self._erase(self._folder / name)
-                raise
-            if registered:
-                self._names[segment] = name
-            else:
-                self._erase(self._folder / name)
-        if registered:
-            self.sweep()  # of segments that the index has no more
-        return registered
+            finally:
+                if not registered:
+                    self._erase(self._folder / name)
+            if not registered:
+                return False
+            self._names[segment] = name
+        self.sweep()  # of segments that the index has no more
+        return True
 
     def forget(self, pinned: PinnedGallery) -> None:
         """Trusts no file of a gallery any more, and overwrites them."""
@@ -178,15 +175,8 @@ class Snapshots:
                     self._erase(path)
 
     def _read(self, pinned: PinnedGallery, file: Any) -> Segment | None:
-        if not _is_plain(file):
-            return None
-        try:
-            path = self._folder / file.name
-            content = path.read_bytes() if _is_file(path) else b""
-        except OSError as error:
-            _log.warning("snapshot_file_unreadable", **place_of(error))
-            return None
-        if not secrets.compare_digest(_digest([content]), file.digest):
+        content = _content(self._folder, file)
+        if content is None:
             return None
         dim, rows, reach, lost = _HEAD.unpack_from(content, len(_MAGIC))
         if dim != pinned.dim or rows != file.templates:
@@ -259,18 +249,20 @@ class Snapshots:
 
 def is_as_written(folder: Path, file: Any) -> bool:
     """Whether a file is as the ``name`` and ``digest`` of its row in the record say."""
-    if not _is_plain(file):
-        return False
+    return _content(folder, file) is not None
+
+
+def _content(folder: Path, file: Any) -> bytes | None:
+    """What a file holds, if it is as its row says; SQLite returns whatever was stored as name and digest."""
+    if not all(isinstance(one, str) and one.isascii() and one.isprintable() for one in (file.name, file.digest)):
+        return None
+    path = folder / file.name
     try:
-        with (folder / file.name).open("rb") as content:
-            return bool(_digest(iter(lambda: content.read(_CHUNK), b"")) == file.digest)
-    except OSError:
-        return False
-
-
-def _is_plain(file: Any) -> bool:
-    """Whether a row's name and digest can be ones; SQLite returns whatever was stored."""
-    return all(isinstance(one, str) and one.isascii() and one.isprintable() for one in (file.name, file.digest))
+        content = path.read_bytes() if _is_file(path) else b""
+    except OSError as error:
+        _log.warning("snapshot_file_unreadable", **place_of(error))
+        return None
+    return content if secrets.compare_digest(_digest([content]), file.digest) else None
 
 
 def _may_hold(file: Any, ids: NDArray[np.int64]) -> bool:

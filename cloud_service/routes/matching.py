@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Request
 
 from cloud_service.deps import MAY_MATCH, GalleryInPath, SubjectInPath, services_of
-from cloud_service.matching import Identification, Verification
+from cloud_service.matching import Verification
 from shared.http.rate_limits import count_probes
 from shared.http.routes import api_router
 from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, VerifyRequest
@@ -24,4 +24,4 @@ async def verify(gallery: GalleryInPath, subject: SubjectInPath, body: VerifyReq
 async def identify(gallery: GalleryInPath, body: IdentifyRequest, request: Request) -> IdentifyAnswer:
     """Searches the gallery for each probe; `unknown` where no subject reaches the threshold."""
     count_probes(request, len(body.probes))
-    return await services_of(request).identifications.submit(gallery, Identification(body.probes, body.top_k))
+    return await services_of(request).identifications.submit(gallery, body)

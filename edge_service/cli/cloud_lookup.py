@@ -85,12 +85,12 @@ def find_cloud(settings: EdgeSettings) -> FoundCloud:
     return FoundCloud(merged, "where the edge that runs here reaches it")
 
 
-def ask_for_gallery(gallery: str, settings: EdgeSettings, otherwise: str = "") -> GalleryInfo:
-    """Asks the cloud about a gallery.
+def ask(cloud: FoundCloud, question: Callable[[CloudClient], Awaitable[Answer]], otherwise: str = "") -> Answer:
+    """Asks the cloud one thing.
 
     Args:
-        gallery: its name.
-        settings: of this edge.
+        cloud: where it is.
+        question: what to call.
         otherwise: what else the user can do where the cloud does not answer, as the end of a sentence.
 
     Raises:
@@ -99,32 +99,16 @@ def ask_for_gallery(gallery: str, settings: EdgeSettings, otherwise: str = "") -
         UpstreamUnavailable: the cloud does not answer; names the address and the setting.
         UpstreamFailed: the cloud refuses the API key, or something else answers.
     """
-    return _asked(find_cloud(settings), lambda cloud: cloud.gallery(gallery), otherwise)
 
+    async def answered() -> Answer:
+        client = CloudClient(cloud.settings, Metrics("edge"))
+        try:
+            return await question(client)
+        finally:
+            await client.close()
 
-def ask_for_galleries(cloud: FoundCloud) -> list[GalleryInfo]:
-    """All galleries that the edge's API key for the cloud is valid for, sorted by name.
-
-    The cloud leaves out galleries whose row in its record is damaged.
-
-    Raises:
-        SetupError, UpstreamUnavailable, UpstreamFailed: as of ``ask_for_gallery``.
-    """
-    return _asked(cloud, _all_galleries, "")
-
-
-async def _all_galleries(cloud: CloudClient) -> list[GalleryInfo]:
-    page = await cloud.galleries(_PAGE, None)
-    found = page.items
-    while page.next is not None:
-        page = await cloud.galleries(_PAGE, page.next)
-        found += page.items
-    return found
-
-
-def _asked(cloud: FoundCloud, question: Callable[[CloudClient], Awaitable[Answer]], otherwise: str) -> Answer:
     try:
-        return asyncio.run(_answered(cloud.settings, question))
+        return asyncio.run(answered())
     except UpstreamUnavailable as error:
         why = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
         raise UpstreamUnavailable(
@@ -133,12 +117,17 @@ def _asked(cloud: FoundCloud, question: Callable[[CloudClient], Awaitable[Answer
         ) from None
 
 
-async def _answered(settings: CloudSettings, question: Callable[[CloudClient], Awaitable[Answer]]) -> Answer:
-    client = CloudClient(settings, Metrics("edge"))
-    try:
-        return await question(client)
-    finally:
-        await client.close()
+async def all_galleries(cloud: CloudClient) -> list[GalleryInfo]:
+    """All galleries that the edge's API key for the cloud is valid for, sorted by name.
+
+    The cloud leaves out galleries whose row in its record is damaged.
+    """
+    page = await cloud.galleries(_PAGE, None)
+    found = page.items
+    while page.next is not None:
+        page = await cloud.galleries(_PAGE, page.next)
+        found += page.items
+    return found
 
 
 def _published(settings: EdgeSettings) -> CloudSettings | None:

@@ -113,11 +113,11 @@ def _refuse_to_forget_needed(store: KeyStore) -> None:
         Conflict: a gallery does.
         SetupError: the cloud cannot be asked.
     """
-    from edge_service.cli.cloud_lookup import ask_for_galleries, find_cloud
+    from edge_service.cli.cloud_lookup import all_galleries, ask, find_cloud
 
     cloud = find_cloud(_settings())
     try:
-        found = ask_for_galleries(cloud)
+        found = ask(cloud, all_galleries)
     except PatronusError as error:
         raise SetupError(
             f"No key was destroyed, since the cloud at {cloud.settings.url} could not be asked which galleries need "
@@ -146,10 +146,10 @@ def _check_with_cloud(store: KeyStore, key: GalleryKey) -> str | None:
         NotFound: there is no such gallery.
         Conflict: another edge made it, and this edge does not have its key.
     """
-    from edge_service.cli.cloud_lookup import ask_for_gallery
+    from edge_service.cli.cloud_lookup import ask, find_cloud
 
     try:
-        seal = ask_for_gallery(key.gallery, _settings()).contract.seal
+        seal = ask(find_cloud(_settings()), lambda cloud: cloud.gallery(key.gallery)).contract.seal
     except NotFound:
         raise
     except PatronusError as error:

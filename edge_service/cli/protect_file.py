@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
-from edge_service.cli.cloud_lookup import ask_for_gallery
+from edge_service.cli.cloud_lookup import ask, find_cloud
 from edge_service.cli.output import UNPERTURBED, Output
 from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, KeyStore
@@ -72,7 +72,10 @@ def protect_file(
         if not (settings.home / "master.key").exists():
             raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
         keys = KeyStore(settings.home, may_make=False)
-        info = ask_for_gallery(gallery, settings, _OTHERWISE) if contract is None else _saved_info(gallery, contract)
+        if contract is None:
+            info = ask(find_cloud(settings), lambda cloud: cloud.gallery(gallery), _OTHERWISE)
+        else:
+            info = _saved_info(gallery, contract)
         key, dim = _key_of(keys, gallery, profile, info.contract, subject), info.contract.dim
         check_profile_dimension(profile, dim)
     embeddings, protector = Embeddings(source), Protector(profile)

@@ -45,4 +45,4 @@ def serve(
     unmap_large_blocks()
     app = create_app(settings)
     with published(settings):
-        run("edge", app, host=settings.host, port=settings.port, log_level=settings.log_level, tls=settings.tls)
+        run("edge", app, settings)

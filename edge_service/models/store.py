@@ -85,18 +85,18 @@ def prepare(
     """
     report = on_event or (lambda _: None)
     entries = manifest.wanted(embedders)
-    files = [_model_file(entry, folder) for entry in entries]
+    files = [model_file(entry, folder) for entry in entries]
     if any(file.state != "ready" for file in files):
         from edge_service.models.fetch import fetch_source  # noqa: PLC0415 - httpx; not where all is ready
 
         with folder_lock(folder, lambda: report("waiting for another set-up of the same folder")):
             for entry in entries:
                 # Checks again under the lock: a set-up that ran meanwhile may have done the work.
-                if _model_file(entry, folder).state != "ready":
+                if model_file(entry, folder).state != "ready":
                     source = fetch_source(entry, sources=sources, upstream_base=upstream_base, on_event=report)
                     report(f"{entry.converted.file}: converting")
                     _convert(entry, folder, source, keep_source=keep_source)
-        files = [_model_file(entry, folder) for entry in entries]
+        files = [model_file(entry, folder) for entry in entries]
     for file in files:
         report(f"{file.path.name}: ready")
     return files
@@ -117,7 +117,7 @@ def locate(
         SetupError: there is no such model, or its file is missing or not the one that the manifest pins.
     """
     entry = (manifest or load_manifest()).for_role(role, name)
-    file = _model_file(entry, folder or models_dir())
+    file = model_file(entry, folder or models_dir())
     remedy = REMEDY.replace("fetch", f"fetch --embedder {entry.name}") if entry.optional else REMEDY
     if file.state == "missing":
         raise SetupError(f"The model file {file.path.name} is missing; {remedy}.")
@@ -129,16 +129,12 @@ def locate(
     return file
 
 
-def verify(manifest: Manifest | None = None, folder: Path | None = None) -> list[ModelFile]:
-    """The state of every converted file, in the manifest's order.
+def model_file(entry: ModelEntry, folder: Path) -> ModelFile:
+    """The state of a model's converted file.
 
     Raises:
-        SetupError: the manifest is not valid, or a file cannot be read.
+        SetupError: the file cannot be read.
     """
-    return [_model_file(entry, folder or models_dir()) for entry in (manifest or load_manifest()).models]
-
-
-def _model_file(entry: ModelEntry, folder: Path) -> ModelFile:
     path = folder / entry.converted.file
     return ModelFile(entry, path, sha256_of_file(path))
 

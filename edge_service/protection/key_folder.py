@@ -96,7 +96,7 @@ class KeyFolder:
         Raises:
             SetupError: one is foreign, or readable by others.
         """
-        return {path.stem: read_secret(path) for path in self._imported_paths()}
+        return {path.stem: read_secret(path) for path in sorted((self.folder / _IMPORTED).glob("[!.]*.key"))}
 
     def destroy_before(self) -> None:
         """Destroys the old keys, unusable after one rename; the caller has locked the folder.
@@ -161,6 +161,3 @@ class KeyFolder:
             return [*missing]
         adds_nothing = ours.items() >= theirs.items() and not old.before.exists()
         return [self.destroy_before] if adds_nothing else []
-
-    def _imported_paths(self) -> list[Path]:
-        return sorted((self.folder / _IMPORTED).glob("[!.]*.key"))

@@ -244,8 +244,8 @@ class KeyStore:
             self._master = master
         self._files.finish()  # removes the imported keys that only the old master key opens
 
-    def forget(self) -> bool:
-        """Destroys the old keys; False if there are none. Galleries still under them are lost.
+    def forget(self) -> None:
+        """Destroys the old keys, if there are any. Galleries still under them are lost.
 
         One rename completes it. Its leftovers, if it was stopped, are removed when the folder is opened again.
 
@@ -253,10 +253,8 @@ class KeyStore:
             SetupError: the folder cannot be written.
         """
         with self._files.changing():
-            found = self._files.before.exists()
-            if found:
+            if self._files.before.exists():
                 self._files.destroy_before()
-        return found
 
     def _keep_picture_ids(self, key: GalleryKey) -> None:
         if not self._files.picture_ids(key.gallery).exists():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ Rows = NDArray[np.float32]
 # The cosine of an embedding to its sealed template is that of two random directions: a standard deviation of 1/sqrt(d).
 # Beyond 8 of them (a chance of 1e-15 a template) the seal was not applied.
 _SEAL_SIGMAS: Final = 8.0
-_CACHED_KEYS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +35,20 @@ class ProtectionContext:
         contract_digest: digest of the contract that the templates carry.
         subjects: the key that the subjects' keys follow from, where each subject has a seal of its own. There is no
             ``key`` then before ``for_subject``.
-        renewed: whether it was fetched because the cloud refused templates made under the one before.
     """
 
     key: EpochKey | None = field(repr=False)
     contract_digest: str
     subjects: EpochKey | None = field(default=None, repr=False)
-    renewed: bool = False
 
     @property
     def verify_only(self) -> bool:
         """Whether each subject has a seal of its own."""
         return self.subjects is not None
 
-    def for_subject(self, subject: str) -> ProtectionContext:
-        """The context for one subject; unchanged where all subjects share a seal."""
-        if self.subjects is None:
+    def for_subject(self, subject: str | None) -> ProtectionContext:
+        """The context for one subject; unchanged where all share a seal, or where none is named."""
+        if self.subjects is None or subject is None:
             return self
         return ProtectionContext(self.subjects.of_subject(subject), self.contract_digest)
 
@@ -90,59 +86,20 @@ class PackedTemplates:
     unperturbed: int
 
 
-class Engine(Protocol):
-    """Applies all steps of a profile, or all but the seal, to embeddings."""
-
-    def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
-        """Protects (n, d) float32 unit rows, each perturbed by at most (n,) float32 radians."""
-        ...
-
-
-def seal_engine(rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
-    """Applies the seal alone: a matrix product."""
-    nothing = np.zeros(len(limits), np.float32)
-    return Protected(seal(rows, key), nothing, ("seal",)) if sealed else Protected(rows, nothing, ())
-
-
-@dataclass(frozen=True, slots=True)
-class PatronusEngine:
-    """Runs a network that erases, perturbs and seals at once.
-
-    Attributes:
-        graph: the network.
-        seals: whether the profile seals.
-    """
-
-    graph: PatronusGraph
-    seals: bool
-
-    def __call__(self, rows: Rows, key: EpochKey, limits: Rows, *, sealed: bool) -> Protected:
-        """Runs the network with a seed for each embedding, derived from the embedding and the key."""
-        seal_now = sealed and self.seals
-        dim = rows.shape[1]
-        matrix = seal_matrix(key, dim) if seal_now else _no_seal(dim)
-        drawn = seeds(rows, _seed_key(key), self.graph.step.seed_dim)
-        templates, angles = self.graph.run(rows, drawn, limits, matrix)
-        return Protected(templates, angles, ("patronus", "seal") if seal_now else ("patronus",))
-
-
 class Protector:
     """Applies the steps of a profile to embeddings.
 
     Args:
         profile: the steps.
-        engine: replaces the profile's own, in tests.
         on_protected: is called with each result, to count it.
 
     Raises:
         SetupError: the profile's network does not do what the profile says.
     """
 
-    def __init__(
-        self, profile: Profile, engine: Engine | None = None, on_protected: Callable[[Protected], None] | None = None
-    ) -> None:
+    def __init__(self, profile: Profile, on_protected: Callable[[Protected], None] | None = None) -> None:
         self.profile = profile
-        self._engine = engine or _engine_of(profile)
+        self._graph = _graph_of(profile)
         self._kinds = profile.document.kinds
         self._on_protected = on_protected
 
@@ -167,15 +124,12 @@ class Protector:
             raise ProtectionFailed("A template could not be packed; nothing was sent.") from None
         return PackedTemplates(packed, protected.unperturbed)
 
-    def templates(
-        self, rows: Rows, key: EpochKey | None, limits: Rows | None = None, *, sealed: bool = True
-    ) -> Protected:
+    def templates(self, rows: Rows, key: EpochKey | None, *, sealed: bool = True) -> Protected:
         """Protects embeddings.
 
         Args:
             rows: (n, d) float32, unit rows; n over 0.
             key: of a gallery and epoch.
-            limits: (n,) float32 radians >= 0, the most by which each may be perturbed. None: as in the profile.
             sealed: False omits the seal, for measurements and for galleries without a seal.
 
         Raises:
@@ -189,16 +143,10 @@ class Protector:
             raise ProtectionFailed("Without its seal this profile protects nothing; no template was made.")
         if "seal" in wanted and not key.gallery:
             raise ProtectionFailed("The profile seals, and the key belongs to no gallery; no template was made.")
-        if limits is None:
-            limits = np.full(len(rows), ANY_ANGLE, np.float32)
-        if limits.shape != (len(rows),) or limits.dtype != np.float32 or not (limits >= 0).all():
-            raise ProtectionFailed(
-                "Perturbation limits must be one float32 >= 0 radians for each embedding; no template was made."
-            )
         try:
-            made = self._engine(rows, key, limits, sealed=sealed)
+            made = self.apply_steps(rows, key, sealed=sealed)
             _check_unit_rows(made.templates, rows.shape)
-            if made.done != wanted or made.angles.shape != limits.shape or not np.isfinite(made.angles).all():
+            if made.done != wanted or made.angles.shape != rows.shape[:1] or not np.isfinite(made.angles).all():
                 raise ProtectionFailed("A step of the protection was omitted; nothing was sent.")
             if "seal" in wanted:
                 _refuse_unsealed(rows, made.templates)
@@ -212,26 +160,29 @@ class Protector:
             self._on_protected(made)
         return made
 
+    def apply_steps(self, rows: Rows, key: EpochKey, *, sealed: bool) -> Protected:
+        """Applies all steps, or all but the seal; ``templates`` checks the result.
 
-@lru_cache(maxsize=_CACHED_KEYS)
-def _seed_key(key: EpochKey) -> bytes:
-    return key.seed_key()
+        The seal alone is a matrix product. A network erases, perturbs and seals at once, with a seed for each embedding
+        that is derived from the embedding and the key.
+        """
+        no_limits = np.full(len(rows), ANY_ANGLE, np.float32)
+        if self._graph is None:
+            return Protected(seal(rows, key), np.zeros_like(no_limits), ("seal",))
+        dim, seal_now = rows.shape[1], sealed and self.profile.seals
+        matrix = seal_matrix(key, dim) if seal_now else np.eye(dim, dtype=np.float32)
+        drawn = seeds(rows, key.seed_key(), self._graph.step.seed_dim)
+        templates, angles = self._graph.run(rows, drawn, no_limits, matrix)
+        return Protected(templates, angles, ("patronus", "seal") if seal_now else ("patronus",))
 
 
-@lru_cache(maxsize=8)
-def _no_seal(dim: int) -> Rows:
-    matrix = np.eye(dim, dtype=np.float32)
-    matrix.flags.writeable = False
-    return matrix
-
-
-def _engine_of(profile: Profile) -> Engine:
+def _graph_of(profile: Profile) -> PatronusGraph | None:
     step = profile.document.patronus
     if step is None:
-        return seal_engine
+        return None
     if profile.graph is None:
         raise SetupError(f"The protection profile {profile.pin.name!r} lacks its file {step.file}; put it back.")
-    return PatronusEngine(PatronusGraph(step, profile.graph, profile.pin.name), seals=profile.seals)
+    return PatronusGraph(step, profile.graph, profile.pin.name)
 
 
 def _refuse_unsealed(rows: Rows, templates: Rows) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Final, Literal
 
 from edge_service.protection.profiles.files import DefaultThreshold
 from edge_service.vision.quality import objections
 from edge_service.vision.reader import AlignedFace, PictureFaces
-from shared.wire.common import Threshold
+from shared.wire.cloud import IdentifyAnswer
+from shared.wire.common import Threshold, VerifyAnswer
 from shared.wire.edge import AppliedThreshold, Box, DetectedFace, Landmarks, Point, Quality, QualityFilter
 
 # Clockwise, as EXIF and image editors count, from quarter turns counterclockwise, as NumPy does.
@@ -17,26 +17,18 @@ _ROTATIONS: Final[tuple[Literal[0, 90, 180, 270], ...]] = (0, 270, 180, 90)
 
 def quality_of(found: AlignedFace, level: QualityFilter = "none") -> Quality:
     """The quality of a face, with the reasons for which a level refuses it."""
-    return Quality(**asdict(found.quality), reasons=objections(found.quality, level))
+    return Quality(**found.quality.model_dump(), reasons=objections(found.quality, level))
 
 
-def by_default(default: DefaultThreshold) -> AppliedThreshold:
-    """The threshold of a comparison without a gallery."""
+def applied_threshold(
+    answer: VerifyAnswer | IdentifyAnswer, default: DefaultThreshold, *, of_gallery: bool = True
+) -> AppliedThreshold:
+    """The threshold of a decision: the default, or a gallery's, which its creator may have chosen."""
+    same = Threshold(cosine=answer.threshold, fmr=answer.fmr_at_threshold) == default.threshold
     return AppliedThreshold(
-        threshold=default.threshold.cosine,
-        threshold_from=default.chosen_by,
-        reference_fmr=default.threshold.fmr,
-        fmr_measured_on=default.measured_on,
-    )
-
-
-def by_gallery(cosine: float, fmr: float, default: DefaultThreshold) -> AppliedThreshold:
-    """The threshold of a gallery, which its creator may have chosen."""
-    same = Threshold(cosine=cosine, fmr=fmr) == default.threshold
-    return AppliedThreshold(
-        threshold=cosine,
-        threshold_from="gallery",
-        reference_fmr=fmr,
+        threshold=answer.threshold,
+        threshold_from="gallery" if of_gallery else default.chosen_by,
+        reference_fmr=answer.fmr_at_threshold,
         fmr_measured_on=default.measured_on if same else "operator",
     )
 

@@ -1,9 +1,9 @@
-"""Galleries."""
+"""Galleries, and changes of their keys in place."""
 
 from __future__ import annotations
 
 from fastapi import Response
-from starlette.status import HTTP_200_OK, HTTP_201_CREATED
+from starlette.status import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED
 
 from edge_service.deps import (
     AfterGalleryQuery,
@@ -17,10 +17,16 @@ from edge_service.deps import (
 )
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
+from shared.wire.cloud import RekeyStatus
 from shared.wire.common import Erased, Erasure, GalleryInfo, Page, Retention
-from shared.wire.edge import CreateGallery
+from shared.wire.edge import ChangeKey, CreateGallery
 
 router = api_router("/v1/galleries", "galleries")
+rekeys = api_router(
+    "/v1/galleries/{gallery}/rekey",
+    "rekey",
+    responses={HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "Not done yet; ask again."}},
+)
 
 
 @router.put(
@@ -82,3 +88,29 @@ async def keep(gallery: GalleryPath, retention: Retention, services: ServicesDep
 async def keep_for_good(gallery: GalleryPath, services: ServicesDep) -> GalleryInfo:
     """Keeps faces until they are erased. Expired faces stay expired."""
     return await services.cloud.keep(gallery, None)
+
+
+@rekeys.post("", dependencies=[MayManage])
+async def rekey(
+    gallery: GalleryPath, services: ServicesDep, response: Response, wanted: ChangeKey | None = None
+) -> RekeyStatus:
+    """Changes a gallery's key in place, or continues a change; every decision stays the same."""
+    return _answered(await services.rekey.change(gallery, (wanted or ChangeKey()).epoch), response)
+
+
+@rekeys.get("", dependencies=[MayManage])
+async def rekey_status(gallery: GalleryPath, services: ServicesDep, response: Response) -> RekeyStatus:
+    """The progress of a change of key."""
+    return _answered(await services.cloud.rekey_status(gallery), response)
+
+
+@rekeys.delete("", dependencies=[MayManage])
+async def abandon_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> RekeyStatus:
+    """Cancels a change of key, where the gallery does not match under the new key yet."""
+    return _answered(await services.cloud.abandon_rekey(gallery), response)
+
+
+def _answered(found: RekeyStatus, response: Response) -> RekeyStatus:
+    if found.state != "settled":
+        response.status_code = HTTP_202_ACCEPTED
+    return found

@@ -1,4 +1,4 @@
-"""Verify (1:1) and identify (1:N)."""
+"""Verify (1:1) and identify (1:N); detection and comparison, for which nothing is sent to the cloud."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from edge_service.deps import (
     TopKQuery,
     picture_body,
 )
-from edge_service.routes.answers import box_of, by_gallery, quality_of
+from edge_service.routes.answers import applied_threshold, box_of, face_of, quality_of, rotation_of
 from edge_service.uploads import read_pictures
 from shared.http.rate_limits import count_probes
 from shared.http.routes import api_router
-from shared.wire.edge import FacesLeftOut, IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
+from shared.wire.edge import CompareAnswer, DetectAnswer, IdentifiedFace, IdentifyFacesAnswer, VerifyFaceAnswer
 
 router = api_router("/v1/galleries/{gallery}", "matching")
+pictures = api_router("/v1", "pictures")
 
 
 @router.post("/subjects/{subject}/verify", dependencies=[MayMatch], openapi_extra=picture_body())
@@ -36,11 +37,10 @@ async def verify(
     """Whether the picture shows this subject."""
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
     answer, face = await services.recognition.verify(gallery, subject, picture, quality_filter)
-    applied = by_gallery(answer.threshold, answer.fmr_at_threshold, services.default_threshold)
     return VerifyFaceAnswer(
         decision=answer.decision,
         similarity=answer.similarity,
-        **applied.model_dump(),
+        **applied_threshold(answer, services.default_threshold).model_dump(),
         faces_found=face.faces_found,
         quality=quality_of(face),
     )
@@ -57,7 +57,7 @@ async def identify(
 ) -> IdentifyFacesAnswer:
     """Who of the gallery the picture shows. Only subjects that reach the threshold are named."""
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
-    found = await services.recognition.identify(
+    answer, selected = await services.recognition.identify(
         gallery,
         picture,
         top_k=top_k,
@@ -69,16 +69,41 @@ async def identify(
         IdentifiedFace(
             box=box_of(face), quality=quality_of(face), decision=result.decision, candidates=result.candidates
         )
-        for face, result in zip(found.selected.faces, found.results, strict=True)
+        for face, result in zip(selected.faces, answer.results, strict=True)
     ]
-    applied = by_gallery(found.threshold, found.fmr_at_threshold, services.default_threshold)
     return IdentifyFacesAnswer(
         faces=faces,
-        faces_found=found.selected.faces_found,
-        faces_left_out=FacesLeftOut(
-            over_max_faces=found.selected.over_limit,
-            poor_quality=found.selected.poor,
-            reasons=found.selected.reasons,
-        ),
-        **applied.model_dump(),
+        faces_found=selected.faces_found,
+        faces_left_out=selected.left_out,
+        **applied_threshold(answer, services.default_threshold).model_dump(),
+    )
+
+
+@pictures.post("/detect", dependencies=[MayMatch], openapi_extra=picture_body())
+async def detect(request: Request, services: ServicesDep, quality_filter: QualityQuery = None) -> DetectAnswer:
+    """The faces of a picture: boxes, landmarks, and what the quality filter objects to."""
+    [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
+    found = await services.recognition.detect(picture)
+    level = services.recognition.level(quality_filter, "enroll")
+    return DetectAnswer(
+        width=found.width,
+        height=found.height,
+        rotation=rotation_of(found),
+        faces_found=found.faces_found,
+        faces=[face_of(face, level) for face in found.faces],
+    )
+
+
+@pictures.post("/compare", dependencies=[MayMatch], openapi_extra=picture_body(2, 2))
+async def compare(request: Request, services: ServicesDep, quality_filter: QualityQuery = None) -> CompareAnswer:
+    """Compares the faces of two pictures, sent as two `image` parts, at the default threshold."""
+    both = await read_pictures(request, services.settings.pictures, at_most=2, exactly=True)
+    default = services.default_threshold
+    answer, faces = await services.recognition.compare(both, default.threshold, quality_filter)
+    return CompareAnswer(
+        decision=answer.decision,
+        similarity=answer.similarity,
+        **applied_threshold(answer, default, of_gallery=False).model_dump(),
+        faces_found=[face.faces_found for face in faces],
+        qualities=[quality_of(face) for face in faces],
     )

@@ -44,12 +44,12 @@ async def enroll(
     """Enrolls one person from pictures: all or none. Equal pictures are stored once."""
     limits = services.settings.pictures
     pictures = await read_pictures(request, limits, at_most=limits.max_pictures)
-    enrolled = await services.recognition.enroll(gallery, subject, pictures, quality_filter)
+    enrolled, read = await services.recognition.enroll(gallery, subject, pictures, quality_filter)
     faces = [
         EnrolledFace(
             id=info.id, picture=position, stored=info.stored, faces_found=face.faces_found, quality=quality_of(face)
         )
-        for position, (info, face) in enumerate(zip(enrolled.templates, enrolled.faces, strict=True))
+        for position, (info, face) in enumerate(zip(enrolled.templates, read, strict=True))
     ]
     return EnrollFacesAnswer(subject=subject, faces=faces, unperturbed=enrolled.unperturbed)
 

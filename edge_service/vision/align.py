@@ -94,16 +94,3 @@ def align(picture: Pixels, landmarks: NDArray[np.float32], alignment: Alignment 
     matrix = similarity_transform(landmarks, alignment.points)
     warped = cv2.warpAffine(picture, matrix, (alignment.side, alignment.side), flags=cv2.INTER_LINEAR)
     return np.asarray(warped, dtype=np.uint8)
-
-
-def realign(crop: Pixels, alignment: Alignment) -> Pixels:
-    """Aligns a face to another template, from a crop that is aligned to ArcFace's.
-
-    Args:
-        crop: (112, 112, 3) uint8 RGB.
-        alignment: onto which template.
-
-    Returns:
-        (side, side, 3) uint8 RGB; black where the face reaches over the crop's edge.
-    """
-    return crop if alignment is ARCFACE else align(crop, TEMPLATE.astype(np.float32), alignment)

@@ -77,15 +77,24 @@ def inspect(data: bytes, limits: PictureLimits) -> PictureHeader:
     """
     if not data:
         raise UnreadablePicture("The picture is empty; send the bytes of a JPEG, PNG or WebP file.", reason="empty")
-    if len(data) > limits.max_bytes:
+    check_bytes(len(data), limits)
+    header = read_header(data)
+    _check(header, limits)
+    return header
+
+
+def check_bytes(count: int, limits: PictureLimits) -> None:
+    """Refuses a file of more bytes than allowed.
+
+    Raises:
+        TooLarge: it is one.
+    """
+    if count > limits.max_bytes:
         raise TooLarge(
             f"The picture is over the limit of {limits.max_bytes} bytes; send a smaller one.",
             reason="too_many_bytes",
             limit_bytes=limits.max_bytes,
         )
-    header = read_header(data)
-    _check(header, limits)
-    return header
 
 
 def decode_pixels(header: PictureHeader) -> Pixels:

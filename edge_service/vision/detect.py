@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_service.settings import DetectionSettings
 from edge_service.vision.decode import Pixels
-from edge_service.vision.sessions import Session
+from edge_service.vision.sessions import OrtSession
 from edge_service.vision.yunet import Rows, YuNet
 from shared.wire.edge import MAX_FACES
 
@@ -107,7 +107,7 @@ class FaceDetector:
         settings: thresholds, sides, and whether to search further than the first two passes.
     """
 
-    def __init__(self, session: Session, settings: DetectionSettings) -> None:
+    def __init__(self, session: OrtSession, settings: DetectionSettings) -> None:
         self._settings = settings
         self._network = YuNet(session, settings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_service.vision.align import ARCFACE, DLIB_CHIP, Alignment
 from edge_service.vision.decode import Pixels
-from edge_service.vision.sessions import Session
+from edge_service.vision.sessions import OrtSession
 from shared.errors import SetupError
 from shared.wire.common import Threshold
 
@@ -85,11 +85,8 @@ class Embeddings:
         norms: (n,) float32, the lengths before normalization, which indicate the faces' quality.
     """
 
-    unit: NDArray[np.float32]
-    norms: NDArray[np.float32]
-
-    def __repr__(self) -> str:
-        return f"Embeddings(n={len(self.norms)})"  # never the values
+    unit: NDArray[np.float32] = field(repr=False)
+    norms: NDArray[np.float32] = field(repr=False)
 
 
 class Embedder:
@@ -100,7 +97,7 @@ class Embedder:
         spec: the properties of the network.
     """
 
-    def __init__(self, session: Session, spec: EmbedderSpec = SFACE) -> None:
+    def __init__(self, session: OrtSession, spec: EmbedderSpec = SFACE) -> None:
         self._session = session
         self._input = session.input_names[0]
         self.spec = spec

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_service.vision.decode import Pixels
 from edge_service.vision.detect import Face
-from shared.wire.edge import QualityFilter, RefusalReason
+from shared.wire.edge import FaceQuality, QualityFilter, RefusalReason
 
 ADVICE: Final[dict[RefusalReason, str]] = {
     "no_face": "No face was found; send a picture in which one face is seen whole, upright and well lit.",
@@ -21,29 +21,6 @@ ADVICE: Final[dict[RefusalReason, str]] = {
     "turned_away": "The face is turned away or tilted; look toward the camera, and send the picture upright.",
     "too_dark": "The face is too dark; turn toward the light.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class FaceQuality:
-    """What is measured about a face.
-
-    Attributes:
-        face_pixels: the shorter side of the face box, in pixels.
-        sharpness: variance of the Laplacian over the variance of the grey levels, of the inner aligned face; without
-            a unit, so that a dim picture is not taken for a blurred one.
-        brightness: mean grey level of the inner face, 0 to 255.
-        yaw: distance of the nose from the middle of eyes and mouth, along the line of the eyes, over half the
-            distance between the eyes; without a unit: 0 frontal, 1 and more a profile.
-        detector_score: 0 to 1.
-        upright: whether the face is the right way up; if not, its landmarks and its embedding are worthless.
-    """
-
-    face_pixels: float
-    sharpness: float
-    brightness: float
-    yaw: float
-    detector_score: float
-    upright: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +47,15 @@ def level_for(chosen: QualityFilter, use: Literal["enroll", "probe"]) -> Quality
     return _AUTO[use] if chosen == "auto" else chosen
 
 
-def measure(face: Face, aligned: Pixels, *, upright: bool = True) -> FaceQuality:
+def measure(face: Face, aligned: Pixels) -> FaceQuality:
     """Measures a face.
+
+    Sharpness and yaw have no unit. Sharpness is over the variance of gray levels, so that a dim picture is not taken
+    for a blurred one. The landmarks and the embedding of a face that is not upright are worthless.
 
     Args:
         face: where it was found.
         aligned: (112, 112, 3) uint8 RGB.
-        upright: whether it is the right way up, according to the detector.
     """
     grey = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
     inner = grey[24:104, 24:88]  # brow to chin, cheek to cheek: without hair and background
@@ -86,7 +65,7 @@ def measure(face: Face, aligned: Pixels, *, upright: bool = True) -> FaceQuality
         brightness=float(inner.mean()),
         yaw=_yaw(face.landmarks),
         detector_score=min(1.0, max(0.0, face.score)),
-        upright=upright,
+        upright=face.upright,
     )
 
 
@@ -95,19 +74,17 @@ def objections(quality: FaceQuality, level: QualityFilter) -> list[RefusalReason
     if level == "none":
         return []
     limits = _LEVELS[level]
-    found: list[RefusalReason] = []
-    if quality.face_pixels < limits.face_pixels:
-        found.append("too_small")
-    if quality.brightness < limits.brightness:
-        found.append("too_dark")
-    if quality.yaw > limits.yaw or not quality.upright:
-        found.append("turned_away")
-    if quality.sharpness < limits.sharpness:
-        found.append("blurred")
-    return found
+    poor: dict[RefusalReason, bool] = {
+        "too_small": quality.face_pixels < limits.face_pixels,
+        "too_dark": quality.brightness < limits.brightness,
+        "turned_away": quality.yaw > limits.yaw or not quality.upright,
+        "blurred": quality.sharpness < limits.sharpness,
+    }
+    return [reason for reason, is_so in poor.items() if is_so]
 
 
 def _yaw(landmarks: NDArray[np.float32]) -> float:
+    """How far the nose is from the middle of eyes and mouth, along the line of the eyes; 1: half of their distance."""
     right_eye, left_eye, nose, right_mouth, left_mouth = landmarks.astype(np.float64)
     across = left_eye - right_eye
     half = float(np.linalg.norm(across)) / 2

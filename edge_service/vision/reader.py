@@ -9,21 +9,21 @@ import cv2
 import numpy as np
 
 from edge_service.models.store import locate
-from edge_service.picture_memory import PictureMemory, open_picture_memory
-from edge_service.settings import EdgeSettings, PictureLimits
+from edge_service.picture_memory import open_picture_memory
+from edge_service.settings import EdgeSettings
 from edge_service.vision.align import ARCFACE, align
 from edge_service.vision.decode import Pixels, decode_pixels, inspect
 from edge_service.vision.detect import Face, FaceDetector
 from edge_service.vision.embed import Embedder, EmbedderSpec, Embeddings, spec_named
 from edge_service.vision.formats import PictureHeader
-from edge_service.vision.quality import ADVICE, FaceQuality, measure, objections
+from edge_service.vision.quality import ADVICE, measure, objections
 from edge_service.vision.sessions import OrtSession
 from shared.contract import EmbedderPin
 from shared.errors import FaceRefused
 from shared.http.request_context import check_caller
 from shared.metrics import Metrics
 from shared.security.process_limits import usable_cpus
-from shared.wire.edge import QualityFilter, RefusalReason
+from shared.wire.edge import FaceQuality, FacesLeftOut, QualityFilter
 
 # A second face with this share of the first one's area may be the person who is meant; a smaller one is background.
 _SECOND_FACE_SHARE = 0.25
@@ -60,27 +60,30 @@ class PictureFaces:
     quarter_turns: int
 
 
-@dataclass(slots=True, kw_only=True)
 class FaceReader:
     """Decode, detect, align, measure; and embed.
 
-    Attributes:
-        detector: finds faces.
-        embedder: embeds them.
-        pin: the embedder for the contract.
-        limits: on pictures.
-        memory: the budget of all pictures at work.
-        search_side: longest side of the detector's input, in pixels.
+    Args:
+        settings: of the edge; says which models run, and within which limits.
         metrics: where steps are timed.
+
+    Raises:
+        SetupError: there is no such embedder, or a model is missing or not what the manifest says.
     """
 
-    detector: FaceDetector
-    embedder: Embedder
-    pin: EmbedderPin
-    limits: PictureLimits
-    memory: PictureMemory
-    search_side: int
-    metrics: Metrics
+    def __init__(self, settings: EdgeSettings, metrics: Metrics) -> None:
+        cv2.setNumThreads(usable_cpus())
+        spec = spec_named(settings.embedder)
+        detector, embedder = locate("face-detector"), locate("face-embedder", name=spec.name)
+        self.detector = FaceDetector(OrtSession(detector, settings.inference), settings.detection)
+        self.embedder = Embedder(OrtSession(embedder, settings.inference), spec)
+        # The embedder for the contract.
+        self.pin = EmbedderPin(name=spec.name, sha256=embedder.sha256, preprocessing=spec.preprocessing)
+        self.limits = settings.pictures
+        # The budget of all pictures at work.
+        self.memory = open_picture_memory(settings.pictures)
+        self._search_side = settings.detection.second_pass_side
+        self._metrics = metrics
 
     @property
     def spec(self) -> EmbedderSpec:
@@ -98,25 +101,25 @@ class FaceReader:
         header = inspect(data, self.limits)
         with self.memory.reserve(self._memory_of(header)):
             check_caller()
-            with self.metrics.step("decode"):
+            with self._metrics.step("decode"):
                 pixels = decode_pixels(header)
             check_caller()
             return self._search(pixels, every_face=every_face)
 
     def _memory_of(self, header: PictureHeader) -> int:
         """Most bytes that a picture takes until its faces are cut out."""
-        side = min(self.search_side, max(header.width, header.height))
+        side = min(self._search_side, max(header.width, header.height))
         return max(header.charged_bytes, header.pixel_bytes + _SEARCH_BYTES * side * side)
 
     def _search(self, pixels: Pixels, *, every_face: bool) -> PictureFaces:
-        with self.metrics.step("detect"):
+        with self._metrics.step("detect"):
             detected = self.detector.find(pixels, every_face=every_face)
         check_caller()
-        with self.metrics.step("align"):
+        with self._metrics.step("align"):
             found = []
             for face in detected.faces:
                 crop = align(pixels, face.landmarks)
-                quality = measure(face, crop, upright=face.upright)
+                quality = measure(face, crop)
                 wanted = self.spec.alignment
                 aligned = crop if wanted is ARCFACE else align(pixels, face.landmarks, wanted)
                 found.append(AlignedFace(face, aligned, quality, detected.total))
@@ -130,7 +133,7 @@ class FaceReader:
             CallerGone: nobody waits for the answer any more.
         """
         check_caller()
-        with self.metrics.step("embed"):
+        with self._metrics.step("embed"):
             return self.embedder.embed(np.stack([found.aligned for found in faces]))
 
 
@@ -156,16 +159,12 @@ class FaceSelection:
     Attributes:
         faces: good enough for the quality filter, largest first.
         faces_found: all faces of the picture: these, the poor ones, and those over the limit.
-        over_limit: left out because there are larger faces.
-        poor: left out for their quality.
-        reasons: why those are poor: number of faces by reason. A face may have several.
+        left_out: how many are left out, and why.
     """
 
     faces: list[AlignedFace]
     faces_found: int
-    over_limit: int
-    poor: int
-    reasons: dict[RefusalReason, int]
+    left_out: FacesLeftOut
 
 
 def select(picture: PictureFaces, level: QualityFilter, max_faces: int) -> FaceSelection:
@@ -182,7 +181,9 @@ def select(picture: PictureFaces, level: QualityFilter, max_faces: int) -> FaceS
     poor = len(picture.faces) - len(good)
     reasons = Counter(reason for found in picture.faces for reason in objections(found.quality, level))
     faces = good[:max_faces]
-    return FaceSelection(faces, picture.faces_found, picture.faces_found - poor - len(faces), poor, dict(reasons))
+    beyond = picture.faces_found - poor - len(faces)
+    left_out = FacesLeftOut(over_max_faces=beyond, poor_quality=poor, reasons=dict(reasons))
+    return FaceSelection(faces, picture.faces_found, left_out)
 
 
 def refuse_poor(found: AlignedFace, level: QualityFilter) -> None:
@@ -194,23 +195,3 @@ def refuse_poor(found: AlignedFace, level: QualityFilter) -> None:
     reasons = objections(found.quality, level)
     if reasons:
         raise FaceRefused(ADVICE[reasons[0]], reason=reasons[0], reasons=reasons)
-
-
-def open_reader(settings: EdgeSettings, metrics: Metrics) -> FaceReader:
-    """Loads the models and makes a reader of them.
-
-    Raises:
-        SetupError: there is no such embedder, or a model is missing or not what the manifest says.
-    """
-    cv2.setNumThreads(usable_cpus())
-    spec = spec_named(settings.embedder)
-    detector, embedder = locate("face-detector"), locate("face-embedder", name=spec.name)
-    return FaceReader(
-        detector=FaceDetector(OrtSession(detector, settings.inference), settings.detection),
-        embedder=Embedder(OrtSession(embedder, settings.inference), spec),
-        pin=EmbedderPin(name=spec.name, sha256=embedder.sha256, preprocessing=spec.preprocessing),
-        limits=settings.pictures,
-        memory=open_picture_memory(settings.pictures),
-        search_side=settings.detection.second_pass_side,
-        metrics=metrics,
-    )

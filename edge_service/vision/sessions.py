@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,38 +22,16 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 # What ONNX Runtime raises for a model that it cannot load or run; the classes share no base but `Exception`.
-RUNTIME_ERRORS: Final[tuple[type[Exception], ...]] = (
-    ort_errors.EPFail,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
+RUNTIME_ERRORS: Final[tuple[type[Exception], ...]] = tuple(
+    found for found in vars(ort_errors).values() if isinstance(found, type) and issubclass(found, Exception)
 )
 
 Floats = NDArray[np.float32]
 Signature = dict[str, tuple[str, tuple[int | None, ...]]]
 
 
-class Session(Protocol):
-    """A model that is ready to run.
-
-    Attributes:
-        input_names: of the inputs.
-        output_names: of the outputs, in the order of ``run``'s answer.
-    """
-
-    input_names: Sequence[str]
-    output_names: Sequence[str]
-
-    def run(self, inputs: Mapping[str, Floats]) -> list[Floats]:
-        """Runs the model once; may be called from several threads."""
-        ...
-
-
 class OrtSession:
-    """A model in ONNX Runtime.
+    """A model in ONNX Runtime: the names of its inputs and outputs, and ``run``.
 
     Args:
         model: the file; the digest of the loaded bytes is checked once more.
@@ -83,7 +61,7 @@ class OrtSession:
         self.output_names: Sequence[str] = tuple(found.name for found in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, Floats]) -> list[Floats]:
-        """Runs the model once; may be called from several threads."""
+        """The outputs, in the order of ``output_names``; may be called from several threads."""
         outputs: list[Floats] = self._session.run(None, dict(inputs))
         return outputs
 

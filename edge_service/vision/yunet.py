@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_service.settings import DetectionSettings
 from edge_service.vision.decode import Pixels
-from edge_service.vision.sessions import Session
+from edge_service.vision.sessions import OrtSession
 
 _STRIDES: Final = (8, 16, 32)
 _SIDE_MULTIPLE: Final = 32
@@ -27,7 +27,7 @@ class YuNet:
         settings: thresholds.
     """
 
-    def __init__(self, session: Session, settings: DetectionSettings) -> None:
+    def __init__(self, session: OrtSession, settings: DetectionSettings) -> None:
         self._session = session
         self._settings = settings
         self._input = session.input_names[0]

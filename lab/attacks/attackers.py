@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +24,8 @@ from lab.data.image_store import digest_of
 from lab.data.images import FaceImages
 from lab.data.pixels import embedded
 from lab.data.verification import Rows
-from lab.defence.decoders import DECODERS, InversionOptions, Trained, build, rebuilt, train_decoder
-from lab.defence.training import descend, device, save_whole
+from lab.defence.decoders import DECODERS, InversionOptions, build, rebuilt, train_decoder
+from lab.defence.training import Checkpoint, descend, device, save_whole
 
 _WIDTH: Final = 512
 _RATE: Final = 2e-3
@@ -152,40 +152,24 @@ class Effort:
         replayed: rebuilt faces that are shown to a running edge; 0: none.
     """
 
-    pictures: int | None
-    families: tuple[str, ...]
-    decoders: InversionOptions
-    round_steps: int
-    rounds: int
-    adapted_steps: int
-    denoiser_epochs: int
-    attacked: int | None
-    curve: int
-    inverted: int
-    inversion_steps: int
-    restarts: int
-    stolen: int
-    alignment_rounds: int
-    replayed: int
+    pictures: int | None = None
+    families: tuple[str, ...] = tuple(DECODERS)
+    decoders: InversionOptions = field(default_factory=lambda: InversionOptions(epochs=1.6))
+    round_steps: int = 400
+    rounds: int = 3
+    adapted_steps: int = 400
+    denoiser_epochs: int = 16
+    attacked: int | None = 400
+    curve: int = 200
+    inverted: int = 32
+    inversion_steps: int = 120
+    restarts: int = 2
+    stolen: int = 10_000
+    alignment_rounds: int = 60
+    replayed: int = 40
 
 
-FULL: Final = Effort(
-    pictures=None,
-    families=tuple(DECODERS),
-    decoders=InversionOptions(epochs=1.6),
-    round_steps=400,
-    rounds=3,
-    adapted_steps=400,
-    denoiser_epochs=16,
-    attacked=400,
-    curve=200,
-    inverted=32,
-    inversion_steps=120,
-    restarts=2,
-    stolen=10_000,
-    alignment_rounds=60,
-    replayed=40,
-)
+FULL: Final = Effort()
 QUICK: Final = Effort(
     pictures=2000,
     families=("transposed",),
@@ -193,7 +177,6 @@ QUICK: Final = Effort(
     round_steps=20,
     rounds=1,
     adapted_steps=20,
-    denoiser_epochs=16,
     attacked=60,
     curve=60,
     inverted=6,
@@ -232,8 +215,8 @@ class Attacker:
         """A decoder of a family, trained on clean embeddings."""
         options = dataclasses.replace(self.effort.decoders, seed=self.seed)
 
-        def make(checkpoints: Path, fingerprint: str) -> nn.Module:
-            return self._trained(family, self.unit, options, checkpoints, fingerprint).decoder
+        def make(kept: Checkpoint) -> nn.Module:
+            return self._trained(family, self.unit, options, kept)[0]
 
         return self._kept(family, [family, dataclasses.asdict(options)], lambda: build(family, self._dim), make)
 
@@ -250,18 +233,13 @@ class Attacker:
         family = self.lead()
         options = self._further(self.effort.round_steps)
 
-        def make(checkpoints: Path, fingerprint: str) -> nn.Module:
+        def make(kept: Checkpoint) -> nn.Module:
             decoder, before = self.decoder(family), -np.inf
             for number in range(self.effort.rounds):
-                trained = self._trained(
-                    family,
-                    self.unit,
-                    dataclasses.replace(options, seed=self.seed + number + 1),
-                    checkpoints / f"round {number}",
-                    fingerprint,
-                    decoder.requires_grad_(True),
-                )
-                decoder, reached = trained.decoder, float(trained.history[-1]["cosine"])
+                seeded = dataclasses.replace(options, seed=self.seed + number + 1)
+                place = dataclasses.replace(kept, path=kept.path / f"round {number}")
+                decoder, history = self._trained(family, self.unit, seeded, place, decoder.requires_grad_(True))
+                reached = history[-1]["cosine"]
                 if reached < before + _GAIN:
                     break
                 before = reached
@@ -284,9 +262,9 @@ class Attacker:
         family = self.lead()
         options = self._further(self.effort.adapted_steps)
 
-        def make(checkpoints: Path, fingerprint: str) -> nn.Module:
+        def make(kept: Checkpoint) -> nn.Module:
             start = nn.Sequential(self.denoiser(templates), self.best()).requires_grad_(True)
-            return self._trained(family, templates, options, checkpoints, fingerprint, start).decoder
+            return self._trained(family, templates, options, kept, start)[0]
 
         def empty() -> nn.Module:
             return nn.Sequential(Denoiser(self._dim), build(family, self._dim))
@@ -308,25 +286,10 @@ class Attacker:
         return dataclasses.replace(self.effort.decoders, epochs=0, identity_steps=steps, seed=self.seed + 1)
 
     def _trained(
-        self,
-        family: str,
-        templates: Rows,
-        options: InversionOptions,
-        checkpoints: Path,
-        fingerprint: str,
-        start: nn.Module | None = None,
-    ) -> Trained:
-        return train_decoder(
-            family,
-            templates,
-            self.pictures.pixels,
-            self.unit,
-            self.embedder,
-            options,
-            checkpoints,
-            fingerprint,
-            start,
-        )
+        self, family: str, templates: Rows, options: InversionOptions, kept: Checkpoint, start: nn.Module | None = None
+    ) -> tuple[nn.Module, list[dict[str, float]]]:
+        pixels = self.pictures.pixels
+        return train_decoder(family, templates, pixels, self.unit, self.embedder, options, kept, start)
 
     def _cosine(self, decoder: nn.Module, rows: NDArray[np.int64]) -> float:
         faces = torch.from_numpy(rebuilt(decoder, self.unit[rows]))
@@ -335,7 +298,7 @@ class Attacker:
         return float((torch.cat(found) * torch.from_numpy(self.unit[rows])).sum(dim=1).mean())
 
     def _kept(
-        self, name: str, parts: list[object], empty: Callable[[], nn.Module], make: Callable[[Path, str], nn.Module]
+        self, name: str, parts: list[object], empty: Callable[[], nn.Module], make: Callable[[Checkpoint], nn.Module]
     ) -> nn.Module:
         about = [self.encoder.sha256, self.encoder.preprocessing, self.pictures.digest, self.seed]
         key = digest_of("attacker", _FORMAT, *about, *parts)
@@ -349,7 +312,7 @@ class Attacker:
             else:
                 return module.eval().requires_grad_(False)
         checkpoints = self.cache / "attackers" / "checkpoints" / key[:32]
-        module = make(checkpoints, key)
+        module = make(Checkpoint(checkpoints, key))
         save_whole(path, module.state_dict())
         for kept in sorted(checkpoints.rglob("*"), reverse=True):
             kept.rmdir() if kept.is_dir() else kept.unlink()

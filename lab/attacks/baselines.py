@@ -45,52 +45,39 @@ def scaled_noise(unit: Rows, factor: float, *, seed: int = 0) -> Rows:
     return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), dtype=np.float32)
 
 
-def advface(unit: Rows, degrees: float, *, decoder: nn.Module, steps: int = 10, seed: int = 0) -> Rows:
+# Of a shadow decoder's picture, its picture of the clean feature, and its average picture, to what is made small.
+Cost = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def advface(picture: Tensor, clean: Tensor, _: Tensor) -> Tensor:
     """AdvFace (Wang et al., CVPR 2023): noise on the feature that drives a shadow decoder's picture away from what
     it makes of the clean feature, by projected gradient ascent on the mean squared error.
 
-    Args:
-        unit: (n, d).
-        degrees: the largest angle; the paper bounds each coordinate instead, but a matcher of angles knows no axes.
-        decoder: the shadow model.
-        steps: of ascent.
-        seed: of the start.
+    The paper bounds each coordinate instead of the angle, but a matcher of angles knows no axes.
     """
-
-    def cost(pictures: Tensor, clean: Tensor, _: Tensor) -> Tensor:
-        return -((pictures - clean) ** 2).mean(dim=(1, 2, 3))
-
-    return _steered(unit, decoder, degrees, cost, steps, seed)
+    return -((picture - clean) ** 2).mean(dim=(1, 2, 3))
 
 
-def crafter(unit: Rows, degrees: float, *, decoder: nn.Module, steps: int = 10, seed: int = 0) -> Rows:
+def crafter(picture: Tensor, _: Tensor, average: Tensor) -> Tensor:
     """Crafter (Wang et al., NDSS 2024): the feature is steered until what an inversion makes of it is the average face.
 
     The paper measures the distance to the average's distribution by an earth mover's distance of a discriminator; here
     it is the mean squared error to the average of the decoder's own pictures.
+    """
+    return ((picture - average) ** 2).mean(dim=(1, 2, 3))
+
+
+def steered(unit: Rows, degrees: float, *, decoder: nn.Module, cost: Cost, steps: int = 10, seed: int = 0) -> Rows:
+    """Perturbs each row by gradient descent on a cost.
 
     Args:
         unit: (n, d).
         degrees: the largest angle.
         decoder: the shadow model.
+        cost: ``advface`` or ``crafter``.
         steps: of descent.
         seed: of the start.
     """
-
-    def cost(pictures: Tensor, _: Tensor, average: Tensor) -> Tensor:
-        return ((pictures - average) ** 2).mean(dim=(1, 2, 3))
-
-    return _steered(unit, decoder, degrees, cost, steps, seed)
-
-
-def _steered(
-    unit: Rows,
-    decoder: nn.Module,
-    degrees: float,
-    cost: Callable[[Tensor, Tensor, Tensor], Tensor],
-    steps: int,
-    seed: int,
-) -> Rows:
     where = device()
     decoder.to(where).eval()
     whole = torch.from_numpy(np.ascontiguousarray(unit))

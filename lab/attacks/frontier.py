@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_service.protection.profiles.files import available, load_profile
 from lab.attacks.attackers import denoised, train_denoiser
-from lab.attacks.baselines import advface, crafter, gaussian_noise, scaled_noise
+from lab.attacks.baselines import advface, crafter, gaussian_noise, scaled_noise, steered
 from lab.attacks.target import AttackContext, Target
 from lab.data.splits import FIT, TEST
 from lab.data.verification import Ints, Rows
@@ -119,8 +119,8 @@ def _ways(context: AttackContext) -> Iterator[Way]:
     shadow = context.attacker.decoder(
         _SHADOW if _SHADOW in context.attacker.effort.families else context.attacker.lead()
     )
-    for name, steered in (("AdvFace-style", advface), ("Crafter-style", crafter)):
-        over = partial(steered, decoder=shadow, steps=_STEPS)
+    for name, cost in (("AdvFace-style", advface), ("Crafter-style", crafter)):
+        over = partial(steered, decoder=shadow, cost=cost, steps=_STEPS)
         for degrees in (20.0,) if quick else (15.0, 30.0):
             yield Way(name, f"{degrees:g}°", _at(over, degrees))
     known = context.labelled.rows(FIT)

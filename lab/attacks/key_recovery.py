@@ -230,11 +230,15 @@ def neighborhoods(templates: Rows, *, nearest: int = 50) -> Rows:
     return np.asarray(np.sort(likeness, axis=1)[:, ::-1][:, :count], dtype=np.float32)
 
 
-def aligned(context: AttackContext, public: Rows, stolen: Rows, start: Floats) -> Floats:
-    """Refines a rotation as well as it can be: optimal transport, then mutual neighbors."""
-    rounds = context.attacker.effort.alignment_rounds
-    rotation = by_optimal_transport(public, stolen, start, rounds=rounds, seed=context.seed)
-    return by_nearest(public, stolen, rotation)
+Start = Callable[[Rows, Rows], Floats]
+STARTS: Final[dict[str, Start]] = {"spectrum": by_spectrum, "neighborhoods": by_neighborhoods}
+
+
+def aligned(context: AttackContext, public: Rows, stolen: Rows, start: Start) -> Rows:
+    """Stolen templates, laid on public ones as well as it can be: optimal transport, then mutual neighbors."""
+    rounds, first = context.attacker.effort.alignment_rounds, start(public, stolen)
+    rotation = by_optimal_transport(public, stolen, first, rounds=rounds, seed=context.seed)
+    return np.asarray(stolen @ by_nearest(public, stolen, rotation), dtype=np.float32)
 
 
 # Known pairs, as shares of d.
@@ -271,10 +275,12 @@ def stolen(context: AttackContext) -> dict[str, Any]:
     public = np.concatenate(
         [context.target.plain(context.attacker.unit, _OWN), context.target.plain(context.clean[rest], _OWN)]
     )
+    strangers = context.opened[context.strangers()]
     found: dict[str, Any] = {
         "templates": len(gallery),
         "public": len(public),
-        "strangers": _between_strangers(context),
+        # The mean cosine of open templates of two people: what a guess that knows nothing of the key can reach.
+        "strangers": float(np.sum(context.of_cases(context.opened) * strangers, axis=1).mean()),
         "methods": [{"method": "none", **_opened(few, decoder, np.eye(context.clean.shape[1]))}],
     }
     for name, rotation in _alignments(public, context.wire[gallery], effort.alignment_rounds, context.seed):
@@ -285,18 +291,13 @@ def stolen(context: AttackContext) -> dict[str, Any]:
 
 def _alignments(public: Rows, stolen_rows: Rows, rounds: int, seed: int) -> list[tuple[str, Floats]]:
     start = by_spectrum(public, stolen_rows)
-    refined: list[tuple[str, Callable[[], Floats]]] = [
-        ("mutual neighbors", lambda: by_nearest(public, stolen_rows, start)),
-        ("optimal transport", lambda: by_optimal_transport(public, stolen_rows, start, rounds=rounds, seed=seed)),
-        ("adversary", lambda: by_adversary(public, stolen_rows, start, steps=_STEPS_A_ROUND * rounds, seed=seed)),
-    ]
-    found = [("spectrum and moments", start)]
-    for name, refine in refined:
-        rotation = refine()
-        found.append((f"spectrum and moments, then {name}", rotation))
-        if name != "mutual neighbors":
-            rotation = by_nearest(public, stolen_rows, rotation)
-            found.append((f"spectrum and moments, then {name}, then mutual neighbors", rotation))
+    transported = by_optimal_transport(public, stolen_rows, start, rounds=rounds, seed=seed)
+    fooling = by_adversary(public, stolen_rows, start, steps=_STEPS_A_ROUND * rounds, seed=seed)
+    found = []
+    for name, rotation in (("", start), (", then optimal transport", transported), (", then adversary", fooling)):
+        method = f"spectrum and moments{name}"
+        found.append((method, rotation))
+        found.append((f"{method}, then mutual neighbors", by_nearest(public, stolen_rows, rotation)))
     return found
 
 
@@ -336,25 +337,17 @@ def _same_people(context: AttackContext) -> list[dict[str, Any]]:
 def _named(
     context: AttackContext, inside: NDArray[np.int64], outside: NDArray[np.int64], known: NDArray[np.int64]
 ) -> Iterator[dict[str, Any]]:
-    public, stolen_rows, truth = (
-        context.target.plain(context.clean[outside], _OWN),
-        context.wire[inside],
-        context.opened[inside],
-    )
+    public, truth = context.target.plain(context.clean[outside], _OWN), context.opened[inside]
     people = context.labelled.people
     can_be = np.isin(people[inside], known)
-    starts: list[tuple[str, Floats | None]] = [
-        ("attacker with the key", None),
-        ("spectrum", by_spectrum(public, stolen_rows)),
-        ("neighborhoods", by_neighborhoods(public, stolen_rows)),
-    ]
-    for name, start in starts:
-        opened = truth
-        if start is not None:
-            opened = np.asarray(stolen_rows @ aligned(context, public, stolen_rows, start), dtype=np.float32)
+    methods = {"attacker with the key": truth}
+    for name, start in STARTS.items():
+        opened = aligned(context, public, context.wire[inside], start)
+        methods[f"{name}, then optimal transport, then mutual neighbors"] = opened
+    for method, opened in methods.items():
         nearest = np.argmax(opened @ public.T, axis=1)
         yield {
-            "method": name if start is None else f"{name}, then optimal transport, then mutual neighbors",
+            "method": method,
             "templates": len(inside),
             "pictures": len(outside),
             "named": float(np.mean((people[outside][nearest] == people[inside])[can_be])),
@@ -372,9 +365,3 @@ def _opened(few: AttackContext, decoder: Any, rotation: Floats) -> dict[str, Any
         **{kind: asdict(getattr(outcome, kind)[TARGET]) for kind in ("type_1", "type_2", "stranger")},
         "ssim": outcome.ssim.value,
     }
-
-
-def _between_strangers(context: AttackContext) -> float:
-    """The mean cosine of open templates of two people: what a guess that knows nothing of the key can reach."""
-    rows, others = context.of_cases(context.opened), context.opened[context.strangers()]
-    return float(np.sum(rows * others, axis=1).mean())

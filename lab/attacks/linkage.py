@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from lab.attacks.attackers import scores, train_classifier
-from lab.attacks.key_recovery import aligned, by_neighborhoods, by_spectrum, neighborhoods
+from lab.attacks.key_recovery import STARTS, Start, aligned, neighborhoods
 from lab.attacks.rebuilding import learned_on
 from lab.attacks.target import CLEAN, KEY, OTHER_KEYS, PLAIN, AttackContext
 from lab.data.verification import Floats, Rows
@@ -59,6 +62,22 @@ def likeness_of_neighborhoods(first: Rows, second: Rows) -> Floats:
     return np.asarray(-squares, dtype=np.float64)
 
 
+def _cosines(first: Rows, second: Rows) -> Floats:
+    return np.asarray(first.astype(np.float64) @ second.T)
+
+
+def _laid(start: Start, context: AttackContext, first: Rows, second: Rows) -> Floats:
+    return _cosines(first, aligned(context, first, second, start))
+
+
+# Ways to compare the templates of two galleries.
+WAYS: Final[dict[str, Callable[[AttackContext, Rows, Rows], Floats]]] = {
+    "templates compared": lambda _, a, b: _cosines(a, b),
+    "neighborhoods compared": lambda _, a, b: likeness_of_neighborhoods(neighborhoods(a), neighborhoods(b)),
+} | {
+    f"galleries laid on each other by {name}, templates compared": partial(_laid, start)
+    for name, start in STARTS.items()
+}
 # Not attacks, but what they are compared with.
 OPENED: Final = "both keys stolen, templates compared"
 UNPROTECTED: Final = "no protection, embeddings compared"
@@ -86,21 +105,13 @@ def linkage(context: AttackContext) -> list[dict[str, Any]]:
             for number in range(_FIRST, _FIRST + 2 * _REPEATED, 2):
                 one = context.target.templates(context.clean[first], number)
                 made.append((one, context.target.templates(context.clean[second], number + step, epoch)))
-            found.append(_linked("templates compared", picture, where, [a.astype(np.float64) @ b.T for a, b in made]))
-            shape = [likeness_of_neighborhoods(neighborhoods(a), neighborhoods(b)) for a, b in made]
-            found.append(_linked("neighborhoods compared", picture, where, shape))
-            for name, begin in (("spectrum", by_spectrum), ("neighborhoods", by_neighborhoods)):
-                laid = [a.astype(np.float64) @ (b @ aligned(context, a, b, begin(a, b))).T for a, b in made[:_LAID]]
-                found.append(
-                    _linked(f"galleries laid on each other by {name}, templates compared", picture, where, laid)
-                )
-    opened = [
-        context.target.plain(context.clean[first], 1).astype(np.float64)
-        @ context.target.plain(context.clean[another], 2).T
-    ]
-    found.append(_linked(OPENED, "other photo", "two galleries", opened))
-    clean = [context.clean[first].astype(np.float64) @ context.clean[another].T]
-    found.append(_linked(UNPROTECTED, "other photo", "two galleries", clean))
+            for how, way in WAYS.items():
+                few = made[:_LAID] if how.startswith("galleries laid") else made
+                found.append(_linked(how, picture, where, [way(context, a, b) for a, b in few]))
+    one, other = context.clean[first], context.clean[another]
+    opened = _cosines(context.target.plain(one, 1), context.target.plain(other, 2))
+    for how, likeness in ((OPENED, opened), (UNPROTECTED, _cosines(one, other))):
+        found.append(_linked(how, "other photo", "two galleries", [likeness]))
     return found
 
 
@@ -195,12 +206,7 @@ AGE_BANDS: Final = (13, 20, 30, 40, 60)
 
 def auc(positive: Floats, negative: Floats) -> float:
     """Area under the ROC curve: how often a positive's score is over a negative's, ties half."""
-    order = np.argsort(np.concatenate([positive, negative]), kind="stable")
-    values = np.concatenate([positive, negative])[order]
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks = np.empty(len(values))
-    ranks[order] = (ends - (counts - 1) / 2)[index]
+    ranks = rankdata(np.concatenate([positive, negative]))
     n, m = len(positive), len(negative)
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lab.attacks.attackers import denoised
 from lab.attacks.target import CLEAN, KEY, OPENED, OTHER_KEYS, PLAIN, WIRE, AttackContext, row, surfaces
+from lab.data.embedders import unit
 from lab.data.pixels import embedded, resized
 from lab.data.verification import Rows
 from lab.defence.decoders import rebuilt
@@ -144,24 +145,15 @@ _HELD_BACK: Final = 1
 
 
 def learned_on(context: AttackContext, knows: str) -> Rows:
-    """Templates of the attacker's own pictures, as far as the attacker can make or get them: (n, d) float32.
-
-    Raises:
-        ValueError: nothing of the kind is learned on.
-    """
-    unit = context.attacker.unit
-    if knows == CLEAN:
-        return unit
+    """Templates of the attacker's own pictures, by ``KEY`` or ``OTHER_KEYS``: (n, d) float32."""
+    clean = context.attacker.unit
     if knows == KEY:
-        return context.target.plain(unit)
-    if knows != OTHER_KEYS:
-        raise ValueError(knows)
-    gallery = np.random.default_rng([context.seed, 17]).integers(0, _OTHERS, len(unit))
-    made = np.empty_like(unit)
-    for number in range(_OTHERS):
+        return context.target.plain(clean)
+    gallery = np.random.default_rng([context.seed, 17]).integers(0, _OTHERS, len(clean))
+    made = np.empty_like(clean)
+    for number in np.unique(gallery):
         own = gallery == number
-        if own.any():
-            made[own] = context.target.templates(unit[own], _FIRST_OTHER + number)
+        made[own] = context.target.templates(clean[own], _FIRST_OTHER + int(number))
     return made
 
 
@@ -183,10 +175,8 @@ def floors(context: AttackContext) -> list[dict[str, Any]]:
     best = context.attacker.best()
     average = context.attacker.average()
     count = len(context.attacked)
-    noise = (
-        np.random.default_rng([context.seed, 23]).standard_normal((count, context.clean.shape[1])).astype(np.float32)
-    )
-    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    random = np.random.default_rng([context.seed, 23])
+    noise = unit(random.standard_normal((count, context.clean.shape[1])).astype(np.float32))
     stranger = np.ascontiguousarray(context.clean[context.strangers()])
     found = [
         ("average face", np.ascontiguousarray(np.broadcast_to(average, (count, *average.shape)))),
@@ -268,9 +258,7 @@ def averaging(context: AttackContext) -> list[dict[str, Any]]:
         cases = replace(context, attacked=rows[:, 0], other=other, judges={TARGET: context.judges[TARGET]})
         people = len(np.unique(context.labelled.people[other]))
         for on, (knows, templates, decoder) in decoders.items():
-            mean = templates[rows].mean(axis=1)
-            mean /= np.linalg.norm(mean, axis=1, keepdims=True)
-            faces = rebuilt(decoder, np.asarray(mean, dtype=np.float32))
+            faces = rebuilt(decoder, unit(templates[rows].mean(axis=1)))
             found.append(row(f"mean of {count}", knows, on, cases.judged(faces), averaged=count, people=people))
     return found
 

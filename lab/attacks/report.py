@@ -22,11 +22,10 @@ from lab.evaluation.reconstruction import TARGET
 
 # Over the acceptance of another person's rebuilt face, a share of 1.
 _OVER_FLOOR: Final = 0.005
-_D_SYS: Final = 0.02
-_RANK_1: Final = 0.003
 _FLOOR: Final = "another person's embedding"
 _ACCEPTED: Final = "accepted as the person, other photo (type II)"
-_NAMES: Final = {"d_sys": "D_sys, over chance", "rank_1": "rank-1"}
+# Of linkage: the figure, its name in the table of the bars and in that of the scopes, and its bar.
+_LINKED: Final = (("d_sys", "D_sys, over chance", D_SYS, 0.02), ("rank_1", "rank-1", RANK_1, 0.003))
 
 
 def bars(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -42,9 +41,15 @@ def bars(report: dict[str, Any]) -> list[dict[str, Any]]:
     rows = [*report["decoders"], *report["adaptive"], *report["inversion"]]
     several = [row for row in report["averaging"] if row["averaged"] > 1]
     floor = next(row for row in report["floors"] if row["attack"] == _FLOOR)
-    found = [_keyless(rows, [*rows, *several])]
-    if report["stolen"] is not None:
-        found.append(_stolen(report, rows))
+    clean = _clean(rows, "type_2")
+    keyless = [row for row in [*rows, *several] if row["on"] == WIRE and row["knows"] in {CLEAN, OTHER_KEYS}]
+    tried = [(f"{row['attack']}, {row['knows']}", _value(row, "type_2"), _value(row, "stranger")) for row in keyless]
+    found = [_over_floor("attacker without the key, the best of all that rebuild", tried, clean)]
+    stolen = report["stolen"]
+    if stolen is not None:
+        who = f"a stolen gallery of {stolen['templates']:,} templates, no pairs, photos of other people"
+        tried = [(row["method"], row["type_2"]["value"], row["stranger"]["value"]) for row in stolen["methods"]]
+        found.append(_over_floor(who, tried, clean))
     found += _linkage(report["linkage"])
     found += _verify_only(report["scopes"])
     found += _with_key(rows, floor)
@@ -68,48 +73,21 @@ def _bar(attacker: str, figure: str, value: float, bar: float, by: str, clean: f
     }
 
 
-def _keyless(rows: list[dict[str, Any]], attacks: list[dict[str, Any]]) -> dict[str, Any]:
-    own = [row for row in attacks if row["on"] == WIRE and row["knows"] in {CLEAN, OTHER_KEYS}]
-    best = max(own, key=lambda row: _missed_then_most(_value(row, "type_2"), _value(row, "stranger")))
-    return _bar(
-        "attacker without the key, the best of all that rebuild",
-        _ACCEPTED,
-        _value(best, "type_2"),
-        _value(best, "stranger") + _OVER_FLOOR,
-        f"{best['attack']}, {best['knows']}",
-        _clean(rows, "type_2"),
-    )
-
-
-def _missed_then_most(value: float, floor: float) -> tuple[float, float]:
-    """Which attack to show: the one furthest over its own floor, if one misses; else the one with most accepted."""
-    return max(0.0, value - floor - _OVER_FLOOR), value
-
-
-def _stolen(report: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    def order(method: dict[str, Any]) -> tuple[float, float]:
-        return _missed_then_most(float(method["type_2"]["value"]), float(method["stranger"]["value"]))
-
-    best = max(report["stolen"]["methods"], key=order)
-    return _bar(
-        f"a stolen gallery of {report['stolen']['templates']:,} templates, no pairs, photos of other people",
-        _ACCEPTED,
-        float(best["type_2"]["value"]),
-        float(best["stranger"]["value"]) + _OVER_FLOOR,
-        best["method"],
-        _clean(rows, "type_2"),
-    )
+def _over_floor(attacker: str, tried: list[tuple[str, float, float]], clean: float) -> dict[str, Any]:
+    """Of attacks, their values and floors: the one furthest over its own floor, if one misses; else the largest."""
+    by, value, floor = max(tried, key=lambda each: (max(0.0, each[1] - each[2] - _OVER_FLOOR), each[1]))
+    return _bar(attacker, _ACCEPTED, value, floor + _OVER_FLOOR, by, clean)
 
 
 def _linkage(linkage: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for picture in ("other photo", "same photo"):
         own = [row for row in linkage if row["picture"] == picture and row["how"] not in REFERENCES]
-        for figure, bar in (("d_sys", _D_SYS), ("rank_1", _RANK_1)):
+        for figure, name, _, bar in _LINKED:
             worst = max(own, key=lambda row: _over_chance(row, figure))
             who = f"links galleries and epochs that hold {picture} of each person"
             by = f"{worst['how']}, {worst['where']}"
-            found.append(_bar(who, _NAMES[figure], _over_chance(worst, figure), bar, by))
+            found.append(_bar(who, name, _over_chance(worst, figure), bar, by))
     return found
 
 
@@ -122,13 +100,11 @@ def _over_chance(row: dict[str, Any], figure: str) -> float:
 def _verify_only(scopes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for row in scopes:
-        figure = {D_SYS: "d_sys", RANK_1: "rank_1"}.get(row["figure"])
-        if figure is None:
-            continue
-        value = row["a_seal_each"] - row["chance"] if figure == "d_sys" else row["a_seal_each"]
-        bar = _D_SYS if figure == "d_sys" else _RANK_1
-        who = f"{row['attack']}, verify-only galleries"
-        found.append(_bar(who, _NAMES[figure], max(0.0, value), bar, "the worst of all ways to link"))
+        for _, name, figure, bar in _LINKED:
+            if row["figure"] == figure:
+                value = row["a_seal_each"] - (row["chance"] if figure == D_SYS else 0.0)
+                who = f"{row['attack']}, verify-only galleries"
+                found.append(_bar(who, name, max(0.0, value), bar, "the worst of all ways to link"))
     return found
 
 

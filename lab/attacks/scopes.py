@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from lab.attacks.key_recovery import aligned, by_neighborhoods, by_spectrum, neighborhoods, procrustes
-from lab.attacks.linkage import d_sys, d_sys_by_chance, likeness_of_neighborhoods, rank_1
+from lab.attacks.key_recovery import STARTS, aligned, procrustes
+from lab.attacks.linkage import WAYS, d_sys, d_sys_by_chance, rank_1
 from lab.attacks.target import AttackContext
 from lab.data.splits import CALIBRATE
 from lab.data.verification import Floats, Ints, Rows
@@ -60,7 +60,7 @@ def _figures(context: AttackContext, stored: Stored) -> Iterator[tuple[str, str,
     first, second = (np.array([half[side][0] for half in halves[:_PEOPLE]]) for side in (0, 1))
     for picture, rows in (("other photos of the same people", second), ("the same pictures", first)):
         one, other = stored(first, _FIRST), stored(rows, _FIRST + 1)
-        ways = list(_likenesses(context, one, other))
+        ways = [way(context, one, other) for way in WAYS.values()]
         chance = d_sys_by_chance(len(one), len(one) * (len(one) - 1))
         attack = f"links two galleries that hold {picture}"
         yield attack, D_SYS, chance, max(d_sys(*_scores(way)) for way in ways)
@@ -81,21 +81,12 @@ def _named(context: AttackContext, inside: Ints, outside: Ints, templates: Rows)
     public = context.target.plain(context.clean[outside], _OWN)
     people = context.labelled.people
     shares = []
-    for begin in (by_spectrum, by_neighborhoods):
-        rotation = aligned(context, public, templates, begin(public, templates))
-        nearest = np.argmax(np.asarray(templates @ rotation, dtype=np.float32) @ public.T, axis=1)
+    for start in STARTS.values():
+        nearest = np.argmax(aligned(context, public, templates, start) @ public.T, axis=1)
         right = people[outside][nearest] == people[inside]
         whole = len(np.unique(people[inside]))
         shares.append((float(right.mean()), len(np.unique(people[inside][right])) / whole))
     return max(shares)
-
-
-def _likenesses(context: AttackContext, one: Rows, other: Rows) -> Iterator[Floats]:
-    yield one.astype(np.float64) @ other.T
-    yield likeness_of_neighborhoods(neighborhoods(one), neighborhoods(other))
-    for begin in (by_spectrum, by_neighborhoods):
-        rotation = aligned(context, one, other, begin(one, other))
-        yield one.astype(np.float64) @ (other @ rotation).T
 
 
 def _scores(likeness: Floats) -> tuple[Floats, Floats]:

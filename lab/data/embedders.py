@@ -19,7 +19,7 @@ from rich.progress import track
 from edge_service.models.store import locate
 from edge_service.settings import InferenceSettings
 from edge_service.vision.embed import EMBEDDERS, Embedder, EmbedderSpec
-from edge_service.vision.sessions import OrtSession
+from edge_service.vision.sessions import RUNTIME_ERRORS, OrtSession
 from lab.data.image_store import DEFAULT, digest_of, load_rows, written_whole
 from lab.data.images import FaceImages
 from lab.data.onnx_files import OnnxFile, Preprocessing, aligned_to, prepare
@@ -56,12 +56,15 @@ class Encoder:
     dim: int | None
     tau: float | None
 
-    def embed(self, pixels: NDArray[np.uint8], names: NDArray[np.object_] | None = None) -> NDArray[np.float32]:
+    def embed(
+        self, pixels: NDArray[np.uint8], names: NDArray[np.object_] | None = None, *, shows: bool = False
+    ) -> NDArray[np.float32]:
         """Embeds faces, in batches.
 
         Args:
             pixels: (n, 112, 112, 3) uint8 RGB, n at least 1.
             names: of the faces, for errors.
+            shows: whether progress is shown.
 
         Returns:
             (n, d) float32, raw: not of unit length.
@@ -69,10 +72,9 @@ class Encoder:
         Raises:
             SetupError: what the embedder gives has another dimension than was said, is not finite, or is zero.
         """
-        batches = [self._batch(pixels, names, at) for at in range(0, len(pixels), _BATCH)]
-        if not batches:
-            raise ValueError("there are no faces to embed")
-        return np.concatenate(batches)
+        starts = range(0, len(pixels), _BATCH)
+        shown = track(starts, f"embedding with {self.name}", console=Console(stderr=True), disable=not shows)
+        return np.concatenate([self._batch(pixels, names, at) for at in shown])
 
     def _batch(self, pixels: NDArray[np.uint8], names: NDArray[np.object_] | None, at: int) -> NDArray[np.float32]:
         rows = self.network(np.asarray(pixels[at : at + _BATCH]))
@@ -101,36 +103,43 @@ class Encoder:
         return np.ascontiguousarray(rows, dtype=np.float32)
 
 
-def open_encoder(name_or_path: str | Path, *, threads: int = 0) -> Encoder:
+def open_encoder(name_or_path: str | Path) -> Encoder:
     """The embedder of a name that the edge serves, or of an ``.onnx`` file; see ``lab.data.onnx_files`` for the JSON.
 
     Args:
         name_or_path: which one.
-        threads: 0 for one a core.
 
     Raises:
         SetupError: neither a known name nor a file, or a file that cannot be used.
     """
     spec = EMBEDDERS.get(str(name_or_path))
     if spec is not None:
-        return _built_in(spec, threads)
+        return _built_in(spec)
     path = Path(name_or_path)
     if path.suffix != ".onnx":
         known = ", ".join(EMBEDDERS)
         raise SetupError(f"{name_or_path} is no embedder; name one of {known}, or an .onnx file.")
     file = OnnxFile.open(path)
-    session, wanted = file.session(threads), file.preprocessing
+    session, wanted = file.session(), file.preprocessing
     if len(session.input_names) != 1 or len(session.output_names) != 1:
         raise SetupError(f"{path} has not one input and one output; export the embedder alone.")
 
     def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return _run(session, prepare(pixels, wanted), path.name)
+        blob = prepare(pixels, wanted)
+        try:
+            return session.run({session.input_names[0]: blob})[0]
+        except RUNTIME_ERRORS as problem:
+            raise SetupError(
+                f"{path.name} does not take an input of {blob.shape}; name its side in the JSON beside it, "
+                "and export it with a free batch.",
+                reason="input-differs",
+            ) from problem
 
     return Encoder(path.stem, path, file.sha256, str(wanted), network, wanted.dim, None)
 
 
 def embed_images(images: FaceImages, encoder: Encoder, *, cache: Path = DEFAULT) -> NDArray[np.float32]:
-    """Raw embeddings of a set, from the cache where they are: (n, d) float32, mapped and read-only.
+    """Raw embeddings of a set, from the cache where they are: (n, d) float32.
 
     Raises:
         SetupError: the embedder fails on a face, or the cache cannot be written.
@@ -140,14 +149,10 @@ def embed_images(images: FaceImages, encoder: Encoder, *, cache: Path = DEFAULT)
     rows = load_rows(path)
     if rows is not None and rows.dtype == np.float32 and rows.ndim == 2 and len(rows) == len(images):
         return rows
-    starts = track(range(0, len(images), _BATCH), f"embedding with {encoder.name}", console=Console(stderr=True))
-    parts = [encoder.embed(images.pixels[at : at + _BATCH], images.names[at : at + _BATCH]) for at in starts]
+    made = encoder.embed(images.pixels, images.names, shows=True)
     with written_whole(path) as file:
-        np.save(file, np.concatenate(parts))
-    rows = load_rows(path)
-    if rows is None:
-        raise SetupError(f"Embeddings cannot be read back from {cache}; name another folder with --cache.")
-    return rows
+        np.save(file, made)
+    return made
 
 
 def unit(raw: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -156,9 +161,9 @@ def unit(raw: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True), dtype=np.float32)
 
 
-def _built_in(spec: EmbedderSpec, threads: int) -> Encoder:
+def _built_in(spec: EmbedderSpec) -> Encoder:
     model = locate("face-embedder", name=spec.name)
-    embedder = Embedder(OrtSession(model, InferenceSettings(threads=threads)), spec)
+    embedder = Embedder(OrtSession(model, InferenceSettings()), spec)
 
     def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         found = embedder.embed(aligned_to(pixels, spec.alignment))
@@ -166,14 +171,3 @@ def _built_in(spec: EmbedderSpec, threads: int) -> Encoder:
 
     said = str(Preprocessing(alignment=spec.alignment.name))
     return Encoder(spec.name, model.path, model.sha256, said, network, spec.dim, spec.threshold.cosine)
-
-
-def _run(session: OrtSession, blob: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    try:
-        return session.run({session.input_names[0]: blob})[0]
-    except Exception as problem:  # the runtime's errors share no public base class
-        raise SetupError(
-            f"{name} does not take an input of {blob.shape}; name its side in the JSON beside it, "
-            "and export it with a free batch.",
-            reason="input-differs",
-        ) from problem

@@ -13,7 +13,6 @@ import tarfile
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
@@ -29,9 +28,9 @@ from edge_service.vision.align import SIDE
 from edge_service.vision.decode import Pixels, decode
 from edge_service.vision.embed import SFACE
 from edge_service.vision.quality import level_for
-from edge_service.vision.reader import FaceReader, open_reader, single_face
+from edge_service.vision.reader import FaceReader, single_face
 from lab.data.alignment import SAMPLE, Mending, mending_of
-from lab.data.image_store import DEFAULT, NpyWriter, digest_of, load_rows, written_whole
+from lab.data.image_store import DEFAULT, digest_of, written_whole
 from shared.errors import FaceRefused, PatronusError, SetupError
 from shared.metrics import Metrics
 
@@ -94,14 +93,6 @@ class FaceImages:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __repr__(self) -> str:
-        return f"FaceImages(n={len(self)}, people={self.known_people}, digest={self.digest[:12]})"
-
-    @property
-    def known_people(self) -> int:
-        """How many different people are known to be in the set."""
-        return len(set(self.people) - {None})
-
     def subset(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> FaceImages:
         """Some of the faces, by row numbers or by a mask; the pixels are copied."""
         at = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64)
@@ -110,50 +101,35 @@ class FaceImages:
 
 
 def split_people(
-    people: Sequence[str | None] | NDArray[np.object_],
-    fractions: Sequence[float],
-    seed: int,
-    names: Sequence[str] | NDArray[np.object_] | None = None,
+    people: Sequence[str] | NDArray[np.object_], fractions: Sequence[float], seed: int
 ) -> NDArray[np.int64]:
     """Assigns each image to a part, with no person in two of them: (n,) int64, 0 to the number of fractions.
 
-    A person's part depends on the person's name and the seed alone. Images of unknown people count one by one.
+    A person's part depends on the person's name and the seed alone.
 
     Args:
-        people: who is on each image, None where that is not known.
+        people: who is on each image.
         fractions: the expected size of each part; their sum is 1.
         seed: of the split.
-        names: of the images; needed if a person is unknown.
-
-    Raises:
-        ValueError: the fractions are not such, or an unknown person's image has no name.
     """
-    ends = np.cumsum(fractions)
-    if not len(ends) or min(fractions) < 0 or abs(ends[-1] - 1) > 1e-6:
-        raise ValueError("fractions are positive and add up to 1")
-    if names is None and any(person is None for person in people):
-        raise ValueError("images of unknown people are split by their names, and none are given")
-    keys = [f"person/{p}" if p is not None else f"image/{names[at]}" for at, p in enumerate(people)]  # type: ignore[index]
-    places = {key: _uniform(key, seed) for key in set(keys)}
-    part = np.searchsorted(ends, np.array([places[key] for key in keys], dtype=np.float64), side="right")
-    return np.minimum(part, len(ends) - 1).astype(np.int64)
+    places = {person: _uniform(person, seed) for person in set(people)}
+    part = np.searchsorted(np.cumsum(fractions), [places[person] for person in people], side="right")
+    return np.minimum(part, len(fractions) - 1).astype(np.int64)
 
 
-def _uniform(key: str, seed: int) -> float:
-    digest = hashlib.sha256(f"{seed}/{unicodedata.normalize('NFC', key)}".encode()).digest()
+def _uniform(person: str, seed: int) -> float:
+    digest = hashlib.sha256(f"{seed}/{unicodedata.normalize('NFC', f'person/{person}')}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2.0**48
 
 
-def read_images(
-    source: Path, *, cache: Path = DEFAULT, aligned: bool | None = None, at_least: int = 1, fills: bool = True
-) -> FaceImages:
+def read_images(source: Path, *, cache: Path = DEFAULT, at_least: int = 1, fills: bool = True) -> FaceImages:
     """The faces of a folder or a tar; see ``read_folder`` and ``read_tar``.
 
     Raises:
         SetupError: it is neither, or has too few faces.
     """
     if source.is_dir():
-        return read_folder(source, cache=cache, aligned=aligned, at_least=at_least, fills=fills)
+        return read_folder(source, cache=cache, at_least=at_least, fills=fills)
     return read_tar(source, cache=cache, at_least=at_least, fills=fills)
 
 
@@ -187,7 +163,7 @@ def read_folder(
     digest = digest_of("folder", FORMAT, aligned, locate("face-detector").sha256, stamps, *_unfilled(fills))
     cached = _load(cache, digest)
     if cached is None:
-        reader = None if aligned else open_reader(EdgeSettings(embedder=SFACE.name), Metrics("lab"))
+        reader = None if aligned else FaceReader(EdgeSettings(embedder=SFACE.name), Metrics("lab"))
         read = [(name, _person(name), folder / name) for name in files]
         found = _from_files(iter(read), reader)
         if aligned:
@@ -247,13 +223,9 @@ def _person(name: str) -> str | None:
 
 
 def _are_aligned(folder: Path, files: list[str]) -> bool:
-    limits, sizes = PictureLimits(), []
-    for name in islice(files, _CHECKED):
-        try:
-            sizes.append(decode(_bytes(folder / name, limits), limits).shape)
-        except PatronusError:
-            continue
-    return bool(sizes) and all(shape == _SHAPE for shape in sizes)
+    checked = _from_files(((name, None, folder / name) for name in files[:_CHECKED]), None)
+    kinds = {face if isinstance(face, str) else "aligned" for _, _, face in checked}
+    return "aligned" in kinds and "not_aligned" not in kinds
 
 
 def _bytes(path: Path, limits: PictureLimits) -> bytes:
@@ -344,15 +316,13 @@ def _decode(cache: Path, digest: str, found: Iterator[_Found], total: int) -> Fa
     skipped = Skipped()
     pixels, index = _places(cache, digest)
     with written_whole(pixels) as file:
-        writer = NpyWriter(file, _SHAPE, "uint8")
         for name, person, face in track(found, "reading faces", total=total, console=Console(stderr=True)):
             if isinstance(face, str):
                 skipped.add(name, face)
                 continue
-            writer.add(face)
+            file.write(np.ascontiguousarray(face).tobytes())
             names.append(name)
             people.append(person)
-        writer.finish()
     with written_whole(index) as file:
         known = {"names": names, "people": people, "counts": skipped.counts, "skipped": skipped.names}
         file.write(json.dumps(known).encode())
@@ -363,22 +333,21 @@ def _decode(cache: Path, digest: str, found: Iterator[_Found], total: int) -> Fa
 
 
 def _load(cache: Path, digest: str) -> FaceImages | None:
-    pixels_at, index = _places(cache, digest)
-    pixels = load_rows(pixels_at)
+    raw, index = _places(cache, digest)
     try:
         known = json.loads(index.read_bytes())
         names, people = (np.array(known[what], dtype=object) for what in ("names", "people"))
-        skipped = Skipped(known["counts"], known["skipped"])
+        # An empty file cannot be mapped.
+        pixels = np.memmap(raw, np.uint8, "r") if len(names) else np.empty(0, np.uint8)
+        faces = np.asarray(pixels.reshape(len(names), *_SHAPE))
+        return FaceImages(names, people, faces, digest, Skipped(known["counts"], known["skipped"]))
     except (OSError, ValueError, KeyError):
         return None
-    if pixels is None or pixels.shape != (len(names), *_SHAPE) or pixels.dtype != np.uint8:
-        return None
-    return FaceImages(names, people, pixels, digest, skipped)
 
 
 def _places(cache: Path, digest: str) -> tuple[Path, Path]:
     stem = cache / "images" / digest[:32]
-    return stem.with_suffix(".npy"), stem.with_suffix(".json")
+    return stem.with_suffix(".rgb"), stem.with_suffix(".json")
 
 
 def _enough(images: FaceImages, source: str, at_least: int) -> FaceImages:

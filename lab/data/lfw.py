@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -68,23 +68,16 @@ class Lfw:
 
     def pairs(self) -> list[Pair]:
         """The 6,000 pairs of view 2, in ten folds of 300 genuine and 300 impostor pairs."""
-        try:
-            return self._read()
-        except (ValueError, IndexError, UnicodeDecodeError):
-            raise SetupError(f"{self._pairs} is no list of LFW's pairs; get it again.") from None
-
-    def _read(self) -> list[Pair]:
-        lines = [line.split() for line in self._pairs.read_text().splitlines() if line.strip()]
-        folds, each = int(lines[0][0]), int(lines[0][1])
         pairs = []
-        for position, parts in enumerate(lines[1:]):
-            fold = position // (2 * each)
-            if len(parts) == 3:
-                name, first, second = parts
-                pairs.append(Pair(_picture(name, first), _picture(name, second), True, fold))
-            else:
-                name, first, other, second = parts
-                pairs.append(Pair(_picture(name, first), _picture(other, second), False, fold))
+        try:
+            lines = [line.split() for line in self._pairs.read_text().splitlines() if line.strip()]
+            folds, each = int(lines[0][0]), int(lines[0][1])
+            for position, (name, first, *rest) in enumerate(lines[1:]):
+                other, second = rest if len(rest) == 2 else (name, *rest)
+                pair = Pair(_picture(name, first), _picture(other, second), len(rest) == 1, position // (2 * each))
+                pairs.append(pair)
+        except (ValueError, IndexError):
+            raise SetupError(f"{self._pairs} is no list of LFW's pairs; get it again.") from None
         if len(pairs) != folds * each * 2:
             raise SetupError(f"{self._pairs} is cut off: it holds {len(pairs)} pairs of {folds * each * 2}.")
         return pairs
@@ -106,7 +99,7 @@ def read_lfw(folder: Path, *, cache: Path = DEFAULT) -> tuple[FaceImages, list[P
     missing = {name for pair in pairs for name in (pair.first, pair.second)} - set(names)
     if missing:
         raise SetupError(f"{folder / PAIRS} names {len(missing)} images that are not in {TAR}; get both again.")
-    return FaceImages(names, images.people, images.pixels, images.digest, images.skipped), pairs
+    return replace(images, names=names), pairs
 
 
 def person(name: str) -> str:

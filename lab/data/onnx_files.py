@@ -104,23 +104,20 @@ class OnnxFile:
             ) from problem
         return cls(path, data, hashlib.sha256(data).hexdigest(), _preprocessing(path))
 
-    def session(self, threads: int = 0) -> OrtSession:
+    def session(self) -> OrtSession:
         """The file in ONNX Runtime.
-
-        Args:
-            threads: 0 for one a core.
 
         Raises:
             SetupError: the runtime refuses it.
         """
-        return _FileSession(self.data, InferenceSettings(threads=threads), self.path.name)
+        return _FileSession(self.data, self.path.name)
 
 
 class _FileSession(OrtSession):
     """A session on bytes that no manifest names."""
 
-    def __init__(self, data: bytes, settings: InferenceSettings, name: str) -> None:
-        self._open(data, settings, f"the model {name}; export it again as float32 with a free batch.")
+    def __init__(self, data: bytes, name: str) -> None:
+        self._open(data, InferenceSettings(), f"the model {name}; export it again as float32 with a free batch.")
 
 
 def prepare(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -18,28 +18,23 @@ _BLOCK = 2048
 _BINS = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class FoldAccuracy:
-    """Mean and standard deviation over folds, as fractions of 1."""
-
-    mean: float
-    deviation: float
-
-
-def ten_fold_accuracy(scores: Floats, genuine: NDArray[np.bool_], folds: Ints) -> FoldAccuracy:
+def ten_fold_accuracy(scores: Floats, genuine: NDArray[np.bool_], folds: Ints) -> tuple[float, float]:
     """LFW's protocol (Huang et al., 2007): each fold is judged at the threshold that is best on the other nine.
 
     Args:
         scores: (n,) cosine of each pair.
         genuine: (n,) whether the pair shows one person.
         folds: (n,) which fold the pair is in.
+
+    Returns:
+        mean and standard deviation over folds, as fractions of 1.
     """
     found = []
     for fold in np.unique(folds):
         inside = folds == fold
         tau = _best_threshold(scores[~inside], genuine[~inside])
         found.append(float(np.mean((scores[inside] >= tau) == genuine[inside])))
-    return FoldAccuracy(float(np.mean(found)), float(np.std(found)))
+    return float(np.mean(found)), float(np.std(found))
 
 
 def _best_threshold(scores: Floats, genuine: NDArray[np.bool_]) -> float:
@@ -53,11 +48,6 @@ def _best_threshold(scores: Floats, genuine: NDArray[np.bool_]) -> float:
     if cut == len(ordered):
         return float(ordered[-1])
     return float(ordered[cut - 1] + ordered[cut]) / 2
-
-
-def true_accept_rate(scores: Floats, tau: float) -> float:
-    """The share of genuine scores that are accepted."""
-    return float(np.mean(scores >= tau))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,29 +23,7 @@ Protect = Callable[[Rows, float], AnyRows]  # (n, d) float32 unit rows and phi i
 _ROUNDING = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class CertifiedBudget:
-    """How far each protected side may be perturbed, in whatever direction.
-
-    Attributes:
-        genuine: radians a side that flip at most a share alpha of the decisions on genuine pairs.
-        impostor: the same on impostor pairs.
-        alpha: that share.
-    """
-
-    genuine: float
-    impostor: float
-    alpha: float
-
-    @property
-    def phi(self) -> float:
-        """The smaller of both, radians a side."""
-        return min(self.genuine, self.impostor)
-
-
-def certified_budget(
-    genuine: ArrayLike, impostor: ArrayLike, tau: float, alpha: float, *, sides: Sides = "both"
-) -> CertifiedBudget:
+def certified_budget(theta: ArrayLike, tau: float, alpha: float, *, sides: Sides = "both") -> float:
     """The split-conformal budget: for any choice of directions, at most a share alpha of decisions flips.
 
     A decision can flip only if its margin |theta - theta_tau| is used up by the angles of the protected sides. With m
@@ -61,39 +39,35 @@ def certified_budget(
       of pairs must be those of the service. tau must not have been chosen on these pairs.
     * The probability is over the calibration as well. With one calibration fixed and independent margins, the share
       that can flip follows Beta(k, n + 1 - k), k = floor(alpha (n + 1)): about alpha, give or take sqrt(alpha / n).
-    * Genuine and impostor pairs are apart: alpha holds for each kind.
+    * Genuine and impostor pairs are apart: alpha holds for each kind, within the smaller of both budgets.
 
     Args:
-        genuine: (n,) radians, angles of genuine pairs, one pair a person.
-        impostor: (m,) radians, angles of impostor pairs, nobody in two of them.
+        theta: (n,) radians, angles of pairs of one kind, nobody in two of them.
         tau: cosine.
         alpha: share of decisions that may flip, in 0..1 without the ends.
         sides: ``both`` are perturbed, each by the budget, or only the ``probe``, which may then use the whole margin.
 
+    Returns:
+        how far each protected side may be perturbed, radians.
+
     Raises:
-        TooFewPeople: under ceil(1 / alpha) - 1 pairs of a kind: no budget but 0 has the guarantee.
+        TooFewPeople: under ceil(1 / alpha) - 1 pairs: no budget but 0 has the guarantee.
         ValueError: not angles, or alpha or tau out of range.
     """
     if not 0 < alpha < 1:
         raise ValueError("alpha is a share between 0 and 1")
-    found = [
-        _conformal(checked_angles(theta), tau, alpha, 2 if sides == "both" else 1) for theta in (genuine, impostor)
-    ]
-    return CertifiedBudget(found[0], found[1], alpha)
-
-
-def _conformal(theta: Floats, tau: float, alpha: float, sides: int) -> float:
+    found = checked_angles(theta)
     exact = Fraction(str(float(alpha)))  # 0.29 * 100 is 28.999... as a float
-    rank = math.floor(exact * (theta.size + 1))
+    rank = math.floor(exact * (found.size + 1))
     if rank == 0:
         needed = math.ceil(1 / exact) - 1
         raise TooFewPeople(
-            f"A share of {alpha:g} needs {needed} pairs of a kind, one a person, and {theta.size} are there; "
+            f"A share of {alpha:g} needs {needed} pairs of a kind, one a person, and {found.size} are there; "
             "add people or allow a larger share.",
             needed=needed,
-            found=theta.size,
+            found=found.size,
         )
-    margin = np.sort(np.abs(theta - angle_of(tau)))[rank - 1] / sides
+    margin = np.sort(np.abs(found - angle_of(tau)))[rank - 1] / (2 if sides == "both" else 1)
     return max(0.0, float(margin) - _ROUNDING)
 
 
@@ -145,20 +119,12 @@ class StatisticalBudget:
 
 
 def statistical_budget(
-    protect: Protect,
-    comparison: Comparison,
-    tolerance: Tolerance,
-    *,
-    phi_max: float,
-    steps: int = 32,
-    checks: int = 4,
+    protect: Protect, comparison: Comparison, tolerance: Tolerance, *, phi_max: float, steps: int = 16
 ) -> StatisticalBudget:
     """The largest phi at which the upper bounds of FNMR and FMR stay within the tolerance of the clean system's.
 
-    A binary search over phi_max / steps, 2 phi_max / steps, ... phi_max finds a candidate. Errors need not rise
-    steadily with phi, so the candidate is then verified, with other draws of people, together with phis spread evenly
-    below it: a sample may be perturbed by less than the budget. Where one of them fails, the step below it is the next
-    candidate, and is verified the same way.
+    A binary search over phi_max / steps, 2 phi_max / steps, ... phi_max finds a candidate, which is then verified with
+    another draw of people. Where it fails, the step below it is the next candidate, and is verified the same way.
 
     Each bound holds for one phi by itself; the best of several tries is a little lucky. Report the figures of the
     chosen phi on people who had no part in the choice.
@@ -169,13 +135,12 @@ def statistical_budget(
         tolerance: allowed rises.
         phi_max: radians, the largest phi of interest.
         steps: how finely phi is told.
-        checks: phis verified, the candidate among them.
 
     Raises:
-        ValueError: ``protect`` gave something that is not unit rows, or phi_max, steps or checks are not positive.
+        ValueError: ``protect`` gave something that is not unit rows, or phi_max or steps are not positive.
     """
-    if not (phi_max > 0 and steps > 0 and checks > 0):
-        raise ValueError("phi_max, steps and checks are positive")
+    if not (phi_max > 0 and steps > 0):
+        raise ValueError("phi_max and steps are positive")
     visited: dict[tuple[int, int], Visit] = {}
 
     def within(step: int, draw: int) -> bool:
@@ -189,12 +154,8 @@ def statistical_budget(
     while bad - good > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if within(middle, 0) else (good, middle)
-    while good:
-        verified = sorted({math.ceil(good * share / checks) for share in range(1, checks + 1)})
-        failed = next((step for step in verified if not within(step, 1)), None)
-        if failed is None:
-            break
-        good = failed - 1
+    while good and not within(good, 1):
+        good -= 1
     return StatisticalBudget(phi_max * good / steps, tuple(visited[key] for key in sorted(visited)))
 
 

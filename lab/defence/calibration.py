@@ -10,7 +10,7 @@ from lab.data.matching import Comparison, TooFewPeople, one_pair_a_person
 from lab.data.splits import CALIBRATE, Labelled
 from lab.defence.budget import StatisticalBudget, Tolerance, certified_budget, statistical_budget
 from lab.defence.network import PatronusNetwork
-from lab.defence.protection import at_most, protect
+from lab.defence.protection import protect
 from lab.defence.recipe import Recipe
 
 
@@ -47,8 +47,9 @@ def calibrate(network: PatronusNetwork, labelled: Labelled, recipe: Recipe) -> C
     unit, people = labelled.unit[rows], labelled.people[rows]
     comparison = Comparison(unit, people, recipe.tau, sides=recipe.sides)
     tolerance = Tolerance(fnmr=recipe.fnmr_rise, fmr=recipe.fmr_rise)
-    largest = float(network.phi_max)
-    found = statistical_budget(at_most(network), comparison, tolerance, phi_max=largest, steps=16, checks=1)
+    found = statistical_budget(
+        lambda unit, phi: protect(network, unit, phi).templates, comparison, tolerance, phi_max=float(network.phi_max)
+    )
     network.phi_max.fill_(found.phi)
     limits = protect(network, unit).limits
     return Calibration(
@@ -74,10 +75,10 @@ def _certified(labelled: Labelled, recipe: Recipe) -> float | None:
         cosine = np.sum(unit[kept[:, 0]].astype(np.float64) * unit[kept[:, 1]], axis=1)
         angles.append(np.arccos(cosine.clip(-1, 1)))
     try:
-        budget = certified_budget(angles[0], angles[1], recipe.tau, recipe.alpha, sides=recipe.sides)
+        budgets = [certified_budget(theta, recipe.tau, recipe.alpha, sides=recipe.sides) for theta in angles]
     except TooFewPeople:
         return None
-    return float(np.rad2deg(budget.phi))
+    return float(np.rad2deg(min(budgets)))
 
 
 def _curve(found: StatisticalBudget) -> list[dict[str, float]]:

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -178,56 +176,41 @@ class InversionOptions:
     seed: int = 0
 
 
-@dataclass(slots=True)
-class Trained:
-    """An attacker ready to use.
-
-    Attributes:
-        decoder: in evaluation mode.
-        history: figures of the training.
-    """
-
-    decoder: nn.Module
-    history: list[dict[str, float]]
-
-
 def train_decoder(
     family: str,
-    templates: Callable[[NDArray[np.int64]], Tensor] | NDArray[np.float32],
+    templates: NDArray[np.float32],
     pixels: NDArray[np.uint8],
     embeddings: NDArray[np.float32],
-    embedder: nn.Module | None,
+    embedder: nn.Module,
     options: InversionOptions,
-    checkpoint: Path | None = None,
-    fingerprint: str = "",
+    kept: Checkpoint,
     start: nn.Module | None = None,
-    console: Console | None = None,
-) -> Trained:
+) -> tuple[nn.Module, list[dict[str, float]]]:
     """Trains a decoder.
 
     Args:
         family: of ``lab.defence.decoders.DECODERS``.
-        templates: what the attacker saw of each picture: (n, d) float32, or a function from rows to (m, d).
+        templates: what the attacker saw of each picture: (n, d) float32.
         pixels: (n, 112, 112, 3) uint8 RGB.
         embeddings: (n, d) float32, unit rows: the true, clean embeddings, for the identity term.
-        embedder: differentiable embedder, or None for no identity term.
+        embedder: differentiable embedder.
         options: how.
-        checkpoint: folder for the state; None keeps none.
-        fingerprint: names the data and templates, so that a checkpoint of other ones is refused.
+        kept: folder for the state, and a name of the data and templates: a checkpoint of other ones is refused.
         start: a decoder to go on from.
+
+    Returns:
+        the decoder in evaluation mode, and figures of its training.
     """
     torch.manual_seed(options.seed)
     where = device()
     decoder = build(family, embeddings.shape[1]).to(where) if start is None else start.to(where)
     decoder.train()
-    if embedder is not None:
-        embedder.to(where)
+    embedder.to(where)
     side = DECODERS[family][0]
     pictures = shrunk(pixels, side)
     true = torch.from_numpy(embeddings)
-    give = (lambda rows: torch.from_numpy(templates[rows])) if isinstance(templates, np.ndarray) else templates
 
-    def stage(name: str, steps: int, batch: int, rate: float, identity: nn.Module | None) -> list[dict[str, float]]:
+    def stage(name: str, steps: int, batch: int, rate: float) -> list[dict[str, float]]:
         count = len(pixels)
         batch = min(batch, count)
 
@@ -236,13 +219,13 @@ def train_decoder(
             epoch, at = divmod(number, count // batch)
             rows = np.random.default_rng([options.seed, epoch]).permutation(count)[at * batch :][:batch]
             truth = to_float(pictures[rows]).to(where)
-            made = decoder(give(rows).to(where))
+            made = decoder(torch.from_numpy(templates[rows]).to(where))
             pixel = (made - truth).abs().mean()
             structure = ssim(made, truth).mean()
             loss = pixel + options.ssim * (1 - structure)
             figures = {"l1": pixel.item(), "ssim": structure.item()}
-            if identity is not None:
-                cosine = (embedded(identity, made) * true[rows].to(where)).sum(dim=1).mean()
+            if name == "identity":
+                cosine = (embedded(embedder, made) * true[rows].to(where)).sum(dim=1).mean()
                 loss = loss + options.identity * (1 - cosine)
                 figures["cosine"] = cosine.item()
             return loss, figures
@@ -258,22 +241,19 @@ def train_decoder(
             rise=0.05,
             seed=options.seed,
             checkpoint=Checkpoint(
-                checkpoint and checkpoint / f"{family}-{name}.pt",
-                f"{family} {options} {fingerprint} {len(pixels)} {name}",
+                kept.path / f"{family}-{name}.pt", f"{family} {options} {kept.fingerprint} {len(pixels)} {name}"
             ),
-            console=console,
         )
 
     history = []
     if options.epochs:
         steps = max(1, round(options.epochs * len(pixels) / options.batch))
-        history += stage("pixels", steps, options.batch, options.rate, None)
-    if embedder is not None and options.identity_steps:
-        history += stage("identity", options.identity_steps, options.identity_batch, options.identity_rate, embedder)
-    if embedder is not None:
-        embedder.cpu()
+        history += stage("pixels", steps, options.batch, options.rate)
+    if options.identity_steps:
+        history += stage("identity", options.identity_steps, options.identity_batch, options.identity_rate)
+    embedder.cpu()
     # What follows takes templates on the CPU.
-    return Trained(decoder.cpu().eval().requires_grad_(False), history)
+    return decoder.cpu().eval().requires_grad_(False), history
 
 
 def shrunk(pixels: NDArray[np.uint8], side: int) -> Tensor:

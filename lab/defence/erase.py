@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from lab.data.matching import TooFewPeople
 from lab.data.verification import Floats
@@ -74,9 +75,8 @@ def erase_basis(found: Scatter, directions: int) -> Floats:
 
     the first j columns span the j generalised eigenvectors of the largest ratio of within to between.
     """
-    root = _inverse_root(_ridged(found.between))
-    _, vectors = np.linalg.eigh(root @ found.within @ root)
-    basis, _ = np.linalg.qr((root @ vectors)[:, ::-1][:, :directions])
+    _, vectors = eigh(found.within, _ridged(found.between))
+    basis, _ = np.linalg.qr(vectors[:, ::-1][:, :directions])
     return np.asarray(basis)
 
 
@@ -104,8 +104,3 @@ def erased(unit: NDArray[np.float32], matrix: Floats) -> NDArray[np.float32]:
 def _ridged(matrix: Floats) -> Floats:
     """With a little of every direction: some embedders hardly use some, and 0 / 0 would blow up their rounding."""
     return np.asarray(matrix + _RIDGE * np.trace(matrix) / len(matrix) * np.eye(len(matrix)))
-
-
-def _inverse_root(matrix: Floats) -> Floats:
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors / np.sqrt(values)) @ vectors.T)

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -107,10 +105,8 @@ def train_perturbation(
     material: Material,
     attackers: Sequence[nn.Module],
     options: PerturbationOptions,
-    checkpoint: Path | None = None,
-    fingerprint: str = "",
-    embedder: nn.Module | None = None,
-    console: Console | None = None,
+    kept: Checkpoint,
+    embedder: nn.Module,
 ) -> list[dict[str, float]]:
     """Trains the network in place against attackers as they stand.
 
@@ -120,10 +116,8 @@ def train_perturbation(
         material: people that nothing is measured on.
         attackers: none leaves out the terms that need them.
         options: how.
-        checkpoint: folder for the state; None keeps none.
-        fingerprint: names data and attackers.
-        embedder: a differentiable embedder, to follow identity down to rebuilt faces; None leaves that term out.
-        console: for the progress.
+        kept: folder for the state, and a name of data and attackers.
+        embedder: a differentiable embedder, to follow identity down to rebuilt faces.
     """
     network.train()
 
@@ -136,8 +130,7 @@ def train_perturbation(
             rate,
             decay=1e-4,
             seed=options.seed,
-            checkpoint=Checkpoint(checkpoint and checkpoint / f"perturbation-{name}.pt", f"{options} {fingerprint}"),
-            console=console,
+            checkpoint=Checkpoint(kept.path / f"perturbation-{name}.pt", f"{options} {kept.fingerprint}"),
         )
 
     history = stage("warm-up", options.warm_up, 2 * options.rate, ()) if options.warm_up else []
@@ -155,7 +148,7 @@ def _loss(
     material: Material,
     attackers: Sequence[nn.Module],
     options: PerturbationOptions,
-    embedder: nn.Module | None,
+    embedder: nn.Module,
 ) -> _Loss:
     dim = network.size.dim
     no_seal = torch.eye(dim)
@@ -200,22 +193,15 @@ def _loss(
             "alike": alike.item(),
         }
         if attackers and not partial:
-            attacked = protected[: len(clean)]
-            if options.rebuilt:
-                attacker = attackers[number % len(attackers)]
-                few = rows[: options.rebuilt]
-                truth = to_float(material.pictures[few])
-                made = resized(attacker(attacked[: options.rebuilt]), truth.shape[-1])
-                likeness = ssim(made, truth)
-                pixels = functional.relu(likeness - options.floor).mean() - 0.5 * (made - truth).abs().mean()
-                total = total + options.pixels * pixels
-                figures["ssim"] = likeness.mean().item()
-                if embedder is not None:
-                    seen = (embedded(embedder, made) * clean[: options.rebuilt]).sum(dim=1)
-                    total = (
-                        total + options.identity * functional.softplus((seen - options.stranger) / 0.05).mean() * 0.05
-                    )
-                    figures["seen"] = seen.mean().item()
+            attacker = attackers[number % len(attackers)]
+            truth = to_float(material.pictures[rows[: options.rebuilt]])
+            made = resized(attacker(protected[: options.rebuilt]), truth.shape[-1])
+            likeness = ssim(made, truth)
+            pixels = functional.relu(likeness - options.floor).mean() - 0.5 * (made - truth).abs().mean()
+            seen = (embedded(embedder, made) * clean[: options.rebuilt]).sum(dim=1)
+            identity = functional.softplus((seen - options.stranger) / 0.05).mean() * 0.05
+            total = total + options.pixels * pixels + options.identity * identity
+            figures |= {"ssim": likeness.mean().item(), "seen": seen.mean().item()}
         return total, figures
 
     return loss

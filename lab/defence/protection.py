@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +76,3 @@ def gaussian(unit: Rows, angles: NDArray[np.floating[Any]], *, seed: int = 0) ->
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     perturbed = np.cos(angles)[:, None] * rows + np.sin(angles)[:, None] * drawn
     return np.asarray(perturbed / np.linalg.norm(perturbed, axis=1, keepdims=True), dtype=np.float32)
-
-
-def at_most(network: PatronusNetwork) -> Callable[[Rows, float], Rows]:
-    """The network as calibration wants it: embeddings and a largest angle, to templates."""
-    return lambda unit, phi: protect(network, unit, phi).templates

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -14,9 +14,7 @@ from lab.defence.perturbation import PerturbationOptions
 from shared.errors import Conflict, SetupError
 
 FILE: Final = "recipe.json"
-Family = Literal["upsampling", "transposed", "attentive", "upsampling-112"]
-if set(get_args(Family)) != set(DECODERS):
-    raise RuntimeError("the families of a recipe are not those of the decoders")
+Family = Annotated[str, StringConstraints(pattern=f"^({'|'.join(DECODERS)})$")]
 
 
 class Recipe(BaseModel):

@@ -25,9 +25,10 @@ import torch
 from torch import nn
 
 from edge_service.models.files import write_whole
-from lab.data.embedders import Encoder, open_encoder
+from lab.data.embedders import open_encoder
 from lab.data.image_store import written_whole
-from lab.data.splits import FIT, Labelled, Material, gather
+from lab.data.matching import genuine_pairs
+from lab.data.splits import FIT, Material, gather
 from lab.data.torch_embedder import load_torch_embedder
 from lab.defence.calibration import Calibration, calibrate
 from lab.defence.decoders import build, shrunk, train_decoder
@@ -36,8 +37,8 @@ from lab.defence.perturbation import Material as Seen
 from lab.defence.perturbation import train_perturbation
 from lab.defence.protection import protect
 from lab.defence.recipe import Recipe, read_recipe
-from lab.defence.statistics import Choice, Fitted, fit, limited_by_cohort, network_of
-from lab.defence.training import save_whole
+from lab.defence.statistics import Fitted, fit, limited_by_cohort, network_of
+from lab.defence.training import Checkpoint, save_whole
 from shared.errors import SetupError
 
 COHORT: Final = 32
@@ -68,13 +69,10 @@ class Run:
         """
         return cls(folder, cache, read_recipe(folder))
 
-    def encoder(self) -> Encoder:
-        """The recipe's embedder."""
-        return open_encoder(self.recipe.embedder)
-
     def material(self) -> Material:
         """All faces, embedded."""
-        return gather(Path(self.recipe.images), Path(self.recipe.people), self.encoder(), self.cache)
+        recipe = self.recipe
+        return gather(Path(recipe.images), Path(recipe.people), open_encoder(recipe.embedder), self.cache)
 
     def fitted(self, material: Material) -> Fitted:
         """What is fitted and not trained; from the folder where it is."""
@@ -99,24 +97,23 @@ class Run:
     ) -> None:
         recipe = self.recipe
         network = network_of(fitted, np.deg2rad(recipe.phi_max), recipe.seed)
-        unit, pixels = material.learned, material.pictures.pixels
+        unit, pixels, rows = material.learned, material.pictures.pixels, material.labelled.rows(FIT)
+        pairs = genuine_pairs(material.labelled.people[rows], most=_MOST_PAIRS, seed=recipe.seed)
         if recipe.images != recipe.people:
             # Those who teach score preservation are protected too: else the network would learn to tell the two sources
             # apart, to perturb the one and spare the other.
-            rows = material.labelled.rows(FIT)
             unit = np.concatenate([unit, material.labelled.unit[rows]])
             pixels = np.concatenate([pixels, material.labelled.images.pixels[rows]])
         seen = Seen(
             unit=torch.from_numpy(np.array(unit)),
             pictures=shrunk(pixels, _LOOP_SIDE),
-            pairs=torch.from_numpy(_pairs(material.labelled, recipe.seed)),
+            pairs=torch.from_numpy(material.labelled.unit[rows[pairs]]),
             within=torch.from_numpy(fitted.within),
         )
         options = dataclasses.replace(recipe.perturbation, sides=recipe.sides, scale=fitted.scale, seed=recipe.seed)
         for number in range(recipe.rounds + 1):
-            name = f"round {number}"
-            kept = self.folder / "checkpoints" / name
-            train_perturbation(network, recipe.tau, seen, attackers, options, kept, self._print(name), embedder)
+            kept = self._checkpoints(f"round {number}")
+            train_perturbation(network, recipe.tau, seen, attackers, options, kept, embedder)
             if number < recipe.rounds:
                 attackers.append(self._retrained(number, network, material, embedder))
         save_whole(self.folder / "network.pt", network.state_dict())
@@ -124,42 +121,25 @@ class Run:
     def attacker(self, family: str, material: Material, embedder: nn.Module) -> nn.Module:
         """A decoder trained on clean embeddings; from the folder where it is."""
         path = self.folder / "attackers" / f"{family}.pt"
-        dim = material.learned.shape[1]
+        unit, pixels = material.learned, material.pictures.pixels
         if not path.exists():
             options = dataclasses.replace(self.recipe.attackers, seed=self.recipe.seed)
-            checkpoints = self.folder / "checkpoints"
-            trained = train_decoder(
-                family,
-                material.learned,
-                material.pictures.pixels,
-                material.learned,
-                embedder,
-                options,
-                checkpoints,
-                self._print(material.pictures.digest),
-            )
-            save_whole(path, trained.decoder.state_dict())
-        decoder = build(family, dim)
+            kept = Checkpoint(self.folder / "checkpoints", self._print(material.pictures.digest))
+            decoder, _ = train_decoder(family, unit, pixels, unit, embedder, options, kept)
+            save_whole(path, decoder.state_dict())
+        decoder = build(family, unit.shape[1])
         _load_into(decoder, path)
         return decoder.eval().requires_grad_(False)
 
     def _retrained(self, number: int, network: PatronusNetwork, material: Material, embedder: nn.Module) -> nn.Module:
         """One of the attackers, gone on learning from what the network emits now."""
         family = self.recipe.families[number % len(self.recipe.families)]
-        emitted = protect(network, material.learned, seed=number).templates
+        unit, pixels = material.learned, material.pictures.pixels
+        emitted = protect(network, unit, seed=number).templates
         options = dataclasses.replace(self.recipe.attackers, epochs=0, seed=self.recipe.seed + number + 1)
-        trained = train_decoder(
-            family,
-            emitted,
-            material.pictures.pixels,
-            material.learned,
-            embedder,
-            options,
-            self.folder / "checkpoints" / f"retrained {number}",
-            self._print(f"retrained {number}"),
-            start=self.attacker(family, material, embedder).requires_grad_(True),
-        )
-        return trained.decoder
+        kept, start = self._checkpoints(f"retrained {number}"), self.attacker(family, material, embedder)
+        start.requires_grad_(True)
+        return train_decoder(family, emitted, pixels, unit, embedder, options, kept, start)[0]
 
     def network(self, fitted: Fitted, *, calibrated: bool = True) -> PatronusNetwork:
         """The trained network, with the budget of the calibration where there is one and it is wanted.
@@ -210,56 +190,25 @@ class Run:
         """Keeps a result, whole or not at all."""
         write_whole(self.folder / name, (json.dumps(value, indent=1) + "\n").encode())
 
+    def _checkpoints(self, name: str) -> Checkpoint:
+        return Checkpoint(self.folder / "checkpoints" / name, self._print(name))
+
     def _print(self, *parts: str) -> str:
         return hashlib.sha256("\0".join([self.recipe.model_dump_json(), *parts]).encode()).hexdigest()
 
 
-def _pairs(labelled: Labelled, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Genuine pairs of those who fit: (m, 2, d) float32."""
-    random = np.random.default_rng(seed)
-    found = []
-    rows = labelled.rows(FIT)
-    for one in np.unique(labelled.people[rows]):
-        own = rows[labelled.people[rows] == one]
-        if len(own) > 1:
-            for _ in range(min(_MOST_PAIRS, len(own) * (len(own) - 1) // 2)):
-                found.append(random.choice(own, 2, replace=False))
-    return np.asarray(labelled.unit[np.array(found)])
-
-
 def _save_fit(path: Path, found: Fitted) -> None:
-    about = {
-        "chosen": found.chosen and dataclasses.asdict(found.chosen),
-        "tried": [dataclasses.asdict(choice) for choice in found.tried],
-    }
-    dim = found.shape.shape[0]
+    eraser = np.empty((0, len(found.shape))) if found.eraser is None else found.eraser
     with written_whole(path) as file:
-        np.savez(
-            file,
-            eraser=np.empty((0, dim)) if found.eraser is None else found.eraser,
-            cohort=found.cohort,
-            shape=found.shape,
-            within=found.within,
-            scale=np.array(found.scale),
-            about=np.array(json.dumps(about)),
-        )
+        np.savez(file, **(dataclasses.asdict(found) | {"eraser": eraser}))
 
 
 def _load_fit(path: Path) -> Fitted:
     try:
         # Opened here: of a damaged file NumPy leaves its own open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            about = json.loads(str(kept["about"]))
             eraser = kept["eraser"] if len(kept["eraser"]) else None
-            return Fitted(
-                eraser,
-                kept["cohort"],
-                kept["shape"],
-                kept["within"],
-                float(kept["scale"]),
-                about["chosen"] and Choice(**about["chosen"]),
-                [Choice(**choice) for choice in about["tried"]],
-            )
+            return Fitted(eraser, kept["cohort"], kept["shape"], kept["within"], float(kept["scale"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         raise _damaged(path) from None
 

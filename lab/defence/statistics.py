@@ -45,9 +45,13 @@ def covariance_root(unit: NDArray[np.float32]) -> NDArray[np.float32]:
     Directions shaped by it have the energy of real faces in every direction: what lies where no face does, an attacker
     would simply project away.
     """
-    values, vectors = np.linalg.eigh(np.cov(unit.astype(np.float64).T))
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    root = _root(np.cov(unit.astype(np.float64).T))
     return np.asarray(root * len(root) / np.trace(root), dtype=np.float32)
+
+
+def _root(matrix: Floats) -> Floats:
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.sqrt(values.clip(min=0))) @ vectors.T)
 
 
 def digest(rows: NDArray[np.float32]) -> str:
@@ -80,16 +84,15 @@ class Choice:
         directions: removed.
         wiener: strength of the shrinking of the rest.
         keeps_mean: whether the direction of the mean face is left as it is.
-        tar: share of genuine pairs accepted at that threshold, every person counted once.
-        tau: tau, or the threshold where FMR is the clean system's at tau, where that is higher: what raises scores
-            makes room for perturbation, which lowers them, and what lowers them cannot be mended.
+        tar: share of genuine pairs accepted, every person counted once, at tau or at the threshold where FMR is the
+            clean system's at tau, where that is higher: what raises scores makes room for perturbation, which lowers
+            them, and what lowers them cannot be mended.
     """
 
     directions: int
     wiener: float
     keeps_mean: bool
     tar: float
-    tau: float
 
 
 @dataclass(slots=True)
@@ -102,8 +105,6 @@ class Fitted:
         shape: (d, d) float32.
         within: (d, d) float32, a root of the scatter within people.
         scale: what protected cosines are to be of erased ones, so that FMR at tau is the clean system's.
-        chosen: the erase step, if any.
-        tried: all choices, for the record.
     """
 
     eraser: Floats | None
@@ -111,15 +112,10 @@ class Fitted:
     shape: NDArray[np.float32]
     within: NDArray[np.float32]
     scale: float
-    chosen: Choice | None
-    tried: list[Choice]
 
 
 def fit(material: Material, tau: float, *, erases: bool, cohort: int, seed: int) -> Fitted:
     """Fits the erase step, and chooses it by cross-validation over people, of whom none calibrates or tests.
-
-    Of all ways that accept as many genuine pairs as the clean system, nearly, at no higher FMR, the one that removes
-    most directions is chosen; of these, the one that accepts most.
 
     Args:
         material: the faces.
@@ -131,70 +127,65 @@ def fit(material: Material, tau: float, *, erases: bool, cohort: int, seed: int)
     rows = material.labelled.rows(FIT)
     unit, people = material.labelled.unit[rows], material.labelled.people[rows]
     everyone = scatter(unit, people)
-    values, vectors = np.linalg.eigh(everyone.within)
-    within = ((vectors * np.sqrt(values.clip(min=0))) @ vectors.T).astype(np.float32)
+    within = _root(everyone.within).astype(np.float32)
     if not erases:
         seen = material.learned
-        return Fitted(None, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, 1.0, None, [])
+        return Fitted(None, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, 1.0)
     mean = material.learned.astype(np.float64).mean(axis=0)
-    tried = _cross_validated(unit, people, mean, tau, seed)
-    clean = next(choice for choice in tried if choice.directions == 0 and choice.wiener == 0)  # E is the identity
-    good = [way for way in tried if way.tar >= clean.tar - _LOST]
-    chosen = max(good, key=lambda way: (way.directions, way.tar))
+    chosen = best_of(cross_validated(unit, people, mean, tau, seed))
     way = (chosen.directions, chosen.wiener, chosen.keeps_mean)
-    matrix = _matrix(everyone, mean, way, _Faces(unit, people), tau)
+    matrix = _matrix(everyone, mean, way, unit, people, tau)
     fmr = all_impostors(unit, people).fmr(tau)
     after = all_impostors(erased(unit, matrix), people).threshold_at(_IN_HAND * fmr)
     scale = float(np.clip(tau / after, *_SCALES)) if after > 0 else 1.0
     seen = erased(material.learned, matrix)
-    return Fitted(matrix, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, scale, chosen, tried)
+    return Fitted(matrix, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, scale)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Faces:
-    """Faces of some people: unit rows (n, d), and who is on each."""
+def best_of(tried: list[Choice]) -> Choice:
+    """Of all ways that accept as many genuine pairs as the clean system, nearly, the one that removes most directions;
+    of these, the one that accepts most.
+    """
+    clean = next(choice for choice in tried if choice.directions == 0 and choice.wiener == 0)  # E is the identity
+    good = [way for way in tried if way.tar >= clean.tar - _LOST]
+    return max(good, key=lambda way: (way.directions, way.tar))
 
-    unit: Rows
-    people: NDArray[np.int64]
 
-
-def _cross_validated(unit: Rows, people: NDArray[np.int64], mean: Floats, tau: float, seed: int) -> list[Choice]:
+def cross_validated(unit: Rows, people: NDArray[np.int64], mean: Floats, tau: float, seed: int) -> list[Choice]:
     """Every way to erase, judged on people who did not fit it; the identity among them."""
     random = np.random.default_rng(seed)
-    sides = []
-    for _ in range(_ROUNDS):
-        fold = random.integers(0, _FOLDS, people.max() + 1)[people]
-        for at in range(_FOLDS):
-            own = fold == at
-            sides.append((_Faces(unit[~own], people[~own]), _Faces(unit[own], people[own])))
+    folds = [random.integers(0, _FOLDS, people.max() + 1)[people] for _ in range(_ROUNDS)]
+    owns = [fold == at for fold in folds for at in range(_FOLDS)]
     # With a fold less there are fewer people than the final fit has; the smallest directions suffer in all ways alike.
-    found = [scatter(others.unit, others.people, at_least=1) for others, _ in sides]
+    found = [scatter(unit[~own], people[~own], at_least=1) for own in owns]
     most = _MOST * unit.shape[1]
     ways = [(k, wiener, keeps) for keeps in (False, True) for wiener in _WIENER for k in _TRIED if k <= most]
     tried = []
     for way in track(ways, "erase step", console=Console(stderr=True)):
-        parts = [
-            _accepted(own, _matrix(known, mean, way, others, tau), tau)
-            for known, (others, own) in zip(found, sides, strict=True)
-        ]
-        shares, weights, thresholds = (np.array(column) for column in zip(*parts, strict=True))
-        tried.append(Choice(*way, float(np.average(shares, weights=weights)), float(np.average(thresholds))))
+        parts = []
+        for known, own in zip(found, owns, strict=True):
+            matrix = _matrix(known, mean, way, unit[~own], people[~own], tau)
+            parts.append(_accepted(unit[own], people[own], matrix, tau))
+        shares, weights = zip(*parts, strict=True)
+        tried.append(Choice(*way, float(np.average(shares, weights=weights))))
     return tried
 
 
-def _accepted(faces: _Faces, matrix: Floats, tau: float) -> tuple[float, int, float]:
-    """TAR with every person counted once, how many people, and the threshold; see ``Choice``."""
-    rows = erased(faces.unit, matrix)
-    pairs = genuine_pairs(faces.people)
-    whose = faces.people[pairs[:, 0]]
+def _accepted(unit: Rows, people: NDArray[np.int64], matrix: Floats, tau: float) -> tuple[float, int]:
+    """TAR with every person counted once, and how many people; see ``Choice``."""
+    rows = erased(unit, matrix)
+    pairs = genuine_pairs(people)
+    whose = people[pairs[:, 0]]
     scores = np.sum(rows[pairs[:, 0]].astype(np.float64) * rows[pairs[:, 1]], axis=1)
-    allowed = all_impostors(faces.unit, faces.people).fmr(tau)
-    at = max(tau, all_impostors(rows, faces.people).threshold_at(allowed))
+    allowed = all_impostors(unit, people).fmr(tau)
+    at = max(tau, all_impostors(rows, people).threshold_at(allowed))
     tar = np.average(scores >= at, weights=1 / np.bincount(whose)[whose])
-    return float(tar), len(np.unique(whose)), at
+    return float(tar), len(np.unique(whose))
 
 
-def _matrix(found: Scatter, mean: Floats, way: tuple[int, float, bool], faces: _Faces, tau: float) -> Floats:
+def _matrix(
+    found: Scatter, mean: Floats, way: tuple[int, float, bool], unit: Rows, people: NDArray[np.int64], tau: float
+) -> Floats:
     """The erase matrix of a way. Where it keeps the direction of the mean face, that says how alike faces are.
 
     What is left after erasing brings strangers closer together in some embedders (dlib's have cosine 0.8 to begin with)
@@ -209,8 +200,8 @@ def _matrix(found: Scatter, mean: Floats, way: tuple[int, float, bool], faces: _
     # As if people differed along the mean too: else it were the first direction to be given up.
     between = rest @ found.between @ rest + np.trace(found.between) / len(mean) * common
     matrix = erase_matrix(Scatter(rest @ found.within @ rest, between, found.people), directions, wiener) - common
-    few = np.linspace(0, len(faces.unit) - 1, min(len(faces.unit), _BALANCED_ON)).astype(int)
-    unit, people = faces.unit[few], faces.people[few]
+    few = np.linspace(0, len(unit) - 1, min(len(unit), _BALANCED_ON)).astype(int)
+    unit, people = unit[few], people[few]
     fmr = all_impostors(unit, people).fmr(tau)
     low, high = 0.2, 5.0
     for _ in range(9):

@@ -39,16 +39,16 @@ def save_whole(path: Path, value: object) -> None:
         file.write(buffer.getbuffer())
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Where a training keeps its state.
 
     Attributes:
-        path: of the file; None keeps none.
+        path: of the file, or of the folder for the files of several stages.
         fingerprint: of everything the training depends on; a checkpoint made under another one is not resumed.
     """
 
-    path: Path | None
+    path: Path
     fingerprint: str = ""
 
     def load(self) -> dict[str, Any] | None:
@@ -57,7 +57,7 @@ class Checkpoint:
         Raises:
             SetupError: the file is damaged, or belongs to another training.
         """
-        if self.path is None or not self.path.exists():
+        if not self.path.exists():
             return None
         try:
             kept = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -82,8 +82,6 @@ class Checkpoint:
         Raises:
             SetupError: the folder cannot be written, or is full.
         """
-        if self.path is None:
-            return
         save_whole(self.path, {"format": FORMAT, "fingerprint": self.fingerprint, "state": state})
 
 
@@ -106,7 +104,6 @@ def minimize(
     rise: float = 0.3,
     seed: int,
     checkpoint: Checkpoint,
-    console: Console | None = None,
 ) -> list[dict[str, float]]:
     """Trains a network with AdamW, from the start or from its checkpoint.
 
@@ -124,7 +121,6 @@ def minimize(
         rise: share of the steps in which the rate rises.
         seed: of the draws.
         checkpoint: where the state is kept; the last state stays there.
-        console: for the progress; standard error by default.
 
     Returns:
         the means of the figures over each twentieth of the training.
@@ -162,7 +158,7 @@ def minimize(
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
     )
-    with Progress(*columns, console=console or Console(stderr=True), refresh_per_second=2) as progress:
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
         task = progress.add_task(name, total=steps, completed=done, figures="")
         for number in range(done, steps):
             torch.manual_seed(seed * 1_000_003 + number)

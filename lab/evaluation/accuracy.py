@@ -25,26 +25,18 @@ from edge_service.protection.profiles.document import ANY_EMBEDDER
 from edge_service.protection.profiles.files import load_profile
 from edge_service.protection.protect import Protector
 from edge_service.settings import InferenceSettings
-from edge_service.vision.align import realign
-from edge_service.vision.embed import SFACE, Embedder, Embeddings, spec_named
+from edge_service.vision.embed import SFACE, Embedder, spec_named
 from edge_service.vision.sessions import OrtSession
 from lab.data.alignment import SAMPLE, Mending, mending_of
 from lab.data.lfw import Lfw, Pair, person
+from lab.data.onnx_files import aligned_to
 from lab.data.splits import Labelled
-from lab.data.verification import Rows, Share, all_impostors, bootstrap_over_people, ten_fold_accuracy, true_accept_rate
+from lab.data.verification import Rows, Share, all_impostors, bootstrap_over_people, ten_fold_accuracy
 from shared.command import run
 from shared.errors import SetupError
 
 _CHUNK = 64
 app = typer.Typer()
-
-
-def embed_faces(faces: NDArray[np.uint8], embedder: Embedder) -> Embeddings:
-    """Embeddings of faces that are aligned to ArcFace's template: (n, 112, 112, 3) uint8 RGB."""
-    wanted = embedder.spec.alignment
-    chunks = track(range(0, len(faces), _CHUNK), "embedding", console=Console(stderr=True))
-    made = [embedder.embed([realign(face, wanted) for face in faces[at : at + _CHUNK]]) for at in chunks]
-    return Embeddings(np.concatenate([each.unit for each in made]), np.concatenate([each.norms for each in made]))
 
 
 def _columns(
@@ -57,45 +49,43 @@ def _columns(
     return first, second, genuine, folds
 
 
-def pair_scores(pairs: list[Pair], names: list[str], unit: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The cosine of each pair."""
-    first, second, _, _ = _columns(pairs, names)
-    return _cosine(unit[first], unit[second])
+def protocol_scores(
+    pairs: list[Pair], names: list[str], rows: Rows, *, distance: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """The cosine of each pair, whether it is genuine, and its fold.
+
+    With ``distance``, the Euclidean distance of raw embeddings, negative, so that larger is more alike.
+    """
+    first, second, genuine, folds = _columns(pairs, names)
+    scores = _cosine(rows[first], rows[second])
+    if distance:
+        scores = np.asarray(-np.linalg.norm(rows[first].astype(np.float64) - rows[second], axis=1))
+    return scores, genuine, folds
 
 
-def distance_scores(pairs: list[Pair], names: list[str], raw: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The Euclidean distance of each pair of raw embeddings, negative, so that larger is more alike."""
-    first, second, _, _ = _columns(pairs, names)
-    scores: NDArray[np.float64] = -np.linalg.norm(raw[first].astype(np.float64) - raw[second], axis=1)
-    return scores
-
-
-def measure(
-    unit: NDArray[np.float32], names: list[str], pairs: list[Pair], tau: float = SFACE.threshold.cosine
-) -> dict[str, float]:
+def measure(rows: Rows, names: list[str], pairs: list[Pair], tau: float) -> dict[str, float]:
     """All figures of one embedder, or of one protection of it, at the threshold tau and at others."""
-    scores = pair_scores(pairs, names, unit)
-    _, _, genuine, folds = _columns(pairs, names)
-    accuracy = ten_fold_accuracy(scores, genuine, folds)
+    scores, genuine, folds = protocol_scores(pairs, names, rows)
+    mean, deviation = ten_fold_accuracy(scores, genuine, folds)
     _, people = np.unique([person(name) for name in names], return_inverse=True)
-    impostors = all_impostors(unit, people)
-    at_1e3 = impostors.threshold_at(1e-3)
+    impostors = all_impostors(rows, people)
+    at_1e3, at_1e4 = impostors.threshold_at(1e-3), impostors.threshold_at(1e-4)
     _, whose = np.unique([person(pair.first) for pair in pairs if pair.genuine], return_inverse=True)
     low, high = bootstrap_over_people((scores[genuine] >= tau).astype(np.float64), whose)
     return {
-        "ten_fold_accuracy": accuracy.mean,
-        "ten_fold_deviation": accuracy.deviation,
+        "ten_fold_accuracy": mean,
+        "ten_fold_deviation": deviation,
         "genuine_mean": float(scores[genuine].mean()),
         "impostor_pairs": impostors.pairs,
         "tau": tau,
         "fmr_at_tau": impostors.fmr(tau),
-        "tar_at_tau": true_accept_rate(scores[genuine], tau),
+        "tar_at_tau": float(np.mean(scores[genuine] >= tau)),
         "tar_at_tau_low": low,
         "tar_at_tau_high": high,
         "tau_at_fmr_1e-3": at_1e3,
-        "tar_at_fmr_1e-3": true_accept_rate(scores[genuine], at_1e3),
-        "tau_at_fmr_1e-4": impostors.threshold_at(1e-4),
-        "tar_at_fmr_1e-4": true_accept_rate(scores[genuine], impostors.threshold_at(1e-4)),
+        "tar_at_fmr_1e-3": float(np.mean(scores[genuine] >= at_1e3)),
+        "tau_at_fmr_1e-4": at_1e4,
+        "tar_at_fmr_1e-4": float(np.mean(scores[genuine] >= at_1e4)),
     }
 
 
@@ -118,20 +108,22 @@ def main(
     start = time.perf_counter()
     faces = data.faces(names)
     mending = Mending() if as_packaged else mending_of(faces[:: max(1, len(faces) // SAMPLE)])
-    made = embed_faces(np.stack([mending(face) for face in faces]), network)
+    aligned = aligned_to(np.stack([mending(face) for face in faces]), spec.alignment)
+    chunks = track(range(0, len(aligned), _CHUNK), "embedding", console=Console(stderr=True))
+    made = [network.embed(aligned[at : at + _CHUNK]) for at in chunks]
     taken = time.perf_counter() - start
     pairs = data.pairs()
     key = GalleryKey("accuracy", bytes(32)).epoch("0" * 16)
-    protected = Protector(chosen).templates(made.unit, key, sealed=chosen.seals)
+    # The edge's own bits: from them follows the seed of each template.
+    clean, norms = np.concatenate([each.unit for each in made]), np.concatenate([each.norms for each in made])
+    protected = Protector(chosen).templates(clean, key, sealed=chosen.seals)
     tau = chosen.default_threshold(spec.threshold).threshold.cosine
-    found = {"clean": measure(made.unit, names, pairs, tau), profile: measure(protected.templates, names, pairs, tau)}
+    found = {"clean": measure(clean, names, pairs, tau), profile: measure(protected.templates, names, pairs, tau)}
     typer.echo(f"{'':20} {'clean':>14} {profile:>14}")
-    for name, clean in found["clean"].items():
-        typer.echo(f"{name:20} {clean:14.6g} {found[profile][name]:14.6g}")
-    distances = distance_scores(pairs, names, made.unit * made.norms[:, None])
-    _, _, genuine, folds = _columns(pairs, names)
-    raw = ten_fold_accuracy(distances, genuine, folds)
-    typer.echo(f"10-fold accuracy by the distance of raw embeddings {raw.mean:.6g}, deviation {raw.deviation:.6g}")
+    for name, value in found["clean"].items():
+        typer.echo(f"{name:20} {value:14.6g} {found[profile][name]:14.6g}")
+    mean, deviation = ten_fold_accuracy(*protocol_scores(pairs, names, clean * norms[:, None], distance=True))
+    typer.echo(f"10-fold accuracy by the distance of raw embeddings {mean:.6g}, deviation {deviation:.6g}")
     typer.echo(f"{len(names)} pictures, {str(mending) or 'as packaged'}, embedded in {taken:.0f} s")
     if out is not None:
         out.write_text(json.dumps(found, indent=1) + "\n")
@@ -201,7 +193,7 @@ def _ten_fold(labelled: Labelled, probes: Rows, gallery: Rows, inside: NDArray[n
     first, second, genuine, folds = _columns(labelled.protocol, labelled.images.names)
     kept = inside[first] & inside[second]
     scores = _cosine(probes[first[kept]], gallery[second[kept]])
-    return ten_fold_accuracy(scores, genuine[kept], folds[kept]).mean
+    return ten_fold_accuracy(scores, genuine[kept], folds[kept])[0]
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ from typing import Annotated
 import cv2
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from edge_service.models.store import locate
 from edge_service.settings import DetectionSettings, InferenceSettings
 from edge_service.vision.decode import Pixels
 from edge_service.vision.detect import FaceDetector
 from edge_service.vision.embed import SFACE, Embedder
-from edge_service.vision.quality import FaceQuality, measure
+from edge_service.vision.quality import measure
 from edge_service.vision.sessions import OrtSession
 from lab.data.lfw import Lfw
 from shared.command import run
@@ -67,30 +66,21 @@ def main(
     detector = FaceDetector(OrtSession(locate("face-detector"), settings), DetectionSettings())
     first = embedder.embed(data.faces([pair.first for pair in chosen])).unit
     second = data.faces([pair.second for pair in chosen])
+    # Where a face is, is looked for on the picture before it is degraded.
+    boxes = [detector.detect(face) for face in second]
     typer.echo(f"{'second picture':20} {'TAR':>6} {'face px':>8} {'sharpness p5/p50':>18} {'light p50':>10}")
     for name, degrade in DEGRADATIONS.items():
         faces = np.stack([degrade(face) for face in second])
         scores = np.sum(first * embedder.embed(faces).unit, axis=1)
         shrunk = int(name.split()[1]) / 112 if " of 112 px" in name else 1.0
-        found = _qualities(detector, second, faces)
+        found = [measure(where[0], face) for where, face in zip(boxes, faces, strict=True) if where]
         pixels = np.median([quality.face_pixels for quality in found]) * shrunk
         low, mid = np.percentile([quality.sharpness for quality in found], [5, 50])
         light = np.median([quality.brightness for quality in found])
         tar = np.mean(scores >= SFACE.threshold.cosine)
         typer.echo(f"{name:20} {tar:6.3f} {pixels:8.0f} {low:9.3f}/{mid:8.3f} {light:10.0f}")
-    _by_yaw(first, second, embedder, detector)
-
-
-def _qualities(detector: FaceDetector, where: NDArray[np.uint8], faces: NDArray[np.uint8]) -> list[FaceQuality]:
-    """Qualities of degraded faces; where the face is, is looked for on the picture before it was degraded."""
-    found = [(detector.detect(place), face) for place, face in zip(where, faces, strict=True)]
-    return [measure(boxes[0], face) for boxes, face in found if boxes]
-
-
-def _by_yaw(first: NDArray[np.float32], second: NDArray[np.uint8], embedder: Embedder, detector: FaceDetector) -> None:
-    found = [detector.detect(face) for face in second]
-    seen = [at for at, boxes in enumerate(found) if boxes]
-    yaws = np.array([measure(found[at][0], second[at]).yaw for at in seen])
+    seen = [at for at, where in enumerate(boxes) if where]
+    yaws = np.array([measure(boxes[at][0], second[at]).yaw for at in seen])
     scores = np.sum(first[seen] * embedder.embed(second[seen]).unit, axis=1)
     edges = np.percentile(yaws, [0, 50, 80, 90, 95, 100])
     for low, high in pairwise(edges):

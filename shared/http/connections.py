@@ -28,6 +28,9 @@ _SWEEP_SECONDS: Final = 1.0
 _MALFORMED: Final = BadRequest(
     "This is not a valid HTTP/1.1 request; check its request line, headers and length.", reason="malformed_http"
 )
+_UPGRADE: Final = BadRequest(
+    "This service speaks HTTP/1.1 alone; send the request without Upgrade.", reason="upgrade_not_supported"
+)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -41,34 +44,46 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.idle_since = self.loop.time()
         self.head_bytes = 0
+        self.invalid = _MALFORMED
         over_limit = len(self.connections) > _MAX_SERVED
         self.app_state = {**self.app_state, OVER_LIMIT: over_limit, HOLD_BACK: self.hold_back}
         if len(self.connections) > _MAX_OPEN:
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Parses; refuses a head that is too long. Uvicorn alone sets no limit."""
-        last = self.cycle
+        """Parses; refuses a head, or trailers, that are too long. Uvicorn alone sets no limit."""
+        self.head_bytes += len(data)
         super().data_received(data)
-        if self.cycle is not last:
-            self.head_bytes, self.idle_since = 0, self.loop.time()
-        elif last is None or last.response_complete:
-            self.head_bytes += len(data)
-            if self.head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("")
+        if self.head_bytes > _MAX_HEAD_BYTES:
+            self.send_400_response("")
 
     def on_headers_complete(self) -> None:
         """Hands the request over. Later headers of the parser are trailers, and are ignored."""
-        if len(self.pipeline) >= _MAX_PIPELINED:
-            raise ValueError("more requests than may wait")  # the parser stops; see `send_400_response`
+        self.head_bytes, self.idle_since = 0, self.loop.time()
+        # The parser stops at an error that is raised here; the request is answered by `send_400_response`.
+        if self.parser.should_upgrade():
+            self.invalid = _UPGRADE  # httptools would take its body for the next request
+            raise ValueError("upgrade")
+        if len(self.pipeline) >= _MAX_PIPELINED or b"#" in self.url:
+            raise ValueError("too many requests ahead, or a fragment in the target")
         super().on_headers_complete()
         self.headers = []
 
+    def on_body(self, body: bytes) -> None:
+        """Hands a piece of the body over."""
+        self.head_bytes = 0
+        super().on_body(body)
+
     def send_400_response(self, msg: str) -> None:
-        """Answers malformed HTTP with a problem document, unless another answer is due first, and closes."""
-        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        if not begun and not self.pipeline:
-            response = problem_response(_MALFORMED, close=True, request_id=id_of_request(None))
+        """Answers what cannot be parsed with a problem document, after the answers that are due, and closes."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body:
+            self.cycle.keep_alive = False  # closes after the last answer; what follows its request gets none
+            self.transport.pause_reading()
+            return
+        if self.cycle is None or self.cycle.response_complete or not (self.pipeline or self.cycle.response_started):
+            response = problem_response(self.invalid, close=True, request_id=id_of_request(None))
             response.headers.update(ALWAYS_SENT)
             lines = [b"HTTP/1.1 400 Bad Request", *(b"%b: %b" % pair for pair in response.raw_headers), b"", b""]
             self.transport.write(b"\r\n".join(lines) + response.body)

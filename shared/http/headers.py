@@ -24,6 +24,9 @@ _SINGLE: Final = frozenset(
     }
 )
 
+# A name or an IP address, and perhaps a port (RFC 9110, 7.2).
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~%-]+(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
+
 _OPEN_ENDED: Final = frozenset({b"transfer-encoding", b"expect"})
 # Bodies below 100 kB.
 _SHORT_BODY_DIGITS: Final = 5
@@ -47,7 +50,7 @@ def raw_header(scope: Scope, name: bytes) -> bytes | None:
 def require_one_reading(scope: Scope) -> None:
     """Refuses a request that two readers could read in two ways.
 
-    A header came twice that may come once, the body is compressed or has two lengths, or the Host is missing.
+    A header came twice that may come once, the body is compressed or has two lengths, or the Host is no host.
 
     Raises:
         BadRequest: says which.
@@ -63,8 +66,10 @@ def require_one_reading(scope: Scope) -> None:
         raise BadRequest("The body must be sent as it is, without Content-Encoding.", reason="content_encoding")
     if b"transfer-encoding" in names and b"content-length" in names:
         raise BadRequest("Send Content-Length or Transfer-Encoding, not both.", reason="two_lengths")
-    if b"host" not in names or scope["http_version"] not in {"1.0", "1.1"}:
-        raise BadRequest("Send HTTP/1.1 with a Host header.", reason="malformed_http")
+    if (raw_header(scope, b"transfer-encoding") or b"chunked").lower() != b"chunked":
+        raise BadRequest("The only Transfer-Encoding that is taken is chunked.", reason="malformed_http")
+    if not _HOST.fullmatch(raw_header(scope, b"host") or b"") or scope["http_version"] not in {"1.0", "1.1"}:
+        raise BadRequest("Send HTTP/1.1 with a Host header that names a host.", reason="malformed_http")
 
 
 def must_close(scope: Scope) -> bool:

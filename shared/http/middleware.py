@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,20 +34,20 @@ _ALWAYS = tuple((name.lower().encode(), value.encode()) for name, value in ALWAY
 _OURS = frozenset({_REQUEST_ID, *(name for name, _ in _ALWAYS)})
 
 
+@dataclass(eq=False)
 class RequestContext:
     """Gives a request its id, measures and logs it, and answers uncaught exceptions.
 
     The log names the route, and no subject or gallery.
 
-    Args:
+    Attributes:
         app: the application inside.
         metrics: where requests are counted.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app = app
-        self.metrics = metrics
-        self._log: structlog.stdlib.BoundLogger | None = None
+    app: ASGIApp
+    metrics: Metrics
+    _log: structlog.stdlib.BoundLogger | None = field(default=None, init=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -85,23 +86,23 @@ class RequestContext:
             log("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2))
 
 
+@dataclass(eq=False)
 class Authentication:
     """Refuses requests under ``/v1`` without a known API key, or over its rate.
 
     It does so before the body is read. Scopes and galleries of the key are checked by the routes.
 
-    Args:
+    Attributes:
         app: the application inside.
         limits: counts the calls of each key.
         shedder: refuses the next calls of a key over its rate.
         metrics: where refusals are counted.
     """
 
-    def __init__(self, app: ASGIApp, limits: RateLimits, shedder: LoadShedder, metrics: Metrics) -> None:
-        self.app = app
-        self.limits = limits
-        self.shedder = shedder
-        self.metrics = metrics
+    app: ASGIApp
+    limits: RateLimits
+    shedder: LoadShedder
+    metrics: Metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -129,10 +130,11 @@ class Authentication:
             raise
 
 
+@dataclass(eq=False)
 class BodyLimits:
     """Cuts off a body that is too large or too slow, whatever its Content-Length says.
 
-    Args:
+    Attributes:
         app: the application inside.
         limit_for: the most bytes that a path takes.
         seconds: the longest that a body may take to arrive.
@@ -140,20 +142,12 @@ class BodyLimits:
         watch_disconnects: whether to mark the ``Caller`` as gone when it closes the connection after its body.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        limit_for: Callable[[str], int],
-        seconds: float,
-        budget: int,
-        watch_disconnects: bool = False,
-    ) -> None:
-        self.app = app
-        self.limit_for = limit_for
-        self.seconds = seconds
-        self.budget = budget
-        self.watch_disconnects = watch_disconnects
-        self._held = 0
+    app: ASGIApp
+    limit_for: Callable[[str], int]
+    seconds: float
+    budget: int
+    watch_disconnects: bool = False
+    _held: int = field(default=0, init=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""

@@ -16,8 +16,9 @@ from fastapi import FastAPI
 
 from shared.errors import SetupError
 from shared.http.connections import KEEP_ALIVE_SECONDS, LimitedProtocol, close_silent_connections
-from shared.logs import LogLevel, configure_logging
-from shared.security.tls import TlsSettings, server_context
+from shared.logs import configure_logging
+from shared.security.tls import server_context
+from shared.service_settings import ServiceSettings
 from shared.urls import host_and_port
 
 # Less than the 30 s after which Kubernetes kills, and the 10 s after which Compose does.
@@ -28,20 +29,20 @@ _FILES = 2048
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
 
-def serve(service: str, app: FastAPI, *, host: str, port: int, log_level: LogLevel, tls: TlsSettings) -> None:
+def serve(service: str, app: FastAPI, settings: ServiceSettings) -> None:
     """Runs the application in the foreground; returns after SIGINT or SIGTERM.
 
     Raises:
         SetupError: something the application needs at its start is missing, in use or damaged.
     """
-    configure_logging(log_level, service)
+    configure_logging(settings.log_level, service)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _FILES:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (_FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard), hard)
         )
-    context = server_context(tls)
-    uvloop.run(_serve(app, _listen(service, host, port), context))
+    context = server_context(settings.tls)
+    uvloop.run(_serve(app, _listen(service, settings.host, settings.port), context))
 
 
 async def _serve(app: FastAPI, listener: socket.socket, tls: ssl.SSLContext | None) -> None:

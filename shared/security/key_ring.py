@@ -189,16 +189,12 @@ class KeyRing:
             ) from None
         except ValidationError:
             raise SetupError(f"The file of API keys {self.path} is damaged; remove it to make new keys.") from None
-        except _RepeatedMember:
+        except ValueError:  # of `_members_once`
             raise SetupError(
                 f"The file of API keys {self.path} holds a member twice; remove the wrong one of the two."
             ) from None
 
 
-class _RepeatedMember(Exception):
-    """An object of the file names a member twice."""
-
-
 def _members_once(pairs: list[tuple[str, Any]]) -> None:
     if len(dict(pairs)) != len(pairs):
-        raise _RepeatedMember
+        raise ValueError("an object of the file names a member twice")

@@ -63,11 +63,9 @@ def write_secret(path: Path, content: bytes, *, replace: bool) -> None:
         FileExistsError: it is there and may not be replaced.
         SetupError: the folder cannot be written, or its disk is full.
     """
-    try:
+    with _writing_to(path.parent):
         make_private_folder(path.parent)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp: mode 0600
-    except OSError as error:
-        raise _not_writable(path.parent, error) from None
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -94,14 +92,10 @@ def leftovers(path: Path) -> list[Path]:
     the lock that every writer of ``path`` takes.
     """
     prefix = f".{path.name}."
-    try:
-        names = os.listdir(path.parent)  # noqa: PTH208 - a missing folder is reported at once, not at the first item
-    except (FileNotFoundError, NotADirectoryError):
-        return []
     return [
-        path.with_name(name)
-        for name in names
-        if name.startswith(prefix) and _RANDOM_SUFFIX.fullmatch(name.removeprefix(prefix))
+        found
+        for found in (path.parent.iterdir() if path.parent.is_dir() else ())
+        if found.name.startswith(prefix) and _RANDOM_SUFFIX.fullmatch(found.name.removeprefix(prefix))
     ]
 
 
@@ -112,11 +106,9 @@ def remove_leftovers(*paths: Path) -> None:
         SetupError: the folder cannot be written.
     """
     for path in paths:
-        for found in leftovers(path):
-            try:
+        with _writing_to(path.parent):
+            for found in leftovers(path):
                 found.unlink(missing_ok=True)
-            except OSError as error:
-                raise _not_writable(path.parent, error) from None
 
 
 def make_private_folder(folder: Path) -> None:
@@ -139,11 +131,9 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         SetupError: the folder cannot be written.
     """
-    try:
+    with _writing_to(path.parent):
         make_private_folder(path.parent)
         descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _not_writable(path.parent, error) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -164,7 +154,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _not_writable(folder: Path, error: OSError) -> SetupError:
-    return SetupError(
-        f"The folder {folder} cannot be written ({error.strerror}); name another, for keys and data with PATRONUS_HOME."
-    )
+@contextlib.contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    """Says it in one sentence if the folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"The folder {folder} cannot be written ({error.strerror}); name another, for keys and data with "
+            "PATRONUS_HOME."
+        ) from None

@@ -39,10 +39,14 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Threshold(Wire):
-    """The matcher's tau and what it was measured to let through."""
+class StrictWire(Wire):
+    """Base of what is sent to a service: no value is coerced at all."""
 
     model_config = ConfigDict(strict=True)
+
+
+class Threshold(StrictWire):
+    """The matcher's tau and what it was measured to let through."""
 
     cosine: Annotated[float, Field(gt=0, lt=1, description="accept when the cosine is at least this")]
     fmr: Rate = Field(
@@ -82,10 +86,8 @@ class GalleryInfo(Wire):
     created_at: datetime
 
 
-class Retention(Wire):
+class Retention(StrictWire):
     """How long a gallery's templates are kept."""
-
-    model_config = ConfigDict(strict=True)
 
     max_age_seconds: JsonInteger = Field(
         ge=1, le=MAX_AGE, description="seconds after which a template matches nobody and is erased"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from shared.contract import MAX_DIM, EmbedderPin, Epoch, ProfilePin
 from shared.names import HexDigest, SubjectName, TemplateId
-from shared.wire.common import Candidate, Cosine, NewThreshold, Rate, Threshold, Wire
+from shared.wire.common import Candidate, Cosine, NewThreshold, Rate, StrictWire, TemplateInfo, Threshold, Wire
 
 MAX_EMBEDDINGS_A_REQUEST = 500
 # 500 embeddings of 512 values, written out with all digits, are 6 MB of JSON.
@@ -48,8 +48,8 @@ class Point(Wire):
     y: float
 
 
-class Quality(Wire):
-    """The measured quality of a face, and whether it is good enough."""
+class FaceQuality(Wire):
+    """The measured quality of a face."""
 
     face_pixels: float = Field(description="shorter side of the face box, in pixels")
     sharpness: float = Field(description="variance of the Laplacian over that of the gray levels, of the aligned face")
@@ -57,6 +57,11 @@ class Quality(Wire):
     yaw: float = Field(description="offset of the nose from between the eyes, 0 frontal, 1 and more a profile")
     detector_score: Rate
     upright: bool = Field(description="whether the face is the right way up")
+
+
+class Quality(FaceQuality):
+    """The measured quality of a face, and whether it is good enough."""
+
     reasons: list[RefusalReason] = Field(description="why the chosen filter refuses the face; empty: accepted")
 
 
@@ -113,10 +118,8 @@ class EnrollFacesAnswer(Wire):
 RawEmbedding = Annotated[list[float], Field(min_length=1, max_length=MAX_DIM)]
 
 
-class ProtectRequest(Wire):
+class ProtectRequest(StrictWire):
     """Raw embeddings of another recognition system, of any length but 0."""
-
-    model_config = ConfigDict(strict=True)
 
     embeddings: list[RawEmbedding] = Field(min_length=1, max_length=MAX_EMBEDDINGS_A_REQUEST, repr=False)
 
@@ -135,10 +138,8 @@ class ProtectAnswer(Wire):
     faces_found: int | None = Field(default=None, ge=1, description=f"{_FOUND}; null where embeddings were sent")
 
 
-class NewEmbedding(Wire):
+class NewEmbedding(StrictWire):
     """A raw embedding to enroll."""
-
-    model_config = ConfigDict(strict=True)
 
     values: RawEmbedding = Field(repr=False)
     face: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
@@ -147,19 +148,14 @@ class NewEmbedding(Wire):
     )
 
 
-class EnrollEmbeddings(Wire):
+class EnrollEmbeddings(StrictWire):
     """Raw embeddings of one subject."""
-
-    model_config = ConfigDict(strict=True)
 
     embeddings: Annotated[list[NewEmbedding], Field(min_length=1, max_length=MAX_EMBEDDINGS_OF_A_SUBJECT)]
 
 
-class FaceInfo(Wire):
+class FaceInfo(TemplateInfo):
     """An enrolled face, by its id."""
-
-    id: TemplateId
-    created_at: datetime
 
 
 class StoredFace(FaceInfo):

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from cloud_service.batching import ConcurrencyLimit, RequestBatcher
-from cloud_service.matching import Identification, Matcher
+from cloud_service.matching import Matcher
 from cloud_service.settings import Settings, WorkSettings
 from shared.envelope import TemplateEnvelope
 from shared.errors import ContractMismatch, NotFound, Overloaded, PatronusError
 from shared.metrics import Metrics
-from shared.wire.cloud import IdentifyAnswer
+from shared.wire.cloud import IdentifyAnswer, IdentifyRequest
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
 
 DIM = 8
@@ -43,7 +43,7 @@ class Watched:
         self.sizes: list[int] = []
         self.open.set()
 
-    def identify(self, gallery: str, requests: Sequence[Identification]) -> Any:
+    def identify(self, gallery: str, requests: Sequence[IdentifyRequest]) -> Any:
         self.sizes.append(len(requests))
         assert self.open.wait(20)
         return self.matcher.identify(gallery, requests)
@@ -57,7 +57,7 @@ def watched(cloud: Cloud) -> Watched:
     return Watched(Matcher(cloud.services.store, Metrics("test")))
 
 
-def batcher(watched: Watched, **changed: Any) -> RequestBatcher[Identification, IdentifyAnswer]:
+def batcher(watched: Watched, **changed: Any) -> RequestBatcher[IdentifyRequest, IdentifyAnswer]:
     knobs: dict[str, Any] = {"search_threads": 2, "max_batch_probes": 4, "queue_length": 20, "queue_timeout_s": 5.0}
     return RequestBatcher(watched.identify, lambda request: len(request.probes), WorkSettings(**(knobs | changed)))
 
@@ -70,9 +70,9 @@ async def until(condition: Any) -> None:
     pytest.fail("it did not come to that")
 
 
-def who(*at: int, top_k: int = 1) -> Identification:
+def who(*at: int, top_k: int = 1) -> IdentifyRequest:
     """Asks who the people at these positions are."""
-    return Identification([envelope(VECTORS[each]) for each in at], top_k)
+    return IdentifyRequest(probes=[envelope(VECTORS[each]) for each in at], top_k=top_k)
 
 
 def names(answer: Any) -> list[str]:
@@ -106,7 +106,8 @@ def test_each_request_gets_an_answer_or_an_error_of_its_own(watched: Watched) ->
         await until(lambda: watched.sizes == [1])
         foreign = envelope(VECTORS[1], contract=contract_of(DIM, profile="b" * 64))
         asked = [[foreign], [envelope(VECTORS[2]), envelope(VECTORS[3])]]
-        rest = [asyncio.create_task(requests.submit("door", Identification(envelopes, 1))) for envelopes in asked]
+        wanted = [IdentifyRequest(probes=envelopes, top_k=1) for envelopes in asked]
+        rest = [asyncio.create_task(requests.submit("door", each)) for each in wanted]
         await asyncio.sleep(0.02)
         watched.open.set()
         await first

@@ -12,7 +12,7 @@ import structlog
 from edge_service.models.store import ModelFile
 from edge_service.settings import EdgeSettings, InferenceSettings
 from edge_service.vision import reader as reader_module
-from edge_service.vision.reader import FaceReader, open_reader
+from edge_service.vision.reader import FaceReader
 from edge_service.vision.sessions import OrtSession
 from shared.logs import drop_exception_text, refuse_values
 from shared.metrics import Metrics
@@ -85,7 +85,7 @@ def shared_edge(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def reader(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FaceReader:
     """The real models, as the edge runs them."""
-    return open_reader(EdgeSettings(home=tmp_path_factory.mktemp("reader")), Metrics("edge"))
+    return FaceReader(EdgeSettings(home=tmp_path_factory.mktemp("reader")), Metrics("edge"))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from edge_service.protection.profiles.files import load_profile
 from edge_service.protection.protect import Protector
 from edge_service.protection.seal import seal_matrix
 from edge_service.settings import EdgeSettings
-from edge_service.vision.reader import open_reader
+from edge_service.vision.reader import FaceReader
 from shared.metrics import Metrics
 from shared.security.secret_files import read_secret
 from tests.support.servers import PICTURES, RunningPair
@@ -46,7 +46,7 @@ def crossed(pair: RunningPair, pictures: Pictures) -> tuple[bytes, bytes]:
 @pytest.fixture(scope="module")
 def raw(pictures: Pictures) -> dict[str, NDArray[np.float32]]:
     """The raw embeddings that must not cross, from the edge's own code."""
-    reader = open_reader(EdgeSettings(), Metrics("test"))
+    reader = FaceReader(EdgeSettings(), Metrics("test"))
     return {name: reader.embed(reader.read(data).faces[:1]).unit[0] for name, data in pictures.items()}
 
 

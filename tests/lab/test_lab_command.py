@@ -17,6 +17,7 @@ from PIL import Image
 
 from edge_service.protection.patronus import PatronusGraph
 from edge_service.protection.profiles.files import load_profile
+from lab.data.embedders import open_encoder
 from lab.defence.protection import protect
 from lab.defence.runs import Run
 from lab.evaluation.demographics import first_of_each_photo
@@ -64,7 +65,7 @@ def copy(done: SimpleNamespace, tmp_path: Path) -> Path:
 
 
 def _pin(run: Run) -> EmbedderPin:
-    encoder = run.encoder()
+    encoder = open_encoder(run.recipe.embedder)
     return EmbedderPin(name=encoder.name, sha256=encoder.sha256, preprocessing=encoder.preprocessing)
 
 

@@ -64,15 +64,15 @@ GUARANTEES: Final = (
     Guarantee(
         "Templates are sealed",
         _EDGE,
-        "matrix = seal_matrix(key, dim) if seal_now else _no_seal(dim)",
-        "matrix = _no_seal(dim)",
+        "matrix = seal_matrix(key, dim) if seal_now else np.eye(dim, dtype=np.float32)",
+        "matrix = np.eye(dim, dtype=np.float32)",
         ("tests/edge_service/protection/test_patronus.py", _PROTECT),
     ),
     Guarantee(
         "Embeddings are perturbed",
         _EDGE,
-        "self.graph.run(rows, drawn, limits, matrix)",
-        "self.graph.run(rows, drawn, np.zeros_like(limits), matrix)",
+        "self._graph.run(rows, drawn, no_limits, matrix)",
+        "self._graph.run(rows, drawn, np.zeros_like(no_limits), matrix)",
         ("tests/edge_service/protection/test_patronus.py", _PROTECT),
     ),
     Guarantee(

@@ -16,7 +16,7 @@ from typing import TypedDict
 from edge_service.picture_memory import unmap_large_blocks
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.vision.decode import decode, inspect
-from edge_service.vision.reader import FaceReader, open_reader
+from edge_service.vision.reader import FaceReader
 from shared.errors import PatronusError
 from shared.metrics import Metrics
 from tests.support.hostile_pictures import costly_files, jpeg, largest_pictures
@@ -76,7 +76,7 @@ def cost(name: str, data: bytes, *, search: bool = False) -> Cost:
 
 @cache
 def _reader() -> FaceReader:
-    return open_reader(EdgeSettings(), Metrics("edge"))
+    return FaceReader(EdgeSettings(), Metrics("edge"))
 
 
 def main(arguments: list[str]) -> None:

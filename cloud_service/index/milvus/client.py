@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -70,7 +71,6 @@ class Milvus:
         self._strong: dict[str, Any] = {"consistency_level": "Strong", "timeout": seconds}
         self._connecting = threading.Lock()
         self._client: Any = None
-        self._compacts: bool | None = None
 
     def ping(self) -> None:
         """Makes a real call.
@@ -184,13 +184,11 @@ class Milvus:
         )
         return [(np.array(row.ids, np.int64), np.array(row.distances, np.float32)) for row in found]
 
-    @property
+    @cached_property
     def compacts(self) -> bool:
         """Whether this Milvus rewrites its files on request, which milvus-lite does not."""
-        if self._compacts is None:
-            version = self._ask(lambda client: client.get_server_version(timeout=self._seconds))
-            self._compacts = not str(version).startswith("milvus_lite")
-        return self._compacts
+        version = self._ask(lambda client: client.get_server_version(timeout=self._seconds))
+        return not str(version).startswith("milvus_lite")
 
     def compact(self, name: str) -> int:
         """Has a collection's files rewritten without what was removed; returns the job's number."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ _ALL_IDS: Final = (-1, 2**63 - 1)
 _NONE: Final = -1
 
 
+@dataclass(frozen=True, slots=True)
 class MilvusIndex:
     """A collection, with exact search (FLAT) or an approximate one (HNSW).
 
@@ -24,7 +26,7 @@ class MilvusIndex:
     widening is exact. With HNSW it is the same figure, and holds but for templates that the graph did not lead to: a
     search may miss one, with a probability of one minus its recall, and never shows a wrong one.
 
-    Args:
+    Attributes:
         milvus: the connection.
         name: of the collection.
         dim: d, the length of a template.
@@ -33,27 +35,15 @@ class MilvusIndex:
         most: the most that is asked for in one search of one probe.
     """
 
-    def __init__(
-        self,
-        milvus: Milvus,
-        name: str,
-        dim: int,
-        approximate: bool,
-        lost: Callable[[], None],
-        most: int = MOST_HITS,
-    ) -> None:
-        self._milvus = milvus
-        self._name = name
-        self._approximate = approximate
-        self._lost = lost
-        self._most = most
-        # Milvus may round both vectors to bfloat16 first (its setting knowhereScoreConsistency): each factor is then
-        # off by at most 2**-8 of itself, so a product of unit vectors by 2**-7 and a little more. The float32 sum adds
-        # dim * eps, as in SegmentedIndex.
-        self._score_error = 2**-7 + 2**-16 + dim * float(np.finfo(np.float32).eps)
+    milvus: Milvus
+    name: str
+    dim: int
+    approximate: bool
+    lost: Callable[[], None]
+    most: int = MOST_HITS
 
     def __len__(self) -> int:
-        return self._milvus.count(self._name)
+        return self.milvus.count(self.name)
 
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
         """The ``width`` best templates for each of (m, d) float32 unit probes, from ``at_least``.
@@ -63,8 +53,12 @@ class MilvusIndex:
         Raises:
             IndexUnavailable: Milvus does not answer, or the collection is being made again.
         """
-        floor = at_least - self._score_error
-        limit = min(width, self._most)
+        # Milvus may round both vectors to bfloat16 first (its setting knowhereScoreConsistency): each factor is then
+        # off by at most 2**-8 of itself, so a product of unit vectors by 2**-7 and a little more. The float32 sum adds
+        # dim * eps, as in SegmentedIndex.
+        score_error = 2**-7 + 2**-16 + self.dim * float(np.finfo(np.float32).eps)
+        floor = at_least - score_error
+        limit = min(width, self.most)
         unseen = np.full(len(probes), -1.0)
         rows: list[NDArray[np.int64]] = []
         for start in range(0, len(probes), max(1, _HITS_A_CALL // limit)):
@@ -73,7 +67,7 @@ class MilvusIndex:
                 if len(ids) < limit or scores[-1] < floor:
                     rows.append(ids[scores >= floor])
                 elif width <= limit:
-                    unseen[len(rows)] = float(scores[-1]) + self._score_error
+                    unseen[len(rows)] = float(scores[-1]) + score_error
                     rows.append(ids)
                 else:
                     rows.append(self._all(probe, floor, _ALL_IDS, ids))
@@ -89,8 +83,8 @@ class MilvusIndex:
         middle = int(np.sort(shown)[len(shown) // 2 - 1])
         found = []
         for half in ((between[0], middle), (middle, between[1])):
-            ((ids, scores),) = self._nearest(probe[None], self._most, half)
-            if len(ids) < self._most or scores[-1] < floor:
+            ((ids, scores),) = self._nearest(probe[None], self.most, half)
+            if len(ids) < self.most or scores[-1] < floor:
                 found.append(ids[scores >= floor])
             else:
                 found.append(self._all(probe, floor, half, ids))
@@ -101,7 +95,7 @@ class MilvusIndex:
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         try:
             only = None if between == _ALL_IDS else between
-            return self._milvus.search(self._name, probes, limit, only, self._approximate)
+            return self.milvus.search(self.name, probes, limit, only, self.approximate)
         except CollectionLost:
-            self._lost()
+            self.lost()
             raise

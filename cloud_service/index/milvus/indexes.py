@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from cloud_service.index.milvus.sync import Sync
 from cloud_service.record.database import Database
 from cloud_service.record.queries import PinnedGallery
 from cloud_service.record.record import Journal, Record
+from cloud_service.record.template_queries import Vectors
 from cloud_service.settings import MilvusSettings
 from shared.errors import IndexUnavailable, Overloaded, RecordUnavailable
 from shared.logs import get_logger, place_of
@@ -29,13 +30,14 @@ from shared.wire.common import Receipt
 _log = get_logger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
 class MilvusIndexes:
     """Indexes that replicas share; none of them remembers what another may change.
 
     Changes may arrive in any order: each is checked against the record, so that writers do not wait for each other.
 
-    Args:
-        record: the truth.
+    Attributes:
+        templates: the record's.
         outbox: the record's journal.
         milvus: the connection.
         names: of the collections.
@@ -43,26 +45,22 @@ class MilvusIndexes:
         metrics: where steps are timed.
     """
 
+    templates: Vectors
+    outbox: Outbox
+    milvus: Milvus
+    names: Names
+    sync: Sync
+    metrics: Metrics
     in_order = False
-
-    def __init__(
-        self, record: Record, outbox: Outbox, milvus: Milvus, names: Names, sync: Sync, metrics: Metrics
-    ) -> None:
-        self._templates = record.vectors
-        self._outbox = outbox
-        self._milvus = milvus
-        self._names = names
-        self._sync = sync
-        self._metrics = metrics
 
     @property
     def sound(self) -> bool:
         """Whether every gallery can be searched now."""
-        return self._sync.sound
+        return self.sync.sound
 
     def load(self) -> None:
         """Connects and checks every gallery; where Milvus is away, later."""
-        self._sync.start()
+        self.sync.start()
 
     def of(self, gallery: PinnedGallery) -> VectorIndex:
         """A gallery's index.
@@ -71,19 +69,19 @@ class MilvusIndexes:
             NotFound: the gallery was erased meanwhile.
             IndexUnavailable: Milvus is away, or the index is being made again.
         """
-        if self._sync.away:
+        if self.sync.away:
             raise IndexUnavailable("The index cannot be reached; try again in a moment.")
-        if not self._sync.trusts(gallery):
-            if self._templates.count(gallery) > MOST_HITS:
-                self._sync.wake()
+        if not self.sync.trusts(gallery):
+            if self.templates.count(gallery) > MOST_HITS:
+                self.sync.wake()
                 raise CollectionLost("The index of this gallery is being made; try again in a moment.")
-            self._sync.ensure(gallery, patient=False)
+            self.sync.ensure(gallery, patient=False)
         return MilvusIndex(
-            self._milvus,
-            self._names.collection(gallery),
+            self.milvus,
+            self.names.collection(gallery),
             gallery.dim,
             approximate(gallery),
-            lambda: self._sync.lost(gallery),
+            lambda: self.sync.lost(gallery),
         )
 
     def made(self, gallery: PinnedGallery) -> None:
@@ -97,8 +95,8 @@ class MilvusIndexes:
         Raises:
             IndexUnavailable: Milvus is away. They are committed, and found when it is back.
         """
-        with self._metrics.step("index"), self._noticing_loss(gallery):
-            self._sync.put(gallery, ids, vectors)
+        with self.metrics.step("index"), self._noticing_loss(gallery):
+            self.sync.put(gallery, ids, vectors)
 
     def added_before(self, gallery: PinnedGallery, uids: Sequence[str]) -> None:
         """Makes sure that templates which are sent again, by their names on the wire, can be found.
@@ -106,24 +104,24 @@ class MilvusIndexes:
         Raises:
             IndexUnavailable: Milvus is away.
         """
-        with self._metrics.step("index"):
-            missing = self._outbox.not_yet_added(gallery, self._templates.named(gallery, uids))
+        with self.metrics.step("index"):
+            missing = self.outbox.not_yet_added(gallery, self.templates.named(gallery, uids))
             if len(missing):
                 with self._noticing_loss(gallery):
-                    self._sync.put_stored(gallery, missing)
+                    self.sync.put_stored(gallery, missing)
 
     def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
         """Removes templates, (n,) int64; where Milvus is away, when it is back."""
         with self._repaired_later("index_removal_failed"):
-            if len(ids) and not self._sync.away:
-                self._sync.remove(gallery, ids)
+            if len(ids) and not self.sync.away:
+                self.sync.remove(gallery, ids)
 
     def dropped(self, gallery: PinnedGallery) -> None:
         """Drops the collection of an erased gallery; where Milvus is away, when it is back."""
-        self._sync.dropped(gallery)
+        self.sync.dropped(gallery)
         with self._repaired_later("index_removal_failed"):
-            if not self._sync.away:
-                self._sync.drop(self._names.entry(gallery), patient=False)
+            if not self.sync.away:
+                self.sync.drop(self.names.entry(gallery), patient=False)
 
     def doubtful(self, gallery: PinnedGallery) -> None:
         """Does nothing: a change that was committed stands in the outbox."""
@@ -159,7 +157,7 @@ class MilvusIndexes:
     def prepare(self, after: PinnedGallery) -> None:
         """Fills a collection with what is staged for the next key; where Milvus is away, later."""
         try:
-            self._sync.prepare(after)
+            self.sync.prepare(after)
         except IndexUnavailable:
             _log.warning("index_not_prepared", gallery=after.id)
 
@@ -169,36 +167,36 @@ class MilvusIndexes:
         A large gallery is answered with 503 until its collection was compared with the record.
         """
         commit()
-        self._sync.wake()
+        self.sync.wake()
 
     def unprepare(self, gallery: PinnedGallery) -> None:
         """Drops the collection for a gallery's next key, now or when all are checked."""
         try:
-            self._milvus.drop(self._names.collection(replace(gallery, key_version=gallery.key_version + 1)))
+            self.milvus.drop(self.names.collection(replace(gallery, key_version=gallery.key_version + 1)))
         except IndexUnavailable:
-            self._sync.wake()
+            self.sync.wake()
 
     def close(self) -> None:
         """Ends the sync thread and the connection."""
-        self._sync.stop()
-        self._milvus.close()
+        self.sync.stop()
+        self.milvus.close()
 
     @contextmanager
     def _repaired_later(self, event: str) -> Iterator[None]:
         """Logs an error instead of raising it: the sync thread repeats the change."""
-        with self._metrics.step("index"):
+        with self.metrics.step("index"):
             try:
                 yield
             except Exception as error:
                 _log.warning(event, **place_of(error))
-                self._sync.wake()
+                self.sync.wake()
 
     @contextmanager
     def _noticing_loss(self, gallery: PinnedGallery) -> Iterator[None]:
         try:
             yield
         except CollectionLost:
-            self._sync.lost(gallery)
+            self.sync.lost(gallery)
             raise
 
 
@@ -215,7 +213,7 @@ def in_milvus(
     outbox = Outbox(database, names)
     record = record_with(outbox)
     sync = Sync(record, outbox, milvus, names, settings)
-    return record, MilvusIndexes(record, outbox, milvus, names, sync, metrics), MilvusResidue(outbox)
+    return record, MilvusIndexes(record.vectors, outbox, milvus, names, sync, metrics), MilvusResidue(outbox)
 
 
 class MilvusResidue:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -17,15 +16,6 @@ from shared.errors import IndexUnavailable
 _PURGE_SECONDS: Final = 60.0
 # A job that is not done by then was lost, as with a restart of Milvus; another is begun.
 _JOB_SECONDS: Final = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A compaction: Milvus' number of it, its last entry of the outbox, and its start."""
-
-    number: int
-    last: int
-    since: float
 
 
 class Purge:
@@ -45,8 +35,9 @@ class Purge:
         self._milvus = milvus
         self._names = names
         self._kept = timedelta(seconds=kept_seconds)
+        # By entry: when its last compaction was begun; and of one that runs, its number and last entry of the outbox.
         self._begun: dict[str, float] = {}
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, tuple[int, int]] = {}
 
     def run(self) -> None:
         """Begins and follows the compactions that are due."""
@@ -57,7 +48,7 @@ class Purge:
         for entry, last in due.items():
             try:
                 if entry in self._jobs:
-                    self._follow(entry, self._jobs[entry])
+                    self._follow(entry)
                 elif time.monotonic() - self._begun.get(entry, -_PURGE_SECONDS) >= _PURGE_SECONDS:
                     self._begin(entry, last)
             except IndexUnavailable:
@@ -69,12 +60,12 @@ class Purge:
         if gallery is None or self._names.entry(gallery) != entry:
             return
         self._begun[entry] = time.monotonic()
-        number = self._milvus.compact(self._names.collection(gallery))
-        self._jobs[entry] = _Job(number, last, time.monotonic())
+        self._jobs[entry] = self._milvus.compact(self._names.collection(gallery)), last
 
-    def _follow(self, entry: str, job: _Job) -> None:
-        if time.monotonic() - job.since > _JOB_SECONDS:
+    def _follow(self, entry: str) -> None:
+        number, last = self._jobs[entry]
+        if time.monotonic() - self._begun[entry] > _JOB_SECONDS:
             del self._jobs[entry]
-        elif self._milvus.compacted(job.number):
+        elif self._milvus.compacted(number):
             del self._jobs[entry]
-            self._outbox.confirm_purged(entry, job.last)
+            self._outbox.confirm_purged(entry, last)

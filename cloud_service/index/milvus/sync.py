@@ -57,9 +57,8 @@ class Sync:
         self._milvus = milvus
         self._names = names
         self._may_be_behind = timedelta(seconds=settings.max_lag_s)
+        # Replaced when Milvus was away: what was compared before that proves nothing.
         self._trusted: set[str] = set()
-        # Counts how often Milvus was away.
-        self._era = 0
         self.away = False
         self._complete = False
         self._behind = False
@@ -118,7 +117,7 @@ class Sync:
             NotFound: the gallery was erased meanwhile.
             IndexUnavailable: Milvus does not answer, or another replica is filling the collection.
         """
-        era, name = self._era, self._names.collection(gallery)
+        trusted, name = self._trusted, self._names.collection(gallery)
         if name not in self._milvus.collections() and not self._fill(gallery, name, patient):
             raise CollectionLost("The index of this gallery is being made; try again in a moment.")
         self._milvus.load(name, patient=patient)
@@ -128,8 +127,7 @@ class Sync:
         except NotFound:
             self._milvus.drop(name)
             raise
-        if era == self._era:
-            self._trusted.add(name)
+        trusted.add(name)
 
     def prepare(self, after: PinnedGallery) -> None:
         """Fills a collection for a gallery's next key with what is staged for it.
@@ -172,8 +170,7 @@ class Sync:
         for stored in self._templates.stored(gallery, ids, expired=True):
             if len(stored.ids):
                 self.put(gallery, stored.ids, stored.vectors)
-            if len(stored.damaged):
-                self._outbox.confirm_added(gallery, stored.damaged)  # never to be found: nothing waits for them
+            self._outbox.confirm_added(gallery, stored.damaged)  # never to be found: nothing waits for them
         self._outbox.confirm_added(gallery, self._remove_erased(gallery, ids))
 
     def remove(self, known: PinnedGallery, ids: NDArray[np.int64]) -> None:
@@ -225,8 +222,7 @@ class Sync:
             if not self.away:
                 _log.error("index_unreachable")
             self.away = True
-            self._era += 1  # whatever comes back may have been restored, or be empty
-            self._trusted.clear()
+            self._trusted = set()  # whatever comes back may have been restored, or be empty
             self._checked_all = -_ALL_GALLERIES_SECONDS
             return
         if self.away:
@@ -250,8 +246,14 @@ class Sync:
             name = self._names.collection(gallery)
             if name not in present:
                 self._trusted.discard(name)
-            if name not in self._trusted:
-                complete &= self._ensured(gallery)
+            if name in self._trusted:
+                continue
+            try:
+                self.ensure(gallery, patient=True)
+            except NotFound:
+                pass
+            except (IndexUnavailable, ContractMismatch):  # its key was changed just now
+                complete = False
         self._complete = complete
         versions = {gallery.id: gallery.key_version for gallery in galleries}
         expected = {self._names.collection(gallery) for gallery in galleries}
@@ -263,15 +265,6 @@ class Sync:
             coming = parts.key_version > versions.get(parts.gallery_id, parts.key_version) and not parts.unfinished
             if not coming and not (parts.unfinished and _lease_name(parts.gallery_id, parts.key_version) in filling):
                 self._milvus.drop(name)
-
-    def _ensured(self, gallery: PinnedGallery) -> bool:
-        try:
-            self.ensure(gallery, patient=True)
-        except NotFound:
-            return True
-        except (IndexUnavailable, ContractMismatch):  # its key was changed just now
-            return False
-        return True
 
     def _fill(self, gallery: PinnedGallery, name: str, patient: bool) -> bool:
         """Makes a collection of all templates of the record; false when another replica is at it."""

@@ -14,26 +14,27 @@ from shared.wire.common import Threshold
 VERSION: Final = 1
 ANY_EMBEDDER: Final = "any"
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 _Length = Annotated[float, Field(gt=0)]
 
 
-class SealStep(BaseModel):
-    """Seal by the secret rotation of the gallery's epoch."""
+class _Strict(BaseModel):
+    """A part of the document: strict, without unknown members, and frozen."""
 
-    model_config = _STRICT
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class SealStep(_Strict):
+    """Seal by the secret rotation of the gallery's epoch."""
 
     kind: Literal["seal"] = "seal"
 
 
-class PatronusStep(BaseModel):
+class PatronusStep(_Strict):
     """Erase and perturb by a trained network: an ONNX file beside the document.
 
     The graph's inputs: ``x`` (n, dim), ``seed`` (n, seed_dim) standard normal, ``phi_limit`` (n,) radians, ``seal``
     (dim, dim) orthogonal; its outputs: ``template`` (n, dim) unit rows, ``angle`` (n,) radians. All float32.
     """
-
-    model_config = _STRICT
 
     kind: Literal["patronus"] = "patronus"
     file: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\.onnx$")] = "patronus.onnx"
@@ -63,10 +64,8 @@ class PatronusStep(BaseModel):
 Step = Annotated[PatronusStep | SealStep, Field(discriminator="kind")]
 
 
-class ProfileDocument(BaseModel):
+class ProfileDocument(_Strict):
     """A profile: steps and measured figures. The edge runs the steps and stores the rest."""
-
-    model_config = _STRICT
 
     version: Literal[1] = VERSION
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]

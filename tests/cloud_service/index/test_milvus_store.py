@@ -37,12 +37,12 @@ ANNA = "/v1/galleries/door/subjects/anna"
 def _parts(cloud: Cloud) -> tuple[MilvusIndexes, Milvus, Outbox]:
     indexes = store_of(cloud).indexes
     assert isinstance(indexes, MilvusIndexes)
-    return indexes, indexes._milvus, indexes._outbox
+    return indexes, indexes.milvus, indexes.outbox
 
 
 def _collection(cloud: Cloud) -> str:
     indexes, _, _ = _parts(cloud)
-    return indexes._names.collection(store_of(cloud).record.gallery("door"))
+    return indexes.names.collection(store_of(cloud).record.gallery("door"))
 
 
 def _pending(outbox: Outbox, gallery_id: int) -> int:
@@ -122,10 +122,10 @@ def test_a_damaged_template_stays_out_of_milvus_and_nothing_waits_for_it(tmp_pat
         gallery = record.gallery("door")
         with record.database.write() as connection:  # as if Milvus had been away when she was enrolled
             outbox.added(connection, gallery, np.array([row]))
-        indexes._sync.put_stored(gallery, np.array([row]))
+        indexes.sync.put_stored(gallery, np.array([row]))
         assert outbox.waiting_since() is None
         milvus.drop(_collection(cloud))
-        indexes._sync.lost(gallery)
+        indexes.sync.lost(gallery)
         within(10, lambda: index_is_ready(cloud) and milvus.count(_collection(cloud)) == 1)
         assert cloud.found(VECTORS[1]) == ["ben"]
 
@@ -202,7 +202,7 @@ def test_what_a_process_left_in_the_outbox_as_it_died_is_told_by_another(
         cloud.enroll("anna", VECTORS[:1], ids=IDS[:1])
         cloud.enroll("ben", VECTORS[1:2], ids=IDS[1:2])
         indexes, milvus, outbox = _parts(cloud)
-        indexes._sync.stop()
+        indexes.sync.stop()
 
         def die(*_given: Any) -> None:
             raise _Interrupted
@@ -213,7 +213,7 @@ def test_what_a_process_left_in_the_outbox_as_it_died_is_told_by_another(
         assert cloud.http.delete(ANNA).status_code == 500
         assert cloud.found(VECTORS[0]) == [], "the record decides"
         cloud.put_gallery("other")
-        dropped = indexes._names.collection(store_of(cloud).record.gallery("other"))
+        dropped = indexes.names.collection(store_of(cloud).record.gallery("other"))
         assert cloud.http.delete("/v1/galleries/other").status_code == 500
         assert dropped in milvus.collections()
         monkeypatch.undo()
@@ -352,7 +352,7 @@ def test_pending_erasures_are_told_until_milvus_kept_nothing_for_long_enough(
         if shared_milvus.lite:
             time.sleep(2.5)
             assert _pending(outbox, gallery.id) == 2, "milvus-lite does not rewrite its files when told to"
-            milvus._compacts = True  # as Milvus itself; milvus-lite takes the calls
+            milvus.compacts = True  # as Milvus itself; milvus-lite takes the calls
         within(40, lambda: _pending(outbox, gallery.id) == 0)
         assert_pending(cloud.http.delete("/v1/galleries/door"))
         within(40, lambda: _pending(outbox, gallery.id) == 0)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from cloud_service.index.flat import SegmentedIndex
-from cloud_service.matching import Identification, Matcher, Verification
+from cloud_service.matching import Matcher, Verification
 from cloud_service.record.backup import back_up, restore
 from cloud_service.record.queries import Stored
 from cloud_service.record.tables import rekeyed, template
@@ -25,6 +25,7 @@ from cloud_service.rekey.steps import RekeySteps
 from cloud_service.settings import RecordSettings, Settings
 from shared.envelope import TemplateEnvelope
 from shared.errors import PatronusError, SetupError
+from shared.wire.cloud import IdentifyRequest
 from tests.support.cloud_client import Cloud, random_units
 from tests.support.damaging import change_blob, flip, flip_in_file
 from tests.support.postgres_server import PostgresServer
@@ -87,7 +88,7 @@ class Examined:
             for claim, answer in zip(claims, self._matcher.verify(gallery, claims), strict=True):
                 if not isinstance(answer, PatronusError) and answer.decision == "match":
                     found.add((f"verify {gallery}", claim.subject, sent.index(claim.probe)))
-            [identified] = self._matcher.identify(gallery, [Identification(sent, top_k=8)])
+            [identified] = self._matcher.identify(gallery, [IdentifyRequest(probes=sent, top_k=8)])
             assert not isinstance(identified, PatronusError), "identification goes on"
             for number, result in enumerate(identified.results):
                 found.update((f"identify {gallery}", one.subject, number) for one in result.candidates)

@@ -14,7 +14,7 @@ import pytest
 
 from edge_service.models.files import folder_lock, write_whole
 from edge_service.models.manifest import CHECKOUT
-from edge_service.models.store import locate, prepare, verify
+from edge_service.models.store import locate, model_file, prepare
 from shared.errors import SetupError
 from tests.support.tiny_model import SOURCE, ZEROES, Tiny
 
@@ -71,7 +71,7 @@ def test_a_damaged_model_is_never_handed_out_and_is_mended_by_the_next_run(tiny:
         model.read()
     with pytest.raises(SetupError, match=r"tiny\.onnx has SHA-256 .* run `patronus models fetch`\."):
         locate("face-embedder", tiny.folder, manifest)
-    assert [state.state for state in verify(manifest, tiny.folder)] == ["damaged"]
+    assert [model_file(entry, tiny.folder).state for entry in manifest.models] == ["damaged"]
     tiny.prepare()
     assert locate("face-embedder", tiny.folder, manifest) == model
 
@@ -79,14 +79,14 @@ def test_a_damaged_model_is_never_handed_out_and_is_mended_by_the_next_run(tiny:
 def test_a_missing_model_is_reported_with_the_command_that_mends_it(tiny: Tiny) -> None:
     with pytest.raises(SetupError, match=r"tiny\.onnx is missing; run `patronus models fetch`\."):
         locate("face-embedder", tiny.folder, tiny.manifest())
-    assert [state.state for state in verify(tiny.manifest(), tiny.folder)] == ["missing"]
+    assert [model_file(entry, tiny.folder).state for entry in tiny.manifest().models] == ["missing"]
 
 
 def test_a_receipt_that_is_gone_or_nonsense_does_not_matter(tiny: Tiny) -> None:
     tiny.prepare()
     assert "onnx/" in json.loads((tiny.folder / "tiny.json").read_text())["converter"]
     (tiny.folder / "tiny.json").write_text("[]")
-    assert [state.state for state in verify(tiny.manifest(), tiny.folder)] == ["ready"]
+    assert [model_file(entry, tiny.folder).state for entry in tiny.manifest().models] == ["ready"]
 
 
 def test_two_set_ups_at_once_do_the_work_once(tiny: Tiny) -> None:
@@ -145,4 +145,4 @@ def test_a_model_that_is_gone_or_unreadable_is_reported(tiny: Tiny) -> None:
         model.read()
     model.path.mkdir()
     with pytest.raises(SetupError, match=r"tiny\.onnx cannot be read"):
-        verify(manifest, tiny.folder)
+        model_file(manifest.models[0], tiny.folder)

@@ -154,13 +154,15 @@ def _assert_it_can_be_renewed_and_forgotten(home: Path) -> None:
     try:
         store.renew()
     except Conflict:
-        assert store.forget()
+        assert store.has_old_keys()
+        store.forget()
         store.renew()
     store = KeyStore(home)
     for name, key in now.items():
         assert store.named_by(name, key.seal_pin(EPOCH, "gallery")) == key
         assert store.gallery(name) != key
-    assert store.forget()
+    assert store.has_old_keys()
+    store.forget()
     store = KeyStore(home)
     assert all(store.named_by(name, key.seal_pin(EPOCH, "gallery")) is None for name, key in now.items())
     assert files(home) == {"master.key"}

@@ -13,13 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from edge_service.protection.gaussians import seeds
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, GalleryKey
 from edge_service.protection.patronus import PatronusGraph
 from edge_service.protection.profiles.files import Profile
-from edge_service.protection.protect import PatronusEngine, ProtectionContext, Protector, seal_engine
-from edge_service.protection.seal import seal_matrix
+from edge_service.protection.protect import Protected, ProtectionContext, Protector
+from edge_service.protection.seal import seal, seal_matrix
 from lab.defence.network import PatronusNetwork
 from shared.errors import ProtectionFailed, SetupError
 from tests.support.patronus_profile import (
@@ -35,6 +36,7 @@ from tests.support.patronus_profile import (
 )
 
 KEY = GalleryKey("door", bytes(32)).epoch("0" * 16)
+Rows = NDArray[np.float32]
 OTHERS = [GalleryKey("door", bytes(32)).epoch("1" * 16), GalleryKey("roof", bytes(31) + b"1").epoch("0" * 16)]
 
 
@@ -51,6 +53,16 @@ def profile(network: PatronusNetwork, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def protector(profile: Profile) -> Protector:
     return Protector(profile)
+
+
+def limited(profile: Profile, rows: Rows, limits: Rows) -> Protected:
+    """What the network makes of embeddings within these limits, without the seal."""
+    step = profile.document.patronus
+    assert step is not None
+    assert profile.graph is not None
+    drawn = seeds(rows, KEY.seed_key(), SEED_DIM)
+    made = PatronusGraph(step, profile.graph, "mine").run(rows, drawn, limits, np.eye(DIM, dtype=np.float32))
+    return Protected(*made, ("patronus",))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +149,7 @@ def test_another_key_turns_another_way(protector: Protector) -> None:
 def test_a_limit_holds_and_what_is_not_turned_is_counted(network: PatronusNetwork, protector: Protector) -> None:
     rows = units(4)
     limits = np.array([0, 0.01, 0.02, np.pi], np.float32)
-    made = protector.templates(rows, KEY, limits, sealed=False)
+    made = limited(protector.profile, rows, limits)
     assert (made.angles <= limits).all()
     assert made.unperturbed == 1
     with torch.no_grad():
@@ -159,9 +171,9 @@ def test_an_embedding_of_which_erase_leaves_nothing_is_refused(network: Patronus
 
 
 @pytest.mark.parametrize("limit", [-0.1, float("nan")])
-def test_a_limit_that_is_none_is_refused(protector: Protector, limit: float) -> None:
+def test_a_limit_that_is_none_is_refused(profile: Profile, limit: float) -> None:
     with pytest.raises(ProtectionFailed, match="limit"):
-        protector.templates(units(1), KEY, np.array([limit], np.float32))
+        limited(profile, units(1), np.array([limit], np.float32))
 
 
 def unsealed(graph: onnx.GraphProto) -> None:
@@ -208,8 +220,8 @@ def test_a_graph_that_does_nothing_and_says_so_stops_the_start(network: Patronus
         Protector(make_profile(tmp_path / "whole", whole))
 
 
-def test_an_angle_within_rounding_of_zero_counts_as_unperturbed(network: PatronusNetwork, protector: Protector) -> None:
-    made = protector.templates(units(4), KEY, np.array([0.2, 9e-4, 0.0, 0.2], np.float32))
+def test_an_angle_within_rounding_of_zero_counts_as_unperturbed(profile: Profile) -> None:
+    made = limited(profile, units(4), np.array([0.2, 9e-4, 0.0, 0.2], np.float32))
     assert made.unperturbed == 2
 
 
@@ -260,17 +272,19 @@ def test_one_bad_face_later_on_lets_nothing_out(
 
 
 def test_a_profile_with_a_network_lets_nothing_out_that_did_not_go_through_it(profile: Profile) -> None:
-    for engine in (seal_engine, lambda rows, key, limits, *, sealed: seal_engine(rows, key, limits, sealed=False)):
+    protector = Protector(profile)
+    nothing = np.zeros(2, np.float32)
+    for made in (Protected(seal(units(2), KEY), nothing, ("seal",)), Protected(units(2), nothing, ())):
+        protector.apply_steps = lambda *_, made=made, **__: made
         with pytest.raises(ProtectionFailed, match="was omitted"):
-            Protector(profile, engine).templates(units(2), KEY)
+            protector.templates(units(2), KEY)
 
 
 def test_a_profile_that_seals_lets_nothing_out_unsealed(profile: Profile) -> None:
-    assert profile.document.patronus is not None
-    assert profile.graph is not None
-    graph = PatronusGraph(profile.document.patronus, profile.graph, "mine")
+    protector = Protector(profile)
+    protector.apply_steps = lambda rows, key, *, sealed: Protector(profile).apply_steps(rows, key, sealed=not sealed)
     with pytest.raises(ProtectionFailed, match="was omitted"):
-        Protector(profile, PatronusEngine(graph, seals=False)).templates(units(2), KEY)
+        protector.templates(units(2), KEY)
 
 
 @pytest.mark.parametrize("dim", [8, 512])

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
-from edge_service.protection.keys import PUBLIC_KEY, GalleryKey, KeyStore
+from edge_service.protection.keys import PUBLIC_KEY, EpochKey, GalleryKey, KeyStore
 from edge_service.protection.profiles.files import Profile, load_profile
-from edge_service.protection.protect import Protected, ProtectionContext, Protector, seal_engine
+from edge_service.protection.protect import Protected, ProtectionContext, Protector
 from edge_service.protection.seal import seal
 from shared.errors import ProtectionFailed
 from tests.support.cloud_client import assert_problem
@@ -41,16 +41,23 @@ def exhausted(*_: Any, **__: Any) -> Protected:
 def changed(change: Callable[[Rows], Any]) -> Callable[..., Any]:
     """The true seal, with its result changed."""
 
-    def engine(*given: Any, **named: Any) -> Protected:
-        made = seal_engine(*given, **named)
+    def steps(rows: Rows, key: EpochKey, *, sealed: bool) -> Protected:
+        made = Protector(load_profile("seal")).apply_steps(rows, key, sealed=sealed)
         return replace(made, templates=change(made.templates))
 
-    return engine
+    return steps
 
 
 def reporting(**what: Any) -> Callable[..., Any]:
     """The true seal, which says something else of itself."""
-    return lambda *given, **named: replace(seal_engine(*given, **named), **what)
+    return lambda *given, **named: replace(Protector(load_profile("seal")).apply_steps(*given, **named), **what)
+
+
+def broken(profile: Profile, steps: Callable[..., Any]) -> Protector:
+    """A protector whose steps are replaced by these."""
+    protector = Protector(profile)
+    protector.apply_steps = steps
+    return protector
 
 
 def spoilt(value: float) -> Callable[[Rows], Rows]:
@@ -89,17 +96,17 @@ def profile() -> Profile:
     return load_profile("seal")
 
 
-@pytest.mark.parametrize("engine", BROKEN.values(), ids=BROKEN)
-def test_a_broken_step_gives_no_template(profile: Profile, engine: Any) -> None:
+@pytest.mark.parametrize("steps", BROKEN.values(), ids=BROKEN)
+def test_a_broken_step_gives_no_template(profile: Profile, steps: Any) -> None:
     with pytest.raises(ProtectionFailed, match="nothing was sent") as caught:
-        Protector(profile, engine).protect(units(3), CONTEXT)
+        broken(profile, steps).protect(units(3), CONTEXT)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
 def test_the_log_has_what_broke_and_not_what_it_held(profile: Profile) -> None:
     with capture_logs() as lines, pytest.raises(ProtectionFailed):
-        Protector(profile, raising).protect(units(3), CONTEXT)
+        broken(profile, raising).protect(units(3), CONTEXT)
     [line] = lines
     assert (line["event"], line["exception"]) == ("protection_step_failed", "RuntimeError")
     assert "raising" in line["at"]
@@ -160,9 +167,9 @@ def enrolled(pair: Pair) -> Edge:
     return edge
 
 
-@pytest.mark.parametrize("engine", [raising, BROKEN["gives NaN"], BROKEN["gives float64"], BROKEN["gives nothing"]])
-def test_nothing_reaches_the_cloud_when_protection_fails(enrolled: Edge, profile: Profile, engine: Any) -> None:
-    enrolled.app.state.services.recognition.protector = Protector(profile, engine)
+@pytest.mark.parametrize("steps", [raising, BROKEN["gives NaN"], BROKEN["gives float64"], BROKEN["gives nothing"]])
+def test_nothing_reaches_the_cloud_when_protection_fails(enrolled: Edge, profile: Profile, steps: Any) -> None:
+    enrolled.app.state.services.recognition.protector = broken(profile, steps)
     before = len(enrolled.transport.requests)
     picture = sample("obama/speech.jpg")
     answers = [

@@ -118,7 +118,9 @@ def test_new_master_keys_answer_before(pair: Pair) -> None:
         assert _enroll(edge, "master", PORTRAIT) == (first, ["before"]), "under the old key"
         _rekey(edge, "master")
         assert _enroll(edge, "master", PORTRAIT) == (first, ["before"]), "under the new key"
-        assert KeyStore(edge.settings.home).forget()
+        old = KeyStore(edge.settings.home)
+        assert old.has_old_keys()
+        old.forget()
     edge = pair.edge("renewed")
     assert _enroll(edge, "master", PORTRAIT) == (first, ["before"]), "without the old key"
     assert edge.held("master") == (1, 1)

@@ -227,7 +227,9 @@ def test_after_a_theft_of_the_master_key_every_gallery_goes_on_under_a_new_one(p
         loot = KeyStore(stolen).gallery(gallery)
         assert loot.of(old).key_id() == old.key_id, "the thief has the old one"
         assert KeyStore(stolen).named_by(gallery, _seal(after, gallery)) is None, "and not the new one"
-    assert KeyStore(after.settings.home).forget()
+    keys = KeyStore(after.settings.home)
+    assert keys.has_old_keys()
+    keys.forget()
     last = pair.edge("robbed")
     assert last.verify("door", "obama", sample(SPEECH)).json()["decision"] == "match"
-    assert not KeyStore(last.settings.home).forget()
+    assert not KeyStore(last.settings.home).has_old_keys()

@@ -11,9 +11,10 @@ import pytest
 from edge_service.models.manifest import load_manifest
 from edge_service.models.store import locate
 from edge_service.settings import EdgeSettings
-from edge_service.vision.align import ARCFACE, DLIB_CHIP, TEMPLATE, align, realign, similarity_transform
+from edge_service.vision.align import ARCFACE, DLIB_CHIP, TEMPLATE, align, similarity_transform
 from edge_service.vision.embed import EMBEDDERS, spec_named
-from edge_service.vision.reader import FaceReader, open_reader
+from edge_service.vision.reader import FaceReader
+from lab.data.onnx_files import aligned_to
 from shared.errors import SetupError
 from shared.metrics import Metrics
 from tests.support.cloud_client import assert_problem
@@ -34,7 +35,7 @@ def dlib_or_skip(models_folder: Path) -> None:
 def dlib_reader(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FaceReader:
     dlib_or_skip(models_folder)
     settings = EdgeSettings(home=tmp_path_factory.mktemp("dlib"), embedder="dlib_resnet29")
-    return open_reader(settings, Metrics("edge"))
+    return FaceReader(settings, Metrics("edge"))
 
 
 @pytest.mark.parametrize("name", EMBEDDERS)
@@ -52,7 +53,7 @@ def test_no_two_embedders_share_a_preprocessing() -> None:
 
 def test_an_unknown_embedder_stops_the_start_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no embedder arcface; set PATRONUS_EDGE__EMBEDDER to one of: sface_2021dec"):
-        open_reader(EdgeSettings(home=tmp_path, embedder="arcface"), Metrics("edge"))
+        FaceReader(EdgeSettings(home=tmp_path, embedder="arcface"), Metrics("edge"))
 
 
 def test_the_embedder_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -74,12 +75,12 @@ def test_a_crop_on_one_template_becomes_nearly_what_the_picture_gives_on_the_oth
     picture = cv2.resize(rng.integers(0, 256, (12, 12, 3), np.uint8), (400, 400), interpolation=cv2.INTER_CUBIC)
     landmarks = (TEMPLATE * 2.2 + 60).astype(np.float32)
     direct = align(picture, landmarks, DLIB_CHIP).astype(int)
-    through = realign(align(picture, landmarks), DLIB_CHIP).astype(int)
+    crops = align(picture, landmarks)[None]
+    through = aligned_to(crops, DLIB_CHIP)[0].astype(int)
     bottom = similarity_transform(TEMPLATE.astype(np.float32), DLIB_CHIP.points) @ [56, 111, 1]
     inside = np.s_[5 : int(bottom[1]) - 3, 8:145]
     assert np.abs(direct - through)[inside].mean() < 3
-    crop = align(picture, landmarks)
-    assert realign(crop, ARCFACE) is crop
+    assert aligned_to(crops, ARCFACE) is crops
 
 
 def test_dlib_tells_the_people_of_the_samples_apart(dlib_reader: FaceReader) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -105,8 +104,8 @@ GOOD = FaceQuality(face_pixels=200, sharpness=10_000, brightness=128, yaw=0, det
 def test_each_measure_has_its_reason_at_every_level(worse: dict[str, float], reason: str) -> None:
     for level in LEVELS:
         assert objections(GOOD, level) == []
-        assert objections(replace(GOOD, **worse), level) == [reason]
-        assert objections(replace(GOOD, **worse), "none") == []
+        assert objections(GOOD.model_copy(update=worse), level) == [reason]
+        assert objections(GOOD.model_copy(update=worse), "none") == []
 
 
 def test_what_a_lower_level_refuses_the_higher_refuse_too() -> None:

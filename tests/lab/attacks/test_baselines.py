@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lab.attacks.baselines import advface, crafter, gaussian_noise, scaled_noise
+from lab.attacks.baselines import Cost, advface, crafter, gaussian_noise, scaled_noise, steered
 from lab.defence.decoders import build, rebuilt
 
 DIM = 32
@@ -41,11 +39,9 @@ def test_noise_has_its_angle_and_another_direction_in_each_gallery(unit: Rows, d
 
 
 @pytest.mark.slow(reason="gradient descent through a decoder, face by face")
-@pytest.mark.parametrize("by", [advface, crafter])
-def test_steered_noise_stays_within_its_angle_and_spends_it(
-    unit: Rows, decoder: nn.Module, by: Callable[..., Rows]
-) -> None:
-    made = by(unit, 20.0, decoder=decoder)
+@pytest.mark.parametrize("cost", [advface, crafter])
+def test_steered_noise_stays_within_its_angle_and_spends_it(unit: Rows, decoder: nn.Module, cost: Cost) -> None:
+    made = steered(unit, 20.0, decoder=decoder, cost=cost)
     assert _angles(unit, made).max() < 20.01
     assert _angles(unit, made).mean() > 10
     np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
@@ -54,16 +50,15 @@ def test_steered_noise_stays_within_its_angle_and_spends_it(
 @pytest.mark.slow(reason="gradient descent through a decoder, face by face")
 def test_advface_moves_the_picture_further_than_noise_of_its_angle(unit: Rows, decoder: nn.Module) -> None:
     clean = rebuilt(decoder, unit)
-    made, blind = advface(unit, 20.0, decoder=decoder), gaussian_noise(unit, 20.0)
+    made, blind = steered(unit, 20.0, decoder=decoder, cost=advface), gaussian_noise(unit, 20.0)
     assert ((rebuilt(decoder, made) - clean) ** 2).mean() > 1.5 * ((rebuilt(decoder, blind) - clean) ** 2).mean()
 
 
 @pytest.mark.slow(reason="gradient descent through a decoder, face by face")
 def test_crafter_brings_the_picture_nearer_to_the_average(unit: Rows, decoder: nn.Module) -> None:
     average = rebuilt(decoder, unit).mean(axis=0)
-    made, blind = (
-        rebuilt(decoder, rows) for rows in (crafter(unit, 20.0, decoder=decoder), gaussian_noise(unit, 20.0))
-    )
+    towards = steered(unit, 20.0, decoder=decoder, cost=crafter)
+    made, blind = (rebuilt(decoder, rows) for rows in (towards, gaussian_noise(unit, 20.0)))
     assert ((made - average) ** 2).mean() < 0.9 * ((blind - average) ** 2).mean()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lab.data.images import FaceImages
 from lab.data.pixels import embedded, resized, ssim, to_float
 from lab.data.splits import TEST, Labelled
 from lab.defence.decoders import DECODERS, InversionOptions, build, rebuilt, shrunk, train_decoder
+from lab.defence.training import Checkpoint
 from lab.evaluation.reconstruction import Cases, Judge, as_pictures
 
 DIM = 16
@@ -105,25 +107,26 @@ def _embedded(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
     return embedded(_Twin(), torch.from_numpy(faces.transpose(0, 3, 1, 2) / np.float32(255))).numpy()
 
 
-def test_an_attacker_learns_pixels_and_then_identity() -> None:
+def test_an_attacker_learns_pixels_and_then_identity(tmp_path: Path) -> None:
     faces = _faces(16)
     clean = _embedded(faces)
     options = InversionOptions(epochs=6, batch=8, identity_steps=10, identity_batch=4)
-    trained = train_decoder("transposed", clean, faces, clean, _Twin(), options)
-    pixels = [seen for seen in trained.history if "cosine" not in seen]
-    identity = [seen for seen in trained.history if "cosine" in seen]
+    decoder, history = train_decoder("transposed", clean, faces, clean, _Twin(), options, Checkpoint(tmp_path))
+    pixels = [seen for seen in history if "cosine" not in seen]
+    identity = [seen for seen in history if "cosine" in seen]
     assert pixels[-1]["l1"] < pixels[0]["l1"]
     assert identity[-1]["cosine"] > identity[0]["cosine"]
-    assert not trained.decoder.training
-    assert not any(parameter.requires_grad for parameter in trained.decoder.parameters())
+    assert not decoder.training
+    assert not any(parameter.requires_grad for parameter in decoder.parameters())
 
 
 @pytest.mark.parametrize("steps", [1, 2, 19])
-def test_any_number_of_steps_can_be_trained(steps: int) -> None:
-    faces = _faces(2 * steps)
-    options = InversionOptions(epochs=1, batch=2)
-    trained = train_decoder("transposed", _templates(2 * steps).numpy(), faces, _embedded(faces), None, options)
-    assert trained.history[-1]["step"] == steps
+def test_any_number_of_steps_can_be_trained(steps: int, tmp_path: Path) -> None:
+    faces, templates = _faces(2 * steps), _templates(2 * steps).numpy()
+    options = InversionOptions(epochs=1, batch=2, identity_steps=0)
+    kept = Checkpoint(tmp_path)
+    _, history = train_decoder("transposed", templates, faces, _embedded(faces), _Twin(), options, kept)
+    assert history[-1]["step"] == steps
 
 
 # Pixels

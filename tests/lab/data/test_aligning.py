@@ -11,7 +11,7 @@ import pytest
 from edge_service.settings import EdgeSettings
 from edge_service.vision.decode import Pixels
 from edge_service.vision.quality import level_for
-from edge_service.vision.reader import open_reader, single_face
+from edge_service.vision.reader import FaceReader, single_face
 from lab.data.alignment import Mending, border_of, filled, mending_of, moved
 from lab.data.images import read_folder
 from shared.metrics import Metrics
@@ -22,7 +22,7 @@ PICTURES = Path(__file__).parents[2] / "pictures"
 @pytest.fixture(scope="module")
 def faces() -> list[Pixels]:
     """Real faces as the edge aligns them, and each in a mirror."""
-    reader = open_reader(EdgeSettings(), Metrics("lab"))
+    reader = FaceReader(EdgeSettings(), Metrics("lab"))
     found = [
         single_face(reader.read(path.read_bytes()), level_for("auto", "probe")).aligned
         for path in sorted((PICTURES / "obama").iterdir())

@@ -75,7 +75,6 @@ def test_pictures_without_a_face_or_with_several_are_counted_and_named(models_fo
 def test_in_a_flat_folder_nobody_is_known(tmp_path: Path) -> None:
     found = read_folder(_folder(tmp_path / "set", "a.png", "b.png"), cache=tmp_path / "cache")
     assert found.people.tolist() == [None, None]
-    assert found.known_people == 0
 
 
 def test_pictures_of_112_by_112_are_taken_as_they_are_and_the_rule_is_told(
@@ -184,7 +183,7 @@ def test_what_is_no_source_is_told(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="not a tar"):
         read_images(tmp_path / "text.tar", cache=tmp_path)
     with pytest.raises(SetupError, match="gives 0 faces where at least 1 "):
-        read_images(tmp_path, cache=tmp_path / "cache", aligned=True)
+        read_folder(tmp_path, cache=tmp_path / "cache", aligned=True)
 
 
 def test_lfw_comes_with_its_pairs(tmp_path: Path) -> None:
@@ -216,26 +215,12 @@ def test_parts_have_the_sizes_that_were_asked_for_and_another_seed_parts_otherwi
     assert np.mean(part != split_people(people, [0.7, 0.2, 0.1], 2)) > 0.3
 
 
-def test_images_of_unknown_people_are_split_one_by_one() -> None:
-    names = [f"{at}.jpg" for at in range(200)]
-    part = split_people([None] * 200, [0.5, 0.5], 0, names)
-    assert set(part.tolist()) == {0, 1}
-    with pytest.raises(ValueError, match="by their names"):
-        split_people([None], [0.5, 0.5], 0)
-
-
-@pytest.mark.parametrize("fractions", [[], [0.5], [1.5, -0.5]])
-def test_fractions_add_up_to_one(fractions: list[float]) -> None:
-    with pytest.raises(ValueError, match="add up to 1"):
-        split_people(["ann"], fractions, 0)
-
-
 def test_parts_of_a_set_share_nobody_and_lose_nobody() -> None:
-    people = np.array([f"p{at % 30}" for at in range(90)] + [None] * 10, dtype=object)
+    people = np.array([f"p{at % 30}" for at in range(100)], dtype=object)
     names = np.array([f"{at}" for at in range(100)], dtype=object)
     whole = FaceImages(names, people, np.zeros((100, 112, 112, 3), np.uint8), "a" * 64)
-    part = split_people(people, [0.5, 0.5], 0, names)
+    part = split_people(people, [0.5, 0.5], 0)
     first, second = whole.subset(part == 0), whole.subset(part == 1)
-    assert not (set(first.people) & set(second.people)) - {None}
+    assert not set(first.people) & set(second.people)
     assert sorted([*first.names, *second.names]) == sorted(names)
     assert len({whole.digest, first.digest, second.digest}) == 3

@@ -161,7 +161,7 @@ def test_sface_keeps_only_the_normalization_that_cannot_be_folded(models_folder:
 
 def test_a_checkout_compares_on_its_public_faces(models_folder: Path, tmp_path: Path) -> None:
     load_torch_embedder(models_folder / "sface_2021dec.onnx", cache=tmp_path)
-    assert list((tmp_path / "images").glob("*.npy"))
+    assert list((tmp_path / "images").glob("*.rgb"))
 
 
 @pytest.mark.slow(reason="float64 through the whole of SFace")

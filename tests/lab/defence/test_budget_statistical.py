@@ -282,20 +282,8 @@ def test_each_of_the_two_rates_alone_can_end_the_budget(faces: tuple[Rows, Float
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
     for protect, tolerance in ((gather, Tolerance(1, 0.01)), (_noise(), Tolerance(0.1, 1))):
-        assert 0 < statistical_budget(protect, compared, tolerance, phi_max=1.2).phi < 1.2
+        assert 0 < statistical_budget(protect, compared, tolerance, phi_max=1.2, steps=32).phi < 1.2
     assert statistical_budget(gather, compared, Tolerance(0.1, 1), phi_max=0.5).phi == 0.5
-
-
-def test_harm_at_small_angles_only_ends_the_budget_below_it(faces: tuple[Rows, Floats]) -> None:
-    compared = Comparison(*faces, TAU, rounds=50)
-
-    def odd(unit: Rows, phi: float) -> Rows:
-        return np.asarray(_noise()(unit, 1.5 if 0.09 < phi < 0.21 else 0.0))
-
-    found = statistical_budget(odd, compared, Tolerance(0.05, 0.05), phi_max=0.4, steps=40, checks=8)
-    assert found.phi == pytest.approx(0.09)
-    assert any(visit.within and visit.phi > found.phi for visit in found.curve)
-    assert len(found.curve) < 12  # straight below the harm, not step by step
 
 
 def test_a_candidate_that_another_draw_refuses_is_stepped_down(faces: tuple[Rows, Floats]) -> None:
@@ -314,7 +302,7 @@ def test_a_candidate_that_another_draw_refuses_is_stepped_down(faces: tuple[Rows
         return unit
 
     compared = Second(*faces, TAU)
-    found = statistical_budget(protect, compared, Tolerance(0.5, 0.5), phi_max=1.0, steps=10, checks=1)
+    found = statistical_budget(protect, compared, Tolerance(0.5, 0.5), phi_max=1.0, steps=10)
     assert found.phi == pytest.approx(0.4)
 
 
@@ -322,6 +310,6 @@ def test_a_protection_that_gives_no_templates_is_an_error_and_no_budget(faces: t
     compared = Comparison(*faces, TAU, rounds=10)
     with pytest.raises(ValueError, match="length 1"):
         statistical_budget(lambda unit, phi: unit * np.float32(math.nan), compared, Tolerance(1, 1), phi_max=0.3)
-    for wrong in ({"phi_max": 0.0}, {"phi_max": 0.3, "steps": 0}, {"phi_max": 0.3, "checks": 0}):
+    for wrong in ({"phi_max": 0.0}, {"phi_max": 0.3, "steps": 0}):
         with pytest.raises(ValueError, match="positive"):
             statistical_budget(_noise(), compared, Tolerance(1, 1), **wrong)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,11 +17,11 @@ from lab.defence import training
 from lab.defence.network import NetworkShape, PatronusNetwork
 from lab.defence.perturbation import Material, PerturbationOptions, train_perturbation
 from lab.defence.protection import protect
+from lab.defence.training import Checkpoint
 from shared.errors import SetupError
 
 Rows = NDArray[np.float32]
 DIM, PEOPLE, EACH, TAU = 16, 80, 3, 0.6
-QUIET = Console(quiet=True)
 WARM_UP = PerturbationOptions(steps=1, warm_up=80, anchors=64, rate=3e-3, rebuilt=0, partial=0.0)
 ATTACKED = PerturbationOptions(steps=40, warm_up=0, anchors=64, rate=3e-3, rebuilt=16, floor=0.0, partial=0.0)
 
@@ -88,7 +88,9 @@ def _trained(
     options: PerturbationOptions, seed: int = 0, *, rotates: bool = False
 ) -> tuple[PatronusNetwork, list[dict[str, float]]]:
     network = _network(seed, rotates=rotates)
-    history = train_perturbation(network, TAU, _material(), (), replace(options, seed=seed), console=QUIET)
+    with TemporaryDirectory() as folder:
+        kept = Checkpoint(Path(folder))
+        history = train_perturbation(network, TAU, _material(), (), replace(options, seed=seed), kept, TorchEmbedder())
     return network, history
 
 
@@ -156,14 +158,14 @@ def test_the_seed_of_a_template_turns_it_elsewhere() -> None:
 
 
 @pytest.mark.slow(reason="trains with an attacker in the loop")
-@pytest.mark.parametrize("embedder", [None, TorchEmbedder()])
-def test_an_attacker_in_the_loop_rebuilds_less(embedder: nn.Module | None) -> None:
+@pytest.mark.parametrize("what", ["ssim", "seen"])
+def test_an_attacker_in_the_loop_rebuilds_less(what: str, tmp_path: Path) -> None:
     material, attacker = _material(), Rebuilder()
     network = _network()
     # What is asked for here is privacy alone.
-    options = replace(ATTACKED, score=0.0, flip=0.0, away=0.0, pixels=0.5 if embedder is None else 0.0)
-    history = train_perturbation(network, TAU, material, [attacker], options, embedder=embedder, console=QUIET)
-    what = "ssim" if embedder is None else "seen"
+    options = replace(ATTACKED, score=0.0, flip=0.0, away=0.0, **{"identity" if what == "ssim" else "pixels": 0.0})
+    kept = Checkpoint(tmp_path)
+    history = train_perturbation(network, TAU, material, [attacker], options, kept, TorchEmbedder())
     first, last = (np.mean([seen[what] for seen in part]) for part in (history[:2], history[-4:]))
     assert last < first - 0.02
     assert not network.training
@@ -175,23 +177,22 @@ def test_a_killed_training_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch: 
     options = replace(ATTACKED, steps=9, warm_up=5, partial=0.2)
     embedder = TorchEmbedder()
 
-    def trained(folder: Path | None, dies_at: int, weights: int) -> tuple[PatronusNetwork, list[dict[str, float]]]:
+    def trained(folder: Path, dies_at: int, weights: int) -> tuple[PatronusNetwork, list[dict[str, float]]]:
         network, attacker = _network(weights), Rebuilder()
         material = _material()
         attacker.dies_at = dies_at
-        return network, train_perturbation(
-            network, TAU, material, [attacker], options, folder, "mine", embedder=embedder, console=QUIET
-        )
+        kept = Checkpoint(folder, "mine")
+        return network, train_perturbation(network, TAU, material, [attacker], options, kept, embedder)
 
-    unbroken, history = trained(None, 0, weights=0)
+    broken = tmp_path / "broken"
+    unbroken, history = trained(tmp_path / "unbroken", 0, weights=0)
     for weights, dies_at in ((0, 1), (1, 3)):
         with pytest.raises(Killed):
-            trained(tmp_path, dies_at, weights)
-    last, same_history = trained(tmp_path, 0, weights=2)
+            trained(broken, dies_at, weights)
+    last, same_history = trained(broken, 0, weights=2)
     assert same_history == history
     for name, value in unbroken.state_dict().items():
         assert torch.equal(value, last.state_dict()[name]), name
+    other, kept = replace(options, rate=1e-4), Checkpoint(broken, "mine")
     with pytest.raises(SetupError, match="belongs to a training on other data or with other options"):
-        train_perturbation(
-            _network(), TAU, _material(), [Rebuilder()], replace(options, rate=1e-4), tmp_path, "mine", console=QUIET
-        )
+        train_perturbation(_network(), TAU, _material(), [Rebuilder()], other, kept, embedder)

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lab.data.pixels import embedded
 from lab.defence import training
-from lab.defence.decoders import InversionOptions, Trained, train_decoder
+from lab.defence.decoders import InversionOptions, train_decoder
 from lab.defence.training import Checkpoint, minimize
 from shared.errors import SetupError
 
@@ -43,7 +42,7 @@ class Small:
         self.network = nn.Sequential(nn.Linear(6, width), nn.Dropout(0.3), nn.Linear(width, 1))
 
     def train(
-        self, path: Path | None, *, dies_at: int | None = None, fingerprint: str = "mine", error: type = Killed
+        self, path: Path, *, dies_at: int | None = None, fingerprint: str = "mine", error: type = Killed
     ) -> list[dict[str, float]]:
         def loss_of(number: int, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
             if number == dies_at:
@@ -52,8 +51,8 @@ class Small:
             loss = ((self.network(rows) - rows.sum(dim=1, keepdim=True)) ** 2).mean()
             return loss, {"loss": loss.item()}
 
-        kept, quiet = Checkpoint(path, fingerprint), Console(quiet=True)
-        return minimize("small", self.network, loss_of, STEPS, 0.01, decay=0.01, seed=3, checkpoint=kept, console=quiet)
+        kept = Checkpoint(path, fingerprint)
+        return minimize("small", self.network, loss_of, STEPS, 0.01, decay=0.01, seed=3, checkpoint=kept)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -98,14 +97,8 @@ def test_a_finished_training_does_nothing_more(tmp_path: Path) -> None:
     assert (tmp_path / "it.pt").read_bytes() == before
 
 
-def test_without_a_checkpoint_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert Small().train(None) == Small().train(None)
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_figures_are_means_and_the_training_works() -> None:
-    history = Small().train(None)
+def test_the_figures_are_means_and_the_training_works(tmp_path: Path) -> None:
+    history = Small().train(tmp_path / "it.pt")
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
 
 
@@ -239,30 +232,36 @@ CLEAN = embedded(_Twin(), torch.from_numpy(FACES.transpose(0, 3, 1, 2) / np.floa
 OPTIONS = InversionOptions(epochs=1.2, batch=4, identity_steps=3, identity_batch=4)
 
 
-def _attacker(folder: Path | None, dies_at: int | None = None, fingerprint: str = "") -> Trained:
-    asked = 0
+class _Dying(np.ndarray):
+    """Templates whose reader is killed at a certain time that it asks for some."""
 
-    def templates(rows: NDArray[np.int64]) -> Tensor:
-        nonlocal asked
-        asked += 1
-        if asked == dies_at:
+    def __getitem__(self, rows: Any) -> Any:
+        self.asked = getattr(self, "asked", 0) + 1
+        if self.asked == self.dies_at:
             raise Killed
-        return torch.from_numpy(CLEAN[rows])
+        return np.asarray(self)[rows]
 
-    return train_decoder("transposed", templates, FACES, CLEAN, _Twin(), OPTIONS, folder, fingerprint)
+
+def _attacker(
+    folder: Path, dies_at: int | None = None, fingerprint: str = ""
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    templates = CLEAN.view(_Dying)
+    templates.dies_at = dies_at
+    return train_decoder("transposed", templates, FACES, CLEAN, _Twin(), OPTIONS, Checkpoint(folder, fingerprint))
 
 
 def test_an_attacker_killed_in_either_stage_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    unbroken = _attacker(None)
+    unbroken, history = _attacker(tmp_path / "unbroken")
+    broken = tmp_path / "broken"
     # 6 steps on pixels, 3 on identity: dead in the fourth, then in the second on identity, then done.
     with pytest.raises(Killed):
-        _attacker(tmp_path, dies_at=4)
+        _attacker(broken, dies_at=4)
     with pytest.raises(Killed):
-        _attacker(tmp_path, dies_at=3 + 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["transposed-identity.pt", "transposed-pixels.pt"]
-    last = _attacker(tmp_path)
-    assert last.history == unbroken.history
-    assert _same(last.decoder.state_dict(), unbroken.decoder.state_dict())
+        _attacker(broken, dies_at=3 + 2)
+    assert sorted(path.name for path in broken.iterdir()) == ["transposed-identity.pt", "transposed-pixels.pt"]
+    last, same_history = _attacker(broken)
+    assert same_history == history
+    assert _same(last.state_dict(), unbroken.state_dict())
 
 
 def test_an_attackers_checkpoint_on_other_data_is_refused(tmp_path: Path) -> None:

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_service.models.store import locate
-from edge_service.settings import InferenceSettings
-from edge_service.vision.embed import Embedder
-from edge_service.vision.sessions import OrtSession
+from edge_service.vision.embed import SFACE
+from lab.data.embedders import open_encoder, unit
 from lab.data.lfw import Lfw, Pair
 from lab.data.verification import ten_fold_accuracy
-from lab.evaluation.accuracy import distance_scores, embed_faces, pair_scores
+from lab.evaluation.accuracy import protocol_scores
 from shared.errors import SetupError
 
 
@@ -30,14 +28,13 @@ def lfw() -> Lfw:
 
 
 @pytest.mark.slow(reason="embeds 7,700 real faces")
-def test_the_services_own_embedding_code_reaches_the_published_accuracy(lfw: Lfw, models_folder: Path) -> None:
+@pytest.mark.usefixtures("models_folder")
+def test_the_services_own_embedding_code_reaches_the_published_accuracy(lfw: Lfw) -> None:
     pairs = lfw.pairs()
     names = sorted({name for pair in pairs for name in (pair.first, pair.second)})
-    embedder = Embedder(OrtSession(locate("face-embedder", models_folder), InferenceSettings()))
-    scores = pair_scores(pairs, names, embed_faces(lfw.faces(names), embedder).unit)
-
-    found = ten_fold_accuracy(scores, np.array([p.genuine for p in pairs]), np.array([p.fold for p in pairs]))
-    assert found.mean >= 0.992
+    rows = unit(open_encoder(SFACE.name).embed(lfw.faces(names)))
+    mean, _ = ten_fold_accuracy(*protocol_scores(pairs, names, rows))
+    assert mean >= 0.992
 
 
 def test_a_missing_data_set_is_told_in_one_sentence(tmp_path: Path) -> None:
@@ -49,8 +46,10 @@ def test_pairs_are_scored_by_cosine_and_by_distance() -> None:
     pairs = [Pair("a/a_0001", "b/b_0001", False, 0), Pair("a/a_0001", "a/a_0002", True, 0)]
     names = ["a/a_0002", "b/b_0001", "a/a_0001"]
     raw = np.array([[3, 0], [0, 4], [1, 0]], np.float32)
-    np.testing.assert_allclose(distance_scores(pairs, names, raw), [-np.sqrt(17), -2])
-    np.testing.assert_allclose(pair_scores(pairs, names, raw / np.linalg.norm(raw, axis=1, keepdims=True)), [0, 1])
+    scores, genuine, folds = protocol_scores(pairs, names, raw, distance=True)
+    np.testing.assert_allclose(scores, [-np.sqrt(17), -2])
+    np.testing.assert_allclose(protocol_scores(pairs, names, unit(raw))[0], [0, 1])
+    assert (genuine.tolist(), folds.tolist()) == ([False, True], [0, 0])
 
 
 @pytest.mark.parametrize("text", ["", "abc def\n", "10\t300\nAnn\t1\n", "\N{SNOWMAN}"])

@@ -190,7 +190,7 @@ def test_on_real_faces_young_children_are_taken_for_each_other(models_folder: Pa
             if labels_of([member.name]).band[0] in {0, 5}:
                 (tmp_path / Path(member.name).name).write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
     profile = load_profile("default")
-    encoder = open_encoder("sface_2021dec", threads=1)
+    encoder = open_encoder("sface_2021dec")
     found = measure_profile(profile, encoder, 0.384, tmp_path, cache=tmp_path / "cache", most=None)
     rates = {row["ages"]: row["value"] for row in found["protected"] if row["sex"] is None and row["group"] is None}
     assert rates["0 to 2"] > 0.3

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from lab.data.verification import all_impostors, bootstrap_over_people, ten_fold_accuracy, true_accept_rate
+from lab.data.verification import all_impostors, bootstrap_over_people, ten_fold_accuracy
 
 
 def _unit(rows: int, seed: int = 0) -> np.ndarray:
@@ -18,23 +15,22 @@ def _unit(rows: int, seed: int = 0) -> np.ndarray:
 def test_pairs_that_a_threshold_parts_are_all_right() -> None:
     genuine = np.tile([True, False], 50)
     scores = np.where(genuine, 0.7, 0.1)
-    found = ten_fold_accuracy(scores, genuine, np.arange(100) // 10)
-    assert (found.mean, found.deviation) == (1.0, 0.0)
+    assert ten_fold_accuracy(scores, genuine, np.arange(100) // 10) == (1.0, 0.0)
 
 
 def test_a_fold_is_judged_at_the_threshold_of_the_others() -> None:
     # Fold 1 is parted at 0.5, fold 0 at 0.05: neither threshold serves the other fold's genuine or impostor pairs.
     genuine = np.array([True, False, True, False])
     scores = np.array([0.1, 0.0, 0.9, 0.6])
-    found = ten_fold_accuracy(scores, genuine, np.array([0, 0, 1, 1]))
-    assert found.mean == 0.5
+    mean, _ = ten_fold_accuracy(scores, genuine, np.array([0, 0, 1, 1]))
+    assert mean == 0.5
 
 
 def test_pairs_that_nothing_parts_are_right_half_of_the_time() -> None:
     random = np.random.default_rng(1)
     genuine = np.tile([True, False], 500)
-    found = ten_fold_accuracy(random.normal(size=1000), genuine, np.arange(1000) // 100)
-    assert abs(found.mean - 0.5) < 0.08
+    mean, _ = ten_fold_accuracy(random.normal(size=1000), genuine, np.arange(1000) // 100)
+    assert abs(mean - 0.5) < 0.08
 
 
 def test_every_pair_of_different_people_is_counted_once() -> None:
@@ -56,11 +52,6 @@ def test_the_false_match_rate_is_the_share_of_impostor_pairs_at_or_over_tau() ->
 def test_with_another_gallery_side_both_orders_of_a_pair_count() -> None:
     people = np.array([0, 1, 2])
     assert all_impostors(_unit(3), people, _unit(3, seed=5)).pairs == 6
-
-
-@given(arrays(np.float64, st.integers(1, 50), elements=st.floats(-1, 1)), st.floats(-1, 1))
-def test_the_true_accept_rate_falls_as_tau_rises(scores: np.ndarray, tau: float) -> None:
-    assert true_accept_rate(scores, tau) >= true_accept_rate(scores, tau + 0.1)
 
 
 def test_an_interval_over_people_is_wider_than_one_over_their_pairs() -> None:

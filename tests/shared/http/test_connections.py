@@ -216,22 +216,84 @@ def test_some_requests_may_be_sent_ahead_of_answers() -> None:
     assert asyncio.run(scenario()).count(b"HTTP/1.1 200 OK") == 17
 
 
-def test_a_connection_that_sends_too_many_requests_ahead_is_closed() -> None:
+def test_of_too_many_requests_ahead_some_are_answered_and_the_connection_is_closed() -> None:
     async def scenario() -> bytes:
-        async with one_in_progress() as (reader, writer, _):
-            writer.write(GET * 18)
+        async with one_in_progress() as (reader, writer, free):
+            writer.write(GET * 1000)
+            await asyncio.sleep(0.05)
+            free.set()
             return await asyncio.wait_for(reader.read(), 5)
 
-    assert asyncio.run(scenario()) == b""
+    assert asyncio.run(scenario()).count(b"HTTP/1.1 200 OK") == 17
 
 
-def test_what_is_malformed_is_not_answered_before_requests_that_wait() -> None:
+def test_what_is_malformed_gets_no_answer_that_an_earlier_request_waits_for() -> None:
     async def scenario() -> bytes:
-        async with one_in_progress() as (reader, writer, _):
+        async with one_in_progress() as (reader, writer, free):
             writer.write(GET * 2 + b"\x00\r\n\r\n")
+            await asyncio.sleep(0.05)
+            free.set()
             return await asyncio.wait_for(reader.read(), 5)
 
-    assert asyncio.run(scenario()) == b""
+    got = asyncio.run(scenario())
+    assert got.count(b"HTTP/1.1 200 OK") == 2
+    assert b"400" not in got
+
+
+@pytest.mark.parametrize("also", [b"", b"Content-Length: 36\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_a_body_after_an_upgrade_is_not_read_as_a_request(also: bytes) -> None:
+    async def scenario() -> bytes:
+        async with served() as connect:
+            reader, writer = await connect()
+            head = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + also + b"\r\n"
+            writer.write(head)
+            await asyncio.sleep(0.05)
+            with suppress(ConnectionError):
+                writer.write(GET)
+            return await asyncio.wait_for(reader.read(), 5)
+
+    answered = asyncio.run(scenario())
+    assert answered.startswith(b"HTTP/1.1 400 ")
+    assert b"HTTP/1.1 200" not in answered
+    assert b"upgrade_not_supported" in answered
+
+
+@pytest.mark.parametrize("endless", [b"X-1: abc\r\n", b"a"])
+def test_endless_trailers_are_refused(endless: bytes) -> None:
+    async def body_is_read(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await application(scope, receive, send)
+
+    async def scenario() -> int:
+        async with served(body_is_read) as connect:
+            reader, writer = await connect()
+            writer.write(b"POST /v1/info HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: ")
+            sent = 0
+            with suppress(ConnectionError):
+                while sent < 50_000_000 and not reader.at_eof():
+                    writer.write(endless * (10_000 // len(endless)))
+                    await asyncio.wait_for(writer.drain(), 5)
+                    await asyncio.sleep(0)
+                    sent += 10_000
+            return sent
+
+    assert asyncio.run(scenario()) < 10_000_000
+
+
+def test_a_long_head_is_refused_also_while_a_request_is_answered() -> None:
+    async def scenario() -> int:
+        async with one_in_progress() as (_, writer, _):
+            writer.write(GET + b"GET /v1/info HTTP/1.1\r\nX: ")
+            sent = 0
+            with suppress(ConnectionError, TimeoutError):
+                while sent < 20_000_000:
+                    writer.write(b"a" * 10_000)
+                    await asyncio.wait_for(writer.drain(), 1)
+                    sent += 10_000
+            return sent
+
+    assert asyncio.run(scenario()) < 10_000_000
 
 
 def test_the_rest_of_a_refused_short_body_is_skipped() -> None:
