@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 """Pages that tell a reader what to do; decisions and the changelog tell what was done."""
 SHELL = {"sh", "bash", "console"}
+RUN = SHELL | {"python"}
 
 _FENCE = re.compile(r"^\s*```(.*)$")
 _MARKER = re.compile(r"^<!-- test: (.*) -->$")
@@ -34,6 +35,11 @@ class Block:
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def script(self) -> str:
+        """The block as a shell runs it."""
+        return f"python - <<'END'\n{self.text}END\n" if self.language == "python" else self.text
 
 
 def blocks(page: Path) -> list[Block]:

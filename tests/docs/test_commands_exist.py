@@ -17,10 +17,10 @@ from pydantic import BaseModel
 from cloud_service.settings import Settings as CloudSettings
 from edge_service.settings import EdgeSettings
 from shared.command import build
-from tests.docs.pages import PAGES, ROOT, SHELL, blocks, inline_code
+from tests.docs.pages import PAGES, ROOT, RUN, SHELL, blocks, inline_code
 
 _OTHER_PROGRAMS = re.compile(
-    "cat|chown|createdb|createuser|curl|docker|export|grep|head|pip|python3|sqlite3|sudo|tar|tee|umask"
+    "cat|chown|cp|createdb|createuser|curl|date|docker|export|grep|mkdir|pip|python3|sqlite3|sudo|tail|tar|tee|umask"
 )
 _WORDS_OF_OTHERS = {
     "core_pattern",
@@ -52,7 +52,7 @@ def test_every_command_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.stem))
 def test_every_block_has_a_language_and_every_skip_a_reason(page: Path) -> None:
     for block in blocks(page):
-        assert block.language in SHELL | {"json", "text"}, f"{block}: {block.language!r}"
+        assert block.language in RUN | {"json", "text"}, f"{block}: {block.language!r}"
         assert block.skip != "", f"{block} is skipped without a reason"
     assert not re.search(r"^    (patronus|make|curl|docker|python|pip|export) ", page.read_text(), re.MULTILINE), page
 
@@ -132,8 +132,8 @@ def _wrong(words: list[str]) -> str | None:
     elif program == "make":
         targets = [word for word in rest if "=" not in word and not word.startswith("-")]
         wrong = next((f"no target {target}" for target in targets if target not in _targets()), None)
-    elif name in {"python", "python3"} and rest[:1] == ["-m"]:
-        wrong = None if _has_module(rest[1]) else f"no module {rest[1]}"
+    elif name in {"python", "python3"}:
+        wrong = None if rest[0] != "-m" or _has_module(rest[1]) else f"no module {rest[1]}"
     elif "/" in program:
         wrong = None if (ROOT / program).exists() else f"no file {program}"
     elif program != ">" and not _OTHER_PROGRAMS.fullmatch(program):

@@ -17,7 +17,7 @@ import pytest
 
 from deploy.pair import running_pair
 from shared.security.secret_files import read_secret
-from tests.docs.pages import PAGES, ROOT, SHELL, Block, blocks
+from tests.docs.pages import PAGES, ROOT, RUN, Block, blocks
 
 
 @dataclass
@@ -89,7 +89,7 @@ def _run(reader: Reader, page: Path) -> None:
         if block.setup:
             before = reader.run(block.setup)
             assert before.returncode == 0, f"{block}: set-up: {before.stdout}{before.stderr}"
-        ended = reader.run(block.text)
+        ended = reader.run(block.script)
         assert ended.returncode == 0, f"{block}: status {ended.returncode}\n{ended.stdout}{ended.stderr}"
         rest = ended.stdout
         for text in block.expect:
@@ -98,7 +98,7 @@ def _run(reader: Reader, page: Path) -> None:
 
 
 def _to_run(page: Path) -> list[Block]:
-    return [block for block in blocks(page) if block.language in SHELL and block.skip is None]
+    return [block for block in blocks(page) if block.language in RUN and block.skip is None]
 
 
 def test_the_commands_of_the_readme_run(reader: Reader) -> None:
