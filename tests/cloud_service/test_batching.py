@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -172,15 +171,13 @@ def test_too_many_too_long_and_disconnected(watched: Watched) -> None:
     asyncio.run(scenario())
 
 
-def test_many_callers_over_http_each_get_their_own_answer(cloud: Cloud, watched: Watched) -> None:
-    services = cloud.services
-    cloud.app.state.services = replace(services, identifications=batcher(watched, queue_length=200))
+def test_many_callers_over_http_each_get_their_own_answer(
+    cloud: Cloud, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud.services, "identifications", batcher(watched, queue_length=200))
     order = np.random.default_rng(3).integers(0, 6, 96)
-    try:
-        with ThreadPoolExecutor(16) as threads:
-            found = list(threads.map(lambda at: cloud.found(VECTORS[at]), order))
-    finally:
-        cloud.app.state.services = services
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda at: cloud.found(VECTORS[at]), order))
     assert found == [[f"s{at}"] for at in order]
     assert max(watched.sizes) > 1, "some were batched"
     assert sum(watched.sizes) == 96
