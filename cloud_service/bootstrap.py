@@ -80,15 +80,19 @@ def _note_start(database: Database) -> None:
 
 
 def _refuse_lost_record(settings: Settings) -> None:
-    """Refuses to make an empty record where files of an index show that one is missing."""
+    """Refuses to make an empty record where a file of no bytes, or files of an index, show that one was lost."""
     record, index = sqlite_file(settings.record_url), settings.home.expanduser() / "index"
     if record is None:
         return
-    there = record.exists() and record.stat().st_size > 0
-    if not there and any(index.glob("*.segment")):
+    if not record.exists() and any(index.glob("*.segment")):
         raise SetupError(
-            f"The record {record} is missing or empty, though files of its index are in {index}. Mount or restore the "
+            f"The record {record} is missing, though files of its index are in {index}. Mount or restore the "
             "record; to start with an empty one, remove that folder first."
+        )
+    if record.is_file() and not record.stat().st_size:
+        raise SetupError(
+            f"The record {record} has no bytes, which no start leaves: its content was lost. Restore it from a backup; "
+            "to begin a new record, delete the file."
         )
 
 

@@ -130,7 +130,8 @@ class RecordClock:
         if seen - known > _MOST_AHEAD:
             raise RecordDamaged(
                 f"The row time_seen of the table record_value says {moment_text(seen)}, more than a year after this "
-                f"machine's clock ({moment_text(self._wall())}): either the clock is wrong, or the row is damaged."
+                f"machine's clock ({moment_text(self._wall())}): either the clock is wrong, or the row is damaged. "
+                "Set the clock right, or restore the record from a backup."
             )
         before = self.latest()
         if seen <= before:

@@ -42,11 +42,11 @@ MAY_ANYTHING = Depends(KeyCheck(*Scope))
 # Released when the handler is done, not when a slow caller has read the answer.
 SLOT = Depends(_slot, scope="function")
 
-GalleryInPath = Annotated[GalleryName, Path(alias="gallery")]
-SubjectInPath = Annotated[SubjectName, Path(alias="subject")]
-TemplateInPath = Annotated[TemplateId, Path(alias="template")]
-ReceiptInPath = Annotated[NumberInText, Path(alias="receipt")]
-Limit = Annotated[int, Query(ge=1, le=500, description="the most items on one page"), PLAIN_DIGITS]
-AfterGallery = Annotated[GalleryName | None, Query(description="`next` of the page before")]
-AfterSubject = Annotated[SubjectName | None, Query(description="`next` of the page before")]
-AfterEntry = Annotated[NumberInText, Query(description="`next` of the page before; 0: from the first entry on")]
+GalleryInPath = Annotated[GalleryName, Path(alias="gallery", description="name of the gallery")]
+SubjectInPath = Annotated[SubjectName, Path(alias="subject", description="name of the subject")]
+TemplateInPath = Annotated[TemplateId, Path(alias="template", description="id of the template")]
+ReceiptInPath = Annotated[NumberInText, Path(alias="receipt", description="id of the erasure's receipt")]
+Limit = Annotated[int, Query(ge=1, le=500, description="most items on a page"), PLAIN_DIGITS]
+AfterGallery = Annotated[GalleryName | None, Query(description="`next` of the previous page")]
+AfterSubject = Annotated[SubjectName | None, Query(description="`next` of the previous page")]
+AfterEntry = Annotated[NumberInText, Query(description="`next` of the previous page; 0: from the first entry")]

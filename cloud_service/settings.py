@@ -99,7 +99,7 @@ class MilvusSettings(SettingsGroup):
     max_lag_s: Annotated[float, Field(gt=0, le=_DAY)] = 10.0
     # How long it keeps what it dropped: by its own defaults, old files 3 hours and its log 3 days. An erasure is
     # pending in the index until then.
-    keeps_hours: Annotated[float, Field(ge=0, le=24 * 366)] = 72.0
+    retention_s: Annotated[float, Field(ge=0, le=_YEAR)] = 259_200.0
 
 
 class WorkSettings(SettingsGroup):

@@ -52,7 +52,9 @@ def open_envelopes(gallery: PinnedGallery, envelopes: Iterable[TemplateEnvelope]
                 given=envelope.contract,
             )
         if envelope.dim != gallery.dim:
-            raise InvalidTemplate(f"The template has {envelope.dim} values; this gallery's have {gallery.dim}.")
+            raise InvalidTemplate(
+                f"The template has {envelope.dim} values; this gallery's have {gallery.dim}: use its embedder."
+            )
         vectors.append(envelope.open())
     return vectors
 
@@ -233,6 +235,7 @@ class Store:
             if not self.retention.overdue(gallery):
                 return False
             with self._order, self._writing, self._metrics.step("expire"):
+                gallery = self.record.gallery(gallery.name)  # its key may have changed, and so its index
                 with self._in_doubt(gallery):
                     removed = self.retention.erase_expired(gallery, at_most)
                 if removed is not None:

@@ -13,6 +13,7 @@ from edge_service.routes import embeddings, galleries, info, matching, subjects
 from edge_service.services import Services
 from edge_service.settings import EdgeSettings, PictureLimits
 from shared.http.application import make_application
+from shared.http.problems import CALLS_THE_CLOUD
 from shared.http.system import system_routes
 from shared.wire.edge import MAX_EMBEDDINGS_BYTES
 
@@ -56,7 +57,9 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         watch_disconnects=True,
     )
     of_galleries = (matching.router, subjects.router, embeddings.router, galleries.router, galleries.rekeys)
-    for router in (*of_galleries, matching.pictures, info.router, system_routes(metrics, checks)):
+    for router in of_galleries:
+        app.include_router(router, responses=CALLS_THE_CLOUD)
+    for router in (matching.pictures, info.router, system_routes(metrics, checks)):
         app.include_router(router)
     return app
 

@@ -38,23 +38,25 @@ GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
 SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]
 FacePath = Annotated[TemplateId, Path(description="id of the face, from the answer to its enrollment")]
 ReceiptPath = Annotated[NumberInText, Path(description="id of the receipt, from the answer to the erasure")]
-LimitQuery = Annotated[int, Query(ge=1, le=500, description="items a page"), PLAIN_DIGITS]
-AfterGalleryQuery = Annotated[GalleryName | None, Query(description="the last page's `next`")]
-AfterSubjectQuery = Annotated[SubjectName | None, Query(description="the last page's `next`")]
-TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="candidates a face, at most"), PLAIN_DIGITS]
+LimitQuery = Annotated[int, Query(ge=1, le=500, description="most items on a page"), PLAIN_DIGITS]
+AfterGalleryQuery = Annotated[GalleryName | None, Query(description="`next` of the previous page")]
+AfterSubjectQuery = Annotated[SubjectName | None, Query(description="`next` of the previous page")]
+TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="most candidates for each face"), PLAIN_DIGITS]
 MaxFacesQuery = Annotated[
-    int, Query(ge=1, le=MAX_FACES, description="faces to search for, largest first"), PLAIN_DIGITS
+    int,
+    Query(ge=1, le=MAX_FACES, description="most faces to search for, largest first; 200 take about 10 s"),
+    PLAIN_DIGITS,
 ]
 QualityQuery = Annotated[
-    QualityFilter | None, Query(description="the least quality of a face; absent: the edge's setting")
+    QualityFilter | None, Query(description="least quality that a face must have; absent: the edge's setting")
 ]
 GalleryQuery = Annotated[
-    GalleryName | None, Query(description="the gallery whose key is used; needed where the profile seals")
+    GalleryName | None, Query(description="gallery whose key seals the templates; required if the profile seals")
 ]
-SubjectQuery = Annotated[SubjectName | None, Query(description="the subject; needed where the gallery is verify-only")]
+SubjectQuery = Annotated[SubjectName | None, Query(description="subject; required if the gallery is verify-only")]
 DimQuery = Annotated[
     Annotated[int, Field(ge=1, le=_MOST_DIM), PLAIN_DIGITS] | None,
-    Query(description="values an embedding, for a body of float32"),
+    Query(description="number of values in each embedding; required for a body of float32"),
 ]
 
 

@@ -17,10 +17,12 @@ from shared.errors import Conflict, ContractMismatch, Unprocessable
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import GalleryInfo, NewThreshold, Threshold
 
-_MEND_KEY = (
-    "import the gallery's key from the edge that made it: patronus keys export, then patronus keys import; "
-    "or, if its key was renewed and forgotten here, restore this edge's folder from a backup"
+_OTHER_KEY = (
+    "The gallery is under another key than this edge has for it; import the key from the edge that has it (patronus "
+    "keys export there, patronus keys import here) or, if it was forgotten here, restore this edge from a backup."
 )
+# How the parts of a contract are called.
+_PARTS = {"dim": "length of embeddings", "embedder": "face embedder", "profile": "protection profile"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +189,11 @@ class GalleryContexts:
         self.forget(gallery)
         differing = [name for name in type(ours).model_fields if getattr(ours, name) != getattr(theirs, name)]
         if differing == ["seal"] and ours.seal and theirs.seal:
-            mend = _MEND_KEY
-        else:
-            mend = "run an edge with the same models and profile, or use another gallery"
+            raise ContractMismatch(_OTHER_KEY, differing=differing)
+        parts = " and another ".join(_PARTS.get(name, name) for name in differing)
         raise ContractMismatch(
-            f"The gallery was made under another contract than this edge's (in: {', '.join(differing)}); {mend}.",
+            f"The gallery was made with another {parts} than this edge uses; run an edge with the same models and "
+            "profile, or use another gallery.",
             differing=differing,
         )
 

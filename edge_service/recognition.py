@@ -145,7 +145,10 @@ class Recognition:
         """
         # 1. The gallery's contract and key.
         context = await self.galleries.context(gallery)
-        # 2. Unit rows.
+        # 2. Names that are for one embedding each, and unit rows.
+        named = [name for name in names if name is not None]
+        if len(set(named)) < len(named):
+            raise Unprocessable("Two embeddings have one `face`; give each its own name.", reason="duplicate_face")
         unit, _lengths = unit_rows(raw, self.protector.profile, self.reader.spec.dim)
         # 3. Ids that follow from the names, or from the embeddings.
         ids = [
@@ -154,8 +157,6 @@ class Recognition:
             else self.galleries.face_id(gallery, subject, "name", name.encode())
             for name, row in zip(names, unit, strict=True)
         ]
-        if any(not np.array_equal(unit[ids.index(uid)], row) for uid, row in zip(ids, unit, strict=True)):
-            raise Unprocessable("One name of a face stands in the request for two embeddings.", reason="duplicate_face")
         # 4. Protect and store.
         return await self._store(context, gallery, subject, ids, unit)
 

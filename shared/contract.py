@@ -39,19 +39,19 @@ class SealPin(StrictModel):
     """Names the secret key that sealed the templates, and reveals nothing about it."""
 
     key_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(
-        description="a fingerprint of the key under a one-way function; edges with the same key agree on it"
+        description="one-way fingerprint of the key; equal at all edges that have the key"
     )
-    epoch: Epoch = Field(description="names one key of the gallery; rotating the key is a new epoch")
+    epoch: Epoch = Field(description="name of this key of the gallery; every change of the key starts a new epoch")
     scope: SealScope = Field(
         default="gallery",
-        description="what is sealed alike: the whole gallery, or the templates of one subject, so that those of two "
-        "subjects cannot be compared and nobody can be identified among all",
+        description="what one seal is for: the whole gallery, or each subject (verify-only: templates of two subjects "
+        "cannot be compared, and nobody can be identified)",
     )
     seeds: Epoch | None = Field(
         default=None,
         exclude_if=lambda seeds: seeds is None,
-        description="the epoch whose key seeds the perturbation, in a gallery whose key was changed in place: the one "
-        "that it was made in, so that every score stays what it was; absent: `epoch`",
+        description="epoch whose key seeds the perturbation, where it is an earlier one: a change of key keeps it, and "
+        "with it all scores; absent: `epoch`",
     )
 
 
@@ -66,7 +66,7 @@ class Contract(StrictModel):
     metric: Literal["cosine"] = "cosine"
     embedder: EmbedderPin
     profile: ProfilePin
-    seal: SealPin | None = Field(description="absent when the profile does not seal")
+    seal: SealPin | None = Field(description="null where the profile does not seal")
 
     @property
     def verify_only(self) -> bool:

@@ -121,7 +121,7 @@ def check_template(template: NDArray[np.float32]) -> None:
     wide = template.astype(np.float64)
     norm = math.sqrt(wide @ wide)  # not finite where a value is not; never over the largest float64
     if not math.isfinite(norm):
-        raise InvalidTemplate("The template holds a value that is not finite.")
+        raise InvalidTemplate("The template holds a value that is not finite; send finite numbers only.")
     if abs(norm - 1) > UNIT_TOLERANCE:
         raise InvalidTemplate("The template is not a unit vector; normalise it before it is sent.")
 

@@ -41,7 +41,9 @@ from typing import Any, ClassVar
 
 
 class PatronusError(Exception):
-    """Base of every error that Patronus raises on purpose.
+    """An unexpected error inside the service.
+
+    Base of every error that Patronus raises on purpose.
 
     Args:
         detail: one sentence for the caller: what is wrong and how to correct it.
@@ -99,7 +101,7 @@ class Unauthenticated(PatronusError):
 
 
 class Forbidden(PatronusError):
-    """The key is known, but its scope does not allow this."""
+    """The API key is valid, but its scope does not allow this."""
 
     status = 403
     kind = "forbidden"
@@ -107,7 +109,7 @@ class Forbidden(PatronusError):
 
 
 class NotFound(PatronusError):
-    """A gallery, subject or template that does not exist (or that this key may not know of)."""
+    """The gallery, subject, face or template does not exist, or the key is not for this gallery."""
 
     status = 404
     kind = "not-found"
@@ -121,20 +123,20 @@ class RequestTimedOut(PatronusError):
 
 
 class Conflict(PatronusError):
-    """The thing exists already, with other properties."""
+    """The state of the gallery does not allow this, such as when it exists with other properties."""
 
     status = 409
     kind = "conflict"
 
 
 class ContractMismatch(Conflict):
-    """A template made under another contract than the gallery's; it is refused, never compared."""
+    """The gallery's contract (models, profile, key) is not that of the template or the edge."""
 
     kind = "contract-mismatch"
 
 
 class TooLarge(PatronusError):
-    """A body, picture or pixel count over the limit."""
+    """The body, picture or number of pixels is over the limit."""
 
     status = 413
     kind = "too-large"
@@ -148,7 +150,7 @@ class UnsupportedPicture(PatronusError):
 
 
 class Unprocessable(PatronusError):
-    """Well-formed, but not usable."""
+    """The request is well-formed, but cannot be used; `detail` says why."""
 
     status = 422
     kind = "unprocessable"
@@ -156,13 +158,13 @@ class Unprocessable(PatronusError):
 
 
 class UnreadablePicture(Unprocessable):
-    """An allowed format, but damaged, empty or animated."""
+    """The picture is damaged, empty or animated."""
 
     kind = "unreadable-picture"
 
 
 class FaceRefused(Unprocessable):
-    """No face, several faces, or a face of too poor quality; ``reason`` says which."""
+    """No face, several faces, or a face of too poor quality; `reason` says which."""
 
     kind = "face-refused"
 
@@ -174,7 +176,7 @@ class InvalidTemplate(Unprocessable):
 
 
 class Overloaded(Retryable):
-    """More work than the service carries at once."""
+    """The service is working at its limit; try again later."""
 
     status = 429
     kind = "overloaded"
@@ -182,7 +184,7 @@ class Overloaded(Retryable):
 
 
 class RateLimited(Overloaded):
-    """More calls than the API key may make.
+    """The API key has reached its rate limit.
 
     Args:
         detail: one sentence for the caller.

@@ -19,6 +19,8 @@ class StrictModel(BaseModel):
 
 
 def _without_point(value: object) -> object:
+    if isinstance(value, bool):  # which Python takes for 0 and 1
+        raise ValueError("this is a whole number, not true or false")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -203,4 +203,4 @@ def _entry(row: Any) -> AuditEntry:
     try:
         return AuditEntry.model_validate(row, from_attributes=True)
     except ValidationError:
-        raise RecordDamaged(f"The row {row.seq} of the table audit is damaged.") from None
+        raise RecordDamaged(f"The row {row.seq} of the table audit is damaged; restore it from a backup.") from None

@@ -202,7 +202,7 @@ def repeat_erasures(record: Record, connection: Connection, listed: ErasureList,
     """
     mine = erasures_in(connection)
     if listed.record != mine.record:
-        raise SetupError("The list of erasures is of another record; nothing was changed.")
+        raise SetupError("The list of erasures is of another record; nothing was changed. Use the list of this record.")
     known = {one.entry for one in mine.erasures}
     last = None if descends else connection.scalar(select(audit.c.at).order_by(audit.c.seq.desc()).limit(1))
     repeater = _Repeater(record, connection)

@@ -20,7 +20,7 @@ from cloud_service.audit.log import ERASURES, NO_ENTRY, SALT, Action, head
 from cloud_service.record.queries import read_value
 from cloud_service.record.tables import audit
 from shared.errors import NotFound, RecordDamaged, SetupError
-from shared.security.secret_files import write_secret
+from shared.security.secret_files import require_folder, write_secret
 from shared.wire.cloud import AuditHead
 from shared.wire.common import ExactMoment
 
@@ -80,7 +80,7 @@ def erasures_in(connection: Connection) -> ErasureList:
     """
     wrong = check(connection).wrong
     if wrong is not None:
-        raise RecordDamaged(f"The audit log is damaged: {wrong}.")
+        raise RecordDamaged(f"The audit log is damaged: {wrong}. Restore the record from a backup.")
     wanted = [one.value for one in (*ERASURES, Action.GALLERY_MADE)]
     found: dict[str, KnownErasure] = {}
     made: dict[int, str] = {}
@@ -92,7 +92,7 @@ def erasures_in(connection: Connection) -> ErasureList:
                 one = _known(row, made)
                 found.setdefault(one.entry, one)
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise RecordDamaged(f"The row {row.seq} of the table audit is damaged.") from None
+            raise RecordDamaged(f"The row {row.seq} of the table audit is damaged; restore a backup.") from None
     plain = ErasureList(
         version=1,
         record=record_mark(connection),
@@ -116,8 +116,10 @@ def export_erasures(connection: Connection, target: Path, *, replace: bool) -> E
     """Writes a record's erasures to a private file, whole or not at all.
 
     Raises:
-        SetupError: the file is there, or cannot be written. RecordDamaged: the log cannot be read.
+        SetupError: the file is there, or its folder is missing or cannot be written. RecordDamaged: the log cannot be
+            read.
     """
+    require_folder(target)
     found = erasures_in(connection)
     try:
         write_secret(target, found.model_dump_json(indent=1).encode(), replace=replace)
@@ -143,7 +145,7 @@ def load_erasures(source: Path) -> ErasureList:
     except (ValidationError, ValueError):
         raise SetupError(f"{source} is no list of erasures that patronus cloud erasures export wrote.") from None
     if found.content_digest() != found.digest:
-        raise SetupError(f"The list of erasures {source} was changed or damaged after it was written.")
+        raise SetupError(f"The list of erasures {source} was changed or damaged after it was written; use a copy.")
     return found
 
 

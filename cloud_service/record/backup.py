@@ -18,10 +18,10 @@ from cloud_service.erasure.erasure_list import load_erasures
 from cloud_service.record.check import file_damage, refuse_damaged
 from cloud_service.record.exclusive import exclusive_use
 from cloud_service.record.opening import open_database
-from cloud_service.record.sqlite import open_read_only
+from cloud_service.record.sqlite import is_damage, open_read_only, unsound
 from cloud_service.settings import RecordSettings
 from shared.errors import Conflict, NotFound, SetupError
-from shared.security.secret_files import sync_folder
+from shared.security.secret_files import require_folder, sync_folder
 
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")
 
@@ -56,10 +56,11 @@ def back_up(record: Path, target: Path, *, replace: bool = False) -> Held:
 
     Raises:
         NotFound: there is no record. Conflict: the target is there.
-        SetupError: the record or a template in it is damaged, or the target cannot be written.
+        SetupError: the record or a template in it is damaged, or the target's folder is missing or cannot be written.
     """
     if not record.is_file():
         raise NotFound(f"There is no record {record} to back up.")
+    require_folder(target)
     if target.exists() and (not replace or not target.is_file() or target.samefile(record)):
         raise Conflict(f"{target} is there already; choose another name, or say --force to replace a file.")
     with _beside(target) as part:
@@ -67,6 +68,8 @@ def back_up(record: Path, target: Path, *, replace: bool = False) -> Held:
             with closing(open_read_only(record)) as source:
                 source.execute("VACUUM INTO ?", (str(part),))
         except sqlite3.DatabaseError as error:
+            if is_damage(error):
+                raise unsound(record) from None
             raise SetupError(f"The record {record} cannot be backed up to {target} ({error}).") from None
         held = _checked(part)
         _into_place(part, target)
@@ -136,7 +139,9 @@ def _checked(path: Path) -> Held:
             counts = (file.execute(f"SELECT count(*) FROM {table}") for table in ("gallery", "subject", "template"))  # noqa: S608 - these three
             held = Held(*(int(count.fetchone()[0]) for count in counts))
     except sqlite3.DatabaseError as error:
-        raise SetupError(f"This is no sound record of Patronus ({error}); nothing was replaced.") from None
+        raise SetupError(
+            f"This is no sound record of Patronus ({error}); nothing was replaced. Restore a sound backup."
+        ) from None
     refuse_damaged(path)
     return held
 

@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from cloud_service import migrations
 from cloud_service.record.database import Database
-from cloud_service.record.sqlite import SqliteDatabase, open_read_only, sqlite_file
+from cloud_service.record.sqlite import SqliteDatabase, is_damage, open_read_only, sqlite_file, unsound
 from cloud_service.settings import RecordSettings
 from shared.errors import InsufficientStorage, NotFound, Overloaded, RecordDamaged, RecordUnavailable, SetupError
 
@@ -113,7 +113,9 @@ def read_only(url: str, unreadable: str) -> Iterator[Engine]:
         raise NotFound(f"There is no record {path}.")
     try:
         yield engine
-    except SQLAlchemyError:
+    except SQLAlchemyError as error:
+        if path is not None and isinstance(error, DBAPIError) and is_damage(error.orig):
+            raise unsound(path) from None
         raise SetupError(unreadable) from None
     finally:
         engine.dispose()

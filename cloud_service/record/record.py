@@ -151,7 +151,7 @@ class Record:
                 append_for(connection, pinned, Action.GALLERY_MADE, by, contract=digest)
         if pinned.contract_digest != digest:
             raise ContractMismatch(
-                "The gallery exists with another contract; use another name, or the edge it was made by.",
+                "The gallery exists under another profile, embedder or key; choose another name, or use its own edge.",
                 expected=pinned.contract_digest,
                 given=digest,
             )

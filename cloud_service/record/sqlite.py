@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -28,8 +28,7 @@ _SCRUBS: Final = 5
 # Primary result codes of SQLite that speak of the disk and not of the file.
 _NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL})
 _NO_WRITING: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
-# Of the file.
-_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})  # of the file
 # A full disk has room again when a large request fits: the least one may succeed in what a log had left.
 _ROOM: Final = 1 << 20
 # Reads the file's first page, and so needs all that a read needs.
@@ -37,6 +36,25 @@ _ANYTHING: Final = "SELECT count(*) FROM sqlite_master"
 _NOT_NOW: Final = "The record cannot be written now: nothing was changed. Send it again in a moment."
 _FORMS: Final = "sqlite:////folder/record.db or postgresql://user:password@host/database"
 _FULL: Final = "The disk of the record is full: nothing was changed. The operator must make room; then send it again."
+
+
+class _Cursor(sqlite3.Cursor):
+    def execute(self, *statement: Any) -> Self:
+        """As ever; for a damaged schema, SQLite's message quotes bytes that the driver cannot decode."""
+        try:
+            return super().execute(*statement)
+        except UnicodeDecodeError:
+            damaged = sqlite3.DatabaseError("the schema is damaged")
+            damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damaged from None
+
+
+class _Connection(sqlite3.Connection):
+    def cursor(self, factory: Any = _Cursor) -> Any:
+        return super().cursor(factory)
+
+    def execute(self, *statement: Any) -> Any:
+        return self.cursor().execute(*statement)
 
 
 class SqliteDatabase(Database):
@@ -67,7 +85,7 @@ class SqliteDatabase(Database):
         self._damaged = False
         with ExitStack() as opened:
             opened.enter_context(exclusive_use(path))
-            _make_private(path)
+            _make_private(path.resolve())
             self._slack = SqliteSlack(path)
             opened.callback(self._slack.close)
             opened.callback(engine.dispose)
@@ -157,7 +175,7 @@ class SqliteDatabase(Database):
     def translated(self, error: DBAPIError) -> PatronusError | None:
         """The error that callers get for SQLite's; None: it is not foreseen."""
         code = _code_of(error.orig)
-        if code in _DAMAGED:
+        if is_damage(error.orig):
             self._damaged = True
             return RecordUnavailable(
                 "The record is damaged: nothing was changed. The operator must restore a backup of it."
@@ -180,7 +198,7 @@ class SqliteDatabase(Database):
                 f"The record {self._path} cannot be written: make room on its disk, and see that this user may write "
                 "there. Nothing in it is lost."
             )
-        return SetupError(f"The record {self._path} is not a sound SQLite file; restore it from a backup.")
+        return unsound(self._path)
 
     def _start(self) -> None:
         """Empties the log; on a full disk later, and reads what is there.
@@ -285,6 +303,16 @@ _PRESENT_NAMES: Final = (
 )
 
 
+def unsound(path: Path) -> SetupError:
+    """The error for a record whose file is damaged."""
+    return SetupError(f"The record {path} is not a sound SQLite file; restore it from a backup.")
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether an error of the driver says that the file is damaged."""
+    return _code_of(error) in _DAMAGED
+
+
 def open_read_only(path: Path, *, begun: bool = False) -> sqlite3.Connection:
     """A connection that reads a record of any revision, also while a service uses it.
 
@@ -295,7 +323,7 @@ def open_read_only(path: Path, *, begun: bool = False) -> sqlite3.Connection:
     Raises:
         sqlite3.DatabaseError: the file is not there, or is none of SQLite's.
     """
-    file = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+    file = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, factory=_Connection)
     try:
         file.text_factory = _decode_text
         if any(column[1] == "turn" for column in file.execute("PRAGMA table_info(gallery)")):
@@ -310,10 +338,7 @@ def open_read_only(path: Path, *, begun: bool = False) -> sqlite3.Connection:
 
 
 def _decode_text(stored: bytes) -> str:
-    """Text from a column, with U+FFFD for what is no UTF-8.
-
-    One damaged value must not fail the query of all rows.
-    """
+    """Text from a column, with U+FFFD for what is no UTF-8: one damaged value must not fail the query of all."""
     return stored.decode("utf-8", "replace")
 
 
@@ -325,21 +350,31 @@ def _code_of(error: BaseException | None) -> int:
 def _make_private(path: Path) -> None:
     """Makes the file with mode 0600, which SQLite gives to the files beside it, too."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not path.exists():  # its first page is written before it is there: a record of no bytes was lost
+            new = path.with_name(f".{path.name}.new")
+            os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with closing(sqlite3.connect(new)) as file:
+                file.execute("PRAGMA journal_mode = WAL").close()
+            new.replace(path)
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             if name.exists():
                 name.chmod(0o600)
-    except OSError:
-        raise SetupError(f"The record {path} cannot be opened by this user for reading and writing.") from None
+    except (OSError, sqlite3.Error):
+        raise SetupError(
+            f"The record {path} cannot be opened: see to this user's rights and to room on its disk."
+        ) from None
 
 
 def _set_up(engine: Engine, busy_seconds: float, path: Path, read_only: ReadOnlyMode) -> None:
     @event.listens_for(engine, "do_connect")
-    def connect(*_how: Any) -> sqlite3.Connection | None:
+    def connect(_dialect: Any, _record: Any, _url: Any, options: dict[str, Any]) -> sqlite3.Connection | None:
+        options["factory"] = _Connection
         if not read_only.on:
             return None  # as ever
         # Reads the file alone, and makes none beside it: SQLite takes no lock and does not look at the log.
-        return sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True, check_same_thread=False)
+        uri = f"file:{quote(str(path))}?immutable=1"
+        return sqlite3.connect(uri, uri=True, check_same_thread=False, factory=_Connection)
 
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:

@@ -307,8 +307,10 @@ class Rekeying:
 
 
 def _refuse_more_than_a_key(now: Contract, wanted: Contract) -> None:
-    if now.seal is None or wanted.seal is None:
+    if now.seal is None:
         raise Conflict("The gallery is not sealed: it has no key to change.", reason="not_sealed")
+    if wanted.seal is None:
+        raise Conflict("The request's contract has no seal; send that of the gallery's next key.", reason="not_sealed")
     same_seal = {"key_id": now.seal.key_id, "epoch": now.seal.epoch, "seeds": now.seal.seeds}
     if wanted.model_copy(update={"seal": wanted.seal.model_copy(update=same_seal)}) != now:
         raise ContractMismatch(
@@ -318,7 +320,7 @@ def _refuse_more_than_a_key(now: Contract, wanted: Contract) -> None:
             given=wanted.digest(),
         )
     if wanted.seal.key_id == now.seal.key_id:
-        raise Conflict("The new contract names the key that the gallery has already.", reason="same_key")
+        raise Conflict("The new contract names the gallery's own key; name the next one.", reason="same_key")
 
 
 def _matrices(pinned: PinnedGallery, rotations: Sequence[Rotation]) -> Matrices:

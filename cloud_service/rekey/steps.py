@@ -104,7 +104,9 @@ class RekeySteps:
         with self._database.write() as connection:
             under_way = _next_contract(_locked(connection, pinned))
             if under_way not in (None, contract):
-                raise Conflict("Another change of this gallery's key is under way.", reason="rekey_under_way")
+                raise Conflict(
+                    "Another change of this gallery's key is under way; wait, or abandon it.", reason="rekey_under_way"
+                )
             _change(connection, pinned, next_contract=contract.model_dump(mode="json"))
             if under_way is None:
                 append_for(connection, pinned, Action.REKEY_BEGUN, by, contract=contract.digest())
@@ -241,7 +243,9 @@ def _next_contract(row: Row[Any]) -> Contract | None:
 
 def _refuse_abandoned(row: Row[Any], contract: Contract) -> None:
     if _next_contract(row) != contract:
-        raise Conflict("This change of the gallery's key was abandoned meanwhile.", reason="rekey_abandoned")
+        raise Conflict(
+            "This change of the gallery's key was abandoned meanwhile; begin it again.", reason="rekey_abandoned"
+        )
 
 
 def _unstaged(

@@ -13,15 +13,21 @@ router = api_router("/v1/audit", "audit")
 
 
 @router.get("", response_model=AuditPage, dependencies=[MAY_MANAGE, SLOT])
-def list_entries(caller: Caller, services: ServicesDep, limit: Limit = 100, after: AfterEntry = 0) -> AuditPage:
-    """Lists the log, oldest first: all of it, or the entries about the key's galleries."""
+def list_audit_entries(caller: Caller, services: ServicesDep, limit: Limit = 100, after: AfterEntry = 0) -> AuditPage:
+    """List the audit log.
+
+    Oldest entry first: all entries, or those about the API key's galleries.
+    """
     with services.store.record.database.read() as connection:
         return audit.page(connection, caller.galleries, after, limit)
 
 
 @router.get("/head", response_model=AuditHead, dependencies=[MAY_MANAGE, SLOT])
-def get_head(caller: Caller, services: ServicesDep) -> AuditHead:
-    """Returns the last entry's number and digest; needs a key for all galleries."""
+def get_audit_head(caller: Caller, services: ServicesDep) -> AuditHead:
+    """Get the last entry of the audit log.
+
+    Returns its number and digest. Needs an API key for all galleries.
+    """
     if caller.galleries is not None:
         raise Forbidden("The head of the log is about all galleries; use an API key that is for all of them.")
     with services.store.record.database.read() as connection:

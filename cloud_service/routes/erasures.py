@@ -14,9 +14,9 @@ router = api_router("/v1/galleries/{gallery}/erasures", "erasures")
 
 @router.get("/{receipt}", response_model=Erasure, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT])
 def get_erasure(gallery: GalleryInPath, receipt: ReceiptInPath, services: ServicesDep) -> Erasure:
-    """Returns an erasure by its receipt's id, and whether anything is left on disk.
+    """Get an erasure.
 
-    Also of a gallery that was erased.
+    Says whether erased bytes are all overwritten, also after the gallery itself was erased.
     """
     with services.store.record.database.read() as connection:
         found = entry(connection, receipt, gallery, ERASURES)

@@ -25,7 +25,11 @@ _RETENTION = "The age at which templates expire is stored"
 def put_gallery(
     gallery: GalleryInPath, spec: GallerySpec, caller: Caller, services: ServicesDep, response: Response
 ) -> GalleryInfo:
-    """Makes a gallery pinned to a contract and a threshold; idempotent."""
+    """Create a gallery.
+
+    The gallery is pinned to a contract and a threshold. Idempotent: repeated with the same properties, it changes
+    nothing.
+    """
     if services.store.put_gallery(gallery, spec, caller.id):
         response.status_code = status.HTTP_201_CREATED
     with after_commit("The gallery is made"):
@@ -36,33 +40,48 @@ def put_gallery(
 def list_galleries(
     caller: Caller, services: ServicesDep, limit: Limit = 100, after: AfterGallery = None
 ) -> Page[GalleryInfo]:
-    """Lists the galleries that the key is for."""
+    """List galleries.
+
+    Those that the API key is for, in the order of names, page by page.
+    """
     return services.listing.galleries(caller.galleries, after, limit)
 
 
 @router.get("/{gallery}", response_model=GalleryInfo, dependencies=[MAY_ANYTHING, SLOT])
 def get_gallery(gallery: GalleryInPath, services: ServicesDep) -> GalleryInfo:
-    """Returns a gallery's contract and threshold, and how many subjects and templates it has."""
+    """Get a gallery.
+
+    Returns its contract, its threshold, and how many subjects and templates it has.
+    """
     return services.listing.gallery(gallery)
 
 
 @router.delete("/{gallery}", response_model=Erased, dependencies=[MAY_MANAGE, SLOT], responses=PENDING)
-def erase_gallery(gallery: GalleryInPath, caller: Caller, services: ServicesDep, response: Response) -> Erased:
-    """Erases a gallery and all in it."""
+def delete_gallery(gallery: GalleryInPath, caller: Caller, services: ServicesDep, response: Response) -> Erased:
+    """Erase a gallery.
+
+    Erases all of its subjects and their templates.
+    """
     return erasure_answer(services.store.erase_gallery(gallery, caller.id), response)
 
 
 @router.put("/{gallery}/retention", response_model=GalleryInfo, dependencies=[MAY_MANAGE, SLOT])
-def put_retention(gallery: GalleryInPath, retention: Retention, caller: Caller, services: ServicesDep) -> GalleryInfo:
-    """Sets the age at which templates expire, also those stored already; idempotent."""
+def set_retention(gallery: GalleryInPath, retention: Retention, caller: Caller, services: ServicesDep) -> GalleryInfo:
+    """Set how long templates are kept.
+
+    Holds for stored templates too. Expired templates match nobody and are erased.
+    """
     services.store.set_retention(gallery, retention.max_age_seconds, caller.id)
     with after_commit(_RETENTION):
         return services.listing.gallery(gallery)
 
 
 @router.delete("/{gallery}/retention", response_model=GalleryInfo, dependencies=[MAY_MANAGE, SLOT])
-def delete_retention(gallery: GalleryInPath, caller: Caller, services: ServicesDep) -> GalleryInfo:
-    """Keeps templates until somebody erases them. Those that have expired stay expired."""
+def remove_retention(gallery: GalleryInPath, caller: Caller, services: ServicesDep) -> GalleryInfo:
+    """Remove the limit on how long templates are kept.
+
+    Templates are kept until they are erased. Expired templates stay expired.
+    """
     services.store.set_retention(gallery, None, caller.id)
     with after_commit(_RETENTION):
         return services.listing.gallery(gallery)

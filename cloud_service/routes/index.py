@@ -10,20 +10,29 @@ router = api_router("/v1/galleries/{gallery}", "index")
 
 
 @router.get("/stats", response_model=IndexStats, dependencies=[MAY_MANAGE, SLOT])
-def stats(gallery: GalleryInPath, services: ServicesDep) -> IndexStats:
-    """Returns how the gallery is searched, and the memory it takes."""
+def get_index_stats(gallery: GalleryInPath, services: ServicesDep) -> IndexStats:
+    """Get the index of a gallery.
+
+    Returns how the gallery is searched, and the memory that this takes.
+    """
     store = services.store
     return store.indexes.stats(store.record.gallery(gallery))
 
 
 @router.put("/index", response_model=IndexStats, dependencies=[MAY_MANAGE, SLOT])
-def choose(gallery: GalleryInPath, choice: IndexChoice, services: ServicesDep) -> IndexStats:
-    """Pins how the gallery is searched, or leaves it to the number of its templates again."""
+def set_index_kind(gallery: GalleryInPath, choice: IndexChoice, services: ServicesDep) -> IndexStats:
+    """Choose how a gallery is searched.
+
+    Pins the kind of the index; `auto` leaves it to the number of templates again.
+    """
     return services.store.pin_index(gallery, None if choice.kind == "auto" else choice.kind)
 
 
 @router.post("/snapshot", response_model=SnapshotInfo, dependencies=[MAY_MANAGE, SLOT])
-def snapshot(gallery: GalleryInPath, services: ServicesDep) -> SnapshotInfo:
-    """Writes the index's full segments to files now, as the service does now and then."""
+def write_snapshot(gallery: GalleryInPath, services: ServicesDep) -> SnapshotInfo:
+    """Write a snapshot of a gallery's index.
+
+    Writes full segments to files now; the service also does so at intervals.
+    """
     store = services.store
     return store.indexes.snapshot(store.record.gallery(gallery))

@@ -11,6 +11,6 @@ router = api_router("/v1", "info")
 
 
 @router.get("/info", response_model=CloudInfo, dependencies=[MAY_ANYTHING])
-async def info(services: ServicesDep) -> CloudInfo:
-    """Returns version and limits; for any valid key."""
+async def get_info(services: ServicesDep) -> CloudInfo:
+    """Get version and limits of the cloud."""
     return CloudInfo(version=patronus_version(), max_body_bytes=services.settings.body.max_bytes)

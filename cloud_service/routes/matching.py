@@ -15,13 +15,21 @@ router = api_router("/v1/galleries/{gallery}", "matching")
 
 
 @router.post("/subjects/{subject}/verify", response_model=VerifyAnswer, dependencies=[MAY_MATCH])
-async def verify(gallery: GalleryInPath, subject: SubjectInPath, body: VerifyRequest, request: Request) -> VerifyAnswer:
-    """Decides whether a probe is this subject, by the best of the subject's templates."""
+async def verify_template(
+    gallery: GalleryInPath, subject: SubjectInPath, body: VerifyRequest, request: Request
+) -> VerifyAnswer:
+    """Verify a template (1:1).
+
+    Decides whether a probe is this subject's, by the best of the subject's templates.
+    """
     return await services_of(request).verifications.submit(gallery, Verification(subject, body.probe))
 
 
 @router.post("/identify", response_model=IdentifyAnswer, dependencies=[MAY_MATCH])
-async def identify(gallery: GalleryInPath, body: IdentifyRequest, request: Request) -> IdentifyAnswer:
-    """Searches the gallery for each probe; `unknown` where no subject reaches the threshold."""
+async def identify_templates(gallery: GalleryInPath, body: IdentifyRequest, request: Request) -> IdentifyAnswer:
+    """Identify templates (1:N).
+
+    Searches the gallery for each probe; `unknown` where no subject reaches the threshold.
+    """
     count_probes(request, len(body.probes))
     return await services_of(request).identifications.submit(gallery, body)

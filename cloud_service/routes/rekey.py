@@ -12,27 +12,33 @@ from shared.wire.cloud import RekeyRequest, RekeyStatus
 router = api_router(
     "/v1/galleries/{gallery}/rekey",
     "rekey",
-    responses={status.HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "It is not done yet; ask again."}},
+    responses={status.HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "The change is still in progress."}},
 )
 
 
 @router.post("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, SLOT])
-def rekey(
+def start_rekey(
     gallery: GalleryInPath, request: RekeyRequest, services: ServicesDep, caller: Caller, response: Response
 ) -> RekeyStatus:
-    """Moves every template to a new key; idempotent, and continues where it was stopped."""
+    """Start or continue a change of a gallery's key.
+
+    Moves every template to the new key. Idempotent: continues where it was stopped.
+    """
     return _answer(services.rekeying.change(gallery, request, caller.id), response)
 
 
 @router.get("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, SLOT])
-def rekey_status(gallery: GalleryInPath, services: ServicesDep, response: Response) -> RekeyStatus:
-    """Returns the progress of a change of key."""
+def get_rekey(gallery: GalleryInPath, services: ServicesDep, response: Response) -> RekeyStatus:
+    """Get the progress of a change of key."""
     return _answer(services.rekeying.status(gallery), response)
 
 
 @router.delete("", response_model=RekeyStatus, dependencies=[MAY_MANAGE, SLOT])
-def abandon_rekey(gallery: GalleryInPath, services: ServicesDep, response: Response) -> RekeyStatus:
-    """Abandons a change of key, unless the gallery matches under the new one already."""
+def cancel_rekey(gallery: GalleryInPath, services: ServicesDep, response: Response) -> RekeyStatus:
+    """Cancel a change of key.
+
+    Refused where the gallery already matches under the new key.
+    """
     return _answer(services.rekeying.abandon(gallery), response)
 
 

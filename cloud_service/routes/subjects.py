@@ -29,37 +29,46 @@ templates = api_router("/v1/galleries/{gallery}/subjects/{subject}/templates", "
 def list_subjects(
     gallery: GalleryInPath, services: ServicesDep, limit: Limit = 100, after: AfterSubject = None
 ) -> Page[SubjectInfo]:
-    """Lists the subjects of a gallery."""
+    """List the subjects of a gallery.
+
+    In the order of names, page by page.
+    """
     return services.listing.subjects(gallery, after, limit)
 
 
 @router.get("/{subject}", response_model=SubjectDetail, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT])
 def get_subject(gallery: GalleryInPath, subject: SubjectInPath, services: ServicesDep) -> SubjectDetail:
-    """Returns a subject and the ids of its templates."""
+    """Get a subject.
+
+    Returns the ids of its templates.
+    """
     return services.listing.subject(gallery, subject)
 
 
 @router.delete("/{subject}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT], responses=PENDING)
-def erase_subject(
+def delete_subject(
     gallery: GalleryInPath, subject: SubjectInPath, caller: Caller, services: ServicesDep, response: Response
 ) -> Erased:
-    """Erases a subject and all of its templates."""
+    """Erase a subject.
+
+    Erases all of its templates.
+    """
     return erasure_answer(services.store.erase_subject(gallery, subject, caller.id), response)
 
 
 @templates.post("", response_model=EnrollAnswer, status_code=status.HTTP_201_CREATED, dependencies=[MAY_ENROLL, SLOT])
-def enroll(
+def enroll_templates(
     gallery: GalleryInPath, subject: SubjectInPath, body: EnrollRequest, services: ServicesDep, caller: Caller
 ) -> EnrollAnswer:
-    """Stores templates of a subject, all or none.
+    """Enroll templates of a subject.
 
-    Idempotent: a template id that the subject has is left as it is.
+    Stores all or none. Idempotent: a template id that the subject has is left as it is.
     """
     return services.store.enroll(gallery, subject, body.templates, caller.id)
 
 
 @templates.delete("/{template}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT], responses=PENDING)
-def erase_template(
+def delete_template(
     gallery: GalleryInPath,
     subject: SubjectInPath,
     template: TemplateInPath,
@@ -67,5 +76,8 @@ def erase_template(
     services: ServicesDep,
     response: Response,
 ) -> Erased:
-    """Erases a template, and its subject with the last one."""
+    """Erase a template.
+
+    Erases the subject too with its last template.
+    """
     return erasure_answer(services.store.erase_subject(gallery, subject, caller.id, template), response)

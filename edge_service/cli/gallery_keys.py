@@ -14,7 +14,7 @@ from edge_service.cli.session import Yes, confirm
 from shared.command import gallery_name
 from shared.errors import BadRequest, Conflict, NotFound, PatronusError, SetupError
 from shared.security.process_secrets import lock_memory
-from shared.security.secret_files import read_secret, write_secret
+from shared.security.secret_files import read_secret, require_folder, write_secret
 
 if TYPE_CHECKING:
     from edge_service.protection.keys import KeyStore
@@ -48,6 +48,7 @@ def export_key(
 
     store = _store()
     key = store.gallery(gallery)
+    require_folder(out)
     if not unchecked:
         _check_is_here(store, gallery, "No key was written (--unchecked writes it anyway)")
     wrapped = wrap(key, _passphrase(passphrase_file, confirm=True))

@@ -22,7 +22,7 @@ from shared.command import counted
 from shared.contract import Contract
 from shared.errors import BadRequest, Conflict, ContractMismatch, SetupError
 from shared.service_settings import load_settings
-from shared.wire.common import GalleryInfo
+from shared.wire.edge import EdgeGallery
 
 _OTHERWISE: Final = ", or give with --contract what `patronus gallery show GALLERY --json` printed"
 # Embeddings a batch: the progress bar moves about once a second.
@@ -102,9 +102,9 @@ def protect_file(
     out.result(summary, f"{target}: {written} under the profile {profile.pin.name}{left}.")
 
 
-def _saved_info(gallery: str, contract: Path) -> GalleryInfo:
+def _saved_info(gallery: str, contract: Path) -> EdgeGallery:
     try:
-        info = GalleryInfo.model_validate_json(contract.read_bytes())
+        info = EdgeGallery.model_validate_json(contract.read_bytes())
     except OSError as error:
         raise BadRequest(f"{contract}: cannot be read ({error.strerror}).") from None
     except ValidationError:

@@ -8,6 +8,7 @@ Plain float32 is little-endian values, row after row, without a header. ``?dim=`
 
 from __future__ import annotations
 
+from json import JSONDecodeError
 from typing import Any, Final
 
 import numpy as np
@@ -36,7 +37,8 @@ from shared.contract import ProfilePin
 from shared.errors import BadRequest, Forbidden, NotFound, TooLarge, Unprocessable
 from shared.http.auth import Caller
 from shared.http.headers import json_in_utf8, media_type
-from shared.http.json_bodies import repeated_member
+from shared.http.json_bodies import read_json
+from shared.http.problems import MOST_OF_A_PLACE
 from shared.http.routes import api_router
 from shared.security.credentials import ApiKeyRecord
 from shared.wire.edge import (
@@ -53,7 +55,6 @@ router = api_router("/v1", "embeddings")
 JSON: Final = "application/json"
 FLOATS: Final = "application/octet-stream"
 _VALUE_BYTES: Final = 4
-_QUOTES: Final = 2
 # Of an error in one embedding: ("embeddings", its number).
 _LOC_OF_AN_EMBEDDING: Final = 2
 _BINARY: Final = {"type": "string", "format": "binary"}
@@ -84,7 +85,10 @@ async def protect(
     dim: DimQuery = None,
     quality_filter: QualityQuery = None,
 ) -> ProtectAnswer | Response:
-    """Returns templates of a picture's face or of raw embeddings. Sends nothing to the cloud."""
+    """Protect a face or raw embeddings.
+
+    Returns protected templates. Stores nothing, and sends nothing to the cloud.
+    """
     _may_use(caller, gallery)
     if media_type(request) == "multipart/form-data":
         [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
@@ -101,10 +105,13 @@ async def protect(
 @router.post(
     "/galleries/{gallery}/subjects/{subject}/embeddings", dependencies=[MayManage], status_code=HTTP_201_CREATED
 )
-async def enroll(
+async def enroll_embeddings(
     gallery: GalleryPath, subject: SubjectPath, wanted: EnrollEmbeddings, services: ServicesDep
 ) -> EnrollEmbeddingsAnswer:
-    """Enrolls one person from raw embeddings: all or none. Equal ones are stored once."""
+    """Enroll a subject from raw embeddings.
+
+    Stores all or none. Equal embeddings of a subject are stored once.
+    """
     raw = _rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
     enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)
@@ -164,22 +171,20 @@ def _read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> ND
         wanted: values that an embedding must have.
 
     Raises:
-        BadRequest: neither JSON nor plain float32, or JSON with a member twice.
+        BadRequest: neither JSON nor plain float32, or JSON as `read_json` refuses it.
         Unprocessable: not a list of such vectors, not whole rows, another dimension, or more than are taken at once.
     """
     if kind == JSON:
         try:
-            embeddings = ProtectRequest.model_validate_json(body).embeddings
+            return _rows_of(ProtectRequest.model_validate(read_json(body)).embeddings)
+        except JSONDecodeError:
+            raise Unprocessable('The body is not JSON; send {"embeddings": [[...]]}.', reason="bad_body") from None
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             if first["type"] == "too_long" and len(first["loc"]) == _LOC_OF_AN_EMBEDDING:
                 check_dimension(first["ctx"]["actual_length"], wanted)
-            at = ".".join(str(part) for part in first["loc"]) or "body"
+            at = ".".join(str(part) for part in first["loc"])[:MOST_OF_A_PLACE] or "body"
             raise Unprocessable(f"The body is not what this takes ({at}: {first['msg']}).", reason="bad_body") from None
-        # The one name of its one member is all that is in quotes; the parser would take the last of several.
-        if body.count(b'"') > _QUOTES:
-            raise repeated_member()
-        return _rows_of(embeddings)
     if kind != FLOATS:
         raise BadRequest(
             f"Send a picture as multipart/form-data, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",

@@ -19,13 +19,13 @@ from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.cloud import RekeyStatus
 from shared.wire.common import Erased, Erasure, GalleryInfo, Page, Retention
-from shared.wire.edge import ChangeKey, CreateGallery
+from shared.wire.edge import ChangeKey, CreateGallery, EdgeGallery
 
 router = api_router("/v1/galleries", "galleries")
 rekeys = api_router(
     "/v1/galleries/{gallery}/rekey",
     "rekey",
-    responses={HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "Not done yet; ask again."}},
+    responses={HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "The change is still in progress."}},
 )
 
 
@@ -33,81 +33,113 @@ rekeys = api_router(
     "/{gallery}",
     dependencies=[MayManage],
     status_code=HTTP_201_CREATED,
-    responses={HTTP_200_OK: {"model": GalleryInfo, "description": "It exists already, with the same properties."}},
+    responses={HTTP_200_OK: {"model": EdgeGallery, "description": "It exists already, with these properties."}},
 )
-async def create(
+async def put_gallery(
     gallery: GalleryPath, services: ServicesDep, response: Response, wanted: CreateGallery | None = None
-) -> GalleryInfo:
-    """Creates a gallery in the cloud, pinned to this edge's contract; harmless when repeated."""
+) -> EdgeGallery:
+    """Create a gallery.
+
+    The gallery is pinned to this edge's contract. Idempotent: repeated with the same properties, it changes nothing.
+    """
     wanted, default = wanted or CreateGallery(), services.default_threshold.threshold
     info, made = await services.galleries.create(gallery, wanted.threshold, default, verify_only=wanted.verify_only)
     response.status_code = HTTP_201_CREATED if made else HTTP_200_OK
-    return info
+    return _shown(info)
 
 
 @router.get("", dependencies=[MayManage])
-async def listing(
+async def list_galleries(
     services: ServicesDep, caller: Caller, limit: LimitQuery = 100, after: AfterGalleryQuery = None
-) -> Page[GalleryInfo]:
-    """The galleries that the API key is for, by name."""
+) -> Page[EdgeGallery]:
+    """List galleries.
+
+    Those that the API key is for, in the order of names, page by page.
+    """
     if caller.galleries is None:
-        return await services.cloud.galleries(limit, after)
+        page = await services.cloud.galleries(limit, after)
+        return Page(items=[_shown(info) for info in page.items], next=page.next)
     # One by one, by the names that the key is for: where a page of all ends would reveal other galleries.
     names = [name for name in sorted(caller.galleries) if after is None or name > after]
-    found = [info for name in names[:limit] if (info := await services.cloud.find_gallery(name)) is not None]
+    found = [_shown(info) for name in names[:limit] if (info := await services.cloud.find_gallery(name)) is not None]
     return Page(items=found, next=names[limit - 1] if len(names) > limit else None)
 
 
 @router.get("/{gallery}", dependencies=[MayAsk])
-async def info(gallery: GalleryPath, services: ServicesDep) -> GalleryInfo:
-    """A gallery: contract, threshold, and how much is in it."""
-    return await services.cloud.gallery(gallery)
+async def get_gallery(gallery: GalleryPath, services: ServicesDep) -> EdgeGallery:
+    """Get a gallery.
+
+    Returns its contract, its threshold, and how many subjects and templates it has.
+    """
+    return _shown(await services.cloud.gallery(gallery))
 
 
 @router.delete("/{gallery}", dependencies=[MayManage], responses=PENDING)
-async def erase(gallery: GalleryPath, services: ServicesDep, response: Response) -> Erased:
-    """Erases a gallery with everybody in it. Its name can be used again, under a new key."""
+async def delete_gallery(gallery: GalleryPath, services: ServicesDep, response: Response) -> Erased:
+    """Erase a gallery.
+
+    Erases all of its subjects. The name can be used again, under a new key.
+    """
     erased = await services.cloud.erase(gallery)
     services.galleries.forget(gallery)
     return erasure_answer(erased, response)
 
 
 @router.get("/{gallery}/erasures/{receipt}", dependencies=[MayErase])
-async def erasure(gallery: GalleryPath, receipt: ReceiptPath, services: ServicesDep) -> Erasure:
-    """The progress of an erasure in a gallery, also after the gallery itself was erased."""
+async def get_erasure(gallery: GalleryPath, receipt: ReceiptPath, services: ServicesDep) -> Erasure:
+    """Get an erasure.
+
+    Says whether erased bytes are all overwritten, also after the gallery itself was erased.
+    """
     return await services.cloud.erasure(gallery, receipt)
 
 
 @router.put("/{gallery}/retention", dependencies=[MayManage])
-async def keep(gallery: GalleryPath, retention: Retention, services: ServicesDep) -> GalleryInfo:
-    """Sets the age at which all faces expire. Expired faces match nobody and are erased."""
-    return await services.cloud.keep(gallery, retention)
+async def set_retention(gallery: GalleryPath, retention: Retention, services: ServicesDep) -> EdgeGallery:
+    """Set how long faces are kept.
+
+    Holds for stored faces too. Expired faces match nobody and are erased.
+    """
+    return _shown(await services.cloud.keep(gallery, retention))
 
 
 @router.delete("/{gallery}/retention", dependencies=[MayManage])
-async def keep_for_good(gallery: GalleryPath, services: ServicesDep) -> GalleryInfo:
-    """Keeps faces until they are erased. Expired faces stay expired."""
-    return await services.cloud.keep(gallery, None)
+async def remove_retention(gallery: GalleryPath, services: ServicesDep) -> EdgeGallery:
+    """Remove the limit on how long faces are kept.
+
+    Faces are kept until they are erased. Expired faces stay expired.
+    """
+    return _shown(await services.cloud.keep(gallery, None))
 
 
 @rekeys.post("", dependencies=[MayManage])
-async def rekey(
+async def start_rekey(
     gallery: GalleryPath, services: ServicesDep, response: Response, wanted: ChangeKey | None = None
 ) -> RekeyStatus:
-    """Changes a gallery's key in place, or continues a change; every decision stays the same."""
+    """Start or continue a change of a gallery's key.
+
+    Templates are moved to the new key in place; every decision stays the same.
+    """
     return _answered(await services.rekey.change(gallery, (wanted or ChangeKey()).epoch), response)
 
 
 @rekeys.get("", dependencies=[MayManage])
-async def rekey_status(gallery: GalleryPath, services: ServicesDep, response: Response) -> RekeyStatus:
-    """The progress of a change of key."""
+async def get_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> RekeyStatus:
+    """Get the progress of a change of key."""
     return _answered(await services.cloud.rekey_status(gallery), response)
 
 
 @rekeys.delete("", dependencies=[MayManage])
-async def abandon_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> RekeyStatus:
-    """Cancels a change of key, where the gallery does not match under the new key yet."""
+async def cancel_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> RekeyStatus:
+    """Cancel a change of key.
+
+    Refused where the gallery already matches under the new key.
+    """
     return _answered(await services.cloud.abandon_rekey(gallery), response)
+
+
+def _shown(info: GalleryInfo) -> EdgeGallery:
+    return EdgeGallery(**info.model_dump(), verify_only=info.contract.verify_only)
 
 
 def _answered(found: RekeyStatus, response: Response) -> RekeyStatus:

@@ -12,8 +12,8 @@ router = api_router("/v1", "system")
 
 
 @router.get("/info", dependencies=[MayAsk])
-async def info(services: ServicesDep) -> EdgeInfo:
-    """Versions, the contract under which this edge makes templates, and limits."""
+async def get_info(services: ServicesDep) -> EdgeInfo:
+    """Get versions, models and limits of the edge."""
     profile, reader, limits = services.profile, services.reader, services.settings.pictures
     default = services.default_threshold
     return EdgeInfo(

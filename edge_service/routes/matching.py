@@ -27,14 +27,17 @@ pictures = api_router("/v1", "pictures")
 
 
 @router.post("/subjects/{subject}/verify", dependencies=[MayMatch], openapi_extra=picture_body())
-async def verify(
+async def verify_face(
     request: Request,
     gallery: GalleryPath,
     subject: SubjectPath,
     services: ServicesDep,
     quality_filter: QualityQuery = None,
 ) -> VerifyFaceAnswer:
-    """Whether the picture shows this subject."""
+    """Verify a face (1:1).
+
+    Decides whether the largest face of the picture is this subject's.
+    """
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
     answer, face = await services.recognition.verify(gallery, subject, picture, quality_filter)
     return VerifyFaceAnswer(
@@ -47,7 +50,7 @@ async def verify(
 
 
 @router.post("/identify", dependencies=[MayMatch], openapi_extra=picture_body())
-async def identify(
+async def identify_faces(
     request: Request,
     gallery: GalleryPath,
     services: ServicesDep,
@@ -55,7 +58,11 @@ async def identify(
     max_faces: MaxFacesQuery = 1,
     quality_filter: QualityQuery = None,
 ) -> IdentifyFacesAnswer:
-    """Who of the gallery the picture shows. Only subjects that reach the threshold are named."""
+    """Identify faces (1:N).
+
+    Searches the gallery for the `max_faces` largest faces of the picture. Only subjects that reach the threshold are
+    named.
+    """
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
     answer, selected = await services.recognition.identify(
         gallery,
@@ -80,8 +87,12 @@ async def identify(
 
 
 @pictures.post("/detect", dependencies=[MayMatch], openapi_extra=picture_body())
-async def detect(request: Request, services: ServicesDep, quality_filter: QualityQuery = None) -> DetectAnswer:
-    """The faces of a picture: boxes, landmarks, and what the quality filter objects to."""
+async def detect_faces(request: Request, services: ServicesDep, quality_filter: QualityQuery = None) -> DetectAnswer:
+    """Detect the faces of a picture.
+
+    Returns boxes, landmarks and quality, with the reasons for which the quality filter would refuse a face. Nothing is
+    sent to the cloud.
+    """
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
     found = await services.recognition.detect(picture)
     level = services.recognition.level(quality_filter, "enroll")
@@ -95,8 +106,11 @@ async def detect(request: Request, services: ServicesDep, quality_filter: Qualit
 
 
 @pictures.post("/compare", dependencies=[MayMatch], openapi_extra=picture_body(2, 2))
-async def compare(request: Request, services: ServicesDep, quality_filter: QualityQuery = None) -> CompareAnswer:
-    """Compares the faces of two pictures, sent as two `image` parts, at the default threshold."""
+async def compare_faces(request: Request, services: ServicesDep, quality_filter: QualityQuery = None) -> CompareAnswer:
+    """Compare the faces of two pictures.
+
+    The pictures are two `image` parts. Decides at the edge's default threshold, and sends nothing to the cloud.
+    """
     both = await read_pictures(request, services.settings.pictures, at_most=2, exactly=True)
     default = services.default_threshold
     answer, faces = await services.recognition.compare(both, default.threshold, quality_filter)

@@ -34,14 +34,17 @@ router = api_router("/v1/galleries/{gallery}/subjects", "subjects")
     status_code=HTTP_201_CREATED,
     openapi_extra=picture_body(1, PictureLimits().max_pictures),
 )
-async def enroll(
+async def enroll_faces(
     request: Request,
     gallery: GalleryPath,
     subject: SubjectPath,
     services: ServicesDep,
     quality_filter: QualityQuery = None,
 ) -> EnrollFacesAnswer:
-    """Enrolls one person from pictures: all or none. Equal pictures are stored once."""
+    """Enroll a subject from pictures.
+
+    Stores one face of each picture: all or none. Equal pictures of a subject are stored once.
+    """
     limits = services.settings.pictures
     pictures = await read_pictures(request, limits, at_most=limits.max_pictures)
     enrolled, read = await services.recognition.enroll(gallery, subject, pictures, quality_filter)
@@ -55,30 +58,44 @@ async def enroll(
 
 
 @router.get("", dependencies=[MayManage])
-async def listing(
+async def list_subjects(
     gallery: GalleryPath, services: ServicesDep, limit: LimitQuery = 100, after: AfterSubjectQuery = None
 ) -> Page[SubjectInfo]:
-    """The subjects of a gallery, by name."""
+    """List the subjects of a gallery.
+
+    In the order of names, page by page.
+    """
     return await services.cloud.subjects(gallery, limit, after)
 
 
 @router.get("/{subject}", dependencies=[MayErase])
-async def info(gallery: GalleryPath, subject: SubjectPath, services: ServicesDep) -> SubjectFaces:
-    """A subject and the ids of its faces."""
+async def get_subject(gallery: GalleryPath, subject: SubjectPath, services: ServicesDep) -> SubjectFaces:
+    """Get a subject.
+
+    Returns the ids of its enrolled faces.
+    """
     found = await services.cloud.subject(gallery, subject)
     faces = [FaceInfo(id=template.id, created_at=template.created_at) for template in found.templates]
     return SubjectFaces(subject=found.subject, created_at=found.created_at, faces=faces)
 
 
 @router.delete("/{subject}", dependencies=[MayErase], responses=PENDING)
-async def erase(gallery: GalleryPath, subject: SubjectPath, services: ServicesDep, response: Response) -> Erased:
-    """Erases a subject with all of its faces."""
+async def delete_subject(
+    gallery: GalleryPath, subject: SubjectPath, services: ServicesDep, response: Response
+) -> Erased:
+    """Erase a subject.
+
+    Erases all of its faces.
+    """
     return erasure_answer(await services.cloud.erase(gallery, subject), response)
 
 
 @router.delete("/{subject}/faces/{face}", dependencies=[MayErase], responses=PENDING)
-async def erase_face(
+async def delete_face(
     gallery: GalleryPath, subject: SubjectPath, face: FacePath, services: ServicesDep, response: Response
 ) -> Erased:
-    """Erases one enrolled face; with its last face a subject is gone."""
+    """Erase a face.
+
+    Erases one enrolled face, and the subject with its last face.
+    """
     return erasure_answer(await services.cloud.erase(gallery, subject, face), response)

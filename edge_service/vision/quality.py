@@ -26,18 +26,18 @@ ADVICE: Final[dict[RefusalReason, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    face_pixels: float
+    face_size_px: float
     sharpness: float
     brightness: float
-    yaw: float
+    nose_offset: float
 
 
 # Limits of each level, from what degraded pictures cost in matching on LFW (docs/quality.md): at low TAR at tau falls
 # to about 95 %, at medium to about 98 %; high is well before either.
 _LEVELS: Final[dict[QualityFilter, _Limits]] = {
-    "low": _Limits(face_pixels=28, sharpness=0.005, brightness=12, yaw=1.0),
-    "medium": _Limits(face_pixels=40, sharpness=0.012, brightness=30, yaw=0.8),
-    "high": _Limits(face_pixels=64, sharpness=0.03, brightness=50, yaw=0.5),
+    "low": _Limits(face_size_px=28, sharpness=0.005, brightness=12, nose_offset=1.0),
+    "medium": _Limits(face_size_px=40, sharpness=0.012, brightness=30, nose_offset=0.8),
+    "high": _Limits(face_size_px=64, sharpness=0.03, brightness=50, nose_offset=0.5),
 }
 # Enrollment is done once and with care, so a poor picture is worth another try; a probe is taken as it comes.
 _AUTO: Final[dict[str, QualityFilter]] = {"enroll": "medium", "probe": "low"}
@@ -51,8 +51,8 @@ def level_for(chosen: QualityFilter, use: Literal["enroll", "probe"]) -> Quality
 def measure(face: Face, aligned: Pixels) -> FaceQuality:
     """Measures a face.
 
-    Sharpness and yaw have no unit. Sharpness is over the variance of gray levels, so that a dim picture is not taken
-    for a blurred one. The landmarks and the embedding of a face that is not upright are worthless.
+    Sharpness and the offset of the nose have no unit. Sharpness is over the variance of gray levels, so that a dim
+    picture is not taken for a blurred one. The landmarks and the embedding of a face that is not upright are worthless.
 
     Args:
         face: where it was found.
@@ -61,10 +61,10 @@ def measure(face: Face, aligned: Pixels) -> FaceQuality:
     grey = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
     inner = grey[24:104, 24:88]  # brow to chin, cheek to cheek: without hair and background
     return FaceQuality(
-        face_pixels=float(min(face.box[2], face.box[3])),
+        face_size_px=float(min(face.box[2], face.box[3])),
         sharpness=float(cv2.Laplacian(inner, cv2.CV_64F).var()) / max(float(inner.var()), 1.0),
         brightness=float(inner.mean()),
-        yaw=_yaw(face.landmarks),
+        nose_offset=_nose_offset(face.landmarks),
         detector_score=min(1.0, max(0.0, face.score)),
         upright=face.upright,
     )
@@ -76,15 +76,15 @@ def objections(quality: FaceQuality, level: QualityFilter) -> list[RefusalReason
         return []
     limits = _LEVELS[level]
     poor: dict[RefusalReason, bool] = {
-        "too_small": quality.face_pixels < limits.face_pixels,
+        "too_small": quality.face_size_px < limits.face_size_px,
         "too_dark": quality.brightness < limits.brightness,
-        "turned_away": quality.yaw > limits.yaw or not quality.upright,
+        "turned_away": quality.nose_offset > limits.nose_offset or not quality.upright,
         "blurred": quality.sharpness < limits.sharpness,
     }
     return [reason for reason, is_so in poor.items() if is_so]
 
 
-def _yaw(landmarks: NDArray[np.float32]) -> float:
+def _nose_offset(landmarks: NDArray[np.float32]) -> float:
     """How far the nose is from the middle of eyes and mouth, along the line of the eyes; 1: half of their distance."""
     right_eye, left_eye, nose, right_mouth, left_mouth = landmarks.astype(np.float64)
     across = left_eye - right_eye

@@ -74,19 +74,19 @@ def main(
         scores = np.sum(first * embedder.embed(faces).unit, axis=1)
         shrunk = int(name.split()[1]) / 112 if " of 112 px" in name else 1.0
         found = [measure(where[0], face) for where, face in zip(boxes, faces, strict=True) if where]
-        pixels = np.median([quality.face_pixels for quality in found]) * shrunk
+        pixels = np.median([quality.face_size_px for quality in found]) * shrunk
         low, mid = np.percentile([quality.sharpness for quality in found], [5, 50])
         light = np.median([quality.brightness for quality in found])
         tar = np.mean(scores >= SFACE.threshold.cosine)
         typer.echo(f"{name:20} {tar:6.3f} {pixels:8.0f} {low:9.3f}/{mid:8.3f} {light:10.0f}")
     seen = [at for at, where in enumerate(boxes) if where]
-    yaws = np.array([measure(boxes[at][0], second[at]).yaw for at in seen])
+    offsets = np.array([measure(boxes[at][0], second[at]).nose_offset for at in seen])
     scores = np.sum(first[seen] * embedder.embed(second[seen]).unit, axis=1)
-    edges = np.percentile(yaws, [0, 50, 80, 90, 95, 100])
+    edges = np.percentile(offsets, [0, 50, 80, 90, 95, 100])
     for low, high in pairwise(edges):
-        inside = (yaws >= low) & (yaws <= high)
+        inside = (offsets >= low) & (offsets <= high)
         tar = np.mean(scores[inside] >= SFACE.threshold.cosine)
-        typer.echo(f"yaw {low:.2f} to {high:.2f}: TAR {tar:.3f}, mean cosine {scores[inside].mean():.3f}")
+        typer.echo(f"nose offset {low:.2f} to {high:.2f}: TAR {tar:.3f}, mean cosine {scores[inside].mean():.3f}")
 
 
 if __name__ == "__main__":

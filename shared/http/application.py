@@ -16,7 +16,7 @@ from shared.home import patronus_version
 from shared.http.load_shedding import LoadShedder, LoadShedding
 from shared.http.middleware import Authentication, BodyLimits, RequestContext
 from shared.http.problems import DESCRIBED, REQUEST_ID_DESCRIBED, install_problems
-from shared.http.rate_limits import RateLimits
+from shared.http.rate_limits import Kind, RateLimits, kind_of
 from shared.http.request_context import REQUEST_ID_HEADER
 from shared.metrics import Metrics
 from shared.service_settings import RateSettings
@@ -51,16 +51,31 @@ class _Application(FastAPI):
         parts = document.setdefault("components", {})
         parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
         parts["responses"] = DESCRIBED
-        answers = (
-            answer
-            for path in document["paths"].values()
-            for operation in path.values()
-            for answer in operation["responses"].values()
-        )
-        for answer in answers:
-            if "$ref" not in answer:
-                answer.setdefault("headers", {})[REQUEST_ID_HEADER] = REQUEST_ID_DESCRIBED
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                for status in _never_answered(method.upper(), path, operation):
+                    operation["responses"].pop(status, None)
+                for answer in operation["responses"].values():
+                    if "$ref" not in answer:
+                        answer.setdefault("headers", {})[REQUEST_ID_HEADER] = REQUEST_ID_DESCRIBED
         return document
+
+
+def _never_answered(method: str, path: str, operation: dict[str, Any]) -> set[str]:
+    """Statuses of problems that an operation has no cause to answer, by what it takes."""
+    body = operation.get("requestBody", {}).get("content", {})
+    parameters = {one["name"] for one in operation.get("parameters", ())}
+    writes = "/galleries/" in path and kind_of(method, path) is Kind.WRITING
+    possible = {
+        "404": "gallery" in parameters,
+        "408": bool(body),
+        "409": "gallery" in parameters and method != "GET",
+        "413": bool(body),
+        "415": "multipart/form-data" in body,
+        "422": bool(body or parameters),
+        "507": writes,
+    }
+    return {status for status, can_be in possible.items() if not can_be}
 
 
 def make_application(
@@ -99,6 +114,7 @@ def make_application(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # names of the methods of generated clients
         redirect_slashes=False,  # a redirect would be built from the caller's own Host header
     )
     install_problems(app, metrics)

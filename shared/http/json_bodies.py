@@ -1,12 +1,13 @@
 """Reads JSON bodies strictly, so that no other reader can read them differently.
 
-Strictly: UTF-8, no name twice in an object, no NaN, no half of a surrogate pair.
+Strictly: UTF-8 without a byte order mark, no name twice in an object, no NaN, no half of a surrogate pair.
 RFC 8259 leaves to a reader what it makes of a name that comes twice. Two readers that differ, such as a proxy that
 checks requests and the service behind it, can be played off against each other, so such a body is refused (RFC 7493).
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from typing import Any, Final, NoReturn
@@ -24,13 +25,15 @@ def read_json(body: bytes) -> Any:
 
     Raises:
         json.JSONDecodeError: it is not JSON.
-        BadRequest: it is not UTF-8, names a member twice, holds a number that JSON does not have or a character that
-            Unicode does not have, or is nested too deeply.
+        BadRequest: it is not UTF-8, begins with a byte order mark, names a member twice, holds a number that JSON does
+            not have or a character that Unicode does not have, or is nested too deeply.
     """
     try:
+        if body.startswith(codecs.BOM_UTF8) or b"\0" in body:  # a zero byte: ASCII in UTF-16 or UTF-32
+            raise ValueError
         text = body.decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadRequest("The body is not UTF-8; send JSON in UTF-8.", reason="not_utf8") from None
+    except ValueError:
+        raise BadRequest("Send JSON in plain UTF-8, without a byte order mark.", reason="not_utf8") from None
     try:
         value = _DECODER.decode(text)
         if "\\u" in text and _SURROGATE.search(text):
@@ -44,11 +47,6 @@ def read_json(body: bytes) -> Any:
     except ValueError:  # int() takes no more digits than that
         raise BadRequest("The body holds a number of thousands of digits.", reason="bad_json") from None
     return value
-
-
-def repeated_member() -> BadRequest:
-    """The error for an object in which a name comes twice."""
-    return BadRequest("An object of the body holds a member twice; send each name once.", reason="repeated_member")
 
 
 class StrictRequest(Request):
@@ -68,7 +66,7 @@ class StrictRequest(Request):
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise repeated_member()
+        raise BadRequest("An object of the body holds a member twice; send each name once.", reason="repeated_member")
     return found
 
 

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +17,7 @@ from shared.http.auth import KEY_RECORD, authenticate
 from shared.http.headers import declared_length, must_close, raw_header, require_one_reading
 from shared.http.load_shedding import LoadShedder
 from shared.http.problems import ALWAYS_SENT, problem_response, route_of, unexpected
-from shared.http.rate_limits import RateLimits, kind_of
+from shared.http.rate_limits import COUNTED, RateLimits, kind_of
 from shared.http.request_context import REQUEST_ID_HEADER, Caller, begin_request, set_caller
 from shared.logs import get_logger
 from shared.metrics import Metrics, collect_steps, server_timing
@@ -90,7 +91,8 @@ class RequestContext:
 class Authentication:
     """Refuses requests under ``/v1`` without a known API key, or over its rate.
 
-    It does so before the body is read. Scopes and galleries of the key are checked by the routes.
+    It does so before the body is read. Scopes and galleries of the key are checked by the routes. What is refused as
+    overload further inside does not count against the rate.
 
     Attributes:
         app: the application inside.
@@ -113,7 +115,12 @@ class Authentication:
                 self.metrics.refused.labels(error.kind, error.reason or "").inc()
                 await problem_response(error, close=must_close(scope))(scope, receive, send)
                 return
-        await self.app(scope, receive, send)
+        await self.app(scope, receive, partial(self._send, scope, send))
+
+    async def _send(self, scope: Scope, send: Send, message: Message) -> None:
+        if message.get("status") == Overloaded.status and COUNTED in scope:
+            self.limits.give_back(scope[KEY_RECORD], kind_of(scope["method"], scope["path"]), scope[COUNTED])
+        await send(message)
 
     def _check(self, scope: Scope) -> None:
         require_one_reading(scope)
@@ -128,6 +135,7 @@ class Authentication:
         except RateLimited as error:
             self.shedder.remember(kind, authorization, error)
             raise
+        scope[COUNTED] = 1
 
 
 @dataclass(eq=False)

@@ -23,9 +23,11 @@ ALWAYS_SENT: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "no
 # What nginx writes in its log for the same. Nobody receives it; it is for this service's log and metrics.
 _CLIENT_CLOSED_REQUEST: Final = 499
 _log = get_logger(__name__)
+# Of a place in a body, which holds names of the caller's making.
+MOST_OF_A_PLACE: Final = 200
 RETRY_AFTER_DESCRIBED: Final[dict[str, Any]] = {
     "required": True,
-    "description": "seconds",
+    "description": "seconds to wait before the next try",
     "schema": {"type": "integer", "minimum": 1},
 }
 
@@ -55,7 +57,7 @@ def _described(kinds: list[type[PatronusError]]) -> dict[str, Any]:
 
 REQUEST_ID_DESCRIBED: Final[dict[str, Any]] = {
     "required": True,
-    "description": "finds the request in the log",
+    "description": "id of the request in the service's log",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
 }
 # The problems of the tree of errors, one entry a status, for the components of an OpenAPI document.
@@ -63,10 +65,12 @@ DESCRIBED: Final[dict[str, dict[str, Any]]] = {
     f"Problem{status}": _described(kinds) for status, kinds in sorted(_by_status(PatronusError).items())
 }
 
-# For a router's `responses`: every operation may answer a problem.
+# For a router's `responses`: every operation may answer a problem. The document leaves out those without a cause.
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     int(name.removeprefix("Problem")): {"$ref": f"#/components/responses/{name}"} for name in DESCRIBED
 }
+# For operations that call another service.
+CALLS_THE_CLOUD: Final[dict[int | str, dict[str, Any]]] = {502: RESPONSES.pop(502)}
 
 
 def problem_headers(error: PatronusError) -> dict[str, str]:
@@ -94,7 +98,7 @@ def problem_response(error: PatronusError, *, close: bool = False, request_id: s
     detail = error.detail
     if isinstance(error, SetupError) or type(error) is PatronusError:
         # These speak to the operator and may name a path; the log has them.
-        detail = "The service is not set up rightly; its operator finds the reason in its log, under the request id."
+        detail = "The service is not set up correctly; its operator finds the reason in its log, under the request id."
     headers = problem_headers(error)
     if close:
         headers["Connection"] = "close"
@@ -141,7 +145,7 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
     async def invalid_request(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         places = [
-            {"at": "/".join(str(part) for part in found["loc"]), "problem": found["msg"]}
+            {"at": "/".join(str(part) for part in found["loc"])[:MOST_OF_A_PLACE], "problem": found["msg"]}
             for found in error.errors()[:10]
         ]
         detail = "The request does not have the form that this operation takes; see `errors` and /openapi.json."
@@ -164,7 +168,7 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
             # The router names the methods of the first route with this path; others may have more.
             methods = {method.upper() for method in operations_of(app, request.scope)}
             headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
-        return _response(word, phrase, error.status_code, hint, headers)
+        return _response(word, phrase.capitalize(), error.status_code, hint, headers)
 
     async def caller_gone(_request: Request, _error: Exception) -> Response:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
+from typing import Final
 
 from fastapi import Request
 from limits import RateLimitItem, parse_many
@@ -22,6 +23,8 @@ _log = get_logger(__name__)
 _MATCHING = frozenset({"verify", "identify", "detect", "compare"})
 # The operator needs to know which key it is, not each of its calls.
 _SECONDS_BETWEEN_WARNINGS = 60.0
+# In a request's scope: what was counted of it.
+COUNTED: Final = "patronus.counted"
 
 
 class Kind(StrEnum):
@@ -42,7 +45,8 @@ def kind_of(method: str, path: str) -> Kind:
 class RateLimits:
     """Counts the calls of each key, and refuses those over its rate. Used on one event loop.
 
-    Refused calls do not count: a caller that keeps asking is answered as often as one that waits.
+    Refused calls do not count: a caller that keeps asking is answered as often as one that waits. Calls that are
+    refused as overload after they were counted are given back.
 
     Args:
         settings: for keys without a rate of their own.
@@ -50,7 +54,8 @@ class RateLimits:
 
     def __init__(self, settings: RateSettings) -> None:
         self._defaults = {Kind(name): rate for name, rate in settings.model_dump().items()}
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._storage = MemoryStorage()
+        self._limiter = SlidingWindowCounterRateLimiter(self._storage)
         self._warned: dict[str, float] = {}
 
     def count(self, record: ApiKeyRecord, kind: Kind, cost: int = 1, counted: int = 0) -> None:
@@ -67,13 +72,24 @@ class RateLimits:
         Raises:
             RateLimited: the key is over its rate.
         """
-        # A rate of the key's own is for all that it does together.
-        rate, what = (record.rate, "all") if record.rate else (self._defaults[kind], kind.value)
+        rate, what = self._rate_of(record, kind)
         # The shortest first: a call refused by a short limit must not count against a long one.
         for item in _items(rate):
             more = min(cost, item.amount) - counted
             if more > 0 and not self._limiter.hit(item, record.id, what, cost=more):
                 raise self._refused(record, what, item)
+
+    def give_back(self, record: ApiKeyRecord, kind: Kind, cost: int) -> None:
+        """Takes back what was counted of a call, for which nothing was done."""
+        rate, what = self._rate_of(record, kind)
+        for item in _items(rate):
+            window = item.get_expiry()
+            _, current = self._storage.sliding_window_keys(item.key_for(record.id, what), window, time.time())
+            self._storage.decr(current, min(cost, item.amount))
+
+    def _rate_of(self, record: ApiKeyRecord, kind: Kind) -> tuple[str, str]:
+        """The rate, and what it counts: a rate of the key's own is for all that it does together."""
+        return (record.rate, "all") if record.rate else (self._defaults[kind], kind.value)
 
     def _refused(self, record: ApiKeyRecord, counted: str, item: RateLimitItem) -> RateLimited:
         now = time.time()
@@ -82,8 +98,7 @@ class RateLimits:
             _log.warning("rate_limit_exceeded", key=record.id, counted=counted, rate=str(item))
         free_at = self._limiter.get_window_stats(item, record.id, counted).reset_time
         return RateLimited(
-            f"This API key may make {item.amount} such calls in {item.get_expiry()} s, and has; slow down, or ask the "
-            "operator for a higher rate.",
+            f"Rate limit reached: {item.amount} calls in {item.get_expiry()} s; send again after Retry-After.",
             counted=counted,
             quota=item.amount,
             window_s=item.get_expiry(),
@@ -99,9 +114,13 @@ def _items(rate: str) -> Sequence[RateLimitItem]:
 def count_probes(request: Request, probes: int) -> None:
     """Counts the probes of one request; the first was counted before the request was read.
 
+    The first stays counted if the others are refused: at the edge its picture was examined.
+
     Raises:
         RateLimited: they are more than the key may send.
     """
     if probes > 1:
         limits: RateLimits = request.app.state.rate_limits
+        request.scope[COUNTED] = 0
         limits.count(request.scope[KEY_RECORD], Kind.MATCHING, probes, counted=1)
+        request.scope[COUNTED] = probes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -18,21 +19,27 @@ from shared.wire.common import Erased
 
 
 def api_router(prefix: str, tag: str, responses: dict[int | str, dict[str, Any]] | None = None) -> APIRouter:
-    """A router whose operations are strict, and may answer every problem.
+    """A router whose operations are strict, and may answer every problem but those of a service behind.
 
     Args:
         prefix: of the paths.
         tag: of the operations in the OpenAPI document.
         responses: further ones that all of them may give.
     """
-    return APIRouter(prefix=prefix, tags=[tag], responses={**RESPONSES, **(responses or {})}, route_class=StrictRoute)
+    return APIRouter(prefix=prefix, tags=[tag], responses=RESPONSES | (responses or {}), route_class=StrictRoute)
 
 
 class StrictRoute(APIRoute):
     """A route that refuses ambiguous queries and JSON, and answers HEAD as GET.
 
     Unknown and repeated query parameters are refused. The key's gallery and scope are checked before the body is read.
+    The first line of a handler's docstring is the operation's summary, the rest its description.
     """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        summary, _, self.description = inspect.cleandoc(endpoint.__doc__ or "").partition("\n\n")
+        self.summary = summary.rstrip(".")
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers a request."""
@@ -89,7 +96,7 @@ def refuse_unknown_query(request: Request) -> None:
 PENDING: Final[dict[int | str, dict[str, Any]]] = {
     status.HTTP_202_ACCEPTED: {
         "model": Erased,
-        "description": "Erased, and matched no more; its bytes are not all overwritten yet: `pending` says where.",
+        "description": "Erased; nothing of it can be matched. Bytes named in `pending` are not overwritten yet.",
     }
 }
 

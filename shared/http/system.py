@@ -15,7 +15,7 @@ from shared.metrics import Metrics
 from shared.wire.common import Health, Readiness
 
 # Of what may be refused to anybody, whatever is asked for.
-_PROBLEMS: dict[int | str, dict[str, Any]] = {status: RESPONSES[status] for status in (408, 413, 429, 500)}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {status: RESPONSES[status] for status in (429, 500)}
 Checks = Callable[[], Awaitable[dict[str, bool]]]
 
 
@@ -29,13 +29,16 @@ def system_routes(metrics: Metrics, checks: Checks) -> APIRouter:
     router = APIRouter(tags=["system"], responses=_PROBLEMS, route_class=StrictRoute)
 
     @router.get("/healthz")
-    async def alive() -> Health:
-        """The process is alive."""
+    async def get_health() -> Health:
+        """Check that the process is alive."""
         return Health()
 
     @router.get("/readyz", responses={503: {"model": Readiness, "headers": {"Retry-After": RETRY_AFTER_DESCRIBED}}})
-    async def ready(response: Response) -> Readiness:
-        """Whether the service can do its work; 503 when it cannot."""
+    async def get_readiness(response: Response) -> Readiness:
+        """Check whether the service can do its work.
+
+        Answers 503 where it cannot.
+        """
         found = await checks()
         if not all(found.values()):
             response.status_code = 503
@@ -44,8 +47,11 @@ def system_routes(metrics: Metrics, checks: Checks) -> APIRouter:
         return Readiness(status="ready", checks=found)
 
     @router.get("/metrics", response_class=PlainTextResponse)
-    async def prometheus() -> PlainTextResponse:
-        """Metrics in Prometheus' text format."""
+    async def get_metrics() -> PlainTextResponse:
+        """Get metrics.
+
+        In the text format of Prometheus.
+        """
         return PlainTextResponse(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

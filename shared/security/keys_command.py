@@ -12,6 +12,7 @@ import typer
 from shared.command import gallery_name
 from shared.errors import SetupError
 from shared.security.credentials import RATE_PATTERN, Scope
+from shared.security.secret_files import require_folder
 from shared.standard_streams import OutputFailed
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
             gallery_name(name)
         if rate is not None and re.fullmatch(RATE_PATTERN, rate) is None:
             raise typer.BadParameter("a rate is like 50/second, 50/second;20000/hour, or unlimited")
+        if out is not None:
+            require_folder(out)
         keys = ring()
         try:
             key, record = keys.add(label, scope, gallery or None, rate, shown_in=out)

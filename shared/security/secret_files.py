@@ -124,6 +124,16 @@ def make_private_folder(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
+def require_folder(path: Path) -> None:
+    """Refuses a file whose folder is not there: perhaps that of a disk that is not mounted.
+
+    Raises:
+        SetupError: there is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise SetupError(f"There is no folder {path.parent}; make it, or mount its disk, and try again.")
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds a lock of ``path`` across processes while it is read, changed and written.

@@ -19,14 +19,14 @@ MAX_ROTATIONS_A_REQUEST = 512
 
 
 class GallerySpec(Wire):
-    """What a gallery is pinned to when it is made."""
+    """Properties of a new gallery."""
 
     contract: Contract
     threshold: NewThreshold
 
 
 class NewTemplate(Wire):
-    """A template to store under the sender's identifier; sent twice, it is stored once."""
+    """A template to store, under an id of your choice. Sent twice, it is stored once."""
 
     id: TemplateId
     template: TemplateEnvelope
@@ -42,19 +42,19 @@ class EnrolledTemplate(TemplateInfo):
     """A template of an enrollment."""
 
     stored: Literal["now", "before"] = Field(
-        description="before: the subject had a template with this id, which stays as it was, whatever was sent"
+        description="`now`: by this request; `before`: the subject had this template id, which is left unchanged"
     )
 
 
 class EnrollAnswer(Wire):
-    """The templates of an enrollment; committed and searchable when this is answered."""
+    """The enrolled templates. They are committed and can be matched."""
 
     subject: str
     templates: list[EnrolledTemplate]
 
 
 class VerifyRequest(Wire):
-    """A probe for one subject."""
+    """A probe to compare with one subject."""
 
     probe: TemplateEnvelope
 
@@ -69,14 +69,14 @@ class IdentifyRequest(Wire):
 
 
 class ProbeResult(Wire):
-    """The subjects that one probe matched, best first; none is `unknown`."""
+    """The subjects that one probe matched, best first; none where the decision is `unknown`."""
 
     decision: Literal["match", "unknown"]
     candidates: list[Candidate]
 
 
 class IdentifyAnswer(Wire):
-    """One result a probe, in the order of the probes."""
+    """One result for each probe, in the order of the probes."""
 
     results: list[ProbeResult]
     threshold: Cosine
@@ -88,39 +88,39 @@ IndexKind = Literal["exact", "approximate"]
 
 
 class IndexChoice(Wire):
-    """How a gallery shall be searched; `auto` leaves it to the number of templates."""
+    """How to search a gallery; `auto` decides by the number of templates."""
 
     kind: Literal["auto", "exact", "approximate"]
 
 
 class IndexStats(Wire):
-    """The index of a gallery. Its candidates are scored exactly, from the record."""
+    """The index of a gallery. Scores are exact under either kind of index."""
 
     backend: Literal["faiss", "milvus"]
-    kind: IndexKind = Field(description="as it is now; what is in no full segment of 65,536 is always compared exactly")
-    pinned: IndexKind | None = Field(description="as an operator chose; null: by the number of templates")
+    kind: IndexKind = Field(description="at present; the last templates, up to 65,536, are always compared exactly")
+    pinned: IndexKind | None = Field(description="chosen by an operator; null: decided by the number of templates")
     templates: int = Field(ge=0)
-    memory_bytes: int | None = Field(ge=0, description="null where it is not in this process")
-    snapshot_templates: int | None = Field(ge=0, description="how many a start reads from files; null: it needs none")
+    memory_bytes: int | None = Field(ge=0, description="null where the index is not in this process")
+    snapshot_templates: int | None = Field(ge=0, description="templates in files for a quick start; null: not needed")
 
 
 class SnapshotInfo(Wire):
-    """What of a gallery's index stands in files; a start reads the rest from the record."""
+    """The files of a gallery's index. A start reads other templates from the record."""
 
     files: int = Field(ge=0)
     templates: int = Field(ge=0)
 
 
 class AuditEntry(Wire):
-    """Something that was done. ``digest`` is over all members before it, in this order."""
+    """An entry of the audit log. `digest` is computed over all members before it, in this order."""
 
     seq: Number
     at: ExactMoment
-    key_id: str | None = Field(description="of the API key; null: the service itself, or its operator")
+    key_id: str | None = Field(description="id of the API key; null: done by the service itself or its operator")
     action: str
     gallery: str | None
     details: dict[str, Any]
-    previous: HexDigest = Field(description="digest of the entry before; zeros of the first")
+    previous: HexDigest = Field(description="digest of the previous entry; zeros in the first entry")
     digest: HexDigest
 
 
@@ -132,45 +132,45 @@ class AuditPage(Wire):
 
 
 class AuditHead(Wire):
-    """The last entry of the audit log. A copy kept elsewhere shows later changes of the log."""
+    """The last entry of the audit log. Keep a copy elsewhere to detect changes of the log."""
 
     seq: Number
     digest: HexDigest
 
 
 class Rotation(Wire):
-    """The rotation of a gallery's templates, or of one subject's where each has a seal."""
+    """The rotation of the templates of a gallery, or of one subject of a verify-only gallery."""
 
-    subject: SubjectName | None = Field(default=None, description="absent where the gallery has one seal")
+    subject: SubjectName | None = Field(default=None, description="for a verify-only gallery; otherwise absent")
     matrix: RotationMatrix = Field(repr=False)
 
 
 class RekeyRequest(Wire):
-    """A change of a gallery's key: the next contract, and the matrices that lead to it."""
+    """A change of a gallery's key: the next contract, and the rotations from the present seal to the next."""
 
     contract: Contract
-    replaces: HexDigest = Field(description="digest of the contract that the matrices turn from")
+    replaces: HexDigest = Field(description="digest of the present contract, from whose seal the rotations start")
     rotations: Annotated[list[Rotation], Field(default_factory=list, max_length=MAX_ROTATIONS_A_REQUEST)]
 
 
 class RekeyStatus(Wire):
-    """How far a change of a gallery's key is."""
+    """The progress of a change of a gallery's key."""
 
     gallery: GalleryName
-    contract: Contract = Field(description="under which the gallery matches now")
+    contract: Contract = Field(description="the contract under which the gallery matches now")
     contract_digest: str
-    next_contract: Contract | None = Field(description="under which it will match; null when no change is under way")
+    next_contract: Contract | None = Field(description="the contract after the change; null: none is in progress")
     state: Literal["settled", "staging", "settling"] = Field(
-        description="staging: it matches under the old key, and each template is written under the new one beside; "
-        "settling: it matches under the new key, and what is left of the old one is overwritten; settled: neither"
+        description="`staging`: the gallery matches under the old key while templates are written under the new one; "
+        "`settling`: it matches under the new key while the old templates are overwritten; `settled`: no change"
     )
     working: bool = Field(
-        description="whether the cloud is at it now; where it is not while staging, send the matrices (again)"
+        description="whether the cloud is working on it; if false while `staging`, repeat `POST …/rekey` to continue"
     )
     templates: int = Field(ge=0)
-    left: int = Field(ge=0, description="templates that are still to be written, or to be overwritten")
+    left: int = Field(ge=0, description="templates still to be written (`staging`) or overwritten (`settling`)")
     subjects: list[SubjectName] = Field(
-        description="of a verify-only gallery while staging: some of those whose matrices are needed next"
+        description="of a verify-only gallery while `staging`: some subjects whose rotations the edge has to send next"
     )
 
 

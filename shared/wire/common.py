@@ -13,7 +13,7 @@ from shared.strict_types import PLAIN_DIGITS, JsonInteger
 
 Item = TypeVar("Item")
 
-Cosine = Annotated[float, Field(ge=-1, le=1, description="a cosine, not a distance: larger is more alike")]
+Cosine = Annotated[float, Field(ge=-1, le=1, description="a cosine, not a distance: larger is more similar")]
 Rate = Annotated[float, Field(ge=0, le=1)]
 # Nobody has measured a false match rate below this and above 0: it takes a million million comparisons.
 MIN_RATE: Final = 1e-12
@@ -46,12 +46,12 @@ class StrictWire(Wire):
 
 
 class Threshold(StrictWire):
-    """The matcher's tau and what it was measured to let through."""
+    """The threshold of decisions, and its false match rate."""
 
     cosine: Annotated[float, Field(gt=0, lt=1, description="accept when the cosine is at least this")]
     fmr: Rate = Field(
-        description="false match rate of one comparison at this threshold: of a default, as measured on adults' faces "
-        "of Labeled Faces in the Wild; else as stated when the gallery was made"
+        description="false match rate of one comparison at this threshold: of a default, as measured on adults of "
+        "Labeled Faces in the Wild; otherwise as stated by whoever created the gallery"
     )
 
 
@@ -62,7 +62,7 @@ def _no_tiny_rate(rate: float) -> float:
 
 
 class NewThreshold(Threshold):
-    """A threshold for a new gallery; older galleries may have any cosine that decides."""
+    """A threshold for a new gallery."""
 
     cosine: Annotated[float, Field(ge=0.0001, le=0.9999, description="accept when the cosine is at least this")]
     fmr: Annotated[float, AfterValidator(_no_tiny_rate)] = Field(
@@ -74,7 +74,7 @@ class NewThreshold(Threshold):
 
 
 class GalleryInfo(Wire):
-    """A gallery: a set of subjects that are compared under one contract and one threshold."""
+    """A gallery: a set of subjects with one contract and one threshold."""
 
     gallery: GalleryName
     contract: Contract
@@ -82,7 +82,7 @@ class GalleryInfo(Wire):
     threshold: Threshold
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
-    max_age_seconds: int | None = Field(default=None, ge=1, le=MAX_AGE, description="null: templates do not expire")
+    max_age_seconds: int | None = Field(default=None, ge=1, le=MAX_AGE, description="null: templates never expire")
     created_at: datetime
 
 
@@ -90,12 +90,12 @@ class Retention(StrictWire):
     """How long a gallery's templates are kept."""
 
     max_age_seconds: JsonInteger = Field(
-        ge=1, le=MAX_AGE, description="seconds after which a template matches nobody and is erased"
+        ge=1, le=MAX_AGE, description="age in seconds from which a template matches nobody and is erased"
     )
 
 
 class TemplateInfo(Wire):
-    """A stored template, without its vector: no route returns that."""
+    """A stored template, without its vector, which no operation returns."""
 
     id: TemplateId
     created_at: datetime
@@ -121,11 +121,11 @@ class Page(Wire, Generic[Item]):
     """One page of a listing, in the order of names."""
 
     items: list[Item]
-    next: str | None = Field(description="pass as `after` for the next page; null on the last one")
+    next: str | None = Field(description="send as `after` to get the next page; null on the last page")
 
 
 class Receipt(Wire):
-    """An entry of the cloud's audit log. It proves later what was done, if it is kept."""
+    """An entry of the cloud's audit log. Keep it as proof of what was done."""
 
     id: Number
     at: ExactMoment
@@ -133,24 +133,24 @@ class Receipt(Wire):
 
 
 class Erased(Wire):
-    """What an erasure removed. It is committed, and nothing of it can be matched."""
+    """What was erased. The erasure is committed: nothing erased can be matched any more."""
 
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
     receipt: Receipt
-    pending: list[str] = Field(description="where overwritten bytes may still be; ask for the erasure's status")
+    pending: list[str] = Field(description="places that may still hold erased bytes; see `GET …/erasures/{receipt}`")
 
 
 class Erasure(Wire):
-    """An erasure that was answered, and what is left to do."""
+    """The state of an erasure."""
 
     receipt: Receipt
     action: str
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
     status: Literal["done", "pending"]
-    pending: list[str] = Field(description="where overwritten bytes may still be")
-    due_by: datetime = Field(description="when the operator is alarmed if anything is pending still")
+    pending: list[str] = Field(description="places that may still hold erased bytes")
+    due_by: datetime = Field(description="the operator is alerted if anything is still pending at this time")
 
 
 class VerifyAnswer(Wire):
@@ -159,7 +159,7 @@ class VerifyAnswer(Wire):
     decision: Literal["match", "no_match"]
     similarity: Cosine
     threshold: Cosine
-    fmr_at_threshold: Rate = Field(description="as the gallery was made with; the cloud measures nothing")
+    fmr_at_threshold: Rate = Field(description="false match rate, as stated when the gallery was created")
 
 
 class Candidate(Wire):
@@ -174,12 +174,12 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="stable: `urn:patronus:problem:` and a word")
+    type: str = Field(description="`urn:patronus:problem:` and a stable word, for programs")
     title: str
     status: int
     detail: str = Field(description="what is wrong and how to correct it")
     request_id: str
-    reason: str | None = None
+    reason: str | None = Field(default=None, description="a stable word that says more than `type`, where there is one")
 
 
 class Health(Wire):
@@ -189,7 +189,7 @@ class Health(Wire):
 
 
 class Readiness(Wire):
-    """Whether the service can do its work now, part by part."""
+    """Whether the service can do its work now, with the result of each check."""
 
     status: Literal["ready", "not_ready"]
     checks: dict[str, bool]

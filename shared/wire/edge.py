@@ -9,7 +9,17 @@ from pydantic import Field
 
 from shared.contract import MAX_DIM, EmbedderPin, Epoch, ProfilePin
 from shared.names import HexDigest, SubjectName, TemplateId
-from shared.wire.common import Candidate, Cosine, NewThreshold, Rate, StrictWire, TemplateInfo, Threshold, Wire
+from shared.wire.common import (
+    Candidate,
+    Cosine,
+    GalleryInfo,
+    NewThreshold,
+    Rate,
+    StrictWire,
+    TemplateInfo,
+    Threshold,
+    Wire,
+)
 
 MAX_EMBEDDINGS_A_REQUEST = 500
 # 500 embeddings of 512 values, written out with all digits, are 6 MB of JSON.
@@ -22,17 +32,18 @@ MAX_EMBEDDINGS_OF_A_SUBJECT = 100
 RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "turned_away", "too_dark"]
 
 
-_FOUND = "how many faces were found in the picture; the largest was used"
+_FOUND = "number of faces found in the picture; the largest was used"
+_UNPERTURBED = "number of faces that the profile's network left unperturbed, for lack of a margin"
 
 
 Stored = Annotated[
     Literal["now", "before"],
-    Field(description="`now`: by this request; `before`: the same one of this subject was there already"),
+    Field(description="`now`: by this request; `before`: this subject had the same face already"),
 ]
 
 
 class Box(Wire):
-    """A rectangle in pixels of the upright picture; the origin is its upper left corner."""
+    """A rectangle in pixels of the picture as sent, after its EXIF orientation; the origin is the upper left corner."""
 
     x: float
     y: float
@@ -41,20 +52,26 @@ class Box(Wire):
 
 
 class Point(Wire):
-    """A point in pixels of the upright picture."""
+    """A point in pixels of the picture as sent, after its EXIF orientation; the origin is the upper left corner."""
 
     x: float
     y: float
 
 
 class FaceQuality(Wire):
-    """The measured quality of a face."""
+    """The measured quality of a face: five figures, and whether it is upright."""
 
-    face_pixels: float = Field(description="shorter side of the face box, in pixels")
-    sharpness: float = Field(description="variance of the Laplacian over that of the gray levels, of the aligned face")
-    brightness: float = Field(description="mean gray level of the aligned face, 0 to 255")
-    yaw: float = Field(description="offset of the nose from between the eyes, 0 frontal, 1 and more a profile")
-    detector_score: Rate
+    face_size_px: float = Field(ge=0, description="shorter side of the face box, in pixels; larger is better")
+    sharpness: float = Field(
+        ge=0,
+        description="variance of the Laplacian over that of the gray levels: no unit, mostly below 1; higher is better",
+    )
+    brightness: float = Field(ge=0, le=255, description="mean gray level, 0 to 255; too low a value is refused")
+    nose_offset: float = Field(
+        ge=0,
+        description="sideways offset of the nose, in halves of the distance of the eyes: 0 is frontal, 1 a profile",
+    )
+    detector_score: Rate = Field(description="confidence of the face detector, 0 to 1; larger is surer")
     upright: bool = Field(description="whether the face is the right way up")
 
 
@@ -88,10 +105,10 @@ class DetectAnswer(Wire):
     width: int
     height: int
     rotation: Literal[0, 90, 180, 270] = Field(
-        description="degrees clockwise by which the picture has to be rotated for its faces to be upright; boxes and "
-        "landmarks are those of the picture before that"
+        description="degrees clockwise by which the picture as sent, after its EXIF orientation, has to be rotated for "
+        "its faces to be upright; boxes and landmarks are in the picture before this rotation"
     )
-    faces_found: int = Field(ge=0, description="how many faces were found; beyond 200 the smallest are not listed")
+    faces_found: int = Field(ge=0, description="number of faces found; of more than 200, the smallest are not listed")
     faces: list[DetectedFace]
 
 
@@ -99,18 +116,18 @@ class EnrolledFace(Wire):
     """A picture that was enrolled."""
 
     id: TemplateId
-    picture: int = Field(ge=0, description="position of the picture in the request, from 0")
+    picture: int = Field(ge=0, description="position of the picture in the request, counted from 0")
     stored: Stored
     faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
 
 class EnrollFacesAnswer(Wire):
-    """What is stored, one face a picture, in their order: all pictures of the request, or none."""
+    """The enrolled faces, one for each picture, in the order of the pictures."""
 
     subject: SubjectName
     faces: list[EnrolledFace]
-    unperturbed: int = Field(ge=0, description="faces that the network left unperturbed, for lack of a margin")
+    unperturbed: int = Field(ge=0, description=_UNPERTURBED)
 
 
 # Of any dimension: one that is not the edge's is refused with a sentence that names both.
@@ -118,22 +135,20 @@ RawEmbedding = Annotated[list[float], Field(min_length=1, max_length=MAX_DIM)]
 
 
 class ProtectRequest(StrictWire):
-    """Raw embeddings of another recognition system, of any length but 0."""
+    """Raw embeddings of another recognition system."""
 
     embeddings: list[RawEmbedding] = Field(min_length=1, max_length=MAX_EMBEDDINGS_A_REQUEST, repr=False)
 
 
 class ProtectAnswer(Wire):
-    """Protected templates, one an embedding, in their order."""
+    """Protected templates, one for each embedding, in the order of the embeddings."""
 
     profile: ProfilePin
     sealed: bool
-    contract: HexDigest | None = Field(description="digest of the gallery's contract; null where no gallery was named")
+    contract: HexDigest | None = Field(description="digest of the gallery's contract; null without `gallery`")
     templates: list[list[float]] = Field(repr=False, description="unit vectors")
-    angles: list[float] = Field(description="radians by which each was perturbed after erase")
-    unperturbed: int = Field(
-        ge=0, description="number that the profile's network left unperturbed, for lack of a margin"
-    )
+    angles: list[float] = Field(description="radians by which each template was perturbed, after the erase step")
+    unperturbed: int = Field(ge=0, description=_UNPERTURBED)
     faces_found: int | None = Field(default=None, ge=1, description=f"{_FOUND}; null where embeddings were sent")
 
 
@@ -143,7 +158,7 @@ class NewEmbedding(StrictWire):
     values: RawEmbedding = Field(repr=False)
     face: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         default=None,
-        description="the sender's name of it; sent twice, it is stored once. Absent: the values identify it",
+        description="name of your choice; a name is stored once for a subject. Absent: equal values are stored once",
     )
 
 
@@ -172,25 +187,23 @@ class SubjectFaces(Wire):
 
 
 class EnrollEmbeddingsAnswer(Wire):
-    """What is stored, one face an embedding, in their order."""
+    """The enrolled faces, one for each embedding, in the order of the embeddings."""
 
     subject: SubjectName
     faces: list[StoredFace]
-    unperturbed: int = Field(
-        ge=0, description="number that the profile's network left unperturbed, for lack of a margin"
-    )
+    unperturbed: int = Field(ge=0, description=_UNPERTURBED)
 
 
 ThresholdFrom = Literal["gallery", "profile", "embedder"]
 FmrMeasuredOn = Literal["lfw_adults", "own_profile", "operator"]
 _MEASURED_ON: Final = (
-    "whose faces the rate was measured on. `lfw_adults`: Labeled Faces in the Wild, nearly all adults; children are "
-    "taken for each other far more often. `own_profile`: the people that your own profile was evaluated on. "
-    "`operator`: stated by whoever made the gallery"
+    "people on whom the rate was measured. `lfw_adults`: Labeled Faces in the Wild, nearly all adults; the rate "
+    "of children is far higher. `own_profile`: those on whom your own profile was evaluated. `operator`: stated by "
+    "whoever created the gallery"
 )
 _CHOSEN_BY: Final = (
-    "what chose the threshold: the gallery, which keeps the one that it was made with; or, where no gallery takes "
-    "part, the profile, which was calibrated at it, else the embedder, which was published with it"
+    "origin of the threshold. `gallery`: the one that the gallery was created with. Without a gallery, `profile`: the "
+    "profile's calibrated one, or `embedder`: the one published with the embedder"
 )
 
 
@@ -200,8 +213,8 @@ class AppliedThreshold(Wire):
     threshold: Cosine
     threshold_from: ThresholdFrom = Field(description=_CHOSEN_BY)
     reference_fmr: Rate = Field(
-        description="false match rate of one comparison at this threshold, of the people that `fmr_measured_on` names; "
-        "not that of the people before your camera"
+        description="false match rate of one comparison at this threshold, for those that `fmr_measured_on` names, "
+        "not for those in your pictures"
     )
     fmr_measured_on: FmrMeasuredOn = Field(description=_MEASURED_ON)
 
@@ -216,20 +229,20 @@ class IdentifiedFace(Wire):
 
 
 class FacesLeftOut(Wire):
-    """Number of faces of a picture that were not searched for, and why."""
+    """How many faces of a picture were not searched for, and why."""
 
-    over_max_faces: int = Field(ge=0, description="beyond `max_faces`; the largest faces come first")
-    poor_quality: int = Field(ge=0, description="not good enough for the quality filter")
+    over_max_faces: int = Field(ge=0, description="number beyond `max_faces`, which are the smaller ones")
+    poor_quality: int = Field(ge=0, description="number refused by the quality filter")
     reasons: dict[RefusalReason, int] = Field(
-        description="number of faces by reason of the filter; a face may have several reasons"
+        description="number of refused faces by reason; a face may have several reasons"
     )
 
 
 class IdentifyFacesAnswer(AppliedThreshold):
-    """One entry a face, largest face first."""
+    """One entry for each face, largest face first."""
 
     faces: list[IdentifiedFace]
-    faces_found: int = Field(ge=1, description="how many faces were found: those listed, and those left out")
+    faces_found: int = Field(ge=1, description="number of faces found: those listed, and those left out")
     faces_left_out: FacesLeftOut
 
 
@@ -243,28 +256,34 @@ class VerifyFaceAnswer(AppliedThreshold):
 
 
 class CompareAnswer(AppliedThreshold):
-    """The answer of comparing two pictures at the edge; nothing was sent to the cloud."""
+    """The answer of a comparison of two pictures at the edge."""
 
     decision: Literal["match", "no_match"]
     similarity: Cosine
     faces_found: Annotated[
-        list[int], Field(min_length=2, max_length=2, description="of each picture; the largest face was used")
+        list[int], Field(min_length=2, max_length=2, description="number of faces in each picture; the largest is used")
     ]
     qualities: Annotated[list[Quality], Field(min_length=2, max_length=2)]
 
 
 class CreateGallery(Wire):
-    """Properties of a gallery; of an existing gallery an absent one stays as it is."""
+    """Properties of a gallery. For an existing gallery, absent ones are left unchanged."""
 
     threshold: NewThreshold | None = Field(
-        default=None, description="absent, of a new gallery: the edge's `default_threshold`, see `GET /v1/info`"
+        default=None, description="absent, for a new gallery: the edge's `default_threshold` (see `GET /v1/info`)"
     )
     verify_only: bool | None = Field(
         default=None,
         strict=True,
-        description="whether each subject gets a seal of its own: nobody can compare templates of two subjects, "
-        "and people can be verified but not identified; absent, of a new gallery: false",
+        description="true: people can be verified (1:1) but not identified (1:N), for each subject gets its own seal; "
+        "absent, for a new gallery: false",
     )
+
+
+class EdgeGallery(GalleryInfo):
+    """A gallery as the edge shows it."""
+
+    verify_only: bool = Field(description="true: people can be verified (1:1) but not identified (1:N)")
 
 
 class ChangeKey(Wire):
@@ -272,13 +291,13 @@ class ChangeKey(Wire):
 
     epoch: Epoch | None = Field(
         default=None,
-        description="name of the new key, 16 hexadecimal digits; the name in an answer continues that change. "
-        "Absent: that of the change in progress, or else a new one",
+        description="name of the new key, 16 hexadecimal digits; `next_contract.seal.epoch` of an answer continues "
+        "that change. Absent: continues the change in progress, or starts one",
     )
 
 
 class EdgeInfo(Wire):
-    """What this edge runs, what it accepts, and under which contract it makes templates."""
+    """What this edge runs and what it accepts."""
 
     service: Literal["patronus-edge"] = "patronus-edge"
     version: str
@@ -287,12 +306,12 @@ class EdgeInfo(Wire):
     sealed: bool
     dim: int
     default_threshold: Threshold = Field(
-        description="of `POST /v1/compare`, and of galleries that are made without one"
+        description="for `POST /v1/compare`, and for galleries created without a threshold"
     )
-    threshold_from: Literal["profile", "embedder"] = Field(description="what chose the default threshold")
+    threshold_from: Literal["profile", "embedder"] = Field(description="origin of the default threshold")
     fmr_measured_on: FmrMeasuredOn = Field(description=_MEASURED_ON)
     max_picture_bytes: int
     max_pixels: int
     max_pictures_a_request: int
     formats: list[str]
-    galleries: str = Field(default="/v1/galleries", description="where to begin")
+    galleries: str = Field(default="/v1/galleries", description="path of the galleries")

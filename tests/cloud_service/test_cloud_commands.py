@@ -44,6 +44,14 @@ def test_init_leaves_the_first_key_in_private_files_and_never_shows_it(home: Pat
     assert KeyRing(home / "api_keys.json").check(key) is not None
 
 
+def test_a_key_is_left_in_a_folder_that_is_there(home: Path, tmp_path: Path) -> None:
+    run("init")
+    with pytest.raises(SetupError, match="There is no folder"):
+        run("keys", "create", "--label", "x", "--scope", "match", "--out", tmp_path / "disk" / "key")
+    assert not (tmp_path / "disk").exists()
+    assert len(KeyRing(home / "api_keys.json").records()) == 1
+
+
 def test_init_is_harmless_when_repeated(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "cloud_key"
     run("init")
@@ -156,4 +164,10 @@ def test_settings_come_from_the_environment_and_the_command_line_goes_first(
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATRONUS_CLOUD__WORK__CONCURRENCY", "0")
     with pytest.raises(SetupError, match="PATRONUS_CLOUD__WORK__CONCURRENCY"):
+        load_settings(Settings)
+
+
+def test_a_setting_under_its_former_name_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATRONUS_CLOUD__MILVUS__KEEPS_HOURS", "5")
+    with pytest.raises(SetupError, match=r"no setting PATRONUS_CLOUD__MILVUS__KEEPS_HOURS.*RETENTION_S"):
         load_settings(Settings)

@@ -125,4 +125,4 @@ def test_a_needed_key_is_forgotten_only_unchecked_and_comes_back_from_a_backup(e
     edges.run("careless")
     ended = edges.patronus("careless", "enroll", "lost", "obama", OBAMA[0])
     assert ended.returncode == 1
-    assert "if its key was renewed and forgotten here, restore this edge's folder from a backup" in ended.stderr
+    assert "if it was forgotten here, restore this edge from a backup" in ended.stderr

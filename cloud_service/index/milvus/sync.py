@@ -63,7 +63,7 @@ class Sync:
         self._complete = False
         self._behind = False
         self._checked_all = -_ALL_GALLERIES_SECONDS
-        self._purge = Purge(record, outbox, milvus, names, settings.keeps_hours * 3600)
+        self._purge = Purge(record, outbox, milvus, names, settings.retention_s)
         self._woken = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="index-sync", daemon=True)

@@ -194,6 +194,8 @@ def test_a_list_takes_the_place_of_a_record_that_is_gone(
     assert listed.stat().st_mode & 0o777 == 0o600
     assert not [name for name in ("anna", "ben", "dora") if name in listed.read_text()]
     assert isinstance(run("erasures", "export", listed).exception, SetupError), "nothing is replaced unasked"
+    assert isinstance(run("erasures", "export", tmp_path / "disk" / "list").exception, SetupError), "none is made"
+    assert not (tmp_path / "disk").exists()
     record.unlink()
     said = run("restore", backup)
     assert said.exit_code == 0

@@ -340,7 +340,7 @@ def test_pending_erasures_are_told_until_milvus_kept_nothing_for_long_enough(
     tmp_path: Path, shared_milvus: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cloud_service.index.milvus.purge._PURGE_SECONDS", 0.0)
-    with Cloud(settings_with_milvus(tmp_path / "home", shared_milvus.url, keeps_hours=0)) as cloud:
+    with Cloud(settings_with_milvus(tmp_path / "home", shared_milvus.url, retention_s=0)) as cloud:
         cloud.put_gallery()
         cloud.enroll("anna", VECTORS[:2])
         cloud.enroll("ben", VECTORS[2:3])

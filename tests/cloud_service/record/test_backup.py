@@ -32,6 +32,7 @@ def record(settings: Settings) -> Path:
 
 def test_what_was_backed_up_can_be_restored_and_matched(record: Path, settings: Settings, tmp_path: Path) -> None:
     backup = tmp_path / "saved" / "record.backup"
+    backup.parent.mkdir()
     assert back_up(record, backup) == Held(1, 2, 2)
     assert backup.stat().st_mode & 0o777 == 0o600
     assert VECTORS[0].tobytes() in backup.read_bytes()
@@ -121,9 +122,32 @@ def test_mistakes_are_told_and_change_nothing(record: Path, tmp_path: Path) -> N
     with pytest.raises(Conflict):
         restore(record, record, replace=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(PatronusError, match="cannot be written"):
+    with pytest.raises(PatronusError, match="There is no folder"):
         back_up(record, tmp_path / "file" / "backup")
     assert (tmp_path / "there").read_text() == "dear"
+
+
+def test_a_backup_makes_no_folder_for_a_disk_may_not_be_mounted(record: Path, tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="There is no folder"):
+        back_up(record, tmp_path / "disk" / "backup")
+    assert not (tmp_path / "disk").exists()
+
+
+@pytest.mark.parametrize("word", [b"CREATE TABLE ", b"CREATE INDEX "])
+def test_a_damaged_schema_is_told_by_every_command(
+    record: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: bytes
+) -> None:
+    content = bytearray(record.read_bytes())
+    content[content.index(word) + 7] = 0xCC  # SQLite's own message is not UTF-8 then
+    record.write_bytes(content)
+    monkeypatch.setenv("PATRONUS_CLOUD__HOME", str(settings.home))
+    commands = (["check"], ["audit", "verify"], ["erasures", "export", f"{tmp_path}/list"], ["backup", f"{tmp_path}/b"])
+    errors = [CliRunner().invoke(app, words).exception for words in commands]
+    with pytest.raises(SetupError) as refused, Cloud(settings):
+        pass
+    for error in (*errors, refused.value):
+        assert isinstance(error, SetupError)
+        assert error.detail == f"The record {record} is not a sound SQLite file; restore it from a backup."
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])

@@ -53,6 +53,27 @@ def test_a_second_store_on_the_same_record_is_refused_until_the_first_is_closed(
     open_store(settings, Metrics("cloud")).close()
 
 
+def test_a_record_of_no_bytes_was_lost_for_no_start_leaves_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = settings.home / "record.db"
+
+    def killed(_database: SqliteDatabase) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SqliteDatabase, "_start", killed)
+    with pytest.raises(KeyboardInterrupt):
+        open_store(settings, Metrics("cloud"))
+    monkeypatch.undo()
+    assert record.stat().st_mode & 0o777 == 0o600
+    open_store(settings, Metrics("cloud")).close()
+    record.write_bytes(b"")
+    with pytest.raises(SetupError, match=r"has no bytes.*backup.*delete the file"):
+        open_store(settings, Metrics("cloud"))
+    record.unlink()
+    open_store(settings, Metrics("cloud")).close()
+
+
 def test_a_record_of_a_newer_version_is_refused_and_let_go_of(settings: Settings) -> None:
     open_store(settings, Metrics("cloud")).close()
     file = sqlite3.connect(settings.home / "record.db")

@@ -17,6 +17,7 @@ from shared.errors import SetupError
 from shared.wire.common import moment_text
 from tests.cloud_service.record.set_clock import Hands
 from tests.support.cloud_client import Cloud, assert_problem, random_units, towards
+from tests.support.sealed import Key
 
 DAY = timedelta(days=1)
 VECTORS = random_units(61, 60)
@@ -178,6 +179,20 @@ def test_what_expired_by_the_old_rule_does_not_come_back_by_a_new_one(aging: Clo
     assert aging.found(VECTORS[1]) == ["ben"]
     [expired], changed = _entries(aging, "templates_expired"), _entries(aging, "retention_changed")
     assert expired["seq"] < changed[-1]["seq"]
+
+
+def test_a_key_that_changes_during_a_sweep_leaves_nothing_expired_in_memory(settings: Settings, hands: Hands) -> None:
+    old, new = Key(8, 1), Key(8, 2)
+    with Cloud(settings, hands.clock()) as cloud:
+        cloud.put_gallery(contract=old.contract)
+        sent = {"templates": [{"id": "0" * 32, "template": old.envelope(VECTORS[0])}]}
+        assert cloud.http.post("/v1/galleries/door/subjects/anna/templates", json=sent).is_success
+        _keep(cloud, 10 * DAY)
+        (before,) = (store := cloud.services.store).retention.limited()
+        assert cloud.http.post("/v1/galleries/door/rekey", json=old.rekey(new)).json()["state"] == "settled"
+        _pass(cloud, hands, 11 * DAY)
+        assert not store.erase_expired(before, 500)
+        assert len(store.indexes.of(store.record.gallery("door"))) == 0
 
 
 def test_other_galleries_keep_what_they_hold(aging: Cloud, hands: Hands) -> None:

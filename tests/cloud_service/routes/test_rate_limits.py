@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloud_service.settings import Settings
+from cloud_service.settings import Settings, WorkSettings
 from shared.security.credentials import Scope
 from shared.service_settings import RateSettings
 from tests.support.cloud_client import Cloud, assert_problem, random_units
@@ -27,7 +27,8 @@ def test_a_key_over_its_rate_gets_retry_after_and_others_are_answered(slow: Clou
     key, other = slow.key(Scope.MATCH), slow.key(Scope.MATCH)
     answers = [slow.verify("anna", VECTOR, headers=key) for _ in range(12)]
     assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 2
-    assert_problem(answers[-1], 429, "rate-limited")
+    detail = assert_problem(answers[-1], 429, "rate-limited")["detail"]
+    assert detail == "Rate limit reached: 10 calls in 3600 s; send again after Retry-After."
     assert 1 <= int(answers[-1].headers["Retry-After"]) <= 3600
     assert slow.verify("anna", VECTOR, headers=other).status_code == 200
     assert slow.http.get("/v1/galleries/door", headers=key).status_code == 200, "of another kind"
@@ -41,6 +42,16 @@ def test_probes_count_not_requests(slow: Cloud) -> None:
     assert_problem(slow.identify(*[VECTOR] * 8, headers=key), 429, "rate-limited")
     assert slow.identify(VECTOR, headers=key).status_code == 200
     assert_problem(slow.identify(VECTOR, headers=key), 429, "rate-limited")
+
+
+def test_what_is_refused_as_overload_does_not_count(settings: Settings) -> None:
+    changes = {"rates": RateSettings(matching="20/hour;10/minute"), "work": WorkSettings(queue_length=0)}
+    with Cloud(settings.model_copy(update=changes)) as full:
+        full.put_gallery()
+        full.enroll("anna", [VECTOR])
+        for _ in range(4):
+            assert_problem(full.identify(*[VECTOR] * 8, headers=full.http.headers), 429, "overloaded")
+            assert_problem(full.verify("anna", VECTOR), 429, "overloaded")
 
 
 def test_a_rate_made_with_the_key_counts_instead(slow: Cloud) -> None:

@@ -37,6 +37,8 @@ BAD_TEMPLATES: dict[str, tuple[dict[str, Any], int, str]] = {
     "foreign contract": (enveloped(VECTOR, contract_of(profile="b" * 64)), 409, "contract-mismatch"),
     "contract no digest": ({**enveloped(VECTOR), "contract": "short"}, 422, "unprocessable"),
     "unknown version": (enveloped(VECTOR, version=2), 422, "unprocessable"),
+    "true for version": (enveloped(VECTOR, version=True), 422, "unprocessable"),
+    "true for dim": (enveloped(VECTOR, dim=True), 422, "unprocessable"),
     "other dtype": (enveloped(VECTOR, dtype="float64"), 422, "unprocessable"),
     "unknown member": (enveloped(VECTOR, picture="..."), 422, "unprocessable"),
     "dim as text": (enveloped(VECTOR, dim=str(DIM)), 422, "unprocessable"),

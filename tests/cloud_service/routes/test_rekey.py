@@ -202,6 +202,10 @@ def test_a_gallery_without_a_seal_and_the_same_key_are_refused(sealed: Cloud) ->
     sealed.put_gallery("open", contract=contract_of(DIM))
     request = OLD.rekey(NEW) | {"contract": (contract_of(DIM).model_copy(update={"dim": 33})).model_dump(mode="json")}
     assert_problem(sealed.http.post("/v1/galleries/open/rekey", json=request), 409, "conflict", "not_sealed")
+    without = OLD.rekey(NEW)
+    without["contract"]["seal"] = None
+    said = assert_problem(sealed.http.post(f"{PATH}/rekey", json=without), 409, "conflict", "not_sealed")["detail"]
+    assert said.startswith("The request's contract has no seal")
     same = OLD.rekey(NEW)
     same["contract"]["seal"]["key_id"] = OLD.contract.seal.key_id  # type: ignore[union-attr]
     assert_problem(sealed.http.post(f"{PATH}/rekey", json=same), 409, "conflict", "same_key")

@@ -21,7 +21,8 @@ from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.protect import Protector
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
 from shared.errors import PatronusError
-from shared.wire.common import GalleryInfo, Threshold
+from shared.wire.common import Threshold
+from shared.wire.edge import EdgeGallery
 from tests.edge_service.cli.patronus_command import whole_command
 from tests.support.patronus_profile import angles_between, make_network, make_profile, units
 
@@ -95,7 +96,7 @@ def gallery_file(folder: Path, profile: Profile, key: EpochKey | None, scope: Se
     seal = None if key is None else SealPin(key_id=key.key_id(), epoch=key.epoch, scope=scope)
     embedder = EmbedderPin(name="any", sha256="0" * 64, preprocessing="none")
     contract = Contract(dim=DIM, embedder=embedder, profile=profile.pin, seal=seal)
-    info = GalleryInfo(
+    info = EdgeGallery(
         gallery="door" if key is None else key.gallery,
         contract=contract,
         contract_digest=contract.digest(),
@@ -103,6 +104,7 @@ def gallery_file(folder: Path, profile: Profile, key: EpochKey | None, scope: Se
         subjects=0,
         templates=0,
         created_at=datetime.now(UTC),
+        verify_only=contract.verify_only,
     )
     path = folder / "gallery.json"
     path.write_text(info.model_dump_json())

@@ -237,9 +237,30 @@ def test_a_member_of_an_object_comes_once(service: Service) -> None:
             assert_problem(answer, 400, "bad-request", "repeated_member")
 
 
-@pytest.mark.parametrize("body", ['{"threshold": null}'.encode("utf-16"), b'{"threshold": NaN}', b'{"\\ud800": 1}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"threshold": null}'.encode("utf-16"),
+        b'\xef\xbb\xbf{"embeddings": [[1, 0]]}',
+        b'{"embeddings": [[NaN]]}',
+        b'{"\\ud800": 1}',
+        b"[" * 60_000,
+    ],
+)
 def test_json_is_utf8_and_no_more_than_json(service: Service, body: bytes) -> None:
-    assert_problem(service.call("PUT", "/v1/galleries/new", headers=JSON, content=body), 400, "bad-request")
+    for method, path, described in service.operations():
+        if "application/json" in described.get("requestBody", {}).get("content", {}):
+            answer = service.call(method, path.format(**FILLED), headers=JSON, content=body)
+            assert_problem(answer, 400, "bad-request")
+
+
+def test_an_error_repeats_little_of_a_body(service: Service) -> None:
+    body = json.dumps({"k" * 50_000: 1} | {f"x{at}": 1 for at in range(1_000)}).encode()
+    for method, path, described in service.operations():
+        if "application/json" in described.get("requestBody", {}).get("content", {}):
+            answer = service.call(method, path.format(**FILLED), headers=JSON, content=body)
+            assert answer.status_code == 422, answer.text
+            assert len(answer.content) < 5_000
 
 
 @pytest.mark.parametrize(
@@ -347,6 +368,30 @@ def test_the_openapi_documents_say_so_too(service: Service) -> None:
             if "$ref" in answer:
                 answer = document["components"]["responses"][answer["$ref"].rpartition("/")[2]]
             assert not answer or "Retry-After" in answer["headers"], (method, path, status)
+
+
+def test_generated_clients_get_one_plain_name_an_operation(service: Service) -> None:
+    described = [described for _, _, described in service.operations()]
+    names, summaries = ([one[key] for one in described] for key in ("operationId", "summary"))
+    assert len(set(names)) == len(set(summaries)) == len(described) > 20
+    assert all(re.fullmatch("[a-z]+(_[a-z]+)*", name) for name in names), names
+    assert all(re.fullmatch("[A-Z][a-z]+ [^.]+", summary) for summary in summaries), summaries
+
+
+def test_an_operation_names_only_the_problems_that_it_can_answer(service: Service) -> None:
+    found = {(method, path): set(one["responses"]) for method, path, one in service.operations()}
+    assert found["GET", "/v1/info"] == {"200", "400", "401", "403", "429", "500", "503"}
+    assert found["GET", "/healthz"] == {"200", "429", "500"}
+    gallery = "/v1/galleries/{gallery}"
+    assert found["GET", gallery].isdisjoint({"408", "409", "413", "415", "507"})
+    assert {"404", "409", "507"} <= found["DELETE", gallery]
+    identify = found["POST", f"{gallery}/identify"]
+    assert {"404", "408", "409", "413", "422"} <= identify
+    assert "507" not in identify
+    of_edge = service.name == "edge"
+    assert ("415" in identify, "502" in identify) == (of_edge, of_edge)
+    if of_edge:
+        assert found["POST", "/v1/detect"].isdisjoint({"404", "409", "502", "507"})
 
 
 def test_a_service_that_is_not_ready_says_when_to_ask_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,18 @@ def _sent(edge: Edge) -> NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(envelope["data"]), dtype="<f4")
 
 
+def test_every_answer_about_a_gallery_says_whether_it_is_verify_only(edge: Edge) -> None:
+    edge.make("open")
+    for name, expected in (("clinic", True), ("open", False)):
+        at = f"/v1/galleries/{name}"
+        assert edge.call("GET", at).json()["verify_only"] is expected
+        assert edge.call("PUT", at, json={}).json()["verify_only"] is expected
+        assert edge.call("PUT", f"{at}/retention", json={"max_age_seconds": 86_400}).json()["verify_only"] is expected
+        assert edge.call("DELETE", f"{at}/retention").json()["verify_only"] is expected
+    listed = {one["gallery"]: one["verify_only"] for one in edge.call("GET", "/v1/galleries").json()["items"]}
+    assert (listed["clinic"], listed["open"]) == (True, False)
+
+
 def test_people_are_verified_and_strangers_are_not(edge: Edge) -> None:
     assert edge.verify("clinic", "obama", sample(SPEECH)).json()["decision"] == "match"
     assert edge.verify("clinic", "biden", sample(SPEECH)).json()["decision"] == "no_match"

@@ -73,7 +73,7 @@ def turned(nose_x: float) -> float:
     """The measured turn of a face whose nose stands here, its eyes at 40 and 72."""
     points = np.array([[40, 50], [72, 50], [nose_x, 70], [44, 90], [68, 90]], np.float32)
     face = Face(np.array([20, 20, 70, 90], np.float32), points, 0.9)
-    return measure(face, np.full((112, 112, 3), 128, np.uint8)).yaw
+    return measure(face, np.full((112, 112, 3), 128, np.uint8)).nose_offset
 
 
 def test_the_turn_grows_as_the_nose_leaves_the_middle() -> None:
@@ -86,18 +86,18 @@ def test_the_turn_grows_as_the_nose_leaves_the_middle() -> None:
 def test_eyes_at_one_place_are_a_face_turned_away() -> None:
     points = np.array([[40, 50], [40, 50], [45, 70], [44, 90], [50, 90]], np.float32)
     found = measure(Face(np.array([20, 20, 70, 90], np.float32), points, 0.9), np.zeros((112, 112, 3), np.uint8))
-    assert found.yaw == 1.0
+    assert found.nose_offset == 1.0
 
 
-GOOD = FaceQuality(face_pixels=200, sharpness=10_000, brightness=128, yaw=0, detector_score=0.9, upright=True)
+GOOD = FaceQuality(face_size_px=200, sharpness=10_000, brightness=128, nose_offset=0, detector_score=0.9, upright=True)
 
 
 @pytest.mark.parametrize(
     ("worse", "reason"),
     [
-        ({"face_pixels": 5.0}, "too_small"),
+        ({"face_size_px": 5.0}, "too_small"),
         ({"brightness": 2.0}, "too_dark"),
-        ({"yaw": 1.5}, "turned_away"),
+        ({"nose_offset": 1.5}, "turned_away"),
         ({"sharpness": 0.0}, "blurred"),
     ],
 )
@@ -113,10 +113,10 @@ def test_what_a_lower_level_refuses_the_higher_refuse_too() -> None:
     seen = set()
     for _ in range(3000):
         quality = FaceQuality(
-            face_pixels=float(measures.uniform(5, 120)),
+            face_size_px=float(measures.uniform(5, 120)),
             sharpness=float(10 ** measures.uniform(-4, 3)),
             brightness=float(measures.uniform(0, 120)),
-            yaw=float(measures.uniform(0, 1.5)),
+            nose_offset=float(measures.uniform(0, 1.5)),
             detector_score=0.9,
             upright=bool(measures.integers(0, 10)),
         )

@@ -48,6 +48,9 @@ def _utf16(text: str) -> list[int]:
         ('{"a": 1}'.encode("utf-16"), "not_utf8"),
         ('{"a": 1}'.encode("utf-16-le") + b"\xff", "not_utf8"),
         (b'"\xed\xa0\x80"', "not_utf8"),
+        (b'\xef\xbb\xbf{"a": 1}', "not_utf8"),
+        ('{"a": 1}'.encode("utf-16-le"), "not_utf8"),
+        ("[1]".encode("utf-32-be"), "not_utf8"),
         (b'{"a": NaN}', "bad_json"),
         (b"[-Infinity]", "bad_json"),
         (b'{"\\ud800": 1}', "bad_json"),
@@ -62,9 +65,7 @@ def test_what_other_readers_read_otherwise_is_refused(body: bytes, reason: str) 
     assert refused.value.reason == reason
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{} {}", b'\xef\xbb\xbf{"a": 1}', b"{'a': 1}", b"[1,]", b"+1", b"01", "[1]".encode("utf-32-be")]
-)
+@pytest.mark.parametrize("body", [b"", b"{} {}", b"{'a': 1}", b"[1,]", b"+1", b"01"])
 def test_what_is_no_json_is_told_as_such(body: bytes) -> None:
     with pytest.raises(json.JSONDecodeError):
         read_json(body)

@@ -132,3 +132,5 @@ def test_unknown_paths_and_methods_are_problems_too(app: FastAPI) -> None:
         answer = call(app, method, path)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
         assert "/openapi.json" in answer.json()["detail"]
+        # One title for one type: that of `NotFound`.
+        assert answer.json()["title"] == {404: NotFound.title, 405: "Method not allowed"}[status]

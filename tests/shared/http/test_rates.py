@@ -101,6 +101,16 @@ def test_many_probes_count_as_many_and_never_more_than_all() -> None:
     limits.count(a_key("5/hour"), MATCHING, 64)
 
 
+def test_what_is_given_back_can_be_used_again() -> None:
+    limits, key = RateLimits(RateSettings(matching="10/hour;8/minute")), a_key()
+    for cost in (3, 11):
+        for _ in range(20):
+            limits.count(key, MATCHING)
+            limits.count(key, MATCHING, cost, counted=1)
+            limits.give_back(key, MATCHING, cost)
+    assert let_through(lambda: limits.count(key, MATCHING), 20) == 8
+
+
 @pytest.mark.parametrize("rate", ["", "fast", "0/second", "5", "5/fortnight", "5/second;", "-1/second", "5 per second"])
 def test_a_rate_that_is_none_is_refused(rate: str) -> None:
     with pytest.raises(ValidationError):
