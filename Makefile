@@ -27,7 +27,7 @@ test test-all: STEPS := 5
 bench bench-recall soak fuzz accuracy: STEPS := 4
 test test-all bench bench-recall soak fuzz accuracy: MODELS_STEP := 4
 
-.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy models optional-models compose-test lock clean
+.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -91,6 +91,9 @@ fuzz: $(VENV)/.test models  ## Check both services against their OpenAPI documen
 accuracy: $(VENV)/.test models  ## Measure the embedder on LFW: make accuracy LFW=FOLDER
 	@test -n "$(LFW)$${PATRONUS_FACE_DATA:-}" || { echo "Name the folder with lfw112.tar and lfw_pairs.txt: make accuracy LFW=FOLDER (docs/accuracy.md)" >&2; exit 2; }
 	@$(BIN)/python -m lab.evaluation.accuracy $(if $(LFW),--lfw $(LFW)) $(ARGS)
+
+lab: $(VENV)/.test  ## Set up the lab: torch and what it needs
+	@echo "The lab is ready: $(BIN)/patronus lab --help"
 
 models: $(VENV)/.run  ## Fetch, check and convert the face models
 	@echo "[$(MODELS_STEP)/$(STEPS)] Checking the face models; fetching what is missing (11 MB) ..."

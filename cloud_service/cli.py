@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared.command import counted
-from shared.security.key_ring import KeyRing
 from shared.security.keys_command import keys_command
 
 if TYPE_CHECKING:
     from cloud_service.record.backup import Held
     from cloud_service.settings import Settings
+    from shared.security.key_ring import KeyRing
 
 
 def _settings(host: str | None = None, port: int | None = None) -> Settings:
@@ -24,6 +24,12 @@ def _settings(host: str | None = None, port: int | None = None) -> Settings:
     from shared.service_settings import load_settings
 
     return load_settings(Settings, host=host, port=port)
+
+
+def _ring() -> KeyRing:
+    from shared.security.key_ring import KeyRing
+
+    return KeyRing(_settings().keys_file)
 
 
 app = typer.Typer(
@@ -35,7 +41,7 @@ app = typer.Typer(
 )
 _audit = typer.Typer(help="The audit log: check it, and search it.", no_args_is_help=True)
 _erasures = typer.Typer(help="What was erased: listed in a file, and erased again.", no_args_is_help=True)
-app.add_typer(keys_command(lambda: KeyRing(_settings().keys_file), "cloud"), name="keys")
+app.add_typer(keys_command(_ring, "cloud"), name="keys")
 app.add_typer(_audit, name="audit")
 app.add_typer(_erasures, name="erasures")
 
@@ -66,7 +72,7 @@ def init(
     from shared.security.secret_files import locked, remove_leftovers, write_secret
 
     settings = _settings()
-    ring = KeyRing(settings.keys_file)
+    ring = _ring()
     made = ring.ensure_first_key(settings.first_key_file)
     if api_key_out is not None and _key_in(api_key_out, ring) is None:
         key = _key_in(settings.first_key_file, ring)
@@ -108,8 +114,7 @@ def restore(
 
     record = _record()
     found = put_back(source, record, replace=force, erasures=erasures)
-    held, carried = found.held, found.carried
-    typer.echo(f"{record}: {_held(held)}.")
+    carried, repeated = found.carried, ""
     if carried.unread is not None:
         typer.echo(
             f"The audit log of the record that was replaced is broken or cannot be read ({carried.unread}): of what "
@@ -124,13 +129,14 @@ def restore(
         )
     else:
         done = carried.repeated
-        typer.echo(
-            counted(done.erasures, "erasure since the backup was", "erasures since the backup were")
-            + f" done again ({carried.known_from}), which took away "
-            + f"{counted(done.subjects, 'subject')}, {counted(done.templates, 'template')}."
+        source_of_them = carried.known_from.replace("record", "the replaced record's audit log")
+        repeated = (
+            f"Repeated {counted(done.erasures, 'erasure')} from {source_of_them.replace('list', 'the list')}: "
+            f"{counted(done.subjects, 'subject')}, {counted(done.templates, 'template')}. "
         )
-    if carried.other_key:
-        typer.echo(f"Under the key of the backup again: {', '.join(carried.other_key)}.")
+    typer.echo(f"{record}: {repeated}Now: {_held(found.held)}.")
+    for gallery in carried.other_key:
+        typer.echo(f"{gallery} is under its earlier key again.")
 
 
 @app.command()
@@ -186,7 +192,7 @@ def verify(
         typer.echo(found.restored or f"The audit log was tampered with: {found.wrong}.", err=True)
         raise typer.Exit(1)
     entries = counted(found.head.seq, "entry", "entries")
-    typer.echo(f"{entries}, each in its place. The head, to be noted elsewhere:")
+    typer.echo(f"{entries}, chain intact. Store this head elsewhere:")
     typer.echo(f"{found.head.seq}:{found.head.digest}")
 
 
@@ -233,8 +239,8 @@ def apply(source: Annotated[Path, typer.Argument(metavar="FILE", help="A list of
 
     done = apply_list(_settings(), source)
     typer.echo(
-        counted(done.erasures, "erasure was", "erasures were")
-        + f" done again, which took away {counted(done.subjects, 'subject')}, {counted(done.templates, 'template')}."
+        f"Repeated {counted(done.erasures, 'erasure')}: "
+        f"{counted(done.subjects, 'subject')}, {counted(done.templates, 'template')}."
     )
 
 

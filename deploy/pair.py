@@ -84,8 +84,9 @@ class Pair:
             self._check_stop_requested()
             for name, process in self._running.items():
                 status = process.poll()
-                if status is not None and status < 0:
-                    raise SetupError(f"The {name} was killed ({signal.Signals(-status).name}); both services end here.")
+                if status is not None and status <= 0:  # 0: asked by a signal, it ended well
+                    how = f"killed ({signal.Signals(-status).name})" if status else "stopped (SIGTERM)"
+                    raise SetupError(f"The {name} was {how}; both services end here.")
                 if status is not None:
                     raise SetupError(f"The {name} ended by itself; its reason stands above.")
             time.sleep(0.2)

@@ -10,12 +10,12 @@ from pydantic import Field
 from edge_service.services import Services
 from edge_service.uploads import PART
 from shared.http.auth import KeyCheck
-from shared.names import GalleryName, SubjectName, TemplateId
+from shared.names import GalleryName, QualityFilter, SubjectName, TemplateId
 from shared.security.credentials import Scope
 from shared.strict_types import PLAIN_DIGITS
 from shared.wire.cloud import MAX_TOP_K
 from shared.wire.common import NumberInText
-from shared.wire.edge import MAX_FACES, QualityFilter
+from shared.wire.edge import MAX_FACES
 
 # No embedding has more dimensions; the refusal names this number beside the right one.
 _MOST_DIM = 2**31 - 1

@@ -32,6 +32,7 @@ from edge_service.workers import Workers
 from shared.errors import Conflict, ContractMismatch, PatronusError, Unprocessable
 from shared.http.request_context import check_caller
 from shared.metrics import Metrics
+from shared.names import QualityFilter
 from shared.scores import CosineSimilarity, CosineThreshold
 from shared.wire.cloud import (
     MAX_PROBES_A_REQUEST,
@@ -43,7 +44,6 @@ from shared.wire.cloud import (
     VerifyRequest,
 )
 from shared.wire.common import Threshold, VerifyAnswer
-from shared.wire.edge import QualityFilter
 
 T = TypeVar("T")
 Rows = NDArray[np.float32]

@@ -86,6 +86,8 @@ class GalleryRekey:
         self.galleries.key_for(gallery, now)
         if now.seal is None:
             raise Conflict("The gallery's profile does not seal, so it has no key to change.", reason="not_sealed")
+        if not self.keys.is_current():
+            raise Conflict("The edge's master key was renewed since the edge started; restart the edge first.")
         key = self.keys.gallery(gallery)
         if epoch == now.seal.epoch or (epoch is None and status.state == "settling"):
             return now

@@ -12,9 +12,9 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.home import patronus_home
+from shared.names import QualityFilter
 from shared.service_settings import ServiceSettings, SettingsGroup
 from shared.urls import ServiceUrl
-from shared.wire.edge import QualityFilter
 
 
 class CloudSettings(SettingsGroup):

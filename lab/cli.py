@@ -15,13 +15,14 @@ app = typer.Typer(no_args_is_help=True)
 @app.callback()
 def needs() -> None:
     """Train, calibrate, evaluate and export protection profiles."""
+    import sys
     from importlib.util import find_spec
 
     from shared.errors import SetupError
 
     missing = [name for name in ("torch", "skimage") if find_spec(name) is None]
-    if missing:
-        raise SetupError(f"The lab needs {' and '.join(missing)}, which are not installed; run: pip install '.[lab]'")
+    if missing and "--help" not in sys.argv:
+        raise SetupError(f"The lab needs {' and '.join(missing)}, which are not installed; run: make lab")
 
 
 _Out = Annotated[Path, typer.Option("--out", help="Folder of the training; a second call resumes it.")]

@@ -1,8 +1,8 @@
-"""Names of galleries and subjects, and identifiers of templates: what may stand in a path."""
+"""Names of galleries, subjects and quality filters, and identifiers of templates: what stands in paths and queries."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
@@ -18,6 +18,9 @@ SubjectName = Annotated[str, StringConstraints(pattern=SUBJECT_PATTERN)]
 
 # A UUID as 32 lower-case hexadecimal digits, chosen by the edge, so that a repeated enrollment is harmless.
 TemplateId = Annotated[str, StringConstraints(pattern=TEMPLATE_ID_PATTERN)]
+
+# The minimum quality of a face.
+QualityFilter = Literal["none", "auto", "low", "medium", "high"]
 
 # A SHA-256 digest as 64 lower-case hexadecimal digits.
 HexDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -128,7 +128,7 @@ class SqliteDatabase(Database):
             SQLAlchemyError: the record does not answer as it should.
         """
         if self._damaged:
-            raise RecordUnavailable("A page of the record is damaged; restore a back-up.")
+            raise RecordUnavailable("A page of the record is damaged; restore a backup.")
         if self._unwritable and not self.has_room():
             raise InsufficientStorage(_FULL)
         super().ping()
@@ -178,7 +178,7 @@ class SqliteDatabase(Database):
         if is_damage(error.orig):
             self._damaged = True
             return RecordUnavailable(
-                "The record is damaged: nothing was changed. The operator must restore a back-up of it."
+                "The record is damaged: nothing was changed. The operator must restore a backup of it."
             )
         if code == sqlite3.SQLITE_BUSY:
             return Overloaded("Somebody else is writing to the record; try again.")

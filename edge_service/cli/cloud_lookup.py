@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from edge_service.cloud_client import CloudClient
 from edge_service.settings import CloudSettings, EdgeSettings
-from shared.errors import SetupError, UpstreamUnavailable
+from shared.errors import SetupError, UpstreamFailed, UpstreamUnavailable
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.security.secret_files import read_secret, write_secret
@@ -115,6 +115,8 @@ def ask(cloud: FoundCloud, question: Callable[[CloudClient], Awaitable[Answer]],
             f"No cloud answers at {cloud.settings.url} ({cloud.found}).{why} Start it, or name its address with "
             f"{_SETTING}{otherwise}."
         ) from None
+    except UpstreamFailed as error:
+        raise UpstreamFailed(f"{error.detail} It was asked at {cloud.settings.url} ({cloud.found}).") from None
 
 
 async def all_galleries(cloud: CloudClient) -> list[GalleryInfo]:

@@ -13,7 +13,6 @@ import httpx
 
 from shared.errors import BadRequest, PatronusError, SetupError
 from shared.home import patronus_home
-from shared.http.request_context import REQUEST_ID_HEADER
 from shared.security.secret_files import read_secret
 from shared.security.tls import client_context, why_refused
 
@@ -85,8 +84,13 @@ class EdgeClient:
             raise SetupError(f"What answers at {self._http.base_url} is not an edge.") from None
         if not isinstance(answer, dict):
             raise SetupError(f"What answers at {self._http.base_url} is not an edge.")
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            answer["detail"] = (
+                f"The edge at {self._http.base_url} does not know this API key, or it was revoked. Name the edge with "
+                "--edge (a cloud takes no key of an edge), or a file with its key with --key-file."
+            )
         if response.is_error:
-            raise Refused({REQUEST_ID_HEADER: response.headers.get(REQUEST_ID_HEADER), **answer})
+            raise Refused(answer)
         return answer
 
     def call_with_retries(self, method: str, path: str, **request: Any) -> dict[str, Any]:
@@ -110,7 +114,7 @@ class EdgeClient:
         """
         try:
             if picture.exists() and not picture.is_file():
-                raise BadRequest(f"{picture}: is not a plain file.")
+                raise BadRequest(f"{picture}: is not a plain file; give a JPEG, PNG or WebP picture.")
             if picture.stat().st_size > _MOST_BYTES:
                 raise BadRequest(f"{picture}: is too large to be a picture.")
             content = picture.read_bytes()

@@ -15,7 +15,9 @@ from shared.errors import BadRequest
 from shared.names import SUBJECT_PATTERN
 
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-_BAD_NAME = "A subject cannot have this name; rename it to letters, digits or ._@- (at most 128, no such sign first)."
+_BAD_NAME = (
+    "A subject cannot have this name; use ASCII letters, digits and ._@-, starting with a letter or digit; at most 128."
+)
 # Statuses that every further picture would be refused with.
 _STOPS: Final = frozenset({401, 403, 404, 409, 502, 503})
 
@@ -37,7 +39,7 @@ def pictures_of(subject: str, paths: list[Path]) -> list[Picture]:
     found = []
     for path in paths:
         if not path.exists():
-            raise BadRequest(f"{path}: there is no such file or folder.")
+            raise BadRequest(f"{path}: cannot be read (No such file or directory).")
         inside = _in_folder(path) if path.is_dir() else [path]
         if not inside:
             raise BadRequest(f"{path}: holds no JPEG, PNG or WebP picture.")
@@ -77,7 +79,7 @@ def enroll_all(session: Session, gallery: str, pictures: list[Picture], quality:
         SetupError: no edge answers.
     """
     path, client, out = gallery_path(gallery), session.client, session.out
-    refused: list[list[str]] = []
+    refused = 0
     enrolled: Counter[str] = Counter()
     with out.progress(shown=len(pictures) > 1) as progress:
         for picture in progress.track(pictures, description="enrolling"):
@@ -92,16 +94,20 @@ def enroll_all(session: Session, gallery: str, pictures: list[Picture], quality:
                 problem = getattr(error, "problem", {"detail": error.detail, "reason": error.reason})
                 if problem.get("status") in _STOPS:
                     raise
-                refused.append([str(picture.path), error.reason or "refused", error.detail])
-                out.refused({**label, "enrolled": False, **problem}, f"{picture.path}: {error.detail}")
+                refused += 1
+                sentence = f"{picture.path}: {error.detail.removeprefix(f'{picture.path}: ')}"
+                out.refused({**label, "enrolled": False, **problem}, sentence)
             else:
-                enrolled[picture.subject] += 1
-                sentence = f"{picture.path}: enrolled as {picture.subject}"
-                out.result({**label, "enrolled": True, **answer["faces"][0]}, sentence)
+                face = answer["faces"][0]
+                enrolled[picture.subject] += face["stored"] == "now"
+                how = "enrolled as" if face["stored"] == "now" else "is enrolled already as"
+                out.result({**label, "enrolled": True, **face}, f"{picture.path}: {how} {picture.subject}")
     if len(pictures) > 1:
-        subjects = counted(len(enrolled), "subject")
-        out.people.print(
-            f"Enrolled {enrolled.total()} of {len(pictures)} pictures, of {subjects}.", markup=False, soft_wrap=True
-        )
-        out.table("Refused", ["picture", "reason", "what to do"], refused)
+        notes = [f"Enrolled {enrolled.total()} of {len(pictures)} pictures, of {counted(len(enrolled), 'subject')}"]
+        before = len(pictures) - refused - enrolled.total()
+        if before:
+            notes.append(counted(before, "was enrolled already", "were enrolled already"))
+        if refused:
+            notes.append(counted(refused, "was refused", "were refused"))
+        out.people.print("; ".join(notes) + ".", markup=False, soft_wrap=True)
     return not refused

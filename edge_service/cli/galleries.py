@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 gallery = typer.Typer(help="Galleries: create, list, show, erase.", no_args_is_help=True)
 subject = typer.Typer(help="Subjects of a gallery: list, show, erase.", no_args_is_help=True)
 
-_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_UNITS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 
 
 @gallery.command("create")
@@ -59,28 +59,26 @@ def create_gallery(
     answer = session.client.call("PUT", gallery_path(name), json=wanted)
     at = answer["threshold"]
     kind = " for verification only" if is_verify_only(answer) else ""
-    rate = f"reference FMR {at['fmr']:g}, not of children"
-    session.out.result(answer, f"Gallery {name} is ready{kind}; it accepts from cosine {at['cosine']:g} ({rate}).")
+    rate = f"false match rate {100 * at['fmr']:.2g}%{' on adults' if threshold is None else ''}"
+    session.out.result(answer, f"Gallery {name} is ready{kind}; threshold: cosine {at['cosine']:g} ({rate}).")
 
 
 @gallery.command("list")
 @calls_edge
 def list_galleries(session: Session) -> None:
     """Show all galleries."""
-    found = _all_pages(session.client, "/v1/galleries")
     session.out.results(
         "Galleries",
         ["gallery", "subjects", "templates", "for"],
-        found,
+        _all_pages(session.client, "/v1/galleries"),
         lambda info: [
             info["gallery"],
             str(info["subjects"]),
             str(info["templates"]),
             "verify" if is_verify_only(info) else "identify",
         ],
+        "No galleries. Make one: patronus gallery create NAME",
     )
-    if not found and not session.out.as_json:
-        session.out.people.print("There is no gallery yet; make one: patronus gallery create NAME")
 
 
 @gallery.command("show")
@@ -89,14 +87,10 @@ def show_gallery(session: Session, name: Gallery) -> None:
     """Show a gallery: how much is in it, threshold, contract."""
     answer = session.client.call("GET", gallery_path(name))
     contract = answer["contract"]
-    sealed = "sealed"
-    if contract["seal"] is None:
-        sealed = "not sealed"
-    elif is_verify_only(answer):
-        sealed = "a seal for each subject: verify-only"
+    sealed = "not sealed" if contract["seal"] is None else "verify-only" if is_verify_only(answer) else "sealed"
     session.out.result(
         answer,
-        f"{counted(answer['subjects'], 'subject')}, {counted(answer['templates'], 'template')}; accepts from cosine "
+        f"{counted(answer['subjects'], 'subject')}, {counted(answer['templates'], 'template')}; threshold: cosine "
         f"{answer['threshold']['cosine']:g}; embedder {contract['embedder']['name']}, "
         f"profile {contract['profile']['name']}, {sealed}; {_retention(answer)}.",
     )
@@ -133,7 +127,7 @@ def set_retention(
         seconds = _seconds(max_age)
         confirm(f"Erase what is older than {max_age} in {name}, from now on?", yes=yes)
         answer = session.client.call("PUT", path, json={"max_age_seconds": seconds})
-    session.out.result(answer, f"Gallery {name} {_retention(answer)}.")
+    session.out.result(answer, f"Gallery {name}: {_retention(answer)}.")
 
 
 @gallery.command("erasure")
@@ -141,10 +135,13 @@ def set_retention(
 def show_erasure(
     session: Session,
     name: Gallery,
-    receipt: Annotated[int, typer.Argument(metavar="RECEIPT", min=0, help="The number that the erasure answered.")],
+    receipt: Annotated[str, typer.Argument(metavar="RECEIPT", help="The receipt that the erasure answered.")],
 ) -> None:
     """Show what an erasure has overwritten so far."""
-    answer = session.client.call("GET", f"{gallery_path(name)}/erasures/{receipt}")
+    number = re.fullmatch(r"([0-9]{1,18})(:[0-9a-f]{64})?", receipt)
+    if number is None:
+        raise typer.BadParameter("a receipt is a number, or a number, a colon and 64 hexadecimal digits")
+    answer = session.client.call("GET", f"{gallery_path(name)}/erasures/{int(number[1])}")
     left = f"not overwritten yet: {', '.join(answer['pending'])}" if answer["pending"] else "nothing of it is left"
     erased = f"{counted(answer['templates'], 'template')}, erased at {answer['receipt']['at']}"
     session.out.result(answer, f"{erased}; {left}.")
@@ -195,6 +192,7 @@ def list_subjects(session: Session, name: Gallery) -> None:
         ["subject", "templates"],
         _all_pages(session.client, f"{gallery_path(name)}/subjects"),
         lambda info: [info["subject"], str(info["templates"])],
+        "No subjects.",
     )
 
 
@@ -224,9 +222,9 @@ def delete_subject(
 def _retention(info: dict[str, Any]) -> str:
     age = info["max_age_seconds"]
     if age is None:
-        return "keeps faces until they are erased"
+        return "faces kept until they are erased"
     unit = next(unit for unit in _UNITS if age % _UNITS[unit] == 0)
-    return f"keeps faces for {age // _UNITS[unit]}{unit}"
+    return f"retention {counted(age // _UNITS[unit], unit)}"
 
 
 def _receipt(erased: dict[str, Any]) -> str:
@@ -239,7 +237,7 @@ def _seconds(age: str) -> int:
     parts = re.fullmatch(r"([1-9][0-9]{0,9})([dhms])", age)
     if parts is None:
         raise typer.BadParameter("an age is a number and a unit, such as 90d, 12h, 30m or 45s")
-    return int(parts[1]) * _UNITS[parts[2]]
+    return int(parts[1]) * next(_UNITS[unit] for unit in _UNITS if unit.startswith(parts[2]))
 
 
 def _all_pages(client: EdgeClient, path: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from getpass import GetPassWarning
 from pathlib import Path
@@ -16,8 +17,9 @@ from shared.security.process_secrets import lock_memory
 from shared.security.secret_files import read_secret, require_folder, write_secret
 
 if TYPE_CHECKING:
-    from edge_service.protection.keys import GalleryKey, KeyStore
+    from edge_service.protection.keys import KeyStore
     from edge_service.settings import EdgeSettings
+    from shared.contract import SealPin
 
 app = typer.Typer(help="Secret keys of galleries: move one to another edge.", no_args_is_help=True)
 
@@ -29,28 +31,32 @@ PassphraseFile = Annotated[
     Path | None, typer.Option(help="Private file that holds the passphrase. Absent: it is asked for.")
 ]
 
+Unchecked = Annotated[
+    bool, typer.Option("--unchecked", help="Skip the check at the cloud. The key may not be the gallery's.")
+]
+
 
 @app.command("export")
 def export_key(
     gallery: Gallery,
-    out: Annotated[Path, typer.Argument(help="New file for the wrapped key.")],
+    out: Annotated[Path, typer.Argument(help="New file for the encrypted key.")],
     passphrase_file: PassphraseFile = None,
+    unchecked: Unchecked = False,
 ) -> None:
-    """Write a gallery's key to a file, wrapped under a passphrase."""
+    """Write a gallery's key to a file, encrypted with a passphrase."""
     from edge_service.protection.key_transfer import wrap
 
     store = _store()
     key = store.gallery(gallery)
     require_folder(out)
-    unchecked = _check_with_cloud(store, key)
+    if not unchecked:
+        _check_is_here(store, gallery, "No key was written (--unchecked writes it anyway)")
     wrapped = wrap(key, _passphrase(passphrase_file, confirm=True))
     try:
         write_secret(out, wrapped.encode(), replace=False)
     except FileExistsError:
         raise Conflict(f"The file {out} is there already; name another.") from None
     typer.echo(f"The key of gallery {gallery} is in {out}. Fingerprint: {key.fingerprint()}")
-    if unchecked is not None:
-        typer.echo(unchecked, err=True)
 
 
 @app.command("import")
@@ -60,20 +66,39 @@ def import_key(
     ],
     passphrase_file: PassphraseFile = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace another key of the same gallery.")] = False,
+    unchecked: Unchecked = False,
 ) -> None:
-    """Keep the key of a gallery that another edge made."""
+    """Import a gallery's key from another edge."""
     from edge_service.protection.key_transfer import unwrap
 
+    store = _store()
     key = unwrap(file.read_bytes(), _passphrase(passphrase_file, confirm=False))
-    _store().put(key, replace=replace)
+    if not unchecked:
+        seal = _seal_at_cloud(key.gallery, "No key was imported (--unchecked imports it anyway)")
+        if not replace and key.of(seal).key_id() != seal.key_id:
+            raise Conflict(
+                f"No key was imported, since gallery {key.gallery} is under another key at the cloud. If this is its "
+                "next key, after a `patronus keys renew`, say patronus keys import --replace."
+            )
+    store.put(key, replace=replace)
     typer.echo(f"This edge now has the key of gallery {key.gallery}. Fingerprint: {key.fingerprint()}")
     typer.echo("Compare the fingerprint with the one that the export showed. A running edge must be started again.")
+
+
+@app.command("list")
+def list_imported() -> None:
+    """Show the imported keys: gallery and fingerprint."""
+    found = _store().imported()
+    typer.echo("\n".join(f"{key.gallery}  {key.fingerprint()}" for key in found) or "No imported keys.")
 
 
 @app.command()
 def fingerprint(gallery: Gallery) -> None:
     """Show the fingerprint of a gallery's key, which reveals nothing of the key."""
-    typer.echo(_store().gallery(gallery).fingerprint())
+    store = _store()
+    with contextlib.suppress(SetupError):  # no cloud answers
+        _check_is_here(store, gallery, "")
+    typer.echo(store.gallery(gallery).fingerprint())
 
 
 @app.command()
@@ -84,7 +109,7 @@ def renew(yes: Yes = False) -> None:
     store.renew()
     typer.echo(
         "This edge has a new master key. Start it again now, and change the key of each gallery: patronus gallery "
-        "rekey GALLERY. Then destroy the old keys: patronus keys forget, and the back-ups of them."
+        "rekey GALLERY. Then destroy the old keys: patronus keys forget, and the backups of them."
     )
 
 
@@ -92,10 +117,13 @@ def renew(yes: Yes = False) -> None:
 def forget(
     yes: Yes = False,
     unchecked: Annotated[
-        bool, typer.Option("--unchecked", help="Do not ask the cloud: a gallery under an old key is lost.")
+        bool,
+        typer.Option(
+            "--unchecked", help="Skip the check at the cloud. Galleries still under an old key become unusable."
+        ),
     ] = False,
 ) -> None:
-    """Destroy the old keys that are kept aside. Refused while the cloud has a gallery that needs one of them."""
+    """Delete the previous master keys. Refused while the cloud has a gallery that needs one of them."""
     store = _store()
     if not store.has_old_keys():
         typer.echo("There are no old keys aside.")
@@ -137,27 +165,32 @@ def _refuse_to_forget_needed(store: KeyStore) -> None:
         )
 
 
-def _check_with_cloud(store: KeyStore, key: GalleryKey) -> str | None:
-    """Makes sure that this edge has the gallery's key, since any name gives some key.
-
-    Returns:
-        Why this could not be checked, for a person; None where it was.
+def _seal_at_cloud(gallery: str, not_done: str) -> SealPin:
+    """The seal of a gallery as the cloud states it.
 
     Raises:
         NotFound: there is no such gallery.
-        Conflict: another edge made it, and this edge does not have its key.
+        SetupError: the cloud cannot be asked, or the gallery has no seal to compare keys with.
     """
     from edge_service.cli.cloud_lookup import ask, find_cloud
 
+    cloud = find_cloud(_settings())
     try:
-        seal = ask(find_cloud(_settings()), lambda cloud: cloud.gallery(key.gallery)).contract.seal
+        seal = ask(cloud, lambda client: client.gallery(gallery)).contract.seal
     except NotFound:
         raise
     except PatronusError as error:
-        return f"{error.detail} So it was not checked that this is the gallery's key; compare the fingerprints."
-    if seal is None or store.named_by(key.gallery, seal) is None:
-        raise Conflict("This edge does not have the key of this gallery; export it at the edge that made the gallery.")
-    return None
+        raise SetupError(
+            f"{not_done}, since the cloud at {cloud.settings.url} could not be asked about the gallery. {error.detail}"
+        ) from None
+    if seal is None:
+        raise SetupError(f"{not_done}, since the gallery's profile does not seal, and no key can be compared with it.")
+    return seal
+
+
+def _check_is_here(store: KeyStore, gallery: str, not_done: str) -> None:
+    if store.named_by(gallery, _seal_at_cloud(gallery, not_done)) is None:
+        raise Conflict("This edge does not have the key of this gallery; export it at the edge that made it.")
 
 
 def _settings() -> EdgeSettings:
@@ -167,12 +200,22 @@ def _settings() -> EdgeSettings:
     return load_settings(EdgeSettings)
 
 
-def _store() -> KeyStore:
+def existing_keys(settings: EdgeSettings) -> KeyStore:
+    """The keys of an edge that has been started; no command but ``edge serve`` makes a master key.
+
+    Raises:
+        SetupError: there is no edge's key in the folder, or it is damaged.
+    """
     from edge_service.protection.keys import KeyStore
 
+    if not (settings.home / "master.key").exists() and not settings.keys_file.exists():
+        raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
+    return KeyStore(settings.home, may_make=False)
+
+
+def _store() -> KeyStore:
     lock_memory()
-    settings = _settings()
-    return KeyStore(settings.home, may_make=not settings.keys_file.exists())
+    return existing_keys(_settings())
 
 
 def _passphrase(file: Path | None, *, confirm: bool) -> str:

@@ -42,25 +42,26 @@ class Output:
             console.print(sentence, markup=False, soft_wrap=True)
 
     def results(
-        self, title: str, columns: list[str], found: list[dict[str, Any]], row: Callable[[dict[str, Any]], list[str]]
+        self,
+        title: str,
+        columns: list[str],
+        found: list[dict[str, Any]],
+        row: Callable[[dict[str, Any]], list[str]],
+        none: str,
     ) -> None:
-        """Prints several results: a table for people, or nothing where there are none."""
+        """Prints several results: a table for people, or the sentence ``none`` where there are none."""
         if self.as_json:
             for answer in found:
                 self.result(answer, "")
+        elif not found:
+            self.people.print(none, markup=False, soft_wrap=True)
         else:
-            self.table(title, columns, [row(answer) for answer in found])
-
-    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """Prints a table, for people only."""
-        if self.as_json or not rows:
-            return
-        table = Table(title=title, title_justify="left")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        self.people.print(table, markup=False)
+            table = Table(title=title, title_justify="left")
+            for column in columns:
+                table.add_column(column, overflow="fold")
+            for answer in found:
+                table.add_row(*row(answer))
+            self.people.print(table, markup=False)
 
     def progress(self, *, shown: bool = True) -> Progress:
         """A progress bar on standard error, which disappears at the end."""

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
 from edge_service.cli.cloud_lookup import ask, find_cloud
+from edge_service.cli.gallery_keys import existing_keys
 from edge_service.cli.output import UNPERTURBED, Output
 from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, KeyStore
@@ -69,9 +70,7 @@ def protect_file(
             raise SetupError(f"Without its seal the profile {profile.pin.name!r} protects nothing; name a --gallery.")
         dim = step.dim
     else:
-        if not (settings.home / "master.key").exists():
-            raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
-        keys = KeyStore(settings.home, may_make=False)
+        keys = existing_keys(settings)
         if contract is None:
             info = ask(find_cloud(settings), lambda cloud: cloud.gallery(gallery), _OTHERWISE)
         else:

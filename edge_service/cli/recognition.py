@@ -13,14 +13,14 @@ import typer
 
 from edge_service.cli.session import Gallery, Session, Subject, calls_edge, gallery_path, subject_path
 from shared.command import counted
-from shared.wire.edge import QualityFilter
+from shared.names import QualityFilter
 
 app = typer.Typer()
 
 Picture = Annotated[Path, typer.Argument(metavar="PICTURE", help="A JPEG, PNG or WebP file.")]
 Quality = Annotated[
     QualityFilter | None,
-    typer.Option("--quality", help="What a face must be good enough for. [default: as the edge is set]"),
+    typer.Option("--quality", help="Minimum quality of a face. [default: as the edge is set]"),
 ]
 
 
@@ -38,7 +38,7 @@ def enroll(
     ] = None,
     quality: Quality = None,
 ) -> None:
-    """Enroll pictures one by one: one that is refused stops none of the others."""
+    """Enroll pictures one by one. A refused picture does not stop the rest."""
     from edge_service.cli.enrollment import enroll_all, people_in, pictures_of
 
     if people is not None and who is None:
@@ -70,7 +70,7 @@ def identify(
     max_faces: Annotated[int, typer.Option(min=1, max=200, help="Faces to look for, largest first.")] = 1,
     quality: Quality = None,
 ) -> None:
-    """Tell who of a gallery a picture shows (1:N)."""
+    """Identify the people in a picture (1:N)."""
     answer = session.client.send_picture(
         f"{gallery_path(name)}/identify", picture, top_k=top_k, max_faces=max_faces, quality_filter=quality
     )

@@ -78,7 +78,7 @@ def calls_edge(command: Callable[..., None]) -> Callable[..., None]:
 def confirm(question: str, *, yes: bool) -> None:
     """Asks before something is lost, unless ``--yes`` was given; ends the command on a no."""
     if not yes:
-        typer.confirm(question, abort=True, err=True)
+        typer.confirm(f"{question} (--yes: do not ask)", abort=True, err=True)
 
 
 def gallery_path(gallery: str) -> str:

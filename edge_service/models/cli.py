@@ -7,10 +7,6 @@ from typing import Annotated
 
 import typer
 
-from edge_service.models.manifest import load_manifest
-from edge_service.models.store import REMEDY, model_file, models_dir, prepare
-from shared.errors import SetupError
-
 app = typer.Typer(help="Fetch, convert and check the face models.", no_args_is_help=True, add_completion=False)
 
 Folder = Annotated[
@@ -49,6 +45,9 @@ def fetch(
     keep_source: Annotated[bool, typer.Option("--keep-source", help="Keep the files as published, too.")] = False,
 ) -> None:
     """Get the models that are not ready yet, check them and make them ready to run."""
+    from edge_service.models.manifest import load_manifest
+    from edge_service.models.store import models_dir, prepare
+
     prepare(
         load_manifest(manifest),
         folder or models_dir(),
@@ -63,6 +62,10 @@ def fetch(
 @app.command("list")
 def list_models(folder: Folder = None, manifest: ManifestFile = None) -> None:
     """Show every model's state; status 1 if one that is required or was fetched is not ready."""
+    from edge_service.models.manifest import load_manifest
+    from edge_service.models.store import REMEDY, model_file, models_dir
+    from shared.errors import SetupError
+
     bad = []
     for entry in load_manifest(manifest).models:
         found = model_file(entry, folder or models_dir())

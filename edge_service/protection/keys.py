@@ -11,6 +11,7 @@ another epoch, except of the one that its seeds follow from.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
 from dataclasses import dataclass, field, replace
@@ -176,6 +177,18 @@ class KeyStore:
             found = before.named_by(name, seal)
         return found and self._with_ids(found)
 
+    def is_current(self) -> bool:
+        """Whether the master key is still the one that this was opened with."""
+        return not self._files.master.exists() or _read_key(self._files.master, "master key") == self._master
+
+    def imported(self) -> list[GalleryKey]:
+        """The keys of other edges, by gallery.
+
+        Raises:
+            SetupError: a key's file is damaged, foreign, or readable by others.
+        """
+        return [self.gallery(name) for name in self._files.imported_files()]
+
     def has_old_keys(self) -> bool:
         """Whether there are old keys that ``forget`` would destroy."""
         return self._before() is not None
@@ -309,12 +322,21 @@ def _wrapped(key: GalleryKey, master: bytes) -> bytes:
 
 
 def _written(key: bytes) -> bytes:
-    return key.hex().encode() + b"\n"
+    return f"{key.hex()}\n{_check(key)}\n".encode()
+
+
+def _check(key: bytes) -> str:
+    """8 hexadecimal digits by which a damaged key is noticed; they reveal nothing about it."""
+    return derive(key, "check of a key file", length=4).hex()
 
 
 def _load_or_make(files: KeyFolder, *, may_make: bool) -> bytes:
     try:
-        return _load(files.master)
+        key = _load(files.master)
+        if len(read_secret(files.master).split()) == 1:  # an earlier version wrote it, without its check
+            with contextlib.suppress(SetupError), files.changing():  # the folder may be read-only
+                write_secret(files.master, _written(_load(files.master)), replace=True)
+        return key
     except FileNotFoundError:
         if not may_make:
             raise SetupError(
@@ -334,14 +356,14 @@ def _load(path: Path) -> bytes:
 
 
 def _read_key(path: Path, what: str) -> bytes:
-    content = read_secret(path)
+    words = read_secret(path).split()
     try:
-        key = bytes.fromhex(content.decode("ascii").strip())
-    except ValueError:
+        key = bytes.fromhex(words[0].decode("ascii"))
+    except (IndexError, ValueError):
         key = b""
-    if len(key) != KEY_BYTES:
+    if len(key) != KEY_BYTES or words[1:] not in ([], [_check(key).encode()]):
         raise SetupError(
-            f"The {what} {path} is damaged: it must hold 64 hexadecimal digits. Put its backup back; "
-            "a new key cannot open what the old one sealed."
+            f"The {what} {path} is damaged: it must hold 64 hexadecimal digits, and 8 that fit them. Put its backup "
+            "back; a new key cannot open what the old one sealed."
         )
     return key

@@ -7,9 +7,10 @@ from typing import Final, Literal
 from edge_service.protection.profiles.files import DefaultThreshold
 from edge_service.vision.quality import objections
 from edge_service.vision.reader import AlignedFace, PictureFaces
+from shared.names import QualityFilter
 from shared.wire.cloud import IdentifyAnswer
 from shared.wire.common import Threshold, VerifyAnswer
-from shared.wire.edge import AppliedThreshold, Box, DetectedFace, Landmarks, Point, Quality, QualityFilter
+from shared.wire.edge import AppliedThreshold, Box, DetectedFace, Landmarks, Point, Quality
 
 # Clockwise, as EXIF and image editors count, from quarter turns counterclockwise, as NumPy does.
 _ROTATIONS: Final[tuple[Literal[0, 90, 180, 270], ...]] = (0, 270, 180, 90)

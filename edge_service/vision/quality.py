@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edge_service.vision.decode import Pixels
 from edge_service.vision.detect import Face
-from shared.wire.edge import FaceQuality, QualityFilter, RefusalReason
+from shared.names import QualityFilter
+from shared.wire.edge import FaceQuality, RefusalReason
 
 ADVICE: Final[dict[RefusalReason, str]] = {
     "no_face": "No face was found; send a picture in which one face is seen whole, upright and well lit.",

@@ -22,8 +22,9 @@ from shared.contract import EmbedderPin
 from shared.errors import FaceRefused
 from shared.http.request_context import check_caller
 from shared.metrics import Metrics
+from shared.names import QualityFilter
 from shared.security.process_limits import usable_cpus
-from shared.wire.edge import FaceQuality, FacesLeftOut, QualityFilter
+from shared.wire.edge import FaceQuality, FacesLeftOut
 
 # A second face with this share of the first one's area may be the person who is meant; a smaller one is background.
 _SECOND_FACE_SHARE = 0.25

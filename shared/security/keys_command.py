@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shared.command import gallery_name
 from shared.errors import SetupError
 from shared.security.credentials import RATE_PATTERN, Scope
-from shared.security.key_ring import KeyRing
 from shared.security.secret_files import require_folder
 from shared.standard_streams import OutputFailed
+
+if TYPE_CHECKING:
+    from shared.security.key_ring import KeyRing
 
 _MOST_LABEL = 100
 
@@ -44,9 +46,9 @@ def keys_command(ring: Callable[[], KeyRing], service: str) -> typer.Typer:
         scope: Annotated[list[Scope], typer.Option(help="What it may do; repeat for several.")],
         gallery: Annotated[list[str] | None, typer.Option(help="A gallery it is for; repeat. Absent: all.")] = None,
         rate: Annotated[
-            str | None, typer.Option(help="How often it may call: 50/second;20000/hour, or unlimited. Absent: as set.")
+            str | None, typer.Option(help="Such as 50/second;20000/hour, or unlimited. Default: the service's rate.")
         ] = None,
-        out: Annotated[Path | None, typer.Option(help="Leave it in this new private file, unshown.")] = None,
+        out: Annotated[Path | None, typer.Option(help="Write it to this file instead of printing it.")] = None,
     ) -> None:
         """Make an API key. It is shown once and cannot be shown again."""
         if not label.isprintable() or len(label) > _MOST_LABEL:

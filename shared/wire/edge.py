@@ -29,7 +29,6 @@ MAX_FACES = 200
 # As many as the cloud stores at once.
 MAX_EMBEDDINGS_OF_A_SUBJECT = 100
 
-QualityFilter = Literal["none", "auto", "low", "medium", "high"]
 RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "turned_away", "too_dark"]
 
 

@@ -77,6 +77,7 @@ def test_keys_that_galleries_need_are_not_forgotten(edges: Edges, tmp_path: Path
     edges.done("other", "gallery", "create", "another-edges")
     edges.done("other", "gallery", "create", "imported")
     edges.done("other", "keys", "export", "imported", carried, "--passphrase-file", passphrase)
+    KeyStore(edges.home / "edge")
     edges.done("edge", "keys", "import", carried, "--passphrase-file", passphrase)
     edges.run("edge")
     for gallery in ("first", "second"):

@@ -24,7 +24,16 @@ from tests.support.servers import wait_until_ready
 _END_SECONDS = 30
 
 
-def test_a_killed_service_is_reported_with_its_signal_and_the_other_one_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "The cloud was killed (SIGKILL); both services end here."),
+        (signal.SIGTERM, "The cloud was stopped (SIGTERM); both services end here."),
+    ],
+)
+def test_a_service_that_a_signal_ended_is_reported_with_it_and_the_other_one_ends(
+    tmp_path: Path, number: int, said: str
+) -> None:
     ports = {"CLOUD": free_port(), "EDGE": free_port()}
     environment = {f"PATRONUS_{service}__PORT": str(port) for service, port in ports.items()}
     environment |= {"PATRONUS_HOME": str(tmp_path / "home")}
@@ -40,10 +49,10 @@ def test_a_killed_service_is_reported_with_its_signal_and_the_other_one_ends(tmp
         address = tmp_path / "home" / "edge" / "address"
         assert address.read_text() == f"http://127.0.0.1:{ports['EDGE']}\n"
         address.write_text("http://127.0.0.1:1\n")  # as a second edge that was started on the same folder
-        os.kill(_child(running.pid, "cloud_service"), signal.SIGKILL)
+        os.kill(_child(running.pid, "cloud_service"), number)
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 1
-    assert "The cloud was killed (SIGKILL); both services end here." in errors
+    assert said in errors
     assert address.read_text() == "http://127.0.0.1:1\n"  # it is not ours to remove
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from deploy.pair import Pair, free_port
+from edge_service.protection.keys import KeyStore
 from shared.security.secret_files import read_secret
 from tests.support.servers import PICTURES, RunningPair
 
@@ -38,14 +39,37 @@ def test_a_key_is_exported_only_by_an_edge_that_has_it(pair: RunningPair, tmp_pa
     pair.edge.put("/v1/galleries/ours").raise_for_status()
     first, other = pair.home / "edge", tmp_path / "other"
 
+    KeyStore(other)
     refused = _keys(pair, other, "export", "ours", tmp_path / "a.json", "--passphrase-file", passphrase)
     assert (refused.returncode, "does not have the key" in refused.stderr) == (1, True)
     absent = _keys(pair, first, "export", "nowhere", tmp_path / "b.json", "--passphrase-file", passphrase)
     assert (absent.returncode, "no gallery" in absent.stderr) == (1, True)
     assert not list(tmp_path.glob("*.json"))
 
+    absent = _keys(pair, first, "fingerprint", "nowhere")
+    assert (absent.returncode, absent.stdout, "no gallery" in absent.stderr) == (1, "", True)
+    foreign = _keys(pair, other, "fingerprint", "ours")
+    assert (foreign.returncode, foreign.stdout, "does not have the key" in foreign.stderr) == (1, "", True)
+
     exported = _keys(pair, first, "export", "ours", tmp_path / "c.json", "--passphrase-file", passphrase)
     assert (exported.returncode, exported.stderr) == (0, "")
+
+
+def test_no_foreign_key_takes_the_place_of_the_key_that_made_a_gallery(
+    pair: RunningPair, tmp_path: Path, passphrase: Path
+) -> None:
+    """The gallery's next change of key would move it onto the foreign one."""
+    pair.edge.put("/v1/galleries/own").raise_for_status()
+    first, other, carried = pair.home / "edge", tmp_path / "other", tmp_path / "own.json"
+    theirs = KeyStore(other).gallery("own")
+    _keys(pair, other, "export", "--unchecked", "own", carried, "--passphrase-file", passphrase)
+    before = _keys(pair, first, "fingerprint", "own").stdout
+    refused = _keys(pair, first, "import", carried, "--passphrase-file", passphrase)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "is under another key at the cloud" in refused.stderr
+    assert "patronus keys import --replace" in refused.stderr
+    assert _keys(pair, first, "fingerprint", "own").stdout == before != f"{theirs.fingerprint()}\n"
+    assert theirs.fingerprint() not in _keys(pair, first, "list").stdout
 
 
 def test_with_the_key_it_matches_what_the_first_edge_enrolled(

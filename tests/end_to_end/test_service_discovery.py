@@ -91,9 +91,19 @@ def test_an_address_that_is_set_wins_and_is_named_where_no_cloud_answers(
     assert len(ended.stderr.splitlines()) == 1
     export = ("keys", "export", "mine", tmp_path / "mine.key.json", "--passphrase-file", files.passphrase)
     ended = patronus(home, *export, **named)
-    assert (ended.returncode, len(ended.stdout.splitlines()), len(ended.stderr.splitlines())) == (0, 1, 1)
+    assert (ended.returncode, len(ended.stdout.splitlines()), len(ended.stderr.splitlines())) == (1, 0, 1)
     assert url in ended.stderr
     assert "PATRONUS_EDGE__CLOUD__URL" in ended.stderr
+    assert not (tmp_path / "mine.key.json").exists()
+    ended = patronus(home, *export, "--unchecked", **named)
+    assert (ended.returncode, len(ended.stdout.splitlines()), ended.stderr) == (0, 1, "")
+    wrong_key = tmp_path / "api_key"
+    wrong_key.write_text("patronus_wrong")
+    wrong_key.chmod(0o600)
+    ended = patronus(home, *protect, PATRONUS_EDGE__CLOUD__API_KEY_FILE=str(wrong_key))
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+    assert "does not accept this edge's API key" in ended.stderr
+    assert "It was asked at http://127.0.0.1:" in ended.stderr
     ended = patronus(home, *protect, PATRONUS_EDGE__CLOUD__CA="/nowhere.pem")
     assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,27 @@ def _sentence(result: Any, status: int = 1) -> str:
 def _nothing_begun(folder: Path) -> None:
     assert not (folder / "run").exists()
     assert not [path for path in folder.rglob(".*") if path.is_file()]
+
+
+WITHOUT_TORCH = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name in {"torch", "skimage"} else found(name, *more)
+from shared.command import main
+main()
+"""
+
+
+def test_help_works_without_torch_and_running_names_what_installs_it() -> None:
+    def ended(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WITHOUT_TORCH, "lab", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    for words in (["--help"], ["attack", "--help"]):
+        assert (ended(*words).returncode, ended(*words).stderr) == (0, "")
+    refused = ended("calibrate")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "The lab needs torch and skimage, which are not installed; run: make lab\n"
 
 
 # Too few

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 # What runs models, serves requests, stores, or computes. None of it is needed to show a text.
 HEAVY = {
     "alembic",
@@ -23,11 +25,12 @@ HEAVY = {
     "pymilvus",
     "sqlalchemy",
     "starlette",
+    "structlog",
     "torch",
     "uvicorn",
 }
 # `--version` needs neither what parses commands nor what checks settings.
-PARSERS = {"click", "pydantic", "rich", "structlog", "typer"}
+PARSERS = {"click", "pydantic", "rich", "typer"}
 
 # Shows the help of every command and group in one process, and which heavy modules each one loaded.
 HELP_OF_ALL = """
@@ -52,6 +55,15 @@ app = build()
 show(typer.main.get_command(app), [])
 print(json.dumps(found))
 """
+# As a person calls it, with what runs before a command.
+HELP = """
+import sys
+from shared.command import main
+try:
+    main()
+finally:
+    print(*sys.modules)
+"""
 VERSION = """
 import json, sys
 sys.argv = ["patronus", "--version"]
@@ -70,6 +82,12 @@ def test_no_help_loads_numpy_or_a_service() -> None:
     found = json.loads(printed(HELP_OF_ALL, *HEAVY)[-1])
     assert {"", "gallery create", "edge serve", "cloud serve", "lab train", "models fetch", "protect"} <= found.keys()
     assert {words: modules for words, modules in found.items() if modules} == {}
+
+
+@pytest.mark.parametrize("words", ["verify --help", "keys --help", "cloud backup --help", "models list --help"])
+def test_help_loads_neither_the_log_nor_the_models_of_requests(words: str) -> None:
+    loaded = set(printed(HELP, *words.split())[-1].split())
+    assert not loaded & {"structlog", "shared.logs", "shared.wire.edge", "edge_service.models.manifest"}
 
 
 def test_the_version_is_shown_before_a_command_is_built() -> None:

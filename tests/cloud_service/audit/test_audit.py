@@ -281,7 +281,7 @@ def test_what_somebody_did_to_the_log_is_named(
 ) -> None:
     settings, head = left
     statements, says = TAMPERED[how]
-    sound = f"8 entries, each in its place. The head, to be noted elsewhere:\n{head}"
+    sound = f"8 entries, chain intact. Store this head elsewhere:\n{head}"
     assert _verify(settings, monkeypatch) == (0, sound)
     with _file(settings) as record:
         for statement in statements:

@@ -136,9 +136,7 @@ def test_what_was_erased_since_a_backup_does_not_come_back_with_it(
     head = run("audit", "verify").output.splitlines()[-1]
     said = run("restore", backup, "--force")
     assert said.exit_code == 0
-    assert (
-        "6 erasures since the backup were done again (record), which took away 4 subjects, 7 templates." in said.output
-    )
+    assert "Repeated 6 erasures from the replaced record's audit log: 4 subjects, 7 templates. Now: " in said.output
     content = (settings.home / "record.db").read_bytes()
     assert [at for at in (2, 3, 4, 7, 8, 9, 10) if VECTORS[at].tobytes() in content] == []
     assert run("audit", "verify").exit_code == 0
@@ -206,9 +204,9 @@ def test_a_list_takes_the_place_of_a_record_that_is_gone(
         assert 2 in _found(cloud)
         assert _entries(cloud, "record_restored")[0]["details"]["erasures_known_from"] is None
     assert apply_list(settings, listed) == ERASED_SINCE, "afterwards, as after pg_restore"
-    assert "0 erasures were done again" in run("erasures", "apply", listed).output
+    assert "Repeated 0 erasures: 0 subjects, 0 templates." in run("erasures", "apply", listed).output
     record.unlink()
-    assert "(list)" in run("restore", backup, "--erasures", listed).output
+    assert "from the list: " in run("restore", backup, "--erasures", listed).output
     with Cloud(settings) as cloud:
         assert _found(cloud) == [1, 5, 6]
 
@@ -275,7 +273,7 @@ def test_a_key_that_was_changed_since_is_the_one_of_the_backup_again_and_that_is
         assert cloud.http.post("/v1/galleries/door/rekey", json=old.rekey(new)).status_code in {200, 202}
         cloud.erase("/subjects/anna")
     said = run("restore", backup, "--force")
-    assert "Under the key of the backup again: door." in said.output
+    assert "door is under its earlier key again." in said.output
     with Cloud(settings) as cloud:
         probes = {"probes": [old.envelope(VECTORS[0]), old.envelope(VECTORS[1])], "top_k": 1}
         results = cloud.http.post("/v1/galleries/door/identify", json=probes).json()["results"]
@@ -366,7 +364,7 @@ def test_a_broken_audit_log_is_not_believed_and_a_list_takes_its_place(
     said = run("restore", backup, "--force", "--erasures", listed)
     assert said.exit_code == 0
     assert "the record that was replaced is broken" in said.output
-    assert "6 erasures since the backup were done again (list)" in said.output
+    assert "Repeated 6 erasures from the list: " in said.output
 
 
 def test_a_list_that_was_changed_is_refused(

@@ -97,7 +97,8 @@ def test_no_match_is_an_answer_and_no_failure(command: Command, staff: str) -> N
     [
         (["verify", "nowhere", "obama", OBAMA], "gallery"),
         (["verify", "staff", "nobody", OBAMA], "subject"),
-        (["verify", "staff", "obama", "/nonexistent.jpg"], "cannot be read"),
+        (["verify", "staff", "obama", "/nonexistent.jpg"], "/nonexistent.jpg: cannot be read (No such file"),
+        (["enroll", "staff", "obama", "/nonexistent.jpg"], "/nonexistent.jpg: cannot be read (No such file"),
         (["verify", "staff", "obama", __file__], "not a JPEG, PNG or WebP"),
         (["gallery", "show", "nowhere"], "gallery"),
         (["gallery", "rekey", "nowhere"], "gallery"),
@@ -129,6 +130,8 @@ def test_a_refusal_is_one_sentence_and_status_1(command: Command, staff: str, ar
         ["gallery", "create", "g", "--threshold", "0.4"],
         ["gallery", "create", "g", "--threshold", "2", "--fmr", "0.1"],
         ["identify", "staff", OBAMA, "--top-k", "0"],
+        ["gallery", "erasure", "staff", "-1"],
+        ["gallery", "erasure", "staff", "1:2"],
         ["gallery", "retention", "staff"],
         ["gallery", "retention", "staff", "--max-age", "5d", "--forever"],
         ["gallery", "retention", "staff", "--max-age", "soon", "--yes"],
@@ -173,8 +176,15 @@ def test_a_folder_is_enrolled_and_what_was_refused_is_summed_up(command: Command
     assert [(one["subject"], one["templates"]) for one in subjects] == [("biden", 1), ("obama", 3)]
     ended = command.run("enroll", "folder", "--from", str(people))
     assert ended.returncode == 1
-    assert "Enrolled 4 of 6 pictures, of 2 subjects." in ended.stdout
-    assert "bad_name" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == (
+        "Enrolled 0 of 6 pictures, of 2 subjects; 4 were enrolled already; 2 were refused."
+    )
+    assert f"{people / 'biden' / 'standing.jpg'}: is enrolled already as biden" in ended.stdout
+    refused = [line for line in (ended.stdout + ended.stderr).splitlines() if line.startswith(str(people / "Jane"))]
+    assert refused == [
+        f"{people / 'Jane Doe.png'}: A subject cannot have this name; use ASCII letters, digits and ._@-, starting "
+        "with a letter or digit; at most 128."
+    ]
     assert "Traceback" not in ended.stderr
 
 
@@ -186,14 +196,16 @@ def test_enrolling_stops_at_once_when_all_would_be_refused_alike(command: Comman
 
 def test_how_long_a_gallery_keeps_faces_is_set_and_shown(command: Command) -> None:
     command.quick("gallery", "create", "visitors")
-    assert "keeps faces until they are erased" in command.run("gallery", "show", "visitors").stdout
-    for age, seconds in (("90d", 90 * 86_400), ("36h", 36 * 3_600), ("45m", 2_700), ("50s", 50)):
+    assert "faces kept until they are erased" in command.run("gallery", "show", "visitors").stdout
+    ages = {"90d": ("90 days", 90 * 86_400), "36h": ("36 hours", 36 * 3_600), "1m": ("1 minute", 60)}
+    for age, (shown, seconds) in (ages | {"50s": ("50 seconds", 50)}).items():
         status, [set_to] = command.quick("gallery", "retention", "visitors", "--max-age", age, "--yes")
         assert (status, set_to["max_age_seconds"]) == (0, seconds)
-        assert f"keeps faces for {age}" in command.run("gallery", "show", "visitors").stdout
-    assert command.run("gallery", "retention", "visitors", "--max-age", "5s").returncode == 1, "nobody confirmed"
+        assert f"; retention {shown}." in command.run("gallery", "show", "visitors").stdout
+    unasked = command.run("gallery", "retention", "visitors", "--max-age", "5s")
+    assert (unasked.returncode, "--yes: do not ask" in unasked.stderr) == (1, True), "nobody confirmed"
     ended = command.run("gallery", "retention", "visitors", "--forever")
-    assert ended.stdout == "Gallery visitors keeps faces until they are erased.\n"
+    assert ended.stdout == "Gallery visitors: faces kept until they are erased.\n"
 
 
 def test_one_face_a_subject_and_a_gallery_are_erased(command: Command) -> None:
@@ -204,7 +216,9 @@ def test_one_face_a_subject_and_a_gallery_are_erased(command: Command) -> None:
     assert (erased["subjects"], erased["templates"]) == (0, 1)
     number = erased["receipt"]["id"]
     assert command.quick("gallery", "erasure", "gone", str(number))[1][0]["receipt"] == erased["receipt"]
-    assert "1 template, erased at" in command.run("gallery", "erasure", "gone", str(number)).stdout
+    as_shown = f"{number}:{erased['receipt']['digest']}"
+    for receipt in (str(number), as_shown):
+        assert "1 template, erased at" in command.run("gallery", "erasure", "gone", receipt).stdout
     assert command.run("subject", "delete", "gone", "obama").returncode == 1, "nobody confirmed"
     ended = command.run("subject", "delete", "gone", "obama", "--yes")
     assert re.fullmatch(r"Erased 1 template\. Receipt [0-9]+:[0-9a-f]{64}\.\n", ended.stdout)
@@ -229,4 +243,25 @@ def test_api_keys_are_made_and_revoked_under_a_running_edge(command: Command, st
     [line] = [line for line in command.run("edge", "keys", "list").stdout.splitlines() if line.endswith("door")]
     assert command.run("edge", "keys", "revoke", line.split()[0]).returncode == 0
     refused = command.run(*verify)
-    assert (refused.returncode, "revoked" in refused.stderr) == (1, True)
+    assert refused.returncode == 1
+    assert f"The edge at {command.edge} does not know this API key, or it was revoked." in refused.stderr
+    problem = json.loads(command.run(*verify, "--json").stdout)
+    assert [name for name in problem if "request" in name.lower()] == ["request_id"]
+
+
+def test_nothing_found_is_said(command: Command) -> None:
+    command.quick("gallery", "create", "empty")
+    assert command.run("subject", "list", "empty").stdout == "No subjects.\n"
+    assert command.quick("subject", "list", "empty") == (0, [])
+
+
+def test_the_threshold_is_shown_with_its_rate(command: Command) -> None:
+    shown = command.run("gallery", "create", "shown").stdout
+    assert re.fullmatch(
+        r"Gallery shown is ready; threshold: cosine 0\.[0-9]+ \(false match rate 0\.0[0-9]+% on adults\)\.\n", shown
+    )
+
+
+def test_what_is_no_file_is_named_once(command: Command, staff: str) -> None:
+    ended = command.run("enroll", staff, "x", "/dev/null")
+    assert ended.stderr == "/dev/null: is not a plain file; give a JPEG, PNG or WebP picture.\n"

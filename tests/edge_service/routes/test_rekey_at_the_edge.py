@@ -215,6 +215,8 @@ def test_after_a_theft_of_the_master_key_every_gallery_goes_on_under_a_new_one(p
     stolen = pair.folder / "loot"
     shutil.copytree(robbed.settings.home, stolen)
     KeyStore(robbed.settings.home).renew()
+    too_early = robbed.call("POST", "/v1/galleries/door/rekey", json={})
+    assert (too_early.status_code, "restart the edge first" in too_early.json()["detail"]) == (409, True)
     after = pair.edge("robbed")
     for gallery in ("door", "ward"):
         assert after.verify(gallery, "obama", sample(SPEECH)).json()["decision"] == "match", "under the old key"
