@@ -23,6 +23,11 @@ def test_boxes_are_in_the_picture_as_sent_also_where_it_lies_on_its_side(shared_
     assert abs(right["y"] - left["y"]) > 5 * abs(right["x"] - left["x"])
 
 
+def test_nobody_in_a_picture_is_no_error_for_detect(shared_edge: Edge) -> None:
+    answer = shared_edge.send("/v1/detect", encoded(np.full((300, 300, 3), 99, np.uint8)))
+    assert answer.json()["faces"] == []
+
+
 def test_the_document_says_of_which_picture_boxes_and_points_are(shared_edge: Edge) -> None:
     schemas = shared_edge.app.openapi()["components"]["schemas"]
     for name in ("Box", "Point"):

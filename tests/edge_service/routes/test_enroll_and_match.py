@@ -278,11 +278,6 @@ def test_detect_and_compare_send_nothing(shared_edge: Edge) -> None:
     assert len(shared_edge.transport.requests) == before
 
 
-def test_nobody_in_a_picture_is_no_error_for_detect(shared_edge: Edge) -> None:
-    answer = shared_edge.send("/v1/detect", encoded(np.full((300, 300, 3), 99, np.uint8)))
-    assert answer.json()["faces"] == []
-
-
 def test_an_answer_tells_its_request_and_its_times(edge: Edge) -> None:
     edge.make("door")
     answer = edge.enroll("door", "obama", OBAMA[0])
