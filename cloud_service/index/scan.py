@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_service.index.segment import DEAD, ZERO, Segment, in_this_thread_only
+from cloud_service.index.segment import DEAD, ZERO, Segment
 from cloud_service.index.sketch import Sketch
 from shared.security.process_limits import usable_cpus
 
@@ -28,6 +27,8 @@ _SKETCH_ERROR: Final = 0.25
 _OVER_SHARE: Final = 2
 _LEAST_PROPOSED: Final = 2
 
+# Found scores are ranked when so many more than wanted have come together: often enough for the bar to rise.
+_PENDING: Final = 4
 # Under every score that two unit vectors can have.
 _NOTHING: Final = -2.0
 
@@ -121,8 +122,7 @@ def _by_products(parts: Sequence[Part], probes: NDArray[np.float32], width: int,
     error = max(part.segment.error for part in parts)
     # A code stands for (code - ZERO) / scale. The bars are moved instead of the codes.
     offset = ZERO * probes.sum(axis=1, dtype=np.float64)
-    wide = max(1, min(width, sum(part.used for part in parts)))
-    best = Nearest(((at_least - error) * scale + offset).astype(np.float32), wide)
+    best = Nearest(((at_least - error) * scale + offset).astype(np.float32), width)
     values = np.empty((_BLOCK, probes.shape[1]), np.float32)
     scores = np.empty((len(probes), _BLOCK), np.float32)
     for part in parts:
@@ -181,9 +181,10 @@ def _threads_of_searches() -> ThreadPoolExecutor:
 
 
 class Nearest:
-    """Keeps the ``width`` best of each of m probes in FAISS's heaps, of scores no less than a floor.
+    """Keeps the ``width`` best of each of m probes, of scores that are no less than a floor.
 
-    One thread makes and uses it.
+    A score that cannot be among them is passed over by one comparison: the bar of each probe is its floor, and once
+    ``width`` are known, the least of these.
 
     Args:
         floors: (m,) float32, the least score that matters to each probe.
@@ -191,22 +192,55 @@ class Nearest:
     """
 
     def __init__(self, floors: NDArray[np.float32], width: int) -> None:
-        in_this_thread_only()
-        below = np.nextafter(floors, np.float32(-np.inf))
-        self._scores = np.repeat(below[:, np.newaxis], width, axis=1)
-        self._ids = np.full(self._scores.shape, DEAD, np.int64)
-        # They keep what they hold in these two arrays.
-        self._heaps = faiss.float_minheap_array_t()
-        self._heaps.nh, self._heaps.k = self._scores.shape
-        self._heaps.val, self._heaps.ids = faiss.swig_ptr(self._scores), faiss.swig_ptr(self._ids)
+        self._bars = floors.astype(np.float32).reshape(-1, 1).copy()
+        self._width = width
+        self._rows = np.empty(0, np.int64)
+        self._ids = np.empty(0, np.int64)
+        self._scores = np.empty(0, np.float32)
+        self._pending: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
+        self._waiting = 0
 
     def take(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
         """Takes (m, b) scores of b templates with their (b,) ids."""
-        ids = ids.copy()
-        given = np.where(ids == DEAD, np.float32(-np.inf), scores)  # a row that was removed, perhaps while we look
-        self._heaps.addn_with_ids(len(ids), faiss.swig_ptr(given), faiss.swig_ptr(ids), 0)
+        found = np.flatnonzero(scores >= self._bars)
+        if not len(found):
+            return
+        rows, columns = np.divmod(found, scores.shape[1])
+        kept = ids[columns]
+        there = kept != DEAD  # a row that was removed, perhaps while we look
+        self._pending.append((rows[there], kept[there], scores[rows[there], columns[there]]))
+        self._waiting += len(found)
+        if self._waiting > _PENDING * self._width * len(self._bars):
+            self._rank()
 
     def result(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Ids and scores, (m, width), best first, filled up with ``DEAD`` and the least float32."""
-        self._heaps.reorder()
-        return self._ids, self._scores
+        """Ids and scores, (m, w), best first, filled up with ``DEAD`` and minus infinity."""
+        self._rank()
+        places = self._places()
+        wide = int(places.max()) + 1 if len(places) else 0
+        ids = np.full((len(self._bars), wide), DEAD, dtype=np.int64)
+        scores = np.full((len(self._bars), wide), -np.inf, dtype=np.float32)
+        ids[self._rows, places] = self._ids
+        scores[self._rows, places] = self._scores
+        return ids, scores
+
+    def _rank(self) -> None:
+        if not self._pending:
+            return
+        rows, ids, scores = (np.concatenate(part) for part in zip(*self._pending, strict=True))
+        self._rows = np.concatenate([self._rows, rows])
+        self._ids = np.concatenate([self._ids, ids])
+        self._scores = np.concatenate([self._scores, scores])
+        self._pending, self._waiting = [], 0
+        order = np.lexsort((-self._scores, self._rows))
+        self._rows, self._ids, self._scores = self._rows[order], self._ids[order], self._scores[order]
+        places = self._places()
+        kept = places < self._width
+        self._rows, self._ids, self._scores = self._rows[kept], self._ids[kept], self._scores[kept]
+        full = places[kept] == self._width - 1
+        self._bars[self._rows[full], 0] = self._scores[full]
+
+    def _places(self) -> NDArray[np.int64]:
+        """The place of each within its probe's, from 0; they stand probe by probe."""
+        first = np.searchsorted(self._rows, self._rows)
+        return np.arange(len(self._rows)) - first

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import faiss
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -139,15 +138,6 @@ def test_many_equal_scores_are_as_many_as_asked_for(probes: NDArray[np.float32])
     assert len(set(hits.ids[0].tolist()) - {DEAD}) == 32
     assert hits.unseen_at_most[0] >= 1.0 - 1e-6, "there are others like them"
     assert set(hits.ids[1].tolist()) == {DEAD}
-
-
-@pytest.mark.parametrize("probes", [FEW, PROBES], ids=["scan", "products"])
-def test_faiss_starts_no_threads_of_its_own_in_a_search(probes: NDArray[np.float32]) -> None:
-    index = SegmentedIndex(DIM)
-    index.add(np.arange(400, dtype=np.int64), VECTORS)
-    faiss.omp_set_num_threads(4)  # of this thread; what FAISS starts spins while it waits
-    index.search(probes, 5, 0.1)
-    assert faiss.omp_get_max_threads() == 1
 
 
 @pytest.mark.usefixtures("small_segments")
