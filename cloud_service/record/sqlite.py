@@ -362,7 +362,7 @@ def _make_private(path: Path) -> None:
                 name.chmod(0o600)
     except (OSError, sqlite3.Error):
         raise SetupError(
-            f"The record {path} cannot be opened: see to this user's rights and to room on its disk."
+            f"The record {path} cannot be opened: make room on its disk, and see to this user's rights."
         ) from None
 
 

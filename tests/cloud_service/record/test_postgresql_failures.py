@@ -225,7 +225,11 @@ def test_a_full_disk_of_the_server_is_told_and_when_there_is_room_all_goes_on(
             assert all(cloud.found(vectors[one]) == [f"s{one}"] for one in acknowledged), "nothing acknowledged is lost"
             assert cloud.found(vectors[number]) == []
             erased = cloud.http.delete("/v1/galleries/door/subjects/anna")
-            assert erased.status_code in (200, 202), "an erasure needs no room, but for making some"
+            if erased.status_code == 507:  # its entry in the audit log needed a page, and there was none
+                assert cloud.found(vectors[0]) == ["anna"], "nothing was changed"
+                ballast.write_bytes(bytes(ballast.stat().st_size - 64 * 1024))
+                erased = cloud.http.delete("/v1/galleries/door/subjects/anna")
+            assert erased.status_code in (200, 202), "an erasure needs no room but for one entry"
             assert cloud.found(vectors[0]) == []
             ballast.unlink()
             assert checks(cloud)["record"]
