@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import structlog
 
-from tests.support.memory import PeakMemory
+from tests.support.memory import PeakMemory, give_back
 
 _peak_memory = pytest.StashKey[PeakMemory]()
 
@@ -21,6 +21,13 @@ def pytest_configure(config: pytest.Config) -> None:
     alone = not hasattr(config, "workerinput")
     if alone and not config.option.markexpr and Path("/proc/self/smaps_rollup").exists():
         config.stash[_peak_memory] = PeakMemory()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After a file, returns memory to the system."""
+    if nextitem is None or nextitem.path != item.path:
+        give_back()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
