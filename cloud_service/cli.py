@@ -129,9 +129,8 @@ def restore(
         )
     else:
         done = carried.repeated
-        source_of_them = carried.known_from.replace("record", "the replaced record's audit log")
         repeated = (
-            f"Repeated {counted(done.erasures, 'erasure')} from {source_of_them.replace('list', 'the list')}: "
+            f"Repeated {counted(done.erasures, 'erasure')} (known from {carried.known_from}): "
             f"{counted(done.subjects, 'subject')}, {counted(done.templates, 'template')}. "
         )
     typer.echo(f"{record}: {repeated}Now: {_held(found.held)}.")

@@ -44,7 +44,7 @@ AfterSubjectQuery = Annotated[SubjectName | None, Query(description="`next` of t
 TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="most candidates for each face"), PLAIN_DIGITS]
 MaxFacesQuery = Annotated[
     int,
-    Query(ge=1, le=MAX_FACES, description="most faces to search for, largest first; 200 take about 10 s"),
+    Query(ge=1, le=MAX_FACES, description="most faces to search for, largest first"),
     PLAIN_DIGITS,
 ]
 QualityQuery = Annotated[

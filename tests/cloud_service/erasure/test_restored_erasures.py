@@ -136,7 +136,7 @@ def test_what_was_erased_since_a_backup_does_not_come_back_with_it(
     head = run("audit", "verify").output.splitlines()[-1]
     said = run("restore", backup, "--force")
     assert said.exit_code == 0
-    assert "Repeated 6 erasures from the replaced record's audit log: 4 subjects, 7 templates. Now: " in said.output
+    assert "Repeated 6 erasures (known from record): 4 subjects, 7 templates. Now: " in said.output
     content = (settings.home / "record.db").read_bytes()
     assert [at for at in (2, 3, 4, 7, 8, 9, 10) if VECTORS[at].tobytes() in content] == []
     assert run("audit", "verify").exit_code == 0
@@ -206,7 +206,7 @@ def test_a_list_takes_the_place_of_a_record_that_is_gone(
     assert apply_list(settings, listed) == ERASED_SINCE, "afterwards, as after pg_restore"
     assert "Repeated 0 erasures: 0 subjects, 0 templates." in run("erasures", "apply", listed).output
     record.unlink()
-    assert "from the list: " in run("restore", backup, "--erasures", listed).output
+    assert "(known from list): " in run("restore", backup, "--erasures", listed).output
     with Cloud(settings) as cloud:
         assert _found(cloud) == [1, 5, 6]
 
@@ -364,7 +364,7 @@ def test_a_broken_audit_log_is_not_believed_and_a_list_takes_its_place(
     said = run("restore", backup, "--force", "--erasures", listed)
     assert said.exit_code == 0
     assert "the record that was replaced is broken" in said.output
-    assert "Repeated 6 erasures from the list: " in said.output
+    assert "Repeated 6 erasures (known from list): " in said.output
 
 
 def test_a_list_that_was_changed_is_refused(

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, insert, make_url, select, text, update
 
+from cloud_service.audit.check import check, reading
+from cloud_service.audit.log import HEAD, NO_ENTRY, Action, append, head
 from cloud_service.record.database import Database
 from cloud_service.record.opening import open_database
 from cloud_service.record.tables import gallery, metadata, record_value
@@ -286,3 +288,32 @@ def test_a_start_that_cannot_reach_or_use_the_server_says_why_in_one_sentence(
         assert "hush" not in refused.value.detail
         assert "\n" not in refused.value.detail
     open_database(url, QUICK, 2).close()
+
+
+def test_services_that_write_at_the_same_moment_make_one_chain_of_the_audit_log(url: str) -> None:
+    url = make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    first = create_engine(url)
+    metadata.create_all(first)
+    with first.begin() as connection:
+        connection.execute(insert(record_value).values(name=HEAD, value=f"0:{NO_ENTRY}"))
+    first.dispose()
+
+    def write(engine: Engine, by: str) -> None:
+        for number in range(25):
+            with engine.begin() as connection:
+                append(connection, Action.TEMPLATES_ENROLLED, by=by, gallery="door", details={"templates": number})
+                if number % 5 == 4:
+                    connection.rollback()  # what was undone was never in the log, and leaves no gap
+
+    engines = [create_engine(url, isolation_level="READ COMMITTED") for _ in range(6)]
+    writers = [threading.Thread(target=write, args=(engine, f"{at:012x}")) for at, engine in enumerate(engines)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    for engine in engines:
+        engine.dispose()
+    with reading(url) as connection:
+        found = check(connection)
+        assert (found.head.seq, found.wrong) == (6 * 20, None)
+        assert head(connection) == found.head
