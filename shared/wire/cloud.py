@@ -10,7 +10,20 @@ from shared.contract import Contract
 from shared.envelope import RotationMatrix, TemplateEnvelope
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
 from shared.strict_types import JsonInteger
-from shared.wire.common import Candidate, Cosine, ExactMoment, NewThreshold, Number, Rate, TemplateInfo, Wire
+from shared.wire.common import (
+    FMR_OF_RULE,
+    Candidate,
+    Cosine,
+    ExactMoment,
+    NewThreshold,
+    Number,
+    Rate,
+    ScoreRule,
+    StrictWire,
+    SubjectScore,
+    TemplateInfo,
+    Wire,
+)
 
 MAX_TEMPLATES_A_REQUEST = 100
 MAX_PROBES_A_REQUEST = 64
@@ -23,6 +36,16 @@ class GallerySpec(Wire):
 
     contract: Contract
     threshold: NewThreshold
+    score: SubjectScore = Field(
+        default=SubjectScore(rule="mean"),
+        description="absent: `mean` with exponent 0, which is safe for any embedder. An existing gallery keeps its own",
+    )
+
+
+class ChangeGallery(StrictWire):
+    """What to change of a gallery."""
+
+    score: SubjectScore
 
 
 class NewTemplate(Wire):
@@ -30,6 +53,9 @@ class NewTemplate(Wire):
 
     id: TemplateId
     template: TemplateEnvelope
+    weight: Annotated[float, Field(ge=0.1, le=10)] = Field(
+        default=1.0, description="its weight in the mean of the subject's templates, relative to the others"
+    )
 
 
 class EnrollRequest(Wire):
@@ -44,6 +70,10 @@ class EnrolledTemplate(TemplateInfo):
     stored: Literal["now", "before"] = Field(
         description="`now`: by this request; `before`: the subject had this template id, which is left unchanged"
     )
+    agrees: bool | None = Field(
+        description="whether it would match the subject's other templates at the gallery's threshold; false may mean "
+        "two people under one name. null: the subject has no other template"
+    )
 
 
 class EnrollAnswer(Wire):
@@ -51,6 +81,7 @@ class EnrollAnswer(Wire):
 
     subject: str
     templates: list[EnrolledTemplate]
+    total: int = Field(ge=1, description="how many living templates the subject has now")
 
 
 class VerifyRequest(Wire):
@@ -80,7 +111,8 @@ class IdentifyAnswer(Wire):
 
     results: list[ProbeResult]
     threshold: Cosine
-    fmr_at_threshold: Rate = Field(description="as the gallery was made with; the cloud measures nothing")
+    score_rule: ScoreRule
+    fmr_at_threshold: Rate = Field(description=FMR_OF_RULE)
 
 
 # How a gallery is searched: each template compared, or only those that a coarser search proposes.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Final, Generic, Literal, TypeVar
+from typing import Annotated, Final, Generic, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from shared.contract import Contract
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
@@ -73,6 +73,38 @@ class NewThreshold(Threshold):
     )
 
 
+# How a subject with several templates is compared: by the weighted mean of them, or by the best one alone.
+ScoreRule = Literal["mean", "best"]
+MAX_EXPONENTS: Final = 32
+
+
+class SubjectScore(StrictWire):
+    """How a probe p is compared with a subject of several templates.
+
+    ``mean``: the score is <p, m> / |m|^q, with m the weighted mean of the subject's templates. q is calibrated so that
+    a threshold has the same false match rate however many templates a subject has. ``best``: the score is the
+    cosine of the most similar template, and the false match rate grows with their number.
+    """
+
+    rule: ScoreRule
+    exponents: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(max_length=MAX_EXPONENTS)] = Field(
+        default=[], description="q for 2, 3, 4 … templates; the last one holds for more, and none is 0. Of `mean` alone"
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.rule == "best" and self.exponents:
+            raise ValueError("exponents belong to the rule `mean`")
+        return self
+
+    def exponent(self, templates: int) -> float:
+        """q for a subject of so many templates, 1 or more."""
+        return self.exponents[min(templates - 2, len(self.exponents) - 1)] if self.exponents and templates > 1 else 0.0
+
+
+BEST: Final = SubjectScore(rule="best")
+
+
 class GalleryInfo(Wire):
     """A gallery: a set of subjects with one contract and one threshold."""
 
@@ -80,6 +112,7 @@ class GalleryInfo(Wire):
     contract: Contract
     contract_digest: str
     threshold: Threshold
+    score: SubjectScore
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
     max_age_seconds: int | None = Field(default=None, ge=1, le=MAX_AGE, description="null: templates never expire")
@@ -153,17 +186,24 @@ class Erasure(Wire):
     due_by: datetime = Field(description="the operator is alerted if anything is still pending at this time")
 
 
+FMR_OF_RULE: Final = (
+    "false match rate at the threshold, as stated when the gallery was created. Under the rule `best` it is an upper "
+    "bound for as many templates as the subject has (on average, for an identification)"
+)
+
+
 class VerifyAnswer(Wire):
     """The answer of a 1:1 comparison."""
 
     decision: Literal["match", "no_match"]
     similarity: Cosine
     threshold: Cosine
-    fmr_at_threshold: Rate = Field(description="false match rate, as stated when the gallery was created")
+    score_rule: ScoreRule
+    fmr_at_threshold: Rate = Field(description=FMR_OF_RULE)
 
 
 class Candidate(Wire):
-    """A subject whose best template reaches the threshold."""
+    """A subject whose score reaches the threshold."""
 
     subject: SubjectName
     similarity: Cosine
