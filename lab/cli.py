@@ -45,6 +45,10 @@ def train(
         Path | None,
         typer.Option(help="Labeled faces, one sub-folder per person, or LFW with its pairs. Default: the images."),
     ] = None,
+    more_people: Annotated[
+        Path | None,
+        typer.Option(help="Further labeled people with many pictures each, who help to fit the erase step."),
+    ] = None,
     terms: Annotated[str, typer.Option(help="Terms of use of the pictures, for the model card.")] = "",
     profile: Annotated[str, typer.Option(help="Name of the profile.")] = "own",
     embedder: Annotated[str, typer.Option(help="An embedder of the edge, or the path of an .onnx file.")] = "",
@@ -95,6 +99,7 @@ def train(
             seal=not plugin,
             images=str(images),
             people=str(people or images),
+            more_people=None if more_people is None else str(more_people),
             terms=terms,
             phi_max=phi_max if phi_max is not None else (15.0 if plugin else 75.0),
             slope=1.5 if plugin else None,

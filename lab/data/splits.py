@@ -1,7 +1,7 @@
 """The faces of a training, and who may be used for what: nobody is in two parts.
 
 Attackers and perturbation learn on the pictures. Of labelled people, the first part fits the erase step and teaches
-score preservation, the second calibrates, the third tests.
+score preservation, the second calibrates, the third tests. Further people with many pictures each may help to fit.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from lab.data.matching import TooFewPeople, genuine_pairs
 
 FIT, CALIBRATE, TEST = 0, 1, 2
 _FRACTIONS: Final = (0.5, 0.2, 0.3)
-# Of LFW's ten folds, which share no person. People outside all folds help to fit.
+# Of LFW's ten folds, which share no person. PeopleRows outside all folds help to fit.
 _FOLDS: Final = {0: FIT, 1: FIT, 2: CALIBRATE, 3: CALIBRATE}
 _FEWEST_PICTURES: Final = 1000
 _FEWEST_PEOPLE: Final = 20
+# For a person's own spread to say which picture shows somebody else.
+_FEWEST_OF_ONE: Final = 5
+_FAR: Final = 5.0
+_MAD_TO_DEVIATION: Final = 1.4826  # of a normal distribution
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +63,23 @@ class Labelled:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PeopleRows:
+    """Embeddings of labelled people.
+
+    Attributes:
+        unit: (n, d) float32, unit rows.
+        people: (n,) int64, who is on each.
+    """
+
+    unit: NDArray[np.float32]
+    people: NDArray[np.int64]
+
+    def only(self, kept: NDArray[np.bool_]) -> PeopleRows:
+        """The rows that a (n,) mask keeps."""
+        return PeopleRows(self.unit[kept], self.people[kept])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Material:
     """Everything a training needs.
 
@@ -67,12 +88,64 @@ class Material:
         pictures: faces that attackers learn on.
         learned: (n, d) float32, unit rows, of these.
         labelled: labelled people.
+        more: further people with many pictures each, who help to fit; None: there are none.
     """
 
     encoder: Encoder
     pictures: FaceImages
     learned: NDArray[np.float32]
     labelled: Labelled
+    more: PeopleRows | None = None
+
+    def fitting(self) -> list[PeopleRows]:
+        """Who fits the erase step and teaches score preservation, by source; the labelled people come first."""
+        rows = self.labelled.rows(FIT)
+        own = PeopleRows(self.labelled.unit[rows], self.labelled.people[rows])
+        return [own] if self.more is None else [own, self.more]
+
+
+def read_people(source: Path, encoder: Encoder, cache: Path) -> PeopleRows:
+    """All labelled people of a folder or tar with a sub-folder each.
+
+    Raises:
+        SetupError: it is missing, or has too few faces.
+        TooFewPeople: under 20 people have two pictures.
+    """
+    images = read_images(source, cache=cache)
+    images = images.subset(np.array([person is not None for person in images.people]))
+    found = 0
+    if len(images):
+        _, people, pictures = np.unique(images.people.astype(str), return_inverse=True, return_counts=True)
+        found = int(np.count_nonzero(pictures > 1))
+    if found < _FEWEST_PEOPLE:
+        raise TooFewPeople(
+            f"{_FEWEST_PEOPLE} people with two pictures or more are needed, and {source} has {found}; put the pictures "
+            "of each person into a sub-folder of its own.",
+            needed=_FEWEST_PEOPLE,
+        )
+    rows = PeopleRows(unit(embed_images(images, encoder, cache=cache)), people.astype(np.int64))
+    return rows.only(alike(rows))
+
+
+def alike(rows: PeopleRows) -> NDArray[np.bool_]:
+    """Which pictures look like the others under the same name: (n,) bool.
+
+    Collections hold a few pictures under a wrong name. A picture is left out where its cosine to the mean of the
+    person's others lies more than five deviations under the person's median; the deviation is the robust one, from the
+    median distance to the median.
+    """
+    kept = np.ones(len(rows.people), dtype=bool)
+    for one in np.unique(rows.people):
+        own = np.flatnonzero(rows.people == one)
+        if len(own) < _FEWEST_OF_ONE:
+            continue
+        unit_rows = rows.unit[own].astype(np.float64)
+        others = unit_rows.sum(axis=0) - unit_rows
+        cosine = np.sum(unit_rows * others, axis=1) / np.linalg.norm(others, axis=1).clip(min=1e-12)
+        middle = np.median(cosine)
+        deviation = _MAD_TO_DEVIATION * np.median(np.abs(cosine - middle))
+        kept[own] = cosine >= middle - _FAR * deviation
+    return kept
 
 
 def gather(
@@ -81,6 +154,7 @@ def gather(
     encoder: Encoder,
     cache: Path,
     *,
+    more: Path | None = None,
     pictures: int | None = None,
     paired: bool = False,
     seed: int = 0,
@@ -92,6 +166,7 @@ def gather(
         people: folder or tar with sub-folders a person, or a folder with LFW and its pairs.
         encoder: the embedder.
         cache: for faces and embeddings.
+        more: folder or tar of further people with many pictures each; None: there are none.
         pictures: at most so many for attackers, drawn at random; None: all.
         paired: of LFW, only pictures in genuine pairs of its protocol, a third of all; no figures by fold then.
         seed: of that draw.
@@ -115,7 +190,8 @@ def gather(
         if pictures is not None and len(own) > pictures:
             own = own.subset(_drawn(np.arange(len(own)), pictures, seed))
         learned = unit(embed_images(own, encoder, cache=cache))
-    return Material(encoder, own, learned, labelled)
+    further = None if more is None else read_people(more, encoder, cache)
+    return Material(encoder, own, learned, labelled, further)
 
 
 def _drawn(rows: NDArray[np.int64], most: int | None, seed: int) -> NDArray[np.int64]:

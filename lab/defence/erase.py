@@ -9,6 +9,7 @@ together, and so earns budget for the perturbation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +69,18 @@ def scatter(unit: NDArray[np.float32], people: NDArray[np.int64], at_least: int 
             f"The erase step needs {needed} people with two pictures or more; there are {several}.", needed=needed
         )
     return Scatter(within / several, np.cov(np.array(means).T, bias=True), several)
+
+
+def mixed(found: Sequence[Scatter]) -> Scatter:
+    """One scatter of several sources.
+
+    How people differ is taken from the first, which has most of them. How pictures of one person differ is the mean
+    over all, each brought to the trace of the first: pictures of one source differ in fewer ways than those of several.
+    """
+    first = found[0]
+    size = np.trace(first.within)
+    within = np.mean([each.within * (size / np.trace(each.within)) for each in found], axis=0)
+    return Scatter(np.asarray(within), first.between, first.people)
 
 
 def erase_basis(found: Scatter, directions: int) -> Floats:

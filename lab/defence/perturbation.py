@@ -3,7 +3,7 @@
 One step looks at many embeddings, which are cheap, and at a few rebuilt faces, which are not:
 
 * *score preservation*: cosines between protected embeddings against those between erased ones (for a plug-in: against
-  unprotected ones), weighted near the threshold, and a hinge on decisions that would flip;
+  unprotected ones), weighted where thresholds lie, and a hinge on decisions that would flip at tau;
 * *identity*: cosine of the protected embedding to the clean one; and of the embedding of the rebuilt face, through a
   differentiable copy of the embedder, to the true one, pushed to a stranger's;
 * *pixels*: SSIM and mean absolute difference between the rebuilt face and the picture, pushed to where another
@@ -27,7 +27,9 @@ from lab.data.pixels import embedded, resized, ssim, to_float
 from lab.defence.network import PatronusNetwork
 from lab.defence.training import Checkpoint, minimize
 
-# Shares of 1 - tau, the room that scores have: cosines this close to tau count most, and are kept so far from it.
+# Shares of 1 - tau, the room that scores have. Thresholds are chosen between tau and so far above it, by how rare false
+# matches are to be: cosines there count most, and those this close to it; and decisions at tau are kept so clear.
+_STRICT: Final = 0.25
 _NEAR: Final = 0.2
 _MARGIN: Final = 0.03
 
@@ -75,7 +77,7 @@ class PerturbationOptions:
     pixels: float = 0.5
     stranger: float = 0.05
     floor: float = 0.3
-    own: float = 0.08
+    own: float = 0.02
     diversity: float = 6.0
     scale: float = 1.0
     partial: float = 0.2
@@ -214,13 +216,13 @@ def _agreement(before: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _preserved(before: Tensor, after: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """How far cosines moved, those near tau counting most; and by how much decisions flip, or nearly.
+    """How far cosines moved, where thresholds lie most of all; and by how much decisions at tau flip, or nearly.
 
     Both in units of 1 - tau: some embedders give strangers a cosine of 0.8, and decide between 0.92 and 0.93.
     """
     room = 1 - tau
-    near = ((before - tau) / (_NEAR * room)) ** 2
-    weight = 0.05 + torch.exp(-near)
+    outside = before - before.clamp(tau, tau + _STRICT * room)
+    weight = 0.05 + torch.exp(-((outside / (_NEAR * room)) ** 2))
     same = torch.eye(len(before), dtype=torch.bool)
     # Every diagonal entry is a genuine pair; they are as many as a thousandth of the others, and count as much.
     moved = weight * ((after - before) / room) ** 2

@@ -30,6 +30,7 @@ class Recipe(BaseModel):
         seal: whether templates are sealed on top.
         images: source of the faces that attackers learn on.
         people: source of labelled faces; parts of it fit, calibrate and test.
+        more_people: source of further labelled people with many pictures each, who help to fit and never test.
         terms: on what terms these pictures may be used, for the model card.
         families: attackers in the loop.
         held_out: an attacker that only tests.
@@ -56,6 +57,7 @@ class Recipe(BaseModel):
     seal: bool = True
     images: str
     people: str
+    more_people: str | None = None
     terms: str = ""
     families: tuple[Family, ...] = ("transposed", "upsampling")
     held_out: Family = "attentive"

@@ -43,7 +43,9 @@ from shared.errors import SetupError
 
 COHORT: Final = 32
 _LOOP_SIDE: Final = 64
+# Genuine pairs of each person that score preservation learns from: of further people more, for they are few.
 _MOST_PAIRS: Final = 8
+_MOST_PAIRS_OF_MORE: Final = 40
 
 
 @dataclass(slots=True)
@@ -72,7 +74,8 @@ class Run:
     def material(self) -> Material:
         """All faces, embedded."""
         recipe = self.recipe
-        return gather(Path(recipe.images), Path(recipe.people), open_encoder(recipe.embedder), self.cache)
+        more = None if recipe.more_people is None else Path(recipe.more_people)
+        return gather(Path(recipe.images), Path(recipe.people), open_encoder(recipe.embedder), self.cache, more=more)
 
     def fitted(self, material: Material) -> Fitted:
         """What is fitted and not trained; from the folder where it is."""
@@ -98,7 +101,10 @@ class Run:
         recipe = self.recipe
         network = network_of(fitted, np.deg2rad(recipe.phi_max), recipe.seed)
         unit, pixels, rows = material.learned, material.pictures.pixels, material.labelled.rows(FIT)
-        pairs = genuine_pairs(material.labelled.people[rows], most=_MOST_PAIRS, seed=recipe.seed)
+        pairs = [
+            source.unit[genuine_pairs(source.people, most=most, seed=recipe.seed)]
+            for source, most in zip(material.fitting(), (_MOST_PAIRS, _MOST_PAIRS_OF_MORE), strict=False)
+        ]
         if recipe.images != recipe.people:
             # Those who teach score preservation are protected too: else the network would learn to tell the two sources
             # apart, to perturb the one and spare the other.
@@ -107,7 +113,7 @@ class Run:
         seen = Seen(
             unit=torch.from_numpy(np.array(unit)),
             pictures=shrunk(pixels, _LOOP_SIDE),
-            pairs=torch.from_numpy(material.labelled.unit[rows[pairs]]),
+            pairs=torch.from_numpy(np.concatenate(pairs)),
             within=torch.from_numpy(fitted.within),
         )
         options = dataclasses.replace(recipe.perturbation, sides=recipe.sides, scale=fitted.scale, seed=recipe.seed)

@@ -8,6 +8,7 @@ of many people's embeddings.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,9 +19,9 @@ from rich.console import Console
 from rich.progress import track
 
 from lab.data.matching import genuine_pairs
-from lab.data.splits import FIT, Material
-from lab.data.verification import Floats, Rows, all_impostors
-from lab.defence.erase import Scatter, erase_matrix, erased, scatter
+from lab.data.splits import Material, PeopleRows
+from lab.data.verification import Floats, ImpostorScores, all_impostors
+from lab.defence.erase import Scatter, erase_matrix, erased, mixed, scatter
 from lab.defence.network import NetworkShape, PatronusNetwork
 
 
@@ -62,18 +63,21 @@ def digest(rows: NDArray[np.float32]) -> str:
 # So steep that any angle to the cohort gives phi_max.
 _NO_SLOPE: Final = 1e4
 _WIENER: Final = (0.0, 0.5, 1.0)
-_TRIED: Final = (0, 8, 16, 24, 32, 40, 48, 64)
+_TRIED: Final = (0, 8, 16, 20, 24, 28, 32, 40, 48, 64)
 # Share of d that may be given up at most: what is left must still tell people apart.
 _MOST: Final = 0.5
 # Share of the clean system's FMR that scores are trained for: what the network fails to keep is mostly false matches.
 _IN_HAND: Final = 0.95
 # What scores may be multiplied by, to bring FMR back to where it was.
 _SCALES: Final = (0.5, 1.05)
-# Share of genuine pairs that the erase step may lose in folds, which fit on a fifth fewer people than the final step.
+# Share of genuine pairs that the erase step may lose in folds, at any of the points of the ROC below. Folds fit on a
+# fifth fewer people than the final step.
 _LOST: Final = 0.0035
+# False match rates at which the erase step is judged, beside the clean system's at tau.
+STRICT: Final = (1e-3, 1e-4)
 _FOLDS: Final = 5
 _ROUNDS: Final = 2
-_BALANCED_ON: Final = 1000
+_BALANCED_ON: Final = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +88,14 @@ class Choice:
         directions: removed.
         wiener: strength of the shrinking of the rest.
         keeps_mean: whether the direction of the mean face is left as it is.
-        tar: share of genuine pairs accepted, every person counted once, at tau or at the threshold where FMR is the
-            clean system's at tau, where that is higher: what raises scores makes room for perturbation, which lowers
-            them, and what lowers them cannot be mended.
+        tar: (sources, points) share of genuine pairs accepted, every person counted once; the points are those of
+            ``_points``.
     """
 
     directions: int
     wiener: float
     keeps_mean: bool
-    tar: float
+    tar: Floats
 
 
 @dataclass(slots=True)
@@ -124,72 +127,102 @@ def fit(material: Material, tau: float, *, erases: bool, cohort: int, seed: int)
         cohort: how many synthetic impostors.
         seed: of cohort and folds.
     """
-    rows = material.labelled.rows(FIT)
-    unit, people = material.labelled.unit[rows], material.labelled.people[rows]
-    everyone = scatter(unit, people)
+    sources = material.fitting()
+    everyone = _mixed(sources)
     within = _root(everyone.within).astype(np.float32)
     if not erases:
         seen = material.learned
         return Fitted(None, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, 1.0)
     mean = material.learned.astype(np.float64).mean(axis=0)
-    chosen = best_of(cross_validated(unit, people, mean, tau, seed))
+    chosen = best_of(cross_validated(sources, mean, tau, seed))
     way = (chosen.directions, chosen.wiener, chosen.keeps_mean)
-    matrix = _matrix(everyone, mean, way, unit, people, tau)
-    fmr = all_impostors(unit, people).fmr(tau)
-    after = all_impostors(erased(unit, matrix), people).threshold_at(_IN_HAND * fmr)
-    scale = float(np.clip(tau / after, *_SCALES)) if after > 0 else 1.0
+    matrix = _matrix(everyone, mean, way, sources, tau)
+    scale = min(_scale(source, matrix, tau) for source in sources)
     seen = erased(material.learned, matrix)
     return Fitted(matrix, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, scale)
 
 
+def _scale(source: PeopleRows, matrix: Floats, tau: float) -> float:
+    """What cosines are to be multiplied by, so that FMR at tau is a little under the clean system's."""
+    fmr = all_impostors(source.unit, source.people).fmr(tau)
+    after = all_impostors(erased(source.unit, matrix), source.people).threshold_at(_IN_HAND * fmr)
+    return float(np.clip(tau / after, *_SCALES)) if after > 0 else 1.0
+
+
+def _mixed(sources: Sequence[PeopleRows], at_least: int | None = None) -> Scatter:
+    """One scatter of several sources; the first has as many people as there are dimensions, or so many."""
+    return mixed(
+        [scatter(source.unit, source.people, at_least if number == 0 else 1) for number, source in enumerate(sources)]
+    )
+
+
 def best_of(tried: list[Choice]) -> Choice:
-    """Of all ways that accept as many genuine pairs as the clean system, nearly, the one that removes most directions;
-    of these, the one that accepts most.
+    """Of all ways that accept as many genuine pairs as the clean system, nearly and at every point of the ROC, the one
+    that removes most directions; of these, the one that accepts most.
     """
     clean = next(choice for choice in tried if choice.directions == 0 and choice.wiener == 0)  # E is the identity
-    good = [way for way in tried if way.tar >= clean.tar - _LOST]
-    return max(good, key=lambda way: (way.directions, way.tar))
+    good = [way for way in tried if (way.tar >= clean.tar - _LOST).all()]
+    return max(good, key=lambda way: (way.directions, way.tar.mean()))
 
 
-def cross_validated(unit: Rows, people: NDArray[np.int64], mean: Floats, tau: float, seed: int) -> list[Choice]:
+def cross_validated(sources: Sequence[PeopleRows], mean: Floats, tau: float, seed: int) -> list[Choice]:
     """Every way to erase, judged on people who did not fit it; the identity among them."""
     random = np.random.default_rng(seed)
-    folds = [random.integers(0, _FOLDS, people.max() + 1)[people] for _ in range(_ROUNDS)]
-    owns = [fold == at for fold in folds for at in range(_FOLDS)]
+    folds = [
+        [random.integers(0, _FOLDS, source.people.max() + 1)[source.people] for source in sources]
+        for _ in range(_ROUNDS)
+    ]
+    parts = [
+        (
+            [source.only(fold != at) for source, fold in zip(sources, drawn, strict=True)],
+            [source.only(fold == at) for source, fold in zip(sources, drawn, strict=True)],
+        )
+        for drawn in folds
+        for at in range(_FOLDS)
+    ]
     # With a fold less there are fewer people than the final fit has; the smallest directions suffer in all ways alike.
-    found = [scatter(unit[~own], people[~own], at_least=1) for own in owns]
-    most = _MOST * unit.shape[1]
+    found = [_mixed(known, at_least=1) for known, _ in parts]
+    fmr = [all_impostors(source.unit, source.people).fmr(tau) for source in sources]
+    most = _MOST * sources[0].unit.shape[1]
     ways = [(k, wiener, keeps) for keeps in (False, True) for wiener in _WIENER for k in _TRIED if k <= most]
     tried = []
     for way in track(ways, "erase step", console=Console(stderr=True)):
-        parts = []
-        for known, own in zip(found, owns, strict=True):
-            matrix = _matrix(known, mean, way, unit[~own], people[~own], tau)
-            parts.append(_accepted(unit[own], people[own], matrix, tau))
-        shares, weights = zip(*parts, strict=True)
-        tried.append(Choice(*way, float(np.average(shares, weights=weights))))
+        judged: list[list[PeopleRows]] = [[] for _ in sources]
+        for scatters, (known, own) in zip(found, parts, strict=True):
+            matrix = _matrix(scatters, mean, way, known, tau)
+            for kept, part in zip(judged, own, strict=True):
+                kept.append(PeopleRows(erased(part.unit, matrix), part.people))
+        tar = [_points(kept, allowed, tau) for kept, allowed in zip(judged, fmr, strict=True)]
+        tried.append(Choice(*way, np.array(tar)))
     return tried
 
 
-def _accepted(unit: Rows, people: NDArray[np.int64], matrix: Floats, tau: float) -> tuple[float, int]:
-    """TAR with every person counted once, and how many people; see ``Choice``."""
-    rows = erased(unit, matrix)
-    pairs = genuine_pairs(people)
-    whose = people[pairs[:, 0]]
-    scores = np.sum(rows[pairs[:, 0]].astype(np.float64) * rows[pairs[:, 1]], axis=1)
-    allowed = all_impostors(unit, people).fmr(tau)
-    at = max(tau, all_impostors(rows, people).threshold_at(allowed))
-    tar = np.average(scores >= at, weights=1 / np.bincount(whose)[whose])
-    return float(tar), len(np.unique(whose))
+def _points(parts: Sequence[PeopleRows], fmr: float, tau: float) -> Floats:
+    """TAR of parts together, every person counted once, at points of the ROC.
+
+    The first is tau, or the threshold where FMR is the clean system's at tau, where that is higher: what raises scores
+    makes room for perturbation, which lowers them, and what lowers them cannot be mended. The others are ``STRICT``.
+    """
+    impostors = ImpostorScores(np.sum([all_impostors(part.unit, part.people).counts for part in parts], axis=0))
+    scores, weights = [], []
+    for part in parts:
+        pairs = genuine_pairs(part.people)
+        whose = part.people[pairs[:, 0]]
+        scores.append(np.sum(part.unit[pairs[:, 0]].astype(np.float64) * part.unit[pairs[:, 1]], axis=1))
+        weights.append(1 / np.bincount(whose)[whose])
+    thresholds = [max(tau, impostors.threshold_at(fmr)), *(impostors.threshold_at(rate) for rate in STRICT)]
+    every, weight = np.concatenate(scores), np.concatenate(weights)
+    return np.array([np.average(every >= threshold, weights=weight) for threshold in thresholds])
 
 
 def _matrix(
-    found: Scatter, mean: Floats, way: tuple[int, float, bool], unit: Rows, people: NDArray[np.int64], tau: float
+    found: Scatter, mean: Floats, way: tuple[int, float, bool], sources: Sequence[PeopleRows], tau: float
 ) -> Floats:
     """The erase matrix of a way. Where it keeps the direction of the mean face, that says how alike faces are.
 
     What is left after erasing brings strangers closer together in some embedders (dlib's have cosine 0.8 to begin with)
-    and all faces further apart in others. So all but the mean is multiplied by a gain, such that FMR is as it was.
+    and all faces further apart in others. So all but the mean is multiplied by a gain, such that FMR at tau is as it
+    was: of several sources, in the geometric mean.
     """
     directions, wiener, keeps_mean = way
     if not keeps_mean:
@@ -200,15 +233,27 @@ def _matrix(
     # As if people differed along the mean too: else it were the first direction to be given up.
     between = rest @ found.between @ rest + np.trace(found.between) / len(mean) * common
     matrix = erase_matrix(Scatter(rest @ found.within @ rest, between, found.people), directions, wiener) - common
-    few = np.linspace(0, len(unit) - 1, min(len(unit), _BALANCED_ON)).astype(int)
-    unit, people = unit[few], people[few]
-    fmr = all_impostors(unit, people).fmr(tau)
+    few = [_few(source) for source in sources]
+    before = _log_fmr(few, tau)
     low, high = 0.2, 5.0
     for _ in range(9):
         gain = float(np.sqrt(low * high))
-        above = all_impostors(erased(unit, common + gain * matrix), people).fmr(tau) > fmr
+        with_gain = common + gain * matrix
+        above = _log_fmr([PeopleRows(erased(source.unit, with_gain), source.people) for source in few], tau) > before
         low, high = (gain, high) if above else (low, gain)
     return np.asarray(common + high * matrix)
+
+
+def _log_fmr(sources: Sequence[PeopleRows], tau: float) -> float:
+    """The mean logarithm of the sources' FMR at tau, with half a false match added to each."""
+    found = [all_impostors(source.unit, source.people) for source in sources]
+    return float(np.mean([np.log(each.fmr(tau) + 0.5 / each.pairs) for each in found]))
+
+
+def _few(source: PeopleRows) -> PeopleRows:
+    """Some of the pictures, evenly spread: enough for a rate of false matches."""
+    rows = np.linspace(0, len(source.unit) - 1, min(len(source.unit), _BALANCED_ON)).astype(int)
+    return PeopleRows(np.ascontiguousarray(source.unit[rows]), source.people[rows])
 
 
 def network_of(fitted: Fitted, phi_max: float, seed: int) -> PatronusNetwork:
