@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
 from edge_service.cli.edge_client import Refused
-from edge_service.cli.output import UNPERTURBED
+from edge_service.cli.output import DISAGREES, UNPERTURBED
 from edge_service.cli.session import Session, gallery_path, is_verify_only
 from edge_service.protection.embeddings import check_dimension
 from shared.command import counted
@@ -51,7 +51,7 @@ class Migration:
         self._subjects = self._embeddings.strings("subjects")
         self._faces = self._embeddings.strings("face_ids") if "face_ids" in self._embeddings.names else None
         self._begun = datetime.now(UTC)
-        self._counts = {"enrolled": 0, "there_already": 0, "refused": 0, "unperturbed": 0}
+        self._counts = {"enrolled": 0, "there_already": 0, "refused": 0, "unperturbed": 0, "disagreeing": 0}
 
     def write_templates(self, target: Path, *, force: bool) -> None:
         """Has the edge protect every embedding, and writes the templates to a file.
@@ -133,6 +133,10 @@ class Migration:
             notes.append(counted(counts["there_already"], "was there already", "were there already"))
         if counts["unperturbed"]:
             notes.append(counted(counts["unperturbed"], *UNPERTURBED))
+        if counts["disagreeing"]:
+            notes.append(
+                counted(counts["disagreeing"], "does not match", "do not match") + " the subject's other faces"
+            )
         self._session.out.result(counts, "; ".join(notes) + ".")
         return not counts["refused"]
 
@@ -212,6 +216,10 @@ class Migration:
             self._counts["enrolled"] += len(stored)
             self._counts["there_already"] += sum(at < self._begun for at in stored)
             self._counts["unperturbed"] += answer["unperturbed"]
+            disagreeing = [row for row, face in zip(rows, answer["faces"], strict=True) if face["agrees"] is False]
+            self._counts["disagreeing"] += len(disagreeing)
+            for row in disagreeing:
+                self._session.out.warn(f"Row {row} (subject {subject!r}) {DISAGREES}")
 
     def _report(self, row: int, fault: str, problem: dict[str, Any]) -> None:
         self._counts["refused"] += 1

@@ -85,26 +85,14 @@ class ServedProfiles:
         return profile.score_calibration(self.spec.score)
 
     def _find(self, wanted: ProfilePin) -> Protector:
-        named = f"{wanted.name!r} " if re.fullmatch(NAME_PATTERN, wanted.name) else ""
-        try:
-            found = load_profile(wanted.name, self.pin, self.spec.dim, self._own)
-        except SetupError:
-            found = None
-        if found is None or found.pin != wanted:
-            raise ContractMismatch(
-                f"The gallery was made with the protection profile {named}of digest {wanted.sha256[:_DIGITS_SHOWN]}…, "
-                "which this edge does not have; put its folder where PATRONUS_EDGE__PROFILES says, run an edge that "
-                "has it, or use another gallery.",
-                differing=["profile"],
-            )
-        refuse_weaker(found, self.default.profile, self._weaker)
+        found = served_profile(wanted, self.default.profile, self._own, self._weaker, self.pin, self.spec.dim)
         try:
             return self._protector(found)
         except SetupError as error:
             _log.error("profile_not_loaded", profile=found.pin.name, why=error.detail)
             raise ContractMismatch(
-                f"The gallery was made with the protection profile {named}whose network does not run on this edge; "
-                "run an edge of the version that made it, or use another gallery.",
+                f"The gallery was made with the protection profile {found.pin.name!r}, whose network does not run on "
+                "this edge; run an edge of the version that made it, or use another gallery.",
                 differing=["profile"],
             ) from None
 
@@ -112,22 +100,47 @@ class ServedProfiles:
         return Protector(profile, self._on_protected)
 
 
-def refuse_weaker(found: Profile, than: Profile, allowed: Collection[str]) -> None:
-    """Refuses a gallery's profile that does less than the edge's own.
+def served_profile(
+    wanted: ProfilePin,
+    default: Profile,
+    own: Path | None,
+    weaker: Collection[str],
+    embedder: EmbedderPin | None = None,
+    dim: int | None = None,
+) -> Profile:
+    """The profile that a gallery's contract names, if this edge serves it.
 
     Args:
-        found: the profile that the gallery's contract names.
-        than: the edge's own.
-        allowed: names of profiles that may do less.
+        wanted: as the contract names it.
+        default: the edge's own profile.
+        own: the operator's folder of profiles.
+        weaker: names of profiles that may do less than the edge's own.
+        embedder: that it must be for; None: embeddings come from elsewhere.
+        dim: that it must be for; None: checked later.
 
     Raises:
-        ContractMismatch: it does less, and its name is not among ``allowed``.
+        ContractMismatch: it is not here with these files, is not for this embedder, or does less than the edge's own.
     """
-    missing = [layer for layer in than.document.layers if layer not in found.document.layers]
-    if missing and found.pin.name not in allowed:
+    if wanted == default.pin:
+        return default
+    try:
+        found = load_profile(wanted.name, embedder, dim, own)
+    except SetupError:
+        found = None
+    if found is None or found.pin != wanted:
+        named = f"{wanted.name!r} " if re.fullmatch(NAME_PATTERN, wanted.name) else "one "
         raise ContractMismatch(
-            f"The gallery was made with the protection profile {found.pin.name!r}, which does not "
-            f"{' or '.join(missing)}, as this edge's {than.pin.name!r} does; name it in "
-            "PATRONUS_EDGE__WEAKER_PROFILES to serve it all the same, or use another gallery.",
+            f"The gallery was made with another protection profile than this edge has: {named}of digest "
+            f"{wanted.sha256[:_DIGITS_SHOWN]}…. Put its folder where PATRONUS_EDGE__PROFILES says, run an edge that "
+            "has it, or use another gallery.",
             differing=["profile"],
         )
+    missing = [layer for layer in default.document.layers if layer not in found.document.layers]
+    if missing and found.pin.name not in weaker:
+        raise ContractMismatch(
+            f"The gallery was made with another protection profile than this edge's {default.pin.name!r}: "
+            f"{found.pin.name!r}, which does not {' or '.join(missing)}. Name it in PATRONUS_EDGE__WEAKER_PROFILES to "
+            "serve it all the same, or use another gallery.",
+            differing=["profile"],
+        )
+    return found

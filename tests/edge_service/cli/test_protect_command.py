@@ -21,7 +21,7 @@ from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.protect import Protector
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
 from shared.errors import PatronusError
-from shared.wire.common import Threshold
+from shared.wire.common import SubjectScore, Threshold
 from shared.wire.edge import EdgeGallery
 from tests.edge_service.cli.patronus_command import whole_command
 from tests.support.patronus_profile import angles_between, make_network, make_profile, units
@@ -101,6 +101,7 @@ def gallery_file(folder: Path, profile: Profile, key: EpochKey | None, scope: Se
         contract=contract,
         contract_digest=contract.digest(),
         threshold=Threshold(cosine=0.4, fmr=0.001),
+        score=SubjectScore(rule="mean"),
         subjects=0,
         templates=0,
         created_at=datetime.now(UTC),
