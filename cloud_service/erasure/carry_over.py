@@ -253,7 +253,7 @@ class _Repeater:
         if not all_before:
             which &= template.c.created_at <= erasure.at
         rows = self._connection.execute(select(template.c.id, template.c.subject_id).where(which)).all()
-        return self._record.remove_rows(self._connection, pinned, rows), len(rows)
+        return self._record.remove_rows(self._connection, pinned, rows)[0], len(rows)
 
     def _named(self, pinned: PinnedGallery, erasure: KnownErasure) -> ColumnElement[bool]:
         """What an erasure named of a gallery's templates."""

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import event
 
+from cloud_service.enrollment import Enrollment
 from cloud_service.index import faiss_indexes as indexes_module
 from cloud_service.index.flat import SegmentedIndex
 from cloud_service.record import template_queries as vectors_module
@@ -149,7 +150,7 @@ def test_a_gallery_erased_and_made_again_is_another_one(flawed: Cloud) -> None:
     with pytest.raises(NotFound):
         store.indexes.of(before)
     with pytest.raises(NotFound):
-        store.record.add_templates(before, "anna", {}, by=None)
+        Enrollment(store.record).add(before, "anna", {}, by=None)
 
 
 def test_ids_of_the_index_are_never_used_again(client: Cloud) -> None:

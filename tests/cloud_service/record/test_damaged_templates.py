@@ -126,7 +126,7 @@ def test_a_start_with_damaged_templates_serves_all_others_and_says_so(settings: 
     with Cloud(settings) as cloud:
         assert _failing(cloud) == ["templates"]
         assert damaged_metric(cloud) == 3
-        indexed = [cloud.http.get(f"/v1/galleries/{name}/stats").json()["templates"] for name in ("door", "empty")]
+        indexed = [cloud.http.get(f"/v1/galleries/{name}/stats").json()["entries"] for name in ("door", "empty")]
         assert indexed == [1, 0]
         assert cloud.found(VECTORS[1]) == ["ben"]
         assert cloud.found(STRANGER) == cloud.found(STRANGER, gallery="empty") == []
