@@ -25,6 +25,8 @@ from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJE
 _STOPS: Final = frozenset({401, 403, 404, 429, 500, 502, 503})
 _OTHER_CONTRACT: Final = f"urn:patronus:problem:{ContractMismatch.kind}"
 _LONGEST_FACE_ID: Final = 256
+# Of rows that do not match their subject's others; poor pictures do not either, and the summary counts all.
+_MOST_WARNINGS: Final = 20
 # Characters of a subject's name in a sentence: a name that no subject can have may be very long.
 _MOST_SHOWN: Final = 200
 # Members of a refusal that number embeddings within the request.
@@ -217,9 +219,9 @@ class Migration:
             self._counts["there_already"] += sum(at < self._begun for at in stored)
             self._counts["unperturbed"] += answer["unperturbed"]
             disagreeing = [row for row, face in zip(rows, answer["faces"], strict=True) if face["agrees"] is False]
-            self._counts["disagreeing"] += len(disagreeing)
-            for row in disagreeing:
+            for row in disagreeing[: max(0, _MOST_WARNINGS - self._counts["disagreeing"])]:
                 self._session.out.warn(f"Row {row} (subject {subject!r}) {DISAGREES}")
+            self._counts["disagreeing"] += len(disagreeing)
 
     def _report(self, row: int, fault: str, problem: dict[str, Any]) -> None:
         self._counts["refused"] += 1
