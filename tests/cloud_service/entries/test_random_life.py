@@ -125,8 +125,9 @@ class Life(RuleBasedStateMachine):
     @rule(days=st.sampled_from([2, 3, 5]))
     def keep_for(self, days: int) -> None:
         self.cloud.http.put(f"{DOOR}/retention", json={"max_age_seconds": days * 86_400}).raise_for_status()
-        self._drop_expired()  # by the rule before
-        self.max_age = timedelta(days=days)
+        if self.max_age != timedelta(days=days):
+            self._drop_expired()  # by the age before
+            self.max_age = timedelta(days=days)
 
     @rule()
     def sweep(self) -> None:
@@ -162,11 +163,14 @@ class Life(RuleBasedStateMachine):
         self._open()
 
     def living(self) -> dict[str, Stored]:
-        now = self.cloud.services.store.record.clock.now()
+        return self._younger(self.cloud.services.store.record.clock.now())
+
+    def _younger(self, now: datetime) -> dict[str, Stored]:
         return {uid: one for uid, one in self.stored.items() if self.max_age is None or one.at > now - self.max_age}
 
     def _drop_expired(self) -> None:
-        self._gone(self.stored.keys() - self.living().keys())
+        """What has expired by the time that is certain, by which the service erases."""
+        self._gone(self.stored.keys() - self._younger(self.cloud.services.store.record.clock.settled()).keys())
 
     def _gone(self, uids: set[str]) -> None:
         self.stored = {uid: one for uid, one in self.stored.items() if uid not in uids}
