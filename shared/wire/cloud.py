@@ -56,7 +56,7 @@ class NewTemplate(Wire):
 
     id: TemplateId
     template: TemplateEnvelope
-    weight: Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)] = Field(
+    weight: Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT, strict=True)] = Field(
         default=1.0, description="its weight in the mean of the subject's templates, relative to the others"
     )
 

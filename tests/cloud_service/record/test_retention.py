@@ -33,7 +33,7 @@ def hands() -> Hands:
 def aging(settings: Settings, hands: Hands) -> Iterator[Cloud]:
     """A cloud whose clock a test sets, and which sweeps only when told; templates live for ten days."""
     with Cloud(settings, hands.clock()) as cloud:
-        cloud.put_gallery()
+        cloud.put_gallery(score={"rule": "best"})
         _keep(cloud, 10 * DAY)
         yield cloud
 

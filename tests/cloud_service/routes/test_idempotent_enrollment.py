@@ -135,7 +135,7 @@ def test_what_was_refused_may_be_sent_corrected(client: Cloud) -> None:
 
 def test_what_could_not_be_stored_is_not_known_afterwards(client: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as full:
-        full.setattr(client.services.store.record, "_max_templates_a_gallery", 0)
+        full.setattr(client.services.store.record, "max_templates_a_gallery", 0)
         assert_problem(enroll(client), 409, "conflict", "gallery_full")
     assert stored(enroll(client)) == ["now"]
 
