@@ -292,11 +292,12 @@ class Recognition:
         return await self._send(context, gallery, subject, found.unit[rows], enroll)
 
     def _gain(self, context: GalleryContext, templates: int) -> tuple[float, float] | None:
-        """What one more picture is worth; None where the gallery does not match as it was measured."""
-        profile = context.protector.profile
-        calibration, calibrated = self.profiles.score_calibration(profile), profile.document.threshold
-        as_measured = calibrated is not None and calibrated.cosine == context.threshold.cosine
-        return calibration.gain(templates) if as_measured and context.score == calibration.subject_score() else None
+        """What one more picture is worth, by the profile; None where the gallery does not match as it was measured."""
+        document = context.protector.profile.document
+        if document.score is None or document.threshold is None:
+            return None
+        measured = (document.score.subject_score(), document.threshold.cosine)
+        return document.score.gain(templates) if measured == (context.score, context.threshold.cosine) else None
 
     async def _send(
         self,

@@ -48,10 +48,6 @@ class Services:
         )
         # Of new galleries, and of what is for no gallery.
         self.profile = self.profiles.default.profile
-        if not self.profile.seals:
-            _log.warning(
-                "profile_does_not_seal", profile=self.profile.pin.name, sends="templates that are nearly embeddings"
-            )
         # Of comparisons, and of galleries that are created without one.
         self.default_threshold = self.profiles.default_threshold(self.profile)
         self.cloud = CloudClient(settings.cloud, metrics, transport)

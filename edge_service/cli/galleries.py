@@ -124,7 +124,7 @@ def change_score(
     rule: Annotated[ScoreRule, typer.Argument(metavar="RULE", help="mean: of all faces; best: the most similar one.")],
 ) -> None:
     """Change how subjects with several faces are compared. Holds for enrolled subjects too."""
-    answer = session.client.call("PATCH", gallery_path(name), json={"score_rule": rule})
+    answer = session.client.call_with_retries("PATCH", gallery_path(name), json={"score_rule": rule})
     session.out.result(answer, f"Gallery {name}: {_compared(answer)}.")
 
 

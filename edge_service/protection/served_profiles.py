@@ -57,6 +57,8 @@ class ServedProfiles:
         for allowed in sorted(self._weaker):
             load_profile(allowed, own=own)  # a name that is misspelled stops the start
         self.default = self._protector(load_profile(name, pin, spec.dim, own))
+        if not self.default.profile.seals:
+            warn_unsealed(self.default.profile.pin)
         self._loaded = {self.default.profile.pin: self.default}
         self._loading = threading.Lock()
 
@@ -74,6 +76,8 @@ class ServedProfiles:
             if profile not in self._loaded:
                 self._loaded[profile] = self._find(profile)
                 _log.info("profile_loaded", profile=profile.name)
+                if not self._loaded[profile].profile.seals:
+                    warn_unsealed(profile)
             return self._loaded[profile]
 
     def default_threshold(self, profile: Profile) -> DefaultThreshold:
@@ -98,6 +102,11 @@ class ServedProfiles:
 
     def _protector(self, profile: Profile) -> Protector:
         return Protector(profile, self._on_protected)
+
+
+def warn_unsealed(profile: ProfilePin) -> None:
+    """Logs that templates of this profile are sent without a seal."""
+    _log.warning("profile_does_not_seal", profile=profile.name, sends="templates that are nearly embeddings")
 
 
 def served_profile(

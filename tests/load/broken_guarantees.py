@@ -90,6 +90,13 @@ GUARANTEES: Final = (
         (_PROTECT,),
     ),
     Guarantee(
+        "No cloud makes the edge protect less than its own profile does",
+        _EDGE,
+        "if missing and found.pin.name not in weaker:",
+        "if False:",
+        ("tests/edge_service/routes/test_galleries_of_other_profiles.py",),
+    ),
+    Guarantee(
         "The threshold decides",
         _SHARED,
         "return score.value >= self.cosine.value",
