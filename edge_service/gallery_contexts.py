@@ -226,11 +226,12 @@ class GalleryContexts:
         return protector
 
     async def _protector_for(self, theirs: Contract) -> Protector:
-        default = self.profiles.default
-        if (theirs.embedder, theirs.dim) != (self.profiles.pin, self.profiles.spec.dim):
-            return default  # whatever its profile, the contract differs
         found = self.profiles.loaded(theirs.profile)
-        return await run_in_threadpool(self.profiles.load, theirs.profile) if found is None else found
+        if found is not None:
+            return found
+        if (theirs.embedder, theirs.dim) != (self.profiles.pin, self.profiles.spec.dim):
+            return self.profiles.default  # whatever its profile, the contract differs
+        return await run_in_threadpool(self.profiles.load, theirs.profile)
 
     def _compare(self, gallery: str, profile: Profile, theirs: Contract) -> None:
         seal = theirs.seal

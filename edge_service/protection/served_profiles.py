@@ -132,12 +132,14 @@ def served_profile(
     """
     if wanted == default.pin:
         return default
+    found, why = None, "its files are not those that the gallery was made with"
     try:
         found = load_profile(wanted.name, embedder, dim, own)
-    except SetupError:
-        found = None
+    except SetupError as error:
+        why = error.detail
     if found is None or found.pin != wanted:
         named = f"{wanted.name!r} " if re.fullmatch(NAME_PATTERN, wanted.name) else "one "
+        _log.warning("profile_not_served", digest=wanted.sha256, why=why)
         raise ContractMismatch(
             f"The gallery was made with another protection profile than this edge has: {named}of digest "
             f"{wanted.sha256[:_DIGITS_SHOWN]}…. Put its folder where PATRONUS_EDGE__PROFILES says, run an edge that "

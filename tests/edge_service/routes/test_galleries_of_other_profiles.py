@@ -171,6 +171,8 @@ LIES: dict[str, Callable[[dict[str, Any]], None]] = {
     "its profile seals alone": swapped("seal"),
     "its profile seals, and there is no seal": lambda contract: contract.update(seal=None),
     "another embedder's": swapped("dlib"),
+    "another embedder": lambda contract: contract["embedder"].update(sha256="0" * 64),
+    "another dimension": lambda contract: contract.update(dim=64),
     "a path": renamed("../default"),
     "a name of line breaks": renamed("x\ny"),
     "another version": lambda contract: contract["profile"].update(version=2),
