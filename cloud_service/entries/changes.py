@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from cloud_service.entries.queries import Entries
 from cloud_service.record.queries import EntryChange, PinnedGallery, hold_gallery, in_parts, no_change
 from cloud_service.record.tables import gallery, subject
 
+# Two to the 20. Sums of as many ids as a segment holds stay within 64 bits.
+_SKIPPED: Final = 1 << 20
 _NEW_ID = update(subject).where(subject.c.id == bindparam("which")).values(entry_id=bindparam("entry"))
 
 
@@ -77,3 +80,13 @@ def regroup(connection: Connection, row: Any, *, one_a_subject: bool) -> None:
     connection.execute(
         update(gallery).where(gallery.c.id == row.id).values(last_entry=row.last_entry + 1 + last - first)
     )
+
+
+def skip_used_ids(connection: Connection) -> None:
+    """Has new entries of a restored record get ids that none had in the record that it replaces.
+
+    An index in Milvus may still hold those: other vectors under the same ids. The step is random, for a
+    backup may be restored more than once.
+    """
+    step = _SKIPPED * (1 + secrets.randbelow(_SKIPPED))
+    connection.execute(update(gallery).values(last_entry=gallery.c.last_entry + step))
