@@ -255,7 +255,8 @@ class Entries:
 
     def _not_proposed(self, connection: Connection, pinned: PinnedGallery, lacking: Lacking) -> NDArray[np.int64]:
         mine = select(subject.c.entry_id).where(subject.c.gallery_id == pinned.id)
-        found = [lacking.ids, np.fromiter(connection.scalars(mine.where(subject.c.entry_id > lacking.after)), np.int64)]
+        newer = mine.where(subject.c.entry_id > lacking.after)
+        found = [lacking.ids, np.fromiter(connection.scalars(newer), np.int64)]
         if pinned.max_age_seconds is not None:
             expired = template.c.created_at <= oldest_alive(pinned.max_age_seconds, self._clock.now())
             whose = select(template.c.subject_id).where(template.c.gallery_id == pinned.id, expired)

@@ -14,8 +14,9 @@ import pytest
 from cloud_service.index.faiss_indexes import FaissIndexes
 from cloud_service.index.flat import SegmentedIndex
 from cloud_service.settings import IndexSettings, Settings
+from shared.wire.common import SubjectScore
 from tests.cloud_service.entries.reference import BEST, FLAT, MEAN, plain_score
-from tests.support.cloud_client import Cloud, assert_problem, random_units, towards, unit
+from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units, towards, unit
 from tests.support.sealed import Key
 
 PEOPLE, DIM = 12, 32
@@ -28,8 +29,6 @@ pytestmark = pytest.mark.both_engines
 
 
 def _filled(cloud: Cloud, score: dict[str, Any]) -> None:
-    from tests.support.cloud_client import contract_of
-
     assert cloud.put_gallery(contract=contract_of(DIM), tau=0.2, score=score).status_code == 201
     for number, rows in enumerate(ROWS):
         assert cloud.enroll(f"s{number}", list(rows)).status_code == 201
@@ -148,7 +147,7 @@ def test_a_search_that_a_change_of_rule_overtakes_begins_again(
                 if not changed:
                     changed.append(True)
                     store = cloud.services.store
-                    store.change_score("door", _score(score), None)
+                    store.change_score("door", SubjectScore.model_validate(score), None)
                 return hits
 
             with monkeypatch.context() as patched:
@@ -157,12 +156,6 @@ def test_a_search_that_a_change_of_rule_overtakes_begins_again(
             assert answer["score_rule"] == score["rule"]
             [best, *_] = answer["results"][0]["candidates"]
             assert best["similarity"] == pytest.approx(_expected(score, 4, CENTERS[4]), abs=2e-7)
-
-
-def _score(score: dict[str, Any]) -> Any:
-    from shared.wire.common import SubjectScore
-
-    return SubjectScore.model_validate(score)
 
 
 def test_a_crash_after_the_change_leaves_the_new_rule(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

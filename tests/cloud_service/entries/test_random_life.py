@@ -30,7 +30,7 @@ from tests.support.sealed import Key, Rows
 
 DIM, TAU = 16, 0.3
 DOOR = "/v1/galleries/door"
-SUBJECTS = ["anna", "ben", "carl", "dora"]
+SUBJECTS = ["anna", "ben", "carl", "dora", "emil"]
 ROWS = random_units(2024, 400, DIM)
 CENTERS = random_units(2025, len(SUBJECTS), DIM)
 DAY = timedelta(days=1)
@@ -102,6 +102,12 @@ class Life(RuleBasedStateMachine):
         answer = self.cloud.http.post(f"{DOOR}/subjects/{SUBJECTS[who]}/templates", json={"templates": sent})
         assert answer.status_code == 201, answer.text
         assert answer.json()["total"] == sum(one.subject == SUBJECTS[who] for one in self.living().values())
+
+    @rule()
+    def enroll_all_and_save(self) -> None:
+        for who in range(len(SUBJECTS)):
+            self.enroll(who, 1, 1.0)
+        self.snapshot()
 
     @rule(data=st.data())
     def erase_template(self, data: st.DataObject) -> None:
@@ -250,9 +256,9 @@ class Life(RuleBasedStateMachine):
 
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments of eight rows, so that a few people fill one."""
-    monkeypatch.setattr("cloud_service.index.flat._MOST", 8)
-    monkeypatch.setattr("cloud_service.index.flat._LEAST", 4)
+    """Segments of four rows, so that a few people fill one."""
+    monkeypatch.setattr("cloud_service.index.flat._MOST", 4)
+    monkeypatch.setattr("cloud_service.index.flat._LEAST", 2)
     monkeypatch.setattr("cloud_service.entries.queries.BATCH_BYTES", 5 * 4 * DIM)
 
 

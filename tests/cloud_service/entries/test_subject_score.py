@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cloud_service.settings import RecordSettings, Settings
 from tests.cloud_service.entries.reference import BEST, FLAT, MEAN, mean_vector, plain_score
 from tests.support.cloud_client import DIM, TAU, Cloud, assert_problem, enveloped, random_units, towards, unit
+from tests.support.damaging import change_blob, huge, rows_of
 
 PROBE = towards(0, 1.0)
 AROUND = random_units(77, 60)
@@ -183,14 +184,27 @@ def test_a_weight_counts_after_a_restart_too_and_a_changed_one_is_damage(setting
             connection.exec_driver_sql("UPDATE template SET weight = 9.5 WHERE id = 2")
         assert_problem(cloud.verify("anna", rows[1]), 503, "record-damaged")
         assert cloud.verify("ben", AROUND[3]).status_code == 200
-        # The others of the subject are searched by: here they are nearer to a probe than the mean in the index is.
-        left = mean_vector(MEAN, [rows[0], rows[2]], [weights[0], weights[2]])
-        found = cloud.identify(unit(left)).json()["results"][0]["candidates"]
-        score = float(left @ unit(left).astype(np.float64))
-        assert {"subject": "anna", "similarity": pytest.approx(score, abs=2e-7)} in found
-    with Cloud(settings) as cloud:  # the index is made of the sound ones
-        found = cloud.identify(unit(left)).json()["results"][0]["candidates"]
-        assert {"subject": "anna", "similarity": pytest.approx(score, abs=2e-7)} in found
+        left = plain_score(MEAN, [rows[0], rows[2]], rows[2], [weights[0], weights[2]])
+        [found] = [one for one in _candidates(cloud, rows[2]) if one["subject"] == "anna"]
+        assert found["similarity"] == pytest.approx(left, abs=2e-7), "the sound ones count"
+
+
+def test_a_damaged_template_hides_nobody_whose_others_are_near(cloud: Cloud) -> None:
+    """The mean in the index, made before the damage, is far from the probe."""
+    cloud.put_gallery(score=MEAN)
+    enroll(cloud, "anna", [-PROBE, PROBE], [10.0, 1.0])
+    enroll(cloud, "ben", [towards(0, 0.9)])
+    assert [one["subject"] for one in _candidates(cloud, PROBE)] == ["ben"]
+    change_blob(cloud, rows_of(cloud, "anna")[0], huge(0))
+    assert_problem(cloud.verify("anna", PROBE), 503, "record-damaged")
+    assert _candidates(cloud, PROBE)[0] == {"subject": "anna", "similarity": pytest.approx(1, abs=1e-6)}
+
+
+def _candidates(cloud: Cloud, probe: Any) -> list[dict[str, Any]]:
+    answer = cloud.identify(probe, top_k=20)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["results"][0]["candidates"]
+    return found
 
 
 def test_entries_are_not_cut_where_pages_end(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
