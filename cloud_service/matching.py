@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_service.entries.queries import Lacking, OfSubjects, StoredEntries
 from cloud_service.index.flat import Hits
 from cloud_service.record.checksums import of_subject
-from cloud_service.record.queries import PinnedGallery, Stored
-from cloud_service.record.template_queries import OfSubjects
+from cloud_service.record.queries import PinnedGallery, ScoreChanged
 from cloud_service.store import Store, open_envelopes
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
 from shared.errors import Conflict, NotFound, PatronusError, RecordDamaged
@@ -23,23 +25,27 @@ from shared.wire.common import Candidate, VerifyAnswer
 
 _log = get_logger(__name__)
 
-# The first search asks for this many templates for each subject wanted, and each further one for as many times more:
-# subjects with a few templates each need one search, and n templates need log(n).
+# The first search asks for this many entries for each subject wanted, and each further one for as many times more:
+# subjects with a few entries each need one search, and n entries need log(n).
 _WIDENING = 4
 _LEAST_WIDTH = 32
+# So many more than wanted where each subject has one entry: whose scores the index does not tell apart.
+_SPARE = 6
+# A change of a gallery's rule is rare: a second one while a search begins anew is answered with an error.
+_TRIES = 3
 # The most float32 values of templates that are scored together: they are copied as float64.
 _MOST_VALUES = 1 << 18
-# The largest inner product of a template and a probe, each within UNIT_TOLERANCE of length 1; float64 adds 1e-12.
+# The largest inner product of an entry and a probe, neither longer than 1 + UNIT_TOLERANCE; float64 adds 1e-12.
 _MOST = (1 + UNIT_TOLERANCE) ** 2 + 1e-9
 
 
 def exact_scores(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Computes cosines of unit vectors in float64, in [-1, 1] up to rounding.
+    """Computes inner products of vectors of entries and probes in float64, in [-1, 1] up to rounding.
 
     The products are summed row by row, not by a matrix product, so that equal rows always get equal scores.
 
     Args:
-        vectors: (n, d) float32, unit rows.
+        vectors: (n, d) float32, of length 1 at most.
         probes: (d,) float32, a unit vector; or (n, d), one for each row.
 
     Returns:
@@ -54,7 +60,7 @@ def similarity_of(score: float) -> CosineSimilarity:
     """Checks a score and returns it as a similarity.
 
     Raises:
-        RecordDamaged: no two unit vectors can have this score.
+        RecordDamaged: no entry and unit vector can have this score.
     """
     if not abs(score) <= _MOST:  # also NaN
         raise of_subject()
@@ -83,7 +89,7 @@ class Matcher:
         self._metrics = metrics
 
     def verify(self, gallery_name: str, requests: Sequence[Verification]) -> list[VerifyAnswer | PatronusError]:
-        """Compares each probe with the templates of one subject; the best one counts.
+        """Compares each probe with one subject's templates, by the gallery's rule.
 
         Args:
             gallery_name: which gallery.
@@ -98,7 +104,7 @@ class Matcher:
             NotFound: there is no such gallery.
         """
         with self._metrics.step("record"):
-            stored = self._record.vectors.of_subjects(gallery_name, (request.subject for request in requests))
+            stored = self._record.entries.of_subjects(gallery_name, (request.subject for request in requests))
         with self._metrics.step("score"):
             probes = [_probe_of(stored, request) for request in requests]
             pairs = [
@@ -108,7 +114,10 @@ class Matcher:
             ]
             best = iter(_best_scores(pairs))
             return [
-                probe if isinstance(probe, PatronusError) else _decision(stored.gallery, next(best)) for probe in probes
+                probe
+                if isinstance(probe, PatronusError)
+                else _decision(stored.gallery, next(best), stored.templates[request.subject])
+                for request, probe in zip(requests, probes, strict=True)
             ]
 
     def identify(self, gallery_name: str, requests: Sequence[IdentifyRequest]) -> list[IdentifyAnswer | PatronusError]:
@@ -125,8 +134,15 @@ class Matcher:
         Raises:
             NotFound: there is no such gallery.
             ContractMismatch: the gallery's key was changed meanwhile.
+            ScoreChanged: its rule was changed again and again.
             Conflict: the gallery is verify-only; a probe is sealed for one subject.
         """
+        for _ in range(_TRIES - 1):
+            with suppress(ScoreChanged):  # what was found was of two rules
+                return self._identify(gallery_name, requests)
+        return self._identify(gallery_name, requests)
+
+    def _identify(self, gallery_name: str, requests: Sequence[IdentifyRequest]) -> list[IdentifyAnswer | PatronusError]:
         with self._metrics.step("record"):
             gallery = self._record.gallery(gallery_name)
         if gallery.verify_only:
@@ -144,14 +160,18 @@ class Matcher:
                 searches.append([_ProbeSearch(gallery.threshold, probe, request.top_k) for probe in probes])
         pending = [search for each in searches if isinstance(each, list) for search in each]
         if pending:
-            self._search(gallery, pending, max(_LEAST_WIDTH, _WIDENING * max(request.top_k for request in requests)))
+            wanted = max(request.top_k for request in requests)
+            several = max(_LEAST_WIDTH, _WIDENING * wanted)
+            self._search(gallery, pending, wanted + _SPARE if gallery.one_entry_a_subject else several)
+        fmr = _fmr(gallery, -(-gallery.templates // max(1, gallery.subjects)))
         return [
             each
             if isinstance(each, PatronusError)
             else IdentifyAnswer(
                 results=[search.result() for search in each],
                 threshold=gallery.threshold.cosine.value,
-                fmr_at_threshold=gallery.fmr,
+                score_rule=gallery.score.rule,
+                fmr_at_threshold=fmr,
             )
             for each in searches
         ]
@@ -160,17 +180,18 @@ class Matcher:
         index = self._store.indexes.of(gallery)
         floor = gallery.threshold.cosine.value
         while pending:
+            lacking = index.lacking()
             with self._metrics.step("index"):
                 hits = index.search(np.stack([search.probe for search in pending]), width, floor)
             for row, search in enumerate(pending):
                 search.propose(hits, row)
-            self._confirm(gallery, pending)
+            self._confirm(gallery, pending, lacking)
             pending = [search for search in pending if not search.finished()]
             width *= _WIDENING
 
-    def _confirm(self, gallery: PinnedGallery, searches: Sequence[_ProbeSearch]) -> None:
+    def _confirm(self, gallery: PinnedGallery, searches: Sequence[_ProbeSearch], lacking: Lacking) -> None:
         proposed = np.unique(np.concatenate([search.proposed for search in searches]))
-        batches = self._record.vectors.stored(gallery, proposed)
+        batches = self._record.entries.proposed(gallery, proposed, lacking)
         while True:
             with self._metrics.step("record"):
                 stored = next(batches, None)
@@ -204,7 +225,18 @@ def _best_scores(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]
     return best
 
 
-def _decision(gallery: PinnedGallery, best: float) -> VerifyAnswer | PatronusError:
+def _fmr(gallery: PinnedGallery, templates: int) -> float:
+    """The false match rate of a comparison with a subject of so many templates.
+
+    The score of a mean is calibrated to keep the rate of one template. The best of n has n chances:
+    1 - (1 - fmr)^n at most.
+    """
+    if gallery.score.rule == "mean" or templates <= 1 or not 0 < gallery.fmr < 1:
+        return gallery.fmr
+    return -math.expm1(templates * math.log1p(-gallery.fmr))
+
+
+def _decision(gallery: PinnedGallery, best: float, templates: int) -> VerifyAnswer | PatronusError:
     try:
         score = similarity_of(best)
     except RecordDamaged as error:
@@ -213,7 +245,8 @@ def _decision(gallery: PinnedGallery, best: float) -> VerifyAnswer | PatronusErr
         decision="match" if gallery.threshold.accepts(score) else "no_match",
         similarity=score.value,
         threshold=gallery.threshold.cosine.value,
-        fmr_at_threshold=gallery.fmr,
+        score_rule=gallery.score.rule,
+        fmr_at_threshold=_fmr(gallery, templates),
     )
 
 
@@ -245,11 +278,14 @@ class _ProbeSearch:
             self.proposed = self._seen = near
         self._unseen_at_most = float(hits.unseen_at_most[row])
 
-    def confirm(self, stored: Stored) -> None:
-        """Scores the proposed templates that the record still has."""
-        positions = np.searchsorted(stored.ids, self.proposed)
-        inside = positions < len(stored.ids)
-        found = positions[inside][stored.ids[positions[inside]] == self.proposed[inside]]
+    def confirm(self, stored: StoredEntries) -> None:
+        """Scores the proposed entries that the record still has."""
+        if stored.for_all:
+            found = np.arange(len(stored.ids))
+        else:
+            positions = np.searchsorted(stored.ids, self.proposed)
+            inside = positions < len(stored.ids)
+            found = positions[inside][stored.ids[positions[inside]] == self.proposed[inside]]
         for position, score in zip(found, exact_scores(stored.vectors[found], self.probe), strict=True):
             try:
                 similarity = similarity_of(float(score))
@@ -261,7 +297,7 @@ class _ProbeSearch:
                 self._best[name] = max(similarity.value, self._best.get(name, -1.0))
 
     def finished(self) -> bool:
-        """Whether no template that the index has not proposed yet can change the result."""
+        """Whether no entry that the index has not proposed yet can change the result."""
         if self._unseen_at_most < self._threshold.cosine.value:
             return True
         ranked = self._ranked()

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Gauge
 
+from cloud_service.enrollment import Enrollment
 from cloud_service.erasure.residue import Residue
 from cloud_service.index.protocol import Indexes
 from cloud_service.record.exclusive import WriteLock
-from cloud_service.record.queries import PinnedGallery, Removed
+from cloud_service.record.queries import NewVector, PinnedGallery, Removed
 from cloud_service.record.record import Record
 from cloud_service.record.retention import Retention
 from shared.envelope import TemplateEnvelope
@@ -31,7 +32,7 @@ from shared.errors import (
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import EnrollAnswer, GallerySpec, IndexKind, IndexStats, NewTemplate
-from shared.wire.common import Erased, Receipt
+from shared.wire.common import Erased, Receipt, SubjectScore
 
 _log = get_logger(__name__)
 
@@ -119,6 +120,7 @@ class Store:
         self.record = record
         self.indexes = indexes
         self.retention = Retention(record)
+        self._enrollment = Enrollment(record)
         self._residues = residues
         self._metrics = metrics
         self._writing = WriteLock(write_timeout_s)
@@ -163,6 +165,7 @@ class Store:
         Raises:
             NotFound: there is no such gallery.
             ContractMismatch: a template was made under another contract.
+            ScoreChanged: the gallery's rule was changed meanwhile; nothing is stored.
             InvalidTemplate: a template is not a unit vector of the gallery's length.
             Unprocessable: an id occurs twice in the request.
             Conflict: another subject has a template with one of the ids, or the gallery or subject is full.
@@ -171,20 +174,20 @@ class Store:
         with self._metrics.step("record"):
             gallery = self.record.gallery(gallery_name)
         vectors = open_envelopes(gallery, (new.template for new in sent))
-        templates = {new.id: vector for new, vector in zip(sent, vectors, strict=True)}
+        templates = {new.id: NewVector(vector, new.weight) for new, vector in zip(sent, vectors, strict=True)}
         if len(templates) < len(sent):
             raise Unprocessable("The request has a template id twice; give each its own.", reason="duplicate_id")
         with self._order:
             with _before_commit():
                 self.indexes.of(gallery)  # what could not be searched is not stored either
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
-                added = self.record.add_templates(gallery, subject, templates, by)
+                added = self._enrollment.add(gallery, subject, templates, by)
             with after_commit("The templates are stored"):
-                if len(added.ids):
-                    self.indexes.added(gallery, added.ids, added.vectors)
-                if len(added.ids) < len(sent):
+                if added.change:
+                    self.indexes.added(gallery, added.change)
+                if any(one.stored == "before" for one in added.answers):
                     self.indexes.added_before(gallery, list(templates))
-        return EnrollAnswer(subject=subject, templates=added.answers)
+        return EnrollAnswer(subject=subject, templates=added.answers, total=added.total)
 
     def erase_gallery(self, name: str, by: str | None) -> Erased:
         """Erases a gallery and all in it.
@@ -267,6 +270,27 @@ class Store:
             while self._unfinished and not self.pending(self._unfinished[0]):
                 self._unfinished.popleft()
 
+    def change_score(self, gallery_name: str, score: SubjectScore, by: str | None) -> None:
+        """Changes how a gallery compares subjects of several templates; the same again changes nothing.
+
+        Searches in progress are begun again. The index is made anew, and searches wait for it meanwhile.
+
+        Raises:
+            NotFound: there is no such gallery.
+            Conflict: a change of its key is under way.
+            IndexUnavailable: the index is away, and nothing was changed; or, with the reason ``stored``, the change is
+                stored and the index will follow.
+        """
+        with self._order:
+            gallery = self.record.gallery(gallery_name)
+            with _before_commit():
+                self.indexes.of(gallery)
+            with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
+                before, after = self.record.change_score(gallery, score, by)
+            if after is not before:
+                with after_commit("The rule is stored"):
+                    self.indexes.regrouped(before, after)
+
     def pin_index(self, gallery_name: str, kind: IndexKind | None) -> IndexStats:
         """Chooses how a gallery is searched; None: by the number of its templates.
 
@@ -319,7 +343,7 @@ class Store:
             raise
 
     def _forget(self, gallery: PinnedGallery, removed: Removed) -> Erased:
-        self.indexes.removed(gallery, removed.ids)
+        self.indexes.removed(gallery, removed.change)
         return self._overwrite(removed)
 
     def _overwrite(self, removed: Removed) -> Erased:

@@ -32,6 +32,7 @@ from shared.metrics import Metrics
 from shared.security.secret_files import read_secret
 from shared.security.tls import ENDED, client_context, why_refused
 from shared.wire.cloud import (
+    ChangeGallery,
     EnrollAnswer,
     EnrollRequest,
     GallerySpec,
@@ -129,6 +130,10 @@ class CloudClient:
         """Creates a gallery, or finds it; says whether it was created now."""
         response = await self._call("PUT", f"/v1/galleries/{gallery}", spec)
         return _read(response, GalleryInfo), response.status_code == httpx.codes.CREATED
+
+    async def change_gallery(self, gallery: str, change: ChangeGallery) -> GalleryInfo:
+        """Changes how a gallery's subjects are compared; safe to repeat."""
+        return await self._answer(GalleryInfo, "PATCH", f"/{gallery}", change)
 
     async def gallery(self, gallery: str) -> GalleryInfo:
         """A gallery's contract and threshold."""

@@ -6,16 +6,19 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from edge_service.cloud_client import CloudClient
 from edge_service.protection.keys import GalleryKey, KeyStore, new_epoch
 from edge_service.protection.profiles.files import Profile
-from edge_service.protection.protect import ProtectionContext
-from shared.contract import Contract, EmbedderPin, SealPin, SealScope
+from edge_service.protection.protect import ProtectionContext, Protector
+from edge_service.protection.served_profiles import ServedProfiles
+from shared.contract import Contract, SealPin, SealScope
 from shared.errors import Conflict, ContractMismatch, Unprocessable
-from shared.wire.cloud import GallerySpec
-from shared.wire.common import GalleryInfo, NewThreshold, Threshold
+from shared.wire.cloud import ChangeGallery, GallerySpec
+from shared.wire.common import BEST, GalleryInfo, NewThreshold, ScoreRule, SubjectScore, Threshold
+from shared.wire.edge import CreateGallery
 
 _OTHER_KEY = (
     "The gallery is under another key than this edge has for it; import the key from the edge that has it (patronus "
@@ -26,77 +29,95 @@ _PARTS = {"dim": "length of embeddings", "embedder": "face embedder", "profile":
 
 
 @dataclass(frozen=True, slots=True)
+class GalleryContext:
+    """What makes a gallery's templates, and what its answers are read by.
+
+    Attributes:
+        protection: key and contract.
+        protector: of the profile that the contract names.
+        threshold: of the gallery, and its false match rate as stated when it was created.
+        score: how a subject of several templates is compared.
+    """
+
+    protection: ProtectionContext
+    protector: Protector
+    threshold: Threshold
+    score: SubjectScore
+
+
+@dataclass(frozen=True, slots=True)
 class _CachedGallery:
-    context: ProtectionContext
+    context: GalleryContext
     key: GalleryKey = field(repr=False)
     expires_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryContexts:
-    """Creates galleries, and caches the protection context of each.
+    """Creates galleries, and caches the context of each.
+
+    A new gallery is under the edge's own profile. An existing one stays under the profile that its contract names.
 
     Attributes:
         cloud: where galleries are.
         keys: keys of this edge.
-        profile: how this edge protects.
-        embedder: what makes its embeddings.
-        dim: length of its embeddings.
+        profiles: how this edge protects, and for which embedder.
         cache_s: seconds for which a gallery's contract is cached.
         cached: what is known of galleries, by name.
     """
 
     cloud: CloudClient
     keys: KeyStore
-    profile: Profile
-    embedder: EmbedderPin
-    dim: int
+    profiles: ServedProfiles
     cache_s: float
     cached: dict[str, _CachedGallery] = field(default_factory=dict, repr=False)
 
-    async def create(
-        self, gallery: str, threshold: Threshold | None, default: Threshold, *, verify_only: bool | None = None
-    ) -> tuple[GalleryInfo, bool]:
-        """Creates or finds a gallery under this edge's contract; says whether it is new.
+    async def create(self, gallery: str, wanted: CreateGallery) -> tuple[GalleryInfo, bool]:
+        """Creates or finds a gallery that this edge can make templates for; says whether it is new.
 
         Args:
             gallery: its name.
-            threshold: wanted; None keeps that of an existing gallery, else takes the default.
-            default: threshold of a new gallery.
-            verify_only: whether each subject gets a seal of its own; None keeps an existing gallery as it is.
+            wanted: its properties. What is absent keeps that of an existing gallery; a new one gets the default.
 
         Raises:
             ContractMismatch: it exists under a contract that this edge cannot make templates for.
-            Conflict: it exists with another threshold, or with another choice of verify-only.
-            Unprocessable: verify-only is wanted, and this edge's profile does not seal.
+            Conflict: it exists with another threshold, rule, or choice of verify-only.
+            Unprocessable: a new gallery is to be verify-only, and this edge's profile does not seal.
         """
-        if verify_only and not self.profile.seals:
-            raise Unprocessable(
-                f"The profile {self.profile.pin.name} does not seal, and in a verify-only gallery each subject "
-                "has a seal of its own; run the edge with a profile that seals.",
-                reason="profile_does_not_seal",
-            )
         try:
-            info, made = await self._put(gallery, threshold, default, verify_only)
+            info, made = await self._put(gallery, wanted)
         except ContractMismatch:
             # Another edge may have just created it in an epoch of its own choice; if not, this fails again.
-            info, made = await self._put(gallery, threshold, default, verify_only)
-        self._cache(gallery, info)
+            info, made = await self._put(gallery, wanted)
+        _refuse_other_rule(wanted.score_rule, info)  # another edge may have just created it
+        await self._cache(gallery, info)
         return info, made
 
-    async def context(self, gallery: str) -> ProtectionContext:
-        """The key and contract for templates of a gallery.
+    async def change_score_rule(self, gallery: str, rule: ScoreRule) -> GalleryInfo:
+        """Changes how a subject of several templates is compared: by the exponents of the gallery's profile.
 
         Raises:
             NotFound: there is no such gallery.
-            ContractMismatch: it was made under another contract than this edge's.
+            ContractMismatch: this edge cannot make templates under its contract.
+        """
+        protector = await self._checked(gallery, (await self.cloud.gallery(gallery)).contract)
+        info = await self.cloud.change_gallery(gallery, ChangeGallery(score=self._score(protector, rule)))
+        await self._cache(gallery, info)
+        return info
+
+    async def context(self, gallery: str) -> GalleryContext:
+        """What makes templates of a gallery.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: it was made under a contract that this edge cannot make templates for.
         """
         cached = self.cached.get(gallery)
         if cached is None or cached.expires_at < time.monotonic():
-            return self._cache(gallery, await self.cloud.gallery(gallery))
+            return await self._cache(gallery, await self.cloud.gallery(gallery))
         return cached.context
 
-    async def renewed(self, gallery: str, refused: ProtectionContext, refusal: ContractMismatch) -> ProtectionContext:
+    async def renewed(self, gallery: str, refused: GalleryContext, refusal: ContractMismatch) -> GalleryContext:
         """The context of a gallery whose contract changed while templates were made.
 
         Args:
@@ -109,32 +130,41 @@ class GalleryContexts:
         """
         self.forget(gallery)
         found = await self.context(gallery)
-        if found.contract_digest == refused.contract_digest:
+        if found.protection.contract_digest == refused.protection.contract_digest:
             raise refusal
         return found
 
-    async def _put(
-        self, gallery: str, threshold: Threshold | None, default: Threshold, verify_only: bool | None
-    ) -> tuple[GalleryInfo, bool]:
+    async def _put(self, gallery: str, wanted: CreateGallery) -> tuple[GalleryInfo, bool]:
         found = await self.cloud.find_gallery(gallery)
-        if found is not None:
-            self._check(gallery, found.contract)
-        if found is not None and verify_only not in (None, found.contract.verify_only):
-            is_so = "verify-only" if found.contract.verify_only else "not verify-only"
-            raise Conflict(
-                f"The gallery exists and is {is_so}, which cannot be changed; choose another name, or erase it."
-            )
-        # An existing gallery keeps its contract: a new epoch would be another contract.
-        contract = found.contract if found else self._new_contract(gallery, "subject" if verify_only else "gallery")
-        wanted = threshold or (found.threshold if found else default)
+        if found is None:
+            default = self.profiles.default
+            if wanted.verify_only and not default.profile.seals:
+                raise Unprocessable(
+                    f"The profile {default.profile.pin.name} does not seal, and in a verify-only gallery each subject "
+                    "has a seal of its own; run the edge with a profile that seals.",
+                    reason="profile_does_not_seal",
+                )
+            contract = self._new_contract(gallery, default.profile, "subject" if wanted.verify_only else "gallery")
+            threshold = wanted.threshold or self.profiles.default_threshold(default.profile).threshold
+            score = self._score(default, wanted.score_rule or "mean")
+        else:
+            await self._checked(gallery, found.contract)
+            if wanted.verify_only not in (None, found.contract.verify_only):
+                is_so = "verify-only" if found.contract.verify_only else "not verify-only"
+                raise Conflict(
+                    f"The gallery exists and is {is_so}, which cannot be changed; choose another name, or erase it."
+                )
+            _refuse_other_rule(wanted.score_rule, found)
+            # An existing gallery keeps its contract: a new epoch would be another contract.
+            contract, threshold, score = found.contract, wanted.threshold or found.threshold, found.score
         try:
-            new = NewThreshold(**wanted.model_dump())
+            new = NewThreshold(**threshold.model_dump())
         except ValidationError:  # made by an earlier version, or an embedder's own
             raise Unprocessable(
                 "The threshold is not one that galleries are made with: a cosine of 0.0001 to 0.9999, and its rate.",
                 reason="bad_threshold",
             ) from None
-        return await self.cloud.put_gallery(gallery, GallerySpec(contract=contract, threshold=new))
+        return await self.cloud.put_gallery(gallery, GallerySpec(contract=contract, threshold=new, score=score))
 
     def face_id(self, gallery: str, subject: str, kind: Literal["picture", "name", "values"], content: bytes) -> str:
         """The id of a template: equal for the same content and subject of a gallery.
@@ -155,38 +185,62 @@ class GalleryContexts:
         """Drops what is cached of a gallery."""
         self.cached.pop(gallery, None)
 
-    def key_for(self, gallery: str, theirs: Contract) -> GalleryKey:
+    async def key_for(self, gallery: str, theirs: Contract) -> GalleryKey:
         """The key that a gallery's contract names.
 
         Raises:
             ContractMismatch: this edge cannot make templates under this contract.
         """
-        self._check(gallery, theirs)
+        await self._checked(gallery, theirs)
         return self._key(gallery, theirs.seal)
 
-    def _cache(self, gallery: str, info: GalleryInfo) -> ProtectionContext:
-        of_gallery = self.key_for(gallery, info.contract)
+    async def _cache(self, gallery: str, info: GalleryInfo) -> GalleryContext:
+        protector = await self._checked(gallery, info.contract)
+        of_gallery = self._key(gallery, info.contract.seal)
         key = of_gallery.of(info.contract.seal)  # a profile that does not seal still seeds from the gallery's key
-        digest = info.contract.digest()
-        one_by_one = info.contract.verify_only
-        context = ProtectionContext(None, digest, subjects=key) if one_by_one else ProtectionContext(key, digest)
+        digest, profile = info.contract.digest(), protector.profile.pin
+        protection = (
+            ProtectionContext(None, digest, profile, subjects=key)
+            if info.contract.verify_only
+            else ProtectionContext(key, digest, profile)
+        )
+        context = GalleryContext(protection, protector, info.threshold, info.score)
         self.cached[gallery] = _CachedGallery(context, of_gallery, time.monotonic() + self.cache_s)
         return context
 
-    def _check(self, gallery: str, theirs: Contract) -> None:
-        """Compares the whole contract with the one that this edge would make.
+    async def _checked(self, gallery: str, theirs: Contract) -> Protector:
+        """The protector for a contract, after the whole contract was compared with the one that this edge would make.
 
-        The cloud states epoch, scope and seeds. The key's id follows from them, so a cloud without the key cannot
-        make up a contract.
+        The cloud states profile, epoch, scope and seeds. The profile must be one that the edge serves. The key's id
+        follows from the rest, so a cloud without the key cannot make up a contract.
+
+        Raises:
+            ContractMismatch: they differ, or the edge does not serve the profile.
         """
+        try:
+            protector = await self._protector_for(theirs)
+            self._compare(gallery, protector.profile, theirs)
+        except ContractMismatch:
+            self.forget(gallery)
+            raise
+        return protector
+
+    async def _protector_for(self, theirs: Contract) -> Protector:
+        found = self.profiles.loaded(theirs.profile)
+        if found is not None:
+            return found
+        if (theirs.embedder, theirs.dim) != (self.profiles.pin, self.profiles.spec.dim):
+            return self.profiles.default  # whatever its profile, the contract differs
+        return await run_in_threadpool(self.profiles.load, theirs.profile)
+
+    def _compare(self, gallery: str, profile: Profile, theirs: Contract) -> None:
         seal = theirs.seal
-        ours = self._new_contract(gallery, "gallery")
+        ours = self._new_contract(gallery, profile, "gallery")
         if ours.seal and seal:
             key = self._key(gallery, seal)
             ours = ours.model_copy(update={"seal": key.seal_pin(seal.epoch, seal.scope, seal.seeds)})
         if ours == theirs:
             return
-        self.forget(gallery)
         differing = [name for name in type(ours).model_fields if getattr(ours, name) != getattr(theirs, name)]
         if differing == ["seal"] and ours.seal and theirs.seal:
             raise ContractMismatch(_OTHER_KEY, differing=differing)
@@ -197,11 +251,22 @@ class GalleryContexts:
             differing=differing,
         )
 
+    def _score(self, protector: Protector, rule: ScoreRule) -> SubjectScore:
+        return BEST if rule == "best" else self.profiles.score_calibration(protector.profile).subject_score()
+
     def _key(self, gallery: str, seal: SealPin | None) -> GalleryKey:
         """The gallery key that a seal names, else the newest one."""
         found = None if seal is None else self.keys.named_by(gallery, seal)
         return found or self.keys.gallery(gallery)
 
-    def _new_contract(self, gallery: str, scope: SealScope) -> Contract:
-        seal = self.keys.gallery(gallery).seal_pin(new_epoch(), scope) if self.profile.seals else None
-        return Contract(dim=self.dim, embedder=self.embedder, profile=self.profile.pin, seal=seal)
+    def _new_contract(self, gallery: str, profile: Profile, scope: SealScope) -> Contract:
+        seal = self.keys.gallery(gallery).seal_pin(new_epoch(), scope) if profile.seals else None
+        return Contract(dim=self.profiles.spec.dim, embedder=self.profiles.pin, profile=profile.pin, seal=seal)
+
+
+def _refuse_other_rule(wanted: ScoreRule | None, found: GalleryInfo) -> None:
+    if wanted not in (None, found.score.rule):
+        raise Conflict(
+            f"The gallery exists and compares subjects by the rule {found.score.rule}; change it with patronus gallery "
+            "score, or PATCH its path."
+        )

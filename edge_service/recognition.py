@@ -14,11 +14,13 @@ from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 
 from edge_service.cloud_client import CloudClient
-from edge_service.gallery_contexts import GalleryContexts
-from edge_service.protection.embeddings import unit_rows
+from edge_service.gallery_contexts import GalleryContext, GalleryContexts
+from edge_service.protection.embeddings import template_weights, unit_rows
 from edge_service.protection.keys import EpochKey, KeyStore
-from edge_service.protection.protect import PackedTemplates, Protected, ProtectionContext, Protector
-from edge_service.vision.embed import MAX_BATCH
+from edge_service.protection.profiles.files import Profile
+from edge_service.protection.protect import PackedTemplates, Protected, Protector
+from edge_service.protection.served_profiles import ServedProfiles
+from edge_service.vision.embed import MAX_BATCH, Embeddings
 from edge_service.vision.quality import level_for
 from edge_service.vision.reader import (
     AlignedFace,
@@ -53,10 +55,27 @@ _MOST_ON_EVENT_LOOP = 10
 
 @dataclass(frozen=True, slots=True)
 class EnrollResult:
-    """One stored template for each picture or embedding; number left unperturbed."""
+    """What an enrollment stored.
+
+    Attributes:
+        templates: one for each picture or embedding.
+        unperturbed: number of them left unperturbed.
+        total: templates that the subject has now.
+        gain: share of genuine comparisons accepted now, and with one picture more; None where it is not known.
+    """
 
     templates: list[EnrolledTemplate]
     unperturbed: int
+    total: int
+    gain: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The decision on two pictures, and the cosine of their embeddings."""
+
+    decision: Literal["match", "no_match"]
+    similarity: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,11 +84,13 @@ class ProtectResult:
 
     Attributes:
         protected: the templates.
+        profile: that they are made under.
         contract: digest of the gallery's contract; None where no gallery was named.
         faces_found: faces in the picture, of which the largest was used; None for embeddings.
     """
 
     protected: Protected = field(repr=False)
+    profile: Profile = field(repr=False)
     contract: str | None
     faces_found: int | None = None
 
@@ -80,7 +101,7 @@ class Recognition:
 
     Attributes:
         reader: pictures to embeddings.
-        protector: embeddings to templates; the only source of what is sent.
+        profiles: embeddings to templates, by the profile of each gallery; the only source of what is sent.
         galleries: contract and key of each gallery.
         keys: for templates that are for no gallery.
         cloud: where templates go.
@@ -90,7 +111,7 @@ class Recognition:
     """
 
     reader: FaceReader
-    protector: Protector
+    profiles: ServedProfiles
     galleries: GalleryContexts
     keys: KeyStore
     cloud: CloudClient
@@ -104,17 +125,12 @@ class Recognition:
 
     async def compare(
         self, pictures: list[bytes], threshold: Threshold, quality: QualityFilter | None
-    ) -> tuple[VerifyAnswer, list[AlignedFace]]:
+    ) -> tuple[Comparison, list[AlignedFace]]:
         """Compares two pictures here; sends nothing."""
-        faces, unit = await self.workers.run(self._read_single_faces, pictures, self.level(quality, "probe"))
-        score = CosineSimilarity(float(np.dot(unit[0].astype(np.float64), unit[1])))
-        answer = VerifyAnswer(
-            decision="match" if CosineThreshold.of(threshold.cosine).accepts(score) else "no_match",
-            similarity=score.value,
-            threshold=threshold.cosine,
-            fmr_at_threshold=threshold.fmr,
-        )
-        return answer, faces
+        faces, found = await self.workers.run(self._read_single_faces, pictures, self.level(quality, "probe"))
+        score = CosineSimilarity(float(np.dot(found.unit[0].astype(np.float64), found.unit[1])))
+        accepted = CosineThreshold.of(threshold.cosine).accepts(score)
+        return Comparison("match" if accepted else "no_match", score.value), faces
 
     async def enroll(
         self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter | None
@@ -123,11 +139,11 @@ class Recognition:
         # 1. The gallery's contract and key; an unknown gallery is refused before the work is done.
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
-        faces, unit = await self.workers.run(self._read_single_faces, pictures, self.level(quality, "enroll"))
+        faces, found = await self.workers.run(self._read_single_faces, pictures, self.level(quality, "enroll"))
         # 3. Ids that follow from the uploaded bytes.
         ids = await run_in_threadpool(self._picture_ids, gallery, subject, pictures)
         # 4. Protect and store.
-        return await self._store(context, gallery, subject, ids, unit), faces
+        return await self._store(context, gallery, subject, ids, found), faces
 
     async def enroll_embeddings(self, gallery: str, subject: str, raw: Rows, names: list[str | None]) -> EnrollResult:
         """Enrolls raw embeddings of one person: all, or none. Equal embeddings are stored once.
@@ -149,7 +165,7 @@ class Recognition:
         named = [name for name in names if name is not None]
         if len(set(named)) < len(named):
             raise Unprocessable("Two embeddings have one `face`; give each its own name.", reason="duplicate_face")
-        unit, _lengths = unit_rows(raw, self.protector.profile, self.reader.spec.dim)
+        unit, lengths = unit_rows(raw, context.protector.profile, self.reader.spec.dim)
         # 3. Ids that follow from the names, or from the embeddings.
         ids = [
             self.galleries.face_id(gallery, subject, "values", np.ascontiguousarray(row, dtype="<f4").tobytes())
@@ -158,22 +174,22 @@ class Recognition:
             for name, row in zip(names, unit, strict=True)
         ]
         # 4. Protect and store.
-        return await self._store(context, gallery, subject, ids, unit)
+        return await self._store(context, gallery, subject, ids, Embeddings(unit, lengths))
 
     async def verify(
         self, gallery: str, subject: str, picture: bytes, quality: QualityFilter | None
-    ) -> tuple[VerifyAnswer, AlignedFace]:
+    ) -> tuple[VerifyAnswer, AlignedFace, GalleryContext]:
         """Compares a picture with a subject."""
         # 1. The gallery's contract and key.
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
-        [face], unit = await self.workers.run(self._read_single_faces, [picture], self.level(quality, "probe"))
+        [face], found = await self.workers.run(self._read_single_faces, [picture], self.level(quality, "probe"))
 
         # 3. Protect and compare.
         async def compare(packed: PackedTemplates) -> VerifyAnswer:
             return await self.cloud.verify(gallery, subject, VerifyRequest(probe=packed.envelopes[0]))
 
-        return await self._send(context, gallery, subject, unit, compare), face
+        return await self._send(context, gallery, subject, found.unit, compare), face, context
 
     async def identify(
         self,
@@ -184,7 +200,7 @@ class Recognition:
         max_faces: int,
         quality: QualityFilter | None,
         count_probes: Callable[[int], None],
-    ) -> tuple[IdentifyAnswer, FaceSelection]:
+    ) -> tuple[IdentifyAnswer, FaceSelection, GalleryContext]:
         """Searches a gallery for the faces of a picture, largest faces first; and the faces searched for.
 
         Args:
@@ -200,7 +216,7 @@ class Recognition:
         """
         # 1. The gallery's contract and key.
         context = await self.galleries.context(gallery)
-        if context.verify_only:
+        if context.protection.verify_only:
             raise Conflict(
                 "The gallery is verify-only: each subject has a seal of its own, and nobody can be looked for among "
                 "all. Verify against one subject, or make a gallery that can identify.",
@@ -222,7 +238,7 @@ class Recognition:
             results = [result for answer in answers for result in answer.results]
             return answers[0].model_copy(update={"results": results})
 
-        return await self._send(context, gallery, None, unit, search), selected
+        return await self._send(context, gallery, None, unit, search), selected, context
 
     async def protect(
         self, embeddings: Rows | bytes, gallery: str | None, subject: str | None, quality: QualityFilter | None
@@ -240,38 +256,52 @@ class Recognition:
             NotFound: there is no such gallery.
             ContractMismatch: the gallery was made under another contract.
         """
-        # 1. The key.
-        key, contract = await self._key_for_protect(gallery, subject)
+        # 1. The protector and its key.
+        protector, key, contract = await self._key_for_protect(gallery, subject)
         # 2. Unit rows: those of a picture are decoded, detected, aligned, embedded.
         faces_found = None
         if isinstance(embeddings, bytes):
             level = self.level(quality, "enroll")
-            [face], unit = await self.workers.run(self._read_single_faces, [embeddings], level)
-            faces_found = face.faces_found
+            [face], found = await self.workers.run(self._read_single_faces, [embeddings], level)
+            unit, faces_found = found.unit, face.faces_found
         else:
-            unit, _lengths = unit_rows(embeddings, self.protector.profile, self.reader.spec.dim)
+            unit, _lengths = unit_rows(embeddings, protector.profile, self.reader.spec.dim)
         # 3. Protect.
-        protected = await self.workers.run(self.protector.templates, unit, key)
-        return ProtectResult(protected, contract, faces_found)
+        protected = await self.workers.run(protector.templates, unit, key)
+        return ProtectResult(protected, protector.profile, contract, faces_found)
 
     async def _store(
-        self, context: ProtectionContext, gallery: str, subject: str, ids: list[str], unit: Rows
+        self, context: GalleryContext, gallery: str, subject: str, ids: list[str], found: Embeddings
     ) -> EnrollResult:
         """Protects and stores one subject's embeddings, each id once; returns a template an id."""
         once = list(dict.fromkeys(ids))
-        rows = unit[[ids.index(uid) for uid in once]]
+        rows = [ids.index(uid) for uid in once]
+        calibration = self.profiles.score_calibration(context.protector.profile)
+        weights = template_weights(found.norms[rows], calibration.weights)
 
         async def enroll(packed: PackedTemplates) -> EnrollResult:
-            new = [NewTemplate(id=uid, template=each) for uid, each in zip(once, packed.envelopes, strict=True)]
+            new = [
+                NewTemplate(id=uid, template=each, weight=weight)
+                for uid, each, weight in zip(once, packed.envelopes, weights, strict=True)
+            ]
             answer = await self.cloud.enroll(gallery, subject, EnrollRequest(templates=new))
             stored = {info.id: info for info in answer.templates}
-            return EnrollResult([stored[uid] for uid in ids], packed.unperturbed)
+            gain = self._gain(context, answer.total)
+            return EnrollResult([stored[uid] for uid in ids], packed.unperturbed, answer.total, gain)
 
-        return await self._send(context, gallery, subject, rows, enroll)
+        return await self._send(context, gallery, subject, found.unit[rows], enroll)
+
+    def _gain(self, context: GalleryContext, templates: int) -> tuple[float, float] | None:
+        """What one more picture is worth, by the profile; None where the gallery does not match as it was measured."""
+        document = context.protector.profile.document
+        if document.score is None or document.threshold is None:
+            return None
+        measured = (document.score.subject_score(), document.threshold.cosine)
+        return document.score.gain(templates) if measured == (context.score, context.threshold.cosine) else None
 
     async def _send(
         self,
-        context: ProtectionContext,
+        context: GalleryContext,
         gallery: str,
         subject: str | None,
         unit: Rows,
@@ -279,41 +309,46 @@ class Recognition:
     ) -> T:
         """Protects and sends embeddings; once more where the gallery's key was changed meanwhile."""
         try:
-            return await send(await self._protect(unit, context.for_subject(subject)))
+            return await send(await self._protect(unit, context, subject))
         except ContractMismatch as refusal:
             context = await self.galleries.renewed(gallery, context, refusal)
-        return await send(await self._protect(unit, context.for_subject(subject)))
+        return await send(await self._protect(unit, context, subject))
 
-    async def _protect(self, unit: Rows, context: ProtectionContext) -> PackedTemplates:
+    async def _protect(self, unit: Rows, context: GalleryContext, subject: str | None) -> PackedTemplates:
         """The only source of what is sent: packed templates, or an error and nothing is sent."""
         check_caller()
+        protect, protection = context.protector.protect, context.protection.for_subject(subject)
         with self.metrics.step("protect"):
             if len(unit) <= _MOST_ON_EVENT_LOOP:
-                packed = self.protector.protect(unit, context)
+                packed = protect(unit, protection)
             else:
-                packed = await self.workers.run(self.protector.protect, unit, context)
+                packed = await self.workers.run(protect, unit, protection)
         check_caller()  # nothing is sent for a caller who has gone
         return packed
 
-    async def _key_for_protect(self, gallery: str | None, subject: str | None) -> tuple[EpochKey | None, str | None]:
+    async def _key_for_protect(
+        self, gallery: str | None, subject: str | None
+    ) -> tuple[Protector, EpochKey | None, str | None]:
         if gallery is not None:
             context = await self.galleries.context(gallery)
-            if context.verify_only and subject is None:
+            protection = context.protection
+            if protection.verify_only and subject is None:
                 raise Unprocessable(
                     "The gallery is verify-only, and each subject has a seal of its own; name one: &subject=NAME",
                     reason="no_subject",
                 )
-            return context.for_subject(subject).key, context.contract_digest
-        if self.protector.profile.seals:
+            return context.protector, protection.for_subject(subject).key, protection.contract_digest
+        own = self.profiles.default
+        if own.profile.seals:
             raise Unprocessable(
                 "This edge's profile seals under a gallery's key; name the gallery: ?gallery=NAME", reason="no_gallery"
             )
-        return self.keys.no_gallery(), None
+        return own, self.keys.no_gallery(), None
 
     def _picture_ids(self, gallery: str, subject: str, pictures: list[bytes]) -> list[str]:
         return [self.galleries.face_id(gallery, subject, "picture", picture) for picture in pictures]
 
-    def _read_single_faces(self, pictures: list[bytes], level: QualityFilter) -> tuple[list[AlignedFace], Rows]:
+    def _read_single_faces(self, pictures: list[bytes], level: QualityFilter) -> tuple[list[AlignedFace], Embeddings]:
         """The one face of each picture, and their embeddings; runs in a worker."""
         faces = []
         for position, picture in enumerate(pictures):
@@ -323,7 +358,7 @@ class Recognition:
             except PatronusError as error:
                 error.extra["picture"] = position
                 raise
-        return faces, self.reader.embed(faces).unit
+        return faces, self.reader.embed(faces)
 
     def _read_faces(self, picture: bytes, level: QualityFilter, max_faces: int) -> tuple[FaceSelection, Rows]:
         """The faces to identify, and embeddings of the first batch; runs in a worker."""

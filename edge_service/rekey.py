@@ -63,6 +63,7 @@ class GalleryRekey:
         """
         async with self.changing[gallery]:
             status = await self.cloud.rekey_status(gallery)
+            await self.galleries.key_for(gallery, status.contract)  # refuses what this edge makes no templates for
             wanted = self._wanted(gallery, status, epoch)
             deadline = time.monotonic() + _MOST_SECONDS
             sent: list[str] = []
@@ -83,7 +84,6 @@ class GalleryRekey:
 
     def _wanted(self, gallery: str, status: RekeyStatus, epoch: str | None) -> Contract:
         now = status.contract
-        self.galleries.key_for(gallery, now)
         if now.seal is None:
             raise Conflict("The gallery's profile does not seal, so it has no key to change.", reason="not_sealed")
         if not self.keys.is_current():
@@ -93,8 +93,10 @@ class GalleryRekey:
             return now
         if epoch is None and status.next_contract is not None:
             seal = status.next_contract.seal
-            # Another edge may have a newer key than this one; its change is restarted, not continued.
-            if seal is not None and key.of(seal).key_id() == seal.key_id:
+            # Another edge may have a newer key than this one; its change is restarted, not continued. And a change of
+            # key changes nothing but the seal, whatever the cloud says.
+            only_the_key = status.next_contract.model_copy(update={"seal": now.seal}) == now
+            if seal is not None and only_the_key and key.of(seal).key_id() == seal.key_id:
                 return status.next_contract
         # Seeds stay those of the stored templates, so that every score stays the same. A key from another master key
         # has no such seeds.
@@ -108,7 +110,7 @@ class GalleryRekey:
     ) -> RekeyStatus:
         rotations: list[Rotation] = []
         if status.contract != wanted:
-            old, new = (self.galleries.key_for(gallery, each) for each in (status.contract, wanted))
+            old, new = [await self.galleries.key_for(gallery, each) for each in (status.contract, wanted)]
             if old != new:  # under another master key
                 await self.workers.run(self.keys.keep_picture_ids, old)
             seals = old.of(status.contract.seal), new.of(wanted.seal)

@@ -8,8 +8,7 @@ from edge_service.cloud_client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts
 from edge_service.metrics import EdgeMetrics
 from edge_service.protection.keys import KeyStore
-from edge_service.protection.profiles.files import load_profile
-from edge_service.protection.protect import Protector
+from edge_service.protection.served_profiles import ServedProfiles
 from edge_service.recognition import Recognition
 from edge_service.rekey import GalleryRekey
 from edge_service.settings import EdgeSettings
@@ -44,26 +43,21 @@ class Services:
         self.key_ring.records()  # a file that cannot be read stops the start
         self.reader = FaceReader(settings, metrics)
         pin, spec = self.reader.pin, self.reader.spec
-        self.profile = load_profile(settings.profile, pin, spec.dim, settings.profiles)
-        if not self.profile.seals:
-            _log.warning(
-                "profile_does_not_seal", profile=self.profile.pin.name, sends="templates that are nearly embeddings"
-            )
+        self.profiles = ServedProfiles(
+            settings.profile, pin, spec, settings.profiles, settings.weaker_profiles, metrics.count_protected
+        )
+        # Of new galleries, and of what is for no gallery.
+        self.profile = self.profiles.default.profile
         # Of comparisons, and of galleries that are created without one.
-        self.default_threshold = self.profile.default_threshold(spec.threshold)
+        self.default_threshold = self.profiles.default_threshold(self.profile)
         self.cloud = CloudClient(settings.cloud, metrics, transport)
         self.workers = Workers(settings.work)
         self.galleries = GalleryContexts(
-            cloud=self.cloud,
-            keys=keys,
-            profile=self.profile,
-            embedder=pin,
-            dim=spec.dim,
-            cache_s=settings.cloud.gallery_cache_s,
+            cloud=self.cloud, keys=keys, profiles=self.profiles, cache_s=settings.cloud.gallery_cache_s
         )
         self.recognition = Recognition(
             reader=self.reader,
-            protector=Protector(self.profile, on_protected=metrics.count_protected),
+            profiles=self.profiles,
             galleries=self.galleries,
             keys=keys,
             cloud=self.cloud,

@@ -113,8 +113,12 @@ class EdgeSettings(ServiceSettings):
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
-    # The protection profile: a folder of edge_service/protection/profiles, or of `profiles`.
+    # The protection profile of new galleries: a folder of edge_service/protection/profiles, or of `profiles`. Galleries
+    # made under another one are served under that, where it is there and does all that this one does.
     profile: str = "default"
+    # Profiles that do less than `profile` (no seal, say) and are served all the same. The cloud states which profile a
+    # gallery is under: without this list it cannot make the edge protect less.
+    weaker_profiles: tuple[str, ...] = ()
     # The operator's own profiles, each a folder with a profile.json.
     profiles: Path | None = None
     # As in the model manifest: sface_2021dec, or dlib_resnet29 once it is fetched. A gallery stays with its embedder.

@@ -51,6 +51,7 @@ class Action(StrEnum):
     TEMPLATES_EXPIRED = "templates_expired"
     TEMPLATES_REDATED = "templates_redated"
     RETENTION_CHANGED = "retention_changed"
+    SCORE_CHANGED = "score_changed"
     REKEY_BEGUN = "rekey_begun"
     REKEY_FLIPPED = "rekey_flipped"
     RECORD_RESTORED = "record_restored"

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, false, select
 from cloud_service.audit.check import reading
 from cloud_service.audit.log import Action, append, head, marker
 from cloud_service.clock import RecordClock
+from cloud_service.entries.changes import skip_used_ids
 from cloud_service.erasure.erasure_list import (
     ErasureList,
     KnownErasure,
@@ -126,6 +127,7 @@ def carry_over(
     """
     record = _record(database)
     with database.write(long=True) as connection:
+        skip_used_ids(connection)
         mine, end = record_mark(connection), head(connection)
         if before is not None and before.erasures.record != mine:
             if _same_log(connection, before):  # the log is this record's, so the salt was changed
@@ -253,7 +255,7 @@ class _Repeater:
         if not all_before:
             which &= template.c.created_at <= erasure.at
         rows = self._connection.execute(select(template.c.id, template.c.subject_id).where(which)).all()
-        return self._record.remove_rows(self._connection, pinned, rows), len(rows)
+        return self._record.remove_rows(self._connection, pinned, rows)[0], len(rows)
 
     def _named(self, pinned: PinnedGallery, erasure: KnownErasure) -> ColumnElement[bool]:
         """What an erasure named of a gallery's templates."""

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -17,7 +17,7 @@ from cloud_service.index.flat import SegmentedIndex
 from cloud_service.index.segment import Segment
 from cloud_service.index.sketch import Sketch
 from cloud_service.index.snapshots import Snapshots
-from cloud_service.record.queries import PinnedGallery
+from cloud_service.record.queries import EntryChange, PinnedGallery
 from cloud_service.record.record import Record
 from cloud_service.settings import IndexSettings
 from shared.errors import PatronusError
@@ -28,15 +28,15 @@ from shared.wire.cloud import IndexStats, SnapshotInfo
 _log = get_logger(__name__)
 # The background thread rests so many times as long as a file took it: searches need what it takes of the cores.
 _REST: Final = 3.0
+_NO_IDS: Final = np.empty(0, np.int64)
 
 
 @dataclass
 class _Prepared:
-    """The index for a gallery's next key, how far it is built, and what to remove from it."""
+    """The index for a gallery's next key, and what to remove from it."""
 
     key_version: int
     index: SegmentedIndex
-    built_to: int = 0
     removed: list[NDArray[np.int64]] = field(default_factory=list)
 
 
@@ -60,13 +60,11 @@ class FaissIndexes:
         self._settings = settings
         self._metrics = metrics
         self._changing = threading.Lock()
-        # By gallery and key version: the index under the key before is not found any more.
-        self._indexes: dict[tuple[int, int], SegmentedIndex] = {}
+        # By gallery and the versions of its key and rule: the index under those before is not found any more.
+        self._indexes: dict[tuple[int, int, int], SegmentedIndex] = {}
         self._prepared: dict[int, _Prepared] = {}
-        # The last template that a gallery's index was built with: what is added later has a larger id.
-        self._built_to: dict[int, int] = {}
         self._to_rebuild: set[int] = set()
-        # The segments that stand in files, with how many of their templates were removed then.
+        # The segments that stand in files, with how many of their entries were removed then.
         self._saved: WeakKeyDictionary[Segment, int] = WeakKeyDictionary()
         self._saving = threading.Lock()
         self._closing = threading.Event()
@@ -86,20 +84,20 @@ class FaissIndexes:
         self._background.start()
         held = sum(map(len, self._indexes.values()))
         from_files = sum(segment.held for segment in self._saved)
-        _log.info("indexes_loaded", galleries=len(self._indexes), templates=held, from_files=from_files)
+        _log.info("indexes_loaded", galleries=len(self._indexes), entries=held, from_files=from_files)
 
     def of(self, gallery: PinnedGallery) -> SegmentedIndex:
         """A gallery's index, rebuilt first if it was lost.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
-            ContractMismatch: its key was changed meanwhile.
+            ContractMismatch: its key was changed meanwhile. ScoreChanged: its rule was.
         """
-        index = self._indexes.get((gallery.id, gallery.key_version))
+        index = self._indexes.get(_key(gallery))
         if index is not None:
             return index
         with self._changing:
-            index = self._indexes.get((gallery.id, gallery.key_version))
+            index = self._indexes.get(_key(gallery))
             if index is None:
                 self._record.require(gallery)
                 index = self._rebuild(gallery)
@@ -108,19 +106,16 @@ class FaissIndexes:
     def made(self, gallery: PinnedGallery) -> None:
         """Makes the empty index of a new gallery."""
         with self._changing:
-            self._built_to[gallery.id] = 0
-            self._indexes[gallery.id, gallery.key_version] = SegmentedIndex(gallery.dim)
+            self._indexes[_key(gallery)] = SegmentedIndex(gallery.dim)
 
-    def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Adds templates; they can be found when this returns."""
+    def added(self, gallery: PinnedGallery, change: EntryChange) -> None:
+        """Adds entries, and removes those that they replace; they can be found when this returns.
+
+        Files that hold what was replaced are overwritten later: before the next erasure is acknowledged, at the latest.
+        """
         with self._changing, self._metrics.step("index"):
-            index = self._indexes.get((gallery.id, gallery.key_version))
             try:
-                if index is None:
-                    self._rebuild(gallery)
-                else:
-                    new = ids > self._built_to[gallery.id]
-                    index.add(ids[new], vectors[new])
+                self._apply(gallery, change, rebuild=True)
             except Exception:
                 # Committed, yet perhaps not searchable: not acknowledged. The sender's next try finds it stored.
                 self._replace(gallery)
@@ -129,28 +124,33 @@ class FaissIndexes:
     def added_before(self, gallery: PinnedGallery, uids: Sequence[str]) -> None:
         """Does nothing: stored templates are in the index, or it was rebuilt before."""
 
-    def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Removes templates, and their bytes from memory and snapshots."""
+    def removed(self, gallery: PinnedGallery, change: EntryChange) -> None:
+        """Removes entries, their bytes from memory and files, and adds those that take the place of some."""
         with self._changing, self._metrics.step("index"):
-            prepared = self._prepared.get(gallery.id)
-            if prepared is not None:
-                prepared.removed.append(ids)
-            index = self._indexes.get((gallery.id, gallery.key_version))
             try:
-                if index is not None:
-                    index.remove(ids)
+                self._apply(gallery, change, rebuild=False)
             except Exception as error:
                 # Erased all the same: no hit is returned without the record. The rebuild frees the vectors' memory.
                 _log.error("index_removal_failed", **place_of(error))
                 self._replace(gallery)
         self._sweep()
 
+    def regrouped(self, before: PinnedGallery, after: PinnedGallery) -> None:
+        """Makes the index of a gallery anew whose rule was changed; searches of it wait until then."""
+        with self._changing, self._metrics.step("index"):
+            self._indexes.pop(_key(before), None)  # not emptied: somebody may be searching it
+            try:
+                self._rebuild(after)
+            except Exception:
+                self._replace(after)
+                raise
+        self._sweep()
+
     def dropped(self, gallery: PinnedGallery) -> None:
         """Drops the index of a gallery that was erased."""
         with self._changing:
-            index = self._indexes.pop((gallery.id, gallery.key_version), None)
+            index = self._indexes.pop(_key(gallery), None)
             self._prepared.pop(gallery.id, None)
-            self._built_to.pop(gallery.id, None)
             self._to_rebuild.discard(gallery.id)
             if index is not None:
                 index.drop()
@@ -167,9 +167,9 @@ class FaissIndexes:
             backend="faiss",
             kind="approximate" if index.sketched else "exact",
             pinned=gallery.index_kind,
-            templates=len(index),
+            entries=len(index),
             memory_bytes=index.nbytes,
-            snapshot_templates=self._snapshots.info(gallery).templates,
+            snapshot_entries=self._snapshots.info(gallery).entries,
         )
 
     def pinned(self, gallery: PinnedGallery) -> None:
@@ -188,7 +188,7 @@ class FaissIndexes:
     def doubtful(self, gallery: PinnedGallery) -> None:
         """Drops an index whose last change may or may not be committed; its next use rebuilds it."""
         with self._changing:
-            self._indexes.pop((gallery.id, gallery.key_version), None)
+            self._indexes.pop(_key(gallery), None)
 
     def prepare(self, after: PinnedGallery) -> None:
         """Makes an index of what is staged for a gallery's next key, while searches go on."""
@@ -202,7 +202,8 @@ class FaissIndexes:
         """Runs the transaction that changes a gallery's key, and puts the prepared index in place."""
         with self._changing:  # requests for the index under the new key wait until it is complete
             commit()
-            self._indexes.pop((after.id, after.key_version - 1), None)  # not emptied: somebody may be searching it
+            before = replace(after, key_version=after.key_version - 1)
+            self._indexes.pop(_key(before), None)  # not emptied: somebody may be searching it
             prepared = self._prepared.pop(after.id, None)
             try:
                 if prepared is None or prepared.key_version != after.key_version:
@@ -211,7 +212,7 @@ class FaissIndexes:
                     self._fill(prepared, after)  # what was enrolled since
                     if prepared.removed:
                         prepared.index.remove(np.concatenate(prepared.removed))
-                    self._put(after, prepared.index, prepared.built_to)
+                    self._put(after, prepared.index)
             except Exception as error:  # the change is committed: whatever is wrong here, the index is rebuilt
                 _log.error("index_switch_failed", **place_of(error))
                 self._replace(after)
@@ -238,18 +239,31 @@ class FaissIndexes:
 
     def _present(self) -> Iterator[tuple[PinnedGallery, SegmentedIndex]]:
         for gallery in self._record.galleries():
-            index = self._indexes.get((gallery.id, gallery.key_version))
+            index = self._indexes.get(_key(gallery))
             if index is not None:
                 yield gallery, index
 
     def _fill(self, prepared: _Prepared, after: PinnedGallery) -> None:
-        for ids, vectors in self._record.vectors.batches(after, prepared.built_to):
+        for ids, vectors in self._record.entries.batches(after, prepared.index.last):
             prepared.index.add(ids, vectors)
-            prepared.built_to = int(ids[-1])
+
+    def _apply(self, gallery: PinnedGallery, change: EntryChange, *, rebuild: bool) -> None:
+        """Changes an index as the record was changed: adds first, so that nobody is missing in between."""
+        prepared = self._prepared.get(gallery.id)
+        if prepared is not None and len(change.removed):
+            prepared.removed.append(change.removed)
+        index = self._indexes.get(_key(gallery))
+        if index is not None:
+            new = change.ids > index.last  # the others it was built with
+            index.add(change.ids[new], change.vectors[new])
+            if len(change.removed):
+                index.remove(change.removed)
+        elif rebuild:
+            self._rebuild(gallery)
 
     def _replace(self, gallery: PinnedGallery) -> None:
         """Drops an index that cannot be trusted and rebuilds it, now or at its next use."""
-        self._indexes.pop((gallery.id, gallery.key_version), None)
+        self._indexes.pop(_key(gallery), None)
         self._to_rebuild.add(gallery.id)
         try:
             self._rebuild(gallery)
@@ -260,19 +274,16 @@ class FaissIndexes:
         index = SegmentedIndex(gallery.dim)
         segments = self._snapshots.load(gallery)
         known = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in segments)])
-        last = int(known.max(initial=0))
         for segment in segments:
             index.adopt(segment)
             self._saved[segment] = 0
-        for ids, vectors in self._record.vectors.batches_without(gallery, known):
+        for ids, vectors in self._record.entries.batches_without(gallery, known):
             index.add(ids, vectors)
-            last = max(last, int(ids.max()))
-        self._put(gallery, index, last)
+        self._put(gallery, index)
         return index
 
-    def _put(self, gallery: PinnedGallery, index: SegmentedIndex, built_to: int) -> None:
-        self._built_to[gallery.id] = built_to
-        self._indexes[gallery.id, gallery.key_version] = index
+    def _put(self, gallery: PinnedGallery, index: SegmentedIndex) -> None:
+        self._indexes[_key(gallery)] = index
         self._to_rebuild.discard(gallery.id)
 
     def _sweep(self) -> None:
@@ -300,11 +311,15 @@ class FaissIndexes:
                     continue
                 removed = segment.removed
                 with self._metrics.step("snapshot"):
-                    left_out = self._record.damaged_templates.of(gallery.id)
+                    left_out = self._left_out(gallery)
                     if self._snapshots.save(gallery, segment, index.segments(), left_out):
                         self._saved[segment] = removed
             if rest and self._closing.wait(rest * (time.monotonic() - began)):
                 return
+
+    def _left_out(self, gallery: PinnedGallery) -> NDArray[np.int64]:
+        """Entries that the record has and the index perhaps not: their template is damaged."""
+        return _NO_IDS if gallery.one_entry_a_subject else self._record.damaged_templates.of(gallery.id)
 
     def _sketch(self, gallery: PinnedGallery, index: SegmentedIndex) -> None:
         """Makes the sketches that are missing, or drops all."""
@@ -318,3 +333,7 @@ class FaissIndexes:
                 sketch = Sketch(segment)
             with self._changing:
                 index.sketch(segment, sketch)
+
+
+def _key(gallery: PinnedGallery) -> tuple[int, int, int]:
+    return gallery.id, gallery.key_version, gallery.score_version

@@ -1,4 +1,4 @@
-"""A gallery's index in memory: proposes the templates nearest to a probe."""
+"""A gallery's index in memory: proposes the entries nearest to a probe."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_service.entries.queries import Lacking
 from cloud_service.index.scan import Found, Part, best_of, joined, parts_of, shared
 from cloud_service.index.segment import DEAD, Segment, narrow_reach, width_of
 from cloud_service.index.sketch import Sketch
@@ -27,8 +28,8 @@ _REMOVED: Final = 0.25
 class Hits:
     """What an index proposes, one row a probe, best first.
 
-    ``ids`` is (m, w) int64, the record's template ids; where fewer than w were found for a probe, the rest of its row
-    is -1. ``unseen_at_most`` is (m,) float64: no template that is not proposed has a larger exact inner product with
+    ``ids`` is (m, w) int64, the record's entry ids; where fewer than w were found for a probe, the rest of its row
+    is -1. ``unseen_at_most`` is (m,) float64: no entry that is not proposed has a larger exact inner product with
     the probe, or all that has one is less than was asked for. An approximate index says of the latter what it knows.
     """
 
@@ -37,22 +38,28 @@ class Hits:
 
 
 class VectorIndex(Protocol):
-    """One gallery's templates. Safe to search from several threads while one writes."""
+    """One gallery's entries. Safe to search from several threads while one writes."""
 
     def __len__(self) -> int: ...
 
-    def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
-        """The ``width`` best templates for each of (m, d) float32 unit probes, from ``at_least``.
+    def lacking(self) -> Lacking:
+        """Which entries of the record a search that begins now may not propose, as they are being added.
 
-        A template that is there throughout the search is proposed, or scores at most ``unseen_at_most``. One that is
+        To be asked before each search.
+        """
+
+    def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
+        """The ``width`` best entries for each of (m, d) float32 unit probes, from ``at_least``.
+
+        An entry that is there throughout the search is proposed, or scores at most ``unseen_at_most``. One that is
         added or removed meanwhile may be proposed or not.
         """
 
 
 class SegmentedIndex:
-    """All templates in memory at one byte a value, compared with every probe.
+    """All entries in memory at one byte a value, compared with every probe.
 
-    It is exact: a template that is not proposed cannot score more than it says, because what was lost of each by
+    It is exact: an entry that is not proposed cannot score more than it says, because what was lost of each by
     keeping it in bytes is known. With sketches of segments that are full it is approximate: those are scanned in place
     of the segments, and what they propose is scored by the segments' codes.
 
@@ -60,13 +67,17 @@ class SegmentedIndex:
     is replaced as a whole (docs/decisions/0011). One thread at a time writes.
 
     Args:
-        dim: d, the length of a template.
+        dim: d, the length of a vector.
+
+    Attributes:
+        last: the largest id that was ever added; the record holds no smaller one that is not here.
     """
 
     def __init__(self, dim: int) -> None:
+        self.last = 0
         self._dim = dim
         self._wide = width_of(dim)
-        # Templates with a value beyond the narrow reach are kept with coarser steps.
+        # Vectors with a value beyond the narrow reach are kept with coarser steps.
         self._shelves = tuple(Shelf(dim, reach) for reach in sorted({narrow_reach(dim), 1.0}))
         self._sketches: dict[Segment, Sketch] = {}
 
@@ -75,7 +86,7 @@ class SegmentedIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the templates take, with what room there is for more."""
+        """Bytes of memory that the entries take, with what room there is for more."""
         rows = sum(segment.codes.nbytes + segment.ids.nbytes for segment in self.segments())
         return rows + sum(sketch.nbytes for sketch in list(self._sketches.values()))
 
@@ -94,7 +105,7 @@ class SegmentedIndex:
         return [segment for shelf in self._shelves for segment in shelf.full() if segment.held >= _MOST // 4]
 
     def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Adds (n, d) float32 unit rows under n new ids; they can be found when this returns."""
+        """Adds (n, d) float32 rows, of length 1 at most, under n new ids; they can be found when this returns."""
         farthest = np.abs(vectors).max(axis=1, initial=0.0)
         beyond = -1.0
         for shelf in self._shelves:
@@ -102,10 +113,16 @@ class SegmentedIndex:
             beyond = shelf.reach
             if mine.any():
                 shelf.add(ids[mine], vectors[mine])
+        self.last = max(self.last, int(ids.max(initial=0)))
 
     def adopt(self, segment: Segment) -> None:
         """Takes a full segment as it is."""
         next(shelf for shelf in self._shelves if shelf.reach == segment.reach).adopt(segment)
+        self.last = max(self.last, int(segment.ids.max()))
+
+    def lacking(self) -> Lacking:
+        """What has a larger id than all that is here: ids come in the order of commits, and so do additions."""
+        return Lacking(self.last, np.empty(0, np.int64))
 
     def remove(self, ids: NDArray[np.int64]) -> None:
         """Removes n ids and overwrites their rows; those it does not hold are passed over."""
@@ -138,7 +155,7 @@ class SegmentedIndex:
         self._sketches.clear()
 
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
-        """The ``width`` best templates for each of (m, d) float32 unit probes, from ``at_least``."""
+        """The ``width`` best entries for each of (m, d) float32 unit probes, from ``at_least``."""
         wide = np.zeros((len(probes), self._wide), np.float32)
         wide[:, : self._dim] = probes
         sketches = self._sketches

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cloud_service.index.flat import VectorIndex
-from cloud_service.record.queries import PinnedGallery
+from cloud_service.record.queries import EntryChange, PinnedGallery
 from shared.wire.cloud import IndexStats, SnapshotInfo
 
 
@@ -33,25 +30,32 @@ class Indexes(Protocol):
     def of(self, gallery: PinnedGallery) -> VectorIndex:
         """The index of a gallery under its present key, rebuilt first if it was lost.
 
-        It may be searched to the end though the gallery's key is changed meanwhile: no index ever holds templates under
-        two keys.
+        It may be searched to the end though the gallery's key or rule is changed meanwhile: no index ever holds entries
+        under two of either.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
-            ContractMismatch: its key was changed meanwhile.
+            ContractMismatch: its key was changed meanwhile. ScoreChanged: its rule was.
         """
 
     def made(self, gallery: PinnedGallery) -> None:
         """Makes the index of a new, empty gallery. Never raises; repaired later."""
 
-    def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Adds templates, (n,) int64 and (n, dim) float32; they can be found when this returns."""
+    def added(self, gallery: PinnedGallery, change: EntryChange) -> None:
+        """Adds entries, and removes those that they replace; they can be found when this returns."""
 
     def added_before(self, gallery: PinnedGallery, uids: Sequence[str]) -> None:
         """Makes sure that templates which are sent again, by their names on the wire, can be found."""
 
-    def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Removes templates, (n,) int64."""
+    def removed(self, gallery: PinnedGallery, change: EntryChange) -> None:
+        """Removes entries, and adds those that take the place of some."""
+
+    def regrouped(self, before: PinnedGallery, after: PinnedGallery) -> None:
+        """Makes the index of a gallery anew whose rule was changed, and drops the one before.
+
+        Raises:
+            IndexUnavailable: it is not searched until that is done.
+        """
 
     def dropped(self, gallery: PinnedGallery) -> None:
         """Drops the index of a gallery that was erased."""

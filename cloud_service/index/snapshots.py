@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, delete, func, insert, select
 
+from cloud_service.entries.queries import all_entries_of, entry_column
 from cloud_service.index.segment import Segment, width_of
 from cloud_service.record.database import Database
 from cloud_service.record.queries import PinnedGallery
-from cloud_service.record.tables import gallery, segment_file, template
+from cloud_service.record.tables import gallery, segment_file
 from shared.errors import InsufficientStorage, RecordUnavailable
 from shared.logs import get_logger, place_of
 from shared.security.secret_files import sync_folder
@@ -60,10 +61,10 @@ class Snapshots:
         self._names: WeakKeyDictionary[Segment, str] = WeakKeyDictionary()
 
     def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Does nothing: new templates stand in no file."""
+        """Does nothing: new entries stand in no file."""
 
     def removed(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Trusts the files that hold one of these templates no more."""
+        """Trusts the files that hold one of these entries no more."""
         query = select(segment_file.c.id, segment_file.c.first_id, segment_file.c.last_id)
         files = connection.execute(query.where(segment_file.c.gallery_id == pinned.id)).all()
         hit = [file.id for file in files if _may_hold(file, ids)]
@@ -75,14 +76,14 @@ class Snapshots:
         connection.execute(delete(segment_file).where(segment_file.c.gallery_id == pinned.id))
 
     def info(self, pinned: PinnedGallery) -> SnapshotInfo:
-        """How many files hold how many templates of a gallery."""
+        """How many files hold how many entries of a gallery."""
         query = select(func.count(), func.coalesce(func.sum(segment_file.c.templates), 0))
         with self._database.read() as connection:
-            files, templates = connection.execute(query.where(*_of(pinned))).one()
-        return SnapshotInfo(files=int(files), templates=int(templates))
+            files, entries = connection.execute(query.where(*_of(pinned))).one()
+        return SnapshotInfo(files=int(files), entries=int(entries))
 
     def load(self, pinned: PinnedGallery) -> list[Segment]:
-        """The segments of a gallery that files hold, in the order of their templates.
+        """The segments of a gallery that files hold, in the order of their entries.
 
         A file that is not as the record says is left out, and is not trusted any more.
         """
@@ -119,7 +120,7 @@ class Snapshots:
             pinned: the gallery.
             segment: what is written.
             among: all segments of the gallery's index.
-            left_out: (k,) int64, in order: templates that are damaged; the record has them, the index perhaps not.
+            left_out: (k,) int64, in order: entries of damaged templates; the record has them, the index perhaps not.
 
         Raises:
             OSError: the file cannot be written.
@@ -191,7 +192,7 @@ class Snapshots:
     def _register(
         self, pinned: PinnedGallery, values: dict[str, Any], within: NDArray[np.int64], others: list[str]
     ) -> bool:
-        """Records a file's digest, unless the record's templates or key are other ones by now.
+        """Records a file's digest, unless the record's entries, key or rule are other ones by now.
 
         Of the gallery's other files only those of segments that the index still has are trusted from then on: what it
         rewrote stands in a newer file, and must not be read twice.
@@ -199,14 +200,19 @@ class Snapshots:
         The two are compared by the number of ids and their sum, which the record counts in milliseconds, while an
         erasure waits: templates reach the index after the record, so that it may have more, never others.
         """
-        there = template.c.id.between(values["first_id"], values["last_id"])
-        query = select(func.count(), func.coalesce(func.sum(template.c.id), 0))
+        column = entry_column(pinned)
+        there = column.between(values["first_id"], values["last_id"])
+        query = select(func.count(), func.coalesce(func.sum(column), 0))
         with self._database.write() as connection:
-            version = connection.scalar(
-                select(gallery.c.key_version).where(gallery.c.id == pinned.id).with_for_update()
-            )
-            held, total = connection.execute(query.where(template.c.gallery_id == pinned.id, there)).one()
-            if version != pinned.key_version or (int(held), int(total)) != (len(within), int(within.sum())):
+            now = connection.execute(
+                select(gallery.c.key_version, gallery.c.score_version)
+                .where(gallery.c.id == pinned.id)
+                .with_for_update()
+            ).first()
+            held, total = connection.execute(query.where(all_entries_of(pinned), there)).one()
+            if now is None or tuple(now) != (pinned.key_version, pinned.score_version):
+                return False
+            if (int(held), int(total)) != (len(within), int(within.sum())):
                 return False
             connection.execute(delete(segment_file).where(*_of(pinned), segment_file.c.name.not_in(others)))
             connection.execute(
@@ -266,7 +272,7 @@ def _content(folder: Path, file: Any) -> bytes | None:
 
 
 def _may_hold(file: Any, ids: NDArray[np.int64]) -> bool:
-    """Whether a file may hold one of some templates, which a damaged row does not rule out."""
+    """Whether a file may hold one of some entries, which a damaged row does not rule out."""
     if not isinstance(file.first_id, int) or not isinstance(file.last_id, int):
         return True
     return bool(((ids >= file.first_id) & (ids <= file.last_id)).any())

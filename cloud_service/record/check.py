@@ -12,11 +12,11 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Engine, Select, and_, case, func, select, text
+from sqlalchemy import Engine, Select, and_, case, func, literal, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_service.index.snapshots import is_as_written
-from cloud_service.record.checksums import from_blobs, gallery_checksum
+from cloud_service.record.checksums import from_blobs, gallery_checksum, weights_of
 from cloud_service.record.opening import read_only
 from cloud_service.record.sqlite import open_read_only, sqlite_file
 from cloud_service.record.tables import gallery, rekeyed, segment_file, subject, template
@@ -31,6 +31,7 @@ _LISTED: Final = 20
 # The first revisions of the tables: in which templates have checksums, and whose names are the present ones.
 _CHECKSUMS_SINCE: Final = "0003"
 _PRESENT_NAMES_SINCE: Final = "0005"
+_WEIGHTS_SINCE: Final = "0006"
 # By table and its key: what damages a row, in SQLite's words; and the column that records of the first revision lack.
 _DAMAGE: Final[dict[tuple[str, str], tuple[tuple[str, str | None], ...]]] = {
     ("gallery", "id"): (
@@ -39,6 +40,9 @@ _DAMAGE: Final[dict[tuple[str, str], tuple[tuple[str, str | None], ...]]] = {
         ("typeof(threshold_cosine) <> 'real' OR threshold_cosine NOT BETWEEN 1e-300 AND 0.9999999999999999", None),
         ("typeof(threshold_fmr) <> 'real' OR threshold_fmr NOT BETWEEN 0 AND 1", None),
         ("typeof(templates) <> 'integer' OR templates NOT BETWEEN 0 AND 1000000000000", "templates"),
+        ("subjects <> (SELECT count(*) FROM subject WHERE gallery_id = gallery.id)", "subjects"),
+        ("typeof(last_entry) <> 'integer' OR last_entry NOT BETWEEN 0 AND 1000000000000000", "last_entry"),
+        ("last_entry < (SELECT max(entry_id) FROM subject WHERE gallery_id = gallery.id)", "last_entry"),
         (f"max_age_seconds NOT BETWEEN 1 AND {MAX_AGE}", "max_age_seconds"),
         ("typeof(max_age_seconds) NOT IN ('integer', 'null') OR typeof(key_version) <> 'integer'", "key_version"),
         ("next_contract IS NOT NULL AND NOT json_valid(next_contract)", "next_contract"),
@@ -46,6 +50,13 @@ _DAMAGE: Final[dict[tuple[str, str], tuple[tuple[str, str | None], ...]]] = {
     ("subject", "id"): (
         ("datetime(created_at) IS NULL", None),
         ("typeof(name) <> 'text' OR length(name) NOT BETWEEN 1 AND 128 OR name GLOB '*[^A-Za-z0-9._@-]*'", None),
+        # One entry for each subject where the rule is `mean`, and none where it is `best`.
+        ("typeof(entry_id) NOT IN ('integer', 'null')", "entry_id"),
+        (
+            "(entry_id IS NULL) = coalesce((SELECT json_extract(score, '$.rule') = 'mean' FROM gallery "
+            "WHERE gallery.id = gallery_id AND json_valid(score)), 0)",
+            "entry_id",
+        ),
     ),
     ("template", "id"): (
         ("datetime(created_at) IS NULL", None),
@@ -106,7 +117,7 @@ def check_record(url: str, index_folder: Path) -> CheckResult:
     problems: list[str] = []
     damaged: list[DamagedTemplate] = []
     with read_only(url, "The record cannot be read: it is away, damaged, or not one of Patronus.") as engine:
-        if not _has_checksums(engine, _PRESENT_NAMES_SINCE if path is None else _CHECKSUMS_SINCE):
+        if not _is_of(engine, _PRESENT_NAMES_SINCE if path is None else _CHECKSUMS_SINCE):
             raise SetupError("The record was not used by this version of Patronus yet; start the cloud service once.")
         if path is not None:
             try:
@@ -136,7 +147,7 @@ def refuse_damaged(record: Path) -> None:
     """
     why = "This is no sound record of Patronus: not all rows of it can be read."
     with read_only(f"sqlite:///{record.resolve()}", why) as engine:
-        damaged = list(damaged_templates(engine)) if _has_checksums(engine) else []
+        damaged = list(damaged_templates(engine)) if _is_of(engine) else []
     if damaged:
         listed = ", ".join(f"{one.gallery}: row {one.row}" for one in damaged[:_LISTED])
         more = f" and {len(damaged) - _LISTED} more" if len(damaged) > _LISTED else ""
@@ -155,13 +166,14 @@ def damaged_templates(engine: Engine) -> Iterator[DamagedTemplate]:
     # While a change of key settles, what still stands in the template's own row is under the key before.
     unsettled = and_(rekeyed.c.template_id == template.c.id, rekeyed.c.key_version == gallery.c.key_version)
     version = case((rekeyed.c.id.is_not(None), gallery.c.key_version - 1), else_=gallery.c.key_version)
-    own = _columns(template, version).outerjoin(rekeyed, unsettled)
-    staged = _columns(rekeyed, rekeyed.c.key_version).join(rekeyed, rekeyed.c.template_id == template.c.id)
+    weight = template.c.weight if _is_of(engine, _WEIGHTS_SINCE) else literal(1.0)
+    own = _columns(template, version, weight).outerjoin(rekeyed, unsettled)
+    staged = _columns(rekeyed, rekeyed.c.key_version, weight).join(rekeyed, rekeyed.c.template_id == template.c.id)
     yield from _damaged(engine, own.order_by(template.c.id).limit(_ROWS), template.c.id, staged=False)
     yield from _damaged(engine, staged.order_by(rekeyed.c.id).limit(_ROWS), rekeyed.c.id, staged=True)
 
 
-def _columns(of: Any, version: Any) -> Select[Any]:
+def _columns(of: Any, version: Any, weight: Any) -> Select[Any]:
     return (
         select(
             of.c.id.label("place"),
@@ -173,6 +185,7 @@ def _columns(of: Any, version: Any) -> Select[Any]:
             gallery.c.name.label("gallery"),
             gallery.c.dim,
             version.label("key_version"),
+            weight.label("weight"),
         )
         .select_from(template)
         .join(subject, subject.c.id == template.c.subject_id)
@@ -194,7 +207,8 @@ def _damaged(engine: Engine, query: Select[Any], place: Any, *, staged: bool) ->
         for (dim, gallery_id, key_version), group in groups.items():
             subjects = [row.subject for row in group]
             if isinstance(dim, int) and 0 < dim <= MAX_DIM and isinstance(key_version, int):
-                _, sound = from_blobs([row.vector for row in group], subjects, dim, gallery_id, key_version)
+                blobs, weights = [row.vector for row in group], weights_of([row.weight for row in group])
+                _, sound = from_blobs(blobs, weights, subjects, dim, gallery_id, key_version)
             else:  # the gallery's own row is damaged
                 sound = np.zeros(len(group), bool)
             for at in np.flatnonzero(~sound):
@@ -202,7 +216,7 @@ def _damaged(engine: Engine, query: Select[Any], place: Any, *, staged: bool) ->
                 yield DamagedTemplate(row.gallery, row.row, staged, row.subject, row.uid)
 
 
-def _has_checksums(engine: Engine, since: str = _CHECKSUMS_SINCE) -> bool:
+def _is_of(engine: Engine, since: str = _CHECKSUMS_SINCE) -> bool:
     with engine.connect() as connection:
         return str(connection.scalar(text("SELECT version_num FROM alembic_version"))) >= since
 
@@ -240,8 +254,9 @@ def _damaged_galleries(file: sqlite3.Connection, *, checked: bool) -> Iterator[s
     cursor = file.execute("SELECT *, CAST(contract AS BLOB) AS contract_bytes FROM gallery")
     names = [column[0] for column in cursor.description]
     for values in cursor:
-        row = SimpleNamespace(**dict(zip(names, values, strict=True)))
+        row = SimpleNamespace(**{"score": None, "score_version": 0} | dict(zip(names, values, strict=True)))
         try:
+            row.score = None if row.score is None else json.loads(row.score)
             contract = Contract.model_validate(json.loads(row.contract_bytes))
             fits = contract.dim == row.dim and contract.digest() == row.contract_digest
             fits = fits and (not checked or row.checksum == gallery_checksum(row))

@@ -9,6 +9,10 @@ With u the values' bit patterns as uint32, the checksum is the sum of ``K[i] * u
 where ``c`` is the CRC-32 of the owner and every ``K[i]`` is a fixed odd number. An odd factor is invertible modulo
 2**64: any change of one value, one bit or all 32, is detected with certainty. NumPy checks a thousand rows in a tenth
 of the time that a call of ``zlib.crc32`` or ``hashlib`` for each row takes.
+
+A template's weight is covered in the same way: with w its bit pattern as uint64, another odd factor times the
+difference of w and the pattern of 1 is added. So the checksum of a template whose weight is 1 is what it was before
+there were weights.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from numpy.typing import NDArray
 from shared.contract import MAX_DIM
 from shared.errors import RecordDamaged
 from shared.logs import get_logger
+from shared.wire.cloud import MAX_WEIGHT, MIN_WEIGHT
 
 _log = get_logger(__name__)
 # The most row ids in one line of the log; `patronus cloud check` lists all.
@@ -41,6 +46,10 @@ _FACTORS: Final[NDArray[np.uint64]] = (
     np.frombuffer(hashlib.shake_256(b"patronus template checksum 1").digest(8 * (MAX_DIM + 1)), "<u8") | 1
 ).astype(np.uint64)
 
+_WEIGHT_FACTOR: Final = np.uint64(
+    int.from_bytes(hashlib.shake_256(b"patronus template weight 1").digest(8), "little") | 1
+)
+_ONE: Final = np.array([1.0]).view(np.uint64)[0]
 
 # The owner where a name is damaged: what no CRC-32 is, so that the checksums of its templates do not fit.
 _NOBODY: Final = 1 << 32
@@ -48,11 +57,18 @@ _HALF: Final = np.uint64(32)
 _HIGH_FACTORS: Final[NDArray[np.uint64]] = _FACTORS[1::2] - (_FACTORS[:MAX_DIM:2] << _HALF)
 
 
-def to_blobs(vectors: NDArray[np.float32], subjects: Sequence[str], gallery_id: int, key_version: int) -> list[bytes]:
+def to_blobs(
+    vectors: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    subjects: Sequence[str],
+    gallery_id: int,
+    key_version: int,
+) -> list[bytes]:
     """The stored form of templates.
 
     Args:
         vectors: (n, dim) float32, unit rows.
+        weights: (n,) float64, which are stored beside them.
         subjects: the n names of the subjects to whom the rows belong.
         gallery_id: the gallery in which they are stored.
         key_version: the version of the gallery's key under which they are.
@@ -62,12 +78,24 @@ def to_blobs(vectors: NDArray[np.float32], subjects: Sequence[str], gallery_id: 
     """
     rows = np.empty(len(vectors), _layout(vectors.shape[1]))
     rows["values"] = vectors
-    rows["checksum"] = _checksums(rows["values"], _owners(subjects, gallery_id, key_version))
+    rows["checksum"] = _checksums(rows["values"], weights, _owners(subjects, gallery_id, key_version))
     return [row.tobytes() for row in rows]
 
 
+def weights_of(stored: Sequence[object]) -> NDArray[np.float64]:
+    """The (n,) float64 weights of templates as the record holds them; NaN for what is no weight."""
+    if all(type(one) is float for one in stored):
+        return np.array(stored, np.float64)
+    return np.array([float(one) if isinstance(one, int | float) else np.nan for one in stored], np.float64)
+
+
 def from_blobs(
-    blobs: Sequence[bytes], subjects: Sequence[str], dim: int, gallery_id: int, key_version: int
+    blobs: Sequence[bytes],
+    weights: NDArray[np.float64],
+    subjects: Sequence[str],
+    dim: int,
+    gallery_id: int,
+    key_version: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Reads and checks the stored form of templates.
 
@@ -75,6 +103,7 @@ def from_blobs(
 
     Args:
         blobs: n blobs, as the record holds them. What is no blob is a damaged row, and so is one of a damaged name.
+        weights: (n,) float64, as ``weights_of`` reads them.
         subjects: the n names of the subjects to whom the rows belong.
         dim: the length of a template.
         gallery_id: the gallery in which they are stored.
@@ -83,21 +112,25 @@ def from_blobs(
     Returns:
         (n, dim) float32 vectors, and (n,) bool: which of them are what was stored. A damaged row is all zeros.
     """
-    return _read(blobs, _owners(subjects, gallery_id, key_version), dim)
+    return _read(blobs, weights, _owners(subjects, gallery_id, key_version), dim)
 
 
 def from_grouped_blobs(
-    blobs: Mapping[str, Sequence[bytes]], dim: int, gallery_id: int, key_version: int
+    blobs: Mapping[str, Sequence[bytes]],
+    weights: NDArray[np.float64],
+    dim: int,
+    gallery_id: int,
+    key_version: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """As ``from_blobs``, for blobs by subject: all rows, subject after subject."""
     owners = _owners(blobs.keys(), gallery_id, key_version)
     if len(blobs) > 1:
         owners = owners.repeat([len(some) for some in blobs.values()])
-    return _read([blob for some in blobs.values() for blob in some], owners, dim)
+    return _read([blob for some in blobs.values() for blob in some], weights, owners, dim)
 
 
 def _read(
-    blobs: Sequence[bytes], owners: NDArray[np.uint64], dim: int
+    blobs: Sequence[bytes], weights: NDArray[np.float64], owners: NDArray[np.uint64], dim: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     layout = _layout(dim)
     try:
@@ -106,14 +139,14 @@ def _read(
         joined = None
     if joined is not None and len(joined) == layout.itemsize * len(blobs):
         rows = np.frombuffer(joined, layout)
-        sound = _sound(rows, owners)
+        sound = _sound(rows, weights, owners)
         if sound.all():
             return rows["values"], sound
     # Row by row: a blob of another length has shifted all that follow it.
     missing = bytes(layout.itemsize)
     whole = (blob if isinstance(blob, bytes) and len(blob) == len(missing) else missing for blob in blobs)
     rows = np.frombuffer(b"".join(whole), layout)
-    sound = _sound(rows, owners)
+    sound = _sound(rows, weights, owners)
     return np.where(sound[:, np.newaxis], rows["values"], np.float32(0)), sound
 
 
@@ -122,16 +155,19 @@ def _layout(dim: int) -> np.dtype[np.void]:
     return np.dtype([("values", "<f4", (dim,)), ("checksum", "<u8")])
 
 
-def _sound(rows: NDArray[np.void], owners: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def _sound(rows: NDArray[np.void], weights: NDArray[np.float64], owners: NDArray[np.uint64]) -> NDArray[np.bool_]:
     values = rows["values"]
     # A second line: what was no unit vector when its checksum was made must not decide anything either.
     squares = np.einsum("ij,ij->i", values, values)  # infinite or NaN where a value is too large or not finite
     sound: NDArray[np.bool_] = np.abs(squares - 1) <= _SQUARE_TOLERANCE
-    sound &= rows["checksum"] == _checksums(values, owners)
+    sound &= (weights >= MIN_WEIGHT) & (weights <= MAX_WEIGHT)
+    sound &= rows["checksum"] == _checksums(values, weights, owners)
     return sound
 
 
-def _checksums(values: NDArray[np.float32], owners: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _checksums(
+    values: NDArray[np.float32], weights: NDArray[np.float64], owners: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
     """The (n,) uint64 checksums of (n, dim) float32 rows.
 
     Overflow is intended: the arithmetic is modulo 2**64.
@@ -145,6 +181,7 @@ def _checksums(values: NDArray[np.float32], owners: NDArray[np.uint64]) -> NDArr
     sums: NDArray[np.uint64] = np.einsum("ij,j->i", pairs, _FACTORS[:dim:2])
     sums += np.einsum("ij,j->i", pairs >> _HALF, _HIGH_FACTORS[: pairs.shape[1]])
     sums += owners * _FACTORS[dim]
+    sums += (weights.view(np.uint64) - _ONE) * _WEIGHT_FACTOR
     return sums
 
 
@@ -169,7 +206,8 @@ def gallery_checksum(row: Any) -> str:
     """SHA-256 of the values of a gallery's row that decide, as 64 hexadecimal digits.
 
     They are those that are named below. The contract is bound by its digest. Not covered is what changes without a
-    decision: the number of templates, the kind of index, a change of key that is under way, and when it was made.
+    decision: the numbers of templates, subjects and entries, the kind of index, a change of key that is under way, and
+    when it was made. How subjects are compared is covered where it is stored, so that older checksums stay valid.
 
     Args:
         row: has them as attributes.
@@ -180,6 +218,8 @@ def gallery_checksum(row: Any) -> str:
     """
     rates = float(row.threshold_cosine), float(row.threshold_fmr)
     values = [row.id, row.name, row.contract_digest, row.dim, row.key_version, *rates, row.max_age_seconds]
+    if row.score is not None or row.score_version:
+        values += [row.score_version, json.dumps(row.score, sort_keys=True, allow_nan=False)]
     return hashlib.sha256(json.dumps(values, allow_nan=False).encode("ascii")).hexdigest()
 
 

@@ -24,8 +24,7 @@ Item = TypeVar("Item")
 _SUBJECT = re.compile(SUBJECT_PATTERN)
 _TEMPLATE_ID = re.compile(TEMPLATE_ID_PATTERN)
 
-_subjects = select(func.count()).where(subject.c.gallery_id == gallery.c.id).scalar_subquery()
-_galleries = select(gallery, _subjects.label("subjects"))
+_galleries = select(gallery)
 
 
 class Listing:
@@ -132,12 +131,13 @@ class Listing:
 
 
 def _gallery_info(row: Row[Any]) -> GalleryInfo:
-    pinned_from(row)  # refuses a row that is damaged
+    pinned = pinned_from(row)  # refuses a row that is damaged
     return GalleryInfo(
         gallery=row.name,
         contract=Contract.model_validate(row.contract),
         contract_digest=row.contract_digest,
         threshold=Threshold(cosine=row.threshold_cosine, fmr=row.threshold_fmr),
+        score=pinned.score,
         subjects=row.subjects,
         templates=row.templates,
         max_age_seconds=row.max_age_seconds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, get_args
 
@@ -14,13 +14,13 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, select, update
 from cloud_service.record.checksums import gallery_checksum
 from cloud_service.record.tables import DAMAGED, gallery, record_value, subject
 from shared.contract import Contract
-from shared.errors import ContractMismatch, NotFound, RecordDamaged
+from shared.errors import ContractMismatch, IndexUnavailable, NotFound, RecordDamaged
 from shared.scores import CosineThreshold
 from shared.wire.cloud import EnrolledTemplate, IndexKind
-from shared.wire.common import Receipt
+from shared.wire.common import BEST, Receipt, SubjectScore
 
-# Far more than a gallery can hold: a greater number is damage.
-_MOST_TEMPLATES: Final = 10**12
+# Far more than a gallery can hold or have had: a greater number is damage.
+_MOST_COUNTED: Final = 10**15
 _KINDS: Final = (None, *get_args(IndexKind))
 
 # How many ids one query names; under the least limit on a statement's parameters (SQLite's was 999).
@@ -44,6 +44,21 @@ class PinnedGallery:
     key_version: int
     max_age_seconds: int | None
     index_kind: IndexKind | None
+    score: SubjectScore
+    score_version: int
+    last_entry: int
+    templates: int
+    subjects: int
+
+    @property
+    def one_entry_a_subject(self) -> bool:
+        """Whether a subject's templates are one entry; otherwise each is an entry of its own."""
+        return self.score.rule == "mean"
+
+    @property
+    def entries(self) -> int:
+        """How many entries there were when the gallery was read."""
+        return self.subjects if self.one_entry_a_subject else self.templates
 
     def rekeyed(self, contract: Contract) -> PinnedGallery:
         """The gallery as it will be under its next key, whose contract this is."""
@@ -51,33 +66,69 @@ class PinnedGallery:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
-    """What an enrollment stored: all its answers, and what is new to the index.
+class EntryChange:
+    """What a change of templates changes in the index, by ids of entries.
 
-    ``ids`` is (n,) int64 and ``vectors`` (n, dim) float32; a repeated enrollment has n = 0.
+    ``removed`` is (k,) int64, entries that are no more; ``ids`` (n,) int64 and ``vectors`` (n, dim) float32 are new
+    ones. A subject whose mean changes has one in each.
     """
 
-    answers: list[EnrolledTemplate]
+    removed: NDArray[np.int64]
     ids: NDArray[np.int64]
     vectors: NDArray[np.float32]
+
+    def __bool__(self) -> bool:
+        return bool(len(self.removed) or len(self.ids))
+
+
+def no_change(dim: int, removed: NDArray[np.int64] | None = None) -> EntryChange:
+    """A change without new entries."""
+    none = np.empty(0, np.int64)
+    return EntryChange(none if removed is None else removed, none, np.empty((0, dim), np.float32))
+
+
+def joined(changes: Sequence[EntryChange]) -> EntryChange:
+    """One after the other, as one change. What one adds and a later one removes is in neither."""
+    removed = np.concatenate([one.removed for one in changes])
+    ids = np.concatenate([one.ids for one in changes])
+    kept = ~np.isin(ids, removed)
+    vectors = np.concatenate([one.vectors for one in changes])
+    return EntryChange(removed[~np.isin(removed, ids)], ids[kept], vectors[kept])
+
+
+@dataclass(frozen=True, slots=True)
+class NewVector:
+    """A template to store: (dim,) float32, a unit vector, and its weight."""
+
+    vector: NDArray[np.float32] = field(repr=False)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an enrollment stored: all its answers, and how many living templates the subject has."""
+
+    answers: list[EnrolledTemplate]
+    total: int
+    change: EntryChange
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What an erasure removed, its receipt, and the (n,) int64 ids to remove from the index.
+    """What an erasure removed, its receipt, and what to change in the index.
 
-    Of a gallery there are no ids: its index is dropped.
+    Of a gallery there is no change: its index is dropped.
     """
 
     subjects: int
     templates: int
     receipt: Receipt
-    ids: NDArray[np.int64]
+    change: EntryChange
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Templates of the record: (n,) int64 ids in order, subjects, (n, dim) float32 vectors.
+    """Templates of the record: (n,) int64 ids in order, subjects, (n, dim) float32 vectors, (n,) float64 weights.
 
     ``damaged`` is (k,) int64: ids of further templates whose bytes are not what was stored.
     """
@@ -85,6 +136,7 @@ class Stored:
     ids: NDArray[np.int64]
     subjects: list[str]
     vectors: NDArray[np.float32]
+    weights: NDArray[np.float64]
     damaged: NDArray[np.int64]
 
 
@@ -100,14 +152,15 @@ def oldest_alive(max_age_seconds: int | None, now: datetime) -> datetime:
 
 
 def refuse_rekeyed(pinned: PinnedGallery, now: Any) -> None:
-    """Refuses to go on with a gallery whose key was changed since it was read.
+    """Refuses to go on with a gallery whose key or rule was changed since it was read.
 
     Args:
         pinned: the gallery as it was read.
-        now: has its ``key_version`` and ``contract_digest`` as they are.
+        now: has its ``key_version``, ``contract_digest`` and ``score_version`` as they are.
 
     Raises:
         ContractMismatch: it has another key version.
+        ScoreChanged: its subjects are compared by another rule.
     """
     if now.key_version != pinned.key_version:
         raise ContractMismatch(
@@ -115,6 +168,14 @@ def refuse_rekeyed(pinned: PinnedGallery, now: Any) -> None:
             expected=now.contract_digest,
             given=pinned.contract_digest,
         )
+    if now.score_version != pinned.score_version:
+        raise ScoreChanged("How the gallery compares subjects was changed a moment ago; send the same again.")
+
+
+class ScoreChanged(IndexUnavailable):
+    """The rule by which a gallery compares subjects was changed while it was used."""
+
+    retry_after_s = 1
 
 
 def pinned_where(connection: Connection, which: ColumnElement[bool]) -> PinnedGallery:
@@ -175,9 +236,11 @@ def _check(row: Any) -> PinnedGallery:
         fits = row.checksum == gallery_checksum(row) and contract.digest() == row.contract_digest
         fits = fits and contract.dim == row.dim and row.index_kind in _KINDS
         fits = fits and row.created_at is not DAMAGED and row.next_contract is not DAMAGED
-        if not fits or not isinstance(row.templates, int) or not 0 <= row.templates <= _MOST_TEMPLATES:
+        counters = row.templates, row.subjects, row.last_entry
+        if not fits or not all(isinstance(one, int) and 0 <= one <= _MOST_COUNTED for one in counters):
             raise damaged_gallery(row.id)
         threshold = CosineThreshold.of(row.threshold_cosine)
+        score = BEST if row.score is None else SubjectScore.model_validate(row.score)
     except (TypeError, ValueError):
         raise damaged_gallery(row.id) from None
     return PinnedGallery(
@@ -191,6 +254,11 @@ def _check(row: Any) -> PinnedGallery:
         key_version=row.key_version,
         max_age_seconds=row.max_age_seconds,
         index_kind=row.index_kind,
+        score=score,
+        score_version=row.score_version,
+        last_entry=row.last_entry,
+        templates=row.templates,
+        subjects=row.subjects,
     )
 
 
@@ -237,15 +305,29 @@ def find_subject(connection: Connection, gallery_id: int, name: str) -> int:
     return int(found)
 
 
-def hold_gallery(connection: Connection, gallery_id: int, more: int = 0) -> Row[Any]:
-    """Adds to a gallery's number of templates, and returns its row, unchecked.
+def hold_gallery(
+    connection: Connection, gallery_id: int, more: int = 0, *, subjects: int = 0, entries: int = 0
+) -> Row[Any]:
+    """Adds to a gallery's numbers, and returns its row, unchecked.
 
     Nobody else changes the gallery until the transaction ends.
+
+    Args:
+        connection: in a transaction that writes.
+        gallery_id: which.
+        more: templates.
+        subjects: of them more.
+        entries: so many new ids of entries, of which the row's ``last_entry`` is the last.
 
     Raises:
         NotFound: the gallery was erased meanwhile.
     """
-    change = update(gallery).where(gallery.c.id == gallery_id).values(templates=gallery.c.templates + more)
+    changed = {gallery.c.templates: gallery.c.templates + more}
+    if subjects:
+        changed[gallery.c.subjects] = gallery.c.subjects + subjects
+    if entries:
+        changed[gallery.c.last_entry] = gallery.c.last_entry + entries
+    change = update(gallery).where(gallery.c.id == gallery_id).values(changed)
     row = connection.execute(change.returning(gallery)).first()
     if row is None:
         raise unknown_gallery()

@@ -5,8 +5,8 @@ Only the store calls what writes here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,45 +15,49 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, 
 
 from cloud_service.audit.log import Action, append_for, marker
 from cloud_service.clock import RecordClock
-from cloud_service.record.checksums import KnownDamage, of_subject, to_blobs
+from cloud_service.entries.changes import entries_of, regroup, renewed
+from cloud_service.entries.queries import Entries
+from cloud_service.record.checksums import KnownDamage
 from cloud_service.record.database import Database
 from cloud_service.record.queries import (
-    Added,
+    EntryChange,
     PinnedGallery,
     Removed,
     find_subject,
     galleries_where,
     hold_gallery,
     in_parts,
-    oldest_alive,
+    joined,
+    no_change,
     pinned_from,
     pinned_where,
     refuse_rekeyed,
     renew_checksum,
 )
 from cloud_service.record.tables import gallery, rekeyed, subject, template
-from cloud_service.record.template_queries import CURRENT_VECTOR, UNDER_CURRENT_KEY, Vectors
+from cloud_service.record.template_queries import Vectors
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.logs import get_logger
-from shared.wire.cloud import EnrolledTemplate, GallerySpec, IndexKind
+from shared.wire.cloud import GallerySpec, IndexKind
+from shared.wire.common import SubjectScore
 
 _log = get_logger(__name__)
 
 
 class Journal(Protocol):
-    """What an index writes down with each change of templates, within its transaction.
+    """What an index writes down with each change of entries, within its transaction.
 
-    ``ids`` are the (n,) int64 ids of the templates, n at least 1.
+    ``ids`` are the (n,) int64 ids of the entries, n at least 1.
     """
 
     def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Called when templates are added."""
+        """Called when entries are added."""
 
     def removed(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Called when templates are removed."""
+        """Called when entries are removed."""
 
     def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
-        """Called when all templates under a gallery's key go: it is erased, or its key is changed."""
+        """Called when all entries of a gallery go: it is erased, or its key or its rule is changed."""
 
 
 class Record:
@@ -81,9 +85,10 @@ class Record:
         # Numbers of the galleries whose rows were found damaged when all were last looked at.
         self.damaged_galleries: list[int] = []
         self.damaged_templates = KnownDamage()
-        self.vectors = Vectors(database, clock, self.damaged_templates)
-        self._max_templates_a_gallery = max_templates_a_gallery
-        self._max_templates_a_subject = max_templates_a_subject
+        self.vectors = Vectors(database, self.damaged_templates)
+        self.entries = Entries(database, clock, self.damaged_templates)
+        self.max_templates_a_gallery = max_templates_a_gallery
+        self.max_templates_a_subject = max_templates_a_subject
 
     def gallery(self, name: str) -> PinnedGallery:
         """The gallery of this name.
@@ -95,11 +100,11 @@ class Record:
             return pinned_where(connection, gallery.c.name == name)
 
     def require(self, pinned: PinnedGallery) -> None:
-        """Checks that a gallery is still there, and under the same key.
+        """Checks that a gallery is still there, and under the same key and rule.
 
         Raises:
             NotFound: it was erased meanwhile, whatever may bear its name now.
-            ContractMismatch: its key was changed meanwhile.
+            ContractMismatch: its key was changed meanwhile. ScoreChanged: its rule was.
         """
         with self.database.read() as connection:
             refuse_rekeyed(pinned, pinned_where(connection, gallery.c.id == pinned.id))
@@ -128,6 +133,8 @@ class Record:
     def put_gallery(self, name: str, spec: GallerySpec, by: str | None) -> tuple[PinnedGallery, bool]:
         """Makes a gallery, or finds it made alike; says which: true when it is new.
 
+        One that is there keeps its own rule.
+
         Raises:
             ContractMismatch: it exists with another contract.
             Conflict: it exists with another threshold.
@@ -143,6 +150,7 @@ class Record:
                     dim=spec.contract.dim,
                     threshold_cosine=spec.threshold.cosine,
                     threshold_fmr=spec.threshold.fmr,
+                    score=spec.score.model_dump(mode="json"),
                     created_at=self.clock.now(),
                 )
                 renew_checksum(connection, int(connection.scalars(made.returning(gallery.c.id)).one()))
@@ -162,66 +170,33 @@ class Record:
             )
         return pinned, found is None
 
-    def add_templates(
-        self,
-        pinned: PinnedGallery,
-        name: str,
-        templates: Mapping[str, NDArray[np.float32]],
-        by: str | None,
-    ) -> Added:
-        """Stores templates of one subject, all or none.
-
-        Those whose ids the subject has already are left as they are. One of them that has expired and was not erased
-        yet is dated to now.
-
-        Args:
-            pinned: the gallery.
-            name: of the subject; it is made with its first template.
-            templates: (dim,) float32 unit vectors by their ids on the wire.
-            by: the id of the caller's API key, for the audit log.
+    def change_score(
+        self, pinned: PinnedGallery, score: SubjectScore, by: str | None
+    ) -> tuple[PinnedGallery, PinnedGallery]:
+        """Changes how a gallery compares subjects; returns the gallery as it was, and as it is.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
-            ContractMismatch: its key was changed meanwhile.
-            Conflict: another subject has a template with one of the ids, or the gallery or the subject is full.
-            RecordDamaged: what is stored under one of the ids is damaged.
+            Conflict: a change of its key is under way.
         """
-        with self.database.write() as connection:
-            held = hold_gallery(connection, pinned.id)
-            refuse_rekeyed(pinned, pinned_from(held))
-            known = self._known(connection, pinned, name, list(templates))
-            new = [uid for uid in templates if uid not in known]
-            vectors = np.array([templates[uid] for uid in new], dtype=np.float32).reshape(len(new), pinned.dim)
-            now = self.clock.now()
-            oldest = oldest_alive(pinned.max_age_seconds, now)
-            renewed = [uid for uid, created_at in known.items() if created_at <= oldest]
-            if renewed:
-                which = (template.c.gallery_id == pinned.id) & template.c.uid.in_(renewed)
-                connection.execute(update(template).where(which).values(created_at=now))
-                known.update(dict.fromkeys(renewed, now))
-            ids: list[int] = []
-            if new:
-                subject_id = _subject_id(connection, pinned.id, name, now)
-                self._refuse_when_full(connection, subject_id, len(new), held.templates)
-                shared = {"gallery_id": pinned.id, "subject_id": subject_id, "created_at": now}
-                blobs = to_blobs(vectors, [name] * len(new), pinned.id, pinned.key_version)
-                added = connection.scalars(
-                    insert(template).returning(template.c.id, sort_by_parameter_order=True),
-                    [{**shared, "uid": uid, "vector": blob} for uid, blob in zip(new, blobs, strict=True)],
+        with self.database.write(long=True) as connection:
+            row = hold_gallery(connection, pinned.id)
+            before = pinned_from(row)
+            if before.score == score:
+                return before, before
+            if row.next_contract is not None:
+                raise Conflict(
+                    "A change of this gallery's key is under way; wait, or abandon it, and then change its rule.",
+                    reason="rekey_under_way",
                 )
-                ids = list(added)
-                hold_gallery(connection, pinned.id, len(ids))
-                self.journal.added(connection, pinned, np.array(ids, dtype=np.int64))
-            if new or renewed:
-                append_for(connection, pinned, Action.TEMPLATES_ENROLLED, by, templates=len(new) + len(renewed))
-        return Added(
-            answers=[
-                EnrolledTemplate(id=uid, created_at=known.get(uid, now), stored="before" if uid in known else "now")
-                for uid in templates
-            ],
-            ids=np.array(ids, dtype=np.int64),
-            vectors=vectors,
-        )
+            self.journal.dropped(connection, before)
+            regroup(connection, row, one_a_subject=score.rule == "mean")
+            values = {"score": score.model_dump(mode="json"), "score_version": before.score_version + 1}
+            connection.execute(update(gallery).where(gallery.c.id == pinned.id).values(values))
+            renew_checksum(connection, pinned.id)
+            exponents = " ".join(map(repr, score.exponents))
+            append_for(connection, before, Action.SCORE_CHANGED, by, rule=score.rule, exponents=exponents)
+            return before, pinned_from(hold_gallery(connection, pinned.id))
 
     def erase_gallery(self, pinned: PinnedGallery, by: str | None) -> tuple[PinnedGallery, Removed]:
         """Removes a gallery and all in it; returns the gallery as it was then.
@@ -233,7 +208,7 @@ class Record:
             pinned = pinned_from(hold_gallery(connection, pinned.id))
             subjects, templates = self.remove_gallery(connection, pinned)
             receipt = append_for(connection, pinned, Action.GALLERY_ERASED, by, subjects=subjects, templates=templates)
-        return pinned, Removed(subjects, templates, receipt, np.empty(0, np.int64))
+        return pinned, Removed(subjects, templates, receipt, no_change(pinned.dim))
 
     def remove_gallery(self, connection: Connection, pinned: PinnedGallery) -> tuple[int, int]:
         """Removes a gallery within a transaction; returns how many subjects and templates.
@@ -264,49 +239,68 @@ class Record:
         """
         details, action = {}, Action.SUBJECT_ERASED
         with self.database.write() as connection:
-            hold_gallery(connection, pinned.id)
+            pinned = pinned_from(hold_gallery(connection, pinned.id))
             subject_id = find_subject(connection, pinned.id, name)
             which = template.c.subject_id == subject_id
             if uid is not None:
                 which, details, action = which & (template.c.uid == uid), {"template": uid}, Action.TEMPLATE_ERASED
-            ids, gone = self.remove(connection, pinned, which, [subject_id])
-            if uid is not None and not len(ids):
+            templates, gone, change = self.remove(connection, pinned, which, [subject_id])
+            if uid is not None and not templates:
                 raise NotFound("The subject has no template with this id.", reason="unknown_template")
             who = marker(connection)(pinned.id, name)
             receipt = append_for(
-                connection, pinned, action, by, subject=who, **details, subjects=gone, templates=len(ids)
+                connection, pinned, action, by, subject=who, **details, subjects=gone, templates=templates
             )
-        return Removed(gone, len(ids), receipt, ids)
+        return Removed(gone, templates, receipt, change)
 
     def remove(
-        self, connection: Connection, pinned: PinnedGallery, which: ColumnElement[bool], subject_ids: Iterable[int]
-    ) -> tuple[NDArray[np.int64], int]:
+        self, connection: Connection, pinned: PinnedGallery, which: ColumnElement[bool], subject_ids: Collection[int]
+    ) -> tuple[int, int, EntryChange]:
         """Removes templates, and those of the subjects that have none left.
 
         The transaction holds the gallery.
 
+        Args:
+            connection: in that transaction.
+            pinned: the gallery, as it is in it.
+            which: of the templates.
+            subject_ids: of all subjects that these belong to.
+
         Returns:
-            the (n,) int64 ids of the templates, and how many subjects are gone.
+            how many templates and subjects are gone, and what to change in the index.
         """
+        before = entries_of(connection, pinned, subject_ids)
         ids = np.array(list(connection.scalars(delete(template).where(which).returning(template.c.id))), dtype=np.int64)
         bare = ~exists().where(template.c.subject_id == subject.c.id)
-        gone = connection.execute(delete(subject).where(subject.c.id.in_(list(subject_ids)), bare)).rowcount
-        if len(ids):
-            hold_gallery(connection, pinned.id, -len(ids))
-            self.journal.removed(connection, pinned, ids)
-        return ids, gone
+        gone = set(
+            connection.scalars(delete(subject).where(subject.c.id.in_(list(subject_ids)), bare).returning(subject.c.id))
+        )
+        if not len(ids):
+            return 0, len(gone), no_change(pinned.dim)
+        hold_gallery(connection, pinned.id, -len(ids), subjects=-len(gone))
+        change = no_change(pinned.dim, ids)
+        if pinned.one_entry_a_subject:
+            left = [one for one in subject_ids if one not in gone]
+            change = renewed(connection, self.entries, pinned, before, left)
+        self.note(connection, pinned, change)
+        return len(ids), len(gone), change
 
-    def remove_rows(self, connection: Connection, pinned: PinnedGallery, rows: Sequence[Any]) -> int:
+    def remove_rows(
+        self, connection: Connection, pinned: PinnedGallery, rows: Sequence[Any]
+    ) -> tuple[int, EntryChange]:
         """Removes templates as ``remove`` does, by rows with ``id`` and ``subject_id``.
 
         Returns:
-            how many subjects are gone.
+            how many subjects are gone, and what to change in the index.
         """
-        gone = 0
-        for part in in_parts(rows):
+        gone, changes = 0, [no_change(pinned.dim)]
+        # By subject, so that each has its rows in few parts, and few means of it are made in between.
+        for part in in_parts(sorted(rows, key=attrgetter("subject_id"))):
             which = template.c.id.in_([row.id for row in part])
-            gone += self.remove(connection, pinned, which, {row.subject_id for row in part})[1]
-        return gone
+            _, subjects, change = self.remove(connection, pinned, which, {row.subject_id for row in part})
+            gone += subjects
+            changes.append(change)
+        return gone, joined(changes)
 
     def pin_index(self, name: str, kind: IndexKind | None) -> PinnedGallery:
         """Writes down how a gallery shall be searched; None: by the number of its templates.
@@ -318,41 +312,12 @@ class Record:
             connection.execute(update(gallery).where(gallery.c.name == name).values(index_kind=kind))
             return pinned_where(connection, gallery.c.name == name)
 
-    def _known(
-        self, connection: Connection, pinned: PinnedGallery, name: str, uids: Sequence[str]
-    ) -> dict[str, datetime]:
-        """When the templates that the subject has already were stored, by their ids on the wire."""
-        found = connection.execute(
-            select(template.c.id, template.c.uid, CURRENT_VECTOR, template.c.created_at, subject.c.name)
-            .join(subject, subject.c.id == template.c.subject_id)
-            .join(gallery, gallery.c.id == template.c.gallery_id)
-            .outerjoin(rekeyed, UNDER_CURRENT_KEY)
-            .where(template.c.gallery_id == pinned.id, template.c.uid.in_(uids))
-        ).all()
-        if not found:
-            return {}
-        if any(row.name != name for row in found):
-            raise Conflict(
-                "Another subject of the gallery has a template with an id of the request; choose a new id.",
-                reason="template_id_taken",
-            )
-        if len(self.vectors.read(pinned, found).damaged):
-            raise of_subject()
-        return {row.uid: row.created_at for row in found}
-
-    def _refuse_when_full(self, connection: Connection, subject_id: int, new: int, held: int) -> None:
-        if held + new > self._max_templates_a_gallery:
-            raise Conflict("The gallery is full; erase templates, or use another gallery.", reason="gallery_full")
-        if _count(connection, template.c.subject_id == subject_id) + new > self._max_templates_a_subject:
-            raise Conflict("The subject has too many templates; erase some first.", reason="subject_full")
-
-
-def _subject_id(connection: Connection, gallery_id: int, name: str, now: datetime) -> int:
-    try:
-        return find_subject(connection, gallery_id, name)
-    except NotFound:
-        made = insert(subject).values(gallery_id=gallery_id, name=name, created_at=now).returning(subject.c.id)
-        return int(connection.scalars(made).one())
+    def note(self, connection: Connection, pinned: PinnedGallery, change: EntryChange) -> None:
+        """Has the journal note a change of entries, in its transaction."""
+        if len(change.removed):
+            self.journal.removed(connection, pinned, change.removed)
+        if len(change.ids):
+            self.journal.added(connection, pinned, change.ids)
 
 
 def _count(connection: Connection, which: ColumnElement[bool]) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import numpy as np
 from sqlalchemy import ColumnElement, Connection, exists, select, update
 
 from cloud_service.audit.log import Action, append_for
@@ -137,7 +136,7 @@ class Retention:
         found = connection.execute(oldest.limit(at_most)).all()
         if not found:
             return None
-        gone = self._record.remove_rows(connection, pinned, found)
+        gone, change = self._record.remove_rows(connection, pinned, found)
         receipt = append_for(
             connection,
             pinned,
@@ -148,7 +147,7 @@ class Retention:
             subjects=gone,
             templates=len(found),
         )
-        return Removed(gone, len(found), receipt, np.array([row.id for row in found], dtype=np.int64))
+        return Removed(gone, len(found), receipt, change)
 
 
 def _stored_until(pinned: PinnedGallery, cutoff: datetime) -> ColumnElement[bool]:

@@ -110,6 +110,14 @@ gallery = Table(
     Column("threshold_fmr", Float, nullable=False),
     # How many templates there are. Each transaction that changes them changes this first, and so waits for the others.
     Column("templates", BigInteger, nullable=False, server_default="0"),
+    # How many subjects there are, kept in the same way.
+    Column("subjects", BigInteger, nullable=False, server_default="0"),
+    # How a subject of several templates is compared; null: by the best of them, as before there was a choice.
+    Column("score", StoredJson),
+    # Counts the changes of that.
+    Column("score_version", Integer, nullable=False, server_default="0"),
+    # The last id that an entry of a subject was given (`subject.entry_id`).
+    Column("last_entry", BigInteger, nullable=False, server_default="0"),
     # Counts the changes of key.
     Column("key_version", Integer, nullable=False, server_default="0"),
     # The contract under the next key, while a change of key is under way.
@@ -131,14 +139,19 @@ subject = Table(
     Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
     Column("name", name_of(128), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # The id in the index of the mean of the subject's templates: a new one whenever these change, so that the vector
+    # under an id never does. Null where each template is an entry of its own.
+    Column("entry_id", BigInteger),
     UniqueConstraint("gallery_id", "name"),
+    Index(None, "gallery_id", "entry_id", unique=True),
     sqlite_autoincrement=True,
 )
 
 template = Table(
     "template",
     metadata,
-    # Also the index's id. Never reused, so that an index that lags behind cannot name another person's template.
+    # Also the id in the index, where each template is an entry of its own. Never reused, so that an index that lags
+    # behind cannot name another person's template.
     Column("id", BigId, primary_key=True),
     Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
     Column("subject_id", BigId, ForeignKey("subject.id", ondelete="CASCADE"), nullable=False),
@@ -146,6 +159,8 @@ template = Table(
     # (dim,) little-endian float32, the very bytes that were received; then 8 bytes of checksum (`checksums`).
     Column("vector", LargeBinary, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # In the mean of the subject's templates, relative to the others.
+    Column("weight", Float, nullable=False, server_default="1"),
     UniqueConstraint("gallery_id", "uid"),
     Index(None, "gallery_id", "created_at"),
     Index(None, "gallery_id", "id"),
@@ -177,7 +192,7 @@ segment_file = Table(
     Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
     Column("key_version", Integer, nullable=False),
     Column("name", String(64), nullable=False, unique=True),
-    # Of the templates in it, by id.
+    # Of the entries in it, by id.
     Column("first_id", BigInteger, nullable=False),
     Column("last_id", BigInteger, nullable=False),
     Column("templates", Integer, nullable=False),
@@ -195,6 +210,7 @@ outbox = Table(
     Column("collection", String(64), nullable=False),
     # "add", "remove" or "drop" (of the whole collection). After "remove" comes "purge", and then "kept".
     Column("action", String(8), nullable=False),
+    # Of an entry of the index.
     Column("template_id", BigInteger),
     Column("created_at", UtcDateTime, nullable=False),
     # When the index answered that it dropped the bytes; it may keep old files for a while.

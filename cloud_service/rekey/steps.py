@@ -260,7 +260,7 @@ def _unstaged(
         one = select(subject.c.id).where(subject.c.gallery_id == pinned.id, subject.c.name == of_subject)
         whose = template.c.subject_id == one.scalar_subquery()
     query = (
-        select(template.c.id, subject.c.name, template.c.vector)
+        select(template.c.id, subject.c.name, template.c.weight, template.c.vector)
         .join(subject, subject.c.id == template.c.subject_id)
         .outerjoin(rekeyed, rekeyed.c.template_id == template.c.id)
         .where(whose, template.c.id > beyond, rekeyed.c.id.is_(None))
@@ -277,9 +277,10 @@ def _write(connection: Connection, pinned: PinnedGallery, some: Stored, vectors:
         here = wanted.where(template.c.id.in_(part.tolist()), rekeyed.c.id.is_(None))
         there.update(connection.scalars(here))
     version = pinned.key_version + 1
+    blobs = to_blobs(vectors, some.weights, some.subjects, pinned.id, version)
     rows = [
         {"gallery_id": pinned.id, "key_version": version, "template_id": one, "vector": blob}
-        for one, blob in zip(some.ids.tolist(), to_blobs(vectors, some.subjects, pinned.id, version), strict=True)
+        for one, blob in zip(some.ids.tolist(), blobs, strict=True)
         if one in there
     ]
     if rows:

@@ -1,4 +1,4 @@
-"""Galleries: made, listed and erased, and how long they keep templates."""
+"""Galleries: made, listed, changed and erased, and how long they keep templates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cloud_service.deps import MAY_ANYTHING, MAY_MANAGE, SLOT, AfterGallery, Gal
 from cloud_service.store import after_commit
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
-from shared.wire.cloud import GallerySpec
+from shared.wire.cloud import ChangeGallery, GallerySpec
 from shared.wire.common import Erased, GalleryInfo, Page, Retention
 
 router = api_router("/v1/galleries", "galleries")
@@ -54,6 +54,17 @@ def get_gallery(gallery: GalleryInPath, services: ServicesDep) -> GalleryInfo:
     Returns its contract, its threshold, and how many subjects and templates it has.
     """
     return services.listing.gallery(gallery)
+
+
+@router.patch("/{gallery}", response_model=GalleryInfo, dependencies=[MAY_MANAGE, SLOT])
+def change_gallery(gallery: GalleryInPath, change: ChangeGallery, caller: Caller, services: ServicesDep) -> GalleryInfo:
+    """Change how a gallery compares subjects.
+
+    Holds for stored templates too. The index is made anew, and identifications wait for it meanwhile.
+    """
+    services.store.change_score(gallery, change.score, caller.id)
+    with after_commit("The rule is stored"):
+        return services.listing.gallery(gallery)
 
 
 @router.delete("/{gallery}", response_model=Erased, dependencies=[MAY_MANAGE, SLOT], responses=PENDING)

@@ -20,7 +20,7 @@ async def verify_template(
 ) -> VerifyAnswer:
     """Verify a template (1:1).
 
-    Decides whether a probe is this subject's, by the best of the subject's templates.
+    Decides whether a probe is this subject's, by the score of the gallery's rule.
     """
     return await services_of(request).verifications.submit(gallery, Verification(subject, body.probe))
 

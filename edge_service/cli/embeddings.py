@@ -24,7 +24,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an existing file."
 def protect(
     source: Annotated[Path, typer.Argument(metavar="IN.npz", help="Array embeddings: (n, d) float32.")],
     target: Annotated[Path, typer.Argument(metavar="OUT.npz", help="Arrays templates, angles and norms.")],
-    profile: Annotated[str | None, typer.Option(help="Protection profile. [default: as the edge is set]")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Protection profile. [default: the gallery's, else as the edge is set]")
+    ] = None,
     unsealed: Annotated[
         bool, typer.Option("--unsealed", help="Leave the seal out, and seed from a public key: for measurements.")
     ] = False,

@@ -6,9 +6,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edge_service.cli.edge_client import Refused
+from edge_service.cli.output import DISAGREES
 from edge_service.cli.session import Session, gallery_path
 from shared.command import counted
 from shared.errors import BadRequest
@@ -18,6 +19,8 @@ _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _BAD_NAME = (
     "A subject cannot have this name; use ASCII letters, digits and ._@-, starting with a letter or digit; at most 128."
 )
+# Of genuine comparisons: a smaller gain by another picture is not worth a sentence.
+_LEAST_GAIN: Final = 0.002
 # Statuses that every further picture would be refused with.
 _STOPS: Final = frozenset({401, 403, 404, 409, 502, 503})
 
@@ -81,6 +84,7 @@ def enroll_all(session: Session, gallery: str, pictures: list[Picture], quality:
     path, client, out = gallery_path(gallery), session.client, session.out
     refused = 0
     enrolled: Counter[str] = Counter()
+    last: dict[str, dict[str, Any]] = {}
     with out.progress(shown=len(pictures) > 1) as progress:
         for picture in progress.track(pictures, description="enrolling"):
             label = {"subject": picture.subject, "path": str(picture.path)}
@@ -101,7 +105,13 @@ def enroll_all(session: Session, gallery: str, pictures: list[Picture], quality:
                 face = answer["faces"][0]
                 enrolled[picture.subject] += face["stored"] == "now"
                 how = "enrolled as" if face["stored"] == "now" else "is enrolled already as"
-                out.result({**label, "enrolled": True, **face}, f"{picture.path}: {how} {picture.subject}")
+                last[picture.subject] = of_subject = {
+                    name: answer[name] for name in ("faces_enrolled", "another_picture")
+                }
+                sentence = f"{picture.path}: {how} {picture.subject}"
+                out.result({**label, "enrolled": True, **face, **of_subject}, sentence)
+                if face["agrees"] is False:
+                    out.warn(f"{picture.path}: {DISAGREES}")
     if len(pictures) > 1:
         notes = [f"Enrolled {enrolled.total()} of {len(pictures)} pictures, of {counted(len(enrolled), 'subject')}"]
         before = len(pictures) - refused - enrolled.total()
@@ -110,4 +120,25 @@ def enroll_all(session: Session, gallery: str, pictures: list[Picture], quality:
         if refused:
             notes.append(counted(refused, "was refused", "were refused"))
         out.people.print("; ".join(notes) + ".", markup=False, soft_wrap=True)
+    helped = [subject for subject in last if (_gain(last[subject]) or 0) >= _LEAST_GAIN]
+    if helped:
+        out.people.print(_advice(helped, last), markup=False, soft_wrap=True)
     return not refused
+
+
+def _gain(of_subject: dict[str, Any]) -> float | None:
+    """By how much another picture raises the share of accepted genuine comparisons."""
+    shares = of_subject["another_picture"]
+    return None if shares is None else shares["accepted_with_one_more"] - shares["accepted_now"]
+
+
+def _advice(helped: list[str], last: dict[str, dict[str, Any]]) -> str:
+    if len(last) > 1:
+        return f"Another picture would help {len(helped)} of {len(last)} subjects."
+    [of_subject] = last.values()
+    shares = of_subject["another_picture"]
+    return (
+        f"{helped[0]} has {counted(of_subject['faces_enrolled'], 'face')}. With one more, "
+        f"{100 * shares['accepted_with_one_more']:.1f}% of their comparisons are accepted instead of "
+        f"{100 * shares['accepted_now']:.1f}%, as measured for the profile."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,9 +24,12 @@ from shared.command import counted, finite
 if TYPE_CHECKING:
     from edge_service.cli.edge_client import EdgeClient
 
-gallery = typer.Typer(help="Galleries: create, list, show, erase.", no_args_is_help=True)
+gallery = typer.Typer(help="Galleries: create, list, show, change, erase.", no_args_is_help=True)
 subject = typer.Typer(help="Subjects of a gallery: list, show, erase.", no_args_is_help=True)
 
+# How subjects with several faces are compared.
+ScoreRule = Literal["mean", "best"]
+_COMPARED = {"mean": "by the mean of their faces", "best": "by their most similar face"}
 _UNITS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 
 
@@ -49,6 +52,10 @@ def create_gallery(
             "--verify-only/--identify", help="A seal for each subject: verify, and never identify. [default: identify]"
         ),
     ] = None,
+    score: Annotated[
+        ScoreRule | None,
+        typer.Option(help="Compare subjects by the mean of their faces, or by the best one. [default: mean]"),
+    ] = None,
 ) -> None:
     """Make a gallery. Making it again changes nothing."""
     if (threshold is None) != (fmr is None):
@@ -56,6 +63,8 @@ def create_gallery(
     wanted: dict[str, Any] = {"threshold": None if threshold is None else {"cosine": threshold, "fmr": fmr}}
     if verify_only is not None:
         wanted["verify_only"] = verify_only
+    if score is not None:
+        wanted["score_rule"] = score
     answer = session.client.call("PUT", gallery_path(name), json=wanted)
     at = answer["threshold"]
     kind = " for verification only" if is_verify_only(answer) else ""
@@ -69,13 +78,14 @@ def list_galleries(session: Session) -> None:
     """Show all galleries."""
     session.out.results(
         "Galleries",
-        ["gallery", "subjects", "templates", "for"],
+        ["gallery", "subjects", "templates", "for", "score"],
         _all_pages(session.client, "/v1/galleries"),
         lambda info: [
             info["gallery"],
             str(info["subjects"]),
             str(info["templates"]),
             "verify" if is_verify_only(info) else "identify",
+            info["score"]["rule"],
         ],
         "No galleries. Make one: patronus gallery create NAME",
     )
@@ -84,14 +94,14 @@ def list_galleries(session: Session) -> None:
 @gallery.command("show")
 @calls_edge
 def show_gallery(session: Session, name: Gallery) -> None:
-    """Show a gallery: how much is in it, threshold, contract."""
+    """Show a gallery: how much is in it, threshold, rule of comparison, contract."""
     answer = session.client.call("GET", gallery_path(name))
     contract = answer["contract"]
     sealed = "not sealed" if contract["seal"] is None else "verify-only" if is_verify_only(answer) else "sealed"
     session.out.result(
         answer,
         f"{counted(answer['subjects'], 'subject')}, {counted(answer['templates'], 'template')}; threshold: cosine "
-        f"{answer['threshold']['cosine']:g}; embedder {contract['embedder']['name']}, "
+        f"{answer['threshold']['cosine']:g}; {_compared(answer)}; embedder {contract['embedder']['name']}, "
         f"profile {contract['profile']['name']}, {sealed}; {_retention(answer)}.",
     )
 
@@ -104,6 +114,18 @@ def delete_gallery(session: Session, name: Gallery, yes: Yes = False) -> None:
     answer = session.client.call("DELETE", gallery_path(name))
     erased = f"{counted(answer['subjects'], 'subject')} with {counted(answer['templates'], 'template')}"
     session.out.result(answer, f"Erased {erased}. {_receipt(answer)}")
+
+
+@gallery.command("score")
+@calls_edge
+def change_score(
+    session: Session,
+    name: Gallery,
+    rule: Annotated[ScoreRule, typer.Argument(metavar="RULE", help="mean: of all faces; best: the most similar one.")],
+) -> None:
+    """Change how subjects with several faces are compared. Holds for enrolled subjects too."""
+    answer = session.client.call_with_retries("PATCH", gallery_path(name), json={"score_rule": rule})
+    session.out.result(answer, f"Gallery {name}: {_compared(answer)}.")
 
 
 @gallery.command("retention")
@@ -217,6 +239,10 @@ def delete_subject(
     confirm(f"Erase {f'this face of {who}' if face else who}, for good?", yes=yes)
     answer = session.client.call("DELETE", face_path(name, who, face) if face else subject_path(name, who))
     session.out.result(answer, f"Erased {counted(answer['templates'], 'template')}. {_receipt(answer)}")
+
+
+def _compared(info: dict[str, Any]) -> str:
+    return f"subjects are compared {_COMPARED[info['score']['rule']]}"
 
 
 def _retention(info: dict[str, Any]) -> str:

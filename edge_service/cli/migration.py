@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
 from edge_service.cli.edge_client import Refused
-from edge_service.cli.output import UNPERTURBED
+from edge_service.cli.output import DISAGREES, UNPERTURBED
 from edge_service.cli.session import Session, gallery_path, is_verify_only
 from edge_service.protection.embeddings import check_dimension
 from shared.command import counted
@@ -25,6 +25,8 @@ from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJE
 _STOPS: Final = frozenset({401, 403, 404, 429, 500, 502, 503})
 _OTHER_CONTRACT: Final = f"urn:patronus:problem:{ContractMismatch.kind}"
 _LONGEST_FACE_ID: Final = 256
+# Of rows that do not match their subject's others; poor pictures do not either, and the summary counts all.
+_MOST_WARNINGS: Final = 20
 # Characters of a subject's name in a sentence: a name that no subject can have may be very long.
 _MOST_SHOWN: Final = 200
 # Members of a refusal that number embeddings within the request.
@@ -51,7 +53,7 @@ class Migration:
         self._subjects = self._embeddings.strings("subjects")
         self._faces = self._embeddings.strings("face_ids") if "face_ids" in self._embeddings.names else None
         self._begun = datetime.now(UTC)
-        self._counts = {"enrolled": 0, "there_already": 0, "refused": 0, "unperturbed": 0}
+        self._counts = {"enrolled": 0, "there_already": 0, "refused": 0, "unperturbed": 0, "disagreeing": 0}
 
     def write_templates(self, target: Path, *, force: bool) -> None:
         """Has the edge protect every embedding, and writes the templates to a file.
@@ -133,6 +135,10 @@ class Migration:
             notes.append(counted(counts["there_already"], "was there already", "were there already"))
         if counts["unperturbed"]:
             notes.append(counted(counts["unperturbed"], *UNPERTURBED))
+        if counts["disagreeing"]:
+            notes.append(
+                counted(counts["disagreeing"], "does not match", "do not match") + " the subject's other faces"
+            )
         self._session.out.result(counts, "; ".join(notes) + ".")
         return not counts["refused"]
 
@@ -212,6 +218,10 @@ class Migration:
             self._counts["enrolled"] += len(stored)
             self._counts["there_already"] += sum(at < self._begun for at in stored)
             self._counts["unperturbed"] += answer["unperturbed"]
+            disagreeing = [row for row, face in zip(rows, answer["faces"], strict=True) if face["agrees"] is False]
+            for row in disagreeing[: max(0, _MOST_WARNINGS - self._counts["disagreeing"])]:
+                self._session.out.warn(f"Row {row} (subject {subject!r}) {DISAGREES}")
+            self._counts["disagreeing"] += len(disagreeing)
 
     def _report(self, row: int, fault: str, problem: dict[str, Any]) -> None:
         self._counts["refused"] += 1

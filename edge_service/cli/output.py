@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+# What is said of a face that does not agree with the others of its subject.
+DISAGREES: Final = "does not match the subject's other faces: two people under one name?"
 # Ends of a sentence, for one embedding and for several.
 UNPERTURBED: Final = ("had no margin and was not perturbed", "had no margin and were not perturbed")
 
@@ -34,6 +36,11 @@ class Output:
     def refused(self, problem: dict[str, Any], sentence: str) -> None:
         """Prints one refusal: for programs among the results, for people on standard error."""
         self._print(problem, sentence, self.errors)
+
+    def warn(self, sentence: str) -> None:
+        """Prints a warning for people, on standard error; programs find it in the result."""
+        if not self.as_json:
+            self.errors.print(sentence, markup=False, soft_wrap=True)
 
     def _print(self, answer: dict[str, Any], sentence: str, console: Console) -> None:
         if self.as_json:

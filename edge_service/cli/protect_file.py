@@ -17,6 +17,7 @@ from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, KeyStore
 from edge_service.protection.profiles.files import Profile, check_profile_dimension, load_profile
 from edge_service.protection.protect import Protector
+from edge_service.protection.served_profiles import served_profile
 from edge_service.settings import EdgeSettings
 from shared.command import counted
 from shared.contract import Contract
@@ -47,7 +48,7 @@ def protect_file(
         target: gets templates (n, d), angles (n,) in radians, and norms (n,) of the embeddings; all float32.
         out: where the result is printed.
         force: whether an existing target may be replaced.
-        name: of the profile; None: the one that the edge is set to.
+        name: of the profile; None: the gallery's, or without a gallery the one that the edge is set to.
         gallery: whose key; None: the public key and no seal.
         contract: file with the cloud's answer about the gallery, as JSON. None: from the cloud.
         subject: whose embeddings they all are, for a verify-only gallery.
@@ -56,7 +57,8 @@ def protect_file(
         SetupError: no such profile, no key here, or a profile for another dimension than the gallery's.
         BadRequest: the contract's file is not about this gallery, or the source cannot be used.
         NotFound: there is no such gallery.
-        ContractMismatch: the gallery was made under another profile.
+        ContractMismatch: the gallery was made under another profile than the one named, or one that this edge does
+            not serve.
         Conflict: the target exists, or the gallery is under another key, or exactly one of these holds: it is
             verify-only, and a subject is named.
         Unprocessable: an embedding cannot be used.
@@ -75,6 +77,8 @@ def protect_file(
             info = ask(find_cloud(settings), lambda cloud: cloud.gallery(gallery), _OTHERWISE)
         else:
             info = _saved_info(gallery, contract)
+        if name is None:
+            profile = served_profile(info.contract.profile, profile, settings.profiles, settings.weaker_profiles)
         key, dim = _key_of(keys, gallery, profile, info.contract, subject), info.contract.dim
         check_profile_dimension(profile, dim)
     embeddings, protector = Embeddings(source), Protector(profile)

@@ -1,4 +1,4 @@
-"""Checks embeddings of other systems and normalizes them to unit rows."""
+"""Checks embeddings of other systems, normalizes them to unit rows, and weighs them by their length."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.protection.profiles.files import Profile
+from edge_service.protection.profiles.score import ScoreWeights
 from shared.errors import Unprocessable
 
 # Systems that keep unit vectors keep them in float32, or in float16 at worst.
@@ -74,6 +75,22 @@ def unit_rows(
     # A row that is a unit vector but for rounding stays as it is, bit by bit: its seed follows from its bits.
     divisors = np.where(np.abs(norms - 1) <= _ROUNDING, 1.0, norms)
     return (wide / divisors[:, None]).astype(np.float32), norms.astype(np.float32)
+
+
+def template_weights(lengths: NDArray[np.float32], weights: ScoreWeights | None) -> list[float]:
+    """The weights of templates in the mean of their subject.
+
+    Args:
+        lengths: (n,) float32, of the raw embeddings, over 0.
+        weights: how a weight follows from a length; None: each is 1.
+
+    Returns:
+        n weights of 0.25 to 4. Of an embedding of length 1 it is 1: many systems keep embeddings so, and the length
+        that the embedder gave it is not known.
+    """
+    if weights is None:
+        return [1.0] * len(lengths)
+    return [1.0 if abs(length - 1) <= _UNIT else weights.weight(length) for length in map(float, lengths)]
 
 
 def _refuse(wrong: NDArray[np.bool_], first: int, what: str, reason: str) -> None:

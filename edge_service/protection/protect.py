@@ -14,6 +14,7 @@ from edge_service.protection.keys import EpochKey
 from edge_service.protection.patronus import ANY_ANGLE, NO_ANGLE, PatronusGraph
 from edge_service.protection.profiles.files import Profile
 from edge_service.protection.seal import seal, seal_matrix
+from shared.contract import ProfilePin
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
 from shared.errors import ProtectionFailed, SetupError
 from shared.logs import get_logger, place_of
@@ -28,17 +29,19 @@ _SEAL_SIGMAS: Final = 8.0
 
 @dataclass(frozen=True, slots=True)
 class ProtectionContext:
-    """The key and contract for which templates are made.
+    """The key, contract and profile for which templates are made.
 
     Attributes:
         key: of the gallery and epoch, or of one subject in it; without a key no template is made.
         contract_digest: digest of the contract that the templates carry.
+        profile: the profile that the contract names; no other makes templates for it.
         subjects: the key that the subjects' keys follow from, where each subject has a seal of its own. There is no
             ``key`` then before ``for_subject``.
     """
 
     key: EpochKey | None = field(repr=False)
     contract_digest: str
+    profile: ProfilePin
     subjects: EpochKey | None = field(default=None, repr=False)
 
     @property
@@ -50,7 +53,7 @@ class ProtectionContext:
         """The context for one subject; unchanged where all share a seal, or where none is named."""
         if self.subjects is None or subject is None:
             return self
-        return ProtectionContext(self.subjects.of_subject(subject), self.contract_digest)
+        return ProtectionContext(self.subjects.of_subject(subject), self.contract_digest, self.profile)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,14 +111,17 @@ class Protector:
 
         Args:
             embeddings: (n, d) float32, unit rows.
-            context: key and contract.
+            context: key, contract and profile.
 
         Returns:
             n envelopes.
 
         Raises:
-            ProtectionFailed: a step failed, or its result is not n unit rows. Nothing may be sent then.
+            ProtectionFailed: the context is for another profile, a step failed, or its result is not n unit rows.
+                Nothing may be sent then.
         """
+        if context.profile != self.profile.pin:
+            raise ProtectionFailed("The gallery is under another profile than this protector's; nothing was sent.")
         protected = self.templates(embeddings, context.key)
         try:
             packed = [TemplateEnvelope.pack(row, context.contract_digest) for row in protected.templates]

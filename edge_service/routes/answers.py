@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from edge_service.gallery_contexts import GalleryContext
 from edge_service.protection.profiles.files import DefaultThreshold
+from edge_service.recognition import EnrollResult
 from edge_service.vision.quality import objections
 from edge_service.vision.reader import AlignedFace, PictureFaces
 from shared.names import QualityFilter
 from shared.wire.cloud import IdentifyAnswer
-from shared.wire.common import Threshold, VerifyAnswer
-from shared.wire.edge import AppliedThreshold, Box, DetectedFace, Landmarks, Point, Quality
+from shared.wire.common import VerifyAnswer
+from shared.wire.edge import (
+    AnotherPicture,
+    AppliedThreshold,
+    Box,
+    DetectedFace,
+    GalleryDecision,
+    Landmarks,
+    Point,
+    Quality,
+)
 
 # Clockwise, as EXIF and image editors count, from quarter turns counterclockwise, as NumPy does.
 _ROTATIONS: Final[tuple[Literal[0, 90, 180, 270], ...]] = (0, 270, 180, 90)
@@ -21,17 +32,36 @@ def quality_of(found: AlignedFace, level: QualityFilter = "none") -> Quality:
     return Quality(**found.quality.model_dump(), reasons=objections(found.quality, level))
 
 
-def applied_threshold(
-    answer: VerifyAnswer | IdentifyAnswer, default: DefaultThreshold, *, of_gallery: bool = True
-) -> AppliedThreshold:
-    """The threshold of a decision: the default, or a gallery's, which its creator may have chosen."""
-    same = Threshold(cosine=answer.threshold, fmr=answer.fmr_at_threshold) == default.threshold
+def own_threshold(default: DefaultThreshold) -> AppliedThreshold:
+    """The threshold of a decision without a gallery."""
     return AppliedThreshold(
+        threshold=default.threshold.cosine,
+        threshold_from=default.chosen_by,
+        reference_fmr=default.threshold.fmr,
+        fmr_measured_on=default.measured_on,
+    )
+
+
+def gallery_decision(
+    answer: VerifyAnswer | IdentifyAnswer, gallery: GalleryContext, default: DefaultThreshold
+) -> GalleryDecision:
+    """How a gallery decided: at the default threshold of its profile, or at one that its creator chose."""
+    same = gallery.threshold == default.threshold and answer.threshold == default.threshold.cosine
+    return GalleryDecision(
         threshold=answer.threshold,
-        threshold_from="gallery" if of_gallery else default.chosen_by,
+        threshold_from="gallery",
         reference_fmr=answer.fmr_at_threshold,
         fmr_measured_on=default.measured_on if same else "operator",
+        score_rule=answer.score_rule,
     )
+
+
+def another_picture(enrolled: EnrollResult) -> AnotherPicture | None:
+    """What one more picture of a subject is worth; None where it is not known."""
+    if enrolled.gain is None:
+        return None
+    now, with_one_more = enrolled.gain
+    return AnotherPicture(accepted_now=now, accepted_with_one_more=with_one_more)
 
 
 def box_of(found: AlignedFace) -> Box:

@@ -32,8 +32,8 @@ from edge_service.deps import (
 )
 from edge_service.protection.embeddings import check_dimension
 from edge_service.recognition import ProtectResult
+from edge_service.routes.answers import another_picture
 from edge_service.uploads import read_pictures
-from shared.contract import ProfilePin
 from shared.errors import BadRequest, Forbidden, NotFound, TooLarge, Unprocessable
 from shared.http.auth import Caller
 from shared.http.headers import json_in_utf8, media_type
@@ -97,9 +97,7 @@ async def protect(
         body, wanted = await _read_body(request), services.reader.spec.dim
         raw = await run_in_threadpool(_read_embeddings, media_type(request), body, dim, wanted)
         result = await services.recognition.protect(raw, gallery, subject, None)
-    return (
-        _floats(result) if _wants_floats(request) else await run_in_threadpool(_as_json, result, services.profile.pin)
-    )
+    return _floats(result) if _wants_floats(request) else await run_in_threadpool(_as_json, result)
 
 
 @router.post(
@@ -116,7 +114,13 @@ async def enroll_embeddings(
     names = [embedding.face for embedding in wanted.embeddings]
     enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)
     faces = [StoredFace(**info.model_dump()) for info in enrolled.templates]
-    return EnrollEmbeddingsAnswer(subject=subject, faces=faces, unperturbed=enrolled.unperturbed)
+    return EnrollEmbeddingsAnswer(
+        subject=subject,
+        faces=faces,
+        faces_enrolled=enrolled.total,
+        another_picture=another_picture(enrolled),
+        unperturbed=enrolled.unperturbed,
+    )
 
 
 def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
@@ -206,10 +210,10 @@ def _wants_floats(request: Request) -> bool:
     return request.headers.get("accept", "").partition(";")[0].strip().lower() == FLOATS
 
 
-def _as_json(result: ProtectResult, profile: ProfilePin) -> ProtectAnswer:
+def _as_json(result: ProtectResult) -> ProtectAnswer:
     """Templates as JSON; every float32 value is written with the digits that give it back."""
     return ProtectAnswer(
-        profile=profile,
+        profile=result.profile.pin,
         sealed="seal" in result.protected.done,
         contract=result.contract,
         templates=result.protected.templates.tolist(),

@@ -19,7 +19,7 @@ from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.cloud import RekeyStatus
 from shared.wire.common import Erased, Erasure, GalleryInfo, Page, Retention
-from shared.wire.edge import ChangeKey, CreateGallery, EdgeGallery
+from shared.wire.edge import ChangeKey, ChangeScoreRule, CreateGallery, EdgeGallery
 
 router = api_router("/v1/galleries", "galleries")
 rekeys = api_router(
@@ -40,10 +40,9 @@ async def put_gallery(
 ) -> EdgeGallery:
     """Create a gallery.
 
-    The gallery is pinned to this edge's contract. Idempotent: repeated with the same properties, it changes nothing.
+    A new gallery is pinned to this edge's contract. Idempotent: repeated with the same properties, it changes nothing.
     """
-    wanted, default = wanted or CreateGallery(), services.default_threshold.threshold
-    info, made = await services.galleries.create(gallery, wanted.threshold, default, verify_only=wanted.verify_only)
+    info, made = await services.galleries.create(gallery, wanted or CreateGallery())
     response.status_code = HTTP_201_CREATED if made else HTTP_200_OK
     return _shown(info)
 
@@ -69,9 +68,18 @@ async def list_galleries(
 async def get_gallery(gallery: GalleryPath, services: ServicesDep) -> EdgeGallery:
     """Get a gallery.
 
-    Returns its contract, its threshold, and how many subjects and templates it has.
+    Returns its contract, its threshold, how its subjects are compared, and how many subjects and templates it has.
     """
     return _shown(await services.cloud.gallery(gallery))
+
+
+@router.patch("/{gallery}", dependencies=[MayManage])
+async def change_gallery(gallery: GalleryPath, services: ServicesDep, wanted: ChangeScoreRule) -> EdgeGallery:
+    """Change how a gallery's subjects are compared.
+
+    Holds for enrolled subjects too. `mean` takes the exponents of the gallery's profile.
+    """
+    return _shown(await services.galleries.change_score_rule(gallery, wanted.score_rule))
 
 
 @router.delete("/{gallery}", dependencies=[MayManage], responses=PENDING)

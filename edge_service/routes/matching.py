@@ -16,7 +16,7 @@ from edge_service.deps import (
     TopKQuery,
     picture_body,
 )
-from edge_service.routes.answers import applied_threshold, box_of, face_of, quality_of, rotation_of
+from edge_service.routes.answers import box_of, face_of, gallery_decision, own_threshold, quality_of, rotation_of
 from edge_service.uploads import read_pictures
 from shared.http.rate_limits import count_probes
 from shared.http.routes import api_router
@@ -39,11 +39,12 @@ async def verify_face(
     Decides whether the largest face of the picture is this subject's.
     """
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
-    answer, face = await services.recognition.verify(gallery, subject, picture, quality_filter)
+    answer, face, context = await services.recognition.verify(gallery, subject, picture, quality_filter)
+    default = services.profiles.default_threshold(context.protector.profile)
     return VerifyFaceAnswer(
         decision=answer.decision,
         similarity=answer.similarity,
-        **applied_threshold(answer, services.default_threshold).model_dump(),
+        **gallery_decision(answer, context, default).model_dump(),
         faces_found=face.faces_found,
         quality=quality_of(face),
     )
@@ -64,7 +65,7 @@ async def identify_faces(
     named.
     """
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
-    answer, selected = await services.recognition.identify(
+    answer, selected, context = await services.recognition.identify(
         gallery,
         picture,
         top_k=top_k,
@@ -78,11 +79,12 @@ async def identify_faces(
         )
         for face, result in zip(selected.faces, answer.results, strict=True)
     ]
+    default = services.profiles.default_threshold(context.protector.profile)
     return IdentifyFacesAnswer(
         faces=faces,
         faces_found=selected.faces_found,
         faces_left_out=selected.left_out,
-        **applied_threshold(answer, services.default_threshold).model_dump(),
+        **gallery_decision(answer, context, default).model_dump(),
     )
 
 
@@ -117,7 +119,7 @@ async def compare_faces(request: Request, services: ServicesDep, quality_filter:
     return CompareAnswer(
         decision=answer.decision,
         similarity=answer.similarity,
-        **applied_threshold(answer, default, of_gallery=False).model_dump(),
+        **own_threshold(default).model_dump(),
         faces_found=[face.faces_found for face in faces],
         qualities=[quality_of(face) for face in faces],
     )

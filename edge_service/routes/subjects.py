@@ -18,7 +18,7 @@ from edge_service.deps import (
     SubjectPath,
     picture_body,
 )
-from edge_service.routes.answers import quality_of
+from edge_service.routes.answers import another_picture, quality_of
 from edge_service.settings import PictureLimits
 from edge_service.uploads import read_pictures
 from shared.http.routes import PENDING, api_router, erasure_answer
@@ -50,11 +50,22 @@ async def enroll_faces(
     enrolled, read = await services.recognition.enroll(gallery, subject, pictures, quality_filter)
     faces = [
         EnrolledFace(
-            id=info.id, picture=position, stored=info.stored, faces_found=face.faces_found, quality=quality_of(face)
+            id=info.id,
+            picture=position,
+            stored=info.stored,
+            agrees=info.agrees,
+            faces_found=face.faces_found,
+            quality=quality_of(face),
         )
         for position, (info, face) in enumerate(zip(enrolled.templates, read, strict=True))
     ]
-    return EnrollFacesAnswer(subject=subject, faces=faces, unperturbed=enrolled.unperturbed)
+    return EnrollFacesAnswer(
+        subject=subject,
+        faces=faces,
+        faces_enrolled=enrolled.total,
+        another_picture=another_picture(enrolled),
+        unperturbed=enrolled.unperturbed,
+    )
 
 
 @router.get("", dependencies=[MayManage])

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_service.protection.profiles.score import ScoreCalibration
 from edge_service.vision.align import ARCFACE, DLIB_CHIP, Alignment
 from edge_service.vision.decode import Pixels
 from edge_service.vision.sessions import OrtSession
@@ -27,12 +28,14 @@ class EmbedderSpec:
         dim: length of the embedding.
         alignment: the alignment of its input.
         threshold: tau where an operator names none, and its measured false match rate.
+        score: how subjects with several templates are compared, for profiles that do not say so.
     """
 
     name: str
     dim: int
     alignment: Alignment
     threshold: Threshold
+    score: ScoreCalibration | None = None
 
     @property
     def preprocessing(self) -> str:

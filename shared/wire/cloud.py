@@ -27,6 +27,9 @@ from shared.wire.common import (
 
 MAX_TEMPLATES_A_REQUEST = 100
 MAX_PROBES_A_REQUEST = 64
+# Of a template in the mean of its subject's.
+MIN_WEIGHT = 0.1
+MAX_WEIGHT = 10.0
 MAX_TOP_K = 100
 MAX_ROTATIONS_A_REQUEST = 512
 
@@ -53,7 +56,7 @@ class NewTemplate(Wire):
 
     id: TemplateId
     template: TemplateEnvelope
-    weight: Annotated[float, Field(ge=0.1, le=10)] = Field(
+    weight: Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT, strict=True)] = Field(
         default=1.0, description="its weight in the mean of the subject's templates, relative to the others"
     )
 
@@ -129,18 +132,20 @@ class IndexStats(Wire):
     """The index of a gallery. Scores are exact under either kind of index."""
 
     backend: Literal["faiss", "milvus"]
-    kind: IndexKind = Field(description="at present; the last templates, up to 65,536, are always compared exactly")
-    pinned: IndexKind | None = Field(description="chosen by an operator; null: decided by the number of templates")
-    templates: int = Field(ge=0)
+    kind: IndexKind = Field(description="at present; the last entries, up to 65,536, are always compared exactly")
+    pinned: IndexKind | None = Field(description="chosen by an operator; null: decided by the number of entries")
+    entries: int = Field(
+        ge=0, description="vectors in the index: one for each subject, or for each template under the rule `best`"
+    )
     memory_bytes: int | None = Field(ge=0, description="null where the index is not in this process")
-    snapshot_templates: int | None = Field(ge=0, description="templates in files for a quick start; null: not needed")
+    snapshot_entries: int | None = Field(ge=0, description="entries in files for a quick start; null: not needed")
 
 
 class SnapshotInfo(Wire):
-    """The files of a gallery's index. A start reads other templates from the record."""
+    """The files of a gallery's index. A start reads other entries from the record."""
 
     files: int = Field(ge=0)
-    templates: int = Field(ge=0)
+    entries: int = Field(ge=0, description="as in the index's `entries`")
 
 
 class AuditEntry(Wire):

@@ -15,6 +15,7 @@ from shared.wire.common import (
     GalleryInfo,
     NewThreshold,
     Rate,
+    ScoreRule,
     StrictWire,
     TemplateInfo,
     Threshold,
@@ -39,6 +40,15 @@ _UNPERTURBED = "number of faces that the profile's network left unperturbed, for
 Stored = Annotated[
     Literal["now", "before"],
     Field(description="`now`: by this request; `before`: this subject had the same face already"),
+]
+
+
+Agrees = Annotated[
+    bool | None,
+    Field(
+        description="whether it would match the subject's other faces at the gallery's threshold; false may mean two "
+        "people under one name. null: the subject has no other face"
+    ),
 ]
 
 
@@ -118,16 +128,34 @@ class EnrolledFace(Wire):
     id: TemplateId
     picture: int = Field(ge=0, description="position of the picture in the request, counted from 0")
     stored: Stored
+    agrees: Agrees
     faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
 
-class EnrollFacesAnswer(Wire):
-    """The enrolled faces, one for each picture, in the order of the pictures."""
+class AnotherPicture(Wire):
+    """What one more picture of the subject is worth: shares of genuine comparisons that are accepted."""
+
+    accepted_now: Rate = Field(description="with as many faces as the subject has now")
+    accepted_with_one_more: Rate = Field(description="with one face more")
+
+
+class Enrollment(Wire):
+    """What an enrollment says of the subject as a whole."""
 
     subject: SubjectName
-    faces: list[EnrolledFace]
+    faces_enrolled: int = Field(ge=1, description="how many faces the subject has now")
+    another_picture: AnotherPicture | None = Field(
+        description="as measured for the profile at its own threshold; null: it was not measured for so many faces, "
+        "for this threshold or for this rule"
+    )
     unperturbed: int = Field(ge=0, description=_UNPERTURBED)
+
+
+class EnrollFacesAnswer(Enrollment):
+    """The enrolled faces, one for each picture, in the order of the pictures."""
+
+    faces: list[EnrolledFace]
 
 
 # Of any dimension: one that is not the edge's is refused with a sentence that names both.
@@ -176,6 +204,7 @@ class StoredFace(FaceInfo):
     """An enrolled face, and whether it was stored by this request."""
 
     stored: Stored
+    agrees: Agrees
 
 
 class SubjectFaces(Wire):
@@ -186,12 +215,10 @@ class SubjectFaces(Wire):
     faces: list[FaceInfo]
 
 
-class EnrollEmbeddingsAnswer(Wire):
+class EnrollEmbeddingsAnswer(Enrollment):
     """The enrolled faces, one for each embedding, in the order of the embeddings."""
 
-    subject: SubjectName
     faces: list[StoredFace]
-    unperturbed: int = Field(ge=0, description=_UNPERTURBED)
 
 
 ThresholdFrom = Literal["gallery", "profile", "embedder"]
@@ -214,9 +241,22 @@ class AppliedThreshold(Wire):
     threshold_from: ThresholdFrom = Field(description=_CHOSEN_BY)
     reference_fmr: Rate = Field(
         description="false match rate of one comparison at this threshold, for those that `fmr_measured_on` names, "
-        "not for those in your pictures"
+        "not for those in your pictures. In a gallery of the rule `best`, an upper bound for as many faces as the "
+        "subject has (on average, for an identification)"
     )
     fmr_measured_on: FmrMeasuredOn = Field(description=_MEASURED_ON)
+
+
+_RULE: Final = (
+    "how a subject with several faces is compared. `mean`: by their mean, whose false match rate does not depend on "
+    "their number; `best`: by the most similar one"
+)
+
+
+class GalleryDecision(AppliedThreshold):
+    """How a gallery decided."""
+
+    score_rule: ScoreRule = Field(description=_RULE)
 
 
 class IdentifiedFace(Wire):
@@ -238,7 +278,7 @@ class FacesLeftOut(Wire):
     )
 
 
-class IdentifyFacesAnswer(AppliedThreshold):
+class IdentifyFacesAnswer(GalleryDecision):
     """One entry for each face, largest face first."""
 
     faces: list[IdentifiedFace]
@@ -246,7 +286,7 @@ class IdentifyFacesAnswer(AppliedThreshold):
     faces_left_out: FacesLeftOut
 
 
-class VerifyFaceAnswer(AppliedThreshold):
+class VerifyFaceAnswer(GalleryDecision):
     """The answer of a 1:1 comparison, with the quality of the probe."""
 
     decision: Literal["match", "no_match"]
@@ -278,6 +318,15 @@ class CreateGallery(Wire):
         description="true: people can be verified (1:1) but not identified (1:N), for each subject gets its own seal; "
         "absent, for a new gallery: false",
     )
+    score_rule: ScoreRule | None = Field(
+        default=None, description=f"{_RULE}. Absent, for a new gallery: `mean`; another than an existing one has: 409"
+    )
+
+
+class ChangeScoreRule(StrictWire):
+    """Another way to compare the subjects of a gallery."""
+
+    score_rule: ScoreRule = Field(description=_RULE)
 
 
 class EdgeGallery(GalleryInfo):

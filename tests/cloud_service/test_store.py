@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import event
 
+from cloud_service.enrollment import Enrollment
+from cloud_service.entries import queries as entries_module
 from cloud_service.index import faiss_indexes as indexes_module
 from cloud_service.index.flat import SegmentedIndex
-from cloud_service.record import template_queries as vectors_module
 from cloud_service.settings import Settings
 from cloud_service.store import Store
 from shared.errors import NotFound
@@ -101,7 +102,7 @@ def test_an_enrollment_that_the_index_did_not_take_is_not_acknowledged_and_is_me
     assert flawed.enroll("anna", VECTORS[:2], ids=IDS[:2]).status_code == 201
     assert flawed.held() == (1, 2)
     store = _store(flawed)
-    assert len(store.indexes.of(store.record.gallery("door"))) == 2
+    assert len(store.indexes.of(store.record.gallery("door"))) == 1
 
 
 def test_an_index_that_cannot_be_rebuilt_makes_the_service_not_ready_until_it_can(
@@ -149,7 +150,7 @@ def test_a_gallery_erased_and_made_again_is_another_one(flawed: Cloud) -> None:
     with pytest.raises(NotFound):
         store.indexes.of(before)
     with pytest.raises(NotFound):
-        store.record.add_templates(before, "anna", {}, by=None)
+        Enrollment(store.record).add(before, "anna", {}, by=None)
 
 
 def test_ids_of_the_index_are_never_used_again(client: Cloud) -> None:
@@ -165,9 +166,9 @@ def test_ids_of_the_index_are_never_used_again(client: Cloud) -> None:
 def test_a_start_rebuilds_large_galleries_in_small_batches(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = random_units(10, 50)
     with Cloud(settings) as cloud:
-        cloud.put_gallery()
+        cloud.put_gallery(score={"rule": "best"})
         cloud.enroll("anna", vectors)
-    monkeypatch.setattr(vectors_module, "_BATCH_BYTES", 7 * 8 * 4)
+    monkeypatch.setattr(entries_module, "BATCH_BYTES", 7 * 8 * 4)
     sizes: list[int] = []
     add: Callable[..., None] = SegmentedIndex.add
 

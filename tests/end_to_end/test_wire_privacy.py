@@ -142,7 +142,9 @@ def test_requests_carry_only_known_members(crossed: tuple[bytes, bytes]) -> None
     }
     contract |= {"key_id", "epoch", "scope", "threshold", "cosine", "fmr"}
     assert len(bodies) == 4
-    assert members <= contract | {"templates", "id", "template", "probe", "probes", "top_k", "dtype", "data"}
+    contract |= {"score", "rule", "exponents"}
+    template = {"templates", "id", "template", "weight", "dtype", "data"}
+    assert members <= contract | template | {"probe", "probes", "top_k"}
 
 
 def test_nothing_under_the_clouds_folder_holds_the_raw_embedding(

@@ -41,7 +41,7 @@ from shared.security.credentials import UNLIMITED
 from shared.security.process_limits import usable_cpus
 from shared.security.secret_files import read_secret
 from shared.wire.cloud import GallerySpec
-from shared.wire.common import NewThreshold
+from shared.wire.common import BEST, NewThreshold, SubjectScore
 from tests.load import plain_fastapi
 from tests.load.closed_loop import Load, answers, closed_loop, request
 
@@ -61,6 +61,7 @@ _CAPTION: Final = (
     "memory: of the whole process, as a multiple of the vectors' own"
 )
 GALLERY: Final = "bench"
+RULES: Final = {"mean": SubjectScore(rule="mean", exponents=[0.6, 0.7]), "best": BEST}
 app = typer.Typer()
 
 
@@ -69,6 +70,7 @@ def main(
     sizes: Annotated[str, typer.Option(help="Templates, by comma.")] = "10000,100000,1000000",
     concurrency: Annotated[str, typer.Option(help="Callers at once, by comma.")] = "1,8,64",
     dim: Annotated[int, typer.Option(min=8, max=1024, help="Length of a template.")] = 128,
+    rule: Annotated[str, typer.Option(help="How subjects are compared: mean or best.")] = "mean",
     seconds: Annotated[float, typer.Option(callback=finite, min=1, max=120, help="Of each load.")] = _SECONDS,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("bench-results"),
 ) -> None:
@@ -76,7 +78,7 @@ def main(
     console = Console(stderr=True)
     lines = []
     for size in (int(part) for part in sizes.split(",")):
-        for line in _measured(size, [int(part) for part in concurrency.split(",")], dim, seconds, console):
+        for line in _measured(size, [int(part) for part in concurrency.split(",")], dim, RULES[rule], seconds, console):
             lines.append(line)
             typer.echo(json.dumps(line))
     out.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,9 @@ def _unit(rows: Rows) -> Rows:
     return unit
 
 
-def _measured(size: int, callers: list[int], dim: int, seconds: float, console: Console) -> Iterator[dict[str, Any]]:
+def _measured(
+    size: int, callers: list[int], dim: int, score: SubjectScore, seconds: float, console: Console
+) -> Iterator[dict[str, Any]]:
     console.print(f"{size:,} templates of {dim} ...")
     vectors = people(size, dim)
     random = np.random.default_rng(1)
@@ -111,13 +115,14 @@ def _measured(size: int, callers: list[int], dim: int, seconds: float, console: 
     about: dict[str, Any] = {
         "size": size,
         "dim": dim,
+        "rule": score.rule,
         "cores": usable_cpus(),
         "machine": platform.machine(),
     }
     raw = _raw(vectors, probes)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        contract = filled(home, vectors)
+        contract = filled(home, vectors, score)
         del vectors
         port = free_port()
         environment = {
@@ -262,7 +267,7 @@ def _beside_plain_fastapi(port: int, requests: list[bytes], callers: int, second
     }
 
 
-def filled(home: Path, vectors: Rows) -> Contract:
+def filled(home: Path, vectors: Rows, score: SubjectScore = RULES["mean"]) -> Contract:
     """Makes a cloud's home with these templates, by writing to its record: the service would take hours."""
     contract = Contract(
         dim=vectors.shape[1],
@@ -274,7 +279,7 @@ def filled(home: Path, vectors: Rows) -> Contract:
     folder.mkdir(mode=0o700)
     database = open_database(f"sqlite:///{folder / 'record.db'}", RecordSettings(), connections=2)
     try:
-        spec = GallerySpec(contract=contract, threshold=NewThreshold(cosine=TAU, fmr=1e-3))
+        spec = GallerySpec(contract=contract, threshold=NewThreshold(cosine=TAU, fmr=1e-3), score=score)
         snapshots = Snapshots(database, folder / "index")
         record = Record(database, snapshots, len(vectors), 1000, clock_of(RetentionSettings()))
         gallery, _ = record.put_gallery(GALLERY, spec, by=None)
@@ -283,11 +288,18 @@ def filled(home: Path, vectors: Rows) -> Contract:
             count = -(-len(vectors) // PER_PERSON)
             for start in range(0, count, _AT_A_TIME):
                 some = range(start, min(start + _AT_A_TIME, count))
-                connection.execute(insert(subject), [{"id": at + 1, "name": f"s{at}", **now} for at in some])
+                connection.execute(
+                    insert(subject),
+                    [
+                        {"id": at + 1, "name": f"s{at}", "entry_id": at + 1 if score.rule == "mean" else None, **now}
+                        for at in some
+                    ],
+                )
             for start in range(0, len(vectors), _AT_A_TIME):
                 some = range(start, min(start + _AT_A_TIME, len(vectors)))
                 blobs = to_blobs(
                     vectors[some.start : some.stop],
+                    np.ones(len(some)),
                     [f"s{at // PER_PERSON}" for at in some],
                     gallery.id,
                     gallery.key_version,
@@ -297,7 +309,7 @@ def filled(home: Path, vectors: Rows) -> Contract:
                     for at, blob in zip(some, blobs, strict=True)
                 ]
                 connection.execute(insert(template), rows)
-            connection.execute(update(gallery_table).values(templates=len(vectors)))
+            connection.execute(update(gallery_table).values(templates=len(vectors), subjects=count, last_entry=count))
     finally:
         database.close()
     return contract

@@ -59,6 +59,7 @@ class Guarantee:
 _EDGE, _CLOUD, _SHARED = "edge_service", "cloud_service", "shared"
 _PROTECT = "tests/edge_service/protection/test_protect.py"
 _MATCHING = "tests/cloud_service/routes/test_matching.py"
+_LIFE = "tests/cloud_service/entries/test_random_life.py"
 _KEYS = "tests/cloud_service/routes/test_api_keys.py"
 GUARANTEES: Final = (
     Guarantee(
@@ -88,6 +89,13 @@ GUARANTEES: Final = (
         "if made.done != wanted or",
         "if",
         (_PROTECT,),
+    ),
+    Guarantee(
+        "No cloud makes the edge protect less than its own profile does",
+        _EDGE,
+        "if missing and found.pin.name not in weaker:",
+        "if False:",
+        ("tests/edge_service/routes/test_galleries_of_other_profiles.py",),
     ),
     Guarantee(
         "The threshold decides",
@@ -120,9 +128,30 @@ GUARANTEES: Final = (
     Guarantee(
         "A damaged template is not compared",
         _CLOUD,
-        'sound &= rows["checksum"] == _checksums(values, owners)',
+        'sound &= rows["checksum"] == _checksums(values, weights, owners)',
         "sound &= len(owners) > 0",
         ("tests/cloud_service/record/test_checksums.py", "tests/cloud_service/record/test_damaged_templates.py"),
+    ),
+    Guarantee(
+        "A mean that holds an erased template is overwritten in memory",
+        _CLOUD,
+        "index.remove(change.removed)",
+        "pass",
+        (_LIFE,),
+    ),
+    Guarantee(
+        "A file of the index that holds such a mean is not kept",
+        _CLOUD,
+        "connection.execute(delete(segment_file).where(segment_file.c.id.in_(hit)))",
+        "pass",
+        (_LIFE, "tests/cloud_service/index/test_snapshots.py"),
+    ),
+    Guarantee(
+        "Nobody is missed whose mean changes during a search",
+        _CLOUD,
+        "found = [lacking.ids, np.fromiter(connection.scalars(newer), np.int64)]",
+        "found = [np.empty(0, np.int64)]",
+        ("tests/cloud_service/entries/test_changes_during_a_search.py",),
     ),
     Guarantee(
         "The entries of the audit log are chained",

@@ -21,7 +21,7 @@ app = FastAPI(docs_url=None, redoc_url=None)
 @app.post("/v1/galleries/{gallery}/subjects/{subject}/verify")
 async def verify(gallery: str, subject: str, claim: VerifyRequest) -> VerifyAnswer:
     """Answers always the same."""
-    return VerifyAnswer(decision="match", similarity=0.7, threshold=0.384, fmr_at_threshold=0.001)
+    return VerifyAnswer(decision="match", similarity=0.7, threshold=0.384, score_rule="mean", fmr_at_threshold=0.001)
 
 
 @app.get("/readyz")

@@ -227,7 +227,11 @@ def _templates(home: Path, port: int, standing: int) -> _Mix:
     vectors, chance = Vectors(1), random.Random(2)
     numbers = {f"standing-{number}": number for number in range(standing)}
     with httpx.Client(headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=30) as client:
-        spec = {"contract": contract_of(0).model_dump(mode="json"), "threshold": {"cosine": TAU, "fmr": 0.001}}
+        spec = {
+            "contract": contract_of(0).model_dump(mode="json"),
+            "threshold": {"cosine": TAU, "fmr": 0.001},
+            "score": {"rule": "best"},
+        }
         client.put(url, json=spec).raise_for_status()
         for subject, number in numbers.items():
             body = {"templates": [{"id": f"{number:032x}", "template": vectors.envelope(number, 0)}]}

@@ -45,6 +45,7 @@ COMMANDS: dict[str, list[str]] = {
     "gallery list": [],
     "gallery rekey": ["mine"],
     "gallery retention": ["mine", "--forever"],
+    "gallery score": ["mine", "mean"],
     "gallery show": ["mine"],
     "identify": ["mine", "{}/picture.jpg"],
     "keys export": ["--unchecked", "mine", "{}/new/export", "--passphrase-file", "{}/passphrase"],

@@ -122,6 +122,9 @@ class Caller:
     def post(self, path: str, **options: Any) -> httpx.Response:
         return self.request("POST", path, **options)
 
+    def patch(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("PATCH", path, **options)
+
     def delete(self, path: str, **options: Any) -> httpx.Response:
         return self.request("DELETE", path, **options)
 
@@ -158,12 +161,17 @@ class Cloud:
         return {"Authorization": f"Bearer {key}"}
 
     def put_gallery(
-        self, name: str = "door", contract: Contract | None = None, tau: float = TAU, **options: Any
+        self,
+        name: str = "door",
+        contract: Contract | None = None,
+        tau: float = TAU,
+        score: dict[str, Any] | None = None,
+        **options: Any,
     ) -> httpx.Response:
-        spec = {
+        spec: dict[str, Any] = {
             "contract": (contract or contract_of()).model_dump(mode="json"),
             "threshold": {"cosine": tau, "fmr": 0.001},
-        }
+        } | ({} if score is None else {"score": score})
         return self.http.put(f"/v1/galleries/{name}", json=spec, **options)
 
     def enroll(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edge_service.protection.profiles import files
 from edge_service.protection.profiles.document import PatronusStep, ProfileDocument, SealStep
-from edge_service.protection.profiles.files import Profile, write_profile
+from edge_service.protection.profiles.files import Profile, load_profile, write_profile
 from lab.defence.network import NetworkShape, PatronusNetwork
 from lab.export.onnx_export import to_onnx
 
+SHIPPED = Path(files.__file__).parent
 DIM, SEED_DIM, PHI_MAX = 128, 16, 0.3
 Rows = NDArray[np.float32]
 Change = Callable[[onnx.GraphProto], None]
@@ -83,6 +87,15 @@ def make_profile(
         "steps": [PatronusStep(**patronus | (step or {})), *([SealStep()] if seals else [])],
     }
     return write_profile(folder, ProfileDocument(**made | document), graph)
+
+
+def copy_profile(shipped: str, folder: Path, name: str, **changes: Any) -> Profile:
+    """A copy of a shipped profile in ``folder``, under another name and with other members."""
+    home = folder / name
+    shutil.copytree(SHIPPED / shipped, home)
+    document = json.loads((home / "profile.json").read_text())
+    (home / "profile.json").write_text(json.dumps(document | {"name": name} | changes))
+    return load_profile(name, own=folder)
 
 
 def units(count: int, dim: int = DIM, seed: int = 0) -> Rows:

@@ -1,4 +1,4 @@
-"""One gallery's templates in Milvus, as an index that the matcher searches."""
+"""One gallery's entries in Milvus, as an index that the matcher searches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_service.entries.queries import Lacking
 from cloud_service.index.flat import Hits
 from cloud_service.index.milvus.client import MOST_HITS, CollectionLost, Milvus
 
@@ -23,15 +24,16 @@ class MilvusIndex:
     """A collection, with exact search (FLAT) or an approximate one (HNSW).
 
     With FLAT, ``unseen_at_most`` is the last score shown and what its arithmetic may be off by, so that the matcher's
-    widening is exact. With HNSW it is the same figure, and holds but for templates that the graph did not lead to: a
+    widening is exact. With HNSW it is the same figure, and holds but for entries that the graph did not lead to: a
     search may miss one, with a probability of one minus its recall, and never shows a wrong one.
 
     Attributes:
         milvus: the connection.
         name: of the collection.
-        dim: d, the length of a template.
+        dim: d, the length of a vector.
         approximate: whether it is HNSW.
         lost: called when the collection is not there any more.
+        lacks: reads which entries it does not have yet.
         most: the most that is asked for in one search of one probe.
     """
 
@@ -40,13 +42,18 @@ class MilvusIndex:
     dim: int
     approximate: bool
     lost: Callable[[], None]
+    lacks: Callable[[], Lacking]
     most: int = MOST_HITS
 
     def __len__(self) -> int:
         return self.milvus.count(self.name)
 
+    def lacking(self) -> Lacking:
+        """Which entries of the record a search that begins now may not propose."""
+        return self.lacks()
+
     def search(self, probes: NDArray[np.float32], width: int, at_least: float) -> Hits:
-        """The ``width`` best templates for each of (m, d) float32 unit probes, from ``at_least``.
+        """The ``width`` best entries for each of (m, d) float32 unit probes, from ``at_least``.
 
         Milvus returns at most 16,384 hits. Where more are wanted, all that reach the floor are read by ranges of ids.
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cloud_service.entries.queries import Entries, Lacking
 from cloud_service.erasure.residue import Residue
 from cloud_service.index.flat import VectorIndex
 from cloud_service.index.milvus.client import MOST_HITS, CollectionLost, Milvus
@@ -17,9 +17,8 @@ from cloud_service.index.milvus.names import Names, approximate
 from cloud_service.index.milvus.outbox import Outbox, instance_of
 from cloud_service.index.milvus.sync import Sync
 from cloud_service.record.database import Database
-from cloud_service.record.queries import PinnedGallery
+from cloud_service.record.queries import EntryChange, PinnedGallery
 from cloud_service.record.record import Journal, Record
-from cloud_service.record.template_queries import Vectors
 from cloud_service.settings import MilvusSettings
 from shared.errors import IndexUnavailable, Overloaded, RecordUnavailable
 from shared.logs import get_logger, place_of
@@ -37,7 +36,7 @@ class MilvusIndexes:
     Changes may arrive in any order: each is checked against the record, so that writers do not wait for each other.
 
     Attributes:
-        templates: the record's.
+        entries: the record's.
         outbox: the record's journal.
         milvus: the connection.
         names: of the collections.
@@ -45,7 +44,7 @@ class MilvusIndexes:
         metrics: where steps are timed.
     """
 
-    templates: Vectors
+    entries: Entries
     outbox: Outbox
     milvus: Milvus
     names: Names
@@ -72,7 +71,7 @@ class MilvusIndexes:
         if self.sync.away:
             raise IndexUnavailable("The index cannot be reached; try again in a moment.")
         if not self.sync.trusts(gallery):
-            if self.templates.count(gallery) > MOST_HITS:
+            if self.entries.count(gallery) > MOST_HITS:
                 self.sync.wake()
                 raise CollectionLost("The index of this gallery is being made; try again in a moment.")
             self.sync.ensure(gallery, patient=False)
@@ -82,6 +81,7 @@ class MilvusIndexes:
             gallery.dim,
             approximate(gallery),
             lambda: self.sync.lost(gallery),
+            lambda: self._lacking(gallery),
         )
 
     def made(self, gallery: PinnedGallery) -> None:
@@ -89,14 +89,16 @@ class MilvusIndexes:
         with self._repaired_later("index_not_made"):
             self.of(gallery)
 
-    def added(self, gallery: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Adds templates, (n,) int64 and (n, dim) float32; they can be found when this returns.
+    def added(self, gallery: PinnedGallery, change: EntryChange) -> None:
+        """Adds entries, and removes those that they replace; they can be found when this returns.
 
         Raises:
             IndexUnavailable: Milvus is away. They are committed, and found when it is back.
         """
         with self.metrics.step("index"), self._noticing_loss(gallery):
-            self.sync.put(gallery, ids, vectors)
+            self.sync.put(gallery, change.ids, change.vectors)
+            if len(change.removed):
+                self.sync.remove(gallery, change.removed)
 
     def added_before(self, gallery: PinnedGallery, uids: Sequence[str]) -> None:
         """Makes sure that templates which are sent again, by their names on the wire, can be found.
@@ -105,16 +107,27 @@ class MilvusIndexes:
             IndexUnavailable: Milvus is away.
         """
         with self.metrics.step("index"):
-            missing = self.outbox.not_yet_added(gallery, self.templates.named(gallery, uids))
+            missing = self.outbox.not_yet_added(gallery, self.entries.named(gallery, uids))
             if len(missing):
                 with self._noticing_loss(gallery):
                     self.sync.put_stored(gallery, missing)
 
-    def removed(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Removes templates, (n,) int64; where Milvus is away, when it is back."""
+    def removed(self, gallery: PinnedGallery, change: EntryChange) -> None:
+        """Removes entries, and adds those that take the place of some; where Milvus is away, when it is back."""
         with self._repaired_later("index_removal_failed"):
-            if len(ids) and not self.sync.away:
-                self.sync.remove(gallery, ids)
+            if change and not self.sync.away:
+                if len(change.ids):
+                    self.sync.put(gallery, change.ids, change.vectors)
+                self.sync.remove(gallery, change.removed)
+
+    def regrouped(self, before: PinnedGallery, after: PinnedGallery) -> None:
+        """Drops the collection of the rule before, and makes that of a small gallery now, of a large one soon.
+
+        Raises:
+            IndexUnavailable: it is not searched until that is done.
+        """
+        self.dropped(before)
+        self.of(after)
 
     def dropped(self, gallery: PinnedGallery) -> None:
         """Drops the collection of an erased gallery; where Milvus is away, when it is back."""
@@ -137,9 +150,9 @@ class MilvusIndexes:
             backend="milvus",
             kind="approximate" if approximate(gallery) else "exact",
             pinned=gallery.index_kind,
-            templates=len(self.of(gallery)),
+            entries=len(self.of(gallery)),
             memory_bytes=None,
-            snapshot_templates=None,
+            snapshot_entries=None,
         )
 
     def pinned(self, gallery: PinnedGallery) -> None:
@@ -152,7 +165,7 @@ class MilvusIndexes:
 
     def snapshot(self, gallery: PinnedGallery) -> SnapshotInfo:
         """Does nothing: Milvus keeps its own files, and no start reads others."""
-        return SnapshotInfo(files=0, templates=0)
+        return SnapshotInfo(files=0, entries=0)
 
     def prepare(self, after: PinnedGallery) -> None:
         """Fills a collection with what is staged for the next key; where Milvus is away, later."""
@@ -175,6 +188,12 @@ class MilvusIndexes:
             self.milvus.drop(self.names.collection(replace(gallery, key_version=gallery.key_version + 1)))
         except IndexUnavailable:
             self.sync.wake()
+
+    def _lacking(self, gallery: PinnedGallery) -> Lacking:
+        """What the outbox still has to add, and what was committed since the gallery was read."""
+        if not gallery.one_entry_a_subject:  # ids stay those of templates: what is new may be proposed or not
+            return Lacking(gallery.last_entry, np.empty(0, np.int64))
+        return Lacking(gallery.last_entry, self.outbox.to_add(gallery))
 
     def close(self) -> None:
         """Ends the sync thread and the connection."""
@@ -213,7 +232,7 @@ def in_milvus(
     outbox = Outbox(database, names)
     record = record_with(outbox)
     sync = Sync(record, outbox, milvus, names, settings)
-    return record, MilvusIndexes(record.vectors, outbox, milvus, names, sync, metrics), MilvusResidue(outbox)
+    return record, MilvusIndexes(record.entries, outbox, milvus, names, sync, metrics), MilvusResidue(outbox)
 
 
 class MilvusResidue:

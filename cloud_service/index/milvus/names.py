@@ -9,16 +9,17 @@ from typing import Final
 
 from cloud_service.record.queries import PinnedGallery
 
-_PARTS: Final = re.compile(r"patronus_[0-9a-f]+_(\d+)_(\d+)(?:_hnsw)?(_built_[0-9a-f]+)?")
+_PARTS: Final = re.compile(r"patronus_[0-9a-f]+_(\d+)_(\d+)(?:_(?:mean|best)(\d+))?(?:_hnsw)?(_built_[0-9a-f]+)?")
 _APPROXIMATE: Final = "_hnsw"
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a name says: its gallery and key version, and whether it is still being filled."""
+    """What a name says: its gallery, the versions of its key and rule, and whether it is still being filled."""
 
     gallery_id: int
     key_version: int
+    score_version: int
     unfinished: bool
 
 
@@ -34,7 +35,10 @@ class Names:
 
     def entry(self, gallery: PinnedGallery) -> str:
         """What the outbox calls a gallery's collection, of whatever kind."""
-        return f"{self.prefix}{gallery.id}_{gallery.key_version}"
+        name = f"{self.prefix}{gallery.id}_{gallery.key_version}"
+        if gallery.score_version == 0 and not gallery.one_entry_a_subject:
+            return name  # as it was before there was a choice
+        return f"{name}_{gallery.score.rule}{gallery.score_version}"
 
     def collection(self, gallery: PinnedGallery) -> str:
         """A gallery's collection, complete if it is there; each kind of index has its own."""
@@ -51,7 +55,7 @@ class Names:
     def parts(self, name: str) -> Parts | None:
         """What the name of a collection or entry says; None: it is none of this record's."""
         found = _PARTS.fullmatch(name) if name.startswith(self.prefix) else None
-        return Parts(int(found[1]), int(found[2]), found[3] is not None) if found else None
+        return Parts(int(found[1]), int(found[2]), int(found[3] or 0), found[4] is not None) if found else None
 
 
 def approximate(gallery: PinnedGallery) -> bool:

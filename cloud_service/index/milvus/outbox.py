@@ -17,7 +17,7 @@ from cloud_service.record.database import Database
 from cloud_service.record.queries import PinnedGallery, in_parts
 from cloud_service.record.tables import outbox, record_value
 
-# The actions of an entry in their order. "add" until the template can be found. "remove" until it cannot, then "purge"
+# The actions of an entry in their order. "add" until the entry can be found. "remove" until it cannot, then "purge"
 # until Milvus rewrote its files, then "kept" for as long as Milvus keeps the old ones. "drop", of a whole collection,
 # then "kept".
 ADD: Final = "add"
@@ -66,19 +66,19 @@ class Outbox:
         self._names = names
 
     def added(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Templates are added."""
+        """Entries are added."""
         self._note(connection, pinned, ADD, ids.tolist())
 
     def removed(self, connection: Connection, pinned: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Templates are removed."""
+        """Entries are removed."""
         self._note(connection, pinned, REMOVE, ids.tolist())
 
     def dropped(self, connection: Connection, pinned: PinnedGallery) -> None:
-        """All templates under a gallery's key go, and with them its collection."""
+        """All entries of a gallery go, and with them its collection."""
         self._note(connection, pinned, DROP, [None])
 
     def confirm_added(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Strikes out additions: these templates can be found now."""
+        """Strikes out additions: these entries can be found now."""
         if not len(ids):
             return
         with self._database.write() as connection:
@@ -100,12 +100,18 @@ class Outbox:
             connection.execute(update(outbox).where(of_it, outbox.c.action != KEPT).values(**kept))
 
     def not_yet_added(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of the templates that Milvus does not have yet."""
+        """Those of the entries that Milvus does not have yet."""
         found: list[int] = []
         with self._database.read() as connection:
             for which in _each(self._names.entry(gallery), ADD, ids):
                 found += [int(one) for one in connection.scalars(select(outbox.c.template_id).where(which))]
         return np.array(found, dtype=np.int64)
+
+    def to_add(self, gallery: PinnedGallery) -> NDArray[np.int64]:
+        """All (n,) int64 entries that Milvus does not have yet."""
+        which = (outbox.c.collection == self._names.entry(gallery)) & (outbox.c.action == ADD)
+        with self._database.read() as connection:
+            return np.fromiter(connection.scalars(select(outbox.c.template_id).where(which)), np.int64)
 
     def unsynced(self, older_than: timedelta, most: int) -> list[Unsynced]:
         """What has been waiting for some time, the oldest first, by collection."""
@@ -170,7 +176,7 @@ class Outbox:
 
 
 def _each(entry: str, action: str, ids: NDArray[np.int64]) -> list[ColumnElement[bool]]:
-    """Conditions for the entries of these templates, some hundred at a time."""
+    """Conditions for what is noted of these entries, some hundred at a time."""
     return [
         (outbox.c.collection == entry) & (outbox.c.action == action) & outbox.c.template_id.in_(part.tolist())
         for part in in_parts(ids)

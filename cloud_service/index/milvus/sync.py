@@ -52,7 +52,7 @@ class Sync:
 
     def __init__(self, record: Record, outbox: Outbox, milvus: Milvus, names: Names, settings: MilvusSettings) -> None:
         self._record = record
-        self._templates = record.vectors
+        self._entries = record.entries
         self._outbox = outbox
         self._milvus = milvus
         self._names = names
@@ -143,16 +143,17 @@ class Sync:
         self._milvus.load(name)
 
     def put(self, known: PinnedGallery, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Stores committed templates, (n,) int64 and (n, dim) float32, found when this returns.
+        """Stores committed entries, (n,) int64 and (n, dim) float32, found when this returns.
 
         The gallery is read once more: a replica that fills another collection of it begins after that, and finds them.
-        Templates that were erased meanwhile are removed again: their erasure may have reached Milvus before this.
+        Entries that were removed meanwhile are removed again: their removal may have reached Milvus before this.
+        Where the gallery's rule was changed since, nothing is stored: its collection is filled after that change.
 
         Raises:
             IndexUnavailable: Milvus does not answer; they stay in the outbox.
         """
         gallery = self._record.find(known.id)
-        if gallery is None:
+        if gallery is None or gallery.score_version != known.score_version:
             return
         if gallery.key_version != known.key_version:
             self.put_stored(gallery, ids)
@@ -162,25 +163,25 @@ class Sync:
         self._outbox.confirm_added(gallery, ids)
 
     def put_stored(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Stores those of the templates that the record holds, and removes the others.
+        """Stores those of the entries that the record holds, and removes the others.
 
         Raises:
             IndexUnavailable: Milvus does not answer; they stay in the outbox.
         """
-        for stored in self._templates.stored(gallery, ids, expired=True):
+        for stored in self._entries.stored(gallery, ids):
             if len(stored.ids):
                 self.put(gallery, stored.ids, stored.vectors)
             self._outbox.confirm_added(gallery, stored.damaged)  # never to be found: nothing waits for them
         self._outbox.confirm_added(gallery, self._remove_erased(gallery, ids))
 
     def remove(self, known: PinnedGallery, ids: NDArray[np.int64]) -> None:
-        """Removes templates whose erasure is committed.
+        """Removes entries whose removal is committed.
 
         Raises:
             IndexUnavailable: Milvus does not answer; they stay in the outbox.
         """
         gallery = self._record.find(known.id)
-        if gallery is not None:
+        if gallery is not None and gallery.score_version == known.score_version:
             self._milvus.remove(self._names.collection(gallery), ids)
             self._outbox.confirm_removed(gallery, ids)
 
@@ -195,8 +196,8 @@ class Sync:
         self._outbox.confirm_dropped(entry)
 
     def _remove_erased(self, gallery: PinnedGallery, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Removes those of the templates that the record does not hold; which they were."""
-        erased = np.setdiff1d(ids, self._templates.held(gallery, ids))
+        """Removes those of the entries that the record does not hold; which they were."""
+        erased = np.setdiff1d(ids, self._entries.held(gallery, ids))
         self._milvus.remove(self._names.collection(gallery), erased)
         return erased
 
@@ -263,18 +264,19 @@ class Sync:
                 continue
             # One of a next key is made by a change of key, and one with a lease is being filled.
             coming = parts.key_version > versions.get(parts.gallery_id, parts.key_version) and not parts.unfinished
-            if not coming and not (parts.unfinished and _lease_name(parts.gallery_id, parts.key_version) in filling):
+            lease = _lease_name(parts.gallery_id, parts.key_version, parts.score_version)
+            if not coming and not (parts.unfinished and lease in filling):
                 self._milvus.drop(name)
 
     def _fill(self, gallery: PinnedGallery, name: str, patient: bool) -> bool:
-        """Makes a collection of all templates of the record; false when another replica is at it."""
-        lease = Lease(self._record.database, _lease_name(gallery.id, gallery.key_version))
+        """Makes a collection of all entries of the record; false when another replica is at it."""
+        lease = Lease(self._record.database, _lease_name(gallery.id, gallery.key_version, gallery.score_version))
         if not lease.take():
             return False
         new = self._names.unfinished(gallery)
         try:
             self._milvus.create(new, gallery.dim, approximate(gallery), patient=patient)
-            for ids, vectors in self._templates.batches(gallery):
+            for ids, vectors in self._entries.batches(gallery):
                 self._milvus.put(new, ids, vectors)
                 lease.take()
             self._milvus.rename(new, name, patient=patient)
@@ -293,7 +295,7 @@ class Sync:
         """Adds what the record holds and the collection does not, and removes the converse."""
         after, missing, surplus = 0, 0, 0
         while after < _LAST_ID:
-            expected = self._templates.page(gallery, after, _IDS_A_PAGE)
+            expected = self._entries.page(gallery, after, _IDS_A_PAGE)
             last = int(expected[-1]) if len(expected) == _IDS_A_PAGE else _LAST_ID
             present = self._ids(name, after, last)
             absent = np.setdiff1d(expected, present)
@@ -321,12 +323,12 @@ class Sync:
         except RecordDamaged:  # sent when it is restored
             return
         try:
-            if gallery is None or gallery.key_version > parts.key_version:
-                if gallery is not None:
+            if gallery is None or _versions(gallery) > (parts.score_version, parts.key_version):
+                if gallery is not None and gallery.score_version == parts.score_version:
                     # Erased while the key was being changed: the new collection may have been filled just before.
                     self._milvus.remove(self._names.collection(gallery), unsynced.remove)
                 self.drop(unsynced.entry, patient=True)
-            elif gallery.key_version == parts.key_version:
+            elif _versions(gallery) == (parts.score_version, parts.key_version):
                 if len(unsynced.add):
                     self.put_stored(gallery, unsynced.add)
                 if len(unsynced.remove):
@@ -336,5 +338,9 @@ class Sync:
                 self.lost(gallery)
 
 
-def _lease_name(gallery_id: int, key_version: int) -> str:
-    return f"fill {gallery_id}.{key_version}"
+def _lease_name(gallery_id: int, key_version: int, score_version: int) -> str:
+    return f"fill {gallery_id}.{key_version}.{score_version}"
+
+
+def _versions(gallery: PinnedGallery) -> tuple[int, int]:
+    return gallery.score_version, gallery.key_version

@@ -7,12 +7,16 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from edge_service.protection.profiles.curves import Cost, MeasuredCurve, refuse_repeated
+from edge_service.protection.profiles.score import ScoreCalibration
 from shared.contract import MAX_DIM
 from shared.names import HexDigest
 from shared.wire.common import Threshold
 
 VERSION: Final = 1
 ANY_EMBEDDER: Final = "any"
+# What protects, in the order of application.
+Layer = Literal["erase", "perturb", "seal"]
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 _Length = Annotated[float, Field(gt=0)]
 
@@ -64,6 +68,11 @@ class PatronusStep(_Strict):
 Step = Annotated[PatronusStep | SealStep, Field(discriminator="kind")]
 
 
+def _absent(value: object) -> bool:
+    """Whether a member is left out of what is written: documents without it keep their digest."""
+    return value is None
+
+
 class ProfileDocument(_Strict):
     """A profile: steps and measured figures. The edge runs the steps and stores the rest."""
 
@@ -78,6 +87,11 @@ class ProfileDocument(_Strict):
     budgets: dict[str, JsonValue] | None = Field(default=None, description="angles that calibration allowed, and why")
     cohort_sha256: HexDigest | None = Field(default=None, description="of the fixed cohort that limits are taken from")
     figures: dict[str, JsonValue] | None = Field(default=None, description="what was measured")
+    score: ScoreCalibration | None = Field(
+        default=None, exclude_if=_absent, description="how subjects with several templates are compared"
+    )
+    curves: list[MeasuredCurve] | None = Field(default=None, exclude_if=_absent, description="accuracy, as measured")
+    cost: list[Cost] | None = Field(default=None, exclude_if=_absent, description="what the profile costs in accuracy")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -85,12 +99,21 @@ class ProfileDocument(_Strict):
             raise ValueError("steps are patronus, seal, or both in this order")
         if self.patronus is not None and self.embedder == ANY_EMBEDDER:
             raise ValueError("a network is for one embedder, which the profile must name")
+        if self.score is not None and (self.score.tar or self.score.fmr) and self.threshold is None:
+            raise ValueError("the rates of `score` are at the profile's threshold, which must be there too")
+        refuse_repeated(self.curves, self.cost)
         return self
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of the steps, in their order."""
         return tuple(step.kind for step in self.steps)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What protects, in this order."""
+        network: list[Layer] = [] if self.patronus is None else [*self.patronus.layers]
+        return (*network, "seal") if self.kinds[-1] == "seal" else tuple(network)
 
     @property
     def patronus(self) -> PatronusStep | None:

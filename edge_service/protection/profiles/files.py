@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from edge_service.models.files import write_whole
 from edge_service.protection.profiles.document import ANY_EMBEDDER, NAME_PATTERN, VERSION, ProfileDocument
+from edge_service.protection.profiles.score import ScoreCalibration
 from shared.contract import MAX_DIM, EmbedderPin, ProfilePin
 from shared.errors import Conflict, SetupError
 from shared.wire.common import Threshold
@@ -75,6 +76,16 @@ class Profile:
         if calibrated is None:
             return DefaultThreshold(published, "embedder", "lfw_adults")
         return DefaultThreshold(calibrated, "profile", "lfw_adults" if self.shipped else "own_profile")
+
+    def score_calibration(self, of_embedder: ScoreCalibration | None) -> ScoreCalibration:
+        """How subjects with several templates are compared: by the profile, else by the embedder.
+
+        Where neither says so, exponent 0 and equal weights, which are safe for any embedder.
+
+        Args:
+            of_embedder: the embedder's own.
+        """
+        return self.document.score or of_embedder or ScoreCalibration()
 
 
 def available(own: Path | None = None) -> list[str]:

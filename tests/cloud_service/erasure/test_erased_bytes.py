@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from cloud_service.bootstrap import clock_of
+from cloud_service.enrollment import Enrollment
 from cloud_service.index.snapshots import Snapshots
 from cloud_service.record.opening import upgrade
+from cloud_service.record.queries import NewVector
 from cloud_service.record.record import Record
 from cloud_service.record.sqlite import SqliteDatabase
 from cloud_service.settings import RecordSettings, RetentionSettings, Settings
@@ -81,7 +83,8 @@ def _come_and_go(database: SqliteDatabase, folder: Path, seed: int, *, scrub: bo
     for number in range(300):
         if len(there) < 40 or chance.random() < 0.5:
             rows = {f"{chance.getrandbits(128):032x}": next(vectors) for _ in range(chance.randint(1, 3))}
-            record.add_templates(gallery, f"s{number}", rows, by=None)
+            new = {uid: NewVector(vector) for uid, vector in rows.items()}
+            Enrollment(record).add(gallery, f"s{number}", new, by=None)
             there[f"s{number}"] = [vector.tobytes() for vector in rows.values()]
         else:
             name = chance.choice(sorted(there))

@@ -77,7 +77,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = Settings(home=folder / "cloud")
     with Cloud(settings) as cloud:
         for name in ("door", "gone", "aging"):
-            assert cloud.put_gallery(name, tau=0.9).status_code == 201
+            assert cloud.put_gallery(name, tau=0.9, score={"rule": "best"}).status_code == 201
         cloud.enroll("back", VECTORS[:1])
         cloud.erase("/subjects/back")
         cloud.enroll("back", VECTORS[1:2])
@@ -248,7 +248,7 @@ def test_files_of_the_index_do_not_keep_what_is_erased_again(
         cloud.put_gallery(tau=0.9)
         for at, vector in enumerate(VECTORS):
             cloud.enroll(f"s{at}", [vector])
-        assert cloud.http.post("/v1/galleries/door/snapshot").json()["templates"] == 32
+        assert cloud.http.post("/v1/galleries/door/snapshot").json()["entries"] == 32
         backup = _backed_up(settings)
         files = {path: path.read_bytes() for path in (settings.home / "index").iterdir()}
         cloud.erase("/subjects/s3")

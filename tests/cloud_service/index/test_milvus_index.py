@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cloud_service.entries.queries import Lacking
 from cloud_service.index.milvus.client import CollectionLost, Milvus
 from cloud_service.index.milvus.index import MilvusIndex
 from tests.support.cloud_client import random_units
@@ -36,8 +37,12 @@ def filled(milvus: Milvus) -> Iterator[str]:
     milvus.drop(name)
 
 
+def _complete() -> Lacking:
+    return Lacking(len(IDS), np.empty(0, np.int64))
+
+
 def _index(milvus: Milvus, name: str, most: int = 16_384, approximate: bool = False) -> MilvusIndex:
-    return MilvusIndex(milvus, name, DIM, approximate, lambda: None, most)
+    return MilvusIndex(milvus, name, DIM, approximate, lambda: None, _complete, most)
 
 
 def _scores(probe: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -92,7 +97,7 @@ def test_what_is_put_twice_is_there_once_and_what_is_removed_is_gone(milvus: Mil
     milvus.drop("test_writes")
     lost: list[bool] = []
     with pytest.raises(CollectionLost):
-        MilvusIndex(milvus, "test_writes", DIM, False, lambda: lost.append(True)).search(PROBES, 5, 0.1)
+        MilvusIndex(milvus, "test_writes", DIM, False, lambda: lost.append(True), _complete).search(PROBES, 5, 0.1)
     assert lost
 
 

@@ -46,7 +46,7 @@ def _check(*options: str) -> tuple[int, list[str], str]:
 @pytest.mark.both_engines
 def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed(settings: Settings) -> None:
     with Cloud(settings) as cloud:
-        cloud.put_gallery()
+        cloud.put_gallery(score={"rule": "best"})
         for number in range(8):
             mine = range(number, 40, 8)
             ids = [f"{which:032x}" for which in mine]
@@ -84,7 +84,7 @@ def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed
 
 def test_a_damaged_row_of_an_index_file_is_listed_and_that_file_not_trusted(settings: Settings) -> None:
     with Cloud(settings) as cloud:
-        cloud.put_gallery()
+        cloud.put_gallery(score={"rule": "best"})
         cloud.enroll("anna", VECTORS)
     for values in ("name = x'ff'", "digest = x'ff'", "digest = 'é', first_id = 'x'"):
         with Cloud(settings) as cloud:

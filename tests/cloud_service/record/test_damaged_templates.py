@@ -24,8 +24,10 @@ IDS = [f"{number:032x}" for number in range(6)]
 
 
 @pytest.fixture
-def people(client: Cloud) -> Cloud:
-    """``anna`` with two templates, and ``ben`` and ``carl`` with one each."""
+def people(cloud: Cloud) -> Cloud:
+    """``anna`` with two templates, and ``ben`` and ``carl`` with one each; the best one counts."""
+    client = cloud
+    client.put_gallery(score={"rule": "best"})
     client.enroll("anna", VECTORS[:2], ids=IDS[:2])
     client.enroll("ben", VECTORS[2:3], ids=IDS[2:3])
     client.enroll("carl", VECTORS[3:4], ids=IDS[3:4])
@@ -115,8 +117,8 @@ def test_the_log_names_the_row_once_and_nothing_else(people: Cloud, log_events: 
 @pytest.mark.both_engines
 def test_a_start_with_damaged_templates_serves_all_others_and_says_so(settings: Settings) -> None:
     with Cloud(settings) as cloud:
-        cloud.put_gallery()
-        cloud.put_gallery("empty")
+        cloud.put_gallery(score={"rule": "best"})
+        cloud.put_gallery("empty", score={"rule": "best"})
         for name, vector in zip(("anna", "ben", "carl"), VECTORS, strict=False):
             cloud.enroll(name, [vector])
         cloud.enroll("dora", VECTORS[3:4], gallery="empty")
@@ -126,7 +128,7 @@ def test_a_start_with_damaged_templates_serves_all_others_and_says_so(settings: 
     with Cloud(settings) as cloud:
         assert _failing(cloud) == ["templates"]
         assert damaged_metric(cloud) == 3
-        indexed = [cloud.http.get(f"/v1/galleries/{name}/stats").json()["templates"] for name in ("door", "empty")]
+        indexed = [cloud.http.get(f"/v1/galleries/{name}/stats").json()["entries"] for name in ("door", "empty")]
         assert indexed == [1, 0]
         assert cloud.found(VECTORS[1]) == ["ben"]
         assert cloud.found(STRANGER) == cloud.found(STRANGER, gallery="empty") == []

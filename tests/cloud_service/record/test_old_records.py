@@ -14,8 +14,8 @@ from sqlalchemy import func, select, text, update
 from cloud_service.record.backup import back_up, restore
 from cloud_service.record.check import check_record
 from cloud_service.record.opening import open_database
-from cloud_service.record.queries import Stored
-from cloud_service.record.tables import rekeyed, template
+from cloud_service.record.queries import Stored, renew_checksum
+from cloud_service.record.tables import gallery, rekeyed, template
 from cloud_service.rekey.steps import RekeySteps
 from cloud_service.settings import RecordSettings, Settings
 from shared.errors import SetupError
@@ -30,6 +30,12 @@ SUBJECTS = "/v1/galleries/door/subjects"
 
 # What the record of a running cloud was at earlier revisions, as changes of the one after; in either engine's SQL.
 EARLIER = {
+    "0005": [
+        "ALTER TABLE template DROP COLUMN weight",
+        "DROP INDEX ix_subject_gallery_id_entry_id",
+        "ALTER TABLE subject DROP COLUMN entry_id",
+        *(f"ALTER TABLE gallery DROP COLUMN {one}" for one in ("score", "score_version", "last_entry", "subjects")),
+    ],
     "0004": [
         "ALTER TABLE gallery RENAME COLUMN key_version TO turn",
         "ALTER TABLE gallery RENAME COLUMN next_contract TO turning_to",
@@ -68,12 +74,21 @@ def _as_of(cloud: Cloud, revision: str) -> None:
         connection.execute(text(f"UPDATE alembic_version SET version_num = '{revision}'"))
 
 
+def _as_before_the_choice_of_a_rule(cloud: Cloud) -> None:
+    """Galleries as an earlier version made them, before anybody is enrolled."""
+    with cloud.services.store.record.database.write() as connection:
+        for row in connection.execute(select(gallery.c.id).where(gallery.c.templates == 0)).all():
+            connection.execute(update(gallery).where(gallery.c.id == row.id).values(score=None))
+            renew_checksum(connection, row.id)
+
+
 def _without_checksums(cloud: Cloud) -> None:
     _as_of(cloud, "0002")
 
 
 def _enroll(cloud: Cloud, key: Key, gallery: str) -> None:
     cloud.put_gallery(gallery, contract=key.contract)
+    _as_before_the_choice_of_a_rule(cloud)
     for number, vector in enumerate(VECTORS[:4]):
         sent: list[dict[str, Any]] = [{"id": f"{number:032x}", "template": key.envelope(vector)}]
         path = f"/v1/galleries/{gallery}/subjects/s{number}/templates"
@@ -111,11 +126,11 @@ def _similarities(cloud: Cloud, key: Key, gallery: str) -> list[float]:
 
 
 @pytest.mark.both_engines
-@pytest.mark.parametrize("revision", ["0004", "0003", "0002"])
+@pytest.mark.parametrize("revision", ["0005", "0004", "0003", "0002"])
 def test_all_templates_of_an_old_record_match_as_before_whatever_their_key(settings: Settings, revision: str) -> None:
     with Cloud(settings) as cloud:
-        for gallery in ("plain", "staged", "rekeyed"):
-            _enroll(cloud, OLD, gallery)
+        for name in ("plain", "staged", "rekeyed"):
+            _enroll(cloud, OLD, name)
         _stage(cloud, "staged")
         _switch(cloud, "rekeyed")
         assert min(_similarities(cloud, OLD, "plain")) > 0.9999
@@ -147,7 +162,7 @@ def test_a_record_of_the_first_revision_matches_as_before(settings: Settings) ->
         assert min(_similarities(cloud, OLD, "plain")) > 0.9999
 
 
-@pytest.mark.parametrize("revision", ["0004", "0003", "0002", "0001"])
+@pytest.mark.parametrize("revision", ["0005", "0004", "0003", "0002", "0001"])
 def test_a_backup_of_an_old_record_is_checked_and_restored(settings: Settings, tmp_path: Path, revision: str) -> None:
     with Cloud(settings) as cloud:
         _enroll(cloud, OLD, "plain")
@@ -162,7 +177,8 @@ def test_a_backup_of_an_old_record_is_checked_and_restored(settings: Settings, t
     assert restore(backup, restored.home / "record.db").held.templates == 4
     with Cloud(restored) as cloud:
         assert min(_similarities(cloud, NEW if revision > "0001" else OLD, "plain")) > 0.9999
-    for table, key, row in (("template", "id", 2), ("turned", "template_id", 3)):
+    staged = "rekeyed_template" if revision >= "0005" else "turned"
+    for table, key, row in (("template", "id", 2), (staged, "template_id", 3)):
         if revision >= "0003":
             _damage(backup, f"UPDATE {table} SET vector = zeroblob(length(vector)) WHERE {key} = {row}")
             with pytest.raises(SetupError, match=f"plain: row {row}"):
@@ -180,6 +196,7 @@ def _damage(file: Path, statement: str) -> None:
 def test_an_old_template_that_is_no_unit_vector_is_carried_over_as_damaged(settings: Settings) -> None:
     with Cloud(settings) as cloud:
         cloud.put_gallery()
+        _as_before_the_choice_of_a_rule(cloud)
         for number, vector in enumerate(VECTORS[:4]):
             cloud.enroll(f"s{number}", [vector])
         _without_checksums(cloud)
@@ -207,6 +224,7 @@ def test_what_is_erased_after_the_checksums_were_added_is_nowhere_on_the_disk(
     vectors = random_units(dim, count, dim)
     with Cloud(settings) as cloud:
         cloud.put_gallery(contract=contract_of(dim))
+        _as_before_the_choice_of_a_rule(cloud)
         for number in range(6):
             assert cloud.enroll(f"s{number}", list(vectors[number::6])).status_code == 201
         _without_checksums(cloud)
@@ -253,9 +271,10 @@ def test_rows_that_grew_leave_no_copy_behind_that_a_later_erasure_would_miss(tmp
         )
         for number, vector in enumerate(vectors, 1):
             row = {"id": number, "name": f"s{number - 1}", "uid": f"{number:032x}", "vector": vector.tobytes()}
-            file.execute(f"INSERT INTO subject VALUES (:id, 1, :name, {now})", row)
-            file.execute(f"INSERT INTO template VALUES (:id, 1, :id, :uid, :vector, {now})", row)
-        for statement in (*EARLIER["0004"], *EARLIER["0003"]):
+            file.execute(f"INSERT INTO subject (id, gallery_id, name, created_at) VALUES (:id, 1, :name, {now})", row)
+            columns = "id, gallery_id, subject_id, uid, vector, created_at"
+            file.execute(f"INSERT INTO template ({columns}) VALUES (:id, 1, :id, :uid, :vector, {now})", row)
+        for statement in (*EARLIER["0005"], *EARLIER["0004"], *EARLIER["0003"]):
             file.execute(statement)
         file.execute("UPDATE alembic_version SET version_num = '0002'")
     file.close()

@@ -264,7 +264,7 @@ def test_what_is_erased_is_gone_from_the_tables_once_they_are_rewritten_and_from
     url = postgres.new_url()
     vectors = random_units(44, 6, 128)
     with Cloud(Settings(home=tmp_path / "cloud", record=RecordSettings(url=url))) as cloud:
-        cloud.put_gallery(contract=contract_of(128))
+        cloud.put_gallery(contract=contract_of(128), score={"rule": "best"})
         cloud.enroll("ben", vectors[:5])
         cloud.enroll("anna", vectors[-1:])
         assert _places(postgres, vectors[-1]) == {"base", "pg_wal"}

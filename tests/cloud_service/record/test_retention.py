@@ -33,7 +33,7 @@ def hands() -> Hands:
 def aging(settings: Settings, hands: Hands) -> Iterator[Cloud]:
     """A cloud whose clock a test sets, and which sweeps only when told; templates live for ten days."""
     with Cloud(settings, hands.clock()) as cloud:
-        cloud.put_gallery()
+        cloud.put_gallery(score={"rule": "best"})
         _keep(cloud, 10 * DAY)
         yield cloud
 
@@ -137,8 +137,8 @@ def test_an_index_that_is_made_again_holds_what_has_expired_too_for_a_clock_may_
     assert aging.found(VECTORS[0]) == []
     record = aging.services.store.record
     gallery = record.gallery("door")
-    [(ids, _vectors)] = record.vectors.batches(gallery)
-    left = [found for found, _ in record.vectors.batches_without(gallery, ids[2:])]
+    [(ids, _vectors)] = record.entries.batches(gallery)
+    left = [found for found, _ in record.entries.batches_without(gallery, ids[2:])]
     assert [list(found) for found in left] == [list(ids[:2])]
 
 

@@ -25,7 +25,8 @@ PROBES = [0, 1, COUNT // 2, COUNT - 1]
 
 
 def _make(client: httpx.Client, key: Key) -> None:
-    spec = {"contract": key.contract.model_dump(mode="json"), "threshold": {"cosine": 0.9, "fmr": 0.001}}
+    spec: dict[str, Any] = {"contract": key.contract.model_dump(mode="json")}
+    spec |= {"threshold": {"cosine": 0.9, "fmr": 0.001}, "score": {"rule": "best"}}
     client.put(PATH, json=spec).raise_for_status()
     for start in range(0, COUNT, 100):
         sent = [

@@ -31,6 +31,7 @@ OPERATIONS: list[tuple[str, str, Any, set[Scope]]] = [
     ("POST", f"{SUBJECT}/templates", {"templates": [{"id": ID, "template": enveloped(VECTOR)}]}, {ENROLL}),
     ("POST", f"{SUBJECT}/verify", {"probe": enveloped(VECTOR)}, {MATCH}),
     ("POST", f"{GALLERY}/identify", {"probes": [enveloped(VECTOR)]}, {MATCH}),
+    ("PATCH", GALLERY, {"score": {"rule": "best"}}, {MANAGE}),
     ("GET", f"{GALLERY}/stats", None, {MANAGE}),
     ("PUT", f"{GALLERY}/index", {"kind": "exact"}, {MANAGE}),
     ("POST", f"{GALLERY}/snapshot", None, {MANAGE}),

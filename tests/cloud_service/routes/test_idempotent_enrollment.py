@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from cloud_service.enrollment import Enrollment
 from cloud_service.record.tables import metadata
 from cloud_service.settings import Settings
 from shared.security.credentials import Scope
@@ -45,7 +46,7 @@ def dates(answer: httpx.Response) -> list[tuple[str, str]]:
 
 def vectors_of(cloud: Cloud) -> np.ndarray:
     record = cloud.services.store.record
-    return np.concatenate([vectors for _ids, vectors in record.vectors.batches(record.gallery("door"))])
+    return np.concatenate([vectors for _ids, vectors in record.entries.batches(record.gallery("door"))])
 
 
 def test_a_repeated_request_is_answered_as_stored_before(client: Cloud) -> None:
@@ -134,7 +135,7 @@ def test_what_was_refused_may_be_sent_corrected(client: Cloud) -> None:
 
 def test_what_could_not_be_stored_is_not_known_afterwards(client: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as full:
-        full.setattr(client.services.store.record, "_max_templates_a_gallery", 0)
+        full.setattr(client.services.store.record, "max_templates_a_gallery", 0)
         assert_problem(enroll(client), 409, "conflict", "gallery_full")
     assert stored(enroll(client)) == ["now"]
 
@@ -185,16 +186,15 @@ def test_after_a_change_of_key_it_is_known_under_the_new_key(cloud: Cloud) -> No
 
 
 def test_of_two_requests_at_the_same_moment_one_stores(client: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = client.services.store
     begun, go_on = threading.Event(), threading.Event()
-    add = store.record.add_templates
+    add = Enrollment.add
 
     def slow(*words: Any, **options: Any) -> Any:
         begun.set()
         assert go_on.wait(20)
         return add(*words, **options)
 
-    monkeypatch.setattr(store.record, "add_templates", slow)
+    monkeypatch.setattr(Enrollment, "add", slow)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(enroll, client)
         assert begun.wait(20)

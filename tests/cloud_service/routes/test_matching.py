@@ -18,13 +18,22 @@ pytestmark = pytest.mark.both_engines
 PROBE = towards(0, 1.0)
 
 
-def test_verification_takes_the_best_template_and_decides_at_tau(client: Cloud) -> None:
+@pytest.fixture
+def best(cloud: Cloud) -> Cloud:
+    """A cloud whose gallery ``door`` compares a subject's best template."""
+    assert cloud.put_gallery(score={"rule": "best"}).status_code == 201
+    return cloud
+
+
+def test_verification_takes_the_best_template_and_decides_at_tau(best: Cloud) -> None:
+    client = best
     client.enroll("anna", [towards(0, 0.1), towards(0, 0.8), towards(0, 0.3)])
     assert client.verify("anna", PROBE).json() == {
         "decision": "match",
         "similarity": pytest.approx(0.8, abs=1e-6),
         "threshold": TAU,
-        "fmr_at_threshold": 0.001,
+        "score_rule": "best",
+        "fmr_at_threshold": pytest.approx(1 - 0.999**3, abs=1e-15),
     }
     assert client.verify("anna", -PROBE).json()["decision"] == "no_match"
 
@@ -63,7 +72,8 @@ def test_each_probe_has_its_own_result_in_the_order_of_probes(client: Cloud) -> 
     assert [result["decision"] for result in results] == ["match", "unknown", "match"]
 
 
-def test_candidates_are_distinct_subjects_best_first_and_ties_go_by_name(client: Cloud) -> None:
+def test_candidates_are_distinct_subjects_best_first_and_ties_go_by_name(best: Cloud) -> None:
+    client = best
     client.enroll("tie-b", [towards(0, 0.7)])
     client.enroll("tie-a", [towards(0, 0.7), towards(0, 0.6)])
     client.enroll("best", [towards(0, 0.9), towards(0, 0.95)])
@@ -75,7 +85,7 @@ def test_candidates_are_distinct_subjects_best_first_and_ties_go_by_name(client:
 def test_a_subject_with_many_templates_does_not_crowd_others_out(settings: Settings) -> None:
     limits = RecordSettings(max_templates_a_subject=1000)
     with Cloud(settings.model_copy(update={"record": limits})) as cloud:
-        cloud.put_gallery()
+        cloud.put_gallery(score={"rule": "best"})
         for start in range(0, 700, 100):
             near = np.tile(PROBE, (100, 1)) + 0.02 * random_units(start, 100)
             assert cloud.enroll("crowd", unit(near)).status_code == 201
@@ -113,7 +123,7 @@ def test_scores_and_candidates_are_those_of_a_plain_model(
     sqlite_cloud: Cloud, people: dict[str, list[np.ndarray]], probe: np.ndarray, top_k: int, tau: float
 ) -> None:
     cloud = sqlite_cloud
-    cloud.put_gallery("model", tau=tau)
+    cloud.put_gallery("model", tau=tau, score={"rule": "best"})
     try:
         model = {}
         for name, rows in people.items():

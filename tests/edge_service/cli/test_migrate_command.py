@@ -37,7 +37,8 @@ def test_stored_embeddings_are_enrolled_once_and_matched(command: Command, tmp_p
         status, [summary] = command.quick("migrate", "migrated", str(source))
         assert (status, summary["enrolled"], summary["there_already"], summary["refused"]) == (0, 7, there_already, 0)
         assert held(command, "migrated") == (4, 7)
-    assert "Enrolled 7 of 7 embeddings; 7 were there already." in command.run("migrate", "migrated", str(source)).stdout
+    said = "Enrolled 7 of 7 embeddings; 7 were there already; 5 do not match the subject's other faces.\n"
+    assert command.run("migrate", "migrated", str(source)).stdout == said
     assert len(command.quick("subject", "show", "migrated", "ada")[1][0]["faces"]) == 3
     changed = saved(tmp_path / "changed.npz", rows[::-1], subjects, face_ids=np.array(list("1123456")))
     status, [summary] = command.quick("migrate", "migrated", str(changed))
@@ -169,12 +170,14 @@ def test_each_bad_row_is_reported_by_its_place_in_the_file_and_the_rest_is_enrol
         "Row 3 (subject '../cyd') has a name that no subject can have.",
         "Row 6 (subject 'dan') has a face id of no letters, or of more than 256.",
         "Row 4 (subject 'ada') is a zero vector.",
+        "Row 5 (subject 'ada') does not match the subject's other faces: two people under one name?",
     ]
-    assert ended.stdout == "Enrolled 3 of 8 embeddings.\n"
+    assert ended.stdout == "Enrolled 3 of 8 embeddings; 1 does not match the subject's other faces.\n"
     assert held(command, "some-bad") == (2, 3)
     status, results = command.quick("migrate", "some-bad", source)
     assert (status, [refusal["row"] for refusal in results[:-1]]) == (1, [1, 2, 3, 6, 4])
-    assert results[-1] == {"enrolled": 3, "there_already": 3, "refused": 5, "unperturbed": results[-1]["unperturbed"]}
+    counts = {"enrolled": 3, "there_already": 3, "refused": 5, "disagreeing": 2}
+    assert results[-1] == counts | {"unperturbed": results[-1]["unperturbed"]}
     twice = saved(tmp_path / "twice.npz", units(3, seed=8), ["eve"] * 3, face_ids=np.array(["1", "2", "1"]))
     status, results = command.quick("migrate", "some-bad", str(twice))
     assert (status, results[0]["row"], results[-1]["enrolled"]) == (1, 2, 2)

@@ -21,10 +21,10 @@ from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.protect import Protector
 from shared.contract import Contract, EmbedderPin, SealPin, SealScope
 from shared.errors import PatronusError
-from shared.wire.common import Threshold
+from shared.wire.common import SubjectScore, Threshold
 from shared.wire.edge import EdgeGallery
 from tests.edge_service.cli.patronus_command import whole_command
-from tests.support.patronus_profile import angles_between, make_network, make_profile, units
+from tests.support.patronus_profile import angles_between, copy_profile, make_network, make_profile, units
 
 DIM = 8
 EPOCH = "0123456789abcdef"
@@ -44,8 +44,8 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def protect(profiles: Path, tmp_path: Path) -> Callable[..., Result]:
     """The command, in this process, at an edge whose home is ``tmp_path / "home"`` and whose cloud is away."""
 
-    def run(source: Path, *arguments: object, target: Path | None = None) -> Result:
-        environment = {
+    def run(source: Path, *arguments: object, target: Path | None = None, **settings: str) -> Result:
+        environment = settings | {
             "PATRONUS_HOME": str(tmp_path / "home"),
             "PATRONUS_EDGE__HOME": None,
             "PATRONUS_EDGE__PROFILES": str(profiles),
@@ -101,6 +101,7 @@ def gallery_file(folder: Path, profile: Profile, key: EpochKey | None, scope: Se
         contract=contract,
         contract_digest=contract.digest(),
         threshold=Threshold(cosine=0.4, fmr=0.001),
+        score=SubjectScore(rule="mean"),
         subjects=0,
         templates=0,
         created_at=datetime.now(UTC),
@@ -126,6 +127,35 @@ def test_a_gallerys_key_and_epoch_seal(protect: Any, profiles: Path, tmp_path: P
         served = Protector(load_profile("sealing", own=profiles)).templates(rows, keys.gallery(gallery).epoch(epoch))
         np.testing.assert_array_equal(made[gallery, epoch], served.templates)
     assert len({templates.tobytes() for templates in made.values()}) == 3
+
+
+def test_without_a_name_the_gallerys_profile_protects(protect: Any, profiles: Path, tmp_path: Path) -> None:
+    rows = units(6, DIM)
+    source = saved(tmp_path / "in.npz", embeddings=rows)
+    key, profile = (
+        KeyStore(tmp_path / "home" / "edge").gallery("door").epoch(EPOCH),
+        load_profile("sealing", own=profiles),
+    )
+    at = ("--gallery", "door", "--contract", gallery_file(tmp_path, profile, key), "--force")
+    expected = Protector(profile).templates(rows, key).templates
+    # `plain` perturbs alone: `sealing` does more.
+    for settings in ({"PATRONUS_EDGE__PROFILE": "plain"}, {"PATRONUS_EDGE__WEAKER_PROFILES": '["sealing"]'}):
+        ended = protect(source, *at, **settings)
+        assert ended.exit_code == 0, ended.output
+        assert "6 sealed templates under the profile sealing" in ended.stdout
+        np.testing.assert_array_equal(opened(tmp_path / "out.npz")["templates"], expected)
+        (tmp_path / "out.npz").unlink()
+    assert "'sealing', which does not erase" in str(protect(source, *at).exception)
+    unsealed = gallery_file(tmp_path, load_profile("plain", own=profiles), None)
+    refused = protect(source, "--gallery", "door", "--contract", unsealed, PATRONUS_EDGE__PROFILE="sealing")
+    assert "'plain', which does not seal" in str(refused.exception)
+    lied = gallery_file(tmp_path, profile, None)  # of a profile that seals, and without a seal
+    refused = protect(source, "--gallery", "door", "--contract", lied, PATRONUS_EDGE__PROFILE="plain")
+    assert "under the profile 'sealing'" in str(refused.exception)
+    other = copy_profile("seal", tmp_path / "other", "sealing")
+    at = ("--gallery", "door", "--contract", gallery_file(tmp_path, other, key))
+    assert f"'sealing' of digest {other.pin.sha256[:12]}" in str(protect(source, *at).exception)
+    assert not (tmp_path / "out.npz").exists()
 
 
 def test_a_subject_of_a_verify_only_gallery_has_a_seal_of_its_own(protect: Any, profiles: Path, tmp_path: Path) -> None:

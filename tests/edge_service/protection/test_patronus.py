@@ -159,7 +159,9 @@ def test_a_limit_holds_and_what_is_not_turned_is_counted(network: PatronusNetwor
     near = np.linalg.pinv(network.eraser.numpy(), rcond=1e-3) @ network.cohort[:3].numpy().T
     rows = np.concatenate([(near / np.linalg.norm(near, axis=0)).T, rows[:2]]).astype(np.float32)
     counted: list[Any] = []
-    outgoing = Protector(protector.profile, on_protected=counted.append).protect(rows, ProtectionContext(KEY, "a" * 64))
+    outgoing = Protector(protector.profile, on_protected=counted.append).protect(
+        rows, ProtectionContext(KEY, "a" * 64, protector.profile.pin)
+    )
     assert (len(outgoing.envelopes), outgoing.unperturbed) == (5, 3)
     assert [each.unperturbed for each in counted] == [3]
 
@@ -265,10 +267,10 @@ def test_one_bad_face_later_on_lets_nothing_out(
 ) -> None:
     protector = Protector(make_profile(tmp_path, network, change=output_replaced_where_first_is_large(output, value)))
     rows = units(3)
-    assert len(protector.protect(rows, ProtectionContext(KEY, "a" * 64)).envelopes) == 3
+    assert len(protector.protect(rows, ProtectionContext(KEY, "a" * 64, protector.profile.pin)).envelopes) == 3
     rows[1] = np.eye(DIM, dtype=np.float32)[0]
     with pytest.raises(ProtectionFailed, match="nothing was sent"):
-        protector.protect(rows, ProtectionContext(KEY, "a" * 64))
+        protector.protect(rows, ProtectionContext(KEY, "a" * 64, protector.profile.pin))
 
 
 def test_a_profile_with_a_network_lets_nothing_out_that_did_not_go_through_it(profile: Profile) -> None:

@@ -21,7 +21,7 @@ from tests.support.cloud_client import assert_problem
 from tests.support.edge import Edge, Pair, sample
 
 KEY = GalleryKey("door", bytes(32)).epoch("0" * 16)
-CONTEXT = ProtectionContext(KEY, "a" * 64)
+CONTEXT = ProtectionContext(KEY, "a" * 64, load_profile("seal").pin)
 Rows = NDArray[np.float32]
 
 
@@ -168,8 +168,8 @@ def enrolled(pair: Pair) -> Edge:
 
 
 @pytest.mark.parametrize("steps", [raising, BROKEN["gives NaN"], BROKEN["gives float64"], BROKEN["gives nothing"]])
-def test_nothing_reaches_the_cloud_when_protection_fails(enrolled: Edge, profile: Profile, steps: Any) -> None:
-    enrolled.app.state.services.recognition.protector = broken(profile, steps)
+def test_nothing_reaches_the_cloud_when_protection_fails(enrolled: Edge, steps: Any) -> None:
+    enrolled.app.state.services.profiles.default.apply_steps = steps
     before = len(enrolled.transport.requests)
     picture = sample("obama/speech.jpg")
     answers = [

@@ -24,6 +24,7 @@ ALLOWED: dict[tuple[str, str], set[Scope]] = {
     ("POST", "/v1/compare"): {MATCH},
     ("GET", "/v1/galleries"): {MANAGE},
     ("PUT", "/v1/galleries/{gallery}"): {MANAGE},
+    ("PATCH", "/v1/galleries/{gallery}"): {MANAGE},
     ("GET", "/v1/galleries/{gallery}"): {MANAGE, ENROLL, MATCH},
     ("DELETE", "/v1/galleries/{gallery}"): {MANAGE},
     ("PUT", "/v1/galleries/{gallery}/retention"): {MANAGE},

@@ -141,7 +141,7 @@ def test_the_cloud_sees_sealed_templates_and_nothing_else(edge: Edge) -> None:
     bodies = [json.loads(sent.content) for sent in edge.transport.requests if sent.method == "POST"]
     assert len(bodies) == 3
     assert set(bodies[0]) == {"templates"}
-    assert set(bodies[0]["templates"][0]) == {"id", "template"}
+    assert set(bodies[0]["templates"][0]) == {"id", "template", "weight"}
     assert set(bodies[1]) == {"probe"}
     assert set(bodies[2]) == {"probes", "top_k"}
     raw = edge.app.state.services.reader

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge_service.gallery_contexts import GalleryContext
 from edge_service.protection.keys import KeyStore
-from edge_service.protection.protect import ProtectionContext, Protector
 from edge_service.protection.seal import seal_matrix
 from shared.contract import Contract
 from shared.errors import ProtectionFailed
@@ -122,8 +122,8 @@ def test_a_template_moved_to_another_subject_matches_nobody(edge: Edge) -> None:
 
 
 def test_a_context_without_a_subject_makes_no_template(edge: Edge) -> None:
-    protector: Protector = edge.app.state.services.recognition.protector
-    context: ProtectionContext = edge.pair.portal.call(edge.app.state.services.galleries.context, "clinic")
+    found: GalleryContext = edge.pair.portal.call(edge.app.state.services.galleries.context, "clinic")
+    protector, context = found.protector, found.protection
     rows = np.eye(1, 128, dtype=np.float32)
     with pytest.raises(ProtectionFailed, match="needs a key"):
         protector.protect(rows, context)
@@ -161,7 +161,7 @@ def test_making_it_again_changes_nothing_and_another_kind_is_refused(edge: Edge)
 
 def test_a_profile_that_does_not_seal_has_no_such_galleries(pair: Pair) -> None:
     edge = pair.edge("unsealed", profile="plugin")
-    answer = edge.call("PUT", "/v1/galleries/open", json={"verify_only": True})
+    answer = edge.call("PUT", "/v1/galleries/unsealed", json={"verify_only": True})
     assert_problem(answer, 422, "unprocessable", "profile_does_not_seal")
 
 

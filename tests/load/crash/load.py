@@ -224,7 +224,11 @@ class Caller:
 
 def spec() -> dict[str, Any]:
     """The request body that creates a gallery."""
-    return {"contract": contract_of(0).model_dump(mode="json"), "threshold": {"cosine": TAU, "fmr": 0.001}}
+    return {
+        "contract": contract_of(0).model_dump(mode="json"),
+        "threshold": {"cosine": TAU, "fmr": 0.001},
+        "score": {"rule": "best"},
+    }
 
 
 def _all_or_none(uids: Iterable[str], seen: Seen, gallery: str, subject: str) -> bool | None:
