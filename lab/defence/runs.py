@@ -37,15 +37,13 @@ from lab.defence.perturbation import Material as Seen
 from lab.defence.perturbation import train_perturbation
 from lab.defence.protection import protect
 from lab.defence.recipe import Recipe, read_recipe
-from lab.defence.statistics import Fitted, fit, limited_by_cohort, network_of
+from lab.defence.statistics import Fitted, Way, fit, limited_by_cohort, network_of
 from lab.defence.training import Checkpoint, save_whole
 from shared.errors import SetupError
 
 COHORT: Final = 32
 _LOOP_SIDE: Final = 64
-# Genuine pairs of each person that score preservation learns from: of further people more, for they are few.
 _MOST_PAIRS: Final = 8
-_MOST_PAIRS_OF_MORE: Final = 40
 
 
 @dataclass(slots=True)
@@ -101,10 +99,7 @@ class Run:
         recipe = self.recipe
         network = network_of(fitted, np.deg2rad(recipe.phi_max), recipe.seed)
         unit, pixels, rows = material.learned, material.pictures.pixels, material.labelled.rows(FIT)
-        pairs = [
-            source.unit[genuine_pairs(source.people, most=most, seed=recipe.seed)]
-            for source, most in zip(material.fitting(), (_MOST_PAIRS, _MOST_PAIRS_OF_MORE), strict=False)
-        ]
+        pairs = genuine_pairs(material.labelled.people[rows], most=_MOST_PAIRS, seed=recipe.seed)
         if recipe.images != recipe.people:
             # Those who teach score preservation are protected too: else the network would learn to tell the two sources
             # apart, to perturb the one and spare the other.
@@ -113,7 +108,7 @@ class Run:
         seen = Seen(
             unit=torch.from_numpy(np.array(unit)),
             pictures=shrunk(pixels, _LOOP_SIDE),
-            pairs=torch.from_numpy(np.concatenate(pairs)),
+            pairs=torch.from_numpy(material.labelled.unit[rows[pairs]]),
             within=torch.from_numpy(fitted.within),
         )
         options = dataclasses.replace(recipe.perturbation, sides=recipe.sides, scale=fitted.scale, seed=recipe.seed)
@@ -206,7 +201,8 @@ class Run:
 def _save_fit(path: Path, found: Fitted) -> None:
     eraser = np.empty((0, len(found.shape))) if found.eraser is None else found.eraser
     with written_whole(path) as file:
-        np.savez(file, **(dataclasses.asdict(found) | {"eraser": eraser}))
+        kept = dataclasses.asdict(found)
+        np.savez(file, **(kept | kept.pop("way") | {"eraser": eraser}))
 
 
 def _load_fit(path: Path) -> Fitted:
@@ -214,7 +210,8 @@ def _load_fit(path: Path) -> Fitted:
         # Opened here: of a damaged file NumPy leaves its own open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             eraser = kept["eraser"] if len(kept["eraser"]) else None
-            return Fitted(eraser, kept["cohort"], kept["shape"], kept["within"], float(kept["scale"]))
+            way = Way(int(kept["directions"]), float(kept["wiener"]), bool(kept["keeps_mean"]))
+            return Fitted(eraser, kept["cohort"], kept["shape"], kept["within"], float(kept["scale"]), way)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         raise _damaged(path) from None
 

@@ -78,23 +78,36 @@ STRICT: Final = (1e-3, 1e-4)
 _FOLDS: Final = 5
 _ROUNDS: Final = 2
 _BALANCED_ON: Final = 1500
+# Genuine pairs of each person that a way is judged on.
+_PAIRS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """One way to erase, and what it did to people who did not fit it.
+class Way:
+    """One way to erase.
 
     Attributes:
         directions: removed.
         wiener: strength of the shrinking of the rest.
         keeps_mean: whether the direction of the mean face is left as it is.
+    """
+
+    directions: int = 0
+    wiener: float = 0.0
+    keeps_mean: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """A way to erase, and what it did to people who did not fit it.
+
+    Attributes:
+        way: which.
         tar: (sources, points) share of genuine pairs accepted, every person counted once; the points are those of
             ``_points``.
     """
 
-    directions: int
-    wiener: float
-    keeps_mean: bool
+    way: Way
     tar: Floats
 
 
@@ -108,6 +121,7 @@ class Fitted:
         shape: (d, d) float32.
         within: (d, d) float32, a root of the scatter within people.
         scale: what protected cosines are to be of erased ones, so that FMR at tau is the clean system's.
+        way: the way to erase that cross-validation chose.
     """
 
     eraser: Floats | None
@@ -115,6 +129,7 @@ class Fitted:
     shape: NDArray[np.float32]
     within: NDArray[np.float32]
     scale: float
+    way: Way = Way()
 
 
 def fit(material: Material, tau: float, *, erases: bool, cohort: int, seed: int) -> Fitted:
@@ -134,12 +149,17 @@ def fit(material: Material, tau: float, *, erases: bool, cohort: int, seed: int)
         seen = material.learned
         return Fitted(None, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, 1.0)
     mean = material.learned.astype(np.float64).mean(axis=0)
-    chosen = best_of(cross_validated(sources, mean, tau, seed))
-    way = (chosen.directions, chosen.wiener, chosen.keeps_mean)
+    way = best_of(cross_validated(sources, mean, tau, seed)).way
     matrix = _matrix(everyone, mean, way, sources, tau)
     scale = min(_scale(source, matrix, tau) for source in sources)
     seen = erased(material.learned, matrix)
-    return Fitted(matrix, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, scale)
+    return Fitted(matrix, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, scale, way)
+
+
+def fit_again(material: Material, way: Way, tau: float, more: PeopleRows) -> Floats:
+    """The erase matrix of a way that was chosen, fitted with these further people instead of the material's."""
+    sources = [material.fitting()[0], more]
+    return _matrix(_mixed(sources), material.learned.astype(np.float64).mean(axis=0), way, sources, tau)
 
 
 def _scale(source: PeopleRows, matrix: Floats, tau: float) -> float:
@@ -160,9 +180,9 @@ def best_of(tried: list[Choice]) -> Choice:
     """Of all ways that accept as many genuine pairs as the clean system, nearly and at every point of the ROC, the one
     that removes most directions; of these, the one that accepts most.
     """
-    clean = next(choice for choice in tried if choice.directions == 0 and choice.wiener == 0)  # E is the identity
-    good = [way for way in tried if (way.tar >= clean.tar - _LOST).all()]
-    return max(good, key=lambda way: (way.directions, way.tar.mean()))
+    clean = next(choice for choice in tried if choice.way == Way())  # E is the identity
+    good = [choice for choice in tried if (choice.tar >= clean.tar - _LOST).all()]
+    return max(good, key=lambda choice: (choice.way.directions, choice.tar.mean()))
 
 
 def cross_validated(sources: Sequence[PeopleRows], mean: Floats, tau: float, seed: int) -> list[Choice]:
@@ -184,7 +204,7 @@ def cross_validated(sources: Sequence[PeopleRows], mean: Floats, tau: float, see
     found = [_mixed(known, at_least=1) for known, _ in parts]
     fmr = [all_impostors(source.unit, source.people).fmr(tau) for source in sources]
     most = _MOST * sources[0].unit.shape[1]
-    ways = [(k, wiener, keeps) for keeps in (False, True) for wiener in _WIENER for k in _TRIED if k <= most]
+    ways = [Way(k, wiener, keeps) for keeps in (False, True) for wiener in _WIENER for k in _TRIED if k <= most]
     tried = []
     for way in track(ways, "erase step", console=Console(stderr=True)):
         judged: list[list[PeopleRows]] = [[] for _ in sources]
@@ -193,7 +213,7 @@ def cross_validated(sources: Sequence[PeopleRows], mean: Floats, tau: float, see
             for kept, part in zip(judged, own, strict=True):
                 kept.append(PeopleRows(erased(part.unit, matrix), part.people))
         tar = [_points(kept, allowed, tau) for kept, allowed in zip(judged, fmr, strict=True)]
-        tried.append(Choice(*way, np.array(tar)))
+        tried.append(Choice(way, np.array(tar)))
     return tried
 
 
@@ -206,7 +226,7 @@ def _points(parts: Sequence[PeopleRows], fmr: float, tau: float) -> Floats:
     impostors = ImpostorScores(np.sum([all_impostors(part.unit, part.people).counts for part in parts], axis=0))
     scores, weights = [], []
     for part in parts:
-        pairs = genuine_pairs(part.people)
+        pairs = genuine_pairs(part.people, most=_PAIRS)
         whose = part.people[pairs[:, 0]]
         scores.append(np.sum(part.unit[pairs[:, 0]].astype(np.float64) * part.unit[pairs[:, 1]], axis=1))
         weights.append(1 / np.bincount(whose)[whose])
@@ -215,24 +235,22 @@ def _points(parts: Sequence[PeopleRows], fmr: float, tau: float) -> Floats:
     return np.array([np.average(every >= threshold, weights=weight) for threshold in thresholds])
 
 
-def _matrix(
-    found: Scatter, mean: Floats, way: tuple[int, float, bool], sources: Sequence[PeopleRows], tau: float
-) -> Floats:
+def _matrix(found: Scatter, mean: Floats, way: Way, sources: Sequence[PeopleRows], tau: float) -> Floats:
     """The erase matrix of a way. Where it keeps the direction of the mean face, that says how alike faces are.
 
     What is left after erasing brings strangers closer together in some embedders (dlib's have cosine 0.8 to begin with)
     and all faces further apart in others. So all but the mean is multiplied by a gain, such that FMR at tau is as it
     was: of several sources, in the geometric mean.
     """
-    directions, wiener, keeps_mean = way
-    if not keeps_mean:
-        return erase_matrix(found, directions, wiener)
+    if not way.keeps_mean:
+        return erase_matrix(found, way.directions, way.wiener)
     axis = mean / np.linalg.norm(mean)
     common = np.outer(axis, axis)
     rest = np.eye(len(mean)) - common
     # As if people differed along the mean too: else it were the first direction to be given up.
     between = rest @ found.between @ rest + np.trace(found.between) / len(mean) * common
-    matrix = erase_matrix(Scatter(rest @ found.within @ rest, between, found.people), directions, wiener) - common
+    apart = Scatter(rest @ found.within @ rest, between, found.people)
+    matrix = erase_matrix(apart, way.directions, way.wiener) - common
     few = [_few(source) for source in sources]
     before = _log_fmr(few, tau)
     low, high = 0.2, 5.0

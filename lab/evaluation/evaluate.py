@@ -21,6 +21,7 @@ from lab.defence.protection import Protected, gaussian, protect, rotated_back
 from lab.defence.runs import Run
 from lab.evaluation import demographic_figures
 from lab.evaluation.accuracy import Accuracy, accuracy
+from lab.evaluation.folds import cost_in_folds
 from lab.evaluation.reconstruction import TARGET, Cases, attacked_pairs, judges_of, named_judges
 from shared.errors import SetupError
 
@@ -80,6 +81,9 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     embedder = load_torch_embedder(material.encoder.path, cache=run.cache)
     few = cases.narrowed(_CURVE_FACES)
     tester = run.attacker(recipe.held_out, material, embedder)
+    if material.more is not None:
+        console.print("further people, in folds ...")
+        found["further_people"] = cost_in_folds(network, material, fitted.way, recipe.tau, recipe.seed)
     console.print("curve ...")
     found["curve"] = _curve(network, few, run, tester)
     attacks: dict[str, Any] = {}
@@ -202,6 +206,14 @@ def table(found: dict[str, Any]) -> str:
         folds = "" if value["ten_fold"] is None else f"{100 * value['ten_fold']:.2f}"
         shown = f"{100 * tar['value']:.2f} ({100 * tar['low']:.2f} to {100 * tar['high']:.2f})"
         lines.append(f"| {name} | {shown} | {1e3 * value['fmr']:.2f} | {folds} |")
+    if "further_people" in found:
+        further = found["further_people"]
+        lines += ["", f"| {further['people']} further people, in folds | clean % | protected % | lost, points |"]
+        lines.append("| --- | --- | --- | --- |")
+        for point in further["points"]:
+            low, high = (100 * bound for bound in point["interval"])
+            lost = f"{100 * point['lost']:.2f} ({low:.2f} to {high:.2f})"
+            lines.append(f"| {point['at']} | {100 * point['clean']:.2f} | {100 * point['protected']:.2f} | {lost} |")
     for family, results in found["attacks"].items():
         names = list(next(iter(results.values()))["type_1"])
         head = "".join(f" {name}: type I % | type II % |" for name in names)

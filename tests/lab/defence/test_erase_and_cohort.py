@@ -15,6 +15,7 @@ from lab.data.matching import TooFewPeople, genuine_pairs
 from lab.data.splits import CALIBRATE, FIT, TEST, Labelled, Material, PeopleRows, alike
 from lab.defence.erase import MOST_OF_ONE, erase_basis, erase_matrix, erased, mixed, scatter
 from lab.defence.statistics import (
+    Way,
     best_of,
     covariance_root,
     cross_validated,
@@ -169,18 +170,19 @@ def test_the_erase_step_that_is_chosen_keeps_errors_of_people_who_did_not_fit_it
     material = _material()
     tried = cross_validated(material.fitting(), material.learned.mean(axis=0, dtype=np.float64), 0.7, seed=0)
     chosen = best_of(tried)
-    clean = next(choice for choice in tried if choice.directions == 0 and choice.wiener == 0)
-    assert chosen.directions > 0
+    clean = next(choice for choice in tried if choice.way == Way())
+    assert chosen.way.directions > 0
     assert clean.tar.shape == (1, 3)  # one source; at tau, and where FMR is 1e-3 and 1e-4
     assert (chosen.tar >= clean.tar - 0.0035).all()
-    most = max(way.directions for way in tried if (way.tar >= clean.tar - 0.0035).all())
-    assert chosen.directions == most
+    most = max(choice.way.directions for choice in tried if (choice.tar >= clean.tar - 0.0035).all())
+    assert chosen.way.directions == most
     assert chosen in tried
     fitted = fit(material, 0.7, erases=True, cohort=12, seed=0)
     assert fitted.eraser is not None
+    assert fitted.way == chosen.way
     assert 0.5 <= fitted.scale <= 1.05
-    if not chosen.keeps_mean:
-        assert np.linalg.matrix_rank(fitted.eraser) == DIM - chosen.directions
+    if not chosen.way.keeps_mean:
+        assert np.linalg.matrix_rank(fitted.eraser) == DIM - chosen.way.directions
 
 
 def test_further_people_show_directions_that_the_first_ones_do_not_vary_in() -> None:

@@ -67,6 +67,16 @@ def _card(*, plugin: bool = False, figures: dict[str, Any] | None = None, **more
     return card(recipe, document, 12345).decode()
 
 
+def test_it_names_further_people_and_what_their_pictures_cost() -> None:
+    point = {"at": "fmr 0.0001", "clean": 0.75, "protected": 0.76, "lost": -0.01, "interval": [-0.02, 0.005]}
+    further = {"people": 50, "pictures": 4483, "points": [point], "fmr": {"clean": 1e-3, "protected": 1.1e-3}}
+    text = _card(figures=_figures() | {"further_people": further}, more_people="/home/me/street")
+    assert "also on all people of `street`" in text
+    assert "/home" not in text
+    assert "at fmr 0.0001 75.00% before and 76.00% after (lost -1.00, -2.00 to 0.50 points)" in text
+    assert "further people" not in _card(figures=_figures())
+
+
 def test_it_names_sources_and_terms_and_no_path() -> None:
     text = _card(terms="Our staff agreed to it in writing.")
     assert "staff photos" in text
