@@ -51,6 +51,7 @@ def train(
     ] = None,
     terms: Annotated[str, typer.Option(help="Terms of use of the pictures, for the model card.")] = "",
     profile: Annotated[str, typer.Option(help="Name of the profile.")] = "own",
+    summary: Annotated[str, typer.Option(help="One sentence for the people who choose the profile.")] = "",
     embedder: Annotated[str, typer.Option(help="An embedder of the edge, or the path of an .onnx file.")] = "",
     tau: Annotated[
         float | None, typer.Option(callback=finite, help="Cosine threshold of your system. Default: the embedder's.")
@@ -92,7 +93,7 @@ def train(
     try:
         recipe = Recipe(
             name=profile,
-            summary=f"{what}; trained with patronus lab.",
+            summary=summary or f"{what}; trained with patronus lab.",
             embedder=embedder,
             tau=threshold,
             sides="probe" if plugin else "both",
