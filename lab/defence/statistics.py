@@ -148,9 +148,8 @@ def fit(material: Material, tau: float, *, erases: bool, cohort: int, seed: int)
     if not erases:
         seen = material.learned
         return Fitted(None, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, 1.0)
-    mean = material.learned.astype(np.float64).mean(axis=0)
-    way = best_of(cross_validated(sources, mean, tau, seed)).way
-    matrix = _matrix(everyone, mean, way, sources, tau)
+    way = best_of(cross_validated(sources, tau, seed)).way
+    matrix = _matrix(everyone, way, sources, tau)
     scale = min(_scale(source, matrix, tau) for source in sources)
     seen = erased(material.learned, matrix)
     return Fitted(matrix, synthetic_cohort(seen, cohort, seed), covariance_root(seen), within, scale, way)
@@ -159,7 +158,7 @@ def fit(material: Material, tau: float, *, erases: bool, cohort: int, seed: int)
 def fit_again(material: Material, way: Way, tau: float, more: PeopleRows) -> Floats:
     """The erase matrix of a way that was chosen, fitted with these further people instead of the material's."""
     sources = [material.fitting()[0], more]
-    return _matrix(_mixed(sources), material.learned.astype(np.float64).mean(axis=0), way, sources, tau)
+    return _matrix(_mixed(sources), way, sources, tau)
 
 
 def _scale(source: PeopleRows, matrix: Floats, tau: float) -> float:
@@ -185,7 +184,7 @@ def best_of(tried: list[Choice]) -> Choice:
     return max(good, key=lambda choice: (choice.way.directions, choice.tar.mean()))
 
 
-def cross_validated(sources: Sequence[PeopleRows], mean: Floats, tau: float, seed: int) -> list[Choice]:
+def cross_validated(sources: Sequence[PeopleRows], tau: float, seed: int) -> list[Choice]:
     """Every way to erase, judged on people who did not fit it; the identity among them."""
     random = np.random.default_rng(seed)
     folds = [
@@ -209,7 +208,7 @@ def cross_validated(sources: Sequence[PeopleRows], mean: Floats, tau: float, see
     for way in track(ways, "erase step", console=Console(stderr=True)):
         judged: list[list[PeopleRows]] = [[] for _ in sources]
         for scatters, (known, own) in zip(found, parts, strict=True):
-            matrix = _matrix(scatters, mean, way, known, tau)
+            matrix = _matrix(scatters, way, known, tau)
             for kept, part in zip(judged, own, strict=True):
                 kept.append(PeopleRows(erased(part.unit, matrix), part.people))
         tar = [_points(kept, allowed, tau) for kept, allowed in zip(judged, fmr, strict=True)]
@@ -235,7 +234,7 @@ def _points(parts: Sequence[PeopleRows], fmr: float, tau: float) -> Floats:
     return np.array([np.average(every >= threshold, weights=weight) for threshold in thresholds])
 
 
-def _matrix(found: Scatter, mean: Floats, way: Way, sources: Sequence[PeopleRows], tau: float) -> Floats:
+def _matrix(found: Scatter, way: Way, sources: Sequence[PeopleRows], tau: float) -> Floats:
     """The erase matrix of a way. Where it keeps the direction of the mean face, that says how alike faces are.
 
     What is left after erasing brings strangers closer together in some embedders (dlib's have cosine 0.8 to begin with)
@@ -244,6 +243,7 @@ def _matrix(found: Scatter, mean: Floats, way: Way, sources: Sequence[PeopleRows
     """
     if not way.keeps_mean:
         return erase_matrix(found, way.directions, way.wiener)
+    mean = sources[0].unit.astype(np.float64).mean(axis=0)
     axis = mean / np.linalg.norm(mean)
     common = np.outer(axis, axis)
     rest = np.eye(len(mean)) - common
