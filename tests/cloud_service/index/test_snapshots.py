@@ -265,33 +265,6 @@ def test_a_damaged_template_does_not_keep_the_others_from_being_written(
         assert cloud.found(VECTORS[60])[0] == "s060"
 
 
-def test_files_that_hold_a_mean_which_an_enrollment_replaced_are_read_no_more_and_gone_before_an_erasure_is_done(
-    patient: Settings, read: list[int]
-) -> None:
-    """Nothing was erased when the mean was replaced; that of the template in it waits until the files are gone."""
-    with Cloud(patient) as cloud:
-        assert _snapshot(cloud) == {"files": 6, "entries": 192}
-        before = set(_files(patient))
-        for number in (3, 40, 41):
-            assert cloud.enroll(f"s{number:03}", [VECTORS[number]]).status_code == 201
-        assert set(_files(patient)) == before
-        assert cloud.http.get("/v1/galleries/door/stats").json()["snapshot_entries"] == 128
-    read.clear()
-    with Cloud(patient) as cloud:
-        assert sum(read) == 200 - 128
-        assert sorted(_in_memory(cloud)) == sorted({*range(1, 204)} - {4, 41, 42})
-        assert _index(cloud).last == 203
-        assert cloud.found(VECTORS[40])[0] == "s040"
-        for path, content in [(file, file.read_bytes()) for file in _files(patient)]:
-            path.with_name("f" * 32 + ".segment").write_bytes(content)  # as one that could not be removed
-        cloud.erase("/subjects/s003")
-        assert len(_files(patient)) == 4
-        assert _snapshot(cloud)["files"] == 6
-    with Cloud(patient) as cloud:
-        assert _index(cloud).last == 203
-        assert cloud.found(VECTORS[41])[0] == "s041"
-
-
 def test_a_folder_that_cannot_be_made_stops_nobody(patient: Settings) -> None:
     with Cloud(patient) as cloud:
         (patient.home / "index").write_bytes(b"")  # no folder can be made
