@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from itertools import accumulate, chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ _OF_SUBJECTS = (
     .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
     .where(template.c.created_at > bindparam("after"))
 )
+_ID = itemgetter(1)
 
 # Ids, (n,), and vectors, (n, dim), of some entries.
 Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -112,28 +114,27 @@ class Entries:
             for part in in_parts(wanted):
                 asked = {"gallery": pinned.id, "subjects": part, "after": after}
                 for row in connection.execute(_OF_SUBJECTS, asked).all():
-                    rows.setdefault(row.name, []).append(row)
+                    rows.setdefault(row[0], []).append(row)
         if pinned.one_entry_a_subject:
             for some in rows.values():
-                some.sort(key=attrgetter("id"))
-        blobs = {name: [row.vector for row in some] for name, some in rows.items()}
-        weights = weights_of([row.weight for some in rows.values() for row in some])
-        vectors, sound = from_grouped_blobs(blobs, weights, pinned.dim, pinned.id, pinned.key_version)
+                some.sort(key=_ID)
+        _names, ids, stored_weights, blobs = zip(*chain.from_iterable(rows.values()), strict=True) if rows else [()] * 4
         counts = {name: len(some) for name, some in rows.items()}
+        weights = weights_of(stored_weights)
+        vectors, sound = from_grouped_blobs(blobs, weights, counts, pinned.dim, pinned.id, pinned.key_version)
         damaged: frozenset[str] = frozenset()
         if not sound.all():
-            ids = np.array([row.id for some in rows.values() for row in some], np.int64)
-            self._damage.found(pinned.id, ids[~sound].tolist())
-            whose = np.repeat(np.arange(len(rows)), list(counts.values()))
+            self._damage.found(pinned.id, np.array(ids, np.int64)[~sound].tolist())
+            whose = np.repeat(np.arange(len(counts)), list(counts.values()))
             hit = set(whose[~sound].tolist())
-            damaged = frozenset(name for at, name in enumerate(rows) if at in hit)
+            damaged = frozenset(name for at, name in enumerate(counts) if at in hit)
             kept = ~np.isin(whose, list(hit))
             vectors, weights = vectors[kept], weights[kept]
             counts = {name: count for name, count in counts.items() if name not in damaged}
         if pinned.one_entry_a_subject:
             means = entry_vectors(vectors, weights, np.array([*counts.values()], np.int64), pinned.score)
             return OfSubjects(pinned, {name: means[at : at + 1] for at, name in enumerate(counts)}, counts, damaged)
-        ends = np.cumsum([*counts.values()]).tolist()
+        ends = accumulate(counts.values())
         each = {name: vectors[end - count : end] for end, (name, count) in zip(ends, counts.items(), strict=True)}
         return OfSubjects(pinned, each, counts, damaged)
 

@@ -43,6 +43,8 @@ class _Prepared:
 class FaissIndexes:
     """Indexes in the memory of this process, which alone uses the record.
 
+    That of a verify-only gallery stays empty: nobody searches it.
+
     A thread of its own writes snapshots and makes sketches, so that neither a writer nor a search waits for that.
 
     Args:
@@ -244,11 +246,15 @@ class FaissIndexes:
                 yield gallery, index
 
     def _fill(self, prepared: _Prepared, after: PinnedGallery) -> None:
+        if after.verify_only:
+            return
         for ids, vectors in self._record.entries.batches(after, prepared.index.last):
             prepared.index.add(ids, vectors)
 
     def _apply(self, gallery: PinnedGallery, change: EntryChange, *, rebuild: bool) -> None:
         """Changes an index as the record was changed: adds first, so that nobody is missing in between."""
+        if gallery.verify_only:
+            return
         prepared = self._prepared.get(gallery.id)
         if prepared is not None and len(change.removed):
             prepared.removed.append(change.removed)
@@ -272,6 +278,11 @@ class FaissIndexes:
 
     def _rebuild(self, gallery: PinnedGallery) -> SegmentedIndex:
         index = SegmentedIndex(gallery.dim)
+        if gallery.verify_only:
+            if self._snapshots.info(gallery).files:
+                self._snapshots.forget(gallery)  # of an earlier version, which kept such an index
+            self._put(gallery, index)
+            return index
         segments = self._snapshots.load(gallery)
         known = np.concatenate([np.empty(0, np.int64), *(segment.ids for segment in segments)])
         for segment in segments:

@@ -116,17 +116,18 @@ def from_blobs(
 
 
 def from_grouped_blobs(
-    blobs: Mapping[str, Sequence[bytes]],
+    blobs: Sequence[bytes],
     weights: NDArray[np.float64],
+    counts: Mapping[str, int],
     dim: int,
     gallery_id: int,
     key_version: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """As ``from_blobs``, for blobs by subject: all rows, subject after subject."""
-    owners = _owners(blobs.keys(), gallery_id, key_version)
-    if len(blobs) > 1:
-        owners = owners.repeat([len(some) for some in blobs.values()])
-    return _read([blob for some in blobs.values() for blob in some], weights, owners, dim)
+    """As ``from_blobs``, for blobs subject after subject, of which each has so many."""
+    owners = _owners(counts.keys(), gallery_id, key_version)
+    if len(counts) > 1:
+        owners = owners.repeat(list(counts.values()))
+    return _read(blobs, weights, owners, dim)
 
 
 def _read(

@@ -269,7 +269,7 @@ def test_the_index_is_the_record_s_and_erased_means_are_nowhere(tmp_path: Path) 
     run_state_machine_as_test(
         machine,
         settings=hypothesis_settings(
-            max_examples=300 if deep else 6,
+            max_examples=300 if deep else 5,
             stateful_step_count=40 if deep else 22,
             deadline=None,
             phases=[Phase.reuse, Phase.generate, *([Phase.shrink] if deep else [])],

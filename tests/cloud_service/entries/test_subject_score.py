@@ -40,7 +40,7 @@ def enroll(cloud: Cloud, subject: str, rows: Any, weights: Any = None, gallery: 
     tau=st.sampled_from([0.05, 0.3, 0.6]),
     top_k=st.integers(1, 4),
 )
-@hypothesis_settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_verification_and_identification_are_those_of_plain_numpy(
     sqlite_cloud: Cloud, rule: dict[str, Any], people: list[int], seed: int, tau: float, top_k: int
 ) -> None:

@@ -105,6 +105,32 @@ def test_a_damaged_row_of_an_index_file_is_listed_and_that_file_not_trusted(sett
         assert cloud.http.delete("/v1/galleries/door/subjects/anna").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("change", "table"),
+    [
+        ("UPDATE subject SET entry_id = NULL WHERE id = 2", "subject"),
+        ("UPDATE subject SET entry_id = 7 WHERE id = 3", "subject"),
+        ("UPDATE gallery SET subjects = 3 WHERE id = 1", "gallery"),
+        ("UPDATE gallery SET last_entry = 1 WHERE id = 1", "gallery"),
+        ("UPDATE gallery SET score = NULL WHERE id = 1", "gallery"),
+        ("UPDATE gallery SET score_version = 1 WHERE id = 1", "gallery"),
+    ],
+)
+def test_entries_that_do_not_fit_their_gallery_are_listed(settings: Settings, change: str, table: str) -> None:
+    with Cloud(settings) as cloud:
+        cloud.put_gallery(score={"rule": "mean", "exponents": [0.5]})
+        cloud.put_gallery("other", score={"rule": "best"})
+        for name, gallery in (("anna", "door"), ("ben", "door"), ("carl", "other")):
+            cloud.enroll(name, VECTORS[:2], gallery=gallery)
+    assert _check()[0] == 0
+    with sqlite3.connect(settings.home / "record.db") as file:
+        file.execute(change)
+    file.close()
+    status, lines, _ = _check()
+    assert status == 1
+    assert any(f"of the table {table} is damaged" in line for line in lines)
+
+
 def test_a_damaged_page_of_the_file_is_found(settings: Settings) -> None:
     with Cloud(settings) as cloud:
         cloud.put_gallery()
