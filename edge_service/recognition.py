@@ -20,7 +20,8 @@ from edge_service.protection.keys import EpochKey, KeyStore
 from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import PackedTemplates, Protected, Protector
 from edge_service.protection.served_profiles import ServedProfiles
-from edge_service.vision.embed import MAX_BATCH, Embeddings
+from edge_service.settings import MirroredFaces
+from edge_service.vision.embed import Embeddings, faces_per_batch
 from edge_service.vision.quality import level_for
 from edge_service.vision.reader import (
     AlignedFace,
@@ -108,6 +109,7 @@ class Recognition:
         workers: where heavy work runs.
         metrics: where protection is timed.
         quality_filter: where a caller names none.
+        mirrored: of which pictures the mirrored face is embedded too.
     """
 
     reader: FaceReader
@@ -118,6 +120,7 @@ class Recognition:
     workers: Workers
     metrics: Metrics
     quality_filter: QualityFilter
+    mirrored: MirroredFaces
 
     async def detect(self, picture: bytes) -> PictureFaces:
         """Finds all faces of a picture; sends nothing."""
@@ -139,7 +142,8 @@ class Recognition:
         # 1. The gallery's contract and key; an unknown gallery is refused before the work is done.
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
-        faces, found = await self.workers.run(self._read_single_faces, pictures, self.level(quality, "enroll"))
+        level, mirrored = self.level(quality, "enroll"), self._mirrors("enroll")
+        faces, found = await self.workers.run(self._read_single_faces, pictures, level, mirrored=mirrored)
         # 3. Ids that follow from the uploaded bytes.
         ids = await run_in_threadpool(self._picture_ids, gallery, subject, pictures)
         # 4. Protect and store.
@@ -183,7 +187,8 @@ class Recognition:
         # 1. The gallery's contract and key.
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
-        [face], found = await self.workers.run(self._read_single_faces, [picture], self.level(quality, "probe"))
+        level, mirrored = self.level(quality, "probe"), self._mirrors("probe")
+        [face], found = await self.workers.run(self._read_single_faces, [picture], level, mirrored=mirrored)
 
         # 3. Protect and compare.
         async def compare(packed: PackedTemplates) -> VerifyAnswer:
@@ -223,10 +228,11 @@ class Recognition:
                 reason="verify_only",
             )
         # 2. Decode, detect, align, embed.
-        level = self.level(quality, "probe")
-        selected, first = await self.workers.run(self._read_faces, picture, level, max_faces)
+        level, mirrored = self.level(quality, "probe"), self._mirrors("probe")
+        selected, first = await self.workers.run(self._read_faces, picture, level, max_faces, mirrored=mirrored)
         count_probes(len(selected.faces))
-        later = [await self.workers.run(self.reader.embed, part) for part in _parts(selected.faces, MAX_BATCH)[1:]]
+        batches = _parts(selected.faces, faces_per_batch(mirrored=mirrored))
+        later = [await self.workers.run(self.reader.embed, batch, mirrored=mirrored) for batch in batches[1:]]
         unit = np.concatenate([first, *(each.unit for each in later)])
 
         # 3. Protect and search.
@@ -348,7 +354,9 @@ class Recognition:
     def _picture_ids(self, gallery: str, subject: str, pictures: list[bytes]) -> list[str]:
         return [self.galleries.face_id(gallery, subject, "picture", picture) for picture in pictures]
 
-    def _read_single_faces(self, pictures: list[bytes], level: QualityFilter) -> tuple[list[AlignedFace], Embeddings]:
+    def _read_single_faces(
+        self, pictures: list[bytes], level: QualityFilter, *, mirrored: bool = False
+    ) -> tuple[list[AlignedFace], Embeddings]:
         """The one face of each picture, and their embeddings; runs in a worker."""
         faces = []
         for position, picture in enumerate(pictures):
@@ -358,16 +366,22 @@ class Recognition:
             except PatronusError as error:
                 error.extra["picture"] = position
                 raise
-        return faces, self.reader.embed(faces)
+        return faces, self.reader.embed(faces, mirrored=mirrored)
 
-    def _read_faces(self, picture: bytes, level: QualityFilter, max_faces: int) -> tuple[FaceSelection, Rows]:
+    def _read_faces(
+        self, picture: bytes, level: QualityFilter, max_faces: int, *, mirrored: bool
+    ) -> tuple[FaceSelection, Rows]:
         """The faces to identify, and embeddings of the first batch; runs in a worker."""
         selected = select(self.reader.read(picture, every_face=max_faces > 1), level, max_faces)
-        return selected, self.reader.embed(selected.faces[:MAX_BATCH]).unit
+        first = selected.faces[: faces_per_batch(mirrored=mirrored)]
+        return selected, self.reader.embed(first, mirrored=mirrored).unit
 
     def level(self, quality: QualityFilter | None, use: Literal["enroll", "probe"]) -> QualityFilter:
         """The quality that a face must have: as the caller chose, else as the edge is set."""
         return level_for(quality or self.quality_filter, use)
+
+    def _mirrors(self, use: Literal["enroll", "probe"]) -> bool:
+        return self.mirrored == "both" or (self.mirrored == "enrollment" and use == "enroll")
 
 
 def _parts(items: list[T], size: int) -> list[list[T]]:

@@ -64,9 +64,10 @@ class Services:
             workers=self.workers,
             metrics=metrics,
             quality_filter=settings.quality_filter,
+            mirrored=settings.mirrored,
         )
         self.rekey = GalleryRekey(cloud=self.cloud, keys=keys, galleries=self.galleries, workers=self.workers)
-        _log.info("edge_ready", profile=self.profile.pin.name, embedder=pin.name)
+        _log.info("edge_ready", profile=self.profile.pin.name, embedder=pin.name, mirrored=settings.mirrored)
 
     async def close(self) -> None:
         """Lets running work end, and closes the connections to the cloud."""

@@ -6,7 +6,7 @@ Environment variables begin with ``PATRONUS_EDGE__``, with ``__`` between levels
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -15,6 +15,8 @@ from shared.home import patronus_home
 from shared.names import QualityFilter
 from shared.service_settings import ServiceSettings, SettingsGroup
 from shared.urls import ServiceUrl
+
+MirroredFaces = Literal["off", "enrollment", "both"]
 
 
 class CloudSettings(SettingsGroup):
@@ -124,6 +126,9 @@ class EdgeSettings(ServiceSettings):
     # As in the model manifest: sface_2021dec, or dlib_resnet29 once it is fetched. A gallery stays with its embedder.
     embedder: str = "sface_2021dec"
     quality_filter: QualityFilter = "auto"
+    # Of which pictures the mirrored face is embedded too: one more embedding for each face (docs/decisions/0030). At
+    # enrollment it is made once and helps every later comparison. Galleries may mix the three.
+    mirrored: MirroredFaces = "enrollment"
     cloud: CloudSettings = CloudSettings()
     inference: InferenceSettings = InferenceSettings()
     pictures: PictureLimits = PictureLimits()

@@ -19,6 +19,11 @@ from shared.wire.common import Threshold
 MAX_BATCH: Final = 16
 
 
+def faces_per_batch(*, mirrored: bool) -> int:
+    """The most faces of one batch; a face that is embedded mirrored too takes two places."""
+    return MAX_BATCH // 2 if mirrored else MAX_BATCH
+
+
 @dataclass(frozen=True, slots=True)
 class EmbedderSpec:
     """The properties of an embedder.
@@ -111,11 +116,12 @@ class Embedder:
         self._input = session.input_names[0]
         self.spec = spec
 
-    def embed(self, aligned: NDArray[np.uint8] | list[Pixels]) -> Embeddings:
+    def embed(self, aligned: NDArray[np.uint8] | list[Pixels], *, mirrored: bool = False) -> Embeddings:
         """Embeds faces.
 
         Args:
             aligned: n faces of (side, side, 3) uint8 RGB, aligned for this embedder.
+            mirrored: whether a raw embedding is the mean of those of the face and of its mirror image.
 
         Raises:
             ValueError: not such faces, or the network returned something that is not an embedding.
@@ -123,15 +129,31 @@ class Embedder:
         faces, side = np.asarray(aligned), self.spec.alignment.side
         if faces.ndim != 4 or faces.shape[1:] != (side, side, 3) or faces.dtype != np.uint8:
             raise ValueError(f"aligned faces are (n, {side}, {side}, 3) uint8")
+        if not mirrored:
+            vectors = self._vectors(faces)
+        else:
+            both = np.stack([faces, faces[:, :, ::-1]], axis=1).reshape(-1, side, side, 3)
+            vectors = self._vectors(both).reshape(-1, 2, self.spec.dim).mean(axis=1)
+        norms = _lengths(vectors)
+        return Embeddings((vectors / norms[:, None]).astype(np.float32), norms.astype(np.float32))
+
+    def _vectors(self, faces: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Raw embeddings, none of them zero."""
         raw = [self._infer(faces[start : start + MAX_BATCH]) for start in range(0, len(faces), MAX_BATCH)]
         vectors = np.concatenate(raw) if raw else np.empty((0, self.spec.dim), np.float32)
         if vectors.shape != (len(faces), self.spec.dim) or not np.isfinite(vectors).all():
             raise ValueError("the embedder returned something that is not an embedding")
-        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        if (norms < np.finfo(np.float32).tiny).any():
-            raise ValueError("the embedder returned a zero vector")
-        return Embeddings((vectors / norms[:, None]).astype(np.float32), norms.astype(np.float32))
+        wide = vectors.astype(np.float64)
+        _lengths(wide)
+        return wide
 
     def _infer(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         blob = np.ascontiguousarray(faces.transpose(0, 3, 1, 2), dtype=np.float32)
         return self._session.run({self._input: blob})[0]
+
+
+def _lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = np.linalg.norm(vectors, axis=1)
+    if (lengths < np.finfo(np.float32).tiny).any():
+        raise ValueError("the embedder returned a zero vector")
+    return lengths

@@ -14,7 +14,7 @@ from edge_service.settings import EdgeSettings
 from edge_service.vision.align import ARCFACE, align
 from edge_service.vision.decode import Pixels, decode_pixels, inspect
 from edge_service.vision.detect import Face, FaceDetector
-from edge_service.vision.embed import Embedder, EmbedderSpec, Embeddings, spec_named
+from edge_service.vision.embed import Embedder, EmbedderSpec, Embeddings, faces_per_batch, spec_named
 from edge_service.vision.formats import PictureHeader
 from edge_service.vision.quality import ADVICE, measure, objections
 from edge_service.vision.sessions import OrtSession
@@ -127,15 +127,23 @@ class FaceReader:
         height, width = pixels.shape[:2]
         return PictureFaces(width, height, found, detected.total, detected.quarter_turns)
 
-    def embed(self, faces: list[AlignedFace]) -> Embeddings:
-        """Raw embeddings of faces, in one batch.
+    def embed(self, faces: list[AlignedFace], *, mirrored: bool = False) -> Embeddings:
+        """Raw embeddings of faces, batch by batch.
+
+        Args:
+            faces: one or more.
+            mirrored: whether each is the mean of those of the face and of its mirror image.
 
         Raises:
             CallerGone: nobody waits for the answer any more.
         """
-        check_caller()
+        size, made = faces_per_batch(mirrored=mirrored), []
         with self._metrics.step("embed"):
-            return self.embedder.embed(np.stack([found.aligned for found in faces]))
+            for start in range(0, len(faces), size):
+                check_caller()
+                batch = np.stack([found.aligned for found in faces[start : start + size]])
+                made.append(self.embedder.embed(batch, mirrored=mirrored))
+        return Embeddings(np.concatenate([one.unit for one in made]), np.concatenate([one.norms for one in made]))
 
 
 def single_face(picture: PictureFaces, level: QualityFilter) -> AlignedFace:

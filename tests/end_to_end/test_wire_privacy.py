@@ -47,7 +47,9 @@ def crossed(pair: RunningPair, pictures: Pictures) -> tuple[bytes, bytes]:
 def raw(pictures: Pictures) -> dict[str, NDArray[np.float32]]:
     """The raw embeddings that must not cross, from the edge's own code."""
     reader = FaceReader(EdgeSettings(), Metrics("test"))
-    return {name: reader.embed(reader.read(data).faces[:1]).unit[0] for name, data in pictures.items()}
+    faces = {name: reader.read(data).faces[:1] for name, data in pictures.items()}
+    alone = {name: reader.embed(face).unit[0] for name, face in faces.items()}
+    return alone | {f"{name}, mirrored too": reader.embed(face, mirrored=True).unit[0] for name, face in faces.items()}
 
 
 def _vectors(stream: bytes) -> list[NDArray[np.float32]]:
@@ -63,7 +65,7 @@ def test_three_templates_crossed_and_each_is_the_protected_embedding(
     assert len(templates) == 3
     contract = pair.edge.get(GALLERY).json()["contract"]
     key = KeyStore(pair.home / "edge").gallery("wire").epoch(contract["seal"]["epoch"])
-    embeddings = np.stack([raw["enrolled"], raw["probe"], raw["probe"]])
+    embeddings = np.stack([raw["enrolled, mirrored too"], raw["probe"], raw["probe"]])
     protector = Protector(load_profile(contract["profile"]["name"]))
     plain = protector.templates(embeddings, key, sealed=False)
     # With the seal undone each is what the profile makes of the embedding before the seal; as it crossed it is as far

@@ -154,7 +154,9 @@ def test_a_picture_weighs_by_the_length_of_its_embedding(edge: Edge, reader: Fac
     edge.make("weighed")
     edge.enroll("weighed", "obama", *OBAMA)
     faces = [reader.read(picture).faces[0] for picture in OBAMA]
-    expected = [ScoreWeights(norm=10.0, power=1.0).weight(float(norm)) for norm in reader.embed(faces).norms]
+    expected = [
+        ScoreWeights(norm=10.0, power=1.0).weight(float(norm)) for norm in reader.embed(faces, mirrored=True).norms
+    ]
     assert [template["weight"] for template in sent_last(edge, "POST")["templates"]] == expected
     assert set(expected) != {1.0}
 
