@@ -56,7 +56,7 @@ def enroll(
 def verify(session: Session, name: Gallery, who: Subject, picture: Picture, quality: Quality = None) -> None:
     """Tell whether a picture shows a subject (1:1)."""
     answer = session.client.send_picture(f"{subject_path(name, who)}/verify", picture, quality_filter=quality)
-    scores = f"cosine {answer['similarity']:.3f}, accepted from {answer['threshold']:g}"
+    scores = f"similarity {answer['similarity']:.3f}, accepted from {answer['threshold']:g}"
     session.out.result(answer, f"{answer['decision']}: {scores}")
 
 

@@ -14,6 +14,10 @@ from shared.strict_types import PLAIN_DIGITS, JsonInteger
 Item = TypeVar("Item")
 
 Cosine = Annotated[float, Field(ge=-1, le=1, description="a cosine, not a distance: larger is more similar")]
+Similarity = Annotated[
+    float,
+    Field(ge=-1, le=1, description="score by the gallery's rule, for one template the cosine: larger is more similar"),
+]
 Rate = Annotated[float, Field(ge=0, le=1)]
 # Nobody has measured a false match rate below this and above 0: it takes a million million comparisons.
 MIN_RATE: Final = 1e-12
@@ -196,7 +200,7 @@ class VerifyAnswer(Wire):
     """The answer of a 1:1 comparison."""
 
     decision: Literal["match", "no_match"]
-    similarity: Cosine
+    similarity: Similarity
     threshold: Cosine
     score_rule: ScoreRule
     fmr_at_threshold: Rate = Field(description=FMR_OF_RULE)
@@ -206,7 +210,7 @@ class Candidate(Wire):
     """A subject whose score reaches the threshold."""
 
     subject: SubjectName
-    similarity: Cosine
+    similarity: Similarity
 
 
 class Problem(BaseModel):

@@ -16,6 +16,7 @@ from shared.wire.common import (
     NewThreshold,
     Rate,
     ScoreRule,
+    Similarity,
     StrictWire,
     TemplateInfo,
     Threshold,
@@ -290,7 +291,7 @@ class VerifyFaceAnswer(GalleryDecision):
     """The answer of a 1:1 comparison, with the quality of the probe."""
 
     decision: Literal["match", "no_match"]
-    similarity: Cosine
+    similarity: Similarity
     faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 

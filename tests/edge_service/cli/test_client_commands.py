@@ -30,7 +30,7 @@ def staff(command: Command) -> str:
 def test_a_person_needs_no_flags(command: Command, staff: str) -> None:
     ended = command.run("verify", staff, "obama", SPEECH)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("match: cosine 0.")
+    assert ended.stdout.startswith("match: similarity 0.")
     ended = command.run("identify", staff, SPEECH)
     assert (ended.returncode, ended.stdout.startswith("face 1: obama (0.")) == (0, True)
 
