@@ -63,8 +63,8 @@ def rows(reader: FaceReader) -> dict[tuple[bytes, bool], NDArray[np.float64]]:
     """Unit embeddings of the pictures, as they are and with the mirrored face."""
     made = {}
     for picture in (PORTRAIT, SPEECH):
-        [face] = reader.read(picture).faces
-        both = reader.embedder.embed([face.aligned, face.aligned[:, ::-1]])
+        [aligned] = reader._aligned(reader.read(picture).faces)
+        both = reader.embedder.embed([aligned, aligned[:, ::-1]])
         raw = both.unit.astype(np.float64) * both.norms[:, None]
         made[picture, False], made[picture, True] = raw[0], raw.mean(axis=0)
     return {name: row / np.linalg.norm(row) for name, row in made.items()}
