@@ -130,7 +130,8 @@ class EdgeSettings(ServiceSettings):
     embedder: str = "sface_2021dec"
     quality_filter: QualityFilter = "auto"
     # Of which pictures the mirrored face is embedded too: one more embedding for each face (docs/decisions/0031). At
-    # enrollment it is made once and helps every later comparison. Galleries may mix the three.
+    # enrollment it is made once and helps every later comparison. Galleries may mix the three. For SFace; under dlib it
+    # is off, whose false match rate would double.
     mirrored: MirroredFaces = "enrollment"
     cloud: CloudSettings = CloudSettings()
     inference: InferenceSettings = InferenceSettings()

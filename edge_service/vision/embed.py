@@ -35,6 +35,7 @@ class EmbedderSpec:
         threshold: tau where an operator names none, and its measured false match rate.
         score: how subjects with several templates are compared, for profiles that do not say so.
         align_twice: whether a second alignment was measured to help it; needs ``ARCFACE``.
+        mirror: whether the mean with the mirrored face was measured to keep the false match rate at the threshold.
     """
 
     name: str
@@ -43,6 +44,7 @@ class EmbedderSpec:
     threshold: Threshold
     score: ScoreCalibration | None = None
     align_twice: bool = False
+    mirror: bool = False
 
     @property
     def preprocessing(self) -> str:
@@ -57,6 +59,7 @@ SFACE: Final = EmbedderSpec(
     alignment=ARCFACE,
     threshold=Threshold(cosine=0.363, fmr=0.00201),
     align_twice=True,
+    mirror=True,
 )
 
 # dlib's own rule is a distance below 0.6. The cosine loses nothing against it: LFW's 10-fold accuracy is 98.9 % by

@@ -104,7 +104,7 @@ def test_faces_that_were_read_keep_their_first_alignment(reader: FaceReader, fac
 
 
 def test_an_embedder_for_which_it_was_not_measured_goes_without() -> None:
-    assert not DLIB.align_twice
+    assert not DLIB.align_twice, "measure it first"
     assert all(spec.alignment is ARCFACE for spec in EMBEDDERS.values() if spec.align_twice)
 
 
