@@ -55,6 +55,7 @@ class Services:
         self.galleries = GalleryContexts(
             cloud=self.cloud, keys=keys, profiles=self.profiles, cache_s=settings.cloud.gallery_cache_s
         )
+        mirrored = settings.mirrored if spec.mirror else "off"
         self.recognition = Recognition(
             reader=self.reader,
             profiles=self.profiles,
@@ -64,10 +65,10 @@ class Services:
             workers=self.workers,
             metrics=metrics,
             quality_filter=settings.quality_filter,
-            mirrored=settings.mirrored,
+            mirrored=mirrored,
         )
         self.rekey = GalleryRekey(cloud=self.cloud, keys=keys, galleries=self.galleries, workers=self.workers)
-        _log.info("edge_ready", profile=self.profile.pin.name, embedder=pin.name, mirrored=settings.mirrored)
+        _log.info("edge_ready", profile=self.profile.pin.name, embedder=pin.name, mirrored=mirrored)
 
     async def close(self) -> None:
         """Lets running work end, and closes the connections to the cloud."""

@@ -96,6 +96,9 @@ class DetectionSettings(SettingsGroup):
     # Where these passes find no face that is the right way up: search for one that fills the picture, and rotate the
     # picture by 90, 180 and 270 degrees. At most 0.6 s of one core more (docs/speed.md).
     search_further: bool = True
+    # Before a face is embedded: find its landmarks once more, on the aligned face, and align it anew if the first ones
+    # were far off. For embedders for which it was measured to help (docs/decisions/0032): SFace.
+    align_twice: bool = True
 
 
 class WorkSettings(SettingsGroup):
@@ -126,8 +129,9 @@ class EdgeSettings(ServiceSettings):
     # As in the model manifest: sface_2021dec, or dlib_resnet29 once it is fetched. A gallery stays with its embedder.
     embedder: str = "sface_2021dec"
     quality_filter: QualityFilter = "auto"
-    # Of which pictures the mirrored face is embedded too: one more embedding for each face (docs/decisions/0030). At
-    # enrollment it is made once and helps every later comparison. Galleries may mix the three.
+    # Of which pictures the mirrored face is embedded too: one more embedding for each face (docs/decisions/0031). At
+    # enrollment it is made once and helps every later comparison. Galleries may mix the three. For SFace; under dlib it
+    # is off, whose false match rate would double.
     mirrored: MirroredFaces = "enrollment"
     cloud: CloudSettings = CloudSettings()
     inference: InferenceSettings = InferenceSettings()

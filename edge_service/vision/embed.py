@@ -34,6 +34,8 @@ class EmbedderSpec:
         alignment: the alignment of its input.
         threshold: tau where an operator names none, and its measured false match rate.
         score: how subjects with several templates are compared, for profiles that do not say so.
+        align_twice: whether a second alignment was measured to help it; needs ``ARCFACE``.
+        mirror: whether the mean with the mirrored face was measured to keep the false match rate at the threshold.
     """
 
     name: str
@@ -41,6 +43,8 @@ class EmbedderSpec:
     alignment: Alignment
     threshold: Threshold
     score: ScoreCalibration | None = None
+    align_twice: bool = False
+    mirror: bool = False
 
     @property
     def preprocessing(self) -> str:
@@ -60,6 +64,8 @@ SFACE: Final = EmbedderSpec(
         exponents=[0.69, 0.67, 0.61, 0.61, 0.61, 0.61, 0.58],
         weights=ScoreWeights(norm=12.4, power=2.0),
     ),
+    align_twice=True,
+    mirror=True,
 )
 
 # dlib's own rule is a distance below 0.6. The cosine loses nothing against it: LFW's 10-fold accuracy is 98.9 % by

@@ -17,7 +17,9 @@ from edge_service.vision.detect import Face, FaceDetector
 from edge_service.vision.embed import Embedder, EmbedderSpec, Embeddings, faces_per_batch, spec_named
 from edge_service.vision.formats import PictureHeader
 from edge_service.vision.quality import ADVICE, measure, objections
+from edge_service.vision.realign import realign
 from edge_service.vision.sessions import OrtSession
+from edge_service.vision.yunet import YuNet
 from shared.contract import EmbedderPin
 from shared.errors import FaceRefused
 from shared.http.request_context import check_caller
@@ -76,7 +78,10 @@ class FaceReader:
         cv2.setNumThreads(usable_cpus())
         spec = spec_named(settings.embedder)
         detector, embedder = locate("face-detector"), locate("face-embedder", name=spec.name)
-        self.detector = FaceDetector(OrtSession(detector, settings.inference), settings.detection)
+        session = OrtSession(detector, settings.inference)
+        self.detector = FaceDetector(session, settings.detection)
+        aligns_twice = settings.detection.align_twice and spec.align_twice
+        self._second_detector = YuNet(session, settings.detection) if aligns_twice else None
         self.embedder = Embedder(OrtSession(embedder, settings.inference), spec)
         # The embedder for the contract.
         self.pin = EmbedderPin(name=spec.name, sha256=embedder.sha256, preprocessing=spec.preprocessing)
@@ -128,7 +133,7 @@ class FaceReader:
         return PictureFaces(width, height, found, detected.total, detected.quarter_turns)
 
     def embed(self, faces: list[AlignedFace], *, mirrored: bool = False) -> Embeddings:
-        """Raw embeddings of faces, batch by batch.
+        """Raw embeddings of faces, batch by batch; each face is checked for its alignment first.
 
         Args:
             faces: one or more.
@@ -138,12 +143,22 @@ class FaceReader:
             CallerGone: nobody waits for the answer any more.
         """
         size, made = faces_per_batch(mirrored=mirrored), []
+        aligned = self._aligned(faces)
         with self._metrics.step("embed"):
             for start in range(0, len(faces), size):
                 check_caller()
-                batch = np.stack([found.aligned for found in faces[start : start + size]])
-                made.append(self.embedder.embed(batch, mirrored=mirrored))
+                made.append(self.embedder.embed(aligned[start : start + size], mirrored=mirrored))
         return Embeddings(np.concatenate([one.unit for one in made]), np.concatenate([one.norms for one in made]))
+
+    def _aligned(self, faces: list[AlignedFace]) -> list[Pixels]:
+        network, aligned = self._second_detector, [found.aligned for found in faces]
+        if network is None:
+            return aligned
+        with self._metrics.step("realign"):
+            for position, face in enumerate(aligned):
+                check_caller()
+                aligned[position] = realign(face, network)
+        return aligned
 
 
 def single_face(picture: PictureFaces, level: QualityFilter) -> AlignedFace:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge_service.models.store import locate
 from edge_service.settings import EdgeSettings
-from edge_service.vision.embed import MAX_BATCH
+from edge_service.vision.embed import DLIB, MAX_BATCH
 from edge_service.vision.reader import FaceReader
 from shared.errors import SetupError
 from shared.security.credentials import Scope
@@ -63,8 +64,8 @@ def rows(reader: FaceReader) -> dict[tuple[bytes, bool], NDArray[np.float64]]:
     """Unit embeddings of the pictures, as they are and with the mirrored face."""
     made = {}
     for picture in (PORTRAIT, SPEECH):
-        [face] = reader.read(picture).faces
-        both = reader.embedder.embed([face.aligned, face.aligned[:, ::-1]])
+        [aligned] = reader._aligned(reader.read(picture).faces)
+        both = reader.embedder.embed([aligned, aligned[:, ::-1]])
         raw = both.unit.astype(np.float64) * both.norms[:, None]
         made[picture, False], made[picture, True] = raw[0], raw.mean(axis=0)
     return {name: row / np.linalg.norm(row) for name, row in made.items()}
@@ -189,6 +190,20 @@ def test_nothing_is_sent_where_the_mirror_image_gives_no_embedding(edges: dict[s
         assert_problem(edge.enroll("shared", "spoilt", PORTRAIT), 500, "unexpected-error")
     assert len(edge.transport.requests) == before
     assert_problem(edge.verify("shared", "spoilt", PORTRAIT), 404, "not-found", "unknown_subject")
+
+
+def test_under_dlib_no_face_is_mirrored(models_folder: Path, tmp_path: Path) -> None:
+    try:
+        locate("face-embedder", models_folder, name=DLIB.name)
+    except SetupError as missing:
+        pytest.skip(missing.detail)
+    with Pair(tmp_path) as pair:
+        edge = pair.edge(profile="seal", embedder=DLIB.name, mirrored="both")
+        edge.make("door")
+        with faces_embedded(edge) as batches:
+            assert edge.enroll("door", "obama", PORTRAIT).status_code == 201
+            assert edge.verify("door", "obama", PORTRAIT).json()["similarity"] == pytest.approx(1, abs=1e-5)
+        assert batches == [1, 1]
 
 
 def test_another_word_stops_the_start_and_enrollment_is_the_default(
