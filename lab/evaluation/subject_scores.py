@@ -41,7 +41,8 @@ class Population:
     Attributes:
         name: as in the curves of a profile.
         probes: (n, d) float32, unit rows.
-        gallery: (n, d) float32, unit rows: the same pictures as they are enrolled.
+        gallery: (n, d) float32, unit rows: the same pictures as they are enrolled; the same array where both sides are
+            protected alike.
         people: (n,) int64, who is on each.
         lengths: (n,) float64, of the raw embeddings.
     """
@@ -57,8 +58,9 @@ class Population:
 
     def only(self, kept: NDArray[np.bool_] | Ints, name: str | None = None) -> Population:
         """The rows that a mask or row numbers choose."""
-        arrays = (self.probes, self.gallery, self.people, self.lengths)
-        return Population(name or self.name, *(np.ascontiguousarray(array[kept]) for array in arrays))
+        probes = np.ascontiguousarray(self.probes[kept])
+        gallery = probes if self.gallery is self.probes else np.ascontiguousarray(self.gallery[kept])
+        return Population(name or self.name, probes, gallery, self.people[kept], self.lengths[kept])
 
     def of_people(self, chosen: NDArray[np.bool_]) -> Population:
         """The rows of some people: a (people,) mask over the sorted distinct people."""
@@ -85,6 +87,11 @@ class Case:
     enrolled: Population
     probes: Rows
     people: Ints
+
+    @property
+    def own(self) -> bool:
+        """Whether the probes are the enrolled people's own pictures, row for row."""
+        return self.probes is self.enrolled.probes
 
     @classmethod
     def within(cls, population: Population) -> Case:
@@ -292,7 +299,7 @@ def halves(people: Ints, seed: int = 0) -> NDArray[np.bool_]:
     return np.random.default_rng([seed, 11]).permutation(count) < count // 2
 
 
-def tested_on_others(
+def ratios_on_other_half(
     populations: Sequence[Population],
     strangers: Mapping[str, Rows],
     tau: float,
