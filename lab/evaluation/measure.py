@@ -33,6 +33,7 @@ _WEIGHED: Final = (2, 3, 5)
 # As many impostor pairs as that are scored for each figure, where people have pictures enough.
 _PAIRS: Final = 2_000_000
 _MOST_ENROLLMENTS: Final = 12
+_FEWEST_ENROLLMENTS: Final = 3
 _FEWEST_SUBJECTS: Final = 20
 _BY_SEX: Final = (3, 10)
 _DIGITS: Final = 6
@@ -256,7 +257,8 @@ def _scored(
 ) -> Scores:
     _, counts = np.unique(case.enrolled.people, return_counts=True)
     pairs = int(np.count_nonzero(counts >= templates)) * len(case.probes)
-    enrollments = max(1, min(_MOST_ENROLLMENTS, _PAIRS // max(pairs, 1)))
+    fewest = _FEWEST_ENROLLMENTS if templates > 1 else 1
+    enrollments = max(fewest, min(_MOST_ENROLLMENTS, _PAIRS // max(pairs, 1)))
     return scored(case, templates, rule, weights=weights, enrollments=enrollments, floor=tau, seed=seed)
 
 

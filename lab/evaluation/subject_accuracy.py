@@ -99,10 +99,10 @@ def scored(
         for start in range(0, len(rows), _BLOCK):
             part = slice(start, start + _BLOCK)
             scores = rule_scores(case.enrolled, case.probes, rows[part], share, rule)
-            floor = min(floor, _high(scores))
             same = whose[part][:, None] == case.people[None, :]
             own = np.maximum(own, np.where(same, scores, -np.inf).max(axis=0))
             scores[same] = -np.inf
+            floor = min(floor, _high(scores))
             best = np.maximum(best, scores.max(axis=0))
             subject, probe = np.nonzero(scores >= floor)
             impostors.append((scores[subject, probe], whose[part][subject], case.people[probe]))
@@ -150,9 +150,9 @@ def rule_scores(enrolled: Population, probes: Rows, rows: Ints, share: Floats, r
 
 
 def _high(scores: Rows) -> float:
-    """The score that 3 % are over, from a sample."""
+    """The score that 3 % are over, from a sample; own scores are -inf there."""
     sample = scores.ravel()[:: max(1, scores.size // 200_000)]
-    return float(np.quantile(sample, 1 - _KEPT))
+    return float(np.quantile(sample, 1 - _KEPT, method="lower"))
 
 
 def genuine_rows(people: Ints, free: NDArray[np.bool_], random: np.random.Generator) -> Ints:
@@ -186,8 +186,9 @@ class Drawn:
 
 
 def interval(values: Floats) -> dict[str, float]:
-    """``value``, ``low`` and ``high`` of a figure whose first draw is the measurement."""
-    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
+    """``value``, ``low`` and ``high`` of a figure whose first draw is the measurement; NaN where it is in all draws."""
+    drawn = values[1:][np.isfinite(values[1:])]
+    low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
     return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
 

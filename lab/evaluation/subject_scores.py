@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge_service.protection.profiles.score import ScoreWeights
 from lab.data.splits import PeopleRows, alike
 from lab.data.verification import Floats, Ints, Rows
+from shared.wire.common import SubjectScore
 
 # Exponents are found for so many templates; the last one holds for more.
 MOST_TEMPLATES: Final = 20
@@ -325,13 +326,12 @@ def ratios_on_other_half(
         )
         for side in (False, True)
     ]
-    result: dict[str, dict[int, float]] = {}
+    result: dict[str, dict[int, list[float]]] = {}
     for own, other in (sides, sides[::-1]):
-        chosen = exponents(own.values())
+        rule = SubjectScore(rule="mean", exponents=exponents(own.values()))
         for name, each in other.items():
             for templates in each.ratios:
-                q = chosen[min(templates - 2, len(chosen) - 1)]
-                ratio = each.ratio(templates, q)
+                ratio = each.ratio(templates, rule.exponent(templates))
                 if ratio is not None:
-                    result.setdefault(name, {})[templates] = result.get(name, {}).get(templates, 0.0) + ratio / 2
-    return result
+                    result.setdefault(name, {}).setdefault(templates, []).append(ratio)
+    return {name: {k: float(np.mean(ratios)) for k, ratios in each.items()} for name, each in result.items()}

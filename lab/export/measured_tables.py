@@ -71,7 +71,7 @@ def people_table(found: Mapping[str, Found], population: str) -> str:
     heads = ["pictures", "rule"]
     for title in found:
         start = f"{title}: " if title else ""
-        heads += [f"{start}TAR (95%)", "FMR (times one picture's)", "TAR at FMR 1e-3, 1e-4", "rank-1"]
+        heads += [f"{start}TAR (95%)", "FMR; times one picture's (95%)", "TAR at FMR 1e-3, 1e-4", "rank-1"]
     lines = []
     first = next(iter(found.values()))
     for templates in dict.fromkeys(_of(row, "templates") for row in _rows(first, population)):
@@ -189,10 +189,10 @@ def _of(row: Mapping[str, Any], name: str) -> int:
 def _cells(row: Mapping[str, Any] | None) -> list[str]:
     if row is None:
         return ["", "", "", ""]
-    ratio = row["fmr_ratio"]
-    times = "" if row["templates"] == 1 else f" ({ratio['value']:.2f}, {ratio['low']:.2f}{_TO}{ratio['high']:.2f})"
+    times = f"; {_times(row)}" if row["templates"] > 1 and _times(row) else ""
+    tar = row["tar_at_tau"]
     return [
-        f"{_percent(row['tar_at_tau'])} ({100 * row['tar_at_tau']['low']:.1f}{_TO}{100 * row['tar_at_tau']['high']:.1f})",
+        f"{_percent(tar)} ({100 * tar['low']:.1f}{_TO}{100 * tar['high']:.1f})",
         f"{_rate(row['fmr_at_tau']['value'])}{times}",
         ", ".join(_percent(row[name]) for name in _STRICT),
         _percent(row["rank_1"]),
