@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -92,7 +94,7 @@ def test_the_chosen_exponents_keep_the_false_match_rate_and_do_not_rise() -> Non
     assert {"people", "wild", "utk against people", "utk against wild"} <= found.keys()
     chosen = exponents(found.values())
     assert len(chosen) == 19
-    assert all(later <= earlier for earlier, later in zip(chosen, chosen[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(chosen))
     assert 0 < chosen[-1] < 1
     for templates, exponent in enumerate(chosen, start=2):
         ratios = [ratio for each in found.values() if (ratio := each.ratio(templates, exponent)) is not None]
