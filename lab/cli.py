@@ -199,6 +199,82 @@ def demographics(
 
 
 @app.command()
+def measure(
+    people: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PATRONUS_FACE_DATA", help="Labeled faces, one sub-folder per person, or LFW with its pairs."
+        ),
+    ] = None,
+    more_people: Annotated[Path | None, typer.Option(help="Further labeled people with many pictures each.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Faces of others, named AGE_SEX_GROUP_NUMBER.jpg, as UTKFace's are.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="The profile to measure; seal: the embedder alone.")] = "default",
+    profiles: _Profiles = None,
+    embedder: _Embedder = None,
+    tau: _Tau = None,
+    out: Annotated[Path | None, typer.Option(help="Also write all figures, as JSON.")] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write score, curves and cost into your own profile, and its model card.")
+    ] = False,
+    cache: _Cache = _CACHE,
+) -> None:
+    """Calibrate the score of subjects with several pictures, and measure curves and cost of a finished profile."""
+    import json
+
+    from edge_service.models.files import write_whole
+    from edge_service.protection.profiles.files import load_profile
+    from lab.attacks.target import encoder_of, tau_of
+    from lab.evaluation.measure import measure as measured
+    from lab.evaluation.measured_faces import Sources
+    from lab.export.measured import refuse_shipped, write_measured
+    from lab.export.measured_tables import tables_of
+
+    if people is None:
+        raise typer.BadParameter("name labeled faces, or set PATRONUS_FACE_DATA", param_hint="--people")
+    chosen = load_profile(profile, own=profiles)
+    if write:
+        refuse_shipped(chosen)
+    encoder = encoder_of(chosen, embedder)
+    found = measured(chosen, encoder, tau_of(chosen, encoder, tau), Sources(people, more_people, images, cache))
+    typer.echo(tables_of(found))
+    if out is not None:
+        write_whole(out, (json.dumps(found) + "\n").encode())
+    if write and profiles is not None:
+        made = write_measured(chosen, profiles, found)
+        typer.echo(
+            f"Wrote {profiles / profile} (SHA-256 {made.pin.sha256[:12]}…). Galleries made under the profile as it was "
+            "need it as it was."
+        )
+
+
+@app.command()
+def tables(
+    pages: Annotated[list[Path], typer.Argument(help="Markdown with <!-- measured: KIND NAME --> before its tables.")],
+    measured: Annotated[
+        list[Path], typer.Option(help="JSON of patronus lab measure --out; NAME is its stem; repeatable.")
+    ],
+    figures: Annotated[Path | None, typer.Option(help="Folder for the ROC of each, SVG.")] = None,
+) -> None:
+    """Renew the tables of pages, and the curves of figures, from measurements."""
+    from edge_service.models.files import write_whole
+    from lab.export.measured_tables import page_text, read_measured, renewed
+
+    found = {path.stem: read_measured(path) for path in measured}
+    made = {page: renewed(page_text(page), found) for page in pages}
+    for page, text in made.items():
+        write_whole(page, text.encode())
+        typer.echo(page)
+    if figures is not None:
+        from lab.export.roc_figure import draw_roc
+
+        for name, each in found.items():
+            if each["curves"] and each["clean_curves"]:
+                typer.echo(draw_roc(name, each, figures))
+
+
+@app.command()
 def export(
     to: Annotated[Path, typer.Option(help="Folder of profiles; the edge reads it as PATRONUS_EDGE__PROFILES.")] = Path(
         "profiles"

@@ -61,7 +61,7 @@ SFACE: Final = EmbedderSpec(
     alignment=ARCFACE,
     threshold=Threshold(cosine=0.363, fmr=0.00201),
     score=ScoreCalibration(
-        exponents=[0.69, 0.67, 0.61, 0.61, 0.61, 0.61, 0.58],
+        exponents=[0.67, 0.63, 0.62, 0.61, 0.6, 0.6, 0.55],
         weights=ScoreWeights(norm=12.4, power=2.0),
     ),
     align_twice=True,

@@ -105,7 +105,22 @@ class Material:
 
 
 def read_people(source: Path, encoder: Encoder, cache: Path) -> PeopleRows:
-    """All labelled people of a folder or tar with a sub-folder each.
+    """All labelled people of a folder or tar with a sub-folder each, without pictures under a wrong name.
+
+    Raises:
+        SetupError: it is missing, or has too few faces.
+        TooFewPeople: under 20 people have two pictures.
+    """
+    raw, people = read_raw_people(source, encoder, cache)
+    rows = PeopleRows(unit(raw), people)
+    return rows.only(alike(rows))
+
+
+def read_raw_people(source: Path, encoder: Encoder, cache: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Raw embeddings of all labelled people of a folder or tar with a sub-folder each, and who is on each.
+
+    Returns:
+        (n, d) float32 and (n,) int64.
 
     Raises:
         SetupError: it is missing, or has too few faces.
@@ -123,8 +138,7 @@ def read_people(source: Path, encoder: Encoder, cache: Path) -> PeopleRows:
             "of each person into a sub-folder of its own.",
             needed=_FEWEST_PEOPLE,
         )
-    rows = PeopleRows(unit(embed_images(images, encoder, cache=cache)), people.astype(np.int64))
-    return rows.only(alike(rows))
+    return np.asarray(embed_images(images, encoder, cache=cache)), people.astype(np.int64)
 
 
 def alike(rows: PeopleRows) -> NDArray[np.bool_]:
@@ -175,7 +189,7 @@ def gather(
         SetupError: a source is missing, or has too few faces.
         TooFewPeople: too few people for one of the parts.
     """
-    labelled = _labelled(people, encoder, cache, paired=paired)
+    labelled = read_labelled(people, encoder, cache, paired=paired)
     if images.resolve() == people.resolve():
         rows = labelled.rows(FIT)
         rows = _drawn(rows, pictures, seed)
@@ -200,7 +214,20 @@ def _drawn(rows: NDArray[np.int64], most: int | None, seed: int) -> NDArray[np.i
     return np.sort(np.random.default_rng([seed, 3]).choice(rows, most, replace=False))
 
 
-def _labelled(source: Path, encoder: Encoder, cache: Path, *, paired: bool) -> Labelled:
+def read_labelled(source: Path, encoder: Encoder, cache: Path, *, paired: bool = False, fits: bool = True) -> Labelled:
+    """Labelled people in their parts: LFW's by its folds, others at random.
+
+    Args:
+        source: LFW with its pairs, or a folder or tar with a sub-folder a person.
+        encoder: the embedder.
+        cache: for faces and embeddings.
+        paired: only pictures in a genuine pair of LFW's protocol.
+        fits: whether the first part has to fit the erase step, which takes as many people as dimensions.
+
+    Raises:
+        SetupError: it is missing, or has too few faces.
+        TooFewPeople: too few people for one of the parts.
+    """
     protocol = None
     if (source / PAIRS).is_file():
         images, protocol = read_lfw(source, cache=cache)
@@ -227,7 +254,7 @@ def _labelled(source: Path, encoder: Encoder, cache: Path, *, paired: bool) -> L
         )
     raw = np.asarray(embed_images(images, encoder, cache=cache))
     labelled = Labelled(images, raw, unit(raw), people.astype(np.int64), part, pairs, None if paired else protocol)
-    needed = {FIT: raw.shape[1], CALIBRATE: _FEWEST_PEOPLE, TEST: _FEWEST_PEOPLE}
+    needed = {FIT: raw.shape[1] if fits else 0, CALIBRATE: _FEWEST_PEOPLE, TEST: _FEWEST_PEOPLE}
     for number, name in ((FIT, "fit the erase step"), (CALIBRATE, "calibrate"), (TEST, "test")):
         found = len(np.unique(people[labelled.pairs_of(number)[:, 0]]))
         if found < needed[number]:

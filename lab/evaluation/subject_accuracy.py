@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_service.protection.profiles.score import ScoreWeights
 from lab.data.verification import Floats, Ints, Rows
-from lab.evaluation.subject_scores import Case, enroll, means, weights_of
+from lab.evaluation.subject_scores import Case, Population, enroll, means, weights_of
 from shared.wire.common import SubjectScore
 
 NUMBERS: Final = (1, 2, 3, 5, 10, 20)
@@ -88,7 +88,6 @@ def scored(
     people = int(case.enrolled.people.max()) + 1
     random = np.random.default_rng([seed, templates])
     share = weights_of(case.enrolled.lengths, weights)
-    exponent = rule.exponent(templates)
     parts: list[tuple[NDArray[Any], ...]] = []
     impostors: list[tuple[NDArray[Any], ...]] = []
     everything = []
@@ -99,61 +98,68 @@ def scored(
         own, best = np.full(len(case.people), -np.inf, np.float32), np.full(len(case.people), -np.inf, np.float32)
         for start in range(0, len(rows), _BLOCK):
             part = slice(start, start + _BLOCK)
-            scores = _scores(case, rows[part], share, rule, exponent)
-            floor = min(floor, _high(scores))
+            scores = rule_scores(case.enrolled, case.probes, rows[part], share, rule)
             same = whose[part][:, None] == case.people[None, :]
             own = np.maximum(own, np.where(same, scores, -np.inf).max(axis=0))
             scores[same] = -np.inf
+            floor = min(floor, _high(scores))
             best = np.maximum(best, scores.max(axis=0))
             subject, probe = np.nonzero(scores >= floor)
             impostors.append((scores[subject, probe], whose[part][subject], case.people[probe]))
-        genuine = _genuine(case, rows, own, random)
+        free = np.isfinite(own)
+        if case.own:
+            free[rows] = False
+        genuine = genuine_rows(case.people, free, random)
         parts.append((own[genuine], case.people[genuine], own[genuine] > best[genuine]))
     score, subject, probe = (np.concatenate(column) for column in zip(*impostors, strict=True))
     order = np.argsort(-score, kind="stable")
     order = order[: np.count_nonzero(score >= floor)]
-    counts = np.bincount(case.people, minlength=people) if (case.people >= 0).all() else _strangers(case, people)
-    counts = np.concatenate([counts, [0]]) if len(counts) == people else counts
+    known = np.bincount(case.people[case.people >= 0], minlength=people)
+    own_score, own_person, own_first = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Scores(
-        *(np.concatenate(column) for column in zip(*parts, strict=True)),
+        genuine=own_score,
+        whose=own_person,
+        first=own_first,
         impostor=score[order],
         subject=subject[order],
         probe=probe[order],
         subjects=np.bincount(whose, minlength=people),
-        pictures=counts,
+        pictures=np.append(known, np.count_nonzero(case.people < 0)),
         enrollments=enrollments,
         rows=np.concatenate(everything),
     )
 
 
-def _scores(case: Case, rows: Ints, share: Floats, rule: SubjectScore, exponent: float) -> Rows:
+def rule_scores(enrolled: Population, probes: Rows, rows: Ints, share: Floats, rule: SubjectScore) -> Rows:
+    """Scores of all probes against some subjects: (s, n) float32.
+
+    Args:
+        enrolled: whose pictures are enrolled.
+        probes: (n, d) float32, unit rows.
+        rows: (s, k) int64, the enrolled pictures, a line a subject.
+        share: the weight of each picture of the population.
+        rule: how a probe is compared with a subject.
+    """
     if rule.rule == "best":
-        best = case.enrolled.gallery[rows[:, 0]] @ case.probes.T
+        best = enrolled.gallery[rows[:, 0]] @ probes.T
         for at in range(1, rows.shape[1]):
-            np.maximum(best, case.enrolled.gallery[rows[:, at]] @ case.probes.T, out=best)
+            np.maximum(best, enrolled.gallery[rows[:, at]] @ probes.T, out=best)
         return np.asarray(best)
-    found, lengths = means(case.enrolled.gallery, rows, share)
-    return np.asarray((found / lengths[:, None] ** exponent).astype(np.float32) @ case.probes.T)
+    found, lengths = means(enrolled.gallery, rows, share)
+    return np.asarray((found / lengths[:, None] ** rule.exponent(rows.shape[1])).astype(np.float32) @ probes.T)
 
 
 def _high(scores: Rows) -> float:
-    """The score that a fixed share is over, from a sample."""
+    """The score that 3 % are over, from a sample; own scores are -inf there."""
     sample = scores.ravel()[:: max(1, scores.size // 200_000)]
-    return float(np.quantile(sample, 1 - _KEPT))
+    return float(np.quantile(sample, 1 - _KEPT, method="lower"))
 
 
-def _strangers(case: Case, people: int) -> Ints:
-    return np.concatenate([np.bincount(case.people[case.people >= 0], minlength=people), [np.sum(case.people < 0)]])
-
-
-def _genuine(case: Case, rows: Ints, own: Rows, random: np.random.Generator) -> Ints:
-    """Probes that show a subject and are not enrolled: at most 20 a person."""
-    free = np.isfinite(own)
-    if case.probes is case.enrolled.probes:
-        free[rows] = False
+def genuine_rows(people: Ints, free: NDArray[np.bool_], random: np.random.Generator) -> Ints:
+    """Rows of at most 20 pictures of each person, drawn at random from those that a mask allows."""
     found = random.permutation(np.flatnonzero(free))
-    found = found[np.argsort(case.people[found], kind="stable")]
-    starts = np.flatnonzero(np.diff(case.people[found], prepend=-2))
+    found = found[np.argsort(people[found], kind="stable")]
+    starts = np.flatnonzero(np.diff(people[found], prepend=-2))
     place = np.arange(len(found)) - np.repeat(starts, np.diff(starts, append=len(found)))
     return np.asarray(found[place < _MOST_PROBES])
 
@@ -180,8 +186,9 @@ class Drawn:
 
 
 def interval(values: Floats) -> dict[str, float]:
-    """``value``, ``low`` and ``high`` of a figure whose first draw is the measurement."""
-    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
+    """``value``, ``low`` and ``high`` of a figure whose first draw is the measurement; NaN where it is in all draws."""
+    drawn = values[1:][np.isfinite(values[1:])]
+    low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
     return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
 
