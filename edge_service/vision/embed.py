@@ -52,7 +52,7 @@ SFACE: Final = EmbedderSpec(
     alignment=ARCFACE,
     threshold=Threshold(cosine=0.363, fmr=0.00201),
     score=ScoreCalibration(
-        exponents=[0.67, 0.63, 0.62, 0.61, 0.6, 0.6, 0.55],
+        exponents=[0.69, 0.65, 0.64, 0.62, 0.62, 0.62, 0.58],
         weights=ScoreWeights(norm=12.4, power=2.0),
     ),
 )
