@@ -117,6 +117,8 @@ def test_curves_count_every_pair_and_follow_the_rule() -> None:
     assert single.genuine_pairs == 30 * 66
     assert single.fmr == found["mean", 1].fmr
     assert len(single.thresholds) >= 200
+    # Three enrollments, and two pictures of each person are left.
+    assert found["mean", 10].genuine_pairs == 3 * 30 * 2
     at = single.thresholds.index(0.6)
     cosine = population.probes @ population.probes.T
     other = population.people[:, None] < population.people[None, :]
