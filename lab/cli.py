@@ -226,8 +226,8 @@ def measure(
     from edge_service.models.files import write_whole
     from edge_service.protection.profiles.files import load_profile
     from lab.attacks.target import encoder_of, tau_of
-    from lab.evaluation.measure import measure as measured
-    from lab.evaluation.measured_faces import Sources
+    from lab.evaluation.subjects.faces import Sources
+    from lab.evaluation.subjects.measure import measure as measured
     from lab.export.measured import refuse_shipped, write_measured
     from lab.export.measured_tables import tables_of
 

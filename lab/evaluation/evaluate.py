@@ -21,8 +21,8 @@ from lab.defence.protection import Protected, gaussian, protect, rotated_back
 from lab.defence.runs import Run
 from lab.evaluation import demographic_figures
 from lab.evaluation.accuracy import Accuracy, accuracy
-from lab.evaluation.folds import cost_in_folds
 from lab.evaluation.reconstruction import TARGET, Cases, attacked_pairs, judges_of, named_judges
+from lab.evaluation.subjects.folds import cost_in_folds
 from shared.errors import SetupError
 
 _CURVE_FACES: Final = 200

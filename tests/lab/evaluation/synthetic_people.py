@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.evaluation.subject_scores import Population
+from lab.evaluation.subjects.scores import Population
 
 DIM = 16
 

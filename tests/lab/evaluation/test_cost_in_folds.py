@@ -14,7 +14,7 @@ from lab.data.matching import genuine_pairs
 from lab.data.splits import FIT, Labelled, Material, PeopleRows
 from lab.defence.network import NetworkShape, PatronusNetwork
 from lab.defence.statistics import Way
-from lab.evaluation.folds import cost_in_folds
+from lab.evaluation.subjects.folds import cost_in_folds
 
 DIM = 16
 

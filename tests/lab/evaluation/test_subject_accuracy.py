@@ -14,9 +14,9 @@ from lab.data.embedders import open_encoder
 from lab.data.images import read_images
 from lab.data.matching import genuine_pairs
 from lab.evaluation.demographics import labels_of
-from lab.evaluation.profile_curves import band_curves, costs, people_curves
-from lab.evaluation.subject_accuracy import Alone, draws_of_people, figures, genuine_rows, scored
-from lab.evaluation.subject_scores import Case, Population
+from lab.evaluation.subjects.accuracy import Alone, draws_of_people, figures, genuine_rows, scored
+from lab.evaluation.subjects.curves import band_curves, costs, people_curves
+from lab.evaluation.subjects.scores import Case, Population
 from shared.wire.common import BEST, SubjectScore
 from tests.lab.evaluation.synthetic_people import people, strangers, unit
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_service.protection.profiles.score import ScoreWeights
-from lab.evaluation.subject_scores import (
+from lab.evaluation.subjects.scores import (
     ALLOWED,
     GRID,
     Case,

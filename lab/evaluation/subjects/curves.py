@@ -12,8 +12,8 @@ from edge_service.protection.profiles.score import ScoreWeights
 from lab.data.matching import genuine_pairs
 from lab.data.verification import Floats, ImpostorScores, Ints, Rows, all_impostors, histogram
 from lab.evaluation.demographics import BANDS, Labels
-from lab.evaluation.subject_accuracy import draws_of_people, genuine_rows, interval, rule_scores
-from lab.evaluation.subject_scores import Population, enroll, weights_of
+from lab.evaluation.subjects.accuracy import draws_of_people, genuine_rows, interval, rule_scores
+from lab.evaluation.subjects.scores import Population, enroll, weights_of
 from shared.wire.common import BEST, SubjectScore
 
 TEMPLATES: Final = (1, 3, 10)

@@ -18,7 +18,7 @@ from lab.data.lfw import PAIRS
 from lab.data.splits import TEST, read_labelled, read_raw_people
 from lab.data.verification import Ints, Rows
 from lab.evaluation.demographics import MOST_A_BAND, Labels, drawn, first_of_each_photo, labels_of
-from lab.evaluation.subject_scores import Population
+from lab.evaluation.subjects.scores import Population
 from shared.errors import SetupError
 
 _FEWEST_PICTURES: Final = 20

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_service.protection.profiles.score import ScoreWeights
 from lab.data.verification import Floats, Ints, Rows
-from lab.evaluation.subject_scores import Case, Population, enroll, means, weights_of
+from lab.evaluation.subjects.scores import Case, Population, enroll, means, weights_of
 from shared.wire.common import SubjectScore
 
 NUMBERS: Final = (1, 2, 3, 5, 10, 20)

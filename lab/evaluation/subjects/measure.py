@@ -11,11 +11,11 @@ from edge_service.protection.profiles.files import Profile
 from edge_service.protection.profiles.score import ScoreCalibration, ScoreWeights
 from lab.data.embedders import Encoder
 from lab.data.verification import Floats, Ints
-from lab.evaluation import profile_curves
 from lab.evaluation.demographics import BANDS, SEXES, band_name
-from lab.evaluation.measured_faces import Faces, Protect, Sources, protection, read_faces
-from lab.evaluation.subject_accuracy import NUMBERS, Alone, Scores, draws_of_people, figures, interval, scored
-from lab.evaluation.subject_scores import (
+from lab.evaluation.subjects import curves
+from lab.evaluation.subjects.accuracy import NUMBERS, Alone, Scores, draws_of_people, figures, interval, scored
+from lab.evaluation.subjects.faces import Faces, Protect, Sources, protection, read_faces
+from lab.evaluation.subjects.scores import (
     MOST_TEMPLATES,
     Case,
     Population,
@@ -230,7 +230,7 @@ def measure(profile: Profile, encoder: Encoder, tau: float, sources: Sources, *,
         found["cost"] = [
             each.model_dump()
             for clean, protected, pairs in _compared(faces["clean"], own)
-            for each in profile_curves.costs(clean, protected, pairs, seed=seed)
+            for each in curves.costs(clean, protected, pairs, seed=seed)
         ]
     return found
 
@@ -244,11 +244,11 @@ def _compared(clean: Faces, protected: Faces) -> list[tuple[Population, Populati
 
 def _curves(faces: Faces, score: ScoreCalibration) -> list[dict[str, Any]]:
     rule = score.subject_score()
-    found = profile_curves.people_curves(faces.unseen, rule, score.weights, faces.pairs)
+    found = curves.people_curves(faces.unseen, rule, score.weights, faces.pairs)
     if faces.more is not None:
-        found += profile_curves.people_curves(faces.more, rule, score.weights)
+        found += curves.people_curves(faces.more, rule, score.weights)
     if faces.strangers is not None and faces.labels is not None:
-        found += profile_curves.band_curves("utk", *faces.strangers, faces.labels)
+        found += curves.band_curves("utk", *faces.strangers, faces.labels)
     return [each.model_dump() for each in found]
 
 
