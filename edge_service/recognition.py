@@ -32,7 +32,7 @@ from edge_service.vision.reader import (
     single_face,
 )
 from edge_service.workers import Workers
-from shared.errors import Conflict, ContractMismatch, PatronusError, Unprocessable
+from shared.errors import Conflict, ContractMismatch, PatronusError, Unprocessable, UpstreamFailed
 from shared.http.request_context import check_caller
 from shared.metrics import Metrics
 from shared.names import QualityFilter
@@ -292,6 +292,8 @@ class Recognition:
             ]
             answer = await self.cloud.enroll(gallery, subject, EnrollRequest(templates=new))
             stored = {info.id: info for info in answer.templates}
+            if stored.keys() != set(once):
+                raise UpstreamFailed("The cloud answered for other templates than it was sent; look at the cloud.")
             gain = self._gain(context, answer.total)
             return EnrollResult([stored[uid] for uid in ids], packed.unperturbed, answer.total, gain)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from cloud_service.entries.queries import Entries
-from cloud_service.record.queries import EntryChange, PinnedGallery, hold_gallery, in_parts, no_change
+from cloud_service.record.queries import EntryChange, PinnedGallery, damaged_gallery, hold_gallery, in_parts, no_change
 from cloud_service.record.tables import gallery, subject
 
 # Two to the 20. Sums of as many ids as a segment holds stay within 64 bits.
@@ -51,13 +51,24 @@ def renewed(
 
 
 def give_entries(connection: Connection, pinned: PinnedGallery, subject_ids: Sequence[int]) -> NDArray[np.int64]:
-    """Gives each of n subjects a new entry, in a transaction that holds the gallery; (n,) int64 ids."""
+    """Gives each of n subjects a new entry, in a transaction that holds the gallery; (n,) int64 ids.
+
+    Raises:
+        RecordDamaged: an entry has an id that none was given yet: an index would take the new ones for old ones.
+    """
     last = int(hold_gallery(connection, pinned.id, entries=len(subject_ids)).last_entry)
+    _refuse_damaged_ids(connection, pinned.id, last - len(subject_ids))
     ids = range(last - len(subject_ids) + 1, last + 1)
     connection.execute(
         _NEW_ID, [{"which": which, "entry": entry} for which, entry in zip(subject_ids, ids, strict=True)]
     )
     return np.array(ids, np.int64)
+
+
+def _refuse_damaged_ids(connection: Connection, gallery_id: int, last: int) -> None:
+    largest = connection.scalar(select(func.max(subject.c.entry_id)).where(subject.c.gallery_id == gallery_id))
+    if largest is not None and not 0 < largest <= last:
+        raise damaged_gallery(gallery_id)
 
 
 def regroup(connection: Connection, row: Any, *, one_a_subject: bool) -> None:
@@ -69,6 +80,7 @@ def regroup(connection: Connection, row: Any, *, one_a_subject: bool) -> None:
         one_a_subject: whether each subject is to have one.
     """
     mine = subject.c.gallery_id == row.id
+    _refuse_damaged_ids(connection, row.id, row.last_entry)
     if not one_a_subject:
         connection.execute(update(subject).where(mine).values(entry_id=None))
         return

@@ -51,7 +51,7 @@ _DAMAGE: Final[dict[tuple[str, str], tuple[tuple[str, str | None], ...]]] = {
         ("datetime(created_at) IS NULL", None),
         ("typeof(name) <> 'text' OR length(name) NOT BETWEEN 1 AND 128 OR name GLOB '*[^A-Za-z0-9._@-]*'", None),
         # One entry for each subject where the rule is `mean`, and none where it is `best`.
-        ("typeof(entry_id) NOT IN ('integer', 'null')", "entry_id"),
+        ("typeof(entry_id) NOT IN ('integer', 'null') OR entry_id < 1", "entry_id"),
         (
             "(entry_id IS NULL) = coalesce((SELECT json_extract(score, '$.rule') = 'mean' FROM gallery "
             "WHERE gallery.id = gallery_id AND json_valid(score)), 0)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import Response, status
+from fastapi import Request, Response, status
 
 from cloud_service.deps import (
     MAY_ENROLL,
@@ -17,6 +17,7 @@ from cloud_service.deps import (
     TemplateInPath,
 )
 from shared.http.auth import Caller
+from shared.http.rate_limits import may_compare
 from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.cloud import EnrollAnswer, EnrollRequest
 from shared.wire.common import Erased, Page, SubjectDetail, SubjectInfo
@@ -58,13 +59,22 @@ def delete_subject(
 
 @templates.post("", response_model=EnrollAnswer, status_code=status.HTTP_201_CREATED, dependencies=[MAY_ENROLL, SLOT])
 def enroll_templates(
-    gallery: GalleryInPath, subject: SubjectInPath, body: EnrollRequest, services: ServicesDep, caller: Caller
+    request: Request,
+    gallery: GalleryInPath,
+    subject: SubjectInPath,
+    body: EnrollRequest,
+    services: ServicesDep,
+    caller: Caller,
 ) -> EnrollAnswer:
     """Enroll templates of a subject.
 
     Stores all or none. Idempotent: a template id that the subject has is left as it is.
     """
-    return services.store.enroll(gallery, subject, body.templates, caller.id)
+    answer = services.store.enroll(gallery, subject, body.templates, caller.id)
+    if may_compare(request, len(body.templates)):
+        return answer
+    untold = [template.model_copy(update={"agrees": None}) for template in answer.templates]
+    return answer.model_copy(update={"templates": untold})
 
 
 @templates.delete("/{template}", response_model=Erased, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT], responses=PENDING)

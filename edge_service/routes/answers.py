@@ -6,12 +6,13 @@ from typing import Final, Literal
 
 from edge_service.gallery_contexts import GalleryContext
 from edge_service.protection.profiles.files import DefaultThreshold
+from edge_service.protection.served_profiles import ServedProfiles
 from edge_service.recognition import EnrollResult
 from edge_service.vision.quality import objections
 from edge_service.vision.reader import AlignedFace, PictureFaces
 from shared.names import QualityFilter
 from shared.wire.cloud import IdentifyAnswer
-from shared.wire.common import VerifyAnswer
+from shared.wire.common import MAX_EXPONENTS, VerifyAnswer
 from shared.wire.edge import (
     AnotherPicture,
     AppliedThreshold,
@@ -43,10 +44,15 @@ def own_threshold(default: DefaultThreshold) -> AppliedThreshold:
 
 
 def gallery_decision(
-    answer: VerifyAnswer | IdentifyAnswer, gallery: GalleryContext, default: DefaultThreshold
+    answer: VerifyAnswer | IdentifyAnswer, gallery: GalleryContext, profiles: ServedProfiles
 ) -> GalleryDecision:
-    """How a gallery decided: at the default threshold of its profile, or at one that its creator chose."""
-    same = gallery.threshold == default.threshold and answer.threshold == default.threshold.cosine
+    """How a gallery decided: as its profile was measured, or by a threshold or exponents that somebody else chose."""
+    profile = gallery.protector.profile
+    default = profiles.default_threshold(profile)
+    calibrated = profiles.score_calibration(profile).subject_score()
+    # A smaller exponent has fewer false matches.
+    kept = all(gallery.score.exponent(n) <= calibrated.exponent(n) for n in range(2, MAX_EXPONENTS + 2))
+    same = gallery.threshold == default.threshold and answer.threshold == default.threshold.cosine and kept
     return GalleryDecision(
         threshold=answer.threshold,
         threshold_from="gallery",

@@ -39,6 +39,7 @@ from shared.http.auth import Caller
 from shared.http.headers import json_in_utf8, media_type
 from shared.http.json_bodies import read_json
 from shared.http.problems import MOST_OF_A_PLACE
+from shared.http.rate_limits import may_compare
 from shared.http.routes import api_router
 from shared.security.credentials import ApiKeyRecord
 from shared.wire.edge import (
@@ -104,7 +105,7 @@ async def protect(
     "/galleries/{gallery}/subjects/{subject}/embeddings", dependencies=[MayManage], status_code=HTTP_201_CREATED
 )
 async def enroll_embeddings(
-    gallery: GalleryPath, subject: SubjectPath, wanted: EnrollEmbeddings, services: ServicesDep
+    request: Request, gallery: GalleryPath, subject: SubjectPath, wanted: EnrollEmbeddings, services: ServicesDep
 ) -> EnrollEmbeddingsAnswer:
     """Enroll a subject from raw embeddings.
 
@@ -113,7 +114,8 @@ async def enroll_embeddings(
     raw = _rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
     enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)
-    faces = [StoredFace(**info.model_dump()) for info in enrolled.templates]
+    untold = {} if may_compare(request, len(names)) else {"agrees": None}
+    faces = [StoredFace(**(info.model_dump() | untold)) for info in enrolled.templates]
     return EnrollEmbeddingsAnswer(
         subject=subject,
         faces=faces,

@@ -40,11 +40,10 @@ async def verify_face(
     """
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
     answer, face, context = await services.recognition.verify(gallery, subject, picture, quality_filter)
-    default = services.profiles.default_threshold(context.protector.profile)
     return VerifyFaceAnswer(
         decision=answer.decision,
         similarity=answer.similarity,
-        **gallery_decision(answer, context, default).model_dump(),
+        **gallery_decision(answer, context, services.profiles).model_dump(),
         faces_found=face.faces_found,
         quality=quality_of(face),
     )
@@ -79,12 +78,11 @@ async def identify_faces(
         )
         for face, result in zip(selected.faces, answer.results, strict=True)
     ]
-    default = services.profiles.default_threshold(context.protector.profile)
     return IdentifyFacesAnswer(
         faces=faces,
         faces_found=selected.faces_found,
         faces_left_out=selected.left_out,
-        **gallery_decision(answer, context, default).model_dump(),
+        **gallery_decision(answer, context, services.profiles).model_dump(),
     )
 
 

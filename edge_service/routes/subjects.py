@@ -21,6 +21,7 @@ from edge_service.deps import (
 from edge_service.routes.answers import another_picture, quality_of
 from edge_service.settings import PictureLimits
 from edge_service.uploads import read_pictures
+from shared.http.rate_limits import may_compare
 from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.common import Erased, Page, SubjectInfo
 from shared.wire.edge import EnrolledFace, EnrollFacesAnswer, FaceInfo, SubjectFaces
@@ -48,12 +49,13 @@ async def enroll_faces(
     limits = services.settings.pictures
     pictures = await read_pictures(request, limits, at_most=limits.max_pictures)
     enrolled, read = await services.recognition.enroll(gallery, subject, pictures, quality_filter)
+    told = may_compare(request, len(pictures))
     faces = [
         EnrolledFace(
             id=info.id,
             picture=position,
             stored=info.stored,
-            agrees=info.agrees,
+            agrees=info.agrees if told else None,
             faces_found=face.faces_found,
             quality=quality_of(face),
         )

@@ -16,7 +16,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from shared.errors import RateLimited
 from shared.http.auth import KEY_RECORD
 from shared.logs import get_logger
-from shared.security.credentials import UNLIMITED, ApiKeyRecord
+from shared.security.credentials import UNLIMITED, ApiKeyRecord, Scope
 from shared.service_settings import RateSettings
 
 _log = get_logger(__name__)
@@ -33,6 +33,8 @@ class Kind(StrEnum):
     READING = "reading"
     MATCHING = "matching"
     WRITING = "writing"
+    # Enrolled faces of which the answer says whether they match the subject's others.
+    AGREEING = "agreeing"
 
 
 def kind_of(method: str, path: str) -> Kind:
@@ -54,6 +56,8 @@ class RateLimits:
 
     def __init__(self, settings: RateSettings) -> None:
         self._defaults = {Kind(name): rate for name, rate in settings.model_dump().items()}
+        # As often as a key may match, but counted apart: who enrolls many must not be kept from matching.
+        self._defaults[Kind.AGREEING] = self._defaults[Kind.MATCHING]
         self._storage = MemoryStorage()
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
         self._warned: dict[str, float] = {}
@@ -89,6 +93,8 @@ class RateLimits:
 
     def _rate_of(self, record: ApiKeyRecord, kind: Kind) -> tuple[str, str]:
         """The rate, and what it counts: a rate of the key's own is for all that it does together."""
+        if kind is Kind.AGREEING:
+            return record.rate or self._defaults[kind], kind.value
         return (record.rate, "all") if record.rate else (self._defaults[kind], kind.value)
 
     def _refused(self, record: ApiKeyRecord, counted: str, item: RateLimitItem) -> RateLimited:
@@ -124,3 +130,19 @@ def count_probes(request: Request, probes: int) -> None:
         request.scope[COUNTED] = 0
         limits.count(request.scope[KEY_RECORD], Kind.MATCHING, probes, counted=1)
         request.scope[COUNTED] = probes
+
+
+def may_compare(request: Request, faces: int) -> bool:
+    """Whether an enrollment may say which of its faces match the subject's others, and counts these.
+
+    That is a comparison: only a key that may match learns its outcome, and no more often than it may match.
+    """
+    record: ApiKeyRecord = request.scope[KEY_RECORD]
+    if Scope.MATCH not in record.scopes:
+        return False
+    limits: RateLimits = request.app.state.rate_limits
+    try:
+        limits.count(record, Kind.AGREEING, faces)
+    except RateLimited:
+        return False
+    return True

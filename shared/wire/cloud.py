@@ -75,7 +75,8 @@ class EnrolledTemplate(TemplateInfo):
     )
     agrees: bool | None = Field(
         description="whether it would match the subject's other templates at the gallery's threshold; false may mean "
-        "two people under one name. null: the subject has no other template"
+        "two people under one name. null: the subject has no other template, or the API key lacks the scope match or "
+        "was told of as many as it may match"
     )
 
 

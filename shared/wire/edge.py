@@ -48,7 +48,8 @@ Agrees = Annotated[
     bool | None,
     Field(
         description="whether it would match the subject's other faces at the gallery's threshold; false may mean two "
-        "people under one name. null: the subject has no other face"
+        "people under one name. null: the subject has no other face, or the API key lacks the scope match or was told "
+        "of as many as it may match"
     ),
 ]
 

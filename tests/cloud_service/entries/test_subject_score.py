@@ -11,8 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from cloud_service.settings import RecordSettings, Settings
+from shared.security.credentials import Scope
+from shared.service_settings import RateSettings
 from tests.cloud_service.entries.reference import BEST, FLAT, MEAN, mean_vector, plain_score
 from tests.support.cloud_client import DIM, TAU, Cloud, assert_problem, enveloped, random_units, towards, unit
 from tests.support.damaging import change_blob, huge, rows_of
@@ -234,3 +237,37 @@ def test_the_limit_of_a_gallery_counts_templates(settings: Settings) -> None:
         cloud.enroll("anna", AROUND[:3])
         assert_problem(cloud.enroll("ben", AROUND[3:4]), 409, "conflict", "gallery_full")
         assert cloud.held() == (1, 3)
+
+
+def test_only_a_key_that_may_match_learns_whether_templates_agree(cloud: Cloud) -> None:
+    cloud.put_gallery(score=MEAN)
+    sent = {"templates": [{"id": uuid.uuid4().hex, "template": enveloped(row)} for row in random_units(5, 2)]}
+    path = "/v1/galleries/door/subjects/anna/templates"
+    for scopes, told in (([Scope.ENROLL], [None, None]), ([Scope.ENROLL, Scope.MATCH], [False, False])):
+        answer = cloud.http.post(path, json=sent, headers=cloud.key(*scopes))
+        assert [one["agrees"] for one in answer.json()["templates"]] == told
+
+
+def test_a_key_learns_it_no_more_often_than_it_may_match_and_enrolls_on(settings: Settings) -> None:
+    rates = RateSettings(matching="3/hour")
+    with Cloud(settings.model_copy(update={"rates": rates})) as cloud:
+        cloud.put_gallery(score=MEAN)
+        enroll(cloud, "anna", random_units(6, 1))
+        told = [enroll(cloud, "anna", random_units(seed, 1))["templates"][0]["agrees"] for seed in range(7, 12)]
+        assert told == [False, False, None, None, None]
+        assert cloud.verify("anna", PROBE).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE subject SET entry_id = entry_id + (1 << 40)", "UPDATE gallery SET last_entry = 0"]
+)
+def test_after_a_flipped_bit_nobody_is_enrolled_who_could_not_be_found(settings: Settings, damage: str) -> None:
+    with Cloud(settings) as cloud:
+        cloud.put_gallery(score=MEAN)
+        enroll(cloud, "anna", random_units(8, 1))
+        with cloud.services.store.record.database.write() as connection:
+            connection.execute(text(damage))
+        sent = {"templates": [{"id": uuid.uuid4().hex, "template": enveloped(PROBE)}]}
+        for subject in ("anna", "berta"):
+            answer = cloud.http.post(f"/v1/galleries/door/subjects/{subject}/templates", json=sent)
+            assert_problem(answer, 503, "record-damaged")
