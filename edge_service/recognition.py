@@ -241,6 +241,8 @@ class Recognition:
                 await self.cloud.identify(gallery, IdentifyRequest(probes=part, top_k=top_k))
                 for part in _parts(packed.envelopes, MAX_PROBES_A_REQUEST)
             ]
+            if len({(answer.score_rule, answer.threshold) for answer in answers}) > 1:
+                raise UpstreamFailed("The gallery's rule was changed during the search; send the same again.")
             results = [result for answer in answers for result in answer.results]
             return answers[0].model_copy(update={"results": results})
 

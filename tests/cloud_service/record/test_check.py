@@ -110,6 +110,8 @@ def test_a_damaged_row_of_an_index_file_is_listed_and_that_file_not_trusted(sett
     [
         ("UPDATE subject SET entry_id = NULL WHERE id = 2", "subject"),
         ("UPDATE subject SET entry_id = 7 WHERE id = 3", "subject"),
+        ("UPDATE subject SET entry_id = -5 WHERE id = 2", "subject"),
+        ("UPDATE subject SET entry_id = 0 WHERE id = 2", "subject"),
         ("UPDATE gallery SET subjects = 3 WHERE id = 1", "gallery"),
         ("UPDATE gallery SET last_entry = 1 WHERE id = 1", "gallery"),
         ("UPDATE gallery SET score = NULL WHERE id = 1", "gallery"),

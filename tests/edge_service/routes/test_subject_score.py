@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import pytest
 
+from edge_service import recognition
 from edge_service.protection.profiles.files import load_profile
 from edge_service.protection.profiles.score import ScoreCalibration, ScoreWeights
 from edge_service.protection.served_profiles import ServedProfiles
@@ -17,8 +20,9 @@ from edge_service.vision.embed import SFACE
 from edge_service.vision.reader import FaceReader
 from shared.contract import EmbedderPin
 from shared.security.credentials import Scope
+from shared.wire.common import SubjectScore
 from tests.support.cloud_client import assert_problem
-from tests.support.edge import Edge, Pair, sample
+from tests.support.edge import CloudTransport, Edge, Pair, encoded, pixels, sample
 from tests.support.patronus_profile import copy_profile, units
 
 OBAMA = [sample(f"obama/{name}.jpg") for name in ("portrait", "speech", "standing")]
@@ -148,6 +152,56 @@ def test_two_people_under_one_name_are_told_at_enrollment(edge: Edge) -> None:
         assert agrees == [[None], [True], [False]]
         together = edge.enroll(name, "both", OBAMA[0], BIDEN).json()["faces"]
         assert [face["agrees"] for face in together] == [False, False]
+
+
+def test_only_a_key_that_may_match_learns_whether_a_face_agrees(edge: Edge) -> None:
+    edge.make("untold")
+    edge.enroll("untold", "obama", OBAMA[0])
+    faces, embeddings = ("/v1/galleries/untold/subjects/obama/" + kind for kind in ("faces", "embeddings"))
+    row = {"embeddings": [{"values": units(1)[0].tolist()}]}
+    for more, told in (((), False), ((Scope.MATCH,), True)):
+        answer = edge.send(faces, OBAMA[1], headers=edge.key(Scope.ENROLL, *more)).json()
+        assert answer["faces"][0]["agrees"] is (True if told else None)
+        answer = edge.call("POST", embeddings, edge.key(Scope.MANAGE, *more), json=row).json()
+        assert answer["faces"][0]["agrees"] is (False if told else None)
+
+
+def test_larger_exponents_than_the_profiles_claim_no_measured_rate(edge: Edge) -> None:
+    for name, exponents, origin in (("larger", [1.0], "operator"), ("smaller", [0.1], "own_profile")):
+        edge.make(name)
+        edge.pair.cloud.state.services.store.change_score(name, SubjectScore(rule="mean", exponents=exponents), None)
+        edge.app.state.services.galleries.cached.clear()
+        edge.enroll(name, "obama", OBAMA[0])
+        assert edge.verify(name, "obama", OBAMA[1]).json()["fmr_measured_on"] == origin
+
+
+async def _by_the_best(transport: CloudTransport, request: httpx.Request) -> httpx.Response:
+    answer = json.loads(await (await transport.deliver(request)).aread())
+    return httpx.Response(200, json=answer | {"score_rule": "best"})
+
+
+def test_no_answer_mixes_two_rules(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    edge.make("mixed")
+    edge.enroll("mixed", "obama", *OBAMA)
+    monkeypatch.setattr(recognition, "MAX_PROBES_A_REQUEST", 1)  # each face is a request of its own
+    face = pixels("collins/portrait.png")[20:220, 120:320]
+    picture = encoded(np.concatenate([face, face], axis=1))
+    assert len(edge.identify("mixed", picture, max_faces=2).json()["faces"]) == 2
+    edge.transport.faults.extend([CloudTransport.deliver, _by_the_best])
+    assert_problem(edge.identify("mixed", picture, max_faces=2), 502, "cloud-failed")
+
+
+async def _for_other_templates(transport: CloudTransport, request: httpx.Request) -> httpx.Response:
+    answer = json.loads(await (await transport.deliver(request)).aread())
+    answer["templates"][0]["id"] = "0" * 32
+    return httpx.Response(201, json=answer)
+
+
+def test_a_cloud_that_answers_for_other_templates_is_not_believed(edge: Edge) -> None:
+    edge.make("other-templates")
+    edge.make_known("other-templates")
+    edge.transport.faults.append(_for_other_templates)
+    assert_problem(edge.enroll("other-templates", "obama", OBAMA[0]), 502, "cloud-failed")
 
 
 def test_a_picture_weighs_by_the_length_of_its_embedding(edge: Edge, reader: FaceReader) -> None:
