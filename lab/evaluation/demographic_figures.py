@@ -6,6 +6,7 @@ The seal is a rotation that all templates of a gallery share, and keeps every sc
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from lab.data.embedders import Encoder, embed_images, unit
 from lab.data.images import read_images
 from lab.data.matching import Sides
 from lab.data.verification import Rows
-from lab.evaluation.demographics import MOST_A_BAND, drawn, false_matches, first_of_each_photo, labels_of
+from lab.evaluation.demographics import MOST_A_BAND, Labels, drawn, false_matches, first_of_each_photo, labels_of
 from shared.errors import SetupError
 
 # Of pictures with labels; a set with fewer is not one that is labelled so.
@@ -33,6 +34,54 @@ _CHILDREN: Final = ("0 to 2", "3 to 6", "7 to 12", "13 to 17")
 def has_labels(names: NDArray[np.object_]) -> bool:
     """Whether file names tell age, sex and group of enough faces to measure."""
     return len(labels_of(names).known) >= _FEWEST
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledByName:
+    """Faces whose file names tell age, sex and group, each photo once.
+
+    Attributes:
+        unit: (n, d) float32, unit rows.
+        labels: of these, n.
+        copies: further copies of the same photos, which are left out.
+        unlabelled: pictures of the set whose names tell nothing.
+    """
+
+    unit: Rows
+    labels: Labels
+    copies: int
+    unlabelled: int
+
+
+def read_with_labels(source: Path, encoder: Encoder, cache: Path, most: int | None = MOST_A_BAND) -> LabelledByName:
+    """Reads and embeds a set whose file names hold labels.
+
+    Borders stay black: filled ones make strangers alike (``lab.data.alignment``).
+
+    Args:
+        source: folder or tar.
+        encoder: the embedder.
+        cache: for faces and embeddings.
+        most: pictures of each age band at most, drawn at random; None: all.
+
+    Raises:
+        SetupError: there is no such set, or too few of its names hold labels.
+    """
+    everyone = read_images(source, cache=cache, fills=False)
+    labels = labels_of(everyone.names)
+    if not has_labels(everyone.names):
+        raise SetupError(
+            f"{source} has {len(labels.known)} pictures whose names hold age, sex and group, and {_FEWEST} are needed; "
+            "name them AGE_SEX_GROUP_NUMBER.jpg, as UTKFace does."
+        )
+    rows = drawn(labels, most)
+    images = everyone.subset(rows)
+    embedded = unit(embed_images(images, encoder, cache=cache))
+    kept = np.flatnonzero(first_of_each_photo(images.pixels))
+    unlabelled = len(everyone) - len(labels.known)
+    return LabelledByName(
+        np.ascontiguousarray(embedded[kept]), labels.subset(rows[kept]), len(rows) - len(kept), unlabelled
+    )
 
 
 def measure(
@@ -59,30 +108,19 @@ def measure(
     Raises:
         SetupError: there is no such set, or too few of its names hold labels.
     """
-    everyone = read_images(source, cache=cache, fills=False)
-    labels = labels_of(everyone.names)
-    if not has_labels(everyone.names):
-        raise SetupError(
-            f"{source} has {len(labels.known)} pictures whose names hold age, sex and group, and {_FEWEST} are needed; "
-            "name them AGE_SEX_GROUP_NUMBER.jpg, as UTKFace does."
-        )
-    rows = drawn(labels, most)
-    images = everyone.subset(rows)
-    embedded = unit(embed_images(images, encoder, cache=cache))
-    kept = np.flatnonzero(first_of_each_photo(images.pixels))
-    clean, labels = np.ascontiguousarray(embedded[kept]), labels.subset(rows[kept])
-    templates = protected(clean)
+    faces = read_with_labels(source, encoder, cache, most)
+    templates = protected(faces.unit)
     return {
         "source": source.resolve().name,
         "embedder": encoder.name,
         "tau": tau,
         "sides": sides,
         "most_a_band": most,
-        "pictures": len(kept),
-        "copies": len(rows) - len(kept),
-        "unlabelled": len(everyone) - len(labels_of(everyone.names).known),
-        "clean": false_matches(labels, clean, tau),
-        "protected": false_matches(labels, templates, tau, None if sides == "both" else clean),
+        "pictures": len(faces.unit),
+        "copies": faces.copies,
+        "unlabelled": faces.unlabelled,
+        "clean": false_matches(faces.labels, faces.unit, tau),
+        "protected": false_matches(faces.labels, templates, tau, None if sides == "both" else faces.unit),
     }
 
 

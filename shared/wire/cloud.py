@@ -41,7 +41,7 @@ class GallerySpec(Wire):
     threshold: NewThreshold
     score: SubjectScore = Field(
         default=SubjectScore(rule="mean"),
-        description="absent: `mean` with exponent 0, which is safe for any embedder. An existing gallery keeps its own",
+        description="absent: `mean` with exponent 0, the mean of the cosines. An existing gallery keeps its own",
     )
 
 

@@ -34,7 +34,7 @@ def sources(
     return {
         "--people": faces_tar(folder / "people.tar", 110, 4),
         "--more-people": faces_tar(folder / "more.tar", 24, 5, seed=1),
-        "--images": faces_tar(folder / "others.tar", 60, 1, seed=2, labels=True),
+        "--images": faces_tar(folder / "others.tar", 120, 1, seed=2, labels=True),
         "--embedder": write_embedder(folder / "mine.onnx"),
     }
 

@@ -80,7 +80,7 @@ class Profile:
     def score_calibration(self, of_embedder: ScoreCalibration | None) -> ScoreCalibration:
         """How subjects with several templates are compared: by the profile, else by the embedder.
 
-        Where neither says so, exponent 0 and equal weights, which are safe for any embedder.
+        Where neither says so, exponent 0, the mean of the cosines, and equal weights.
 
         Args:
             of_embedder: the embedder's own.

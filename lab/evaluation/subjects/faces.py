@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from edge_service.protection.keys import PUBLIC_KEY
 from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import Protector
-from lab.data.embedders import Encoder, embed_images, unit
-from lab.data.images import read_images
+from lab.data.embedders import Encoder, unit
 from lab.data.lfw import PAIRS
 from lab.data.splits import TEST, read_labelled, read_raw_people
 from lab.data.verification import Ints, Rows
-from lab.evaluation.demographics import MOST_A_BAND, Labels, drawn, first_of_each_photo, labels_of
+from lab.evaluation.demographic_figures import read_with_labels
+from lab.evaluation.demographics import Labels
 from lab.evaluation.subjects.scores import Population
-from shared.errors import SetupError
 
-_FEWEST_PICTURES: Final = 20
 # Unit rows to their templates: as probes, and as enrolled; the same array where both are protected alike.
 Protect = Callable[[Rows], tuple[Rows, Rows]]
 
@@ -104,7 +101,7 @@ def read_faces(sources: Sources, encoder: Encoder, protects: Mapping[str, Protec
     place[test] = np.arange(len(test))
     pairs = place[labelled.pairs_of(TEST)]
     more = None if sources.more is None else read_raw_people(sources.more, encoder, sources.cache)
-    strangers = None if sources.images is None else _strangers(sources.images, encoder, sources.cache)
+    strangers = None if sources.images is None else read_with_labels(sources.images, encoder, sources.cache)
     found = {}
     for kind, protect in protects.items():
         everyone = _population(name, labelled.raw, labelled.people, protect)
@@ -113,8 +110,8 @@ def read_faces(sources: Sources, encoder: Encoder, protects: Mapping[str, Protec
             everyone.only(test, f"{name}_unseen"),
             pairs,
             None if more is None else _population("wild", *more, protect),
-            None if strangers is None else protect(strangers[0]),
-            None if strangers is None else strangers[1],
+            None if strangers is None else protect(strangers.unit),
+            None if strangers is None else strangers.labels,
         )
     return found
 
@@ -123,19 +120,3 @@ def _population(name: str, raw: Rows, people: Ints, protect: Protect) -> Populat
     _, index = np.unique(people, return_inverse=True)
     probes, gallery = protect(unit(raw))
     return Population(name, probes, gallery, index.astype(np.int64), np.linalg.norm(raw.astype(np.float64), axis=1))
-
-
-def _strangers(source: Path, encoder: Encoder, cache: Path) -> tuple[Rows, Labels]:
-    # Borders stay black: filled ones make strangers alike (``lab.data.alignment``).
-    images = read_images(source, cache=cache, fills=False)
-    labels = labels_of(images.names)
-    if len(labels.known) < _FEWEST_PICTURES:
-        raise SetupError(
-            f"{source} has {len(labels.known)} pictures whose names hold age, sex and group, and {_FEWEST_PICTURES} "
-            "are needed; name them AGE_SEX_GROUP_NUMBER.jpg, as UTKFace does, or leave --images out."
-        )
-    rows = drawn(labels, MOST_A_BAND)
-    chosen = images.subset(rows)
-    embedded = unit(embed_images(chosen, encoder, cache=cache))
-    kept = np.flatnonzero(first_of_each_photo(chosen.pixels))
-    return np.ascontiguousarray(embedded[kept]), labels.subset(rows[kept])
