@@ -83,7 +83,8 @@ def evaluate_run(run: Run, judges: list[str], most: int | None) -> dict[str, Any
     tester = run.attacker(recipe.held_out, material, embedder)
     if material.more is not None:
         console.print("further people, in folds ...")
-        found["further_people"] = cost_in_folds(network, material, fitted.way, recipe.tau, recipe.seed)
+        cost = cost_in_folds(network, material, fitted.way, recipe.tau, recipe.seed)
+        found["further_people"] = {"source": Path(str(recipe.more_people)).resolve().name} | cost
     console.print("curve ...")
     found["curve"] = _curve(network, few, run, tester)
     attacks: dict[str, Any] = {}

@@ -15,6 +15,10 @@ from shared.errors import SetupError
 _SECTION: Final = "## Several pictures of a person, and the cost"
 # Of a document. The edge reads it at each start, and curves are most of it.
 MOST_BYTES: Final = 600_000
+_FITTED: Final = (
+    "What protection costs\nthem is from five folds, each under a step that was fitted without it; the rows above "
+    "are of the step that is used."
+)
 _MEMBERS: Final = ("score", "curves", "cost")
 
 
@@ -87,6 +91,8 @@ def with_accuracy(text: str, found: Mapping[str, Any]) -> str:
         for population in dict.fromkeys(row["population"] for row in found["accuracy"])
     )
     cost = f"\nAccuracy that protection costs, with one picture:\n\n{cost_table(found)}" if found["cost"] else ""
+    if found["in_folds"]:
+        cost = f"\nThe people of `{found['sources']['more_people']}` helped to fit the erase step. {_FITTED}\n{cost}"
     sources = ", ".join(f"`{name}`" for name in found["sources"].values())
     return f"""{before.rstrip()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from lab.evaluation.demographic_figures import read_with_labels
 from lab.evaluation.demographics import Labels
 from lab.evaluation.subjects.scores import Population
 
+# What further people are called.
+MORE: Final = "wild"
 # Unit rows to their templates: as probes, and as enrolled; the same array where both are protected alike.
 Protect = Callable[[Rows], tuple[Rows, Rows]]
 
@@ -109,7 +112,7 @@ def read_faces(sources: Sources, encoder: Encoder, protects: Mapping[str, Protec
             everyone,
             everyone.only(test, f"{name}_unseen"),
             pairs,
-            None if more is None else _population("wild", *more, protect),
+            None if more is None else _population(MORE, *more, protect),
             None if strangers is None else protect(strangers.unit),
             None if strangers is None else strangers.labels,
         )

@@ -71,8 +71,9 @@ def cost_in_folds(network: PatronusNetwork, material: Material, way: Way, tau: f
             "clean_interval": np.quantile([one[1] for one, _ in drawn], [0.025, 0.975]).tolist(),
         },
         "points": [
-            {"at": name, "clean": before[n], "protected": after[n], "lost": lost[n], "interval": [low[n], high[n]]}
-            for name, n in (("tau", 0), *((f"fmr {rate:g}", 2 + k) for k, rate in enumerate(_RATES)))
+            {"at": name, "fmr": rate, "clean": before[n], "protected": after[n], "lost": lost[n]}
+            | {"interval": [low[n], high[n]]}
+            for name, rate, n in (("tau", None, 0), *((f"fmr {rate:g}", rate, 2 + k) for k, rate in enumerate(_RATES)))
         ],
     }
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 import numpy as np
 from rich.console import Console
 
+from edge_service.protection.profiles.curves import Cost
+from edge_service.protection.profiles.document import ProfileDocument
 from edge_service.protection.profiles.files import Profile
 from edge_service.protection.profiles.score import ScoreCalibration, ScoreWeights
 from lab.data.embedders import Encoder
@@ -14,7 +17,7 @@ from lab.data.verification import Floats, Ints
 from lab.evaluation.demographics import BANDS, SEXES, band_name
 from lab.evaluation.subjects import curves
 from lab.evaluation.subjects.accuracy import NUMBERS, Alone, Scores, draws_of_people, figures, interval, scored
-from lab.evaluation.subjects.faces import Faces, Protect, Sources, protection, read_faces
+from lab.evaluation.subjects.faces import MORE, Faces, Protect, Sources, protection, read_faces
 from lab.evaluation.subjects.scores import (
     MOST_TEMPLATES,
     Case,
@@ -224,15 +227,39 @@ def measure(profile: Profile, encoder: Encoder, tau: float, sources: Sources, *,
     console.print("curves ...")
     found["curves"] = _curves(own, score)
     found["clean_curves"] = _curves(faces["clean"], score) if changes else []
-    found["cost"] = []
+    found["cost"], found["in_folds"] = [], []
     if changes:
         console.print("cost ...")
+        helped = costs_in_folds(profile.document, sources)
+        found["in_folds"] = sorted({each.population for each in helped})
         found["cost"] = [
             each.model_dump()
             for clean, protected, pairs in _compared(faces["clean"], own)
-            for each in curves.costs(clean, protected, pairs, seed=seed)
+            for each in (
+                curves.costs(clean, protected, pairs, seed=seed) if clean.name not in found["in_folds"] else helped
+            )
         ]
     return found
+
+
+def costs_in_folds(document: ProfileDocument, sources: Sources) -> list[Cost]:
+    """What a profile costs further people who helped to fit it; empty where other people are measured.
+
+    Measured on the step that they helped to fit, the cost would be too low. The profile's evaluation has judged each of
+    them by a step that was fitted without their pictures.
+
+    Args:
+        document: of the profile.
+        sources: what is measured on.
+    """
+    further = cast(Mapping[str, Any], (document.figures or {}).get("further_people") or {})
+    if not further or further.get("source") != sources.names().get("more_people"):
+        return []
+    points = [point for point in further["points"] if point["fmr"] is not None]
+    return [
+        Cost(population=MORE, fmr=each["fmr"], tar_lost=each["lost"], interval=sorted(each["interval"]))
+        for each in points
+    ]
 
 
 def _compared(clean: Faces, protected: Faces) -> list[tuple[Population, Population, Ints | None]]:

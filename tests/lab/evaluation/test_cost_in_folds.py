@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from edge_service.protection.profiles.document import ProfileDocument, SealStep
 from lab.data.embedders import Encoder
 from lab.data.images import FaceImages
 from lab.data.matching import genuine_pairs
 from lab.data.splits import FIT, Labelled, Material, PeopleRows
 from lab.defence.network import NetworkShape, PatronusNetwork
 from lab.defence.statistics import Way
+from lab.evaluation.subjects.faces import Sources
 from lab.evaluation.subjects.folds import cost_in_folds
+from lab.evaluation.subjects.measure import costs_in_folds
 
 DIM = 16
 
@@ -81,6 +85,20 @@ def test_figures_are_those_of_plain_pairs() -> None:
     assert found["fmr"]["clean"] == pytest.approx(np.mean(pairs[~same] >= 0.6), abs=2e-3)
     threshold = np.quantile(pairs[~same], 0.999)
     assert found["points"][1]["clean"] == pytest.approx(np.mean(pairs[same] >= threshold), abs=0.01)
+
+
+def test_people_who_helped_to_fit_are_measured_in_folds_only() -> None:
+    further = cost_in_folds(_network(0.5), _material(), Way(), 0.6)
+    figures = {"further_people": {"source": "street.tar"} | further}
+    document = ProfileDocument(name="own", summary="Ours.", embedder="any", steps=[SealStep()], figures=figures)
+    sources = Sources(Path("people"), Path("somewhere/street.tar"), None, Path("cache"))
+    found = costs_in_folds(document, sources)
+    assert [(each.population, each.fmr) for each in found] == [("wild", 1e-3), ("wild", 1e-4), ("wild", 1e-5)]
+    assert [each.tar_lost for each in found] == [point["lost"] for point in further["points"][1:]]
+    # Others, or nobody, did not help.
+    assert not costs_in_folds(document, replace(sources, more=Path("others.tar")))
+    assert not costs_in_folds(document, replace(sources, more=None))
+    assert not costs_in_folds(document.model_copy(update={"figures": None}), sources)
 
 
 def test_there_must_be_further_people() -> None:
