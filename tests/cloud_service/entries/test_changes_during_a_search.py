@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cloud_service.entries import queries
 from cloud_service.housekeeping import check_clock
 from cloud_service.index.faiss_indexes import FaissIndexes
 from cloud_service.index.flat import SegmentedIndex
@@ -140,6 +141,28 @@ def test_an_expired_template_counts_no_more_from_that_second_on_and_hides_nobody
         assert _similarity(cloud) == expected
         _pass(cloud, hands, DAY)
         assert cloud.found(PROBE) == []
+
+
+def test_a_backlog_of_expired_templates_is_compared_up_to_a_bound(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a search of a gallery of thousands whose retention was just shortened would take seconds."""
+    monkeypatch.setattr(queries, "_MOST_EXPIRED", 3)
+    hands = Hands(datetime.now(UTC))
+    quiet = settings.model_copy(update={"retention": RetentionSettings(sweep_interval_s=3600)})
+    with Cloud(quiet, hands.clock()) as cloud:
+        cloud.put_gallery(score=MEAN, tau=0.6)
+        cloud.http.put(f"{DOOR}/retention", json={"max_age_seconds": 86_400}).raise_for_status()
+        for _ in range(2):  # of each subject one expires, and one lives
+            for number in range(8):
+                cloud.enroll(f"s{number}", [OTHERS[number]])
+            _pass(cloud, hands, DAY * 0.6)
+        record = cloud.services.store.record
+        pinned = record.gallery("door")
+        nothing = np.empty(0, np.int64)
+        lacking = queries.Lacking(after=10**9, ids=nothing)
+        compared = [len(part.ids) + len(part.damaged) for part in record.entries.proposed(pinned, nothing, lacking)]
+        assert sum(compared) == 3
 
 
 def _pass(cloud: Cloud, hands: Hands, time: timedelta) -> None:

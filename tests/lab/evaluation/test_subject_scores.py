@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edge_service.protection.profiles.score import ScoreWeights
+from lab.evaluation.subjects import scores
 from lab.evaluation.subjects.scores import (
     ALLOWED,
     GRID,
@@ -144,6 +145,14 @@ def test_halves_share_nobody_and_the_test_is_on_the_other_one() -> None:
     found = ratios_on_other_half([population], {"utk": strangers(800)}, TAU)
     assert found["people"].keys() >= {2, 3, 5}
     assert 0.5 < found["people"][2] < 1.6
+
+
+def test_exponents_are_tested_on_people_who_did_not_calibrate_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One half allows the exponent 0.5 at most, the other 1: each is judged by that of the other."""
+    sides = iter([{"people": _growth({2: [0.0, 2.0]})}, {"people": _growth({2: [0.0, 1.0]})}])
+    monkeypatch.setattr(scores, "growths", lambda *_, **__: next(sides))
+    # The first half under 1, twice its rate; the second under 0.5, half of it.
+    assert ratios_on_other_half([people(4, 2)], {}, TAU) == {"people": {2: pytest.approx((2.0 + 0.5) / 2)}}
 
 
 def test_a_clean_gallery_stays_another_array_than_its_probes() -> None:
