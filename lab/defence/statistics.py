@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from rich.progress import track
 
 from lab.data.matching import genuine_pairs
 from lab.data.splits import Material, PeopleRows
-from lab.data.verification import Floats, ImpostorScores, all_impostors
+from lab.data.verification import Floats, ImpostorScores, Ints, all_impostors
 from lab.defence.erase import Scatter, erase_matrix, erased, mixed, scatter
 from lab.defence.network import NetworkShape, PatronusNetwork
 
@@ -70,13 +71,12 @@ _MOST: Final = 0.5
 _IN_HAND: Final = 0.95
 # What scores may be multiplied by, to bring FMR back to where it was.
 _SCALES: Final = (0.5, 1.05)
-# Share of genuine pairs that the erase step may lose in folds, at any of the points of the ROC below. Folds fit on a
-# fifth fewer people than the final step.
+# Share of genuine pairs that the erase step may lose in folds, at any of the points of the ROC below. Folds fit on
+# two fifths fewer people than the final step.
 _LOST: Final = 0.0035
 # False match rates at which the erase step is judged, beside the clean system's at tau.
 STRICT: Final = (1e-3, 1e-4)
 _FOLDS: Final = 5
-_ROUNDS: Final = 2
 _BALANCED_ON: Final = 1500
 # Genuine pairs of each person that a way is judged on.
 _PAIRS: Final = 100
@@ -185,51 +185,61 @@ def best_of(tried: list[Choice]) -> Choice:
 
 
 def cross_validated(sources: Sequence[PeopleRows], tau: float, seed: int) -> list[Choice]:
-    """Every way to erase, judged on people who did not fit it; the identity among them."""
+    """Every way to erase, judged on people who did not fit it; the identity among them.
+
+    Two of five folds at a time: the strict points of the ROC are decided by a few pairs of people who look alike, and
+    folds by themselves hold a fifth of them.
+    """
     random = np.random.default_rng(seed)
-    folds = [
-        [random.integers(0, _FOLDS, source.people.max() + 1)[source.people] for source in sources]
-        for _ in range(_ROUNDS)
-    ]
+    folds = [random.integers(0, _FOLDS, source.people.max() + 1)[source.people] for source in sources]
     parts = [
         (
-            [source.only(fold != at) for source, fold in zip(sources, drawn, strict=True)],
-            [source.only(fold == at) for source, fold in zip(sources, drawn, strict=True)],
+            [source.only(~np.isin(fold, both)) for source, fold in zip(sources, folds, strict=True)],
+            [[source.only(fold == at) for at in both] for source, fold in zip(sources, folds, strict=True)],
         )
-        for drawn in folds
-        for at in range(_FOLDS)
+        for both in combinations(range(_FOLDS), 2)
     ]
-    # With a fold less there are fewer people than the final fit has; the smallest directions suffer in all ways alike.
+    # Without two folds there are fewer people than the final fit has; the smallest directions suffer in all ways alike.
     found = [_mixed(known, at_least=1) for known, _ in parts]
     fmr = [all_impostors(source.unit, source.people).fmr(tau) for source in sources]
     most = _MOST * sources[0].unit.shape[1]
     ways = [Way(k, wiener, keeps) for keeps in (False, True) for wiener in _WIENER for k in _TRIED if k <= most]
     tried = []
     for way in track(ways, "erase step", console=Console(stderr=True)):
-        judged: list[list[PeopleRows]] = [[] for _ in sources]
+        judged: list[list[list[PeopleRows]]] = [[] for _ in sources]
         for scatters, (known, own) in zip(found, parts, strict=True):
             matrix = _matrix(scatters, way, known, tau)
-            for kept, part in zip(judged, own, strict=True):
-                kept.append(PeopleRows(erased(part.unit, matrix), part.people))
+            for kept, both in zip(judged, own, strict=True):
+                kept.append([PeopleRows(erased(part.unit, matrix), part.people) for part in both])
         tar = [_points(kept, allowed, tau) for kept, allowed in zip(judged, fmr, strict=True)]
         tried.append(Choice(way, np.array(tar)))
     return tried
 
 
-def _points(parts: Sequence[PeopleRows], fmr: float, tau: float) -> Floats:
-    """TAR of parts together, every person counted once, at points of the ROC.
+def _points(parts: Sequence[Sequence[PeopleRows]], fmr: float, tau: float) -> Floats:
+    """TAR of all together, every person counted once, at points of the ROC.
 
     The first is tau, or the threshold where FMR is the clean system's at tau, where that is higher: what raises scores
     makes room for perturbation, which lowers them, and what lowers them cannot be mended. The others are ``STRICT``.
+
+    Args:
+        parts: two folds each, every two of them once.
+        fmr: of the clean system at tau.
+        tau: cosine threshold.
     """
-    impostors = ImpostorScores(np.sum([all_impostors(part.unit, part.people).counts for part in parts], axis=0))
+    impostors: Ints = np.zeros(1, np.int64)
     scores, weights = [], []
-    for part in parts:
-        pairs = genuine_pairs(part.people, most=_PAIRS)
-        whose = part.people[pairs[:, 0]]
-        scores.append(np.sum(part.unit[pairs[:, 0]].astype(np.float64) * part.unit[pairs[:, 1]], axis=1))
+    for both in parts:
+        unit, people = (np.concatenate(each) for each in zip(*((part.unit, part.people) for part in both), strict=True))
+        inside = sum(all_impostors(part.unit, part.people).counts for part in both)
+        # A pair within one fold is compared with each of the other folds, and counts once.
+        impostors = impostors + (_FOLDS - 1) * all_impostors(unit, people).counts - (_FOLDS - 2) * inside
+        pairs = genuine_pairs(people, most=_PAIRS)
+        whose = people[pairs[:, 0]]
+        scores.append(np.sum(unit[pairs[:, 0]].astype(np.float64) * unit[pairs[:, 1]], axis=1))
         weights.append(1 / np.bincount(whose)[whose])
-    thresholds = [max(tau, impostors.threshold_at(fmr)), *(impostors.threshold_at(rate) for rate in STRICT)]
+    found = ImpostorScores(impostors)
+    thresholds = [max(tau, found.threshold_at(fmr)), *(found.threshold_at(rate) for rate in STRICT)]
     every, weight = np.concatenate(scores), np.concatenate(weights)
     return np.array([np.average(every >= threshold, weights=weight) for threshold in thresholds])
 

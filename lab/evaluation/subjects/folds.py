@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lab.data.splits import Material, PeopleRows
-from lab.data.verification import Floats
+from lab.data.verification import Floats, Ints
 from lab.defence.network import PatronusNetwork
 from lab.defence.protection import protect
 from lab.defence.statistics import STRICT, Way, fit_again
@@ -22,10 +23,12 @@ _DRAWS: Final = 1000
 
 
 def cost_in_folds(network: PatronusNetwork, material: Material, way: Way, tau: float, seed: int = 0) -> dict[str, Any]:
-    """Measures five folds of the further people, each protected with an erase step fitted on the four others.
+    """Measures the further people, each pair of them protected with an erase step fitted without either.
 
-    Pairs are within a fold. Intervals are of paired differences: people are drawn, and thresholds follow from the
-    impostors of those who were drawn. The way to erase was chosen with all of them; the perturbation saw none.
+    People are in five folds. For each two folds a step is fitted on the three others, and all pairs of pictures within
+    the two are compared. Pairs within one fold are then compared four times, and count a quarter. Intervals are of
+    paired differences: people are drawn, and thresholds follow from the impostors of those who were drawn. The way to
+    erase was chosen with all of them; the perturbation saw none.
 
     Args:
         network: trained; its erase matrix is replaced for each fold, and put back.
@@ -46,13 +49,13 @@ def cost_in_folds(network: PatronusNetwork, material: Material, way: Way, tau: f
     whole = network.eraser.clone()
     clean, protected = _Counts(len(names)), _Counts(len(names))
     try:
-        for at in range(_FOLDS):
-            own = fold_of[people] == at
+        for number, both in enumerate(combinations(range(_FOLDS), 2)):
+            own = np.isin(fold_of[people], both)
             if network.size.erases:
                 network.eraser.copy_(torch.from_numpy(fit_again(material, way, tau, more.only(~own))))
             unit = np.ascontiguousarray(more.unit[own])
-            clean.add(PeopleRows(unit, people[own]))
-            protected.add(PeopleRows(protect(network, unit, seed=at).templates, people[own]))
+            clean.add(PeopleRows(unit, people[own]), fold_of)
+            protected.add(PeopleRows(protect(network, unit, seed=number).templates, people[own]), fold_of)
     finally:
         network.eraser.copy_(whole)
     weights = random.multinomial(len(names), np.full(len(names), 1 / len(names)), _DRAWS).astype(np.float64)
@@ -87,28 +90,39 @@ class _Counts:
 
     def __init__(self, people: int) -> None:
         self._genuine = np.zeros((people, _BINS))
-        self._pairs: list[tuple[int, int]] = []
-        self._impostor: list[Floats] = []
+        self._impostor: dict[tuple[int, int], Floats] = {}
+        self._impostors: Floats | None = None
 
-    def add(self, rows: PeopleRows) -> None:
-        """Compares all pictures of some people with one another."""
+    def add(self, rows: PeopleRows, fold_of: Ints) -> None:
+        """Compares all pictures of the people of two folds with one another.
+
+        Args:
+            rows: of these people.
+            fold_of: (people,) the fold of each.
+        """
         own = {int(one): rows.unit[rows.people == one] for one in np.unique(rows.people)}
         for one, first in own.items():
-            self._genuine[one] = _histogram((first @ first.T)[np.triu_indices(len(first), 1)])
+            self._genuine[one] += _histogram((first @ first.T)[np.triu_indices(len(first), 1)]) / (_FOLDS - 1)
             for other, second in own.items():
                 if other > one:
-                    self._pairs.append((one, other))
-                    self._impostor.append(_histogram((first @ second.T).ravel()))
+                    share = 1 / (_FOLDS - 1) if fold_of[one] == fold_of[other] else 1.0
+                    found = share * _histogram((first @ second.T).ravel())
+                    self._impostor[one, other] = self._impostor.get((one, other), 0.0) + found
 
     def figures(self, weights: Floats, tau: float) -> Floats:
         """TAR and FMR at tau, then TAR at each rate, with each person counted as often as its weight says."""
-        one, other = np.array(self._pairs).T
+        one, other = np.array([*self._impostor]).T
         genuine = _accepted(weights @ self._genuine)
-        impostor = _accepted((weights[one] * weights[other]) @ np.array(self._impostor))
+        impostor = _accepted((weights[one] * weights[other]) @ self._stacked())
         at_tau = int(np.ceil((tau + 1) / 2 * _BINS - 1e-9))
         # The lowest threshold at which no more than the rate is accepted; the last entry accepts nobody.
         thresholds = [int(np.argmax(impostor <= rate)) for rate in _RATES]
         return np.array([genuine[at_tau], impostor[at_tau], *genuine[thresholds]])
+
+    def _stacked(self) -> Floats:
+        if self._impostors is None:
+            self._impostors = np.array([*self._impostor.values()])
+        return self._impostors
 
 
 def _histogram(scores: NDArray[np.float32]) -> Floats:
