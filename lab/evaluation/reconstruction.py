@@ -29,6 +29,9 @@ from shared.errors import SetupError
 TARGET: Final = "target"  # name of the target embedder among the judges
 # False match rate at which an embedder judges whose threshold nobody gave.
 _JUDGED_AT: Final = 1e-3
+# Shares that a judge accepts if it can tell people apart at all.
+_MOST_STRANGERS: Final = 0.05
+_LEAST_GENUINE: Final = 0.2
 _SIDE: Final = 112
 _CHUNK: Final = 256
 # Of a picture that is the same bit by bit, for its PSNR to be a number: 100 dB.
@@ -181,11 +184,6 @@ def attacked_pairs(
     return chosen[:, 0], chosen[:, 1]
 
 
-# Of a judge that can tell people apart at all.
-_MOST_STRANGERS: Final = 0.05
-_LEAST_GENUINE: Final = 0.2
-
-
 def named_judges(options: Iterable[str], taken: set[str], *, needs_tau: bool) -> list[tuple[Encoder, float | None]]:
     """Opens further judges.
 
@@ -237,9 +235,10 @@ def judges_of(
         at = impostors.threshold_at(_JUDGED_AT) if threshold is None else threshold
         first, second = clean[labelled.pairs[:, 0]], clean[labelled.pairs[:, 1]]
         accepted = float(np.mean(np.sum(first * second, axis=1) >= at))
-        if impostors.fmr(at) > _MOST_STRANGERS or accepted < _LEAST_GENUINE:
+        strangers = impostors.fmr(at)
+        if strangers > _MOST_STRANGERS or accepted < _LEAST_GENUINE:
             raise SetupError(
-                f"{encoder.name} accepts {impostors.fmr(at):.1%} of strangers and {accepted:.1%} of genuine pairs at "
+                f"{encoder.name} accepts {strangers:.1%} of strangers and {accepted:.1%} of genuine pairs at "
                 f"{at:g}, so it judges nothing; correct its threshold, or the description beside its file "
                 "(docs/profiles.md)."
             )
