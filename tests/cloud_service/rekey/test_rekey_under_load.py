@@ -39,6 +39,9 @@ class Client:
         while True:
             answer = self.cloud.http.post(f"{PATH}/{path}", json=body(self.key))
             self.seen[answer.status_code] += 1
+            if answer.status_code == 429:  # the machine was busy elsewhere: nothing was done, so it is sent again
+                time.sleep(0.1)
+                continue
             if answer.status_code != 409:
                 return answer
             problem = answer.json()
@@ -112,7 +115,8 @@ def test_no_answer_mixes_two_keys(cloud: Cloud, verify_only: bool) -> None:
             assert client.verify(number, PEOPLE[number]).json()["decision"] == "match", "acknowledged, so matched"
             if not verify_only:
                 assert client.found(PEOPLE[number]) == [f"s{number}"], "acknowledged, so searchable"
-            assert cloud.http.delete(f"{PATH}/subjects/s{number}").status_code == 200
+            erased = cloud.http.delete(f"{PATH}/subjects/s{number}")
+            assert erased.status_code in {200, 202}, erased.text  # 202: its bytes are overwritten a little later
             assert client.verify(number, PEOPLE[number]).status_code == 404
             if not verify_only:
                 assert client.found(PEOPLE[number]) == [], "erased, so not returnable"
@@ -135,7 +139,8 @@ def test_no_answer_mixes_two_keys(cloud: Cloud, verify_only: bool) -> None:
         try:
             for before, after in pairwise(chain):
                 change(before, after)
-                assert not any(other.done() for other in others)
+                for other in others:
+                    assert not other.done(), other.result()
         finally:
             over.set()
         seen = sum((other.result() for other in others), Counter[int]())
