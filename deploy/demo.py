@@ -10,8 +10,8 @@ from pathlib import Path
 
 import typer
 
-from deploy.pair import running_pair
 from shared.command import run
+from shared.processes.pair import running_pair
 
 _PICTURES = Path("tests/pictures")
 _SESSION = (

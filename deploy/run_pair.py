@@ -31,9 +31,9 @@ def _serve_until(stop_requested: Callable[[], bool]) -> None:
         KeyboardInterrupt: a stop was requested.
     """
     from cloud_service.settings import Settings as CloudSettings
-    from deploy.pair import Pair, free_port
     from edge_service.settings import EdgeSettings
     from shared.errors import SetupError
+    from shared.processes.pair import Pair, free_port
     from shared.service_settings import load_settings
     from shared.urls import service_url
 

@@ -120,7 +120,7 @@ class EdgeSettings(ServiceSettings):
     home: Path = Field(default_factory=lambda: patronus_home() / "edge")
     # The protection profile of new galleries: a folder of edge_service/protection/profiles, or of `profiles`. Galleries
     # made under another one are served under that, where it is there and does all that this one does.
-    profile: str = "default"
+    profile: str = "default-2"
     # Profiles that do less than `profile` (no seal, say) and are served all the same. The cloud states which profile a
     # gallery is under: without this list it cannot make the edge protect less.
     weaker_profiles: tuple[str, ...] = ()

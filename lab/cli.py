@@ -165,7 +165,7 @@ def demographics(
     images: Annotated[
         Path, typer.Argument(help="Folder or tar of faces named AGE_SEX_GROUP_NUMBER.jpg, as UTKFace's are.")
     ],
-    profile: Annotated[str, typer.Option(help="The profile to measure.")] = "default",
+    profile: Annotated[str, typer.Option(help="The profile to measure.")] = "default-2",
     profiles: _Profiles = None,
     embedder: _Embedder = None,
     tau: _Tau = None,
@@ -210,7 +210,7 @@ def measure(
     images: Annotated[
         Path | None, typer.Option(help="Faces of others, named AGE_SEX_GROUP_NUMBER.jpg, as UTKFace's are.")
     ] = None,
-    profile: Annotated[str, typer.Option(help="The profile to measure; seal: the embedder alone.")] = "default",
+    profile: Annotated[str, typer.Option(help="The profile to measure; seal: the embedder alone.")] = "default-2",
     profiles: _Profiles = None,
     embedder: _Embedder = None,
     tau: _Tau = None,
@@ -243,6 +243,8 @@ def measure(
         write_whole(out, (json.dumps(found) + "\n").encode())
     if write and profiles is not None:
         made = write_measured(chosen, profiles, found)
+        if out is not None:  # the profile that is measured is the one with its figures in it
+            write_whole(out, (json.dumps(found | {"profile_sha256": made.pin.sha256}) + "\n").encode())
         typer.echo(
             f"Wrote {profiles / profile} (SHA-256 {made.pin.sha256[:12]}…). Galleries made under the profile as it was "
             "need it as it was."
@@ -309,7 +311,7 @@ def figures(
 @app.command()
 def attack(
     out: Annotated[Path, typer.Option("--out", help="Folder of the attack; a second call resumes it.")],
-    profile: Annotated[str, typer.Option(help="The profile to attack.")] = "default",
+    profile: Annotated[str, typer.Option(help="The profile to attack.")] = "default-2",
     profiles: _Profiles = None,
     people: Annotated[
         Path | None,

@@ -24,7 +24,7 @@ ARROWS = {
     "deploy": {"cloud_service", "edge_service", "shared"},
 }
 # Still to go, from each of these lists: more than is named here fails.
-ALSO_IMPORTED = {"lab": {"edge_service.models", "edge_service.settings", "deploy.pair"}}
+ALSO_IMPORTED = {"lab": {"edge_service.models", "edge_service.settings"}}
 TOO_FULL: dict[str, int] = {}
 TOO_LONG: dict[str, int] = {}
 

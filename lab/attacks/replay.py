@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.pair import running_pair
 from lab.data.alignment import with_room
 from shared.errors import SetupError
+from shared.processes.pair import running_pair
 
 Pictures = NDArray[np.uint8]
 _GALLERY: Final = "/v1/galleries/replay"

@@ -93,7 +93,7 @@ def measure(rows: Rows, names: list[str], pairs: list[Pair], tau: float) -> dict
 def main(
     lfw: Annotated[Path, typer.Option(envvar="PATRONUS_FACE_DATA", help="Folder with lfw112.tar and lfw_pairs.txt.")],
     embedder: Annotated[str, typer.Option(help="As in the model manifest.")] = SFACE.name,
-    profile: Annotated[str, typer.Option(help="Of protection; seal for any embedder.")] = "default",
+    profile: Annotated[str, typer.Option(help="Of protection; seal for any embedder.")] = "default-2",
     as_packaged: Annotated[bool, typer.Option(help="Leave crops that stand beside the template there.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:

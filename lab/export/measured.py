@@ -14,7 +14,7 @@ from shared.errors import SetupError
 
 _SECTION: Final = "## Several pictures of a person, and the cost"
 # Of a document. The edge reads it at each start, and curves are most of it.
-MOST_BYTES: Final = 600_000
+MOST_BYTES: Final = 1_000_000
 _FITTED: Final = (
     "What protection costs\nthem is of steps that were fitted without the two people compared; the rows above are of "
     "the step that is used,\nand may be a little too good."
@@ -41,7 +41,7 @@ def with_measured(document: ProfileDocument, found: Mapping[str, Any]) -> Profil
     Rates at the threshold are left out where the profile has none of its own.
 
     Raises:
-        SetupError: it would be over 600 KB.
+        SetupError: it would be over 1 MB.
     """
     content = json.loads(document.model_dump_json())
     content |= {name: found[name] for name in _MEMBERS if found.get(name)}

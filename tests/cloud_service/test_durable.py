@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.pair import free_port
+from shared.processes.pair import free_port
 from tests.support.cloud_client import contract_of, enveloped, random_units
 from tests.support.servers import wait_until_ready
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.pair import free_port
+from shared.processes.pair import free_port
 from tests.load.crash.model import Gallery, Model, Seen, contract_of
 from tests.load.crash.scan import held_in, pieces_of
 from tests.load.crash.series import Series

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.pair import free_port
+from shared.processes.pair import free_port
 from shared.security.credentials import Scope
 from shared.security.key_ring import KeyRing
 from tests.load.closed_loop import request

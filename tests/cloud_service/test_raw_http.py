@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.pair import free_port
+from shared.processes.pair import free_port
 from tests.support.servers import wait_until_ready
 
 KEYED = b"Host: x\r\nAuthorization: Bearer KEY\r\n"

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from deploy.pair import running_pair
+from shared.processes.pair import running_pair
 from shared.security.secret_files import read_secret
 from tests.docs.pages import PAGES, ROOT, RUN, Block, blocks
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.pair import Pair, free_port
 from edge_service.protection.keys import KeyStore
+from shared.processes.pair import Pair, free_port
 from tests.support.servers import PICTURES
 
 OBAMA = [str(PICTURES / "obama" / name) for name in ("portrait.jpg", "speech.jpg")]

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.pair import Pair, free_port
+from shared.processes.pair import Pair, free_port
 from shared.security.secret_files import read_secret
 from tests.support.servers import PICTURES
 

@@ -18,11 +18,11 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.pair import free_port
 from edge_service.cloud_client import CloudClient
 from edge_service.settings import CloudSettings
 from shared.errors import SetupError, UpstreamUnavailable
 from shared.metrics import Metrics
+from shared.processes.pair import free_port
 from shared.security.tls import client_context
 from tests.support.certificates import ROOT, expired, make_certificates
 from tests.support.servers import wait_until_ready

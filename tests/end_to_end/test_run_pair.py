@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from deploy import pair as pair_module
-from deploy.pair import Pair, free_port
+from shared.processes.pair import Pair, free_port
 from shared.urls import service_url
 from tests.support.servers import wait_until_ready
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.pair import Pair, free_port
 from edge_service.protection.keys import KeyStore
+from shared.processes.pair import Pair, free_port
 from shared.security.secret_files import read_secret
 from tests.support.servers import PICTURES, RunningPair
 

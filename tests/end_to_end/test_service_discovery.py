@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from deploy.pair import free_port
+from shared.processes.pair import free_port
 from tests.support.servers import PICTURES, wait_until_ready
 
 PORTRAIT = str(PICTURES / "obama" / "portrait.jpg")

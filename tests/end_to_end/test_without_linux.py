@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.pair import running_pair
+from shared.processes.pair import running_pair
 from shared.security.secret_files import read_secret
 from tests.support.servers import PICTURES
 

@@ -94,6 +94,7 @@ def test_figures_go_into_ones_own_profile_and_its_card(
     assert card.count("## Several pictures") == 1
     # Written again: the section is replaced, and the file is the same.
     found = json.loads((tmp_path / "acme.json").read_text())
+    assert found["profile_sha256"] == after.pin.sha256
     assert write_measured(after, own, found).pin == after.pin
     assert (own / "acme" / CARD).read_text() == card
     # The pages take their tables from the file.

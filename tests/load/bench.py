@@ -16,9 +16,9 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from deploy.pair import running_pair
 from lab.console_table import measurements
 from shared.command import run
+from shared.processes.pair import running_pair
 from shared.security.process_limits import usable_cpus
 from shared.security.secret_files import read_secret
 

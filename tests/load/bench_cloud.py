@@ -32,11 +32,11 @@ from cloud_service.record.record import Record
 from cloud_service.record.tables import gallery as gallery_table
 from cloud_service.record.tables import subject, template
 from cloud_service.settings import RecordSettings, RetentionSettings
-from deploy.pair import Pair, free_port
 from lab.console_table import measurements
 from shared.command import finite, run
 from shared.contract import Contract, EmbedderPin, ProfilePin
 from shared.envelope import TemplateEnvelope
+from shared.processes.pair import Pair, free_port
 from shared.security.credentials import UNLIMITED
 from shared.security.process_limits import usable_cpus
 from shared.security.secret_files import read_secret

@@ -16,8 +16,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from deploy.pair import Pair, free_port
 from shared.command import finite, run
+from shared.processes.pair import Pair, free_port
 from shared.security.credentials import UNLIMITED
 from shared.security.secret_files import read_secret
 from tests.load.bench_cloud import filled, people

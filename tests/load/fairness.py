@@ -27,8 +27,8 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from deploy.pair import Pair, free_port
 from shared.command import run
+from shared.processes.pair import Pair, free_port
 from shared.security.credentials import UNLIMITED, Scope
 from shared.security.key_ring import KeyRing
 from shared.security.secret_files import read_secret

@@ -21,10 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.pair import Pair, free_port
 from lab.console_table import measurements
 from shared.command import finite, run
 from shared.envelope import TemplateEnvelope
+from shared.processes.pair import Pair, free_port
 from shared.security.secret_files import read_secret
 from tests.load.bench_cloud import GALLERY, PER_PERSON, filled, people, pictures_of
 from tests.load.closed_loop import closed_loop, request

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from deploy.pair import free_port
+from shared.processes.pair import free_port
 from tests.support.hostile_pictures import (
     GREY_ALPHA,
     PROGRESSIVE,

@@ -20,9 +20,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.pair import Pair, free_port
 from lab.console_table import measurements
 from shared.command import finite, run
+from shared.processes.pair import Pair, free_port
 from shared.security.credentials import UNLIMITED
 from shared.security.secret_files import read_secret
 from tests.load.closed_loop import request

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import typer
 
-from deploy.pair import free_port
 from edge_service.protection.keys import KeyStore
 from shared.command import build
+from shared.processes.pair import free_port
 from shared.security.key_ring import KeyRing
 from tests.support.forked_commands import ForkedCommands
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deploy.pair import free_port
+from shared.processes.pair import free_port
 
 
 class Milvus:

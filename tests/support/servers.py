@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.pair import Pair, free_port
+from shared.processes.pair import Pair, free_port
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 _START_SECONDS = 60

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.pair import running_pair
+from shared.processes.pair import running_pair
 from tests.edge_service.cli.patronus_command import Command
 
 

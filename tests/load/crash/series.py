@@ -18,8 +18,8 @@ from typing import Any, Final, Self
 
 import httpx
 
-from deploy.pair import free_port
 from shared.errors import SetupError
+from shared.processes.pair import free_port
 from shared.security.secret_files import read_secret
 from tests.load.crash.load import COMMON, Caller, spec
 from tests.load.crash.model import Gallery, Model, Seen

@@ -18,11 +18,11 @@ import httpx
 import numpy as np
 import typer
 
-from deploy.pair import Pair, free_port
 from shared.command import run
 from shared.contract import Contract
 from shared.envelope import TemplateEnvelope
 from shared.errors import SetupError
+from shared.processes.pair import Pair, free_port
 from shared.security.secret_files import read_secret
 
 _HERE: Final = Path(__file__).parent

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.pair import free_port
 from edge_service.protection.keys import KeyStore
+from shared.processes.pair import free_port
 from shared.security.key_ring import KeyRing
 from shared.security.secret_files import read_secret
 from tests.support.servers import wait_until_ready

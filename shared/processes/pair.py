@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 
-from deploy import child_process
 from shared.errors import SetupError
+from shared.processes import child_process
 
 _START_SECONDS = 60.0
 # A service that is asked to end has this long; then it is killed. Its own graceful shutdown takes 8 s at most.
@@ -53,7 +53,7 @@ class Pair:
                     "PATRONUS_CLOUD__PORT and PATRONUS_EDGE__PORT."
                 )
             # A session of its own: Ctrl-C reaches this process alone, which then stops the two in order.
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - this interpreter, and a module that callers name
                 child_process.command(module, ["serve"]),
                 env={**os.environ, **environment},
                 stdin=subprocess.PIPE,

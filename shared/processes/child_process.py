@@ -1,4 +1,6 @@
-"""Runs a module that ends when the process that started it does: ``python -m deploy.child_process MODULE ARGUMENT...``.
+"""Runs a module that ends when the process that started it does.
+
+``python -m shared.processes.child_process MODULE ARGUMENT...``.
 
 Standard input must be a pipe that only the parent holds open. The system closes it when the parent ends, even by
 SIGKILL. So no service stays behind and holds its port and its folder.
@@ -21,7 +23,7 @@ _STOP_SECONDS: Final = 12.0
 
 def command(module: str, arguments: Sequence[str]) -> list[str]:
     """The command that runs a module this way; start it with ``stdin=subprocess.PIPE``."""
-    return [sys.executable, "-m", "deploy.child_process", module, *arguments]
+    return [sys.executable, "-m", "shared.processes.child_process", module, *arguments]
 
 
 def _end_with_parent() -> None:
