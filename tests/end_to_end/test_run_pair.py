@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy import pair as pair_module
+from shared.processes import pair as pair_module
 from shared.processes.pair import Pair, free_port
 from shared.urls import service_url
 from tests.support.servers import wait_until_ready
