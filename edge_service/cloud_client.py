@@ -39,7 +39,6 @@ from shared.wire.cloud import (
     IdentifyAnswer,
     IdentifyRequest,
     RekeyRequest,
-    RekeyStatus,
     VerifyRequest,
 )
 from shared.wire.common import (
@@ -47,6 +46,7 @@ from shared.wire.common import (
     Erasure,
     GalleryInfo,
     Page,
+    RekeyStatus,
     Retention,
     SubjectDetail,
     SubjectInfo,
