@@ -184,7 +184,7 @@ class Exchange(Generic[T]):
         if isinstance(failure, httpx.ReadTimeout | httpx.WriteTimeout):
             return ServiceUnreachable(f"The edge at {self._place} did not answer in time.", reason="timeout")
         return ServiceUnreachable(
-            f"No edge answers at {self._place}; start one with `make run`, or name its address in PATRONUS_EDGE_URL."
+            f"No edge answers at {self._place}; start one there, or name another address (PATRONUS_EDGE_URL)."
         )
 
     def _wait(self, asked_s: float) -> None:
