@@ -120,7 +120,7 @@ def _tree(kind: type[PatronusError]) -> Iterator[type[PatronusError]]:
 
 
 _BY_KIND: Final[dict[str, type[PatronusError]]] = {
-    made.kind: made for made in _tree(PatronusError) if "kind" in vars(made)
+    made.kind: made for made in _tree(PatronusError) if "kind" in vars(made) and made is not PatronusError
 }
 # The first, and so most general, class of a status.
 _BY_STATUS: Final[dict[int, type[PatronusError]]] = {

@@ -91,8 +91,8 @@ class Client(_Caller):
 
     Example:
         >>> with Client(EDGE, api_key=API_KEY) as client:
-        ...     client.put_gallery("staff").gallery
-        'staff'
+        ...     client.put_gallery("door").gallery
+        'door'
     """
 
     def _open(self) -> None:

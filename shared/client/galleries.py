@@ -29,8 +29,8 @@ def put_gallery(
         Conflict: it exists with other properties.
 
     Example:
-        >>> client.put_gallery("staff", score_rule="mean").subjects
-        0
+        >>> client.put_gallery("door", score_rule="mean").score.rule
+        'mean'
     """
     body = {
         "threshold": None if threshold is None else threshold.model_dump(),
@@ -48,8 +48,8 @@ def list_galleries(*, limit: int = 100, after: str | None = None) -> Call[Page[E
         after: ``next`` of the page before.
 
     Example:
-        >>> client.list_galleries(limit=1).next
-        'staff'
+        >>> "door" in [found.gallery for found in client.list_galleries(limit=500).items]
+        True
     """
     return Call(method="GET", path=_GALLERIES, answer=Page[EdgeGallery], query={"limit": limit, "after": after})
 

@@ -28,7 +28,7 @@ def verify_face(
         FaceRefused: no face, several faces, or one too poor; ``reason`` says which.
 
     Example:
-        >>> client.verify_face("staff", "obama", SPEECH).decision
+        >>> client.verify_face("door", "obama", SPEECH).decision
         'match'
     """
     return Call(
@@ -62,7 +62,7 @@ def identify_faces(
         Conflict: the gallery is verify-only.
 
     Example:
-        >>> [found.subject for found in client.identify_faces("staff", SPEECH).faces[0].candidates]
+        >>> [found.subject for found in client.identify_faces("door", SPEECH).faces[0].candidates]
         ['obama']
     """
     return Call(

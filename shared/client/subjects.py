@@ -27,7 +27,7 @@ def enroll_faces(
         FaceRefused: no face, several faces, or one too poor; ``reason`` says which.
 
     Example:
-        >>> client.enroll_faces("staff", "obama", PORTRAIT).faces[0].stored
+        >>> client.enroll_faces("door", "obama", PORTRAIT).faces[0].stored
         'now'
     """
     return Call(
