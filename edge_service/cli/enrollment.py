@@ -157,7 +157,7 @@ def _tell_same_faces(session: Session, gallery: str, taken: list[Picture], quali
     a key that may not match, are not searched.
     """
     client, out = session.patient_client, session.out
-    chosen = _one_of_each_first(taken)[:_MOST_SEARCHED]
+    chosen = search_order(taken)[:_MOST_SEARCHED]
     found: dict[frozenset[str], tuple[float, Picture, str]] = {}
     with out.progress() as progress:
         for picture in progress.track(chosen, description="looking for the same face under two names"):
@@ -166,7 +166,7 @@ def _tell_same_faces(session: Session, gallery: str, taken: list[Picture], quali
             except (Unprocessable, BadRequest):
                 continue  # such as a picture that is good enough to be enrolled by the edge, and not to be searched for
             except (Conflict, Forbidden, Retryable) as error:
-                if error.reason != "verify_only":
+                if error.reason != "verify_only" and len({one.subject for one in taken}) > 1:
                     out.warn(f"Whether two subjects have the same face was not looked for. {error.detail}")
                 break
             for one in [one for face in answer.faces for one in face.candidates]:
@@ -186,7 +186,8 @@ def _tell_same_faces(session: Session, gallery: str, taken: list[Picture], quali
             out.result({"subject": picture.subject, "path": str(picture.path), **said}, "")
 
 
-def _one_of_each_first(pictures: list[Picture]) -> list[Picture]:
+def search_order(pictures: list[Picture]) -> list[Picture]:
+    """Pictures with one of each subject first, then another of each, and so on."""
     seen: Counter[str] = Counter()
     numbered = []
     for picture in pictures:

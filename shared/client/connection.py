@@ -180,7 +180,11 @@ class Exchange(Generic[T]):
 
     def _unreachable(self, failure: httpx.RequestError, refused: str | None) -> PatronusError:
         if refused is not None:
-            return ServiceUnreachable(f"{refused} Name the edge's authority in PATRONUS_EDGE_CA.", reason="tls")
+            return ServiceUnreachable(
+                f"{refused} Name the edge's authority in PATRONUS_EDGE_CA and, if the edge asks for one, a certificate "
+                "in PATRONUS_EDGE_CERTIFICATE and its key in PATRONUS_EDGE_CERTIFICATE_KEY.",
+                reason="tls",
+            )
         if isinstance(failure, httpx.ReadTimeout | httpx.WriteTimeout):
             return ServiceUnreachable(f"The edge at {self._place} did not answer in time.", reason="timeout")
         return ServiceUnreachable(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import ssl
 import threading
 import time
 from collections import deque
@@ -40,14 +42,17 @@ class AnsweringServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, *replies: Reply) -> None:
+    def __init__(self, *replies: Reply, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.replies = deque(replies)
         self.requests: list[Request] = []
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -77,14 +82,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815
 
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # the caller went away, or its certificate is not accepted
+            super().handle()
+
     def log_message(self, *_arguments: object) -> None:
         """Prints nothing."""
 
 
 @contextmanager
-def answering(*replies: Reply) -> Iterator[AnsweringServer]:
+def answering(*replies: Reply, tls: ssl.SSLContext | None = None) -> Iterator[AnsweringServer]:
     """A server that runs."""
-    with AnsweringServer(*replies) as server:
+    with AnsweringServer(*replies, tls=tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -23,8 +23,10 @@ from shared.errors import (
     ServiceUnreachable,
     UpstreamUnavailable,
 )
+from shared.security.tls import TlsSettings, server_context
 from tests.shared.client.answering import AnsweringServer, Reply, answering
 from tests.shared.client.test_errors import reply
+from tests.support.certificates import make_certificates
 
 HEALTHY = Reply(body={"status": "ok"})
 ERASED = Reply(
@@ -217,3 +219,22 @@ def test_neither_a_service_nor_numpy_is_loaded() -> None:
     assert httpx_first == "False", "httpx takes longer to load than all else, and is loaded with the first client"
     assert not {"fastapi", "numpy", "onnxruntime", "structlog", "edge_service", "cloud_service"} & set(loaded)
     assert "httpx" in loaded
+
+
+def test_tls_with_an_authority_and_a_certificate_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tls = make_certificates(tmp_path / "tls")
+    ca, certificate, key = tls / "ca.pem", tls / "edge.pem", tls / "edge.key"
+    asks = server_context(TlsSettings(certificate=tls / "cloud.pem", key=tls / "cloud.key", client_ca=ca))
+    with answering(HEALTHY, tls=asks) as server:
+        with client_of(server, ca=ca, certificate=certificate, certificate_key=key) as client:
+            assert client.get_health().status == "ok"
+        for options in ({}, {"ca": ca}):
+            with client_of(server, **options) as client, pytest.raises(ServiceUnreachable) as error:
+                client.get_health()
+            assert error.value.reason == "tls"
+            assert "PATRONUS_EDGE_CA" in error.value.detail
+        assert len(server.requests) == 1
+        for name, value in (("CA", ca), ("CERTIFICATE", certificate), ("CERTIFICATE_KEY", key)):
+            monkeypatch.setenv(f"PATRONUS_EDGE_{name}", str(value))
+        with client_of(server) as client:
+            assert client.get_health().status == "ok"
