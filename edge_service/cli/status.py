@@ -21,7 +21,7 @@ def show_status(session: Session) -> bool:
     cloud = _cloud(session, edge)
     found = {"edge": edge, "cloud": cloud}
     ready = bool(edge["ready"] and cloud["ready"])
-    session.out.result({"ready": ready, **found}, "\n".join(_line(name, one) for name, one in found.items()))
+    session.out.result({"ready": ready, **found}, "\n".join(status_line(name, one) for name, one in found.items()))
     if None not in (edge["version"], cloud["version"]) and edge["version"] != cloud["version"]:
         session.out.warn("Edge and cloud are of different versions; install the same.")
     return ready
@@ -65,18 +65,17 @@ def _cloud(session: Session, edge: dict[str, Any]) -> dict[str, Any]:
         return found | {"detail": error.detail}
 
 
-def _line(name: str, found: dict[str, Any]) -> str:
+def status_line(name: str, found: dict[str, Any]) -> str:
+    """What a service is, in one line."""
     if found["ready"] is None:
         state = "not known, since the edge does not answer"
     elif found["ready"]:
         state = "ready"
-    elif not found["reachable"]:
-        state = found.get("detail", "does not answer the edge")
+    elif found["reachable"]:
+        failing = [check for check, holds in found.get("checks", {}).items() if not holds and check != "cloud"]
+        state = ": ".join(["not ready", *([", ".join(failing)] if failing else [])])
     else:
-        failing = ", ".join(check for check, holds in found["checks"].items() if not holds and check != "cloud")
-        state = f"not ready: {failing}" if failing else "not ready"
-    parts = [f"{name}: {state.removesuffix('.')}"]
-    for member in ("url", "version", "profile"):
-        if found.get(member) is not None and not (member == "url" and found["url"] in state):
-            parts.append(f"{member} {found[member]}" if member != "url" else str(found["url"]))
-    return "; ".join(parts)
+        state = found.get("detail", "does not answer the edge, or is not ready").removesuffix(".")
+    known = [f"{member} {found[member]}" for member in ("version", "profile") if found.get(member) is not None]
+    address = [found["url"]] if found["url"] is not None and found["url"] not in state else []
+    return "; ".join([f"{name}: {state}", *address, *known])

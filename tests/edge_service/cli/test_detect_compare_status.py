@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from edge_service.cli.enrollment import Picture, enroll_all, people_in, search_order
 from edge_service.cli.session import Session
-from edge_service.cli.status import show_status
+from edge_service.cli.status import show_status, status_line
 from shared.home import patronus_version
 from shared.security.credentials import Scope
 from tests.edge_service.cli.patronus_command import Command
@@ -69,6 +69,16 @@ def test_the_status_of_an_edge_that_is_away_is_a_failure(command: Command) -> No
     ]
     status, [found] = command.quick("status", "--edge", "http://127.0.0.1:9")
     assert (status, found["edge"]["reachable"], found["ready"]) == (1, False, False)
+
+
+def test_the_status_names_what_is_not_ready() -> None:
+    edge = {"url": "http://e", "reachable": True, "ready": False, "version": "1", "profile": "default"}
+    checks = {"models": True, "keys": False, "cloud": False}
+    assert status_line("edge", edge | {"checks": checks}) == (
+        "edge: not ready: keys; http://e; version 1; profile default"
+    )
+    cloud = {"url": "http://c", "reachable": True, "ready": False, "version": "1"}
+    assert status_line("cloud", cloud) == "cloud: not ready; http://c; version 1"
 
 
 @pytest.mark.parametrize(("words", "completed"), [("patronus det", "detect"), ("patronus gallery sco", "score")])
@@ -174,4 +184,4 @@ def test_the_status_says_that_the_cloud_does_not_answer(edge: Edge, capsys: pyte
         edge.transport.reset()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("edge", "cloud"))]
     assert lines[0].startswith("edge: ready; http://edge; ")
-    assert lines[1] == "cloud: does not answer the edge"
+    assert lines[1] == "cloud: does not answer the edge, or is not ready"
