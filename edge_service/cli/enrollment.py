@@ -171,8 +171,8 @@ def _tell_same_faces(session: Session, gallery: str, taken: list[Picture], quali
                 break
             for one in [one for face in answer.faces for one in face.candidates]:
                 pair = frozenset({picture.subject, one.subject})
-                if len(pair) > 1 and (pair not in found or found[pair][0] < one.similarity):
-                    found[pair] = one.similarity, picture, one.subject
+                if len(pair) > 1:
+                    found.setdefault(pair, (one.similarity, picture, one.subject))
     if not found:
         return
     ordered = sorted(found.values(), key=lambda each: -each[0])
