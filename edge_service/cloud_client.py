@@ -33,13 +33,13 @@ from shared.security.secret_files import read_secret
 from shared.security.tls import ENDED, client_context, why_refused
 from shared.wire.cloud import (
     ChangeGallery,
+    CloudInfo,
     EnrollAnswer,
     EnrollRequest,
     GallerySpec,
     IdentifyAnswer,
     IdentifyRequest,
     RekeyRequest,
-    RekeyStatus,
     VerifyRequest,
 )
 from shared.wire.common import (
@@ -47,6 +47,7 @@ from shared.wire.common import (
     Erasure,
     GalleryInfo,
     Page,
+    RekeyStatus,
     Retention,
     SubjectDetail,
     SubjectInfo,
@@ -125,6 +126,10 @@ class CloudClient:
         except httpx.HTTPError as error:
             _logged_tls_failure(error)
             return False
+
+    async def info(self) -> CloudInfo:
+        """Versions and limits of the cloud."""
+        return _read(await self._call("GET", "/v1/info"), CloudInfo)
 
     async def put_gallery(self, gallery: str, spec: GallerySpec) -> tuple[GalleryInfo, bool]:
         """Creates a gallery, or finds it; says whether it was created now."""

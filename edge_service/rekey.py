@@ -21,7 +21,8 @@ from edge_service.workers import Workers
 from shared.contract import Contract
 from shared.envelope import RotationMatrix
 from shared.errors import Conflict
-from shared.wire.cloud import RekeyRequest, RekeyStatus, Rotation
+from shared.wire.cloud import RekeyRequest, Rotation
+from shared.wire.common import RekeyStatus
 
 # How long a request waits before it answers 202; less than the command line waits for an answer.
 _MOST_SECONDS: Final = 15.0

@@ -126,7 +126,7 @@ def _guarded() -> Iterator[None]:
         finally:
             sys.stdout.flush()  # else Python would fail with a traceback when it ends
     except PatronusError as error:
-        _fail(error.detail, getattr(error, "problem", {"detail": error.detail, "reason": error.reason}))
+        _fail(error.detail, error.problem or {"detail": error.detail, "reason": error.reason})
     except OSError as error:
         place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         sentence = f"The system refused this: {place}{error.strerror or type(error).__name__}."

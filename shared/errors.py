@@ -28,10 +28,16 @@
     │   └── InsufficientStorage   507  the record's disk is full
     ├── ProtectionFailed          500  a privacy step failed; nothing was sent
     ├── UpstreamFailed            502  the cloud answered something the edge does not understand
-    └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
+    ├── SetupError                500  a setting, key or model file is missing or wrong; stops a start
+    └── ClientError                    raised by a client, and never answered
+        ├── ServiceUnreachable         no service answers at this address
+        └── AnswerNotUnderstood        what answers is not this service, or one of another version
 
 ``detail`` is one sentence that says what is wrong and how to correct it. Clients see it, so it never holds a biometric
 value, a path, a key or the text of another exception.
+
+The client of ``shared.client`` raises what a service answered as the same class. ``problem`` then holds the document.
+A problem of a type that is not in this tree, from a newer service, is raised as the general class of its status.
 """
 
 from __future__ import annotations
@@ -51,7 +57,8 @@ class PatronusError(Exception):
         extra: further members of the problem document; plain JSON values, never biometric.
     """
 
-    status: ClassVar[int] = 500
+    # Of the class; at a client, that of the answer.
+    status: int = 500
     kind: ClassVar[str] = "unexpected-error"
     title: ClassVar[str] = "Unexpected error"
 
@@ -65,6 +72,19 @@ class PatronusError(Exception):
         self.detail = detail
         self.reason = reason
         self.extra = extra
+        # The document as a service answered it, at a client; None: raised in this process.
+        self.problem: dict[str, Any] | None = None
+
+    @property
+    def request_id(self) -> str | None:
+        """The id of the request in the service's log, at a client; None: raised in this process."""
+        found = (self.problem or {}).get("request_id")
+        return found if isinstance(found, str) else None
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which the same request may be sent again; None: repeating it would not help."""
+        return None
 
 
 class Retryable(PatronusError):
@@ -83,6 +103,11 @@ class Retryable(PatronusError):
         super().__init__(detail, **extra)
         if retry_after_s is not None:
             self.retry_after_s = retry_after_s
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which the same request may be sent again."""
+        return self.retry_after_s
 
 
 class BadRequest(PatronusError):
@@ -274,3 +299,21 @@ class SetupError(PatronusError):
 
     kind = "setup-error"
     title = "Set-up error"
+
+
+class ClientError(PatronusError):
+    """A call failed at the client; no service answers this."""
+
+    kind = "client-error"
+
+
+class ServiceUnreachable(ClientError):
+    """No service answers at this address, or not in time, or its certificate is not accepted."""
+
+    kind = "service-unreachable"
+
+
+class AnswerNotUnderstood(ClientError):
+    """What answers at this address is not this service, or one of another version."""
+
+    kind = "answer-not-understood"

@@ -32,7 +32,8 @@ from shared.errors import (
 )
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
-from shared.wire.cloud import RekeyRequest, RekeyStatus, Rotation
+from shared.wire.cloud import RekeyRequest, Rotation
+from shared.wire.common import RekeyStatus
 
 _log = get_logger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from edge_service.cli.session import Gallery, Json, Session, calls_edge, gallery_path
+from edge_service.cli.session import Gallery, Json, Session, calls_edge
 from shared.command import gallery_name
 from shared.names import SUBJECT_PATTERN
 
@@ -75,9 +75,10 @@ def migrate(
     force: Force = False,
 ) -> None:
     """Enroll stored embeddings into a gallery, without pictures. Run again after a stop, it stores nothing twice."""
-    gallery_path(name)  # a wrong name is refused before the file is read
     from edge_service.cli.migration import Migration
+    from shared.client.call import check_name
 
+    check_name("gallery", name)  # before the file is read
     migration = Migration(source, session, name)
     if out is not None:
         migration.write_templates(out, force=force)

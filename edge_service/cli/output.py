@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+Answer = TypeVar("Answer", bound=BaseModel)
 # What is said of a face that does not agree with the others of its subject.
 DISAGREES: Final = "does not match the subject's other faces: two people under one name?"
 # Ends of a sentence, for one embedding and for several.
@@ -29,7 +31,7 @@ class Output:
         self.people = Console(file=sys.stderr if as_json else sys.stdout, highlight=False)
         self.errors = Console(stderr=True, highlight=False)
 
-    def result(self, answer: dict[str, Any], sentence: str) -> None:
+    def result(self, answer: BaseModel | dict[str, Any], sentence: str) -> None:
         """Prints one result."""
         self._print(answer, sentence, self.people)
 
@@ -42,9 +44,9 @@ class Output:
         if not self.as_json:
             self.errors.print(sentence, markup=False, soft_wrap=True)
 
-    def _print(self, answer: dict[str, Any], sentence: str, console: Console) -> None:
+    def _print(self, answer: BaseModel | dict[str, Any], sentence: str, console: Console) -> None:
         if self.as_json:
-            sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(plain(answer), ensure_ascii=False) + "\n")
         else:
             console.print(sentence, markup=False, soft_wrap=True)
 
@@ -52,8 +54,8 @@ class Output:
         self,
         title: str,
         columns: list[str],
-        found: list[dict[str, Any]],
-        row: Callable[[dict[str, Any]], list[str]],
+        found: list[Answer],
+        row: Callable[[Answer], list[str]],
         none: str,
     ) -> None:
         """Prints several results: a table for people, or the sentence ``none`` where there are none."""
@@ -74,3 +76,8 @@ class Output:
         """A progress bar on standard error, which disappears at the end."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         return Progress(*columns, console=self.errors, transient=True, disable=not shown)
+
+
+def plain(answer: BaseModel | dict[str, Any]) -> dict[str, Any]:
+    """An answer as JSON has it."""
+    return answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer

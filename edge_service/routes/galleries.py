@@ -17,8 +17,7 @@ from edge_service.deps import (
 )
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
-from shared.wire.cloud import RekeyStatus
-from shared.wire.common import Erased, Erasure, GalleryInfo, Page, Retention
+from shared.wire.common import Erased, Erasure, GalleryInfo, Page, RekeyStatus, Retention
 from shared.wire.edge import ChangeKey, ChangeScoreRule, CreateGallery, EdgeGallery
 
 router = api_router("/v1/galleries", "galleries")

@@ -12,7 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from shared.errors import PatronusError, RateLimited, Retryable, SetupError, Unauthenticated, Unprocessable
+from shared.errors import (
+    ClientError,
+    PatronusError,
+    RateLimited,
+    Retryable,
+    SetupError,
+    Unauthenticated,
+    Unprocessable,
+)
 from shared.http.request_context import REQUEST_ID_HEADER, CallerGone, current_request_id
 from shared.logs import get_logger, place_of
 from shared.metrics import Metrics
@@ -33,7 +41,9 @@ RETRY_AFTER_DESCRIBED: Final[dict[str, Any]] = {
 
 
 def _by_status(kind: type[PatronusError]) -> dict[int, list[type[PatronusError]]]:
-    """The tree of errors from one class on, by status; without those that stop a start."""
+    """The tree of errors from one class on, by status; without those that stop a start, and those of clients."""
+    if kind is ClientError:
+        return {}
     found: dict[int, list[type[PatronusError]]] = {} if kind in {SetupError, Retryable} else {kind.status: [kind]}
     for below in kind.__subclasses__():
         for status, kinds in _by_status(below).items():

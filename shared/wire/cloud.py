@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from shared.contract import Contract
 from shared.envelope import RotationMatrix, TemplateEnvelope
-from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
+from shared.names import HexDigest, SubjectName, TemplateId
 from shared.strict_types import JsonInteger
 from shared.wire.common import (
     FMR_OF_RULE,
@@ -189,27 +189,6 @@ class RekeyRequest(Wire):
     contract: Contract
     replaces: HexDigest = Field(description="digest of the present contract, from whose seal the rotations start")
     rotations: Annotated[list[Rotation], Field(default_factory=list, max_length=MAX_ROTATIONS_A_REQUEST)]
-
-
-class RekeyStatus(Wire):
-    """The progress of a change of a gallery's key."""
-
-    gallery: GalleryName
-    contract: Contract = Field(description="the contract under which the gallery matches now")
-    contract_digest: str
-    next_contract: Contract | None = Field(description="the contract after the change; null: none is in progress")
-    state: Literal["settled", "staging", "settling"] = Field(
-        description="`staging`: the gallery matches under the old key while templates are written under the new one; "
-        "`settling`: it matches under the new key while the old templates are overwritten; `settled`: no change"
-    )
-    working: bool = Field(
-        description="whether the cloud is working on it; if false while `staging`, repeat `POST …/rekey` to continue"
-    )
-    templates: int = Field(ge=0)
-    left: int = Field(ge=0, description="templates still to be written (`staging`) or overwritten (`settling`)")
-    subjects: list[SubjectName] = Field(
-        description="of a verify-only gallery while `staging`: some subjects whose rotations the edge has to send next"
-    )
 
 
 class CloudInfo(Wire):

@@ -34,6 +34,8 @@ COMMANDS: dict[str, list[str]] = {
     "cloud keys revoke": ["ID"],
     "cloud restore": ["{}/record.db", "--force"],
     "cloud serve": [],
+    "compare": ["{}/picture.jpg", "{}/picture.jpg"],
+    "detect": ["{}/picture.jpg"],
     "edge keys create": ["--label", "x", "--scope", "match"],
     "edge keys list": [],
     "edge keys revoke": ["ID"],
@@ -58,6 +60,7 @@ COMMANDS: dict[str, list[str]] = {
     "models fetch": [],
     "models list": [],
     "protect": ["{}/embeddings.npz", "{}/new/out.npz", "--gallery", "mine"],
+    "status": [],
     "subject delete": ["mine", "ada", "--yes"],
     "subject list": ["mine"],
     "subject show": ["mine", "ada"],
@@ -124,7 +127,7 @@ CIRCUMSTANCES: dict[str, tuple[Callable[[Path], None], dict[str, str]]] = {
     "setting that is no JSON": (nothing, {"PATRONUS_EDGE__WORK": "{", "PATRONUS_CLOUD__WORK": "{"}),
 }
 # Verbs of a client go the same way to an edge that is away, and read no setting and no key but the first API key.
-CLIENT = {"enroll", "identify", "verify", "migrate"} | {
+CLIENT = {"compare", "detect", "enroll", "identify", "migrate", "status", "verify"} | {
     name for name in COMMANDS if name.startswith(("gallery", "subj"))
 }
 MUST_FAIL = {

@@ -26,7 +26,7 @@ _LOADED = (
     "cloud_service.record.backup",
     "cloud_service.record.check",
     "edge_service.app",
-    "edge_service.cli.edge_client",
+    "shared.client.connection",
     "edge_service.cli.enrollment",
     "edge_service.cli.migration",
     "edge_service.cli.output",

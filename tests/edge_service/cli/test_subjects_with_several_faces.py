@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from edge_service.cli.edge_client import EdgeClient, Refused
 from edge_service.cli.enrollment import enroll_all, pictures_of
 from edge_service.cli.enrollment import people_in as people
 from edge_service.cli.session import Session
@@ -69,20 +67,6 @@ def test_only_the_first_of_many_rows_that_do_not_match_are_named(command: Comman
     assert command.quick("migrate", "mixed-up", str(source))[1][0]["disagreeing"] == 30
 
 
-class ClientInProcess(EdgeClient):
-    """The command line's client, which reaches an edge of this process."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-
-    def call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        answer = self._edge.call(method, path, **request)
-        found: dict[str, Any] = answer.json()
-        if answer.is_error:
-            raise Refused(found)
-        return found
-
-
 @pytest.fixture(scope="module")
 def edge(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """An edge whose profile says what another picture is worth."""
@@ -101,7 +85,7 @@ def _no_log() -> Iterator[None]:
 
 def session(edge: Edge, *, as_json: bool = False) -> Session:
     made = Session(json=as_json)
-    made.client = ClientInProcess(edge)
+    made.client = made.patient_client = edge.client()
     return made
 
 
