@@ -31,8 +31,7 @@ def check_dimension(given: int, wanted: int) -> None:
     """
     if given != wanted:
         raise Unprocessable(
-            f"The embeddings have {given} dimensions, and {wanted} are wanted; send those of the embedder that the "
-            "edge runs.",
+            f"The embeddings have {given} dimensions, and {wanted} are wanted; send those of the gallery's embedder.",
             reason="wrong_dimension",
             given=given,
             wanted=wanted,

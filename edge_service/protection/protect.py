@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,10 +17,10 @@ from edge_service.protection.profiles.files import Profile
 from edge_service.protection.seal import seal, seal_matrix
 from shared.contract import ProfilePin
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
-from shared.errors import ProtectionFailed, SetupError
-from shared.logs import get_logger, place_of
+from shared.errors import ProtectionFailed, SetupError, place_of
 
-_log = get_logger(__name__)
+# Python's own log, since programs that embed the public library set that up as they like.
+_log = logging.getLogger(__name__)
 Rows = NDArray[np.float32]
 
 # The cosine of an embedding to its sealed template is that of two random directions: a standard deviation of 1/sqrt(d).
@@ -126,7 +127,7 @@ class Protector:
         try:
             packed = [TemplateEnvelope.pack(row, context.contract_digest) for row in protected.templates]
         except Exception as error:  # of any kind: nothing may be sent; the log has its type and place
-            _log.error("template_not_packed", **place_of(error))
+            _log.error("template_not_packed", extra=place_of(error))
             raise ProtectionFailed("A template could not be packed; nothing was sent.") from None
         return PackedTemplates(packed, protected.unperturbed)
 
@@ -159,7 +160,7 @@ class Protector:
         except ProtectionFailed:
             raise
         except Exception as error:  # of any kind: nothing may be sent; the log has its type and place
-            _log.error("protection_step_failed", **place_of(error))
+            _log.error("protection_step_failed", extra=place_of(error))
             # Without the cause: its text or frames may hold the embedding.
             raise ProtectionFailed("A step of the protection failed; nothing was sent.") from None
         if self._on_protected is not None:

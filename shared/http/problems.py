@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from shared.errors import PatronusError, RateLimited, Retryable, SetupError, Unauthenticated, Unprocessable
+from shared.errors import PatronusError, RateLimited, Retryable, SetupError, Unauthenticated, Unprocessable, place_of
 from shared.http.request_context import REQUEST_ID_HEADER, CallerGone, current_request_id
-from shared.logs import get_logger, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"

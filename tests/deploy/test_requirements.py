@@ -61,7 +61,7 @@ def test_nothing_that_is_needed_on_any_supported_system_is_missing(name: str) ->
     packages = locked(name)
     for environment in _environments():
         here = {name for name, (_, marker, _) in packages.items() if marker is None or marker.evaluate(environment)}
-        needed = set(_needed("patronus", EXTRAS[name], environment, set()))
+        needed = set(_needed("patronus-face", EXTRAS[name], environment, set()))
         assert needed <= here, (environment["python_version"], environment["platform_machine"])
 
 
@@ -97,6 +97,6 @@ def _needed(package: str, extras: tuple[str, ...], environment: dict[str, str], 
         if key in seen:
             continue
         seen.add(key)
-        if name != "patronus":
+        if name != "patronus-face":
             yield name
         yield from _needed(name, tuple(requirement.extras), environment, seen)

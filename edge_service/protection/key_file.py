@@ -1,0 +1,245 @@
+"""A key in one file, for programs that protect embeddings without an edge and a cloud.
+
+A pair keeps a master key in the edge's folder, and the cloud keeps which contract each gallery is under. A program
+without a cloud has only this file, so the file names the contract too: what was protected once is never compared with
+templates of another profile, gallery or key. The derivation of keys, the check and the private mode are those of the
+edge's key folder (``keys.py``, ``secret_files.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from edge_service.protection.keys import KEY_BYTES, GalleryKey, derive, new_epoch
+from shared.contract import Contract, Epoch
+from shared.errors import Conflict, ContractMismatch, SetupError
+from shared.names import GalleryName, HexDigest
+from shared.security.process_secrets import lock_pages
+from shared.security.secret_files import locked, read_secret, write_secret
+from shared.strict_types import One, StrictModel
+
+_KIND: Final = "patronus-key"
+_VERSION: Final = 1
+_DIGITS_SHOWN: Final = 12
+
+
+class _Use(StrictModel):
+    """What a key protects; known once it was used."""
+
+    gallery: GalleryName
+    contract: Contract
+
+
+class _KeyFile(StrictModel):
+    """The content of a key file."""
+
+    kind: Literal["patronus-key"] = _KIND
+    version: One = _VERSION
+    secret: HexDigest = Field(repr=False)
+    epoch: Epoch
+    used_for: _Use | None = None
+    check: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] = "0" * 8
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A secret key in a private file. It protects the embeddings of one gallery, under one profile.
+
+    Keep a backup of the file: without it, templates that were made with it match nothing any more. Anyone with it
+    recovers the embeddings.
+
+    Attributes:
+        path: of its file.
+        epoch: its random name, 16 hexadecimal digits.
+
+    Example:
+        >>> key = Key.load_or_create("acme.key")
+        >>> Key.load("acme.key") == key
+        True
+        >>> key  # doctest: +ELLIPSIS
+        Key(path=PosixPath('acme.key'), epoch='...')
+    """
+
+    path: Path = field(compare=False)
+    epoch: str
+    _secret: bytes = field(repr=False)
+
+    @classmethod
+    def load_or_create(cls, path: str | Path) -> Self:
+        """Reads a key file, or creates it with a new random key, readable by its owner alone.
+
+        Of several programs that create it at once, one does, and the others read its key.
+
+        Args:
+            path: of the file. Missing folders are created.
+
+        Raises:
+            SetupError: the file is damaged, newer than this program, not a key file, or readable by others, or it
+                cannot be written.
+
+        Example:
+            >>> Key.load_or_create("acme.key").path.stat().st_mode & 0o777 == 0o600
+            True
+        """
+        file = Path(path)
+        try:
+            return cls.load(file)
+        except FileNotFoundError:
+            new = _KeyFile(secret=secrets.token_hex(KEY_BYTES), epoch=new_epoch())
+        with contextlib.suppress(FileExistsError):  # another program was first
+            write_secret(file, _written(new), replace=False)
+        return cls.load(file)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads a key file, and never creates one: for programs whose templates exist already.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            SetupError: it is damaged, newer than this program, not a key file, or readable by others.
+
+        Example:
+            >>> Key.load("missing.key")
+            Traceback (most recent call last):
+            ...
+            FileNotFoundError: [Errno 2] No such file or directory: 'missing.key'
+        """
+        file = Path(path)
+        content = _read(file)
+        secret = bytes.fromhex(content.secret)
+        lock_pages(secret)
+        return cls(file, content.epoch, secret)
+
+    def gallery_key(self, gallery: str) -> GalleryKey:
+        """The key of a gallery, from which its seal and seeds follow, as from an edge's master key.
+
+        Example:
+            >>> Key.load_or_create("acme.key").gallery_key("staff")
+            GalleryKey(gallery='staff')
+        """
+        return GalleryKey(gallery, derive(self._secret, "gallery", gallery))
+
+    def used_for(self) -> tuple[str, Contract] | None:
+        """The gallery and the contract that this key protects; None until its first use.
+
+        Raises:
+            SetupError: the file is missing, damaged, or holds another key by now.
+
+        Example:
+            >>> protector = Protector.open(key=Key.load_or_create("acme.key"), gallery="staff")
+            >>> gallery, contract = Key.load("acme.key").used_for()
+            >>> gallery, contract.profile.name
+            ('staff', 'default')
+        """
+        try:
+            content = _read(self.path)
+        except FileNotFoundError:
+            raise SetupError(f"The key file {self.path} is gone; put its backup back.") from None
+        if bytes.fromhex(content.secret) != self._secret:
+            raise SetupError(f"The key file {self.path} holds another key than when it was read; start again.")
+        return None if content.used_for is None else (content.used_for.gallery, content.used_for.contract)
+
+    def use_for(self, gallery: str, contract: Contract) -> None:
+        """Notes in the file what this key protects, at its first use; later compares.
+
+        Args:
+            gallery: its name.
+            contract: that its templates are made under.
+
+        Raises:
+            Conflict: the key is of another gallery.
+            ContractMismatch: it is for another profile, another version of it, or another length of embeddings.
+            SetupError: the file is missing or damaged, or cannot be written.
+
+        Example:
+            >>> key = Key.load_or_create("acme.key")
+            >>> contract = Protector.open(key=key, gallery="staff").contract  # uses the key
+            >>> key.use_for("roof", contract)
+            Traceback (most recent call last):
+            ...
+            shared.errors.Conflict: The key file acme.key is of the gallery 'staff', and this is 'roof'; ...
+        """
+        known = self.used_for()
+        if known is None:
+            with locked(self.path):
+                known = self.used_for()  # another program may have used it meanwhile
+                if known is None:
+                    used = _Use(gallery=gallery, contract=contract)
+                    whole = _KeyFile(secret=self._secret.hex(), epoch=self.epoch, used_for=used)
+                    write_secret(self.path, _written(whole), replace=True)
+                    return
+        self._compare(known, gallery, contract)
+
+    def _compare(self, known: tuple[str, Contract], gallery: str, contract: Contract) -> None:
+        of, theirs = known
+        if of != gallery:
+            raise Conflict(
+                f"The key file {self.path} is of the gallery {of!r}, and this is {gallery!r}; use the key file of this "
+                "gallery, or create another."
+            )
+        if theirs == contract:
+            return
+        differing = [name for name in Contract.model_fields if getattr(theirs, name) != getattr(contract, name)]
+        pins = theirs.profile, contract.profile
+        if pins[0].name != pins[1].name:
+            what = f"the profile {pins[0].name!r}, and this is {pins[1].name!r}"
+        elif pins[0] != pins[1]:
+            what = (
+                f"other files of the profile {pins[0].name!r} (digest {pins[0].sha256[:_DIGITS_SHOWN]}…) than are here"
+            )
+        elif theirs.dim != contract.dim:
+            what = f"embeddings of {theirs.dim} values, and these have {contract.dim}"
+        else:
+            what = f"another {' and '.join(differing)}"
+        raise ContractMismatch(
+            f"The key file {self.path} is for {what}; templates of the two cannot be compared. Use what it is for, or "
+            "create another key file and protect the stored embeddings again.",
+            differing=differing,
+        )
+
+
+def _written(content: _KeyFile) -> bytes:
+    members = content.model_dump(mode="json")
+    return (json.dumps(members | {"check": _check(content.secret, members)}, indent=1) + "\n").encode()
+
+
+def _check(secret: str, members: dict[str, Any]) -> str:
+    """8 hexadecimal digits by which damage to any member is noticed; they reveal nothing of the secret."""
+    rest = {name: value for name, value in members.items() if name not in {"secret", "check"}}
+    return derive(bytes.fromhex(secret), "check of a key file", json.dumps(rest, sort_keys=True), length=4).hex()
+
+
+def _read(path: Path) -> _KeyFile:
+    text = read_secret(path)
+    found: Any
+    try:
+        found = json.loads(text)
+        kind, version = found["kind"], found["version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        kind = version = None
+    if kind != _KIND:
+        raise SetupError(f"The file {path} is not a key file of Patronus, or is damaged; put its backup back.")
+    if isinstance(version, int) and version > _VERSION:
+        raise SetupError(
+            f"The key file {path} is of version {version}, newer than this program, which reads {_VERSION}; update "
+            "patronus-face."
+        )
+    try:
+        content = _KeyFile.model_validate_json(text)
+    except ValidationError:
+        content = None
+    if content is None or content.check != _check(content.secret, found):
+        raise SetupError(
+            f"The key file {path} is damaged; put its backup back, since a new key cannot open what it sealed."
+        )
+    return content
