@@ -123,6 +123,7 @@ $(VENV)/.run: $(PACKAGES) | $(VENV)/bin/python
 	@echo "[2/$(STEPS)] Installing packages for the services into $(VENV), once (about 1 minute) ..."
 	@$(INSTALL) $(LOCKED) --requirement $(LOCKS)/tools.txt
 	@$(INSTALL) $(LOCKED) --requirement $(LOCKS)/edge.txt --requirement $(LOCKS)/cloud.txt --requirement $(LOCKS)/models.txt
+	@$(BIN)/python -m pip uninstall --quiet --yes patronus 2>/dev/null  # its name until it was patronus-face
 	@PYTHONWARNINGS=ignore $(INSTALL) --no-deps $(EDITABLE) .
 	@touch $@
 

@@ -119,7 +119,8 @@ class PatronusGraph:
             return rows
         left: Rows = rows @ self._erase
         with np.errstate(divide="ignore", invalid="ignore"):
-            return left / np.sqrt(np.vecdot(left, left))[:, None]
+            unit: Rows = left / np.sqrt(np.vecdot(left, left))[:, None]
+        return unit
 
     def _learn_erase(self) -> Rows | None:
         """Learns E^T, up to a factor, from unperturbed runs: (d, d) float32; None for no erase.

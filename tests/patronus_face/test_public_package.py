@@ -19,19 +19,36 @@ import patronus_face
 PACKAGE = Path(patronus_face.__file__).parent
 # Of services and of the lab; a system that only protects embeddings has none of them.
 NOT_LOADED = {"cv2", "faiss", "fastapi", "PIL", "rich", "sqlalchemy", "starlette", "structlog", "torch", "uvicorn"}
-LOADED = """
+TIMED = """
 import json, sys, time
 began = time.process_time()
-import patronus_face
-print(json.dumps({"cpu_s": time.process_time() - began, "modules": sorted(sys.modules)}))
+{}
+print(json.dumps({{"cpu_s": time.process_time() - began, "modules": sorted(sys.modules)}}))
 """
+# What protects, with the libraries that it is made of.
+PROTECTS = "from patronus_face import *"
+LIBRARIES = "import numpy, onnxruntime, cryptography.hazmat.primitives.ciphers.aead, pydantic; pydantic.BaseModel"
+
+
+def timed(program: str, wanted_s: float) -> tuple[float, set[str]]:
+    """The least CPU seconds of at most three runs, and the modules that were loaded."""
+    found: list[dict[str, Any]] = []
+    while len(found) < 3 and not (found and found[-1]["cpu_s"] < wanted_s):
+        command = [sys.executable, "-c", TIMED.format(program)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        found.append(json.loads(ended.stdout))
+    return min(each["cpu_s"] for each in found), {name.partition(".")[0] for name in found[0]["modules"]}
 
 
 def test_all_is_complete() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    imported = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-    assert patronus_face.__all__ == sorted(imported)
-    assert all(hasattr(patronus_face, name) for name in patronus_face.__all__)
+    typed = [alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert patronus_face.__all__ == sorted(set(typed) - {"Any", "TYPE_CHECKING", "import_module"})
+    assert patronus_face.__all__ == dir(patronus_face)
+    for name in patronus_face.__all__:
+        assert getattr(patronus_face, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        patronus_face.Nothing  # noqa: B018
 
 
 def test_types_are_shipped() -> None:
@@ -39,14 +56,13 @@ def test_types_are_shipped() -> None:
 
 
 def test_an_import_is_quick_and_loads_no_service() -> None:
-    runs = []
-    for _ in range(3):
-        ended = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True, timeout=120)
-        runs.append(json.loads(ended.stdout))
-        if runs[-1]["cpu_s"] < 0.5:
-            break
-    assert not {name.partition(".")[0] for name in runs[0]["modules"]} & NOT_LOADED
-    assert min(run["cpu_s"] for run in runs) < 0.5
+    seconds, modules = timed("import patronus_face", 0.1)
+    assert seconds < 0.1
+    assert not modules & {"numpy", "onnxruntime", "pydantic"}
+    seconds, modules = timed(PROTECTS, 0.5)
+    assert not modules & NOT_LOADED
+    # 0.45 s on two cores that also train a network, nearly all of it the libraries'.
+    assert seconds < 0.5 or seconds < timed(LIBRARIES, 0)[0] + 0.25
 
 
 def public_parts(name: str) -> list[str]:
