@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,17 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from edge_service.protection import protect
 from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.key_file import Key
-from edge_service.protection.profiles.files import Profile, check_profile_dimension, load_profile
+from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.seal import rotation
-from shared.contract import Contract, EmbedderPin
-from shared.errors import Conflict, SetupError, Unprocessable
-from shared.names import GALLERY_PATTERN
+from shared.contract import Contract
+from shared.errors import Conflict, Unprocessable
 from shared.wire.common import Threshold
 
 _log = logging.getLogger("patronus_face")
-_GALLERY: Final = "main"
-_MADE_ELSEWHERE: Final = "made elsewhere"
-_UNKNOWN_FILE: Final = "0" * 64
 
 
 class Protector:
@@ -83,14 +78,7 @@ class Protector:
             shared.errors.ContractMismatch: The key file arcface.key is for the profile 'seal', and this is 'default'...
         """
         found = load_profile(profile, own=None if profiles is None else Path(profiles))
-        known = key.used_for()
-        if gallery is None:
-            gallery = _GALLERY if known is None else known[0]
-        if re.fullmatch(GALLERY_PATTERN, gallery) is None:
-            raise SetupError("A gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens.")
-        contract = _contract(found, key, gallery, _dimension(found, dim, None if known is None else known[1].dim))
-        key.use_for(gallery, contract)
-        opened = cls(found, key, gallery, contract)
+        opened = cls(found, key, *key.use_for(found, gallery, dim))
         if not found.seals:
             _log.warning("The profile %s does not seal: its templates are nearly embeddings.", found.pin.name)
         return opened
@@ -206,25 +194,6 @@ class Protector:
             0.384
         """
         return self._engine.profile.document.threshold
-
-
-def _dimension(profile: Profile, wanted: int | None, known: int | None) -> int:
-    """The dimension of the embeddings: as the caller says, else the network's, else that of the key's first use."""
-    step, name = profile.document.patronus, profile.pin.name
-    dim = wanted if wanted is not None else known if step is None else step.dim
-    if dim is None:
-        raise SetupError(f"The profile {name!r} is for any embedder; say how many values an embedding has: dim=512")
-    check_profile_dimension(profile, dim)
-    return dim
-
-
-def _contract(profile: Profile, key: Key, gallery: str, dim: int) -> Contract:
-    document = profile.document
-    embedder = EmbedderPin(
-        name=document.embedder, sha256=document.embedder_sha256 or _UNKNOWN_FILE, preprocessing=_MADE_ELSEWHERE
-    )
-    seal = key.gallery_key(gallery).seal_pin(key.epoch, "gallery") if profile.seals else None
-    return Contract(dim=dim, embedder=embedder, profile=profile.pin, seal=seal)
 
 
 def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.float32], bool]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, ValidationError
 
 from edge_service.protection.keys import KEY_BYTES, GalleryKey, derive, new_epoch
-from shared.contract import Contract, Epoch
+from edge_service.protection.profiles.files import Profile, check_profile_dimension
+from shared.contract import Contract, EmbedderPin, Epoch
 from shared.errors import Conflict, ContractMismatch, SetupError
-from shared.names import GalleryName, HexDigest
+from shared.names import GALLERY_PATTERN, GalleryName, HexDigest
 from shared.security.process_secrets import lock_pages
 from shared.security.secret_files import locked, read_secret, write_secret
 from shared.strict_types import One, StrictModel
@@ -28,6 +30,11 @@ from shared.strict_types import One, StrictModel
 _KIND: Final = "patronus-key"
 _VERSION: Final = 1
 _DIGITS_SHOWN: Final = 12
+# The gallery of a key whose user names none.
+_GALLERY: Final = "main"
+# What a contract says of embeddings whose maker is not known here.
+_MADE_ELSEWHERE: Final = "made elsewhere"
+_UNKNOWN_FILE: Final = "0" * 64
 
 
 class _Use(StrictModel):
@@ -149,36 +156,57 @@ class Key:
             raise SetupError(f"The key file {self.path} holds another key than when it was read; start again.")
         return None if content.used_for is None else (content.used_for.gallery, content.used_for.contract)
 
-    def use_for(self, gallery: str, contract: Contract) -> None:
-        """Notes in the file what this key protects, at its first use; later compares.
+    def use_for(self, profile: Profile, gallery: str | None = None, dim: int | None = None) -> tuple[str, Contract]:
+        """What this key protects under a profile. The first time, the file notes it; later it must agree.
 
         Args:
-            gallery: its name.
-            contract: that its templates are made under.
+            profile: that protects.
+            gallery: its name; None: the key's own, ``main`` for a new key.
+            dim: values of an embedding; None: as the profile's network, or the key's first use, has them.
+
+        Returns:
+            The gallery's name and its contract.
 
         Raises:
             Conflict: the key is of another gallery.
             ContractMismatch: it is for another profile, another version of it, or another length of embeddings.
-            SetupError: the file is missing or damaged, or cannot be written.
+            SetupError: no gallery can have this name, the profile is not for this dimension, or the file is missing or
+                damaged, or cannot be written.
 
         Example:
-            >>> key = Key.load_or_create("acme.key")
-            >>> contract = Protector.open(key=key, gallery="staff").contract  # uses the key
-            >>> key.use_for("roof", contract)
-            Traceback (most recent call last):
-            ...
-            shared.errors.Conflict: The key file acme.key is of the gallery 'staff', and this is 'roof'; ...
+            >>> from edge_service.protection.profiles.files import load_profile
+            >>> gallery, contract = Key.load_or_create("acme.key").use_for(load_profile("seal"), "staff", 512)
+            >>> gallery, contract.dim
+            ('staff', 512)
         """
         known = self.used_for()
+        if gallery is None:
+            gallery = _GALLERY if known is None else known[0]
+        if re.fullmatch(GALLERY_PATTERN, gallery) is None:
+            raise SetupError("A gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens.")
+        contract = self._contract(profile, gallery, _dimension(profile, dim, None if known is None else known[1].dim))
         if known is None:
-            with locked(self.path):
-                known = self.used_for()  # another program may have used it meanwhile
-                if known is None:
-                    used = _Use(gallery=gallery, contract=contract)
-                    whole = _KeyFile(secret=self._secret.hex(), epoch=self.epoch, used_for=used)
-                    write_secret(self.path, _written(whole), replace=True)
-                    return
+            known = self._note(_Use(gallery=gallery, contract=contract))
         self._compare(known, gallery, contract)
+        return gallery, contract
+
+    def _contract(self, profile: Profile, gallery: str, dim: int) -> Contract:
+        document = profile.document
+        embedder = EmbedderPin(
+            name=document.embedder, sha256=document.embedder_sha256 or _UNKNOWN_FILE, preprocessing=_MADE_ELSEWHERE
+        )
+        seal = self.gallery_key(gallery).seal_pin(self.epoch, "gallery") if profile.seals else None
+        return Contract(dim=dim, embedder=embedder, profile=profile.pin, seal=seal)
+
+    def _note(self, use: _Use) -> tuple[str, Contract]:
+        """Writes the first use into the file, unless another program was first; returns what stands there."""
+        with locked(self.path):
+            known = self.used_for()
+            if known is None:
+                content = _KeyFile(secret=self._secret.hex(), epoch=self.epoch, used_for=use)
+                write_secret(self.path, _written(content), replace=True)
+                known = use.gallery, use.contract
+        return known
 
     def _compare(self, known: tuple[str, Contract], gallery: str, contract: Contract) -> None:
         of, theirs = known
@@ -206,6 +234,16 @@ class Key:
             "create another key file and protect the stored embeddings again.",
             differing=differing,
         )
+
+
+def _dimension(profile: Profile, wanted: int | None, known: int | None) -> int:
+    """The dimension of the embeddings: as the caller says, else the network's, else that of the key's first use."""
+    step, name = profile.document.patronus, profile.pin.name
+    dim = wanted if wanted is not None else known if step is None else step.dim
+    if dim is None:
+        raise SetupError(f"The profile {name!r} is for any embedder; say how many values an embedding has: dim=512")
+    check_profile_dimension(profile, dim)
+    return dim
 
 
 def _written(content: _KeyFile) -> bytes:
