@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -176,7 +177,7 @@ class Protector:
         no_limits = np.full(len(rows), ANY_ANGLE, np.float32)
         if self._graph is None:
             return Protected(seal(rows, key), np.zeros_like(no_limits), ("seal",))
-        dim, seal_now = rows.shape[1], sealed and self.profile.seals
+        dim, seal_now = rows.shape[1], sealed and "seal" in self._kinds
         matrix = seal_matrix(key, dim) if seal_now else np.eye(dim, dtype=np.float32)
         drawn = seeds(rows, key.seed_key(), self._graph.step.seed_dim)
         templates, angles = self._graph.run(rows, drawn, no_limits, matrix)
@@ -193,8 +194,8 @@ def _graph_of(profile: Profile) -> PatronusGraph | None:
 
 
 def _refuse_unsealed(rows: Rows, templates: Rows) -> None:
-    kept = np.abs(np.vecdot(rows, templates))
-    if rows.shape[1] > _SEAL_SIGMAS**2 and (kept > _SEAL_SIGMAS / np.sqrt(rows.shape[1])).any():
+    dim = rows.shape[1]
+    if dim > _SEAL_SIGMAS**2 and not np.abs(np.vecdot(rows, templates)).max() <= _SEAL_SIGMAS / math.sqrt(dim):
         raise ProtectionFailed("The seal was not applied; nothing was sent.")
 
 
@@ -204,5 +205,5 @@ def _check_unit_rows(rows: Rows, shape: tuple[int, ...]) -> None:
             "A step of the protection returned something that is not an embedding; nothing was sent."
         )
     # A value that is not finite fails this comparison too. Squaring doubles a deviation.
-    if not (np.abs(np.vecdot(rows, rows) - 1) <= 2 * UNIT_TOLERANCE).all():
+    if not np.abs(np.vecdot(rows, rows) - 1).max() <= 2 * UNIT_TOLERANCE:
         raise ProtectionFailed("A step of the protection returned a vector of the wrong length; nothing was sent.")
