@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests.docs.pages import ROOT, blocks
+from tests.patronus_face.sample_embeddings import PROBES, write_faces
 from tests.support.milvus_server import MilvusLite
 from tests.support.postgres_server import NoServer, served
-from tests.patronus_face.sample_embeddings import PROBES, write_faces
 
 PAGE = ROOT / "docs" / "plug-in.md"
 DECISIONS = ["obama", "obama", "nobody"]
