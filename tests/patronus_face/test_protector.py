@@ -137,7 +137,7 @@ def test_any_embedder_can_be_sealed(sealing: Callable[..., Protector], dim: int)
     assert protector.contract.dim == dim
 
 
-@pytest.mark.slow(reason="a seal of 4,096 dimensions takes half a minute and 1 GB to draw")
+@pytest.mark.slow(reason="a seal of 4,096 dimensions takes half a minute to draw")
 def test_the_largest_embedder_can_be_sealed(sealing: Callable[..., Protector]) -> None:
     rows, protector = units(4, 4096), sealing(4096)
     np.testing.assert_allclose(
