@@ -18,9 +18,9 @@ from cloud_service.record.record import Journal, Record
 from cloud_service.record.sqlite import sqlite_file
 from cloud_service.settings import RetentionSettings, Settings
 from cloud_service.store import Store
-from shared.errors import PatronusError, SetupError
+from shared.errors import PatronusError, SetupError, place_of
 from shared.home import patronus_version
-from shared.logs import get_logger, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 
 _log = get_logger(__name__)

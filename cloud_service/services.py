@@ -17,8 +17,8 @@ from cloud_service.record.listing import Listing
 from cloud_service.rekey.service import Rekeying
 from cloud_service.settings import Settings
 from cloud_service.store import Store
-from shared.errors import PatronusError
-from shared.logs import get_logger, place_of
+from shared.errors import PatronusError, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.security.key_ring import KeyRing
 

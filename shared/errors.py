@@ -43,6 +43,7 @@ A problem of a type that is not in this tree, from a newer service, is raised as
 from __future__ import annotations
 
 import math
+import traceback
 from typing import Any, ClassVar
 
 
@@ -55,6 +56,14 @@ class PatronusError(Exception):
         detail: one sentence for the caller: what is wrong and how to correct it.
         reason: a stable word for programs, such as ``too_small``; defaults to the class's own.
         extra: further members of the problem document; plain JSON values, never biometric.
+
+    Example:
+        >>> from patronus_face import Key, PatronusError, Protector
+        >>> try:
+        ...     Protector.open("nothing", key=Key.load_or_create("acme.key"))
+        ... except PatronusError as error:
+        ...     print(error.detail)
+        There is no protection profile 'nothing'; there are: default, dlib, plugin, seal.
     """
 
     # Of the class; at a client, that of the answer.
@@ -148,14 +157,36 @@ class RequestTimedOut(PatronusError):
 
 
 class Conflict(PatronusError):
-    """The state of the gallery does not allow this, such as when it exists with other properties."""
+    """The state of the gallery does not allow this, such as when it exists with other properties.
+
+    Example:
+        >>> from patronus_face import Conflict, Key, Protector
+        >>> key = Key.load_or_create("acme.key")
+        >>> protector = Protector.open(key=key, gallery="staff")
+        >>> try:
+        ...     Protector.open(key=key, gallery="roof")
+        ... except Conflict as error:
+        ...     print(error)
+        The key file acme.key is of the gallery 'staff', and this is 'roof'; use the key file of this gallery, or ...
+    """
 
     status = 409
     kind = "conflict"
 
 
 class ContractMismatch(Conflict):
-    """The gallery's contract (models, profile, key) is not that of the template or the edge."""
+    """The gallery's contract (models, profile, key) is not that of the template or the edge.
+
+    Example:
+        >>> from patronus_face import ContractMismatch, Key, Protector
+        >>> key = Key.load_or_create("acme.key")
+        >>> protector = Protector.open("default", key=key)
+        >>> try:
+        ...     Protector.open("dlib", key=key)
+        ... except ContractMismatch as error:
+        ...     print(error.extra["differing"])
+        ['embedder', 'profile']
+    """
 
     kind = "contract-mismatch"
 
@@ -175,7 +206,18 @@ class UnsupportedPicture(PatronusError):
 
 
 class Unprocessable(PatronusError):
-    """The request is well-formed, but cannot be used; `detail` says why."""
+    """The request is well-formed, but cannot be used; `detail` says why.
+
+    Example:
+        >>> import numpy as np
+        >>> from patronus_face import Key, Protector, Unprocessable
+        >>> protector = Protector.open("default", key=Key.load_or_create("acme.key"))
+        >>> try:
+        ...     protector.protect(np.zeros(128))
+        ... except Unprocessable as error:
+        ...     print(error.reason, error.extra["embedding"])
+        zero_vector 0
+    """
 
     status = 422
     kind = "unprocessable"
@@ -231,7 +273,13 @@ class RateLimited(Overloaded):
 
 
 class ProtectionFailed(PatronusError):
-    """A protection step failed or did not return a template. Nothing was sent."""
+    """A protection step failed or did not return a template. Nothing was sent.
+
+    Example:
+        >>> from patronus_face import PatronusError, ProtectionFailed
+        >>> issubclass(ProtectionFailed, PatronusError)  # there is no template then
+        True
+    """
 
     kind = "protection-failed"
 
@@ -295,7 +343,18 @@ class InsufficientStorage(Retryable):
 
 
 class SetupError(PatronusError):
-    """A setting, key or model file is missing or wrong. Stops a start, with one sentence."""
+    """A setting, key or model file is missing or wrong. Stops a start, with one sentence.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from patronus_face import Key, SetupError
+        >>> _ = Path("acme.key").write_text("no key"); Path("acme.key").chmod(0o600)
+        >>> try:
+        ...     Key.load("acme.key")
+        ... except SetupError as error:
+        ...     print(error)
+        The file acme.key is not a key file of Patronus, or is damaged; put its backup back.
+    """
 
     kind = "setup-error"
     title = "Set-up error"
@@ -317,3 +376,16 @@ class AnswerNotUnderstood(ClientError):
     """What answers at this address is not this service, or one of another version."""
 
     kind = "answer-not-understood"
+
+
+def place_of(error: BaseException) -> dict[str, str]:
+    """The kind and place of an exception for a log: ``log.error("word", **place_of(error))``.
+
+    Our own code logs so, and never with ``exc_info``: a program that embeds a service may have set structlog up
+    otherwise, and its default prints the values of local variables.
+    """
+    places = [
+        f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{line} {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    return {"exception": type(error).__name__, "at": " < ".join(reversed(places[-8:]))}

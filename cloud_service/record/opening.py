@@ -130,5 +130,5 @@ def _connected(url: str, settings: RecordSettings, connections: int, shared: boo
     try:
         from cloud_service.record.postgresql import PostgresqlDatabase  # noqa: PLC0415 - an extra: psycopg may be missing
     except ImportError:
-        raise SetupError("A record in PostgreSQL needs psycopg: pip install 'patronus[postgresql]'.") from None
+        raise SetupError("A record in PostgreSQL needs psycopg: pip install 'patronus-face[postgresql]'.") from None
     return PostgresqlDatabase(url, settings.busy_timeout_s, settings.statement_timeout_s, connections, shared=shared)

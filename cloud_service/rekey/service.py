@@ -29,8 +29,9 @@ from shared.errors import (
     PatronusError,
     RecordUnavailable,
     Unprocessable,
+    place_of,
 )
-from shared.logs import get_logger, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import RekeyRequest, Rotation
 from shared.wire.common import RekeyStatus

@@ -43,12 +43,16 @@ def protect(
             help="What `patronus gallery show GALLERY --json` printed. [default: the cloud is asked]",
         ),
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Key file of your own system, as of patronus_face; made if missing."),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Protect the embeddings of a file, here, without a service."""
-    if unsealed == (gallery is not None):
-        raise typer.BadParameter("give either --unsealed or --gallery")
+    if unsealed + (gallery is not None) + (key is not None) != 1:
+        raise typer.BadParameter("give one of --key, --gallery and --unsealed")
     if contract is not None and gallery is None:
         raise typer.BadParameter("--contract goes with --gallery")
     if subject is not None and (gallery is None or re.fullmatch(SUBJECT_PATTERN, subject) is None):
@@ -57,7 +61,17 @@ def protect(
     from edge_service.cli.protect_file import protect_file
 
     out = Output(as_json=json)
-    protect_file(source, target, out, force=force, name=profile, gallery=gallery, contract=contract, subject=subject)
+    protect_file(
+        source,
+        target,
+        out,
+        force=force,
+        name=profile,
+        gallery=gallery,
+        contract=contract,
+        subject=subject,
+        key_file=key,
+    )
 
 
 @app.command()

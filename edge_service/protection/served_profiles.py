@@ -6,16 +6,18 @@ import re
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edge_service.protection.profiles.document import NAME_PATTERN
 from edge_service.protection.profiles.files import DefaultThreshold, Profile, load_profile
 from edge_service.protection.profiles.score import ScoreCalibration
 from edge_service.protection.protect import Protected, Protector
-from edge_service.vision.embed import EmbedderSpec
 from shared.contract import EmbedderPin, ProfilePin
 from shared.errors import ContractMismatch, SetupError
 from shared.logs import get_logger
+
+if TYPE_CHECKING:  # `patronus protect` runs without what reads pictures
+    from edge_service.vision.embed import EmbedderSpec
 
 _log = get_logger(__name__)
 _DIGITS_SHOWN: Final = 12

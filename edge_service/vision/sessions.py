@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.models.store import ModelFile
-from edge_service.settings import InferenceSettings
 from shared.errors import SetupError
 from shared.security.process_limits import usable_cpus
+
+if TYPE_CHECKING:  # the public library runs graphs, and loads neither the manifest of models nor the settings
+    from edge_service.models.store import ModelFile
+    from edge_service.settings import InferenceSettings
 
 # ONNX Runtime's wheels since 1.29 write a device id and a database into the user's cache and upload events. Its own
 # `disable_telemetry_events()` comes too late, after both were made; this variable, before the import, stops it all.
@@ -30,6 +33,17 @@ Floats = NDArray[np.float32]
 Signature = dict[str, tuple[str, tuple[int | None, ...]]]
 
 
+@dataclass(frozen=True, slots=True)
+class SmallGraphSettings:
+    """How a small graph runs; see ``InferenceSettings``."""
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    # A second thread takes longer to wake than such a graph takes to run.
+    threads: int = 1
+    spinning: bool = False
+    arena: bool = False
+
+
 class OrtSession:
     """A model in ONNX Runtime: the names of its inputs and outputs, and ``run``.
 
@@ -44,7 +58,7 @@ class OrtSession:
     def __init__(self, model: ModelFile, settings: InferenceSettings) -> None:
         self._open(model.read(), settings, f"the model {model.entry.name}; run: patronus models fetch")
 
-    def _open(self, data: bytes, settings: InferenceSettings, what: str) -> None:
+    def _open(self, data: bytes, settings: InferenceSettings | SmallGraphSettings, what: str) -> None:
         available = ort.get_available_providers()
         providers = [name for name in settings.providers if name in available]
         if not providers:
@@ -67,7 +81,7 @@ class OrtSession:
 
 
 class OrtGraph(OrtSession):
-    """A small graph for one embedding at a time, such as a profile's: one thread, on the CPU.
+    """A small graph for a few embeddings at a time, such as a profile's: one thread, on the CPU.
 
     Args:
         data: the content of the graph's file, whose digest was checked.
@@ -78,8 +92,7 @@ class OrtGraph(OrtSession):
     """
 
     def __init__(self, data: bytes, what: str) -> None:
-        # A second thread takes longer to wake than such a graph takes to run.
-        self._open(data, InferenceSettings(threads=1), what)
+        self._open(data, SmallGraphSettings(), what)
 
     def signature(self) -> tuple[Signature, Signature]:
         """Type and shape of each input, and of each output, by name. An axis of any length is None."""
@@ -92,7 +105,7 @@ def _shape(axes: Sequence[object]) -> tuple[int | None, ...]:
     return tuple(axis if isinstance(axis, int) else None for axis in axes)
 
 
-def _options(settings: InferenceSettings) -> Any:
+def _options(settings: InferenceSettings | SmallGraphSettings) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads or usable_cpus()
     # These networks are chains: they have no parallel branches.

@@ -20,9 +20,10 @@ from shared.errors import (
     SetupError,
     Unauthenticated,
     Unprocessable,
+    place_of,
 )
 from shared.http.request_context import REQUEST_ID_HEADER, CallerGone, current_request_id
-from shared.logs import get_logger, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
