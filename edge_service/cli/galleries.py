@@ -19,7 +19,16 @@ from edge_service.cli.session import (
     is_verify_only,
     subject_path,
 )
-from shared.command import counted, finite
+from edge_service.cli.thresholds import (
+    Cosine,
+    FalseAccepts,
+    Fmr,
+    ForSubjects,
+    cost_of,
+    threshold_of,
+    wanted_threshold,
+)
+from shared.command import counted
 
 if TYPE_CHECKING:
     from edge_service.cli.edge_client import EdgeClient
@@ -38,14 +47,10 @@ _UNITS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 def create_gallery(
     session: Session,
     name: Gallery,
-    threshold: Annotated[
-        float | None,
-        typer.Option(callback=finite, min=0.0001, max=0.9999, help="Cosine to accept at. [default: the edge's]"),
-    ] = None,
-    fmr: Annotated[
-        float | None,
-        typer.Option(callback=finite, min=0, max=1, help="False match rate that you measured at this threshold."),
-    ] = None,
+    threshold: Cosine = None,
+    fmr: Fmr = None,
+    for_subjects: ForSubjects = None,
+    false_accepts: FalseAccepts = None,
     verify_only: Annotated[
         bool | None,
         typer.Option(
@@ -58,18 +63,15 @@ def create_gallery(
     ] = None,
 ) -> None:
     """Make a gallery. Making it again changes nothing."""
-    if (threshold is None) != (fmr is None):
-        raise typer.BadParameter("--threshold and --fmr go together: a threshold means nothing without its rate")
-    wanted: dict[str, Any] = {"threshold": None if threshold is None else {"cosine": threshold, "fmr": fmr}}
+    wanted: dict[str, Any] = {"threshold": wanted_threshold(threshold, fmr, for_subjects, false_accepts)}
     if verify_only is not None:
         wanted["verify_only"] = verify_only
     if score is not None:
         wanted["score_rule"] = score
     answer = session.client.call("PUT", gallery_path(name), json=wanted)
-    at = answer["threshold"]
     kind = " for verification only" if is_verify_only(answer) else ""
-    rate = f"false match rate {100 * at['fmr']:.2g}%{' on adults' if threshold is None else ''}"
-    session.out.result(answer, f"Gallery {name} is ready{kind}; threshold: cosine {at['cosine']:g} ({rate}).")
+    at = threshold_of(answer, " on adults" if wanted["threshold"] is None else "")
+    session.out.result(answer, f"Gallery {name} is ready{kind}; threshold: {at}.{cost_of(answer)}")
 
 
 @gallery.command("list")
@@ -126,6 +128,24 @@ def change_score(
     """Change how subjects with several faces are compared. Holds for enrolled subjects too."""
     answer = session.client.call_with_retries("PATCH", gallery_path(name), json={"score_rule": rule})
     session.out.result(answer, f"Gallery {name}: {_compared(answer)}.")
+
+
+@gallery.command("threshold")
+@calls_edge
+def change_threshold(
+    session: Session,
+    name: Gallery,
+    threshold: Cosine = None,
+    fmr: Fmr = None,
+    for_subjects: ForSubjects = None,
+    false_accepts: FalseAccepts = None,
+) -> None:
+    """Change a gallery's threshold. Holds for enrolled subjects too."""
+    wanted = wanted_threshold(threshold, fmr, for_subjects, false_accepts)
+    if wanted is None:
+        raise typer.BadParameter("give --threshold and --fmr, or --for-subjects and --false-accepts")
+    answer = session.client.call_with_retries("PATCH", gallery_path(name), json={"threshold": wanted})
+    session.out.result(answer, f"Gallery {name}: threshold {threshold_of(answer)}.{cost_of(answer)}")
 
 
 @gallery.command("retention")
