@@ -55,6 +55,8 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         rates=settings.rates,
         slots=_MOST_REQUESTS_OF_A_KIND,
         watch_disconnects=True,
+        cors_origins=settings.cors_origins,
+        root_path=settings.root_path,
     )
     of_galleries = (matching.router, subjects.router, embeddings.router, galleries.router, galleries.rekeys)
     for router in of_galleries:
