@@ -66,8 +66,8 @@ def _checked_origin(origin: str) -> str:
         if f"{parts.scheme}://{parts.netloc}" == origin == origin.lower() and parts.port != usual:
             return origin
     raise ValueError(
-        "not an exact origin as browsers send it, such as https://desk.example or http://127.0.0.1:3000: in lower case, "
-        "without a path or the usual port, and never *"
+        "not an exact origin as browsers send it, such as https://desk.example or http://127.0.0.1:3000: in lower "
+        "case, without a path or the usual port, and never *"
     )
 
 

@@ -108,7 +108,7 @@ def make_application(
     description: str,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     metrics: Metrics,
-    limit_for: Callable[[str], int],
+    limit_for: Callable[[Scope], int],
     body_seconds: float,
     rates: RateSettings,
     slots: int,
@@ -125,7 +125,7 @@ def make_application(
         description: of the OpenAPI document.
         lifespan: opens and closes what the service holds.
         metrics: of the service.
-        limit_for: the most bytes that a path takes as a body.
+        limit_for: the most bytes that a request's path takes as a body, by its scope.
         body_seconds: the longest that a body may take to arrive.
         rates: how often a key may call.
         slots: requests of one kind that are answered at once; more are refused.
