@@ -15,7 +15,7 @@ from shared.command import counted
 from shared.errors import BadRequest
 from shared.names import SUBJECT_PATTERN
 
-_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic"})
 _BAD_NAME = (
     "A subject cannot have this name; use ASCII letters, digits and ._@-, starting with a letter or digit; at most 128."
 )
