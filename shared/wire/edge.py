@@ -1,4 +1,4 @@
-"""Requests and answers of the edge. Pictures are multipart parts named ``image``."""
+"""Requests and answers of the edge. Pictures are not here: they are read from forms and JSON by hand."""
 
 from __future__ import annotations
 
