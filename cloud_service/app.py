@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.types import Scope
 
 from cloud_service.clock import RecordClock
 from cloud_service.routes import ROUTERS
 from cloud_service.services import running_services
-from cloud_service.settings import Settings
+from cloud_service.settings import BodySettings, Settings
 from shared.http.application import make_application
 from shared.http.system import system_routes
 from shared.metrics import Metrics
@@ -47,7 +48,7 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
         description="Stores protected templates of faces and matches them. Takes no picture, returns no template.",
         lifespan=lifespan,
         metrics=metrics,
-        limit_for=lambda path: settings.body.max_rekey_bytes if _REKEY.fullmatch(path) else settings.body.max_bytes,
+        limit_for=lambda scope: _body_limit(scope, settings.body),
         body_seconds=settings.body.timeout_s,
         rates=settings.rates,
         slots=settings.work.queue_length + settings.work.max_batch_probes,  # those that wait, and those in progress
@@ -56,3 +57,7 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
     for router in (*ROUTERS, system_routes(metrics, readiness)):
         app.include_router(router)
     return app
+
+
+def _body_limit(scope: Scope, limits: BodySettings) -> int:
+    return limits.max_rekey_bytes if _REKEY.fullmatch(scope["path"]) else limits.max_bytes

@@ -32,7 +32,7 @@ from shared.errors import (
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import EnrollAnswer, GallerySpec, IndexKind, IndexStats, NewTemplate
-from shared.wire.common import Erased, Receipt, SubjectScore
+from shared.wire.common import Erased, Receipt, SubjectScore, Threshold
 
 _log = get_logger(__name__)
 
@@ -290,6 +290,15 @@ class Store:
             if after is not before:
                 with after_commit("The rule is stored"):
                     self.indexes.regrouped(before, after)
+
+    def change_threshold(self, gallery_name: str, threshold: Threshold, by: str | None) -> None:
+        """Changes a gallery's threshold; answers begun before keep the one that they began with.
+
+        Raises:
+            NotFound: there is no such gallery.
+        """
+        with self._writing, self._metrics.step("record"):
+            self.record.change_threshold(self.record.gallery(gallery_name), threshold, by)
 
     def pin_index(self, gallery_name: str, kind: IndexKind | None) -> IndexStats:
         """Chooses how a gallery is searched; None: by the number of its templates.

@@ -137,7 +137,7 @@ class CloudClient:
         return _read(response, GalleryInfo), response.status_code == httpx.codes.CREATED
 
     async def change_gallery(self, gallery: str, change: ChangeGallery) -> GalleryInfo:
-        """Changes how a gallery's subjects are compared; safe to repeat."""
+        """Changes a gallery's threshold, or how its subjects are compared; safe to repeat."""
         return await self._answer(GalleryInfo, "PATCH", f"/{gallery}", change)
 
     async def gallery(self, gallery: str) -> GalleryInfo:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 from pydantic import Field
 
 from edge_service.services import Services
-from edge_service.uploads import PART
+from edge_service.uploads import FORM, JSON, PART, SEVERAL
 from shared.http.auth import KeyCheck
 from shared.names import GalleryName, QualityFilter, SubjectName, TemplateId
 from shared.security.credentials import Scope
@@ -60,11 +60,24 @@ DimQuery = Annotated[
 ]
 
 
-def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, object]:
-    """The OpenAPI description of a multipart body, which handlers read themselves."""
-    parts: dict[str, object] = {"type": "string", "format": "binary", "description": "a JPEG, PNG or WebP file"}
-    field: dict[str, object] = (
-        parts if at_most == 1 else {"type": "array", "items": parts, "minItems": at_least, "maxItems": at_most}
-    )
-    schema = {"type": "object", "required": [PART], "properties": {PART: field}, "additionalProperties": False}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, Any]:
+    """The OpenAPI description of a body with pictures, which handlers read themselves."""
+    kinds = "JPEG, PNG, WebP, AVIF or HEIC"
+    part = {"type": "string", "format": "binary", "description": f"a {kinds} file"}
+    text = {
+        "type": "string",
+        "format": "byte",
+        "contentEncoding": "base64",
+        "description": f"a {kinds} file in standard base64 with padding, or a data URI with it",
+    }
+    limits = {"minItems": at_least, "maxItems": at_most}
+    form = _with_member(PART, part if at_most == 1 else {"type": "array", "items": part, **limits})
+    taken = [] if at_least > 1 else [_with_member(PART, text)]
+    if at_most > 1:
+        taken.append(_with_member(SEVERAL, {"type": "array", "items": text, **limits}))
+    json = taken[0] if len(taken) == 1 else {"anyOf": taken}
+    return {"requestBody": {"required": True, "content": {FORM: {"schema": form}, JSON: {"schema": json}}}}
+
+
+def _with_member(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": [name], "properties": {name: schema}, "additionalProperties": False}

@@ -14,7 +14,7 @@ from pydantic_settings import SettingsConfigDict
 from shared.home import patronus_home
 from shared.names import QualityFilter
 from shared.service_settings import ServiceSettings, SettingsGroup
-from shared.urls import ServiceUrl
+from shared.urls import Origin, PathPrefix, ServiceUrl
 
 MirroredFaces = Literal["off", "enrollment", "both"]
 
@@ -133,6 +133,11 @@ class EdgeSettings(ServiceSettings):
     # enrollment it is made once and helps every later comparison. Galleries may mix the three. For SFace; under dlib it
     # is off, whose false match rate would double.
     mirrored: MirroredFaces = "enrollment"
+    # Origins of web pages whose scripts may call this edge from a browser; none by default. Any visitor of such a page
+    # can read the API key that it uses.
+    cors_origins: tuple[Origin, ...] = ()
+    # The path that a proxy in front strips off before it passes a request on. For the OpenAPI document and for links.
+    root_path: PathPrefix = ""
     cloud: CloudSettings = CloudSettings()
     inference: InferenceSettings = InferenceSettings()
     pictures: PictureLimits = PictureLimits()

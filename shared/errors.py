@@ -11,7 +11,7 @@
     ├── Conflict                  409  exists already with other properties
     │   └── ContractMismatch      409  a template made under another contract
     ├── TooLarge                  413  body, picture or pixel count over the limit
-    ├── UnsupportedPicture        415  not a JPEG, PNG or WebP picture
+    ├── UnsupportedPicture        415  not a picture of a format that is taken
     ├── Unprocessable             422  well-formed but not usable
     │   ├── UnreadablePicture     422  damaged, animated or empty
     │   ├── FaceRefused           422  no face, several faces, or one too poor to use

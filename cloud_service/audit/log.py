@@ -52,6 +52,7 @@ class Action(StrEnum):
     TEMPLATES_REDATED = "templates_redated"
     RETENTION_CHANGED = "retention_changed"
     SCORE_CHANGED = "score_changed"
+    THRESHOLD_CHANGED = "threshold_changed"
     REKEY_BEGUN = "rekey_begun"
     REKEY_FLIPPED = "rekey_flipped"
     RECORD_RESTORED = "record_restored"

@@ -39,7 +39,7 @@ from cloud_service.record.template_queries import Vectors
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.logs import get_logger
 from shared.wire.cloud import GallerySpec, IndexKind
-from shared.wire.common import SubjectScore
+from shared.wire.common import SubjectScore, Threshold
 
 _log = get_logger(__name__)
 
@@ -197,6 +197,24 @@ class Record:
             exponents = " ".join(map(repr, score.exponents))
             append_for(connection, before, Action.SCORE_CHANGED, by, rule=score.rule, exponents=exponents)
             return before, pinned_from(hold_gallery(connection, pinned.id))
+
+    def change_threshold(self, pinned: PinnedGallery, threshold: Threshold, by: str | None) -> None:
+        """Changes a gallery's threshold and its stated rate; the same again changes nothing.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+        """
+        with self.database.write() as connection:
+            before = pinned_from(hold_gallery(connection, pinned.id))
+            was = before.threshold.cosine.value, before.fmr
+            if was == (threshold.cosine, threshold.fmr):
+                return
+            values = {"threshold_cosine": threshold.cosine, "threshold_fmr": threshold.fmr}
+            connection.execute(update(gallery).where(gallery.c.id == pinned.id).values(values))
+            renew_checksum(connection, pinned.id)
+            now = {"cosine": repr(threshold.cosine), "fmr": repr(threshold.fmr)}
+            earlier = {"cosine_before": repr(was[0]), "fmr_before": repr(was[1])}
+            append_for(connection, before, Action.THRESHOLD_CHANGED, by, **now, **earlier)
 
     def erase_gallery(self, pinned: PinnedGallery, by: str | None) -> tuple[PinnedGallery, Removed]:
         """Removes a gallery and all in it; returns the gallery as it was then.

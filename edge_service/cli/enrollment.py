@@ -16,7 +16,7 @@ from shared.errors import BadRequest, Conflict, Forbidden, PatronusError, Retrya
 from shared.names import SUBJECT_PATTERN, QualityFilter
 from shared.wire.edge import EnrollFacesAnswer
 
-_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic"})
 _BAD_NAME = (
     "A subject cannot have this name; use ASCII letters, digits and ._@-, starting with a letter or digit; at most 128."
 )

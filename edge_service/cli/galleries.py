@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from edge_service.cli.session import Gallery, Session, Subject, Yes, calls_edge, confirm
-from shared.command import counted, finite
+from edge_service.cli.thresholds import (
+    Cosine,
+    FalseAccepts,
+    Fmr,
+    ForSubjects,
+    cost_of,
+    threshold_of,
+    wanted_threshold,
+)
+from shared.command import counted
 
 if TYPE_CHECKING:
     from shared.wire.common import Erased, RekeyStatus
@@ -30,14 +39,10 @@ _UNITS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 def create_gallery(
     session: Session,
     name: Gallery,
-    threshold: Annotated[
-        float | None,
-        typer.Option(callback=finite, min=0.0001, max=0.9999, help="Cosine to accept at. [default: the edge's]"),
-    ] = None,
-    fmr: Annotated[
-        float | None,
-        typer.Option(callback=finite, min=0, max=1, help="False match rate that you measured at this threshold."),
-    ] = None,
+    threshold: Cosine = None,
+    fmr: Fmr = None,
+    for_subjects: ForSubjects = None,
+    false_accepts: FalseAccepts = None,
     verify_only: Annotated[
         bool | None,
         typer.Option(
@@ -50,16 +55,11 @@ def create_gallery(
     ] = None,
 ) -> None:
     """Make a gallery. Making it again changes nothing."""
-    if (threshold is None) != (fmr is None):
-        raise typer.BadParameter("--threshold and --fmr go together: a threshold means nothing without its rate")
-    from shared.wire.common import Threshold
-
-    wanted = None if threshold is None or fmr is None else Threshold(cosine=threshold, fmr=fmr)
+    wanted = wanted_threshold(threshold, fmr, for_subjects, false_accepts)
     answer = session.client.put_gallery(name, threshold=wanted, verify_only=verify_only, score_rule=score)
-    at = answer.threshold
     kind = " for verification only" if answer.verify_only else ""
-    rate = f"false match rate {100 * at.fmr:.2g}%{' on adults' if threshold is None else ''}"
-    session.out.result(answer, f"Gallery {name} is ready{kind}; threshold: cosine {at.cosine:g} ({rate}).")
+    at = threshold_of(answer, " on adults" if wanted is None else "")
+    session.out.result(answer, f"Gallery {name} is ready{kind}; threshold: {at}.{cost_of(answer)}")
 
 
 @gallery.command("list")
@@ -116,6 +116,24 @@ def change_score(
     """Change how subjects with several faces are compared. Holds for enrolled subjects too."""
     answer = session.patient_client.change_gallery(name, score_rule=rule)
     session.out.result(answer, f"Gallery {name}: {_compared(answer)}.")
+
+
+@gallery.command("threshold")
+@calls_edge
+def change_threshold(
+    session: Session,
+    name: Gallery,
+    threshold: Cosine = None,
+    fmr: Fmr = None,
+    for_subjects: ForSubjects = None,
+    false_accepts: FalseAccepts = None,
+) -> None:
+    """Change a gallery's threshold. Holds for enrolled subjects too."""
+    wanted = wanted_threshold(threshold, fmr, for_subjects, false_accepts)
+    if wanted is None:
+        raise typer.BadParameter("give --threshold and --fmr, or --for-subjects and --false-accepts")
+    answer = session.patient_client.change_gallery(name, threshold=wanted)
+    session.out.result(answer, f"Gallery {name}: threshold {threshold_of(answer)}.{cost_of(answer)}")
 
 
 @gallery.command("retention")

@@ -12,7 +12,7 @@ from edge_service.vision.quality import objections
 from edge_service.vision.reader import AlignedFace, PictureFaces
 from shared.names import QualityFilter
 from shared.wire.cloud import IdentifyAnswer
-from shared.wire.common import MAX_EXPONENTS, VerifyAnswer
+from shared.wire.common import VerifyAnswer
 from shared.wire.edge import (
     AnotherPicture,
     AppliedThreshold,
@@ -49,10 +49,10 @@ def gallery_decision(
     """How a gallery decided: as its profile was measured, or by a threshold or exponents that somebody else chose."""
     profile = gallery.protector.profile
     default = profiles.default_threshold(profile)
-    calibrated = profiles.score_calibration(profile).subject_score()
-    # A smaller exponent has fewer false matches.
-    kept = all(gallery.score.exponent(n) <= calibrated.exponent(n) for n in range(2, MAX_EXPONENTS + 2))
-    same = gallery.threshold == default.threshold and answer.threshold == default.threshold.cosine and kept
+    same = gallery.threshold == default.threshold and answer.threshold == default.threshold.cosine
+    # What is known of the gallery may be some seconds older than the answer. Under `best` the answer's rate is another.
+    same = same and (answer.score_rule == "best" or answer.fmr_at_threshold == default.threshold.fmr)
+    same = same and profiles.score_calibration(profile).covers(gallery.score)
     return GalleryDecision(
         threshold=answer.threshold,
         threshold_from="gallery",

@@ -18,7 +18,14 @@ from edge_service.deps import (
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.common import Erased, Erasure, GalleryInfo, Page, RekeyStatus, Retention
-from shared.wire.edge import ChangeKey, ChangeScoreRule, CreateGallery, EdgeGallery
+from shared.wire.edge import (
+    ChangeKey,
+    ChangeScoreRule,
+    ChangeThreshold,
+    CreateGallery,
+    EdgeGallery,
+)
+from shared.wire.thresholds import ThresholdChoice
 
 router = api_router("/v1/galleries", "galleries")
 rekeys = api_router(
@@ -41,9 +48,9 @@ async def put_gallery(
 
     A new gallery is pinned to this edge's contract. Idempotent: repeated with the same properties, it changes nothing.
     """
-    info, made = await services.galleries.create(gallery, wanted or CreateGallery())
-    response.status_code = HTTP_201_CREATED if made else HTTP_200_OK
-    return _shown(info)
+    done = await services.galleries.create(gallery, wanted or CreateGallery())
+    response.status_code = HTTP_201_CREATED if done.made else HTTP_200_OK
+    return _shown(done.info, done.choice)
 
 
 @router.get("", dependencies=[MayManage])
@@ -73,12 +80,18 @@ async def get_gallery(gallery: GalleryPath, services: ServicesDep) -> EdgeGaller
 
 
 @router.patch("/{gallery}", dependencies=[MayManage])
-async def change_gallery(gallery: GalleryPath, services: ServicesDep, wanted: ChangeScoreRule) -> EdgeGallery:
-    """Change how a gallery's subjects are compared.
+async def change_gallery(
+    gallery: GalleryPath, services: ServicesDep, wanted: ChangeScoreRule | ChangeThreshold
+) -> EdgeGallery:
+    """Change a gallery.
 
-    Holds for enrolled subjects too. `mean` takes the exponents of the gallery's profile.
+    Changes its threshold, or how its subjects are compared. Holds for enrolled subjects too. The rule `mean` takes the
+    exponents of the gallery's profile.
     """
-    return _shown(await services.galleries.change_score_rule(gallery, wanted.score_rule))
+    if isinstance(wanted, ChangeScoreRule):
+        return _shown(await services.galleries.change_score_rule(gallery, wanted.score_rule))
+    done = await services.galleries.change_threshold(gallery, wanted.threshold)
+    return _shown(done.info, done.choice)
 
 
 @router.delete("/{gallery}", dependencies=[MayManage], responses=PENDING)
@@ -145,8 +158,8 @@ async def cancel_rekey(gallery: GalleryPath, services: ServicesDep, response: Re
     return _answered(await services.cloud.abandon_rekey(gallery), response)
 
 
-def _shown(info: GalleryInfo) -> EdgeGallery:
-    return EdgeGallery(**info.model_dump(), verify_only=info.contract.verify_only)
+def _shown(info: GalleryInfo, choice: ThresholdChoice | None = None) -> EdgeGallery:
+    return EdgeGallery(**info.model_dump(), verify_only=info.contract.verify_only, chosen=choice)
 
 
 def _answered(found: RekeyStatus, response: Response) -> RekeyStatus:

@@ -29,4 +29,5 @@ async def get_info(services: ServicesDep) -> EdgeInfo:
         max_pixels=limits.max_pixels,
         max_pictures_a_request=limits.max_pictures,
         formats=list(FORMATS),
+        galleries=f"{services.settings.root_path}/v1/galleries",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shared.client.call import Call
 from shared.wire.common import Erased, Erasure, Page, RekeyStatus, ScoreRule, Threshold
 from shared.wire.edge import EdgeGallery
+from shared.wire.thresholds import ThresholdFor
 
 _GALLERIES = "/v1/galleries"
 _GALLERY = "/v1/galleries/{gallery}"
@@ -13,7 +14,7 @@ _GALLERY = "/v1/galleries/{gallery}"
 def put_gallery(
     gallery: str,
     *,
-    threshold: Threshold | None = None,
+    threshold: Threshold | ThresholdFor | None = None,
     verify_only: bool | None = None,
     score_rule: ScoreRule | None = None,
 ) -> Call[EdgeGallery]:
@@ -21,7 +22,8 @@ def put_gallery(
 
     Args:
         gallery: its name.
-        threshold: to accept at, with its false match rate; None: the edge's.
+        threshold: to accept at, with its false match rate; or a purpose, for which the edge chooses one; None: the
+            edge's.
         verify_only: whether people can be verified and never identified; None: no.
         score_rule: how subjects with several faces are compared; None: by the mean.
 
@@ -63,9 +65,21 @@ def get_gallery(gallery: str) -> Call[EdgeGallery]:
     return Call(method="GET", path=_GALLERY, answer=EdgeGallery, names={"gallery": gallery})
 
 
-def change_gallery(gallery: str, *, score_rule: ScoreRule) -> Call[EdgeGallery]:
-    """Changes how subjects with several faces are compared; holds for enrolled subjects too."""
-    names, body = {"gallery": gallery}, {"score_rule": score_rule}
+def change_gallery(
+    gallery: str, *, score_rule: ScoreRule | None = None, threshold: Threshold | ThresholdFor | None = None
+) -> Call[EdgeGallery]:
+    """Changes how subjects with several faces are compared, or the threshold; holds for enrolled subjects too.
+
+    Args:
+        gallery: its name.
+        score_rule: how subjects with several faces are compared.
+        threshold: to accept at, with its false match rate; or a purpose, for which the edge chooses one. Not both.
+
+    Raises:
+        Unprocessable: both are given, or none; or the profile's measurements do not support the purpose.
+    """
+    names = {"gallery": gallery}
+    body = {"score_rule": score_rule, "threshold": None if threshold is None else threshold.model_dump()}
     return Call(method="PATCH", path=_GALLERY, answer=EdgeGallery, names=names, body=body)
 
 

@@ -143,8 +143,14 @@ def route_of(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", None) or "(no route)"
 
 
-def install_problems(app: FastAPI, metrics: Metrics) -> None:
-    """Makes the application answer every error as a problem document."""
+def install_problems(app: FastAPI, metrics: Metrics, document: str) -> None:
+    """Makes the application answer every error as a problem document.
+
+    Args:
+        app: the application.
+        metrics: where refusals are counted.
+        document: path of the OpenAPI document, as callers reach it.
+    """
 
     async def patronus_error(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, PatronusError)  # noqa: S101 - what the handler is registered for
@@ -159,7 +165,7 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
             {"at": "/".join(str(part) for part in found["loc"])[:MOST_OF_A_PLACE], "problem": found["msg"]}
             for found in error.errors()[:10]
         ]
-        detail = "The request does not have the form that this operation takes; see `errors` and /openapi.json."
+        detail = f"The request does not have the form that this operation takes; see `errors` and {document}."
         return await patronus_error(request, Unprocessable(detail, reason="invalid_request", errors=places))
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:
@@ -171,8 +177,8 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
         word = phrase.lower().replace(" ", "-")
         metrics.refused.labels(word, "").inc()
         hint = {
-            404: "There is no such path; /openapi.json lists all of them.",
-            405: "This path does not take this method; /openapi.json lists what it takes.",
+            404: f"There is no such path; {document} lists all of them.",
+            405: f"This path does not take this method; {document} lists what it takes.",
         }.get(error.status_code, "The request could not be read; check its headers and the form of its body.")
         headers = dict(error.headers or {})
         if error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:

@@ -45,10 +45,20 @@ class GallerySpec(Wire):
     )
 
 
-class ChangeGallery(StrictWire):
-    """What to change of a gallery."""
+class ChangeScore(StrictWire):
+    """Another way to compare the subjects of a gallery."""
 
     score: SubjectScore
+
+
+class ChangeThreshold(StrictWire):
+    """Another threshold of a gallery."""
+
+    threshold: NewThreshold
+
+
+# What to change of a gallery.
+ChangeGallery = ChangeScore | ChangeThreshold
 
 
 class NewTemplate(Wire):

@@ -55,7 +55,7 @@ class Threshold(StrictWire):
     cosine: Annotated[float, Field(gt=0, lt=1, description="accept when the cosine is at least this")]
     fmr: Rate = Field(
         description="false match rate of one comparison at this threshold: of a default, as measured on adults of "
-        "Labeled Faces in the Wild; otherwise as stated by whoever created the gallery"
+        "Labeled Faces in the Wild; otherwise as stated by whoever created the gallery or changed its threshold"
     )
 
 
@@ -66,7 +66,7 @@ def _no_tiny_rate(rate: float) -> float:
 
 
 class NewThreshold(Threshold):
-    """A threshold for a new gallery."""
+    """A threshold to give to a gallery."""
 
     cosine: Annotated[float, Field(ge=0.0001, le=0.9999, description="accept when the cosine is at least this")]
     fmr: Annotated[float, AfterValidator(_no_tiny_rate)] = Field(
@@ -212,7 +212,7 @@ class RekeyStatus(Wire):
 
 
 FMR_OF_RULE: Final = (
-    "false match rate at the threshold, as stated when the gallery was created. Under the rule `best` it is an upper "
+    "false match rate at the threshold, as stated with it. Under the rule `best` it is an upper "
     "bound for as many templates as the subject has (on average, for an identification)"
 )
 

@@ -1,4 +1,4 @@
-"""Requests and answers of the edge. Pictures are multipart parts named ``image``."""
+"""Requests and answers of the edge. Pictures are not here: they are read from forms and JSON by hand."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from shared.wire.common import (
     Threshold,
     Wire,
 )
+from shared.wire.thresholds import ThresholdChoice, ThresholdFor
 
 MAX_EMBEDDINGS_A_REQUEST = 500
 # 500 embeddings of 512 values, written out with all digits, are 6 MB of JSON.
@@ -228,10 +229,10 @@ FmrMeasuredOn = Literal["lfw_adults", "own_profile", "operator"]
 _MEASURED_ON: Final = (
     "people on whom the rate was measured. `lfw_adults`: Labeled Faces in the Wild, nearly all adults; the rate "
     "of children is far higher. `own_profile`: those on whom your own profile was evaluated. `operator`: stated by "
-    "whoever created the gallery"
+    "whoever created the gallery or changed its threshold"
 )
 _CHOSEN_BY: Final = (
-    "origin of the threshold. `gallery`: the one that the gallery was created with. Without a gallery, `profile`: the "
+    "origin of the threshold. `gallery`: the gallery's own. Without a gallery, `profile`: the "
     "profile's calibrated one, or `embedder`: the one published with the embedder"
 )
 
@@ -311,8 +312,10 @@ class CompareAnswer(AppliedThreshold):
 class CreateGallery(Wire):
     """Properties of a gallery. For an existing gallery, absent ones are left unchanged."""
 
-    threshold: NewThreshold | None = Field(
-        default=None, description="absent, for a new gallery: the edge's `default_threshold` (see `GET /v1/info`)"
+    threshold: NewThreshold | ThresholdFor | None = Field(
+        default=None,
+        description="a cosine with its rate, or a purpose. Absent, for a new gallery: the edge's `default_threshold` "
+        "(see `GET /v1/info`); another than an existing one has: 409",
     )
     verify_only: bool | None = Field(
         default=None,
@@ -331,10 +334,19 @@ class ChangeScoreRule(StrictWire):
     score_rule: ScoreRule = Field(description=_RULE)
 
 
+class ChangeThreshold(StrictWire):
+    """Another threshold of a gallery."""
+
+    threshold: NewThreshold | ThresholdFor = Field(description="a cosine with its rate, or a purpose")
+
+
 class EdgeGallery(GalleryInfo):
     """A gallery as the edge shows it."""
 
     verify_only: bool = Field(description="true: people can be verified (1:1) but not identified (1:N)")
+    chosen: ThresholdChoice | None = Field(
+        default=None, description="of the answer to a request that named a purpose: how the threshold was chosen"
+    )
 
 
 class ChangeKey(Wire):

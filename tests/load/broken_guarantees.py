@@ -198,7 +198,7 @@ GUARANTEES: Final = (
     Guarantee(
         "Limits of bodies hold",
         _SHARED,
-        'limit = self.limit_for(scope["path"])',
+        "limit = self.limit_for(scope)",
         "limit = 1 << 40",
         ("tests/shared/http/test_middleware.py",),
     ),

@@ -99,7 +99,7 @@ def test_no_match_is_an_answer_and_no_failure(command: Command, staff: str) -> N
         (["verify", "staff", "nobody", OBAMA], "subject"),
         (["verify", "staff", "obama", "/nonexistent.jpg"], "/nonexistent.jpg: cannot be read (No such file"),
         (["enroll", "staff", "obama", "/nonexistent.jpg"], "/nonexistent.jpg: cannot be read (No such file"),
-        (["verify", "staff", "obama", __file__], "not a JPEG, PNG or WebP"),
+        (["verify", "staff", "obama", __file__], "not a JPEG, PNG, WebP or AVIF"),
         (["gallery", "show", "nowhere"], "gallery"),
         (["gallery", "rekey", "nowhere"], "gallery"),
         (["gallery", "create", ".."], "name"),

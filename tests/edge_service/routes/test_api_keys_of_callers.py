@@ -69,7 +69,7 @@ def test_openapi_lists_every_operation_and_how_a_picture_is_sent(shared_edge: Ed
         assert {"401", "403", "429", "503"} <= set(operation["responses"])
         assert ("422" in operation["responses"]) is (path != "/v1/info")
         if path.rpartition("/")[2] in {"faces", "verify", "identify", "detect", "compare"}:
-            assert list(operation["requestBody"]["content"]) == ["multipart/form-data"]
+            assert list(operation["requestBody"]["content"]) == ["multipart/form-data", "application/json"]
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)

@@ -64,7 +64,7 @@ TEXT_PART = b'Content-Disposition: form-data; name="image"\r\n\r\n'
 WHOLE = sample("obama/portrait.jpg")
 BAD: dict[str, tuple[Callable[[], dict[str, object]], int, str, str | None]] = {
     "no body": (dict, 400, "bad-request", "not_multipart"),
-    "JSON": (lambda: {"json": {"image": "x"}}, 400, "bad-request", "not_multipart"),
+    "JSON that is not base64": (lambda: {"json": {"image": "x"}}, 422, "unprocessable", "not_base64"),
     "the bare picture": (lambda: {"content": WHOLE}, 400, "bad-request", "not_multipart"),
     "a form without a boundary": (
         lambda: {"content": b"--b--", "headers": {"Content-Type": "multipart/form-data"}},

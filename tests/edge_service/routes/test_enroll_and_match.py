@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from edge_service.vision.formats import FORMATS
 from shared.security.credentials import Scope
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import Edge, Pair, encoded, pasted, pixels, sample
@@ -302,7 +303,7 @@ def test_a_callers_request_id_travels_to_the_cloud(edge: Edge) -> None:
 def test_the_edge_tells_what_it_is(shared_edge: Edge) -> None:
     info = shared_edge.call("GET", "/v1/info").json()
     assert (info["service"], info["dim"], info["sealed"]) == ("patronus-edge", 128, True)
-    assert info["formats"] == ["JPEG", "PNG", "WEBP"]
+    assert info["formats"] == list(FORMATS)
 
 
 @contextmanager

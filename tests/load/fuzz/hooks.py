@@ -61,6 +61,7 @@ def _changed(picture: bytes, at: int, value: int) -> bytes:
 
 
 schemathesis.openapi.format("binary", _pictures())
+schemathesis.openapi.format("byte", _pictures().map(lambda picture: base64.b64encode(picture).decode()))
 
 
 @dataclass
