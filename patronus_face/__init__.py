@@ -1,4 +1,4 @@
-"""Patronus for a recognition system of your own: protects its embeddings, without a service.
+"""Patronus for a recognition system of your own: protects its embeddings, without a service; and a client of the edge.
 
 ::
 
@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_service.protection.key_file import Key
     from patronus_face.protector import Protector
+    from shared.client import AsyncClient, Client
     from shared.errors import Conflict, ContractMismatch, PatronusError, ProtectionFailed, SetupError, Unprocessable
 
 _MODULES = {
+    "AsyncClient": "shared.client",
+    "Client": "shared.client",
     "Key": "edge_service.protection.key_file",
     "Protector": "patronus_face.protector",
     **dict.fromkeys(
@@ -30,6 +33,8 @@ _MODULES = {
 }
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "Conflict",
     "ContractMismatch",
     "Key",

@@ -116,7 +116,8 @@ def _tree(kind: type[PatronusError]) -> Iterator[type[PatronusError]]:
     if kind is not ClientError:
         yield kind
         for below in kind.__subclasses__():
-            yield from _tree(below)
+            if below.__module__ == PatronusError.__module__:  # others are a service's own, of the same kinds
+                yield from _tree(below)
 
 
 _BY_KIND: Final[dict[str, type[PatronusError]]] = {

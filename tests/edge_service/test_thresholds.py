@@ -13,6 +13,7 @@ import pytest
 from edge_service import recognition
 from edge_service.cli.thresholds import cost_of
 from shared.security.credentials import Scope
+from shared.wire.edge import EdgeGallery
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import CloudTransport, Edge, Pair, encoded, pixels, sample
 from tests.support.patronus_profile import copy_profile, curve
@@ -64,7 +65,7 @@ def test_a_gallery_is_made_for_a_purpose_and_keeps_what_was_chosen(edge: Edge) -
     assert held(edge, "purpose") == answer["threshold"]
     assert edge.call("GET", "/v1/galleries/purpose").json()["chosen"] is None
 
-    cost = cost_of(answer)
+    cost = cost_of(EdgeGallery.model_validate(answer))
     assert "match one of 500 subjects (hard, 20000000 impostor pairs)" in cost
     assert f"{100 * choice['true_accepts']:.1f}% are accepted" in cost
 

@@ -48,6 +48,7 @@ COMMANDS: dict[str, list[str]] = {
     "gallery rekey": ["mine"],
     "gallery retention": ["mine", "--forever"],
     "gallery score": ["mine", "mean"],
+    "gallery threshold": ["mine", "--threshold", "0.5", "--fmr", "0.001"],
     "gallery show": ["mine"],
     "identify": ["mine", "{}/picture.jpg"],
     "keys export": ["--unchecked", "mine", "{}/new/export", "--passphrase-file", "{}/passphrase"],

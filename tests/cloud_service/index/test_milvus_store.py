@@ -380,7 +380,7 @@ def test_without_the_package_the_start_says_what_to_install(tmp_path: Path, monk
 
     monkeypatch.setattr(client_module.importlib, "import_module", missing)
     with (
-        pytest.raises(SetupError, match=r"patronus\[milvus\]"),
+        pytest.raises(SetupError, match=r"patronus-face\[milvus\]"),
         Cloud(settings_with_milvus(tmp_path, "http://127.0.0.1:1")),
     ):
         pass

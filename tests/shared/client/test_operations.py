@@ -105,11 +105,9 @@ def test_each_method_takes_all_parameters(
 
 
 def members(schema: dict[str, Any], schemas: dict[str, Any]) -> set[str]:
-    """The members of a body, which may be one of null and a reference."""
-    for one in schema.get("anyOf", [schema]):
-        if "$ref" in one:
-            return set(schemas[one["$ref"].rpartition("/")[2]]["properties"])
-    return set(schema["properties"])
+    """The members of a body, which may be null, or one of several references."""
+    found = [schemas[one["$ref"].rpartition("/")[2]] for one in schema.get("anyOf", [schema]) if "$ref" in one]
+    return {member for one in found or [schema] for member in one["properties"]}
 
 
 def test_both_clients_have_the_same_methods(calls: dict[str, Call[Any]]) -> None:
