@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,25 +18,15 @@ import patronus_face
 PACKAGE = Path(patronus_face.__file__).parent
 # Of services and of the lab; a system that only protects embeddings has none of them.
 NOT_LOADED = {"cv2", "faiss", "fastapi", "PIL", "rich", "sqlalchemy", "starlette", "structlog", "torch", "uvicorn"}
-TIMED = """
-import json, sys, time
-began = time.process_time()
-{}
-print(json.dumps({{"cpu_s": time.process_time() - began, "modules": sorted(sys.modules)}}))
-"""
-# What protects, with the libraries that it is made of.
+# What protects.
 PROTECTS = "from patronus_face import Key, Protector"
-LIBRARIES = "import numpy, onnxruntime, cryptography.hazmat.primitives.ciphers.aead, pydantic; pydantic.BaseModel"
 
 
-def timed(program: str, wanted_s: float) -> tuple[float, set[str]]:
-    """The least CPU seconds of at most three runs, and the modules that were loaded."""
-    found: list[dict[str, Any]] = []
-    while len(found) < 3 and not (found and found[-1]["cpu_s"] < wanted_s):
-        command = [sys.executable, "-c", TIMED.format(program)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-        found.append(json.loads(ended.stdout))
-    return min(each["cpu_s"] for each in found), {name.partition(".")[0] for name in found[0]["modules"]}
+def loaded(program: str) -> set[str]:
+    """The top-level modules that a program loads."""
+    command = [sys.executable, "-c", f"import sys\n{program}\nprint(*sys.modules)"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return {name.partition(".")[0] for name in ended.stdout.split()}
 
 
 def test_all_is_complete() -> None:
@@ -55,14 +44,10 @@ def test_types_are_shipped() -> None:
     assert (PACKAGE / "py.typed").is_file()
 
 
-def test_an_import_is_quick_and_loads_no_service() -> None:
-    seconds, modules = timed("import patronus_face", 0.1)
-    assert seconds < 0.1
-    assert not modules & {"numpy", "onnxruntime", "pydantic"}
-    seconds, modules = timed(PROTECTS, 0.5)
-    assert not modules & NOT_LOADED
-    # 0.45 s on two cores that also train a network, nearly all of it the libraries'.
-    assert seconds < 0.5 or seconds < timed(LIBRARIES, 0)[0] + 0.25
+def test_an_import_loads_what_it_needs_and_no_service() -> None:
+    """`make bench-library` shows the seconds."""
+    assert not loaded("import patronus_face") & {"numpy", "onnxruntime", "pydantic"}
+    assert not loaded(PROTECTS) & NOT_LOADED
 
 
 def public_parts(name: str) -> list[str]:
