@@ -29,6 +29,9 @@ from shared.errors import SetupError
 TARGET: Final = "target"  # name of the target embedder among the judges
 # False match rate at which an embedder judges whose threshold nobody gave.
 _JUDGED_AT: Final = 1e-3
+# Shares that a judge accepts if it can tell people apart at all.
+_MOST_STRANGERS: Final = 0.05
+_LEAST_GENUINE: Final = 0.2
 _SIDE: Final = 112
 _CHUNK: Final = 256
 # Of a picture that is the same bit by bit, for its PSNR to be a number: 100 dB.
@@ -216,7 +219,11 @@ def named_judges(options: Iterable[str], taken: set[str], *, needs_tau: bool) ->
 def judges_of(
     labelled: Labelled, target: Encoder, tau: float, further: Iterable[tuple[Encoder, float | None]], cache: Path
 ) -> dict[str, Judge]:
-    """The judges of rebuilt faces by name: the target embedder at tau, and those of ``named_judges``."""
+    """The judges of rebuilt faces by name: the target embedder at tau, and those of ``named_judges``.
+
+    Raises:
+        SetupError: a further judge cannot tell the people apart at its threshold, as where it is fed wrong values.
+    """
 
     def judge(encoder: Encoder, tau: float, clean: Rows) -> Judge:
         return Judge(lambda faces: unit(encoder.embed(faces)), tau, clean)
@@ -224,6 +231,16 @@ def judges_of(
     found = {TARGET: judge(target, tau, labelled.unit)}
     for encoder, threshold in further:
         clean = unit(embed_images(labelled.images, encoder, cache=cache))
-        at = all_impostors(clean, labelled.people).threshold_at(_JUDGED_AT) if threshold is None else threshold
+        impostors = all_impostors(clean, labelled.people)
+        at = impostors.threshold_at(_JUDGED_AT) if threshold is None else threshold
+        first, second = clean[labelled.pairs[:, 0]], clean[labelled.pairs[:, 1]]
+        accepted = float(np.mean(np.sum(first * second, axis=1) >= at))
+        strangers = impostors.fmr(at)
+        if strangers > _MOST_STRANGERS or accepted < _LEAST_GENUINE:
+            raise SetupError(
+                f"{encoder.name} accepts {strangers:.1%} of strangers and {accepted:.1%} of genuine pairs at "
+                f"{at:g}, so it judges nothing; correct its threshold, or the description beside its file "
+                "(docs/profiles.md)."
+            )
         found[encoder.name] = judge(encoder, at, clean)
     return found

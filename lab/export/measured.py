@@ -16,8 +16,8 @@ _SECTION: Final = "## Several pictures of a person, and the cost"
 # Of a document. The edge reads it at each start, and curves are most of it.
 MOST_BYTES: Final = 600_000
 _FITTED: Final = (
-    "What protection costs\nthem is from five folds, each under a step that was fitted without it; the rows above "
-    "are of the step that is used."
+    "What protection costs\nthem is of steps that were fitted without the two people compared; the rows above are of "
+    "the step that is used,\nand may be a little too good."
 )
 _MEMBERS: Final = ("score", "curves", "cost")
 

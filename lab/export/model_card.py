@@ -169,7 +169,7 @@ def _figures(figures: Mapping[str, Any] | None) -> str:
         )
         lines.append(
             f"- genuine pairs accepted of {further['people']} further people, {further['pictures']:,} pictures, each "
-            f"fifth of them under an erase step fitted without it: {shown}. False matches at the threshold "
+            f"two of them under an erase step fitted without either: {shown}. False matches at the threshold "
             f"{further['fmr']['clean']:.2e} before and {further['fmr']['protected']:.2e} after."
         )
     for family, results in figures["attacks"].items():

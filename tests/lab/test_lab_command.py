@@ -348,6 +348,16 @@ def test_a_judge_that_is_not_there_is_refused(done: SimpleNamespace, patronus: C
     assert "none.onnx cannot be read" in result.sentence
 
 
+def test_a_judge_that_accepts_everybody_is_refused(
+    done: SimpleNamespace, tmp_path: Path, write_embedder: Callable[..., Path], patronus: Callable[..., Any]
+) -> None:
+    """As one whose description is missing, so that it is fed other values than it takes."""
+    judge = write_embedder(tmp_path / "blind.onnx", seed=2)
+    result = patronus("lab", "evaluate", "--judge", f"{judge}=-0.99", *done.kept)
+    assert result.status == 1
+    assert result.sentence.startswith("blind accepts 100.0% of strangers and 100.0% of genuine pairs at -0.99, so it")
+
+
 def test_two_judges_of_one_name_are_refused(
     done: SimpleNamespace, tmp_path: Path, write_embedder: Callable[..., Path], patronus: Callable[..., Any]
 ) -> None:

@@ -22,7 +22,9 @@ _BINS: Final = 4_000
 _DRAWS: Final = 1000
 
 
-def cost_in_folds(network: PatronusNetwork, material: Material, way: Way, tau: float, seed: int = 0) -> dict[str, Any]:
+def cost_in_folds(
+    network: PatronusNetwork, material: Material, way: Way, tau: float, seed: int = 0, draws: int = _DRAWS
+) -> dict[str, Any]:
     """Measures the further people, each pair of them protected with an erase step fitted without either.
 
     People are in five folds. For each two folds a step is fitted on the three others, and all pairs of pictures within
@@ -36,6 +38,7 @@ def cost_in_folds(network: PatronusNetwork, material: Material, way: Way, tau: f
         way: the way to erase.
         tau: cosine threshold.
         seed: of folds and draws.
+        draws: of people, for the intervals.
 
     Raises:
         ValueError: there are no further people.
@@ -47,7 +50,9 @@ def cost_in_folds(network: PatronusNetwork, material: Material, way: Way, tau: f
     names, people = np.unique(more.people, return_inverse=True)
     fold_of = random.permutation(len(names)) % _FOLDS
     whole = network.eraser.clone()
-    clean, protected = _Counts(len(names)), _Counts(len(names))
+    drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    weights = np.concatenate([np.ones((1, len(names))), drawn])
+    clean, protected = _Counts(weights), _Counts(weights)
     try:
         for number, both in enumerate(combinations(range(_FOLDS), 2)):
             own = np.isin(fold_of[people], both)
@@ -58,23 +63,20 @@ def cost_in_folds(network: PatronusNetwork, material: Material, way: Way, tau: f
             protected.add(PeopleRows(protect(network, unit, seed=number).templates, people[own]), fold_of)
     finally:
         network.eraser.copy_(whole)
-    weights = random.multinomial(len(names), np.full(len(names), 1 / len(names)), _DRAWS).astype(np.float64)
-    drawn = [[counts.figures(weight, tau) for counts in (clean, protected)] for weight in weights]
-    before, after = (counts.figures(np.ones(len(names)), tau) for counts in (clean, protected))
-    differences = np.array([one - other for one, other in drawn])
+    before, after = clean.figures(tau), protected.figures(tau)
     lost = before - after
-    low, high = np.quantile(differences, [0.025, 0.975], axis=0)
+    low, high = np.quantile(lost[1:], [0.025, 0.975], axis=0)
     return {
         "people": len(names),
         "pictures": len(people),
         "folds": _FOLDS,
         "fmr": {
-            "clean": before[1],
-            "protected": after[1],
-            "clean_interval": np.quantile([one[1] for one, _ in drawn], [0.025, 0.975]).tolist(),
+            "clean": before[0, 1],
+            "protected": after[0, 1],
+            "clean_interval": np.quantile(before[1:, 1], [0.025, 0.975]).tolist(),
         },
         "points": [
-            {"at": name, "fmr": rate, "clean": before[n], "protected": after[n], "lost": lost[n]}
+            {"at": name, "fmr": rate, "clean": before[0, n], "protected": after[0, n], "lost": lost[0, n]}
             | {"interval": [low[n], high[n]]}
             for name, rate, n in (("tau", None, 0), *((f"fmr {rate:g}", rate, 2 + k) for k, rate in enumerate(_RATES)))
         ],
@@ -82,16 +84,16 @@ def cost_in_folds(network: PatronusNetwork, material: Material, way: Way, tau: f
 
 
 class _Counts:
-    """Histograms of cosines, by person and by pair of people.
+    """Histograms of cosines, genuine and impostor, for each draw of people.
 
     Args:
-        people: how many there are.
+        weights: (draws, people) how often each person counts.
     """
 
-    def __init__(self, people: int) -> None:
-        self._genuine = np.zeros((people, _BINS))
-        self._impostor: dict[tuple[int, int], Floats] = {}
-        self._impostors: Floats | None = None
+    def __init__(self, weights: Floats) -> None:
+        self._weights = weights
+        self._genuine = np.zeros((len(weights), _BINS))
+        self._impostor = np.zeros((len(weights), _BINS))
 
     def add(self, rows: PeopleRows, fold_of: Ints) -> None:
         """Compares all pictures of the people of two folds with one another.
@@ -100,29 +102,26 @@ class _Counts:
             rows: of these people.
             fold_of: (people,) the fold of each.
         """
-        own = {int(one): rows.unit[rows.people == one] for one in np.unique(rows.people)}
-        for one, first in own.items():
-            self._genuine[one] += _histogram((first @ first.T)[np.triu_indices(len(first), 1)]) / (_FOLDS - 1)
-            for other, second in own.items():
-                if other > one:
-                    share = 1 / (_FOLDS - 1) if fold_of[one] == fold_of[other] else 1.0
-                    found = share * _histogram((first @ second.T).ravel())
-                    self._impostor[one, other] = self._impostor.get((one, other), 0.0) + found
+        people = np.unique(rows.people)
+        own = [rows.unit[rows.people == one] for one in people]
+        # People of one fold are compared in each of its pairs of folds.
+        repeated = 1 / (_FOLDS - 1)
+        genuine = [repeated * _histogram((each @ each.T)[np.triu_indices(len(each), 1)]) for each in own]
+        self._genuine += self._weights[:, people] @ np.array(genuine)
+        for at, one in enumerate(people[:-1]):
+            others = people[at + 1 :]
+            share = np.where(fold_of[others] == fold_of[one], repeated, 1.0)
+            found = np.array([_histogram((own[at] @ each.T).ravel()) for each in own[at + 1 :]])
+            self._impostor += (self._weights[:, [one]] * self._weights[:, others] * share) @ found
 
-    def figures(self, weights: Floats, tau: float) -> Floats:
-        """TAR and FMR at tau, then TAR at each rate, with each person counted as often as its weight says."""
-        one, other = np.array([*self._impostor]).T
-        genuine = _accepted(weights @ self._genuine)
-        impostor = _accepted((weights[one] * weights[other]) @ self._stacked())
+    def figures(self, tau: float) -> Floats:
+        """TAR and FMR at tau, then TAR at each rate, of each draw: (draws, 2 + rates)."""
         at_tau = int(np.ceil((tau + 1) / 2 * _BINS - 1e-9))
+        genuine, impostor = _accepted(self._genuine), _accepted(self._impostor)
         # The lowest threshold at which no more than the rate is accepted; the last entry accepts nobody.
-        thresholds = [int(np.argmax(impostor <= rate)) for rate in _RATES]
-        return np.array([genuine[at_tau], impostor[at_tau], *genuine[thresholds]])
-
-    def _stacked(self) -> Floats:
-        if self._impostors is None:
-            self._impostors = np.array([*self._impostor.values()])
-        return self._impostors
+        thresholds = np.array([np.argmax(impostor <= rate, axis=1) for rate in _RATES]).T
+        at_rates = np.take_along_axis(genuine, thresholds, axis=1)
+        return np.column_stack([genuine[:, at_tau], impostor[:, at_tau], at_rates])
 
 
 def _histogram(scores: NDArray[np.float32]) -> Floats:
@@ -131,6 +130,6 @@ def _histogram(scores: NDArray[np.float32]) -> Floats:
 
 
 def _accepted(counts: Floats) -> Floats:
-    """The share of scores at or over the lower edge of each bin, and 0 at the end: (bins + 1,)."""
-    found = np.append(np.cumsum(counts[::-1])[::-1], 0.0)
-    return np.asarray(found / found[0])
+    """The share of scores at or over the lower edge of each bin, and 0 at the end: (draws, bins + 1)."""
+    found = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
+    return np.pad(found / found[:, :1], ((0, 0), (0, 1)))

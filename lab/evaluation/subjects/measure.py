@@ -232,13 +232,13 @@ def measure(profile: Profile, encoder: Encoder, tau: float, sources: Sources, *,
         console.print("cost ...")
         helped = costs_in_folds(profile.document, sources)
         found["in_folds"] = sorted({each.population for each in helped})
-        found["cost"] = [
-            each.model_dump()
+        measured = [
+            each
             for clean, protected, pairs in _compared(faces["clean"], own)
-            for each in (
-                curves.costs(clean, protected, pairs, seed=seed) if clean.name not in found["in_folds"] else helped
-            )
+            if clean.name not in found["in_folds"]
+            for each in curves.costs(clean, protected, pairs, seed=seed)
         ]
+        found["cost"] = [each.model_dump() for each in [*measured, *helped]]
     return found
 
 
@@ -246,7 +246,7 @@ def costs_in_folds(document: ProfileDocument, sources: Sources) -> list[Cost]:
     """What a profile costs further people who helped to fit it; empty where other people are measured.
 
     Measured on the step that they helped to fit, the cost would be too low. The profile's evaluation has judged each of
-    them by a step that was fitted without their pictures.
+    them by a step that was fitted without their pictures. They are known by the name of their folder or file.
 
     Args:
         document: of the profile.

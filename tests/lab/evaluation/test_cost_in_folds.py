@@ -51,7 +51,7 @@ def _network(phi_max: float) -> PatronusNetwork:
 
 
 def test_without_a_step_nothing_is_lost() -> None:
-    found = cost_in_folds(_network(0.0), _material(), Way(), 0.6)
+    found = cost_in_folds(_network(0.0), _material(), Way(), 0.6, draws=200)
     assert found["people"] == 25
     assert [point["at"] for point in found["points"]] == ["tau", "fmr 0.001", "fmr 0.0001", "fmr 1e-05"]
     for point in found["points"]:
@@ -62,19 +62,19 @@ def test_without_a_step_nothing_is_lost() -> None:
 def test_erasing_what_tells_of_the_picture_gains_and_noise_loses() -> None:
     network = _network(0.0)
     before = network.eraser.clone()
-    gain = cost_in_folds(network, _material(), Way(directions=1), 0.6)
+    gain = cost_in_folds(network, _material(), Way(directions=1), 0.6, draws=200)
     assert torch.equal(network.eraser, before)
     strict = gain["points"][1]
     assert strict["lost"] < -0.1
     assert strict["interval"][0] < strict["lost"] < strict["interval"][1] < 0
     # Figures of the clean side do not depend on the step.
-    assert strict["clean"] == cost_in_folds(_network(0.5), _material(), Way(), 0.6)["points"][1]["clean"]
+    assert strict["clean"] == cost_in_folds(_network(0.5), _material(), Way(), 0.6, draws=200)["points"][1]["clean"]
 
 
 def test_figures_are_those_of_plain_pairs() -> None:
     material = _material()
     assert material.more is not None
-    found = cost_in_folds(_network(0.0), material, Way(), 0.6)
+    found = cost_in_folds(_network(0.0), material, Way(), 0.6, draws=200)
     people = material.more.people
     scores = material.more.unit @ material.more.unit.T
     first, second = np.triu_indices(len(people), 1)
@@ -86,7 +86,7 @@ def test_figures_are_those_of_plain_pairs() -> None:
 
 
 def test_people_who_helped_to_fit_are_measured_in_folds_only() -> None:
-    further = cost_in_folds(_network(0.5), _material(), Way(), 0.6)
+    further = cost_in_folds(_network(0.5), _material(), Way(), 0.6, draws=200)
     figures = {"further_people": {"source": "street.tar"} | further}
     document = ProfileDocument(name="own", summary="Ours.", embedder="any", steps=[SealStep()], figures=figures)
     sources = Sources(Path("people"), Path("somewhere/street.tar"), None, Path("cache"))
@@ -101,4 +101,4 @@ def test_people_who_helped_to_fit_are_measured_in_folds_only() -> None:
 
 def test_there_must_be_further_people() -> None:
     with pytest.raises(ValueError, match="no further people"):
-        cost_in_folds(_network(0.0), replace(_material(), more=None), Way(), 0.6)
+        cost_in_folds(_network(0.0), replace(_material(), more=None), Way(), 0.6, draws=200)
