@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Final, Generic, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from shared.contract import Contract
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
@@ -117,6 +117,9 @@ class GalleryInfo(Wire):
     contract_digest: str
     threshold: Threshold
     score: SubjectScore
+    sealed_names: bool = Field(
+        default=False, description="whether the cloud holds subjects' names sealed; false in galleries made before"
+    )
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
     max_age_seconds: int | None = Field(default=None, ge=1, le=MAX_AGE, description="null: templates never expire")
@@ -144,6 +147,7 @@ class SubjectInfo(Wire):
     subject: SubjectName
     templates: int = Field(ge=0)
     created_at: datetime
+    expires_at: datetime | None = Field(default=None, description="its own expiry; null: only by the gallery's age")
 
 
 class SubjectDetail(Wire):
@@ -151,7 +155,16 @@ class SubjectDetail(Wire):
 
     subject: SubjectName
     created_at: datetime
+    expires_at: datetime | None = Field(default=None, description="its own expiry; null: only by the gallery's age")
     templates: list[TemplateInfo]
+
+
+class Expiry(StrictWire):
+    """When a subject of one's own expiry matches no more and is erased."""
+
+    model_config = ConfigDict(strict=False)
+
+    expires_at: Annotated[AwareDatetime, Field(description="a moment with its time zone, within 100 years")]
 
 
 class Page(Wire, Generic[Item]):
