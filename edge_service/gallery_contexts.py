@@ -1,25 +1,28 @@
-"""Cached contracts and keys of galleries."""
+"""Cached contracts and keys of galleries, and how their subjects are called at the cloud."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
-from edge_service.cloud_client import CloudClient
-from edge_service.protection.keys import GalleryKey, KeyStore, new_epoch
+from edge_service.cloud_client import CloudClient, StoredSubjectPath
+from edge_service.protection.keys import EpochKey, GalleryKey, KeyStore
+from edge_service.protection.names import PlainNames, SealedNames, SubjectNames, new_epoch, seals_names
 from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import ProtectionContext, Protector
 from edge_service.protection.served_profiles import ServedProfiles
 from shared.contract import Contract, SealPin, SealScope
-from shared.errors import Conflict, ContractMismatch, Unprocessable
+from shared.errors import Conflict, ContractMismatch, Unprocessable, UpstreamFailed
 from shared.wire.cloud import ChangeGallery, GallerySpec
 from shared.wire.common import BEST, GalleryInfo, NewThreshold, ScoreRule, SubjectScore, Threshold
 from shared.wire.edge import CreateGallery
 
+T = TypeVar("T")
 _OTHER_KEY = (
     "The gallery is under another key than this edge has for it; import the key from the edge that has it (patronus "
     "keys export there, patronus keys import here) or, if it was forgotten here, restore this edge from a backup."
@@ -29,16 +32,45 @@ _PARTS = {"dim": "length of embeddings", "embedder": "face embedder", "profile":
 
 
 @dataclass(frozen=True, slots=True)
+class GalleryNames:
+    """How a gallery's subjects are called at the cloud.
+
+    Attributes:
+        gallery: its name.
+        contract: of the gallery.
+        contract_digest: of it; a sealed name is sent with it, so that the cloud refuses one under an outdated key.
+        names: what turns names into what the cloud holds, and back.
+        key: of the contract's epoch; None where names are plain and this edge has not got it.
+    """
+
+    gallery: str
+    contract: Contract
+    contract_digest: str
+    names: SubjectNames
+    key: EpochKey | None = field(repr=False)
+
+    def at_cloud(self, subject: str) -> StoredSubjectPath:
+        """Where a subject is at the cloud.
+
+        Raises:
+            Unprocessable: names are plain in this gallery, and no plain name has such characters.
+        """
+        return StoredSubjectPath(self.gallery, self.names.stored(subject), self.contract_digest)
+
+
+@dataclass(frozen=True, slots=True)
 class GalleryContext:
     """What makes a gallery's templates, and what its answers are read by.
 
     Attributes:
+        names: how its subjects are called at the cloud.
         protection: key and contract.
         protector: of the profile that the contract names.
         threshold: of the gallery, and its false match rate as stated when it was created.
         score: how a subject of several templates is compared.
     """
 
+    names: GalleryNames
     protection: ProtectionContext
     protector: Protector
     threshold: Threshold
@@ -134,6 +166,56 @@ class GalleryContexts:
             raise refusal
         return found
 
+    async def names(self, gallery: str) -> GalleryNames:
+        """How a gallery's subjects are called at the cloud.
+
+        The gallery may be under another profile or embedder than this edge's: names follow from its key alone.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: its names are sealed under a key that is not here.
+        """
+        cached = self.cached.get(gallery)
+        if cached is not None and cached.expires_at >= time.monotonic():
+            return cached.context.names
+        info = await self.cloud.gallery(gallery)
+        try:
+            return (await self._cache(gallery, info)).names
+        except ContractMismatch:
+            return self._names(gallery, info)
+
+    async def with_contract(self, gallery: str, contract_digest: str) -> GalleryNames:
+        """How a gallery's subjects are called at the cloud under one contract, the present one.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: the gallery has another contract by now, or names are sealed under a key that is not here.
+        """
+        names = await self.names(gallery)
+        if names.contract_digest != contract_digest:
+            self.forget(gallery)
+            names = await self.names(gallery)
+        if names.contract_digest != contract_digest:
+            raise ContractMismatch("The gallery's key was changed meanwhile; send the same again.")
+        return names
+
+    async def with_names(self, gallery: str, call: Callable[[GalleryNames], Awaitable[T]]) -> T:
+        """Calls the cloud with names of subjects; once more where the gallery's key was changed meanwhile.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: its names are sealed under a key that is not here.
+        """
+        names = await self.names(gallery)
+        try:
+            return await call(names)
+        except ContractMismatch as refusal:
+            self.forget(gallery)
+            renewed = await self.names(gallery)
+            if renewed.contract_digest == names.contract_digest:
+                raise refusal from None
+        return await call(renewed)
+
     async def _put(self, gallery: str, wanted: CreateGallery) -> tuple[GalleryInfo, bool]:
         found = await self.cloud.find_gallery(gallery)
         if found is None:
@@ -164,7 +246,8 @@ class GalleryContexts:
                 "The threshold is not one that galleries are made with: a cosine of 0.0001 to 0.9999, and its rate.",
                 reason="bad_threshold",
             ) from None
-        return await self.cloud.put_gallery(gallery, GallerySpec(contract=contract, threshold=new, score=score))
+        spec = GallerySpec(contract=contract, threshold=new, score=score, sealed_names=True)
+        return await self.cloud.put_gallery(gallery, spec)
 
     def face_id(self, gallery: str, subject: str, kind: Literal["picture", "name", "values"], content: bytes) -> str:
         """The id of a template: equal for the same content and subject of a gallery.
@@ -204,9 +287,32 @@ class GalleryContexts:
             if info.contract.verify_only
             else ProtectionContext(key, digest, profile)
         )
-        context = GalleryContext(protection, protector, info.threshold, info.score)
+        context = GalleryContext(self._names(gallery, info), protection, protector, info.threshold, info.score)
         self.cached[gallery] = _CachedGallery(context, of_gallery, time.monotonic() + self.cache_s)
         return context
+
+    def _names(self, gallery: str, info: GalleryInfo) -> GalleryNames:
+        """How a gallery's subjects are called at the cloud, by its key alone.
+
+        Raises:
+            ContractMismatch: names are sealed under a key that is not here.
+            UpstreamFailed: the cloud says that they are not sealed, and the key says that they are.
+        """
+        seal = info.contract.seal
+        found = self.keys.gallery(gallery) if seal is None else self.keys.named_by(gallery, seal)
+        key = None if found is None else found.of(seal)
+        names: SubjectNames = PlainNames(gallery)
+        if info.sealed_names:
+            if key is None:
+                raise ContractMismatch(_OTHER_KEY, differing=["seal"])
+            names = SealedNames(key)
+        elif found is not None and seal is not None and seals_names(found, seal.epoch):
+            raise UpstreamFailed(
+                "The cloud says that this gallery's names are not sealed, but they are; no name was sent to it. Let "
+                "its operator look at the record.",
+                reason="names_are_sealed",
+            )
+        return GalleryNames(gallery, info.contract, info.contract.digest(), names, key)
 
     async def _checked(self, gallery: str, theirs: Contract) -> Protector:
         """The protector for a contract, after the whole contract was compared with the one that this edge would make.
@@ -260,7 +366,8 @@ class GalleryContexts:
         return found or self.keys.gallery(gallery)
 
     def _new_contract(self, gallery: str, profile: Profile, scope: SealScope) -> Contract:
-        seal = self.keys.gallery(gallery).seal_pin(new_epoch(), scope) if profile.seals else None
+        key = self.keys.gallery(gallery)
+        seal = key.seal_pin(new_epoch(key), scope) if profile.seals else None
         return Contract(dim=self.profiles.spec.dim, embedder=self.profiles.pin, profile=profile.pin, seal=seal)
 
 

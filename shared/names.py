@@ -11,6 +11,7 @@ GALLERY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 # What the cloud is told of a subject: a sealed name, or, in galleries made before names were sealed, the name.
 STORED_NAME_PATTERN = r"^(~[A-Za-z0-9_-]{64,747}|[A-Za-z0-9][A-Za-z0-9._@-]{0,127})$"
 SEALED_NAME_PATTERN = r"^~[A-Za-z0-9_-]{64,747}$"
+PLAIN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$"
 MAX_STORED_NAME: Final = 748
 MAX_SUBJECT_NAME: Final = 128
 TEMPLATE_ID_PATTERN = r"^[0-9a-f]{32}$"
@@ -27,8 +28,8 @@ def subject_name(text: str) -> str:
     """What a subject is called, in Unicode's form NFC: 1 to 128 characters of any script.
 
     Raises:
-        ValueError: it is longer, or has white space at an end, a slash, a backslash, a control character or half a
-            surrogate pair, or is ``.`` or ``..``.
+        ValueError: it is longer, or has white space at an end, a slash, a backslash, a control character, half a
+            surrogate pair or U+FFFD, or is ``.`` or ``..``.
     """
     name = unicodedata.normalize("NFC", text)
     if not 1 <= len(name) <= MAX_SUBJECT_NAME:
@@ -37,6 +38,8 @@ def subject_name(text: str) -> str:
         raise ValueError("the name of a subject has no white space at its ends, and is neither . nor ..")
     if any(letter in "/\\" or unicodedata.category(letter) in _NOT_IN_NAMES for letter in name):
         raise ValueError("the name of a subject has no slash, backslash or control character")
+    if "\ufffd" in name:  # two names that were not sent in UTF-8 would become one
+        raise ValueError("the name of a subject has no U+FFFD, which stands for what is not UTF-8; send UTF-8")
     return name
 
 

@@ -114,8 +114,11 @@ async def enroll_embeddings(
     raw = _rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
     enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)
-    untold = {} if may_compare(request, len(names)) else {"agrees": None}
-    faces = [StoredFace(**(info.model_dump() | untold)) for info in enrolled.templates]
+    told = may_compare(request, len(names))
+    faces = [
+        StoredFace(id=face.id, created_at=face.created_at, stored=face.stored, agrees=face.agrees if told else None)
+        for face in enrolled.faces
+    ]
     return EnrollEmbeddingsAnswer(
         subject=subject,
         faces=faces,

@@ -8,13 +8,14 @@ from pydantic import ConfigDict, Field, model_validator
 
 from shared.contract import Contract
 from shared.envelope import RotationMatrix, TemplateEnvelope
-from shared.names import GalleryName, HexDigest, SealedName, StoredName, TemplateId
+from shared.names import HexDigest, SealedName, StoredName, TemplateId
 from shared.strict_types import JsonInteger
 from shared.wire.common import (
     FMR_OF_RULE,
     Candidate,
     Cosine,
     ExactMoment,
+    KeyChange,
     NewThreshold,
     Number,
     Rate,
@@ -301,22 +302,9 @@ class RekeyRequest(Wire):
     names: Annotated[list[NextName], Field(default_factory=list, max_length=MAX_NAMES_A_REQUEST)]
 
 
-class RekeyStatus(Wire):
-    """The progress of a change of a gallery's key."""
+class RekeyStatus(KeyChange):
+    """The progress of a change of a gallery's key, and what the edge has to send next."""
 
-    gallery: GalleryName
-    contract: Contract = Field(description="the contract under which the gallery matches now")
-    contract_digest: str
-    next_contract: Contract | None = Field(description="the contract after the change; null: none is in progress")
-    state: Literal["settled", "staging", "settling"] = Field(
-        description="`staging`: the gallery matches under the old key while templates are written under the new one; "
-        "`settling`: it matches under the new key while the old templates are overwritten; `settled`: no change"
-    )
-    working: bool = Field(
-        description="whether the cloud is working on it; if false while `staging`, repeat `POST …/rekey` to continue"
-    )
-    templates: int = Field(ge=0)
-    left: int = Field(ge=0, description="templates still to be written (`staging`) or overwritten (`settling`)")
     subjects: list[StoredName] = Field(
         description="of a verify-only gallery while `staging`: some subjects whose rotations the edge has to send next"
     )

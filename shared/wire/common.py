@@ -203,6 +203,24 @@ class Erasure(Wire):
     due_by: datetime = Field(description="the operator is alerted if anything is still pending at this time")
 
 
+class KeyChange(Wire):
+    """The progress of a change of a gallery's key."""
+
+    gallery: GalleryName
+    contract: Contract = Field(description="the contract under which the gallery matches now")
+    contract_digest: str
+    next_contract: Contract | None = Field(description="the contract after the change; null: none is in progress")
+    state: Literal["settled", "staging", "settling"] = Field(
+        description="`staging`: the gallery matches under the old key while templates are written under the new one; "
+        "`settling`: it matches under the new key while the old templates are overwritten; `settled`: no change"
+    )
+    working: bool = Field(
+        description="whether the cloud is working on it; if false while `staging`, repeat `POST …/rekey` to continue"
+    )
+    templates: int = Field(ge=0)
+    left: int = Field(ge=0, description="templates still to be written (`staging`) or overwritten (`settling`)")
+
+
 FMR_OF_RULE: Final = (
     "false match rate at the threshold, as stated when the gallery was created. Under the rule `best` it is an upper "
     "bound for as many templates as the subject has (on average, for an identification)"

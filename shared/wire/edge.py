@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from shared.wire.common import (
     GalleryInfo,
     NewThreshold,
     Rate,
+    Receipt,
     ScoreRule,
     Similarity,
     StrictWire,
@@ -50,6 +51,16 @@ Agrees = Annotated[
         description="whether it would match the subject's other faces at the gallery's threshold; false may mean two "
         "people under one name. null: the subject has no other face, or the API key lacks the scope match or was told "
         "of as many as it may match"
+    ),
+]
+
+
+AlsoMatches = Annotated[
+    list[Candidate] | None,
+    Field(
+        description="other subjects whom this face reaches at the gallery's threshold, best first, 5 at most: perhaps "
+        "one person under two names. null: the gallery is verify-only, the API key lacks the scope match or was told "
+        "of as many as it may match, or the cloud did not search"
     ),
 ]
 
@@ -129,8 +140,11 @@ class EnrolledFace(Wire):
 
     id: TemplateId
     picture: int = Field(ge=0, description="position of the picture in the request, counted from 0")
-    stored: Stored
+    stored: Literal["now", "before", "no"] = Field(
+        description="`now`: by this request; `before`: this subject had the same face already; `no`: by a dry run"
+    )
     agrees: Agrees
+    also_matches: AlsoMatches
     faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
@@ -157,6 +171,7 @@ class Enrollment(Wire):
 class EnrollFacesAnswer(Enrollment):
     """The enrolled faces, one for each picture, in the order of the pictures."""
 
+    faces_enrolled: int = Field(ge=0, description="how many faces the subject has now")
     faces: list[EnrolledFace]
 
 
@@ -214,7 +229,61 @@ class SubjectFaces(Wire):
 
     subject: SubjectName
     created_at: datetime
+    expires_at: datetime | None = Field(description="its own expiry; null: only by the gallery's retention")
     faces: list[FaceInfo]
+
+
+class Rename(StrictWire):
+    """Another name for a subject."""
+
+    to: SubjectName = Field(description="a name that no subject of the gallery has")
+
+
+class Merge(StrictWire):
+    """The subject that another one becomes part of."""
+
+    into: SubjectName = Field(description="a subject of the gallery, which is the same person")
+
+
+class MoveFace(StrictWire):
+    """The subject that a face is moved to."""
+
+    to: SubjectName = Field(description="a subject of the gallery, or a new one")
+
+
+class Moved(Wire):
+    """What was moved. It is committed, and matches under the other name from now on."""
+
+    subject: SubjectName = Field(description="the subject that has the faces now")
+    faces: int = Field(ge=1, description="how many faces were moved")
+    faces_enrolled: int = Field(ge=1, description="how many faces that subject has now")
+    emptied: bool = Field(description="whether the subject that they were moved from has no face left and is gone")
+    receipt: Receipt
+
+
+class ReportedFace(FaceInfo):
+    """An enrolled face, and what is stored of it."""
+
+    template: list[float] = Field(repr=False, description="the protected template: a unit vector")
+
+
+class SubjectEvent(Wire):
+    """An entry of the cloud's audit log about a subject."""
+
+    receipt: Receipt
+    action: str
+    details: dict[str, Any]
+
+
+class SubjectReport(Wire):
+    """All that is held about a subject."""
+
+    gallery: str
+    subject: SubjectName
+    created_at: datetime
+    expires_at: datetime | None = Field(description="its own expiry; null: only by the gallery's retention")
+    faces: list[ReportedFace]
+    events: list[SubjectEvent] = Field(description="oldest first")
 
 
 class EnrollEmbeddingsAnswer(Enrollment):
