@@ -14,7 +14,7 @@ from edge_service.uploads import PART
 from shared.http.auth import KeyCheck
 from shared.names import MAX_SUBJECT_NAME, GalleryName, QualityFilter, SubjectName, TemplateId
 from shared.security.credentials import Scope
-from shared.strict_types import PLAIN_DIGITS
+from shared.strict_types import PLAIN_DIGITS, TRUE_OR_FALSE
 from shared.wire.cloud import MAX_TOP_K
 from shared.wire.common import NumberInText
 from shared.wire.edge import MAX_FACES
@@ -47,7 +47,7 @@ PrefixQuery = Annotated[
     Annotated[str, Field(min_length=1, max_length=MAX_SUBJECT_NAME), AfterValidator(partial(normalize, "NFC"))] | None,
     Query(description="what the names begin with; upper and lower case differ"),
 ]
-DryRunQuery = Annotated[bool, Query(description="true: store nothing, and tell what would be stored")]
+DryRunQuery = Annotated[bool, Query(description="true: store nothing, and tell what would be stored"), TRUE_OR_FALSE]
 OnConflictQuery = Annotated[
     Literal["store", "refuse"],
     Query(

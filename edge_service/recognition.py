@@ -144,7 +144,9 @@ class Recognition:
         # 4. Protect and store.
         return await self.enrollment.store(context, subject, ids, found, options), faces
 
-    async def enroll_embeddings(self, gallery: str, subject: str, raw: Rows, names: list[str | None]) -> EnrollResult:
+    async def enroll_embeddings(
+        self, gallery: str, subject: str, raw: Rows, names: list[str | None], options: EnrollOptions
+    ) -> EnrollResult:
         """Enrolls raw embeddings of one person: all, or none. Equal embeddings are stored once.
 
         Args:
@@ -152,6 +154,7 @@ class Recognition:
             subject: the person.
             raw: (n, d) float32, of any length but 0.
             names: n names of the sender's own; None: the id follows from the embedding itself.
+            options: what to do beside storing.
 
         Raises:
             Unprocessable: not embeddings that the profile is for, or one name for two embeddings.
@@ -173,7 +176,7 @@ class Recognition:
             for name, row in zip(names, unit, strict=True)
         ]
         # 4. Protect and store.
-        return await self.enrollment.store(context, subject, ids, Embeddings(unit, lengths), EnrollOptions())
+        return await self.enrollment.store(context, subject, ids, Embeddings(unit, lengths), options)
 
     async def verify(
         self, gallery: str, subject: str, picture: bytes, quality: QualityFilter | None

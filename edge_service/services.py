@@ -73,9 +73,7 @@ class Services:
             mirrored=mirrored,
         )
         self.subjects = SubjectManagement(cloud=self.cloud, galleries=self.galleries, workers=self.workers)
-        self.subject_lists = SubjectLists(
-            cloud=self.cloud, galleries=self.galleries, most=settings.max_listed_subjects
-        )
+        self.subject_lists = SubjectLists(cloud=self.cloud, galleries=self.galleries, most=settings.max_listed_subjects)
         self.rekey = GalleryRekey(cloud=self.cloud, keys=keys, galleries=self.galleries, workers=self.workers)
         _log.info("edge_ready", profile=self.profile.pin.name, embedder=pin.name, mirrored=mirrored)
 

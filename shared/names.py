@@ -43,6 +43,15 @@ def subject_name(text: str) -> str:
     return name
 
 
+def is_subject_name(text: str) -> bool:
+    """Whether a subject can be called so."""
+    try:
+        subject_name(text)
+    except ValueError:
+        return False
+    return True
+
+
 _NOT_IN_NAMES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 # As callers of the edge call a subject. The cloud never sees it.

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from edge_service.cli.edge_client import Refused
 from edge_service.cli.output import DISAGREES
 from edge_service.cli.session import Session, gallery_path
 from shared.command import counted
 from shared.errors import BadRequest
-from shared.names import SUBJECT_PATTERN
+from shared.names import is_subject_name
 
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-_BAD_NAME = (
-    "A subject cannot have this name; use ASCII letters, digits and ._@-, starting with a letter or digit; at most 128."
-)
+_BAD_NAME = "A subject cannot have this name; use 1 to 128 characters, no slash, no control character, no blank at an end."
 # Of genuine comparisons: a smaller gain by another picture is not worth a sentence.
 _LEAST_GAIN: Final = 0.002
 # Statuses that every further picture would be refused with.
@@ -90,9 +88,9 @@ def enroll_all(session: Session, gallery: str, pictures: list[Picture], quality:
             label = {"subject": picture.subject, "path": str(picture.path)}
             try:
                 # No name is derived from a bad one: two people could end as one.
-                if re.fullmatch(SUBJECT_PATTERN, picture.subject) is None:
+                if not is_subject_name(picture.subject):
                     raise BadRequest(_BAD_NAME, reason="bad_name")
-                faces = f"{path}/subjects/{picture.subject}/faces"
+                faces = f"{path}/subjects/{quote(picture.subject, safe='')}/faces"
                 answer = client.send_picture(faces, picture.path, quality_filter=quality)
             except (Refused, BadRequest) as error:
                 problem = getattr(error, "problem", {"detail": error.detail, "reason": error.reason})

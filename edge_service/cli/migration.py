@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from edge_service.cli.session import Session, gallery_path, is_verify_only
 from edge_service.protection.embeddings import check_dimension
 from shared.command import counted
 from shared.errors import BadRequest, ContractMismatch
-from shared.names import SUBJECT_PATTERN
+from shared.names import is_subject_name
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJECT
 
 # Refusals that hold for every embedding alike.
@@ -173,7 +173,7 @@ class Migration:
         seen: dict[tuple[str, str], int] = {}
         for row, subject in enumerate(self._subjects):
             face = None if self._faces is None else self._faces[row]
-            if re.fullmatch(SUBJECT_PATTERN, subject) is None:
+            if not is_subject_name(subject):
                 found[row] = "has a name that no subject can have"
             elif face is not None and not 1 <= len(face) <= _LONGEST_FACE_ID:
                 found[row] = f"has a face id of no letters, or of more than {_LONGEST_FACE_ID}"
@@ -199,7 +199,7 @@ class Migration:
 
     def _send(self, subject: str, rows: list[int], embeddings: list[dict[str, Any]]) -> None:
         """Sends rows of one subject together, or one by one where the edge refuses them together."""
-        path = f"{gallery_path(self._gallery)}/subjects/{subject}/embeddings"
+        path = f"{gallery_path(self._gallery)}/subjects/{quote(subject, safe='')}/embeddings"
         try:
             answer = self._session.client.call_with_retries("POST", path, json={"embeddings": embeddings})
         except Refused as error:

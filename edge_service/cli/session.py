@@ -8,11 +8,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from shared.errors import BadRequest
-from shared.names import GALLERY_PATTERN, SUBJECT_PATTERN, TEMPLATE_ID_PATTERN
+from shared.names import GALLERY_PATTERN, TEMPLATE_ID_PATTERN, subject_name
 
 if TYPE_CHECKING:
     from edge_service.cli.edge_client import EdgeClient
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _RULES = {
     GALLERY_PATTERN: "1 to 64 letters, digits or ._-, and a letter or digit first",
-    SUBJECT_PATTERN: "1 to 128 letters, digits or ._@-, and a letter or digit first",
     TEMPLATE_ID_PATTERN: "32 hexadecimal digits in lower case, as `patronus subject show` prints them",
 }
 
@@ -96,7 +96,10 @@ def subject_path(gallery: str, subject: str) -> str:
     Raises:
         BadRequest: no gallery or subject can have this name.
     """
-    return f"{gallery_path(gallery)}/subjects/{_checked(subject, SUBJECT_PATTERN, 'subject')}"
+    try:
+        return f"{gallery_path(gallery)}/subjects/{quote(subject_name(subject), safe='')}"
+    except ValueError as error:
+        raise BadRequest(f"{subject!r} cannot be used: {error}.") from None
 
 
 def face_path(gallery: str, subject: str, face: str) -> str:

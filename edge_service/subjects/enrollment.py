@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -27,13 +27,14 @@ class EnrollOptions:
     """What an enrollment is to do beside storing.
 
     Attributes:
-        may_tell: is called with the number of faces before they are searched for; whether the caller may learn whom
-            they match. None: the caller does not want to know.
+        may_tell: is called with the number of faces before they are sent; whether the caller may learn whom they match.
+        find_others: search for other subjects whom they match.
         dry_run: store nothing, and tell what would be stored.
         refuse_others: store nothing where a face is nearer to another subject than to its own.
     """
 
-    may_tell: Callable[[int], bool] | None = None
+    may_tell: Callable[[int], bool]
+    find_others: bool = False
     dry_run: bool = False
     refuse_others: bool = False
 
@@ -113,25 +114,24 @@ class Enrollment:
                 "The gallery is verify-only: nobody can say whom else a face matches. Leave out on_conflict.",
                 reason="verify_only",
             )
-        # A search is a comparison: it is counted before it is made, and once, whatever is repeated below.
-        searched = options.may_tell is not None and not context.protection.verify_only
-        told = options.may_tell is not None and options.may_tell(len(ids))
+        told = options.may_tell(len(ids))
+        search = told and options.find_others and not context.protection.verify_only
 
         async def enroll(packed: PackedTemplates, context: GalleryContext) -> EnrollResult:
-            reached = await self._reached(context, packed, options) if searched and told else None
+            reached = await self._reached(context, packed, options) if search else None
             if options.refuse_others and reached is not None:
-                _refuse_others(subject, reached, [ids.index(uid) for uid in once])
+                _refuse_others(subject, reached, rows)
             if options.dry_run:
-                by_id, total = await self._not_stored(context, subject, once, reached, told=told)
+                faces, total = await self._not_stored(context, subject, once, reached)
             else:
                 new = [
                     NewTemplate(id=uid, template=each, weight=weight)
                     for uid, each, weight in zip(once, packed.envelopes, weights, strict=True)
                 ]
-                by_id, total = await self._stored(context, subject, new, reached)
-            return EnrollResult(
-                [by_id[uid] for uid in ids], packed.unperturbed, total, self._gain(context, total) if total else None
-            )
+                faces, total = await self._stored(context, subject, new, reached)
+            by_id = {face.id: face if told else replace(face, agrees=None) for face in faces}
+            gain = self._gain(context, total) if total else None
+            return EnrollResult([by_id[uid] for uid in ids], packed.unperturbed, total, gain)
 
         return await self.sender.send(context, subject, found.unit[rows], enroll)
 
@@ -149,27 +149,21 @@ class Enrollment:
 
     async def _stored(
         self, context: GalleryContext, subject: str, new: list[NewTemplate], reached: list[list[Candidate]] | None
-    ) -> tuple[dict[str, EnrolledOne], int]:
+    ) -> tuple[list[EnrolledOne], int]:
         answer = await self.cloud.enroll(context.names.at_cloud(subject), EnrollRequest(templates=new))
         stored = {info.id: info for info in answer.templates}
         if stored.keys() != {each.id for each in new}:
             raise UpstreamFailed("The cloud answered for other templates than it was sent; look at the cloud.")
-        by_id = {}
+        faces = []
         for position, each in enumerate(new):
             info = stored[each.id]
             others = None if reached is None else _others(subject, reached[position])
-            by_id[each.id] = EnrolledOne(info.id, info.created_at, info.stored, info.agrees, others)
-        return by_id, answer.total
+            faces.append(EnrolledOne(info.id, info.created_at, info.stored, info.agrees, others))
+        return faces, answer.total
 
     async def _not_stored(
-        self,
-        context: GalleryContext,
-        subject: str,
-        ids: list[str],
-        reached: list[list[Candidate]] | None,
-        *,
-        told: bool,
-    ) -> tuple[dict[str, EnrolledOne], int]:
+        self, context: GalleryContext, subject: str, ids: list[str], reached: list[list[Candidate]] | None
+    ) -> tuple[list[EnrolledOne], int]:
         """What an enrollment would answer, by what the cloud holds of the subject now."""
         try:
             held = {each.id: each for each in (await self.cloud.subject(context.names.at_cloud(subject))).templates}
@@ -177,16 +171,16 @@ class Enrollment:
             if error.reason != "unknown_subject":
                 raise
             held = {}
-        by_id = {}
+        faces = []
         for position, uid in enumerate(ids):
             others, agrees = None, None
-            if told and reached is not None:
+            if reached is not None:
                 others = _others(subject, reached[position])
                 if held and uid not in held:
                     agrees = any(each.subject == subject for each in reached[position])
             when = held[uid].created_at if uid in held else datetime.now(UTC)
-            by_id[uid] = EnrolledOne(uid, when, "before" if uid in held else "no", agrees, others)
-        return by_id, len(held)
+            faces.append(EnrolledOne(uid, when, "before" if uid in held else "no", agrees, others))
+        return faces, len(held)
 
     def _gain(self, context: GalleryContext, templates: int) -> tuple[float, float] | None:
         """What one more picture is worth, by the profile; None where the gallery does not match as it was measured."""

@@ -11,9 +11,9 @@ from edge_service.protection.seal import rotation
 from edge_service.workers import Workers
 from shared.envelope import RotationMatrix
 from shared.errors import ContractMismatch, Unprocessable
-from shared.wire.cloud import MoveRequest, StoredSubjectDetail, SubjectReport
-from shared.wire.common import Erased, Expiry
-from shared.wire.edge import Moved
+from shared.wire.cloud import MoveRequest, StoredSubjectDetail
+from shared.wire.common import Erased, Expiry, Receipt
+from shared.wire.edge import Moved, ReportedFace, SubjectEvent, SubjectReport
 
 Onto = Literal["new", "existing", "either"]
 
@@ -59,12 +59,32 @@ class SubjectManagement:
         )
 
     async def report(self, gallery: str, subject: str) -> SubjectReport:
-        """All that the cloud holds about a subject.
+        """All that is held about a subject.
 
         Raises:
             NotFound: there is no such gallery or subject.
         """
-        return await self.galleries.with_names(gallery, lambda names: self.cloud.report(names.at_cloud(subject)))
+        held = await self.galleries.with_names(gallery, lambda names: self.cloud.report(names.at_cloud(subject)))
+        faces = [
+            ReportedFace(id=each.id, created_at=each.created_at, template=vector.open().tolist())
+            for each, vector in zip(held.templates, held.vectors, strict=True)
+        ]
+        events = [
+            SubjectEvent(
+                receipt=Receipt(id=entry.seq, at=entry.at, digest=entry.digest),
+                action=entry.action,
+                details=entry.details,
+            )
+            for entry in held.audit
+        ]
+        return SubjectReport(
+            gallery=gallery,
+            subject=subject,
+            created_at=held.created_at,
+            expires_at=held.expires_at,
+            faces=faces,
+            events=events,
+        )
 
     async def move(self, gallery: str, subject: str, to: str, onto: Onto, face: str | None = None) -> Moved:
         """Gives a subject's faces another name, in one transaction of the cloud.

@@ -40,8 +40,8 @@ _UNPERTURBED = "number of faces that the profile's network left unperturbed, for
 
 
 Stored = Annotated[
-    Literal["now", "before"],
-    Field(description="`now`: by this request; `before`: this subject had the same face already"),
+    Literal["now", "before", "no"],
+    Field(description="`now`: by this request; `before`: this subject had the same face already; `no`: by a dry run"),
 ]
 
 
@@ -140,9 +140,7 @@ class EnrolledFace(Wire):
 
     id: TemplateId
     picture: int = Field(ge=0, description="position of the picture in the request, counted from 0")
-    stored: Literal["now", "before", "no"] = Field(
-        description="`now`: by this request; `before`: this subject had the same face already; `no`: by a dry run"
-    )
+    stored: Stored
     agrees: Agrees
     also_matches: AlsoMatches
     faces_found: int = Field(ge=1, description=_FOUND)
