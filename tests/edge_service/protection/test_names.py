@@ -101,7 +101,18 @@ def test_what_does_not_open_is_damage_and_never_a_name() -> None:
     assert base64.urlsafe_b64decode(spare[1:] + "=") == base64.urlsafe_b64decode(long[1:] + "=")
     token = sealed().stored("obama")
     foreign = SealedNames(GalleryKey("roof", KEY.secret).epoch(EPOCH)).stored("obama")
-    for bad in (*_changed(token), token[:-4], token + "AAAA", "obama", "~", "", foreign, token[1:], spare, token + "\n"):
+    for bad in (
+        *_changed(token),
+        token[:-4],
+        token + "AAAA",
+        "obama",
+        "~",
+        "",
+        foreign,
+        token[1:],
+        spare,
+        token + "\n",
+    ):
         with pytest.raises(UpstreamFailed, match="does not open") as caught:
             sealed().shown(bad)
         assert caught.value.reason == "name_not_opened"
