@@ -16,7 +16,9 @@ from shared.errors import BadRequest
 from shared.names import is_subject_name
 
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-_BAD_NAME = "A subject cannot have this name; use 1 to 128 characters, no slash, no control character, no blank at an end."
+_BAD_NAME = (
+    "A subject cannot have this name; use 1 to 128 characters, no slash or control character, no blank at an end."
+)
 # Of genuine comparisons: a smaller gain by another picture is not worth a sentence.
 _LEAST_GAIN: Final = 0.002
 # Statuses that every further picture would be refused with.

@@ -140,8 +140,10 @@ def test_an_epoch_says_under_the_key_that_names_are_sealed() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", "a" * 129, " ada", "ada ", "a/b", "a\\b", ".", "..", "a\0b", "a\nb", "a\x7fb", "a\u2028b", "a\ud800b"]
-    + ["Ren\ufffd", "\u00a0ada", "a\u0085"],
+    [
+        *["", " ", "a" * 129, " ada", "ada ", "a/b", "a\\b", ".", "..", "a\0b", "a\nb", "a\x7fb", "a\u2028b"],
+        *["a\ud800b", "Ren\ufffd", "\u00a0ada", "a\u0085"],
+    ],
 )
 def test_what_no_subject_can_be_called(name: str) -> None:
     assert not is_subject_name(name)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from shared.security.credentials import Scope
+from tests.edge_service.subjects.subjects_of_edge import enroll, faces, listed, move, path, similarities
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import Edge, Pair, sample
-from tests.support.subjects import enroll, faces, listed, move, path, similarities
 
 PORTRAIT, STANDING, SPEECH = (sample(f"obama/{name}.jpg") for name in ("portrait", "standing", "speech"))
 BIDEN = sample("biden/standing.jpg")

@@ -17,9 +17,9 @@ import pytest
 from edge_service import gallery_contexts
 from edge_service.protection.keys import KeyStore
 from shared.contract import Contract
+from tests.edge_service.subjects.subjects_of_edge import enroll, faces, listed, move, path
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import CloudTransport, Edge, Pair, sample
-from tests.support.subjects import enroll, faces, listed, move, path
 
 PORTRAIT, SPEECH = sample("obama/portrait.jpg"), sample("obama/speech.jpg")
 # In many scripts, and awkward in paths.

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from edge_service.protection.keys import KeyStore
+from tests.edge_service.subjects.subjects_of_edge import enroll, listed, move, path
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import CloudTransport, Edge, Pair
-from tests.support.subjects import enroll, listed, move, path
 
 EVERYBODY = ["Ada", "Zoe", "Zoë", "ada", "zoe", "Émile", "Владимир", "山田", "👩"]
 

@@ -11,9 +11,9 @@ import pytest
 
 from shared.security.credentials import Scope
 from shared.service_settings import RateSettings
+from tests.edge_service.subjects.subjects_of_edge import listed, path
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import CloudTransport, Edge, Pair, sample
-from tests.support.subjects import listed, path
 
 PORTRAIT, STANDING, SPEECH = (sample(f"obama/{name}.jpg") for name in ("portrait", "standing", "speech"))
 BIDEN = sample("biden/standing.jpg")
