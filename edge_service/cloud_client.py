@@ -178,11 +178,12 @@ class CloudClient:
         """A page of galleries."""
         return await self._answer(Page[GalleryInfo], "GET", "", params=_page(limit, after))
 
-    async def names(self, gallery: str, since: int | None, after: int | None) -> NamesPage:
-        """A page of a gallery's subjects: all, or those that changed since a version of the list."""
+    async def names(self, gallery: str, contract: str, since: int | None, after: int | None) -> NamesPage:
+        """A page of a gallery's subjects under a contract: all, or those that changed since a version of the list."""
         params = {"limit": str(MAX_NAMES_A_PAGE)}
         params |= {name: str(value) for name, value in (("since", since), ("after", after)) if value is not None}
-        response = await self._call("GET", f"/v1/galleries/{gallery}/names", params=params)
+        headers = {CONTRACT_HEADER: contract}
+        response = await self._call("GET", f"/v1/galleries/{gallery}/names", params=params, headers=headers)
         return await run_in_threadpool(_read, response, NamesPage)  # up to a megabyte of JSON
 
     async def subject(self, subject: StoredSubjectPath) -> StoredSubjectDetail:

@@ -17,7 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from edge_service.cloud_client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts, GalleryNames
-from shared.errors import Unprocessable, UpstreamFailed
+from shared.errors import Unprocessable
 from shared.wire.cloud import StoredSubject
 from shared.wire.common import Page, SubjectInfo
 
@@ -117,23 +117,12 @@ class SubjectLists:
             UpstreamFailed: a name does not open.
         """
         async with self.reading[gallery]:
-            found = await self._renewed(gallery)
+            found = await self.galleries.with_names(gallery, self._read)
         return found.page(limit, after, prefix)
 
     def forget(self, gallery: str) -> None:
         """Drops what is kept of a gallery."""
         self.kept.pop(gallery, None)
-
-    async def _renewed(self, gallery: str) -> _SubjectList:
-        names = await self.galleries.names(gallery)
-        try:
-            return await self._read(names)
-        except UpstreamFailed:  # perhaps names are sealed under the next key by now
-            self.galleries.forget(gallery)
-            renewed = await self.galleries.names(gallery)
-            if renewed.contract_digest == names.contract_digest:
-                raise
-        return await self._read(renewed)
 
     async def _read(self, names: GalleryNames) -> _SubjectList:
         """Reads what has changed since the list was read, or all of it."""
@@ -143,7 +132,7 @@ class SubjectLists:
             since = None
         else:
             since = kept.version
-        page = first = await self.cloud.names(names.gallery, since, None)
+        page = first = await self.cloud.names(names.gallery, names.contract_digest, since, None)
         if first.complete:
             kept = _SubjectList(names.contract_digest, 0, {}, [])
         changed: dict[str, _Listed] = {}
@@ -157,7 +146,7 @@ class SubjectLists:
                 )
             if page.next is None:
                 break
-            page = await self.cloud.names(names.gallery, since, page.next)
+            page = await self.cloud.names(names.gallery, names.contract_digest, since, page.next)
             if page.complete is not first.complete:  # a subject was removed meanwhile
                 return await self._read(names)
         # Of the first page: what changed while pages were read is read the next time.
