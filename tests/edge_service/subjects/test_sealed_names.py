@@ -32,7 +32,6 @@ NAMES = [
     "👩‍👩‍👧",
     "50% off?#&=+;",
     "ada@example.com",
-    "verify",
 ]
 
 
@@ -93,6 +92,15 @@ def test_every_operation_takes_names_in_any_script_and_the_cloud_sees_none(edge:
         assert edge.erase(path("world", name)) == (1, 1)
     assert listed(edge, "world") == []
     assert found_in(sent(edge), *everybody) == []
+
+
+def test_a_name_that_is_a_word_of_the_interface_is_a_name(edge: Edge) -> None:
+    edge.make("words")
+    for seed, name in enumerate(["faces", "report", "verify"]):
+        ids = enroll(edge, "words", name, seed)
+        assert faces(edge, "words", name) == ids
+        assert edge.call("GET", f"{path('words', name)}/report").json()["subject"] == name
+    assert listed(edge, "words") == ["faces", "report", "verify"]
 
 
 def test_names_that_differ_by_normalization_alone_are_one_subject(edge: Edge) -> None:
