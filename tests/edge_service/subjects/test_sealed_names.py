@@ -72,25 +72,25 @@ def in_files(folder: Path) -> bytes:
 
 
 def test_every_operation_takes_names_in_any_script_and_the_cloud_sees_none(edge: Edge, pair: Pair) -> None:
-    assert edge.make("world")["sealed_names"] is True
+    assert edge.make("worldwide")["sealed_names"] is True
     edge.transport.reset()
     for seed, name in enumerate(NAMES):
-        ids = enroll(edge, "world", name, seed)
-        assert edge.call("GET", path("world", name)).json()["subject"] == name
-        assert faces(edge, "world", name) == ids
-    assert edge.send(f"{path('world', 'Barack Öbama')}/faces", PORTRAIT).json()["subject"] == "Barack Öbama"
-    assert edge.send(f"{path('world', 'Barack Öbama')}/verify", SPEECH).json()["decision"] == "match"
-    assert edge.send(f"{path('world', 'Zoë Brontë')}/verify", SPEECH).json()["decision"] == "no_match"
-    [face] = edge.identify("world", SPEECH).json()["faces"]
+        ids = enroll(edge, "worldwide", name, seed)
+        assert edge.call("GET", path("worldwide", name)).json()["subject"] == name
+        assert faces(edge, "worldwide", name) == ids
+    assert edge.send(f"{path("worldwide", 'Barack Öbama')}/faces", PORTRAIT).json()["subject"] == "Barack Öbama"
+    assert edge.send(f"{path("worldwide", 'Barack Öbama')}/verify", SPEECH).json()["decision"] == "match"
+    assert edge.send(f"{path("worldwide", 'Zoë Brontë')}/verify", SPEECH).json()["decision"] == "no_match"
+    [face] = edge.identify("worldwide", SPEECH).json()["faces"]
     assert [one["subject"] for one in face["candidates"]] == ["Barack Öbama"]
-    assert listed(edge, "world") == sorted([*NAMES, "Barack Öbama"])
+    assert listed(edge, "worldwide") == sorted([*NAMES, "Barack Öbama"])
     everybody = [*NAMES, "Barack Öbama"]
     assert found_in(sent(edge), *everybody) == []
     assert found_in(in_files(pair.folder / "cloud"), *everybody) == []
-    assert found_in(sent(edge), "world") == ["world"], "what is searched for would be found"
+    assert found_in(sent(edge), "worldwide") == ["worldwide"], "what is searched for would be found"
     for name in everybody:
-        assert edge.erase(path("world", name)) == (1, 1)
-    assert listed(edge, "world") == []
+        assert edge.erase(path("worldwide", name)) == (1, 1)
+    assert listed(edge, "worldwide") == []
     assert found_in(sent(edge), *everybody) == []
 
 
@@ -117,16 +117,16 @@ def test_names_that_differ_by_normalization_alone_are_one_subject(edge: Edge) ->
     "raw", ["%20ada", "ada%20", "%2e%2e", "a%5Cb", "a%0Ab", "%00", "Ren%E9", "a%7F", "%C2%A0", "a" * 129, "%ED%A0%80"]
 )
 def test_what_is_no_name_is_refused_before_the_cloud_is_asked(edge: Edge, raw: str) -> None:
-    edge.make_known("world")
+    edge.make_known("worldwide")
     edge.transport.reset()
-    answer = edge.call("GET", f"/v1/galleries/world/subjects/{raw}")
+    answer = edge.call("GET", f"/v1/galleries/worldwide/subjects/{raw}")
     assert_problem(answer, 422, "unprocessable")
     assert edge.transport.requests == []
 
 
 def test_a_slash_in_a_name_reaches_no_other_resource(edge: Edge) -> None:
     for raw in ("a%2Fb", "..%2F..%2Fgalleries"):
-        assert_problem(edge.call("GET", f"/v1/galleries/world/subjects/{raw}"), 404, "not-found")
+        assert_problem(edge.call("GET", f"/v1/galleries/worldwide/subjects/{raw}"), 404, "not-found")
 
 
 # Another edge with the same key changes it, and this one still holds the old one.
