@@ -11,6 +11,8 @@ GALLERY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 # What the cloud is told of a subject: a sealed name, or, in galleries made before names were sealed, the name.
 STORED_NAME_PATTERN = r"^(~[A-Za-z0-9_-]{64,747}|[A-Za-z0-9][A-Za-z0-9._@-]{0,127})$"
 SEALED_NAME_PATTERN = r"^~[A-Za-z0-9_-]{64,747}$"
+# How a sealed name begins, and no plain one.
+SEALED: Final = "~"
 MAX_STORED_NAME: Final = 748
 MAX_SUBJECT_NAME: Final = 128
 TEMPLATE_ID_PATTERN = r"^[0-9a-f]{32}$"
