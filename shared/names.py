@@ -12,6 +12,8 @@ GALLERY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 STORED_NAME_PATTERN = r"^(~[A-Za-z0-9_-]{64,747}|[A-Za-z0-9][A-Za-z0-9._@-]{0,127})$"
 SEALED_NAME_PATTERN = r"^~[A-Za-z0-9_-]{64,747}$"
 PLAIN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$"
+# How a sealed name begins, and no plain one.
+SEALED: Final = "~"
 MAX_STORED_NAME: Final = 748
 MAX_SUBJECT_NAME: Final = 128
 TEMPLATE_ID_PATTERN = r"^[0-9a-f]{32}$"

@@ -18,13 +18,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from edge_service.protection.keys import EpochKey, GalleryKey, derive
 from shared.errors import Unprocessable, UpstreamFailed
-from shared.names import PLAIN_NAME_PATTERN, SEALED_NAME_PATTERN
+from shared.names import PLAIN_NAME_PATTERN, SEALED, SEALED_NAME_PATTERN
 
 # Of AES-256-SIV: one half for the synthetic IV, one for the encryption.
 _KEY_BYTES: Final = 64
 # What is sealed is a multiple of this: a token says the length of a name to 32 bytes. Most names are one block.
 _BLOCK_BYTES: Final = 32
-_MARK: Final = "~"
 _PLAIN: Final = re.compile(PLAIN_NAME_PATTERN)
 _SEALED: Final = re.compile(SEALED_NAME_PATTERN)
 # Of an epoch's 16 hexadecimal digits: the random ones, and those that say that names are sealed.
@@ -54,7 +53,7 @@ class SealedNames:
             name: as ``subject_name`` returns it.
         """
         sealed = self._cipher.encrypt(_padded(name.encode()), [self.key.gallery.encode()])
-        return _MARK + _base64(sealed)
+        return SEALED + _base64(sealed)
 
     def shown(self, stored: str) -> str:
         """The name that the cloud holds sealed.
@@ -65,7 +64,7 @@ class SealedNames:
         try:
             if not _SEALED.fullmatch(stored):
                 raise ValueError("not sealed")
-            text = stored.removeprefix(_MARK)
+            text = stored.removeprefix(SEALED)
             sealed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
             if _base64(sealed) != text:
                 raise ValueError("written in another way")

@@ -10,9 +10,9 @@ import httpx
 import numpy as np
 import pytest
 
-from cloud_service.enrollment import Enrollment
 from cloud_service.record.tables import metadata
 from cloud_service.settings import Settings
+from cloud_service.subjects.enrollment import Enrollment
 from shared.security.credentials import Scope
 from tests.support.cloud_client import Cloud, assert_problem, random_units, unit
 from tests.support.sealed import Key
