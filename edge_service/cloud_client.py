@@ -47,6 +47,7 @@ from shared.wire.cloud import (
     NamesPage,
     RekeyRequest,
     RekeyStatus,
+    StoredDuplicates,
     StoredSubjectDetail,
     SubjectReport,
     VerifyRequest,
@@ -55,6 +56,7 @@ from shared.wire.common import (
     Erased,
     Erasure,
     Expiry,
+    FindDuplicates,
     GalleryInfo,
     Page,
     Retention,
@@ -214,6 +216,11 @@ class CloudClient:
     async def identify(self, gallery: str, request: IdentifyRequest) -> IdentifyAnswer:
         """Searches a gallery for probes."""
         return await self._answer(IdentifyAnswer, "POST", f"/{gallery}/identify", request)
+
+    async def duplicates(self, gallery: str, contract: str, wanted: FindDuplicates) -> StoredDuplicates:
+        """Subjects of a gallery under a contract that match each other."""
+        headers = {CONTRACT_HEADER: contract}
+        return await self._answer(StoredDuplicates, "POST", f"/{gallery}/duplicates", wanted, headers=headers)
 
     async def erase_gallery(self, gallery: str) -> Erased:
         """Erases a gallery with all of its subjects."""

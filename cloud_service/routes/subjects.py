@@ -31,10 +31,11 @@ from shared.wire.cloud import (
     MoveAnswer,
     MoveRequest,
     NamesPage,
+    StoredDuplicates,
     StoredSubjectDetail,
     SubjectReport,
 )
-from shared.wire.common import Erased, Expiry
+from shared.wire.common import Erased, Expiry, FindDuplicates
 
 router = api_router("/v1/galleries/{gallery}", "subjects")
 templates = api_router("/v1/galleries/{gallery}", "templates")
@@ -57,6 +58,20 @@ def list_names(
     `complete` changes from page to page.
     """
     return services.names.page(gallery, since, after, limit, contract)
+
+
+@router.post("/duplicates", response_model=StoredDuplicates, dependencies=[MAY_MANAGE, SLOT])
+def find_duplicates(
+    gallery: GalleryInPath,
+    services: ServicesDep,
+    wanted: FindDuplicates | None = None,
+    contract: ContractInHeader = None,
+) -> StoredDuplicates:
+    """Find subjects that match each other.
+
+    Compares some subjects with all others, page by page. Changes nothing.
+    """
+    return services.duplicates.find(gallery, wanted or FindDuplicates(), contract)
 
 
 @router.get("/subjects/{subject}", response_model=StoredSubjectDetail, dependencies=[MAY_ENROLL_OR_MANAGE, SLOT])

@@ -17,8 +17,8 @@ from edge_service.deps import (
 )
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
-from shared.wire.common import Erased, Erasure, GalleryInfo, KeyChange, Page, Retention
-from shared.wire.edge import ChangeKey, ChangeScoreRule, CreateGallery, EdgeGallery
+from shared.wire.common import Erased, Erasure, FindDuplicates, GalleryInfo, KeyChange, Page, Retention
+from shared.wire.edge import ChangeKey, ChangeScoreRule, CreateGallery, EdgeGallery, GalleryDuplicates
 
 router = api_router("/v1/galleries", "galleries")
 rekeys = api_router(
@@ -118,6 +118,17 @@ async def remove_retention(gallery: GalleryPath, services: ServicesDep) -> EdgeG
     Faces are kept until they are erased. Expired faces stay expired.
     """
     return _shown(await services.cloud.keep(gallery, None))
+
+
+@router.post("/{gallery}/duplicates", dependencies=[MayManage])
+async def find_duplicates(
+    gallery: GalleryPath, services: ServicesDep, wanted: FindDuplicates | None = None
+) -> GalleryDuplicates:
+    """Find subjects that are enrolled under two names.
+
+    Compares some subjects with all others, page by page. Changes nothing.
+    """
+    return await services.subjects.duplicates(gallery, wanted or FindDuplicates())
 
 
 @rekeys.post("", dependencies=[MayManage])

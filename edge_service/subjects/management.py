@@ -12,8 +12,15 @@ from edge_service.workers import Workers
 from shared.envelope import RotationMatrix
 from shared.errors import ContractMismatch, Unprocessable
 from shared.wire.cloud import MoveRequest, StoredSubjectDetail
-from shared.wire.common import Erased, Expiry, Receipt
-from shared.wire.edge import Moved, ReportedFace, SubjectEvent, SubjectReport
+from shared.wire.common import Erased, Expiry, FindDuplicates, Receipt
+from shared.wire.edge import (
+    GalleryDuplicates,
+    MatchingPair,
+    Moved,
+    ReportedFace,
+    SubjectEvent,
+    SubjectReport,
+)
 
 Onto = Literal["new", "existing", "either"]
 
@@ -85,6 +92,25 @@ class SubjectManagement:
             faces=faces,
             events=events,
         )
+
+    async def duplicates(self, gallery: str, wanted: FindDuplicates) -> GalleryDuplicates:
+        """Some subjects of a gallery that match others of it.
+
+        Raises:
+            NotFound: there is no such gallery.
+            Conflict: it is verify-only.
+        """
+
+        async def call(names: GalleryNames) -> GalleryDuplicates:
+            found = await self.cloud.duplicates(gallery, names.contract_digest, wanted)
+            shown = names.names.shown
+            items = [
+                MatchingPair(subject=shown(pair.subject), other=shown(pair.other), similarity=pair.similarity)
+                for pair in found.items
+            ]
+            return GalleryDuplicates(items=items, compared=found.compared, threshold=found.threshold, next=found.next)
+
+        return await self.galleries.with_names(gallery, call)
 
     async def move(self, gallery: str, subject: str, to: str, onto: Onto, face: str | None = None) -> Moved:
         """Gives a subject's faces another name, in one transaction of the cloud.

@@ -14,6 +14,7 @@ from shared.wire.common import (
     FMR_OF_RULE,
     Candidate,
     Cosine,
+    Duplicates,
     ExactMoment,
     KeyChange,
     NewThreshold,
@@ -21,6 +22,7 @@ from shared.wire.common import (
     Rate,
     Receipt,
     ScoreRule,
+    Similarity,
     StrictWire,
     SubjectDetail,
     SubjectInfo,
@@ -196,6 +198,20 @@ class SubjectReport(StoredSubjectDetail):
 
     vectors: list[TemplateEnvelope] = Field(repr=False, description="the stored templates, in the order of their ids")
     audit: list[AuditEntry] = Field(description="the audit log's entries about it")
+
+
+class StoredPair(Wire):
+    """Two subjects that match each other, as the cloud knows them."""
+
+    subject: StoredName
+    other: StoredName
+    similarity: Similarity
+
+
+class StoredDuplicates(Duplicates):
+    """The pairs that match, best first."""
+
+    items: list[StoredPair]
 
 
 class VerifyRequest(Wire):

@@ -167,6 +167,24 @@ class Expiry(StrictWire):
     expires_at: Annotated[AwareDatetime, Field(description="a moment with its time zone, within 100 years")]
 
 
+class FindDuplicates(StrictWire):
+    """Which subjects of a gallery to compare with all others."""
+
+    after: JsonInteger = Field(default=0, ge=0, le=2**63 - 1, description="`next` of the previous page")
+    limit: JsonInteger = Field(default=100, ge=1, le=500, description="subjects to compare, at most")
+    min_similarity: Cosine | None = Field(
+        default=None, description="least score of a pair, over the gallery's threshold; absent: the threshold"
+    )
+
+
+class Duplicates(Wire):
+    """One page of subjects, compared with all others."""
+
+    compared: int = Field(ge=0, description="subjects that were compared with all others")
+    threshold: Cosine = Field(description="of the gallery")
+    next: Number | None = Field(description="send as `after` to compare the next ones; null: these were the last")
+
+
 class Page(Wire, Generic[Item]):
     """One page of a listing, in the order of names."""
 

@@ -12,6 +12,7 @@ from shared.names import HexDigest, SubjectName, TemplateId
 from shared.wire.common import (
     Candidate,
     Cosine,
+    Duplicates,
     GalleryInfo,
     NewThreshold,
     Rate,
@@ -282,6 +283,20 @@ class SubjectReport(Wire):
     expires_at: datetime | None = Field(description="its own expiry; null: only by the gallery's retention")
     faces: list[ReportedFace]
     events: list[SubjectEvent] = Field(description="oldest first")
+
+
+class MatchingPair(Wire):
+    """Two subjects that match each other: perhaps one person under two names."""
+
+    subject: SubjectName
+    other: SubjectName
+    similarity: Similarity
+
+
+class GalleryDuplicates(Duplicates):
+    """The pairs that match, best first. A pair may be on two pages: on each subject's."""
+
+    items: list[MatchingPair]
 
 
 class EnrollEmbeddingsAnswer(Enrollment):

@@ -78,9 +78,9 @@ def test_every_operation_takes_names_in_any_script_and_the_cloud_sees_none(edge:
         ids = enroll(edge, "worldwide", name, seed)
         assert edge.call("GET", path("worldwide", name)).json()["subject"] == name
         assert faces(edge, "worldwide", name) == ids
-    assert edge.send(f"{path("worldwide", 'Barack Öbama')}/faces", PORTRAIT).json()["subject"] == "Barack Öbama"
-    assert edge.send(f"{path("worldwide", 'Barack Öbama')}/verify", SPEECH).json()["decision"] == "match"
-    assert edge.send(f"{path("worldwide", 'Zoë Brontë')}/verify", SPEECH).json()["decision"] == "no_match"
+    assert edge.send(f"{path('worldwide', 'Barack Öbama')}/faces", PORTRAIT).json()["subject"] == "Barack Öbama"
+    assert edge.send(f"{path('worldwide', 'Barack Öbama')}/verify", SPEECH).json()["decision"] == "match"
+    assert edge.send(f"{path('worldwide', 'Zoë Brontë')}/verify", SPEECH).json()["decision"] == "no_match"
     [face] = edge.identify("worldwide", SPEECH).json()["faces"]
     assert [one["subject"] for one in face["candidates"]] == ["Barack Öbama"]
     assert listed(edge, "worldwide") == sorted([*NAMES, "Barack Öbama"])
