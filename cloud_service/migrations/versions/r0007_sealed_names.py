@@ -47,18 +47,17 @@ def upgrade() -> None:
 
 def _mark_subjects() -> None:
     bind, last = op.get_bind(), -1
+    stored = sa.select(_record_value.c.value).where(_record_value.c.name == "audit_salt")
     try:
-        salt = bytes.fromhex(
-            str(bind.scalar(sa.select(_record_value.c.value).where(_record_value.c.name == "audit_salt")))
-        )
+        salt = bytes.fromhex(str(bind.scalar(stored)))
     except ValueError:
         salt = b""  # damaged: this start is refused for it
     change = sa.update(_subject).where(_subject.c.id == sa.bindparam("row")).values(mark=sa.bindparam("new"))
     rows = sa.select(_subject.c.id, _subject.c.gallery_id, _subject.c.name).order_by(_subject.c.id).limit(_AT_A_TIME)
     while some := bind.execute(rows.where(_subject.c.id > last)).all():
         last = some[-1].id
-        marks = [(row.id, f"{row.gallery_id}:{row.name}") for row in some]
-        bind.execute(
-            change,
-            [{"row": row, "new": hmac.new(salt, whose.encode(), hashlib.sha256).hexdigest()} for row, whose in marks],
-        )
+        bind.execute(change, [{"row": row.id, "new": _mark(salt, f"{row.gallery_id}:{row.name}")} for row in some])
+
+
+def _mark(salt: bytes, whose: str) -> str:
+    return hmac.new(salt, whose.encode(), hashlib.sha256).hexdigest()
