@@ -15,12 +15,14 @@ down_revision = "0006"
 
 _AT_A_TIME = 1_000
 
+_gallery = sa.table("gallery", sa.column("id"), sa.column("key_version"))
+_rekeyed = sa.table("rekeyed_template", sa.column("gallery_id"), sa.column("key_version"))
 _subject = sa.table("subject", *(sa.column(name) for name in ("id", "gallery_id", "name", "mark")))
 _record_value = sa.table("record_value", sa.column("name"), sa.column("value"))
 
 
 def upgrade() -> None:
-    """Adds the columns, and gives each subject its mark."""
+    """Adds the columns, gives each subject its mark, and drops what is staged for changes of key."""
     op.add_column("gallery", sa.Column("sealed_names", sa.Boolean, nullable=False, server_default=sa.false()))
     for counter in ("subjects_version", "removed_version"):
         op.add_column("gallery", sa.Column(counter, sa.BigInteger, nullable=False, server_default="0"))
@@ -34,6 +36,9 @@ def upgrade() -> None:
     op.add_column("subject", sa.Column("expires_at", sa.DateTime))
     op.add_column("template", sa.Column("moved", sa.Boolean, nullable=False, server_default=sa.false()))
     _mark_subjects()
+    # What is staged for a next key is under the present names, and is to be under the next ones: it is staged anew.
+    now = sa.select(_gallery.c.key_version).where(_gallery.c.id == _rekeyed.c.gallery_id).scalar_subquery()
+    op.execute(sa.delete(_rekeyed).where(_rekeyed.c.key_version > now))
     op.create_index("ix_subject_gallery_id_id", "subject", ["gallery_id", "id"])
     expires = sa.text("expires_at IS NOT NULL")
     op.create_index(

@@ -186,7 +186,7 @@ def test_a_key_that_changes_during_a_sweep_leaves_nothing_expired_in_memory(sett
     with Cloud(settings, hands.clock()) as cloud:
         cloud.put_gallery(contract=old.contract)
         sent = {"templates": [{"id": "0" * 32, "template": old.envelope(VECTORS[0])}]}
-        assert cloud.http.post("/v1/galleries/door/subjects/anna/templates", json=sent).is_success
+        assert cloud.http.post(f"/v1/galleries/door/subjects/{old.name('anna')}/templates", json=sent).is_success
         _keep(cloud, 10 * DAY)
         (before,) = (store := cloud.services.store).retention.limited()
         assert cloud.http.post("/v1/galleries/door/rekey", json=old.rekey(new)).json()["state"] == "settled"
