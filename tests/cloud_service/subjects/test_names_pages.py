@@ -10,7 +10,7 @@ import pytest
 
 from cloud_service.record.backup import back_up, restore
 from cloud_service.settings import Settings
-from tests.support.cloud_client import Cloud, assert_problem, random_units
+from tests.support.cloud_client import Cloud, assert_problem, enveloped, random_units
 
 DOOR = "/v1/galleries/door"
 ROWS = random_units(171, 8)
@@ -65,7 +65,7 @@ def test_each_change_is_told_once(client: Cloud) -> None:
     client.http.put(f"{DOOR}/subjects/ben/expiry", json={"expires_at": moment}).raise_for_status()
     assert since() == {"ben": 1}
     bulk = [
-        {"subject": name, "templates": [{"id": IDS[at], "template": _envelope(at)}]}
+        {"subject": name, "templates": [{"id": IDS[at], "template": enveloped(ROWS[at])}]}
         for at, name in ((5, "c"), (6, "d"))
     ]
     client.http.post(f"{DOOR}/templates", json={"subjects": bulk}).raise_for_status()
