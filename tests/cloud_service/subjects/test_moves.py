@@ -25,7 +25,7 @@ IDS = [f"{number:032x}" for number in range(12)]
 KEY, EACH = Key(DIM, 1), Key(DIM, 1, verify_only=True)
 
 
-def _move(cloud: Cloud, key: Key, who: str, to: str, onto: str, **more: Any) -> httpx.Response:
+def _move(cloud: Cloud, key: Key, who: str, to: str, onto: str, /, **more: Any) -> httpx.Response:
     rotation = {}
     if key.verify_only:
         matrix = RotationMatrix.pack(key.seal(to) @ key.seal(who).T)

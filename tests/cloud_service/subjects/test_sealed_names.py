@@ -117,7 +117,7 @@ def test_who_comes_meanwhile_is_asked_for_and_the_switch_waits(cloud: Cloud) -> 
     names = [{"subject": OLD.name(f"s{number}"), "sealed": NEW.name(f"s{number}")} for number in range(3)]
     request = OLD.rekey(NEW)
     told = cloud.http.post(f"{DOOR}/rekey", json=request | {"names": names[:2]}).json()
-    assert (told["state"], told["left"], told["unnamed"]) == ("staging", 1, [OLD.name("s2")])
+    assert (told["state"], told["left"], told["unnamed"]) == ("staging", 3, [OLD.name("s2")])
     _enroll(cloud, OLD.name("s1"), OLD, ROWS[9], 9)
     _enroll(cloud, OLD.name("late"), OLD, ROWS[8], 8)
     cloud.http.delete(f"{DOOR}/subjects/{OLD.name('s0')}").raise_for_status()
@@ -137,7 +137,7 @@ def test_a_change_that_is_given_up_leaves_no_next_name(cloud: Cloud) -> None:
     for number in range(4):
         _enroll(cloud, f"s{number}", OLD, ROWS[number], number)
     names = [{"subject": f"s{number}", "sealed": NEW.name(f"s{number}")} for number in range(3)]
-    assert cloud.http.post(f"{DOOR}/rekey", json=OLD.rekey(NEW) | {"names": names}).json()["left"] == 1
+    assert cloud.http.post(f"{DOOR}/rekey", json=OLD.rekey(NEW) | {"names": names}).json()["left"] == 4
     assert _in_files(cloud.settings.home, [NEW.name("s0")])
     assert cloud.http.delete(f"{DOOR}/rekey").json()["state"] == "settled"
     with cloud.services.store.record.database.read() as connection:
