@@ -269,9 +269,7 @@ def _damaged_galleries(file: sqlite3.Connection, *, checked: bool) -> Iterator[s
     cursor = file.execute("SELECT *, CAST(contract AS BLOB) AS contract_bytes FROM gallery")
     names = [column[0] for column in cursor.description]
     for values in cursor:
-        row = SimpleNamespace(
-            **{"score": None, "score_version": 0, "sealed_names": False} | dict(zip(names, values, strict=True))
-        )
+        row = SimpleNamespace(**_LATER_COLUMNS | dict(zip(names, values, strict=True)))
         try:
             row.score = None if row.score is None else json.loads(row.score)
             contract = Contract.model_validate(json.loads(row.contract_bytes))

@@ -37,6 +37,7 @@ _NOT_NOW: Final = "The record cannot be written now: nothing was changed. Send i
 _SEE_TO_DISK: Final = (
     "The record's disk does not work: nothing was changed. Send it again when the operator has mended it."
 )
+_LONG_READ: Final = "A long read of the record, as by a backup, keeps erased bytes on disk; try again when it is over."
 _FORMS: Final = "sqlite:////folder/record.db or postgresql://user:password@host/database"
 _FULL: Final = "The disk of the record is full: nothing was changed. The operator must make room; then send it again."
 
@@ -275,10 +276,7 @@ class SqliteDatabase(Database):
         if overwritten:
             self.engine.dispose()  # pages that connections hold in memory are as they were
         if busy or self._slack.pending:
-            raise Overloaded(
-                "A long read of the record, such as a backup, keeps erased bytes on disk; try again when it is over.",
-                retry_after_s=5,
-            )
+            raise Overloaded(_LONG_READ, retry_after_s=5)
 
 
 def sqlite_file(url: str) -> Path | None:

@@ -15,12 +15,14 @@ down_revision = "0006"
 
 _AT_A_TIME = 1_000
 
+_gallery = sa.table("gallery", sa.column("id"), sa.column("key_version"))
+_rekeyed = sa.table("rekeyed_template", sa.column("gallery_id"), sa.column("key_version"))
 _subject = sa.table("subject", *(sa.column(name) for name in ("id", "gallery_id", "name", "mark")))
 _record_value = sa.table("record_value", sa.column("name"), sa.column("value"))
 
 
 def upgrade() -> None:
-    """Adds the columns, and gives each subject its mark."""
+    """Adds the columns, gives each subject its mark, and drops what is staged for changes of key."""
     op.add_column("gallery", sa.Column("sealed_names", sa.Boolean, nullable=False, server_default=sa.false()))
     for counter in ("subjects_version", "removed_version"):
         op.add_column("gallery", sa.Column(counter, sa.BigInteger, nullable=False, server_default="0"))
@@ -34,6 +36,9 @@ def upgrade() -> None:
     op.add_column("subject", sa.Column("expires_at", sa.DateTime))
     op.add_column("template", sa.Column("moved", sa.Boolean, nullable=False, server_default=sa.false()))
     _mark_subjects()
+    # What is staged for a next key is under the present names, and is to be under the next ones: it is staged anew.
+    now = sa.select(_gallery.c.key_version).where(_gallery.c.id == _rekeyed.c.gallery_id).scalar_subquery()
+    op.execute(sa.delete(_rekeyed).where(_rekeyed.c.key_version > now))
     op.create_index("ix_subject_gallery_id_id", "subject", ["gallery_id", "id"])
     expires = sa.text("expires_at IS NOT NULL")
     op.create_index(
@@ -47,18 +52,17 @@ def upgrade() -> None:
 
 def _mark_subjects() -> None:
     bind, last = op.get_bind(), -1
+    stored = sa.select(_record_value.c.value).where(_record_value.c.name == "audit_salt")
     try:
-        salt = bytes.fromhex(
-            str(bind.scalar(sa.select(_record_value.c.value).where(_record_value.c.name == "audit_salt")))
-        )
+        salt = bytes.fromhex(str(bind.scalar(stored)))
     except ValueError:
         salt = b""  # damaged: this start is refused for it
     change = sa.update(_subject).where(_subject.c.id == sa.bindparam("row")).values(mark=sa.bindparam("new"))
     rows = sa.select(_subject.c.id, _subject.c.gallery_id, _subject.c.name).order_by(_subject.c.id).limit(_AT_A_TIME)
     while some := bind.execute(rows.where(_subject.c.id > last)).all():
         last = some[-1].id
-        marks = [(row.id, f"{row.gallery_id}:{row.name}") for row in some]
-        bind.execute(
-            change,
-            [{"row": row, "new": hmac.new(salt, whose.encode(), hashlib.sha256).hexdigest()} for row, whose in marks],
-        )
+        bind.execute(change, [{"row": row.id, "new": _mark(salt, f"{row.gallery_id}:{row.name}")} for row in some])
+
+
+def _mark(salt: bytes, whose: str) -> str:
+    return hmac.new(salt, whose.encode(), hashlib.sha256).hexdigest()

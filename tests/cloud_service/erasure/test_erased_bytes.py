@@ -18,11 +18,10 @@ import pytest
 from cloud_service.bootstrap import clock_of
 from cloud_service.index.snapshots import Snapshots
 from cloud_service.record.opening import upgrade
-from cloud_service.record.queries import NewVector
 from cloud_service.record.record import Record
 from cloud_service.record.sqlite import SqliteDatabase
 from cloud_service.settings import RecordSettings, RetentionSettings, Settings
-from cloud_service.subjects.enrollment import Enrollment
+from cloud_service.subjects.enrollment import Enrollment, NewVector
 from shared.wire.cloud import GallerySpec
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
 
