@@ -150,14 +150,14 @@ def _require_name(stored: object) -> None:
 
 
 def stored_subject(row: Row[Any]) -> StoredSubject:
-    """A subject from a row with ``name``, ``templates``, ``created_at`` and ``expires_at``.
+    """A subject from a row with ``id``, ``name``, ``templates``, ``created_at`` and ``expires_at``.
 
     Raises:
         RecordDamaged: its name is not one that was stored.
     """
     _require_name(row.name)
     return StoredSubject(
-        subject=row.name, templates=row.templates, created_at=row.created_at, expires_at=row.expires_at
+        id=row.id, subject=row.name, templates=row.templates, created_at=row.created_at, expires_at=row.expires_at
     )
 
 

@@ -362,7 +362,7 @@ def touch_subjects(connection: Connection, gallery_id: int, subject_ids: Sequenc
         connection: in that transaction.
         gallery_id: which.
         subject_ids: those that were made or changed.
-        removed: whether others were removed, or renamed: lists from before are read anew as a whole.
+        removed: whether others were removed: lists from before hold some that are gone.
     """
     version = gallery.c.subjects_version + 1
     values = {gallery.c.subjects_version: version} | ({gallery.c.removed_version: version} if removed else {})

@@ -134,7 +134,7 @@ gallery = Table(
     Column("max_age_seconds", BigInteger),
     # Whether the names of subjects are sealed by the edge; false in galleries made before they were.
     Column("sealed_names", Boolean, nullable=False, server_default=false()),
-    # Counts the changes of the list of subjects; and what it was when one was last removed or renamed.
+    # Counts the changes of the list of subjects; and what it was when one was last removed.
     Column("subjects_version", BigInteger, nullable=False, server_default="0"),
     Column("removed_version", BigInteger, nullable=False, server_default="0"),
     # The index that an operator chose, by name; null: by the number of templates.

@@ -54,8 +54,8 @@ def list_names(
 ) -> NamesPage:
     """List the subjects of a gallery.
 
-    By id, page by page: all, or those made or changed since a version. Keep the first page's `version`. Begin again if
-    `complete` changes from page to page.
+    By id, page by page: all, or those made or changed since a version. Keep the first page's `version`. Its `ids` say
+    which of those that you have are there still. Begin again if `complete` changes from page to page.
     """
     return services.names.page(gallery, since, after, limit, contract)
 

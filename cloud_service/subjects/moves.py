@@ -144,7 +144,7 @@ class Moves:
             before = entries_of(connection, pinned, [source.id])
             change = renewed(connection, self._record.entries, pinned, before, [source.id])
         self._record.note(connection, pinned, change)
-        touch_subjects(connection, pinned.id, [source.id], removed=True)
+        touch_subjects(connection, pinned.id, [source.id], removed=False)
         details = {"subject": source.mark, "subjects": 0, "templates": len(moving.rows)}
         receipt = append_for(connection, pinned, Action.SUBJECT_RENAMED, moving.by, **details)
         total = _living(connection, moving, source.id)

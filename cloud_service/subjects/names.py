@@ -46,9 +46,13 @@ class Names:
             pinned = pinned_from(row)
             refuse_other(pinned, contract)
             version = row.subjects_version
-            complete = since is None or not row.removed_version <= since <= version
-            if since == version and not complete:
-                return NamesPage(version=version, complete=False, items=[], next=None)
+            complete = since is None or since > version
+            if since == version:
+                return NamesPage(version=version, complete=False, ids=None, items=[], next=None)
+            ids = None
+            if since is not None and not complete and since < row.removed_version and not after:
+                there = select(subject.c.id).where(subject.c.gallery_id == pinned.id).order_by(subject.c.id)
+                ids = list(connection.scalars(there))
             living = template.c.created_at > oldest_alive(pinned.max_age_seconds, now)
             query = (
                 select(
@@ -74,4 +78,4 @@ class Names:
             except RecordDamaged:
                 continue
         following = rows[limit - 1].id if len(rows) > limit else None
-        return NamesPage(version=version, complete=complete, items=items, next=following)
+        return NamesPage(version=version, complete=complete, ids=ids, items=items, next=following)

@@ -26,6 +26,7 @@ from shared.wire.common import Page, SubjectInfo
 class _Listed:
     """What is kept of a subject: a third of what the wire's model takes."""
 
+    id: int
     templates: int
     created_at: datetime
     expires_at: datetime | None
@@ -40,20 +41,33 @@ class _SubjectList:
         version: of the cloud's list when this one was read.
         subjects: by name.
         names: sorted by their code points.
+        by_id: the name of each subject, by the cloud's id of it.
     """
 
     contract: str
-    version: int
-    subjects: dict[str, _Listed] = field(repr=False)
-    names: list[str] = field(repr=False)
+    version: int = 0
+    subjects: dict[str, _Listed] = field(default_factory=dict, repr=False)
+    names: list[str] = field(default_factory=list, repr=False)
+    by_id: dict[int, str] = field(default_factory=dict, repr=False)
 
-    def with_changes(self, version: int, changed: dict[str, _Listed]) -> _SubjectList:
-        """The list with some subjects new or changed."""
-        if not changed:
+    def with_changes(self, version: int, there: list[int] | None, changed: dict[str, _Listed]) -> _SubjectList:
+        """The list with some subjects new, changed or renamed, and without those that are gone.
+
+        Args:
+            version: of the cloud's list.
+            there: ids of all subjects that were there before the changes were read; None: none is gone.
+            changed: those that are new or changed, by their names now.
+        """
+        if not changed and there is None:
             return replace(self, version=version)
+        ids = {each.id for each in changed.values()}
+        gone = set() if there is None else self.by_id.keys() - set(there)
+        old = {self.by_id[each] for each in (gone | ids) & self.by_id.keys()} - changed.keys()
+        subjects = {name: each for name, each in self.subjects.items() if name not in old} | changed
+        names = [name for name in self.names if name not in old]
         new = changed.keys() - self.subjects.keys()
-        names = sorted([*self.names, *sorted(new)]) if new else self.names  # two sorted runs are merged
-        return _SubjectList(self.contract, version, self.subjects | changed, names)
+        names = sorted([*names, *sorted(new)]) if new else names  # two sorted runs are merged
+        return _SubjectList(self.contract, version, subjects, names, {each.id: name for name, each in subjects.items()})
 
     def page(self, limit: int, after: str | None, prefix: str | None) -> Page[SubjectInfo]:
         """A page of the living subjects, in the order of names.
@@ -128,13 +142,12 @@ class SubjectLists:
         """Reads what has changed since the list was read, or all of it."""
         kept = self.kept.pop(names.gallery, None)
         if kept is None or kept.contract != names.contract_digest:
-            kept = _SubjectList(names.contract_digest, 0, {}, [])
-            since = None
+            kept, since = _SubjectList(names.contract_digest), None
         else:
             since = kept.version
         page = first = await self.cloud.names(names.gallery, names.contract_digest, since, None)
         if first.complete:
-            kept = _SubjectList(names.contract_digest, 0, {}, [])
+            kept = _SubjectList(names.contract_digest)
         changed: dict[str, _Listed] = {}
         while True:
             changed |= await run_in_threadpool(_opened, names, page.items)
@@ -147,10 +160,10 @@ class SubjectLists:
             if page.next is None:
                 break
             page = await self.cloud.names(names.gallery, names.contract_digest, since, page.next)
-            if page.complete is not first.complete:  # a subject was removed meanwhile
+            if page.complete is not first.complete:  # the record was restored meanwhile
                 return await self._read(names)
         # Of the first page: what changed while pages were read is read the next time.
-        found = await run_in_threadpool(kept.with_changes, first.version, changed)
+        found = await run_in_threadpool(kept.with_changes, first.version, first.ids, changed)
         self._keep(names.gallery, found)
         return found
 
@@ -162,4 +175,4 @@ class SubjectLists:
 
 def _opened(names: GalleryNames, items: list[StoredSubject]) -> dict[str, _Listed]:
     shown = names.names.shown
-    return {shown(each.subject): _Listed(each.templates, each.created_at, each.expires_at) for each in items}
+    return {shown(each.subject): _Listed(each.id, each.templates, each.created_at, each.expires_at) for each in items}

@@ -162,6 +162,7 @@ class MoveAnswer(Wire):
 class StoredSubject(SubjectInfo):
     """A subject as the cloud knows it, and how many templates it has."""
 
+    id: Number = Field(description="the same under each name and key")
     subject: StoredName
 
 
@@ -175,7 +176,10 @@ class NamesPage(Wire):
     """Subjects of a gallery, in no order that means anything: all, or those that changed since a version."""
 
     version: Number = Field(description="of the gallery's list of subjects; send as `since` to learn what has changed")
-    complete: bool = Field(description="true: all subjects; false: those made or changed since, and none was removed")
+    complete: bool = Field(description="true: all subjects; false: those made, changed or renamed since")
+    ids: list[Number] | None = Field(
+        description="on the first page, if subjects were removed since: the ids of all that are there; others are gone"
+    )
     items: list[StoredSubject]
     next: Number | None = Field(description="send as `after` for the next page; null on the last one")
 
