@@ -133,7 +133,7 @@ class EdgeSettings(ServiceSettings):
     # enrollment it is made once and helps every later comparison. Galleries may mix the three. For SFace; under dlib it
     # is off, whose false match rate would double.
     mirrored: MirroredFaces = "enrollment"
-    # Subjects whose names are kept in memory for lists, opened and sorted: about 60 MB for 200,000. A gallery with more
+    # Subjects whose names are kept in memory for lists, opened and sorted: about 70 MB for 200,000. A gallery with more
     # is not listed; its subjects are found by their names all the same.
     max_listed_subjects: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
     cloud: CloudSettings = CloudSettings()

@@ -60,6 +60,7 @@ _EDGE, _CLOUD, _SHARED = "edge_service", "cloud_service", "shared"
 _PROTECT = "tests/edge_service/protection/test_protect.py"
 _MATCHING = "tests/cloud_service/routes/test_matching.py"
 _LIFE = "tests/cloud_service/entries/test_random_life.py"
+_NAMES = "tests/edge_service/subjects/test_sealed_names.py"
 _KEYS = "tests/cloud_service/routes/test_api_keys.py"
 GUARANTEES: Final = (
     Guarantee(
@@ -96,6 +97,27 @@ GUARANTEES: Final = (
         "if missing and found.pin.name not in weaker:",
         "if False:",
         ("tests/edge_service/routes/test_galleries_of_other_profiles.py",),
+    ),
+    Guarantee(
+        "The cloud is told no subject's name",
+        _EDGE,
+        "if info.sealed_names:",
+        "if False:",
+        (_NAMES,),
+    ),
+    Guarantee(
+        "No cloud makes the edge send names that are not sealed",
+        _EDGE,
+        "elif found is not None and seal is not None and seals_names(found, seal.epoch):",
+        "elif False:",
+        (_NAMES,),
+    ),
+    Guarantee(
+        "Nobody is said to be missing by a name under an outdated key",
+        _EDGE,
+        "headers = {CONTRACT_HEADER: subject.contract}",
+        "headers: dict[str, str] = {}",
+        (_NAMES,),
     ),
     Guarantee(
         "The threshold decides",
