@@ -152,7 +152,7 @@ GUARANTEES: Final = (
         _CLOUD,
         "{0x0D: 8, 0x0A: 8, 0x02: 12}",
         "{0x0D: 8}",
-        (f"{_SUBJECTS}/test_sealed_names.py",),
+        ("tests/cloud_service/erasure/test_erased_bytes.py",),
     ),
     Guarantee(
         "A late name is not said to be nobody's",
