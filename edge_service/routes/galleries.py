@@ -18,7 +18,8 @@ from edge_service.deps import (
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.common import Erased, Erasure, FindDuplicates, GalleryInfo, KeyChange, Page, Retention
-from shared.wire.edge import ChangeKey, ChangeScoreRule, CreateGallery, EdgeGallery, GalleryDuplicates
+from shared.wire.edge import ChangeKey, ChangeScoreRule, CreateGallery, EdgeGallery
+from shared.wire.edge_subjects import GalleryDuplicates
 
 router = api_router("/v1/galleries", "galleries")
 rekeys = api_router(

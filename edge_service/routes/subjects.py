@@ -31,17 +31,8 @@ from shared.http.rate_limits import count_comparisons, may_compare
 from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.cloud import StoredSubjectDetail
 from shared.wire.common import Erased, Expiry, Page, SubjectInfo
-from shared.wire.edge import (
-    EnrolledFace,
-    EnrollFacesAnswer,
-    FaceInfo,
-    Merge,
-    Moved,
-    MoveFace,
-    Rename,
-    SubjectFaces,
-    SubjectReport,
-)
+from shared.wire.edge import EnrolledFace, EnrollFacesAnswer, FaceInfo, SubjectFaces
+from shared.wire.edge_subjects import Merge, Moved, MoveFace, Rename, SubjectReport
 
 router = api_router("/v1/galleries/{gallery}/subjects", "subjects")
 

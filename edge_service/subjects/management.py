@@ -13,14 +13,7 @@ from shared.envelope import RotationMatrix
 from shared.errors import ContractMismatch, Unprocessable
 from shared.wire.cloud import MoveRequest, StoredSubjectDetail
 from shared.wire.common import Erased, Expiry, FindDuplicates, Receipt
-from shared.wire.edge import (
-    GalleryDuplicates,
-    MatchingPair,
-    Moved,
-    ReportedFace,
-    SubjectEvent,
-    SubjectReport,
-)
+from shared.wire.edge_subjects import GalleryDuplicates, MatchingPair, Moved, ReportedFace, SubjectEvent, SubjectReport
 
 Onto = Literal["new", "existing", "either"]
 

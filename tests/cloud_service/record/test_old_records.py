@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +17,7 @@ from cloud_service.record.backup import back_up, restore
 from cloud_service.record.check import check_record
 from cloud_service.record.checksums import to_blobs
 from cloud_service.record.opening import open_database
-from cloud_service.record.queries import PinnedGallery, Stored, renew_checksum
+from cloud_service.record.queries import PinnedGallery, Stored, read_value, renew_checksum
 from cloud_service.record.tables import gallery, rekeyed, subject, template
 from cloud_service.rekey.steps import RekeySteps
 from cloud_service.settings import RecordSettings, Settings
@@ -212,14 +214,45 @@ def test_a_backup_of_an_old_record_is_checked_and_restored(settings: Settings, t
     with Cloud(restored) as cloud:
         assert min(_similarities(cloud, NEW if revision > "0001" else OLD, "plain")) > 0.9999
     staged = "rekeyed_template" if revision >= "0005" else "turned"
-    for table, key, row in (("template", "id", 2), (staged, "template_id", 3)):
-        if revision >= "0003":
-            _damage(backup, f"UPDATE {table} SET vector = zeroblob(length(vector)) WHERE {key} = {row}")
-            with pytest.raises(SetupError, match=f"plain: row {row}"):
-                restore(backup, tmp_path / "new.db")
+    if revision >= "0003":  # what is in the table template is of the key before, and nobody reads it
+        _damage(backup, f"UPDATE {staged} SET vector = zeroblob(length(vector)) WHERE template_id = 3")
+        with pytest.raises(SetupError, match="plain: row 3"):
+            restore(backup, tmp_path / "new.db")
     _damage(backup, "UPDATE gallery SET contract = '{'")
     with pytest.raises(SetupError, match="the row 1 of the table gallery is damaged"):
         restore(backup, tmp_path / "new.db")
+
+
+@pytest.mark.both_engines
+def test_subjects_of_an_old_record_keep_the_marks_that_its_log_has(settings: Settings) -> None:
+    with Cloud(settings) as cloud:
+        _enroll(cloud, OLD, "plain")
+        _as_of(cloud, "0006")
+    with Cloud(settings) as cloud:
+        with cloud.services.store.record.database.read() as connection:
+            salt = bytes.fromhex(read_value(connection, "audit_salt"))
+            marks = {row.name: row.mark for row in connection.execute(select(subject.c.name, subject.c.mark))}
+        whose = cloud.services.store.record.gallery("plain").id
+        assert marks == {
+            f"s{number}": hmac.new(salt, f"{whose}:s{number}".encode(), hashlib.sha256).hexdigest()
+            for number in range(4)
+        }
+        cloud.http.delete("/v1/galleries/plain/subjects/s1").raise_for_status()
+        entry = cloud.http.get("/v1/audit", params={"limit": 500}).json()["items"][-1]
+        assert entry["details"]["subject"] == marks["s1"]
+
+
+def test_who_was_erased_after_an_update_does_not_come_back_with_a_backup_of_before(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with Cloud(settings) as cloud:
+        _enroll(cloud, OLD, "plain")
+        _as_of(cloud, "0006")
+    back_up(settings.home / "record.db", tmp_path / "backup")
+    with Cloud(settings) as cloud:
+        cloud.http.delete("/v1/galleries/plain/subjects/s1").raise_for_status()
+    restored = restore(tmp_path / "backup", settings.home / "record.db", replace=True)
+    assert (restored.carried.repeated.subjects, restored.held.templates) == (1, 3)
 
 
 def _damage(file: Path, statement: str) -> None:
