@@ -77,7 +77,8 @@ class TemplateSender:
             how the gallery decided, with a result for each probe; and each one's candidates by their names.
 
         Raises:
-            UpstreamFailed: the gallery's rule was changed meanwhile, or a name does not open.
+            UpstreamFailed: the gallery's rule was changed meanwhile, a name does not open, or the cloud answered for
+                other probes.
         """
         parts = [probes[start : start + MAX_PROBES_A_REQUEST] for start in range(0, len(probes), MAX_PROBES_A_REQUEST)]
         gallery = context.names.gallery
@@ -85,6 +86,8 @@ class TemplateSender:
         if len({(answer.score_rule, answer.threshold) for answer in answers}) > 1:
             raise UpstreamFailed("The gallery's rule was changed during the search; send the same again.")
         results = [result for answer in answers for result in answer.results]
+        if len(results) != len(probes):
+            raise UpstreamFailed("The cloud answered for other probes than it was sent; look at the cloud.")
         shown = context.names.names.shown
         candidates = [
             [Candidate(subject=shown(each.subject), similarity=each.similarity) for each in result.candidates]
