@@ -282,7 +282,7 @@ class Store:
                     self._forget(gallery, removed)
         except NotFound:  # the gallery was erased meanwhile
             return False
-        return removed is not None
+        return removed is not None and self.retention.overdue(gallery)
 
     def redate(self, gallery: PinnedGallery) -> None:
         """Dates templates from the future, stored by a clock that was wrong, to now."""

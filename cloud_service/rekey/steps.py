@@ -334,8 +334,10 @@ def _rename_all(connection: Connection, pinned: PinnedGallery) -> None:
             "(DELETE .../rekey), and begin it again with a name of its own for each.",
             reason="name_taken",
         )
-    connection.execute(update(subject).where(mine).values(name=subject.c.next_name, next_name=None))
     touch_subjects(connection, pinned.id, [], removed=True)
+    version = select(gallery.c.subjects_version).where(gallery.c.id == pinned.id).scalar_subquery()
+    changed = {"name": subject.c.next_name, "next_name": None, "version": version}
+    connection.execute(update(subject).where(mine).values(changed))
 
 
 def _write(connection: Connection, pinned: PinnedGallery, some: Stored, vectors: NDArray[np.float32]) -> None:

@@ -165,8 +165,8 @@ GUARANTEES: Final = (
     Guarantee(
         "A change of key seals all names",
         _CLOUD,
-        "values(name=subject.c.next_name, next_name=None)",
-        "values(next_name=None)",
+        '{"name": subject.c.next_name, "next_name": None, "version": version}',
+        '{"next_name": None, "version": version}',
         (f"{_SUBJECTS}/test_sealed_names.py",),
     ),
     Guarantee(

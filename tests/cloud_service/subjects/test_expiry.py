@@ -160,6 +160,5 @@ def test_many_that_expire_together_are_erased_in_batches(settings: Settings, han
         [pinned] = check_clock(cloud.services.store)
         assert cloud.services.store.erase_expired(pinned, 15)
         assert cloud.held() == (25, 25)
-        assert cloud.services.store.erase_expired(pinned, 15)
         assert not cloud.services.store.erase_expired(pinned, 15)
         assert cloud.held() == (20, 20)

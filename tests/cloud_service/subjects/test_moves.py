@@ -266,7 +266,7 @@ def test_moves_erasures_and_expiries_at_once_leave_the_index_as_the_record(cloud
                     cloud.services.store.erase_expired(pinned, 100)
             else:
                 answer = cloud.http.delete(f"{DOOR}/subjects/{KEY.name(who)}")
-            assert answer.status_code in {200, 201, 202, 404, 409}, answer.text
+            assert answer.status_code in {200, 201, 202, 404, 409, 422}, answer.text  # 422: the moment is past
 
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(live, range(3)))
