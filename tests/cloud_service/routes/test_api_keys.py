@@ -40,6 +40,7 @@ OPERATIONS: list[tuple[str, str, Any, set[Scope]]] = [
     ("POST", f"{SUBJECT}/move", {"to": "eve", "onto": "new"}, {ENROLL, MANAGE}),
     ("POST", f"{SUBJECT}/verify", {"probe": enveloped(VECTOR)}, {MATCH}),
     ("POST", f"{GALLERY}/identify", {"probes": [enveloped(VECTOR)]}, {MATCH}),
+    ("POST", f"{GALLERY}/duplicates", {"limit": 10}, {MANAGE}),
     ("PATCH", GALLERY, {"score": {"rule": "best"}}, {MANAGE}),
     ("GET", f"{GALLERY}/stats", None, {MANAGE}),
     ("PUT", f"{GALLERY}/index", {"kind": "exact"}, {MANAGE}),
