@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request
+from pydantic.json_schema import SkipJsonSchema
 
 from cloud_service.services import Services
 from shared.http.auth import KeyCheck
@@ -48,7 +49,7 @@ SubjectInPath = Annotated[
     StoredName, Path(alias="subject", description="name of the subject, sealed where the gallery's names are")
 ]
 ContractInHeader = Annotated[
-    HexDigest | None,
+    HexDigest | SkipJsonSchema[None],  # a header is absent, and never null
     Header(
         alias=CONTRACT_HEADER,
         description="digest of the contract under whose key the names were sealed; if the gallery has another one, "

@@ -56,7 +56,7 @@ class GallerySpec(Wire):
         default=SubjectScore(rule="mean"),
         description="absent: `mean` with exponent 0, the mean of the cosines. An existing gallery keeps its own",
     )
-    sealed_names: bool = Field(
+    sealed_names: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="subjects' names are sealed by the edge. An existing gallery keeps its own"
     )
 
