@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.types import Scope
@@ -19,6 +20,7 @@ from shared.metrics import Metrics
 from shared.security.key_ring import KeyRing
 
 _REKEY = re.compile(r"/v1/galleries/[^/]+/rekey")
+_BULK = re.compile(r"/v1/galleries/[^/]+/templates")
 
 
 def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
@@ -45,10 +47,11 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
 
     app = make_application(
         title="Patronus cloud",
-        description="Stores protected templates of faces and matches them. Takes no picture, returns no template.",
+        description="Stores protected templates of faces and matches them. Takes no picture; returns templates only in "
+        "the report about a subject.",
         lifespan=lifespan,
         metrics=metrics,
-        limit_for=lambda scope: _body_limit(scope, settings.body),
+        limit_for=partial(_body_limit, settings.body),
         body_seconds=settings.body.timeout_s,
         rates=settings.rates,
         slots=settings.work.queue_length + settings.work.max_batch_probes,  # those that wait, and those in progress
@@ -59,5 +62,7 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
     return app
 
 
-def _body_limit(scope: Scope, limits: BodySettings) -> int:
-    return limits.max_rekey_bytes if _REKEY.fullmatch(scope["path"]) else limits.max_bytes
+def _body_limit(limits: BodySettings, scope: Scope) -> int:
+    if _REKEY.fullmatch(scope["path"]):
+        return limits.max_rekey_bytes
+    return limits.max_bulk_bytes if _BULK.fullmatch(scope["path"]) else limits.max_bytes

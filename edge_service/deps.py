@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal
+from unicodedata import normalize
 
 from fastapi import Depends, Path, Query, Request
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from edge_service.services import Services
 from edge_service.uploads import FORM, JSON, PART, SEVERAL
 from shared.http.auth import KeyCheck
-from shared.names import GalleryName, QualityFilter, SubjectName, TemplateId
+from shared.names import MAX_SUBJECT_NAME, GalleryName, QualityFilter, SubjectName, TemplateId
 from shared.security.credentials import Scope
-from shared.strict_types import PLAIN_DIGITS
+from shared.strict_types import PLAIN_DIGITS, TRUE_OR_FALSE
 from shared.wire.cloud import MAX_TOP_K
 from shared.wire.common import NumberInText
 from shared.wire.edge import MAX_FACES
@@ -35,12 +37,24 @@ MayErase = Depends(KeyCheck(Scope.ENROLL, Scope.MANAGE))
 MayAsk = Depends(KeyCheck(*Scope))
 
 GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
-SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]
+SubjectPath = Annotated[SubjectName, Path(description="name of the subject: 1 to 128 characters of any script")]
 FacePath = Annotated[TemplateId, Path(description="id of the face, from the answer to its enrollment")]
 ReceiptPath = Annotated[NumberInText, Path(description="id of the receipt, from the answer to the erasure")]
 LimitQuery = Annotated[int, Query(ge=1, le=500, description="most items on a page"), PLAIN_DIGITS]
 AfterGalleryQuery = Annotated[GalleryName | None, Query(description="`next` of the previous page")]
 AfterSubjectQuery = Annotated[SubjectName | None, Query(description="`next` of the previous page")]
+PrefixQuery = Annotated[
+    Annotated[str, Field(min_length=1, max_length=MAX_SUBJECT_NAME), AfterValidator(partial(normalize, "NFC"))] | None,
+    Query(description="what the names begin with; upper and lower case differ"),
+]
+DryRunQuery = Annotated[bool, Query(description="true: store nothing, and tell what would be stored"), TRUE_OR_FALSE]
+OnConflictQuery = Annotated[
+    Literal["store", "refuse"],
+    Query(
+        description="`refuse`: store nothing if a face is nearer to another subject than to this one, and that one "
+        "reaches the threshold; needs the scope match too"
+    ),
+]
 TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="most candidates for each face"), PLAIN_DIGITS]
 MaxFacesQuery = Annotated[
     int,

@@ -1,16 +1,19 @@
-"""Cached contracts and keys of galleries."""
+"""Cached contracts and keys of galleries, and how their subjects are called at the cloud."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from edge_service.cloud_client import CloudClient
-from edge_service.protection.keys import GalleryKey, KeyStore, new_epoch
+from edge_service.gallery_names import OTHER_KEY, GalleryNames, names_of
+from edge_service.protection.keys import GalleryKey, KeyStore
+from edge_service.protection.names import new_epoch
 from edge_service.protection.profiles.files import Profile
 from edge_service.protection.profiles.purpose import choose_threshold
 from edge_service.protection.protect import ProtectionContext, Protector
@@ -22,10 +25,7 @@ from shared.wire.common import BEST, GalleryInfo, NewThreshold, ScoreRule, Subje
 from shared.wire.edge import CreateGallery
 from shared.wire.thresholds import ThresholdChoice, ThresholdFor
 
-_OTHER_KEY = (
-    "The gallery is under another key than this edge has for it; import the key from the edge that has it (patronus "
-    "keys export there, patronus keys import here) or, if it was forgotten here, restore this edge from a backup."
-)
+T = TypeVar("T")
 # How the parts of a contract are called.
 _PARTS = {"dim": "length of embeddings", "embedder": "face embedder", "profile": "protection profile"}
 
@@ -35,12 +35,14 @@ class GalleryContext:
     """What makes a gallery's templates, and what its answers are read by.
 
     Attributes:
+        names: how its subjects are called at the cloud.
         protection: key and contract.
         protector: of the profile that the contract names.
-        threshold: of the gallery, and its false match rate as stated when it was created.
+        threshold: of the gallery, and its false match rate as stated with it.
         score: how a subject of several templates is compared.
     """
 
+    names: GalleryNames
     protection: ProtectionContext
     protector: Protector
     threshold: Threshold
@@ -169,6 +171,56 @@ class GalleryContexts:
             raise refusal
         return found
 
+    async def names(self, gallery: str) -> GalleryNames:
+        """How a gallery's subjects are called at the cloud.
+
+        The gallery may be under another profile or embedder than this edge's: names follow from its key alone.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: its names are sealed under a key that is not here.
+        """
+        cached = self.cached.get(gallery)
+        if cached is not None and cached.expires_at >= time.monotonic():
+            return cached.context.names
+        info = await self.cloud.gallery(gallery)
+        try:
+            return (await self._cache(gallery, info)).names
+        except ContractMismatch:
+            return names_of(gallery, info, self.keys)
+
+    async def with_contract(self, gallery: str, contract_digest: str) -> GalleryNames:
+        """How a gallery's subjects are called at the cloud under one contract, the present one.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: the gallery has another contract by now, or names are sealed under a key that is not here.
+        """
+        names = await self.names(gallery)
+        if names.contract_digest != contract_digest:
+            self.forget(gallery)
+            names = await self.names(gallery)
+        if names.contract_digest != contract_digest:
+            raise ContractMismatch("The gallery's key was changed meanwhile; send the same again.")
+        return names
+
+    async def with_names(self, gallery: str, call: Callable[[GalleryNames], Awaitable[T]]) -> T:
+        """Calls the cloud with names of subjects; once more where the gallery's key was changed meanwhile.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: its names are sealed under a key that is not here.
+        """
+        names = await self.names(gallery)
+        try:
+            return await call(names)
+        except ContractMismatch as refusal:
+            self.forget(gallery)
+            renewed = await self.names(gallery)
+            if renewed.contract_digest == names.contract_digest:
+                raise refusal from None
+        return await call(renewed)
+
     async def _put(self, gallery: str, wanted: CreateGallery) -> ChangedGallery:
         found = await self.cloud.find_gallery(gallery)
         if found is None:
@@ -194,7 +246,7 @@ class GalleryContexts:
             # An existing gallery keeps its contract: a new epoch would be another contract.
             contract, score = found.contract, found.score
             threshold, choice = self._threshold(wanted.threshold or found.threshold, protector, score)
-        spec = GallerySpec(contract=contract, threshold=threshold, score=score)
+        spec = GallerySpec(contract=contract, threshold=threshold, score=score, sealed_names=True)
         info, made = await self.cloud.put_gallery(gallery, spec)
         return ChangedGallery(info, choice, made)
 
@@ -257,7 +309,7 @@ class GalleryContexts:
             if info.contract.verify_only
             else ProtectionContext(key, digest, profile)
         )
-        context = GalleryContext(protection, protector, info.threshold, info.score)
+        context = GalleryContext(names_of(gallery, info, self.keys), protection, protector, info.threshold, info.score)
         self.cached[gallery] = _CachedGallery(context, of_gallery, time.monotonic() + self.cache_s)
         return context
 
@@ -296,7 +348,7 @@ class GalleryContexts:
             return
         differing = [name for name in type(ours).model_fields if getattr(ours, name) != getattr(theirs, name)]
         if differing == ["seal"] and ours.seal and theirs.seal:
-            raise ContractMismatch(_OTHER_KEY, differing=differing)
+            raise ContractMismatch(OTHER_KEY, differing=differing)
         parts = " and another ".join(_PARTS.get(name, name) for name in differing)
         raise ContractMismatch(
             f"The gallery was made with another {parts} than this edge uses; run an edge with the same models and "
@@ -313,7 +365,8 @@ class GalleryContexts:
         return found or self.keys.gallery(gallery)
 
     def _new_contract(self, gallery: str, profile: Profile, scope: SealScope) -> Contract:
-        seal = self.keys.gallery(gallery).seal_pin(new_epoch(), scope) if profile.seals else None
+        key = self.keys.gallery(gallery)
+        seal = key.seal_pin(new_epoch(key), scope) if profile.seals else None
         return Contract(dim=self.profiles.spec.dim, embedder=self.profiles.pin, profile=profile.pin, seal=seal)
 
 

@@ -12,6 +12,10 @@ from edge_service.protection.served_profiles import ServedProfiles
 from edge_service.recognition import Recognition
 from edge_service.rekey import GalleryRekey
 from edge_service.settings import EdgeSettings
+from edge_service.subjects.enrollment import Enrollment
+from edge_service.subjects.lists import SubjectLists
+from edge_service.subjects.management import SubjectManagement
+from edge_service.subjects.sender import TemplateSender
 from edge_service.vision.reader import FaceReader
 from edge_service.workers import Workers
 from shared.logs import get_logger
@@ -56,17 +60,20 @@ class Services:
             cloud=self.cloud, keys=keys, profiles=self.profiles, cache_s=settings.cloud.gallery_cache_s
         )
         mirrored = settings.mirrored if spec.mirror else "off"
+        sender = TemplateSender(cloud=self.cloud, galleries=self.galleries, workers=self.workers, metrics=metrics)
         self.recognition = Recognition(
             reader=self.reader,
             profiles=self.profiles,
             galleries=self.galleries,
             keys=keys,
-            cloud=self.cloud,
+            sender=sender,
+            enrollment=Enrollment(cloud=self.cloud, profiles=self.profiles, sender=sender),
             workers=self.workers,
-            metrics=metrics,
             quality_filter=settings.quality_filter,
             mirrored=mirrored,
         )
+        self.subjects = SubjectManagement(cloud=self.cloud, galleries=self.galleries, workers=self.workers)
+        self.subject_lists = SubjectLists(cloud=self.cloud, galleries=self.galleries, most=settings.max_listed_subjects)
         self.rekey = GalleryRekey(cloud=self.cloud, keys=keys, galleries=self.galleries, workers=self.workers)
         _log.info("edge_ready", profile=self.profile.pin.name, embedder=pin.name, mirrored=mirrored)
 

@@ -138,6 +138,9 @@ class EdgeSettings(ServiceSettings):
     cors_origins: tuple[Origin, ...] = ()
     # The path that a proxy in front strips off before it passes a request on. For the OpenAPI document and for links.
     root_path: PathPrefix = ""
+    # Subjects whose names are kept in memory for lists, opened and sorted: about 70 MB for 200,000. A gallery with more
+    # is not listed; its subjects are found by their names all the same.
+    max_listed_subjects: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
     cloud: CloudSettings = CloudSettings()
     inference: InferenceSettings = InferenceSettings()
     pictures: PictureLimits = PictureLimits()

@@ -40,7 +40,7 @@ def open_database(url: str, settings: RecordSettings, connections: int, *, share
         upgraded = upgrade(database)
         database.claim()
         if upgraded:  # rows that grew left copies of themselves, which no later erasure would find
-            database.scrub()
+            database.scrub(whole=True)
     return database
 
 

@@ -7,8 +7,7 @@ from fastapi import Response, status
 from cloud_service.deps import MAY_MANAGE, SLOT, GalleryInPath, ServicesDep
 from shared.http.auth import Caller
 from shared.http.routes import api_router
-from shared.wire.cloud import RekeyRequest
-from shared.wire.common import RekeyStatus
+from shared.wire.cloud import RekeyRequest, RekeyStatus
 
 router = api_router(
     "/v1/galleries/{gallery}/rekey",

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ import typer
 
 from edge_service.cli.session import Gallery, Json, Session, calls_edge
 from shared.command import gallery_name
-from shared.names import SUBJECT_PATTERN
+from shared.names import is_subject_name, subject_name
 
 app = typer.Typer()
 
@@ -55,12 +54,12 @@ def protect(
         raise typer.BadParameter("give one of --key, --gallery and --unsealed")
     if contract is not None and gallery is None:
         raise typer.BadParameter("--contract goes with --gallery")
-    if subject is not None and (gallery is None or re.fullmatch(SUBJECT_PATTERN, subject) is None):
+    if subject is not None and (gallery is None or not is_subject_name(subject)):
         raise typer.BadParameter("--subject goes with --gallery and is a subject's name")
     from edge_service.cli.output import Output
     from edge_service.cli.protect_file import protect_file
 
-    out = Output(as_json=json)
+    out, subject = Output(as_json=json), subject and subject_name(subject)
     protect_file(
         source,
         target,

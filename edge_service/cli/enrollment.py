@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from unicodedata import normalize
 
 from edge_service.cli.output import DISAGREES, plain
 from edge_service.cli.session import Session
 from shared.client.call import check_name
 from shared.command import counted
 from shared.errors import BadRequest, Conflict, Forbidden, PatronusError, Retryable, Unprocessable
-from shared.names import SUBJECT_PATTERN, QualityFilter
+from shared.names import QualityFilter, is_subject_name
 from shared.wire.edge import EnrollFacesAnswer
 
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic"})
 _BAD_NAME = (
-    "A subject cannot have this name; use ASCII letters, digits and ._@-, starting with a letter or digit; at most 128."
+    "A subject cannot have this name; use 1 to 128 characters, no slash or control character, no blank at an end."
 )
 # Of genuine comparisons: a smaller gain by another picture is not worth a sentence.
 _LEAST_GAIN: Final = 0.002
 # Statuses that every further picture would be refused with.
 _STOPS: Final = frozenset({401, 403, 404, 409, 429, 502, 503})
+# Of one picture alone: it was enrolled under this name, and its face was moved to another subject since.
+_MOVED_AWAY: Final = "template_id_taken"
+_MOVED: Final = "is enrolled under another name: it was enrolled under this one, and was moved or renamed since."
 # Pictures that are searched for among the other subjects: each costs about as much as its enrollment.
 _MOST_SEARCHED: Final = 200
 _CANDIDATES: Final = 5
@@ -90,6 +93,8 @@ def enroll_all(session: Session, gallery: str, pictures: list[Picture], quality:
     """
     check_name("gallery", gallery)
     client, out = session.patient_client, session.out
+    # As the edge calls them: some systems write the names of files in another form of Unicode.
+    pictures = [Picture(normalize("NFC", picture.subject), picture.path) for picture in pictures]
     taken: list[Picture] = []
     enrolled: Counter[str] = Counter()
     last: dict[str, EnrollFacesAnswer] = {}
@@ -98,14 +103,15 @@ def enroll_all(session: Session, gallery: str, pictures: list[Picture], quality:
             label = {"subject": picture.subject, "path": str(picture.path)}
             try:
                 # No name is derived from a bad one: two people could end as one.
-                if re.fullmatch(SUBJECT_PATTERN, picture.subject) is None:
+                if not is_subject_name(picture.subject):
                     raise BadRequest(_BAD_NAME, reason="bad_name")
                 answer = client.enroll_faces(gallery, picture.subject, picture.path, quality_filter=quality)
             except PatronusError as error:
                 if _would_refuse_all(error):
                     raise
                 problem = error.problem or {"detail": error.detail, "reason": error.reason}
-                sentence = f"{picture.path}: {error.detail.removeprefix(f'{picture.path}: ')}"
+                detail = _MOVED if error.reason == _MOVED_AWAY else error.detail
+                sentence = f"{picture.path}: {detail.removeprefix(f'{picture.path}: ')}"
                 out.refused({**label, "enrolled": False, **problem}, sentence)
             else:
                 taken.append(picture)
@@ -133,7 +139,7 @@ def _would_refuse_all(error: PatronusError) -> bool:
     """Whether every further picture would end in the same way."""
     if error.problem is None:  # of this process: the file is at fault, or no edge answers
         return not isinstance(error, BadRequest)
-    return error.status in _STOPS
+    return error.status in _STOPS and error.reason != _MOVED_AWAY
 
 
 def _summary(pictures: int, taken: int, enrolled: Counter[str]) -> str:

@@ -20,7 +20,7 @@ from edge_service.cli.thresholds import (
 from shared.command import counted
 
 if TYPE_CHECKING:
-    from shared.wire.common import Erased, RekeyStatus
+    from shared.wire.common import Erased, KeyChange
     from shared.wire.edge import EdgeGallery
 
 gallery = typer.Typer(help="Galleries: create, list, show, change, erase.", no_args_is_help=True)
@@ -251,11 +251,11 @@ def delete_subject(
     session.out.result(answer, f"Erased {counted(answer.templates, 'template')}. {_receipt(answer)}")
 
 
-def _epoch(found: RekeyStatus) -> str | None:
+def _epoch(found: KeyChange) -> str | None:
     return None if found.contract.seal is None else found.contract.seal.epoch
 
 
-def _next_epoch(found: RekeyStatus) -> str | None:
+def _next_epoch(found: KeyChange) -> str | None:
     seal = (found.next_contract or found.contract).seal
     return None if seal is None else seal.epoch
 

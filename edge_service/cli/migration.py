@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from edge_service.cli.session import Session
 from edge_service.protection.embeddings import check_dimension
 from shared.command import counted
 from shared.errors import BadRequest, ContractMismatch, PatronusError
-from shared.names import SUBJECT_PATTERN
+from shared.names import is_subject_name
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJECT, EdgeGallery
 
 # Refusals that hold for every embedding alike.
@@ -165,7 +164,7 @@ class Migration:
         seen: dict[tuple[str, str], int] = {}
         for row, subject in enumerate(self._subjects):
             face = None if self._faces is None else self._faces[row]
-            if re.fullmatch(SUBJECT_PATTERN, subject) is None:
+            if not is_subject_name(subject):
                 found[row] = "has a name that no subject can have"
             elif face is not None and not 1 <= len(face) <= _LONGEST_FACE_ID:
                 found[row] = f"has a face id of no letters, or of more than {_LONGEST_FACE_ID}"

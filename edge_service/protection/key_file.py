@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from edge_service.protection.keys import KEY_BYTES, GalleryKey, derive, new_epoch
+from edge_service.protection.keys import KEY_BYTES, GalleryKey, derive
 from edge_service.protection.profiles.files import Profile, check_profile_dimension
 from shared.contract import Contract, EmbedderPin, Epoch
 from shared.errors import Conflict, ContractMismatch, SetupError
@@ -30,6 +30,8 @@ from shared.strict_types import One, StrictModel
 _KIND: Final = "patronus-key"
 _VERSION: Final = 1
 _DIGITS_SHOWN: Final = 12
+# Of an epoch, all of them random: no cloud holds names under this key.
+_EPOCH_BYTES: Final = 8
 # The gallery of a key whose user names none.
 _GALLERY: Final = "main"
 # What a contract says of embeddings whose maker is not known here.
@@ -99,7 +101,7 @@ class Key:
         try:
             return cls.load(file)
         except FileNotFoundError:
-            new = _KeyFile(secret=secrets.token_hex(KEY_BYTES), epoch=new_epoch())
+            new = _KeyFile(secret=secrets.token_hex(KEY_BYTES), epoch=secrets.token_hex(_EPOCH_BYTES))
         with contextlib.suppress(FileExistsError):  # another program was first
             write_secret(file, _written(new), replace=False)
         return cls.load(file)

@@ -133,14 +133,6 @@ def _seed_key(secret: bytes) -> bytes:
     return derive(secret, "purpose", "perturb seed")
 
 
-def new_epoch() -> str:
-    """A name for a new epoch: 16 random hexadecimal digits.
-
-    Random, not counted: a gallery that is erased and created again under its old name gets a new key.
-    """
-    return secrets.token_hex(8)
-
-
 def derive(secret: bytes, *labels: str, length: int = KEY_BYTES) -> bytes:
     """HKDF-SHA256 (RFC 5869). Its info is the labels, each after its length: unambiguous."""
     info = b"patronus v1" + b"".join(len(part).to_bytes(4, "big") + part for part in (s.encode() for s in labels))

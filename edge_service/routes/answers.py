@@ -7,7 +7,7 @@ from typing import Final, Literal
 from edge_service.gallery_contexts import GalleryContext
 from edge_service.protection.profiles.files import DefaultThreshold
 from edge_service.protection.served_profiles import ServedProfiles
-from edge_service.recognition import EnrollResult
+from edge_service.subjects.enrollment import EnrollResult
 from edge_service.vision.quality import objections
 from edge_service.vision.reader import AlignedFace, PictureFaces
 from shared.names import QualityFilter

@@ -8,6 +8,7 @@ Plain float32 is little-endian values, row after row, without a header. ``?dim=`
 
 from __future__ import annotations
 
+from functools import partial
 from json import JSONDecodeError
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from edge_service.deps import (
 from edge_service.protection.embeddings import check_dimension
 from edge_service.recognition import ProtectResult
 from edge_service.routes.answers import another_picture
+from edge_service.subjects.enrollment import EnrollOptions
 from edge_service.uploads import FORM, JSON, is_picture, pictures_in, read_body, read_pictures
 from shared.errors import BadRequest, Forbidden, NotFound, TooLarge, Unprocessable
 from shared.http.auth import Caller
@@ -119,9 +121,12 @@ async def enroll_embeddings(
     """
     raw = _rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
-    enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)
-    untold = {} if may_compare(request, len(names)) else {"agrees": None}
-    faces = [StoredFace(**(info.model_dump() | untold)) for info in enrolled.templates]
+    options = EnrollOptions(partial(may_compare, request))
+    enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names, options)
+    faces = [
+        StoredFace(id=face.id, created_at=face.created_at, stored=face.stored, agrees=face.agrees)
+        for face in enrolled.faces
+    ]
     return EnrollEmbeddingsAnswer(
         subject=subject,
         faces=faces,

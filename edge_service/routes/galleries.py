@@ -17,21 +17,16 @@ from edge_service.deps import (
 )
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
-from shared.wire.common import Erased, Erasure, GalleryInfo, Page, RekeyStatus, Retention
-from shared.wire.edge import (
-    ChangeKey,
-    ChangeScoreRule,
-    ChangeThreshold,
-    CreateGallery,
-    EdgeGallery,
-)
+from shared.wire.common import Erased, Erasure, FindDuplicates, GalleryInfo, KeyChange, Page, Retention
+from shared.wire.edge import ChangeKey, ChangeScoreRule, ChangeThreshold, CreateGallery, EdgeGallery
+from shared.wire.edge_subjects import GalleryDuplicates
 from shared.wire.thresholds import ThresholdChoice
 
 router = api_router("/v1/galleries", "galleries")
 rekeys = api_router(
     "/v1/galleries/{gallery}/rekey",
     "rekey",
-    responses={HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "The change is still in progress."}},
+    responses={HTTP_202_ACCEPTED: {"model": KeyChange, "description": "The change is still in progress."}},
 )
 
 
@@ -100,8 +95,9 @@ async def delete_gallery(gallery: GalleryPath, services: ServicesDep, response: 
 
     Erases all of its subjects. The name can be used again, under a new key.
     """
-    erased = await services.cloud.erase(gallery)
+    erased = await services.cloud.erase_gallery(gallery)
     services.galleries.forget(gallery)
+    services.subject_lists.forget(gallery)
     return erasure_answer(erased, response)
 
 
@@ -132,25 +128,36 @@ async def remove_retention(gallery: GalleryPath, services: ServicesDep) -> EdgeG
     return _shown(await services.cloud.keep(gallery, None))
 
 
+@router.post("/{gallery}/duplicates", dependencies=[MayManage])
+async def find_duplicates(
+    gallery: GalleryPath, services: ServicesDep, wanted: FindDuplicates | None = None
+) -> GalleryDuplicates:
+    """Find subjects that are enrolled under two names.
+
+    Compares some subjects with all others, page by page. Changes nothing.
+    """
+    return await services.subjects.duplicates(gallery, wanted or FindDuplicates())
+
+
 @rekeys.post("", dependencies=[MayManage])
 async def start_rekey(
     gallery: GalleryPath, services: ServicesDep, response: Response, wanted: ChangeKey | None = None
-) -> RekeyStatus:
+) -> KeyChange:
     """Start or continue a change of a gallery's key.
 
-    Templates are moved to the new key in place; every decision stays the same.
+    Templates are moved to the new key in place, and names are sealed under it; every decision stays the same.
     """
     return _answered(await services.rekey.change(gallery, (wanted or ChangeKey()).epoch), response)
 
 
 @rekeys.get("", dependencies=[MayManage])
-async def get_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> RekeyStatus:
+async def get_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> KeyChange:
     """Get the progress of a change of key."""
     return _answered(await services.cloud.rekey_status(gallery), response)
 
 
 @rekeys.delete("", dependencies=[MayManage])
-async def cancel_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> RekeyStatus:
+async def cancel_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> KeyChange:
     """Cancel a change of key.
 
     Refused where the gallery already matches under the new key.
@@ -162,7 +169,7 @@ def _shown(info: GalleryInfo, choice: ThresholdChoice | None = None) -> EdgeGall
     return EdgeGallery(**info.model_dump(), verify_only=info.contract.verify_only, chosen=choice)
 
 
-def _answered(found: RekeyStatus, response: Response) -> RekeyStatus:
+def _answered(found: KeyChange, response: Response) -> KeyChange:
     if found.state != "settled":
         response.status_code = HTTP_202_ACCEPTED
     return found

@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 from shared.client.pictures import Picture
 from shared.errors import BadRequest, Unprocessable
-from shared.names import GALLERY_PATTERN, SUBJECT_PATTERN, TEMPLATE_ID_PATTERN
+from shared.names import GALLERY_PATTERN, TEMPLATE_ID_PATTERN, subject_name
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # When a call that failed may be sent again. `always`: repeating changes nothing. `not_done`: only where it is certain
 # that the service did nothing, since a second time would do something else, or would not find what was there.
@@ -24,13 +24,12 @@ Repeat = Literal["always", "not_done"]
 
 _RULES: Final[dict[str, tuple[str, str]]] = {
     "gallery": (GALLERY_PATTERN, "1 to 64 letters, digits or ._-, and a letter or digit first"),
-    "subject": (SUBJECT_PATTERN, "1 to 128 letters, digits or ._@-, and a letter or digit first"),
     "face": (TEMPLATE_ID_PATTERN, "32 hexadecimal digits in lower case, as `patronus subject show` prints them"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[T]):
+class Call(Generic[T_co]):
     """One call of an operation.
 
     Attributes:
@@ -48,7 +47,7 @@ class Call(Generic[T]):
 
     method: Literal["GET", "PUT", "POST", "PATCH", "DELETE"]
     path: str
-    answer: type[T]
+    answer: type[T_co]
     names: Mapping[str, str | int] = field(default_factory=dict)
     query: Mapping[str, str | int | None] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
@@ -85,9 +84,13 @@ class Call(Generic[T]):
         except ValueError:
             raise Unprocessable("A number is not finite; send finite numbers only.", reason="not_finite") from None
 
-    def after(self, last: str | None) -> Call[T] | None:
+    def after(self, last: str | int | None) -> Call[T_co] | None:
         """The same call for the next page of a listing; None where there is none."""
-        return None if last is None else replace(self, query={**self.query, "after": last})
+        if last is None:
+            return None
+        if self.body is not None:
+            return replace(self, body={**self.body, "after": last})
+        return replace(self, query={**self.query, "after": last})
 
 
 def check_name(what: str, name: str | int) -> None:
@@ -100,5 +103,10 @@ def check_name(what: str, name: str | int) -> None:
     Raises:
         BadRequest: says the rule.
     """
-    if what in _RULES and re.fullmatch(_RULES[what][0], str(name)) is None:
+    if what == "subject":
+        try:
+            subject_name(str(name))
+        except ValueError as error:
+            raise BadRequest(f"{name!r} cannot be used: {error}.", reason="bad_name") from None
+    elif what in _RULES and re.fullmatch(_RULES[what][0], str(name)) is None:
         raise BadRequest(f"{name!r} is not a name that a {what} can have: {_RULES[what][1]}.", reason="bad_name")

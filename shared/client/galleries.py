@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.client.call import Call
-from shared.wire.common import Erased, Erasure, Page, RekeyStatus, ScoreRule, Threshold
+from shared.wire.common import Erased, Erasure, KeyChange, Page, ScoreRule, Threshold
 from shared.wire.edge import EdgeGallery
 from shared.wire.thresholds import ThresholdFor
 
@@ -110,7 +110,7 @@ def remove_retention(gallery: str) -> Call[EdgeGallery]:
     return Call(method="DELETE", path=f"{_GALLERY}/retention", answer=EdgeGallery, names={"gallery": gallery})
 
 
-def start_rekey(gallery: str, *, epoch: str | None = None) -> Call[RekeyStatus]:
+def start_rekey(gallery: str, *, epoch: str | None = None) -> Call[KeyChange]:
     """Starts a change of a gallery's key, or continues it. It may not be done when this returns: see ``state``.
 
     Args:
@@ -122,18 +122,18 @@ def start_rekey(gallery: str, *, epoch: str | None = None) -> Call[RekeyStatus]:
     return Call(
         method="POST",
         path=f"{_GALLERY}/rekey",
-        answer=RekeyStatus,
+        answer=KeyChange,
         names={"gallery": gallery},
         body={"epoch": epoch},
         repeat="not_done" if epoch is None else "always",
     )
 
 
-def get_rekey(gallery: str) -> Call[RekeyStatus]:
+def get_rekey(gallery: str) -> Call[KeyChange]:
     """Returns the progress of a change of a gallery's key."""
-    return Call(method="GET", path=f"{_GALLERY}/rekey", answer=RekeyStatus, names={"gallery": gallery})
+    return Call(method="GET", path=f"{_GALLERY}/rekey", answer=KeyChange, names={"gallery": gallery})
 
 
-def cancel_rekey(gallery: str) -> Call[RekeyStatus]:
+def cancel_rekey(gallery: str) -> Call[KeyChange]:
     """Gives up a change of a gallery's key; refused where the gallery matches under the new one already."""
-    return Call(method="DELETE", path=f"{_GALLERY}/rekey", answer=RekeyStatus, names={"gallery": gallery})
+    return Call(method="DELETE", path=f"{_GALLERY}/rekey", answer=KeyChange, names={"gallery": gallery})

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from shared.client.call import Call
-from shared.wire.common import Page
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class PageOf(Protocol[Item_co]):
+    """A page of a listing."""
+
+    @property
+    def items(self) -> Sequence[Item_co]:
+        """What is on the page."""
+
+    @property
+    def next(self) -> str | int | None:
+        """What the next page begins after; None on the last page."""
 
 
 class Sends(Protocol):
@@ -40,12 +52,12 @@ def called(operation: Callable[P, Call[T]]) -> Callable[Concatenate[Sends, P], T
     return _as_method(method, operation)
 
 
-def called_for_items(operation: Callable[P, Call[Page[Item]]]) -> Callable[Concatenate[Sends, P], Iterator[Item]]:
+def called_for_items(operation: Callable[P, Call[PageOf[Item]]]) -> Callable[Concatenate[Sends, P], Iterator[Item]]:
     """A method of ``Client`` that yields the items of all pages."""
 
     @wraps(operation)
     def method(client: Sends, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[Item]:
-        call: Call[Page[Item]] | None = operation(*args, **kwargs)
+        call: Call[PageOf[Item]] | None = operation(*args, **kwargs)
         while call is not None:
             page = client.send(call)
             yield from page.items
@@ -67,13 +79,13 @@ def awaited(
 
 
 def awaited_for_items(
-    operation: Callable[P, Call[Page[Item]]],
+    operation: Callable[P, Call[PageOf[Item]]],
 ) -> Callable[Concatenate[SendsAwaited, P], AsyncIterator[Item]]:
     """A method of ``AsyncClient`` that yields the items of all pages."""
 
     @wraps(operation)
     async def method(client: SendsAwaited, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Item]:
-        call: Call[Page[Item]] | None = operation(*args, **kwargs)
+        call: Call[PageOf[Item]] | None = operation(*args, **kwargs)
         while call is not None:
             page = await client.send(call)
             for item in page.items:

@@ -21,6 +21,7 @@ from shared.http.rate_limits import Kind, RateLimits, kind_of
 from shared.http.request_context import REQUEST_ID_HEADER
 from shared.metrics import Metrics
 from shared.service_settings import RateSettings
+from shared.wire.cloud import CONTRACT_HEADER
 from shared.wire.common import Problem
 
 # Of all bodies together that are being received or worked on: a few large pictures for each of a few workers.
@@ -93,7 +94,7 @@ def _never_answered(method: str, path: str, operation: dict[str, Any]) -> set[st
     possible = {
         "404": "gallery" in parameters,
         "408": bool(body),
-        "409": "gallery" in parameters and method != "GET",
+        "409": "gallery" in parameters and (method != "GET" or CONTRACT_HEADER in parameters),
         "413": bool(body),
         "415": "multipart/form-data" in body,
         "422": bool(body or parameters),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Final, Generic, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from shared.contract import Contract
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
@@ -117,6 +117,9 @@ class GalleryInfo(Wire):
     contract_digest: str
     threshold: Threshold
     score: SubjectScore
+    sealed_names: bool = Field(
+        default=False, description="whether the cloud holds subjects' names sealed; false in galleries made before"
+    )
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
     max_age_seconds: int | None = Field(default=None, ge=1, le=MAX_AGE, description="null: templates never expire")
@@ -144,6 +147,7 @@ class SubjectInfo(Wire):
     subject: SubjectName
     templates: int = Field(ge=0)
     created_at: datetime
+    expires_at: datetime | None = Field(default=None, description="its own expiry; null: only by the gallery's age")
 
 
 class SubjectDetail(Wire):
@@ -151,7 +155,34 @@ class SubjectDetail(Wire):
 
     subject: SubjectName
     created_at: datetime
+    expires_at: datetime | None = Field(default=None, description="its own expiry; null: only by the gallery's age")
     templates: list[TemplateInfo]
+
+
+class Expiry(StrictWire):
+    """When a subject of one's own expiry matches no more and is erased."""
+
+    model_config = ConfigDict(strict=False)
+
+    expires_at: Annotated[AwareDatetime, Field(description="a moment with its time zone, within 100 years")]
+
+
+class FindDuplicates(StrictWire):
+    """Which subjects of a gallery to compare with all others."""
+
+    after: JsonInteger = Field(default=0, ge=0, le=2**63 - 1, description="`next` of the previous page")
+    limit: JsonInteger = Field(default=100, ge=1, le=500, description="subjects to compare, at most")
+    min_similarity: Cosine | None = Field(
+        default=None, description="least score of a pair, over the gallery's threshold; absent: the threshold"
+    )
+
+
+class Duplicates(Wire):
+    """One page of subjects, compared with all others."""
+
+    compared: int = Field(ge=0, description="subjects that were compared with all others")
+    threshold: Cosine = Field(description="of the gallery")
+    next: Number | None = Field(description="send as `after` to compare the next ones; null: these were the last")
 
 
 class Page(Wire, Generic[Item]):
@@ -190,7 +221,7 @@ class Erasure(Wire):
     due_by: datetime = Field(description="the operator is alerted if anything is still pending at this time")
 
 
-class RekeyStatus(Wire):
+class KeyChange(Wire):
     """The progress of a change of a gallery's key."""
 
     gallery: GalleryName
@@ -206,9 +237,6 @@ class RekeyStatus(Wire):
     )
     templates: int = Field(ge=0)
     left: int = Field(ge=0, description="templates still to be written (`staging`) or overwritten (`settling`)")
-    subjects: list[SubjectName] = Field(
-        description="of a verify-only gallery while `staging`: some subjects whose rotations the edge has to send next"
-    )
 
 
 FMR_OF_RULE: Final = (

@@ -40,8 +40,8 @@ _UNPERTURBED = "number of faces that the profile's network left unperturbed, for
 
 
 Stored = Annotated[
-    Literal["now", "before"],
-    Field(description="`now`: by this request; `before`: this subject had the same face already"),
+    Literal["now", "before", "no"],
+    Field(description="`now`: by this request; `before`: this subject had the same face already; `no`: by a dry run"),
 ]
 
 
@@ -51,6 +51,16 @@ Agrees = Annotated[
         description="whether it would match the subject's other faces at the gallery's threshold; false may mean two "
         "people under one name. null: the subject has no other face, or the API key lacks the scope match or was told "
         "of as many as it may match"
+    ),
+]
+
+
+AlsoMatches = Annotated[
+    list[Candidate] | None,
+    Field(
+        description="other subjects whom this face reaches at the gallery's threshold, best first, 5 at most: perhaps "
+        "one person under two names. null: the gallery is verify-only, the API key lacks the scope match or was told "
+        "of as many as it may match, or the cloud did not search"
     ),
 ]
 
@@ -132,6 +142,7 @@ class EnrolledFace(Wire):
     picture: int = Field(ge=0, description="position of the picture in the request, counted from 0")
     stored: Stored
     agrees: Agrees
+    also_matches: AlsoMatches
     faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
@@ -158,6 +169,7 @@ class Enrollment(Wire):
 class EnrollFacesAnswer(Enrollment):
     """The enrolled faces, one for each picture, in the order of the pictures."""
 
+    faces_enrolled: int = Field(ge=0, description="how many faces the subject has now")
     faces: list[EnrolledFace]
 
 
@@ -215,6 +227,7 @@ class SubjectFaces(Wire):
 
     subject: SubjectName
     created_at: datetime
+    expires_at: datetime | None = Field(description="its own expiry; null: only by the gallery's retention")
     faces: list[FaceInfo]
 
 

@@ -225,8 +225,8 @@ def test_a_gallery_has_a_plain_name(shared_edge: Edge, name: str) -> None:
     assert len(shared_edge.transport.requests) == before
 
 
-@pytest.mark.parametrize("name", ["a" * 129, "a" * 200, "%C3%A9", "a%2Fb", "..%2F..%2Fkeys", "a%20b", "%F0%9F%98%80"])
-def test_a_subject_has_a_plain_name(shared_edge: Edge, name: str) -> None:
+@pytest.mark.parametrize("name", ["a" * 129, "%C3%A9" * 129, "a%2Fb", "..%2F..%2Fkeys", "a%20", "%E9", "a%0Ab"])
+def test_a_subject_has_a_name(shared_edge: Edge, name: str) -> None:
     before = len(shared_edge.transport.requests)
     for method, path in (("POST", f"{name}/faces"), ("POST", f"{name}/verify"), ("GET", name), ("DELETE", name)):
         answer = shared_edge.call(method, f"/v1/galleries/door/subjects/{path}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,17 @@ from edge_service.settings import EdgeSettings
 from shared.client import AsyncClient, Client
 from shared.client.call import Call
 
-NO_OPERATION = {"close", "send", "all_galleries", "all_subjects"}
+ITERATORS = ("all_galleries", "all_subjects", "all_duplicates")
+NO_OPERATION = {"close", "send", *ITERATORS}
 # A value for each parameter, so that none is left out of the call; `protect` takes a picture or embeddings.
-VALUES: dict[str, Any] = {"gallery": "g", "subject": "s", "face": "0" * 32, "receipt": 1, "embeddings": None}
+VALUES: dict[str, Any] = {
+    "gallery": "g",
+    "subject": "s",
+    "face": "0" * 32,
+    "receipt": 1,
+    "embeddings": None,
+    "expires_at": datetime.now(UTC),
+}
 
 
 class Recorded(Exception):
@@ -112,7 +121,7 @@ def members(schema: dict[str, Any], schemas: dict[str, Any]) -> set[str]:
 
 def test_both_clients_have_the_same_methods(calls: dict[str, Call[Any]]) -> None:
     assert operations(AsyncClient) == operations(Client)
-    for name in {*calls, "all_galleries", "all_subjects"}:
+    for name in {*calls, *ITERATORS}:
         assert inspect.signature(getattr(AsyncClient, name)) == inspect.signature(getattr(Client, name))
         assert getattr(AsyncClient, name).__doc__ == getattr(Client, name).__doc__
 
@@ -132,7 +141,7 @@ def test_both_clients_send_the_same(calls: dict[str, Call[Any]]) -> None:
 
 
 def test_each_method_says_what_it_does() -> None:
-    for name in [*operations(Client), "close", "send", "all_galleries", "all_subjects"]:
+    for name in [*operations(Client), "close", "send", *ITERATORS]:
         first = (getattr(Client, name).__doc__ or "").splitlines()[0]
         assert len(first) > 10, name
 
