@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from prometheus_client import Gauge
 
+from cloud_service.commit import after_commit, before_commit
 from cloud_service.envelopes import duplicate_id, new_vectors
 from cloud_service.erasure.residue import Residue
 from cloud_service.index.protocol import Indexes
@@ -19,13 +20,7 @@ from cloud_service.record.retention import Retention
 from cloud_service.subjects.enrollment import Enrollment
 from cloud_service.subjects.expiry import set_expiry
 from cloud_service.subjects.moves import Moves
-from shared.errors import (
-    IndexUnavailable,
-    NotFound,
-    OutcomeUnknown,
-    Overloaded,
-    RecordUnavailable,
-)
+from shared.errors import NotFound, OutcomeUnknown
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import (
@@ -42,44 +37,6 @@ from shared.wire.cloud import (
 from shared.wire.common import Erased, Receipt, SubjectScore, Threshold
 
 _log = get_logger(__name__)
-
-
-@contextmanager
-def _before_commit() -> Iterator[None]:
-    """Guards steps before a commit, so that their errors say that nothing was stored.
-
-    Raises:
-        IndexUnavailable: the index went away; ``reason`` is ``not_stored``.
-    """
-    try:
-        yield
-    except IndexUnavailable as error:
-        raise IndexUnavailable(
-            "The index cannot be reached or is being made: nothing was stored. Send the same again in a moment.",
-            reason="not_stored",
-            retry_after_s=error.retry_after_s,
-        ) from error
-
-
-@contextmanager
-def after_commit(what: str) -> Iterator[None]:
-    """Guards steps after a commit, so that their errors say that the change is stored.
-
-    Args:
-        what: was committed, as the subject of a sentence.
-
-    Raises:
-        IndexUnavailable: the index or the record went away; ``reason`` is ``stored``.
-    """
-    try:
-        yield
-    except (IndexUnavailable, RecordUnavailable, Overloaded) as error:
-        raise IndexUnavailable(
-            f"{what}, but the index cannot be reached or is being made, so it is not in effect for searches yet. It "
-            "will be by itself; send the same again in a moment to see whether it is.",
-            reason="stored",
-            retry_after_s=error.retry_after_s,
-        ) from error
 
 
 class Store:
@@ -160,7 +117,7 @@ class Store:
             gallery = self.record.gallery(gallery_name)
         templates = new_vectors(gallery, sent)
         with self._order:
-            with _before_commit():
+            with before_commit():
                 self.indexes.of(gallery)  # what could not be searched is not stored either
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
                 added = self._enrollment.add(gallery, subject, templates, by)
@@ -184,7 +141,7 @@ class Store:
         if len(set(uids)) < len(uids):
             raise duplicate_id()
         with self._order:
-            with _before_commit():
+            with before_commit():
                 self.indexes.of(gallery)
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
                 added = self._enrollment.add_many(gallery, templates, by)
@@ -205,7 +162,7 @@ class Store:
         """
         with self._order:
             gallery = self.record.gallery(gallery_name)
-            with _before_commit():
+            with before_commit():
                 self.indexes.of(gallery)
             with self._writing:
                 with self._metrics.step("record"), self._in_doubt(gallery):
@@ -320,7 +277,7 @@ class Store:
         """
         with self._order:
             gallery = self.record.gallery(gallery_name)
-            with _before_commit():
+            with before_commit():
                 self.indexes.of(gallery)
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
                 before, after = self.record.change_score(gallery, score, by)
@@ -345,7 +302,7 @@ class Store:
             IndexUnavailable: the index is away, and nothing was chosen; or, with the reason ``stored``, the choice is
                 stored and the index will follow.
         """
-        with _before_commit():
+        with before_commit():
             self.indexes.of(self.record.gallery(gallery_name))  # what could not be done is not chosen either
         with self._writing:
             gallery = self.record.pin_index(gallery_name, kind)

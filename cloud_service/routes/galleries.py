@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import Response, status
 
+from cloud_service.commit import after_commit
 from cloud_service.deps import MAY_ANYTHING, MAY_MANAGE, SLOT, AfterGallery, GalleryInPath, Limit, ServicesDep
-from cloud_service.store import after_commit
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
 from shared.wire.cloud import ChangeGallery, ChangeScore, GallerySpec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request, Response, status
 
+from cloud_service.commit import after_commit
 from cloud_service.deps import (
     MAY_ENROLL,
     MAY_ENROLL_OR_MANAGE,
@@ -18,7 +19,6 @@ from cloud_service.deps import (
     SubjectInPath,
     TemplateInPath,
 )
-from cloud_service.store import after_commit
 from cloud_service.subjects.report import report_of
 from shared.http.auth import Caller
 from shared.http.rate_limits import may_compare

@@ -90,6 +90,12 @@ class SubjectScore(StrictWire):
     cosine of the most similar template, and the false match rate grows with their number.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"properties": {"rule": {"const": "mean"}}}, {"properties": {"exponents": {"maxItems": 0}}}]
+        }
+    )
+
     rule: ScoreRule
     exponents: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(max_length=MAX_EXPONENTS)] = Field(
         default=[], description="q for 2, 3, 4 … templates; the last one holds for more, and none is 0. Of `mean` alone"

@@ -115,6 +115,8 @@ def before_call(context: schemathesis.HookContext, case: Case, kwargs: dict[str,
     if not _well_formed(case):
         return
     chance = _choice(case)
+    if case.method.upper() == "DELETE" and _is_of_a(case, "gallery"):
+        _erasable(case, chance)
     if at and not (_is_of_a(case, "gallery") and case.method.upper() in {"PUT", "DELETE"}):
         _where(case, chance)
     if case.operation.path.endswith("/retention") and (case.path_parameters or {}).get("gallery") == STANDING:
@@ -153,6 +155,13 @@ def _what(case: Case, gallery: _Gallery | None, chance: random.Random) -> None:
 def _is_of_a(case: Case, what: str) -> bool:
     """Whether an operation is of a gallery (or so) itself, and not of something in it."""
     return bool(case.operation.path.endswith(f"/{{{what}}}"))
+
+
+def _erasable(case: Case, chance: random.Random) -> None:
+    """Names a gallery that was made in this run; few of the drawn names are there."""
+    made = sorted(_galleries.keys() - {STANDING, AGING})
+    if made and case.path_parameters.get("gallery") not in _galleries and chance.random() > _AS_DRAWN:
+        case.path_parameters = {"gallery": chance.choice(made)}
 
 
 def _where(case: Case, chance: random.Random) -> None:
