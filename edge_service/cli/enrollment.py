@@ -188,8 +188,8 @@ def _tell_same_faces(session: Session, gallery: str, taken: list[Picture], quali
     out.warn(f"Perhaps one person under two names: {', '.join(pairs[:_MOST_NAMED])}{more}.{searched}")
     if out.as_json:
         for similarity, picture, other in ordered:
-            said = {"also_matches": other, "similarity": similarity}
-            out.result({"subject": picture.subject, "path": str(picture.path), **said}, "")
+            others = [{"subject": other, "similarity": similarity}]
+            out.result({"subject": picture.subject, "path": str(picture.path), "also_matches": others}, "")
 
 
 def search_order(pictures: list[Picture]) -> list[Picture]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import httpx
 import pytest
@@ -145,8 +146,44 @@ def test_two_subjects_with_the_same_face_are_told(
     assert "biden" not in line
 
     assert enroll_all(session(edge, as_json=True), "doubles", people, None)
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "also_matches" in line]
-    assert [(one["subject"], one["also_matches"]) for one in found] == [("barack", "obama")]
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    enrolled = [one for one in told if "enrolled" in one]
+    assert {one["subject"]: [other["subject"] for other in one["also_matches"]] for one in enrolled} == {
+        "barack": ["obama"],
+        "biden": [],
+        "obama": ["barack"],
+    }
+    [found] = [one for one in told if "enrolled" not in one]
+    assert (found["subject"], [other["subject"] for other in found["also_matches"]]) == ("barack", ["obama"])
+
+
+def test_a_face_that_was_moved_to_another_subject_does_not_end_an_enrollment(
+    edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
+) -> None:
+    edge.make("renamed")
+    assert enroll_all(session(edge), "renamed", people, None)
+    edge.client().rename_subject("renamed", "barack", "Barack")
+    capsys.readouterr()
+
+    assert not enroll_all(session(edge), "renamed", people, None)
+    said = capsys.readouterr()
+    assert "barack/a.jpg: is enrolled under another name: " in said.err
+    assert "obama/a.jpg: is enrolled already as obama" in said.out
+    assert "2 were enrolled already; 1 was refused." in said.out
+
+
+def test_a_folder_named_in_another_form_of_unicode_is_the_same_subject(
+    edge: Edge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edge.make("forms")
+    for name, picture in (("decomposed", SPEECH), ("composed", OBAMA)):
+        folder = tmp_path / normalize("NFD" if name == "decomposed" else "NFC", "José")
+        folder.mkdir(exist_ok=True)
+        shutil.copy(picture, folder / f"{name}.jpg")
+    assert enroll_all(session(edge), "forms", people_in(tmp_path), None)
+    said = capsys.readouterr()
+    assert "Enrolled 2 of 2 pictures, of 1 subject." in said.out
+    assert "under two names" not in said.err
 
 
 def test_a_verify_only_gallery_is_not_searched(
