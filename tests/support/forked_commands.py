@@ -27,7 +27,7 @@ _LOADED = (
     "cloud_service.record.check",
     "edge_service.app",
     "shared.client.connection",
-    "edge_service.cli.enrollment",
+    "edge_service.cli.subjects.enrollment",
     "edge_service.cli.migration",
     "edge_service.cli.output",
     "edge_service.cli.protect_file",

@@ -15,9 +15,9 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from edge_service.cli.enrollment import Picture, enroll_all, people_in, search_order
 from edge_service.cli.session import Session
 from edge_service.cli.status import show_status, status_line
+from edge_service.cli.subjects.enrollment import Picture, PictureEnrollment, people_in
 from shared.home import patronus_version
 from shared.security.credentials import Scope
 from tests.edge_service.cli.patronus_command import Command
@@ -136,7 +136,7 @@ def test_two_subjects_with_the_same_face_are_told(
     edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
 ) -> None:
     edge.make("doubles")
-    assert enroll_all(session(edge), "doubles", people, None), "they are enrolled all the same"
+    assert PictureEnrollment(session(edge), "doubles").run(people), "they are enrolled all the same"
     said = capsys.readouterr()
     assert "Enrolled 3 of 3 pictures, of 3 subjects." in said.out
     [line] = said.err.strip().splitlines()
@@ -144,16 +144,17 @@ def test_two_subjects_with_the_same_face_are_told(
     assert "barack and obama (0." in line
     assert "biden" not in line
 
-    assert enroll_all(session(edge, as_json=True), "doubles", people, None)
+    assert PictureEnrollment(session(edge, as_json=True), "doubles").run(people)
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "also_matches" in line]
-    assert [(one["subject"], one["also_matches"]) for one in found] == [("barack", "obama")]
+    told = {one["subject"]: [other["subject"] for other in one["also_matches"]] for one in found}
+    assert told == {"barack": ["obama"], "biden": [], "obama": ["barack"]}
 
 
 def test_a_verify_only_gallery_is_not_searched(
     edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
 ) -> None:
     edge.call("PUT", "/v1/galleries/alone", json={"verify_only": True})
-    assert enroll_all(session(edge), "alone", people, None)
+    assert PictureEnrollment(session(edge), "alone").run(people)
     assert capsys.readouterr().err.strip() == ""
 
 
@@ -162,15 +163,9 @@ def test_a_key_that_may_not_match_is_told_that_nothing_was_looked_for(
 ) -> None:
     edge.make("narrow")
     key = edge.key(Scope.ENROLL)["Authorization"].removeprefix("Bearer ")
-    assert enroll_all(session(edge, api_key=key), "narrow", people, None)
+    assert PictureEnrollment(session(edge, api_key=key), "narrow").run(people)
     [line] = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("Whether two subjects have the same face was not looked for. ")
-    assert "match" in line
-
-
-def test_one_picture_of_each_subject_is_searched_for_first() -> None:
-    pictures = [Picture(name, Path(f"{name}{n}")) for name in "ab" for n in range(3)]
-    assert [str(one.path) for one in search_order(pictures)] == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert line.startswith("Whether two subjects have the same face was not looked for with 3 of 3 pictures: ")
 
 
 def test_the_status_says_that_the_cloud_does_not_answer(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
