@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shared.wire.common import Erased, KeyChange, Receipt
     from shared.wire.edge import EdgeGallery
 
-gallery = typer.Typer(help="Galleries: create, list, show, change, search for duplicates, erase.", no_args_is_help=True)
+gallery = typer.Typer(help="Galleries: create, list, show, change, erase.", no_args_is_help=True)
 
 # How subjects with several faces are compared.
 ScoreRule = Literal["mean", "best"]
@@ -83,7 +83,7 @@ def list_galleries(session: Session) -> None:
 @gallery.command("show")
 @calls_edge
 def show_gallery(session: Session, name: Gallery) -> None:
-    """Show a gallery: how much is in it, threshold, rule of comparison, contract."""
+    """Show a gallery: size, threshold, score rule, contract."""
     answer = session.client.get_gallery(name)
     contract = answer.contract
     sealed = "not sealed" if contract.seal is None else "verify-only" if answer.verify_only else "sealed"
@@ -187,7 +187,7 @@ def find_duplicates(
         typer.Option(callback=finite, min=-1, max=1, help="Least similarity. [default: the gallery's threshold]"),
     ] = None,
 ) -> None:
-    """Find subjects who have the same face: one person under two names. Changes nothing."""
+    """Find people who are enrolled under two names. Changes nothing."""
     from edge_service.cli.subjects.duplicates import show_duplicates
 
     show_duplicates(session, name, min_similarity)

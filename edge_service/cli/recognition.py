@@ -95,7 +95,7 @@ def identify(
 @app.command()
 @calls_edge
 def detect(session: Session, picture: Picture, quality: Quality = None) -> None:
-    """Show the faces of a picture, and which the quality filter refuses. Nothing leaves the edge."""
+    """Show the faces of a picture, and their quality. Nothing leaves the edge."""
     answer = session.client.detect_faces(picture, quality_filter=quality)
     lines = [f"{counted(answer.faces_found, 'face')} in {answer.width} x {answer.height} pixels"]
     for number, face in enumerate(answer.faces, start=1):
@@ -122,7 +122,7 @@ def compare(
 @app.command()
 @calls_edge
 def status(session: Session) -> None:
-    """Show whether edge and cloud are there and ready, their versions, and the edge's profile."""
+    """Show whether edge and cloud are ready, and their versions."""
     from edge_service.cli.status import show_status
 
     if not show_status(session):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -60,6 +61,19 @@ def test_every_operation_is_answered(edge: Edge, monkeypatch: pytest.MonkeyPatch
         assert [one.subject for one in client.all_subjects("staff", limit=1)] == ["eve", "obama"]
         assert [one.gallery for one in client.all_galleries()] == ["staff"]
         assert {face.id for face in client.get_subject("staff", "obama").faces} == {one.id for one in enrolled.faces}
+
+        assert client.enroll_faces("staff", "x", BIDEN, dry_run=True, on_conflict="refuse").faces[0].stored == "no"
+        moved = client.rename_subject("staff", "eve", "Zoë")
+        assert (moved.subject, moved.faces, moved.emptied) == ("Zoë", 3, True)
+        assert client.move_face("staff", "Zoë", named.faces[0].id, "Обама").faces_enrolled == 1
+        assert client.merge_subject("staff", "Обама", "Zoë").faces_enrolled == 3
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        assert client.set_expiry("staff", "Zoë", tomorrow).expires_at == tomorrow
+        assert client.remove_expiry("staff", "Zoë").expires_at is None
+        assert len(client.report_subject("staff", "Zoë").faces) == 3
+        assert [one.subject for one in client.list_subjects("staff", prefix="Z").items] == ["Zoë"]
+        assert client.find_duplicates("staff", limit=1).compared == 1
+        assert list(client.all_duplicates("staff", limit=1)) == []
 
         epoch = "0123456789abcdef"
         status = client.start_rekey("staff", epoch=epoch)

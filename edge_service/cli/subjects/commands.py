@@ -16,7 +16,7 @@ from shared.command import counted
 if TYPE_CHECKING:
     from shared.wire.edge_subjects import Moved
 
-app = typer.Typer(help="Subjects of a gallery: list, show, rename, merge, move, report, erase.", no_args_is_help=True)
+app = typer.Typer(help="Subjects: list, show, rename, merge, report, erase.", no_args_is_help=True)
 
 # Items a page: the most that the edge allows.
 _PAGE: Final = 500

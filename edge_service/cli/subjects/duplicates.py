@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from edge_service.cli.session import Session
+from shared.command import counted
 from shared.wire.edge_subjects import MatchingPair
 
 # Subjects that are compared with all others in one request. The more, the seldomer the progress is shown.
@@ -35,9 +36,12 @@ def show_duplicates(session: Session, gallery: str, min_similarity: float | None
             after = page.next
     least = threshold if min_similarity is None else max(threshold, min_similarity)
     out.results(
-        f"Perhaps one person under two names (similarity of {least:g} or more)",
+        "Perhaps one person",
         ["subject", "other", "similarity"],
         sorted(pairs.values(), key=lambda pair: -pair.similarity),
         lambda pair: [pair.subject, pair.other, f"{pair.similarity:.3f}"],
         f"No two of {compared} subjects have a similarity of {least:g} or more.",
     )
+    if pairs and not out.as_json:
+        found = counted(len(pairs), "pair has", "pairs have")
+        out.people.print(f"Of {compared} subjects, {found} a similarity of {least:g} or more.", soft_wrap=True)

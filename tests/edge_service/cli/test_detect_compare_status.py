@@ -1,15 +1,13 @@
-"""``patronus detect``, ``compare``, ``status`` and completion; and enrolling a folder again, or one face twice."""
+"""``patronus detect``, ``compare``, ``status`` and completion."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -17,9 +15,8 @@ from structlog.testing import capture_logs
 
 from edge_service.cli.session import Session
 from edge_service.cli.status import show_status, status_line
-from edge_service.cli.subjects.enrollment import Picture, PictureEnrollment, people_in
+from shared.errors import AnswerNotUnderstood
 from shared.home import patronus_version
-from shared.security.credentials import Scope
 from tests.edge_service.cli.patronus_command import Command
 from tests.support.edge import PICTURES, CloudTransport, Edge, Pair
 
@@ -89,21 +86,6 @@ def test_a_shell_completes_commands(words: str, completed: str) -> None:
     assert (ended.returncode, ended.stdout.split(), ended.stderr) == (0, [completed], "")
 
 
-def test_a_folder_that_is_enrolled_again_stores_nothing_and_says_so(command: Command, tmp_path: Path) -> None:
-    for subject in ("obama", "biden"):
-        shutil.copytree(PICTURES / subject, tmp_path / subject)
-    command.quick("gallery", "create", "again")
-    assert "Enrolled 4 of 4 pictures, of 2 subjects." in command.run("enroll", "again", str(tmp_path)).stdout
-    ended = command.run("enroll", "again", str(tmp_path))
-    assert (ended.returncode, ended.stderr.strip()) == (0, "")
-    assert ended.stdout.splitlines()[-1] == (
-        "Nothing was stored: all 4 pictures, of 2 subjects, were enrolled already."
-    )
-    status, lines = command.quick("enroll", "again", "--from", str(tmp_path))
-    assert (status, [line["stored"] for line in lines]) == (0, ["before"] * 4)
-    assert command.quick("gallery", "show", "again")[1][0]["templates"] == 4
-
-
 @pytest.fixture(scope="module")
 def edge(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     with Pair(tmp_path_factory.mktemp("pair")) as pair:
@@ -117,55 +99,10 @@ def _no_log() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def people(tmp_path: Path) -> list[Picture]:
-    """One person under two names, and another one."""
-    for name, picture in (("barack/a.jpg", OBAMA), ("biden/a.jpg", BIDEN), ("obama/a.jpg", SPEECH)):
-        (tmp_path / name).parent.mkdir()
-        shutil.copy(picture, tmp_path / name)
-    return people_in(tmp_path)
-
-
-def session(edge: Edge, *, as_json: bool = False, **options: Any) -> Session:
-    made = Session(json=as_json)
-    made.client = made.patient_client = edge.client(**options)
+def session(edge: Edge) -> Session:
+    made = Session()
+    made.client = edge.client()
     return made
-
-
-def test_two_subjects_with_the_same_face_are_told(
-    edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
-) -> None:
-    edge.make("doubles")
-    assert PictureEnrollment(session(edge), "doubles").run(people), "they are enrolled all the same"
-    said = capsys.readouterr()
-    assert "Enrolled 3 of 3 pictures, of 3 subjects." in said.out
-    [line] = said.err.strip().splitlines()
-    assert line.startswith("Perhaps one person under two names: ")
-    assert "barack and obama (0." in line
-    assert "biden" not in line
-
-    assert PictureEnrollment(session(edge, as_json=True), "doubles").run(people)
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "also_matches" in line]
-    told = {one["subject"]: [other["subject"] for other in one["also_matches"]] for one in found}
-    assert told == {"barack": ["obama"], "biden": [], "obama": ["barack"]}
-
-
-def test_a_verify_only_gallery_is_not_searched(
-    edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
-) -> None:
-    edge.call("PUT", "/v1/galleries/alone", json={"verify_only": True})
-    assert PictureEnrollment(session(edge), "alone").run(people)
-    assert capsys.readouterr().err.strip() == ""
-
-
-def test_a_key_that_may_not_match_is_told_that_nothing_was_looked_for(
-    edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
-) -> None:
-    edge.make("narrow")
-    key = edge.key(Scope.ENROLL)["Authorization"].removeprefix("Bearer ")
-    assert PictureEnrollment(session(edge, api_key=key), "narrow").run(people)
-    [line] = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("Whether two subjects have the same face was not looked for with 3 of 3 pictures: ")
 
 
 def test_the_status_says_that_the_cloud_does_not_answer(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,3 +117,27 @@ def test_the_status_says_that_the_cloud_does_not_answer(edge: Edge, capsys: pyte
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("edge", "cloud"))]
     assert lines[0].startswith("edge: ready; http://edge; ")
     assert lines[1] == "cloud: does not answer the edge, or is not ready"
+
+
+def test_the_status_says_that_versions_differ(
+    edge: Edge, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert show_status(session(edge))
+    assert "versions" not in capsys.readouterr().err
+    monkeypatch.setattr("edge_service.routes.info.patronus_version", lambda: "0.0.1")
+    assert show_status(session(edge)), "both are ready all the same"
+    said = capsys.readouterr().err.strip()
+    assert said == f"The versions differ: this command {patronus_version()}, the edge 0.0.1. Install the same."
+
+
+def test_an_edge_that_lacks_an_operation_is_named(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of an earlier version does."""
+    known = [route for route in edge.app.router.routes if not getattr(route, "path", "").endswith("/rename")]
+    monkeypatch.setattr(edge.app.router, "routes", known)
+    with edge.client() as client, pytest.raises(AnswerNotUnderstood) as error:
+        client.rename_subject("door", "ada", "bob")
+    assert error.value.detail == (
+        "What answers at http://edge does not have POST /v1/galleries/{gallery}/subjects/{subject}/rename: it is an "
+        "edge of an older version than this client, or no edge."
+    )
+    assert error.value.request_id
