@@ -163,8 +163,8 @@ def report_subject(gallery: str, subject: str) -> Call[SubjectReport]:
     """Returns all that is held about a subject: faces, their templates and dates, expiry, entries of the audit log.
 
     Example:
-        >>> [event.action for event in client.report_subject("door", "obama").events][:1]
-        ['templates_enrolled']
+        >>> len(client.report_subject("door", "obama").faces)
+        1
     """
     names = {"gallery": gallery, "subject": subject}
     return Call(method="GET", path=f"{_SUBJECT}/report", answer=SubjectReport, names=names)

@@ -22,6 +22,8 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 # Nobody has measured a false match rate below this and above 0: it takes a million million comparisons.
 MIN_RATE: Final = 1e-12
 MAX_AGE: Final = 100 * 365 * 86_400
+# RFC 8259, section 6: larger integers are not the same to all that read JSON.
+MAX_IN_JSON: Final = 2**53 - 1
 # Of an entry in the audit log.
 Number = Annotated[int, Field(ge=0, le=2**63 - 1)]
 # The same in a path or a query.
@@ -176,7 +178,7 @@ class Expiry(StrictWire):
 class FindDuplicates(StrictWire):
     """Which subjects of a gallery to compare with all others."""
 
-    after: JsonInteger = Field(default=0, ge=0, le=2**63 - 1, description="`next` of the previous page")
+    after: JsonInteger = Field(default=0, ge=0, le=MAX_IN_JSON, description="`next` of the previous page")
     limit: JsonInteger = Field(default=100, ge=1, le=500, description="subjects to compare, at most")
     min_similarity: Cosine | None = Field(
         default=None, description="least score of a pair, over the gallery's threshold; absent: the threshold"

@@ -167,11 +167,18 @@ def test_after_a_merge_a_folder_enrolled_again_stores_nothing(
     assert edge.held("merged") == (2, 3)
 
 
-def test_folders_are_subjects_in_any_script_and_form(edge: Edge, tmp_path: Path) -> None:
-    for name in (normalize("NFD", "Zoë Müller"), "小泉"):
+def test_folders_are_subjects_in_any_script_and_form(
+    edge: Edge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two that differ by Unicode's form alone are one subject."""
+    composed, decomposed = (normalize(form, "José") for form in ("NFC", "NFD"))
+    for name, picture in ((composed, OBAMA), (decomposed, SPEECH), ("拜登", BIDEN)):
         (tmp_path / name).mkdir()
-        shutil.copy(OBAMA, tmp_path / name / "a.jpg")
+        shutil.copy(picture, tmp_path / name)
     edge.make("scripts")
     assert PictureEnrollment(session(edge), "scripts").run(people_in(tmp_path))
+    said = capsys.readouterr()
+    assert "Enrolled 3 of 3 pictures, of 2 subjects." in said.out
+    assert said.err.strip() == ""
     with edge.client() as client:
-        assert [one.subject for one in client.all_subjects("scripts")] == [normalize("NFC", "Zoë Müller"), "小泉"]
+        assert {one.subject: one.templates for one in client.all_subjects("scripts")} == {composed: 2, "拜登": 1}

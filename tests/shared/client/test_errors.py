@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -226,7 +227,7 @@ def test_the_environment_names_edge_and_key(monkeypatch: pytest.MonkeyPatch) -> 
         assert server.requests[0].headers["Authorization"] == "Bearer patronus_x"
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a?b", "ä"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\tb", " a"])
 def test_a_name_that_leads_elsewhere_is_not_sent(name: str) -> None:
     with answering(Reply()) as server, Client(server.url, api_key="k") as client:
         with pytest.raises(BadRequest):
@@ -236,6 +237,17 @@ def test_a_name_that_leads_elsewhere_is_not_sent(name: str) -> None:
         with pytest.raises(BadRequest):
             client.delete_face("staff", "ada", name)
         assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "50%", "ä", "王芳", "Jane Doe"])
+def test_a_subject_of_any_script_stays_in_its_path(name: str) -> None:
+    with answering(Reply()) as server, Client(server.url, api_key="k") as client:
+        with pytest.raises(BadRequest):
+            client.get_gallery(name)
+        with pytest.raises(AnswerNotUnderstood):  # the reply is empty
+            client.get_subject("staff", name)
+        [request] = server.requests
+        assert request.path == f"/v1/galleries/staff/subjects/{quote(name, safe='')}"
 
 
 def test_a_number_that_is_not_finite_is_not_sent() -> None:
