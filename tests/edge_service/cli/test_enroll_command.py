@@ -29,7 +29,7 @@ def test_a_folder_that_is_enrolled_again_stores_nothing_and_says_so(command: Com
     command.quick("gallery", "create", "again")
     assert "Enrolled 4 of 4 pictures, of 2 subjects." in command.run("enroll", "again", str(tmp_path)).stdout
     ended = command.run("enroll", "again", str(tmp_path))
-    assert (ended.returncode, ended.stderr.strip()) == (0, "")
+    assert (ended.returncode, warnings(ended.stderr)) == (0, [])
     assert ended.stdout.splitlines()[-1] == (
         "Nothing was stored: all 4 pictures, of 2 subjects, were enrolled already."
     )
@@ -66,6 +66,11 @@ def session(edge: Edge, *, as_json: bool = False, **options: Any) -> Session:
     return made
 
 
+def warnings(err: str) -> list[str]:
+    """What was said beside the progress, which a busy machine shows."""
+    return [line for line in err.strip().splitlines() if not line.startswith("enrolling: ")]
+
+
 def test_two_subjects_with_the_same_face_are_told(
     edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,7 +78,7 @@ def test_two_subjects_with_the_same_face_are_told(
     assert PictureEnrollment(session(edge), "doubles").run(people), "they are enrolled all the same"
     said = capsys.readouterr()
     assert "Enrolled 3 of 3 pictures, of 3 subjects." in said.out
-    [line] = said.err.strip().splitlines()
+    [line] = warnings(said.err)
     assert line.startswith("Perhaps one person under two names: ")
     assert "barack and obama (0." in line
     assert "biden" not in line
@@ -89,7 +94,7 @@ def test_a_verify_only_gallery_is_not_searched(
 ) -> None:
     edge.call("PUT", "/v1/galleries/alone", json={"verify_only": True})
     assert PictureEnrollment(session(edge), "alone").run(people)
-    assert capsys.readouterr().err.strip() == ""
+    assert warnings(capsys.readouterr().err) == []
 
 
 def test_a_key_that_may_not_match_is_told_that_nothing_was_looked_for(
@@ -98,7 +103,7 @@ def test_a_key_that_may_not_match_is_told_that_nothing_was_looked_for(
     edge.make("narrow")
     key = edge.key(Scope.ENROLL)["Authorization"].removeprefix("Bearer ")
     assert PictureEnrollment(session(edge, api_key=key), "narrow").run(people)
-    [line] = capsys.readouterr().err.strip().splitlines()
+    [line] = warnings(capsys.readouterr().err)
     assert line.startswith("Whether two subjects have the same face was not looked for with 3 of 3 pictures: ")
 
 
@@ -116,7 +121,8 @@ def test_a_dry_run_stores_nothing_and_says_what_would_be(edge: Edge, capsys: pyt
         f"{BIDEN}: would be enrolled as biden",
         "Nothing was stored. Would enroll 3 of 4 pictures, of 3 subjects; 1 was enrolled already.",
     ]
-    assert said.err.startswith("Perhaps one person under two names: twin and Öbama (0.")
+    [line] = warnings(said.err)
+    assert line.startswith("Perhaps one person under two names: twin and Öbama (0.")
     assert edge.held("dry") == (1, 1)
     assert PictureEnrollment(session(edge, as_json=True), "dry", dry_run=True).run(pictures[2:3])
     [line] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -130,7 +136,7 @@ def test_a_face_of_another_subject_is_refused_and_the_rest_goes_on(
     assert not PictureEnrollment(session(edge), "strict", on_conflict="refuse").run(people)
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == "Enrolled 2 of 3 pictures, of 2 subjects; 1 was refused."
-    [refused] = said.err.strip().splitlines()
+    [refused] = warnings(said.err)
     assert refused.endswith("obama/a.jpg: is nearer to another subject (barack) than to this one, and was not stored.")
     assert not PictureEnrollment(session(edge, as_json=True), "strict", on_conflict="refuse").run(people)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -179,6 +185,6 @@ def test_folders_are_subjects_in_any_script_and_form(
     assert PictureEnrollment(session(edge), "scripts").run(people_in(tmp_path))
     said = capsys.readouterr()
     assert "Enrolled 3 of 3 pictures, of 2 subjects." in said.out
-    assert said.err.strip() == ""
+    assert warnings(said.err) == []
     with edge.client() as client:
         assert {one.subject: one.templates for one in client.all_subjects("scripts")} == {composed: 2, "拜登": 1}
