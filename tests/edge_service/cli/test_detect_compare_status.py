@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
@@ -15,8 +16,10 @@ from structlog.testing import capture_logs
 
 from edge_service.cli.session import Session
 from edge_service.cli.status import show_status, status_line
+from shared.client.call import Call
 from shared.errors import AnswerNotUnderstood
 from shared.home import patronus_version
+from shared.wire.edge_subjects import Moved
 from tests.edge_service.cli.patronus_command import Command
 from tests.support.edge import PICTURES, CloudTransport, Edge, Pair
 
@@ -130,14 +133,14 @@ def test_the_status_says_that_versions_differ(
     assert said == f"The versions differ: this command {patronus_version()}, the edge 0.0.1. Install the same."
 
 
-def test_an_edge_that_lacks_an_operation_is_named(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one of an earlier version does."""
-    known = [route for route in edge.app.router.routes if not getattr(route, "path", "").endswith("/rename")]
-    monkeypatch.setattr(edge.app.router, "routes", known)
+@pytest.mark.parametrize(("method", "below"), [("POST", "clone"), ("PATCH", "duplicates")])
+def test_an_operation_that_the_edge_lacks_is_named(edge: Edge, method: Literal["POST", "PATCH"], below: str) -> None:
+    """As one of an earlier version lacks it: here, what a later client might call."""
+    path = f"/v1/galleries/{{gallery}}/{below}"
     with edge.client() as client, pytest.raises(AnswerNotUnderstood) as error:
-        client.rename_subject("door", "ada", "bob")
+        client.send(Call(method=method, path=path, answer=Moved, names={"gallery": "door"}, body={}))
     assert error.value.detail == (
-        "What answers at http://edge does not have POST /v1/galleries/{gallery}/subjects/{subject}/rename: it is an "
-        "edge of an older version than this client, or no edge."
+        f"What answers at http://edge does not have {method} {path}: it is an edge of an older version than this "
+        "client, or no edge."
     )
     assert error.value.request_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,11 @@ def session(edge: Edge, *, as_json: bool = False, **options: Any) -> Session:
     return made
 
 
+def told(out: str) -> list[str]:
+    """The lines of a command, without those of the services' log."""
+    return [line for line in out.splitlines() if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2} ", line)]
+
+
 def warnings(err: str) -> list[str]:
     """What was said beside the progress, which a busy machine shows."""
     return [line for line in err.strip().splitlines() if not line.startswith("enrolling: ")]
@@ -114,7 +120,7 @@ def test_a_dry_run_stores_nothing_and_says_what_would_be(edge: Edge, capsys: pyt
     pictures = [*pictures_of("Öbama", [OBAMA, STANDING]), *pictures_of("twin", [SPEECH]), Picture("biden", BIDEN)]
     assert PictureEnrollment(session(edge), "dry", dry_run=True).run(pictures)
     said = capsys.readouterr()
-    assert said.out.splitlines() == [
+    assert told(said.out) == [
         f"{OBAMA}: is enrolled already as Öbama",
         f"{STANDING}: would be enrolled as Öbama",
         f"{SPEECH}: would be enrolled as twin",
@@ -125,7 +131,7 @@ def test_a_dry_run_stores_nothing_and_says_what_would_be(edge: Edge, capsys: pyt
     assert line.startswith("Perhaps one person under two names: twin and Öbama (0.")
     assert edge.held("dry") == (1, 1)
     assert PictureEnrollment(session(edge, as_json=True), "dry", dry_run=True).run(pictures[2:3])
-    [line] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    [line] = [json.loads(line) for line in told(capsys.readouterr().out)]
     assert (line["enrolled"], line["stored"], line["also_matches"][0]["subject"]) == (False, "no", "Öbama")
 
 
@@ -135,11 +141,11 @@ def test_a_face_of_another_subject_is_refused_and_the_rest_goes_on(
     edge.make("strict")
     assert not PictureEnrollment(session(edge), "strict", on_conflict="refuse").run(people)
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1] == "Enrolled 2 of 3 pictures, of 2 subjects; 1 was refused."
+    assert told(said.out)[-1] == "Enrolled 2 of 3 pictures, of 2 subjects; 1 was refused."
     [refused] = warnings(said.err)
     assert refused.endswith("obama/a.jpg: is nearer to another subject (barack) than to this one, and was not stored.")
     assert not PictureEnrollment(session(edge, as_json=True), "strict", on_conflict="refuse").run(people)
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = [json.loads(line) for line in told(capsys.readouterr().out)]
     assert [(line["subject"], line["enrolled"], line.get("reason")) for line in lines] == [
         ("barack", True, None),
         ("biden", True, None),
@@ -166,9 +172,7 @@ def test_after_a_merge_a_folder_enrolled_again_stores_nothing(
     capsys.readouterr()
     assert not PictureEnrollment(session(edge), "merged").run(people)
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1] == (
-        "Enrolled 0 of 3 pictures, of 2 subjects; 2 were enrolled already; 1 was refused."
-    )
+    assert told(said.out)[-1] == ("Enrolled 0 of 3 pictures, of 2 subjects; 2 were enrolled already; 1 was refused.")
     assert "is enrolled under another name: it was enrolled under this one, and was moved or renamed since." in said.err
     assert edge.held("merged") == (2, 3)
 

@@ -174,6 +174,7 @@ def test_what_is_missing_is_noticed(calls: dict[str, Call[Any]], tmp_path: Path)
         ("answer", "Other"),
         ("answer", "Page_EdgeGallery_"),
     }
-    body = document["paths"]["/v1/galleries/{gallery}/subjects/{subject}/rename"]["post"] | document["components"]
-    body["schemas"]["Rename"]["properties"]["color"] = {"type": "string"}
-    assert differences(calls["rename_subject"], body) == {("body", "color")}
+    renames = document["paths"]["/v1/galleries/{gallery}/subjects/{subject}/rename"]["post"]
+    schemas = document["components"]["schemas"]
+    schemas["Rename"]["properties"]["color"] = {"type": "string"}
+    assert differences(calls["rename_subject"], renames | {"schemas": schemas}) == {("body", "color")}
