@@ -42,6 +42,7 @@ def test_every_operation_is_answered(edge: Edge, monkeypatch: pytest.MonkeyPatch
             enrolled = client.enroll_faces("staff", "obama", PORTRAIT, file, quality_filter="low")
         assert [face.stored for face in enrolled.faces] == ["now", "now"]
         assert client.enroll_faces("staff", "obama", PORTRAIT.read_bytes()).faces[0].stored == "before"
+        assert client.enroll_faces("staff", "obama", BIDEN, dry_run=True).faces[0].stored == "no"
         assert client.verify_face("staff", "obama", SPEECH).decision == "match"
         found = client.identify_faces("staff", SPEECH, top_k=1, max_faces=1).faces[0]
         assert [one.subject for one in found.candidates] == ["obama"]
@@ -62,17 +63,17 @@ def test_every_operation_is_answered(edge: Edge, monkeypatch: pytest.MonkeyPatch
         assert [one.gallery for one in client.all_galleries()] == ["staff"]
         assert {face.id for face in client.get_subject("staff", "obama").faces} == {one.id for one in enrolled.faces}
 
-        assert client.enroll_faces("staff", "x", BIDEN, dry_run=True, on_conflict="refuse").faces[0].stored == "no"
-        moved = client.rename_subject("staff", "eve", "Zoë")
-        assert (moved.subject, moved.faces, moved.emptied) == ("Zoë", 3, True)
-        assert client.move_face("staff", "Zoë", named.faces[0].id, "Обама").faces_enrolled == 1
-        assert client.merge_subject("staff", "Обама", "Zoë").faces_enrolled == 3
-        tomorrow = datetime.now(UTC) + timedelta(days=1)
-        assert client.set_expiry("staff", "Zoë", tomorrow).expires_at == tomorrow
-        assert client.remove_expiry("staff", "Zoë").expires_at is None
-        assert len(client.report_subject("staff", "Zoë").faces) == 3
-        assert [one.subject for one in client.list_subjects("staff", prefix="Z").items] == ["Zoë"]
-        assert client.find_duplicates("staff", limit=1).compared == 1
+        with pytest.raises(Conflict, match="nearer to another subject"):
+            client.enroll_faces("staff", "eve", PORTRAIT, on_conflict="refuse")
+        assert client.rename_subject("staff", "eve", "Ève").faces == 3
+        assert [one.subject for one in client.list_subjects("staff", prefix="È").items] == ["Ève"]
+        assert client.move_face("staff", "Ève", named.faces[0].id, "eve").faces_enrolled == 1
+        merged = client.merge_subject("staff", "Ève", "eve")
+        assert (merged.subject, merged.faces, merged.emptied) == ("eve", 2, True)
+        tomorrow = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+        assert client.set_expiry("staff", "eve", tomorrow).expires_at == tomorrow
+        assert client.remove_expiry("staff", "eve").expires_at is None
+        assert len(client.report_subject("staff", "eve").faces) == 3
         assert list(client.all_duplicates("staff", limit=1)) == []
 
         epoch = "0123456789abcdef"

@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
-from edge_service import recognition
 from edge_service.cli.thresholds import cost_of
+from edge_service.subjects import sender
 from shared.security.credentials import Scope
 from shared.wire.edge import EdgeGallery
 from tests.support.cloud_client import assert_problem
@@ -177,7 +177,7 @@ PLAIN = {"cosine": 0.6, "fmr": 0.00001}
 def test_no_identification_mixes_two_thresholds(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     put(edge, "mixed")
     edge.enroll("mixed", "obama", *OBAMA)
-    monkeypatch.setattr(recognition, "MAX_PROBES_A_REQUEST", 1)  # each face is a request of its own
+    monkeypatch.setattr(sender, "MAX_PROBES_A_REQUEST", 1)  # each face is a request of its own
     face = pixels("collins/portrait.png")[20:220, 120:320]
     picture = encoded(np.concatenate([face, face], axis=1))
 
