@@ -1,4 +1,4 @@
-"""The commands ``patronus gallery`` and ``patronus subject``."""
+"""The commands ``patronus gallery``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edge_service.cli.session import Gallery, Session, Subject, Yes, calls_edge, confirm
+from edge_service.cli.session import Gallery, Session, Yes, calls_edge, confirm
 from edge_service.cli.thresholds import (
     Cosine,
     FalseAccepts,
@@ -17,21 +17,20 @@ from edge_service.cli.thresholds import (
     threshold_of,
     wanted_threshold,
 )
-from shared.command import counted
+from edge_service.cli.times import age_text, seconds_of
+from shared.command import counted, finite
 
 if TYPE_CHECKING:
-    from shared.wire.common import Erased, KeyChange
+    from shared.wire.common import Erased, KeyChange, Receipt
     from shared.wire.edge import EdgeGallery
 
 gallery = typer.Typer(help="Galleries: create, list, show, change, erase.", no_args_is_help=True)
-subject = typer.Typer(help="Subjects of a gallery: list, show, erase.", no_args_is_help=True)
 
 # How subjects with several faces are compared.
 ScoreRule = Literal["mean", "best"]
 _COMPARED = {"mean": "by the mean of their faces", "best": "by their most similar face"}
 # Items a page: the most that the edge allows.
 _PAGE = 500
-_UNITS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 
 
 @gallery.command("create")
@@ -84,7 +83,7 @@ def list_galleries(session: Session) -> None:
 @gallery.command("show")
 @calls_edge
 def show_gallery(session: Session, name: Gallery) -> None:
-    """Show a gallery: how much is in it, threshold, rule of comparison, contract."""
+    """Show a gallery: size, threshold, score rule, contract."""
     answer = session.client.get_gallery(name)
     contract = answer.contract
     sealed = "not sealed" if contract.seal is None else "verify-only" if answer.verify_only else "sealed"
@@ -103,7 +102,7 @@ def delete_gallery(session: Session, name: Gallery, yes: Yes = False) -> None:
     confirm(f"Erase the gallery {name} with everybody in it, for good?", yes=yes)
     answer = session.client.delete_gallery(name)
     erased = f"{counted(answer.subjects, 'subject')} with {counted(answer.templates, 'template')}"
-    session.out.result(answer, f"Erased {erased}. {_receipt(answer)}")
+    session.out.result(answer, f"Erased {erased}. {erasure_text(answer)}")
 
 
 @gallery.command("score")
@@ -153,7 +152,7 @@ def set_retention(
     if max_age is None:
         answer = session.client.remove_retention(name)
     else:
-        seconds = _seconds(max_age)
+        seconds = seconds_of(max_age)
         confirm(f"Erase what is older than {max_age} in {name}, from now on?", yes=yes)
         answer = session.client.set_retention(name, seconds)
     session.out.result(answer, f"Gallery {name}: {_retention(answer)}.")
@@ -176,6 +175,22 @@ def show_erasure(
     left = f"not overwritten yet: {', '.join(answer.pending)}" if answer.pending else "nothing of it is left"
     erased = f"{counted(answer.templates, 'template')}, erased at {moment_text(answer.receipt.at)}"
     session.out.result(answer, f"{erased}; {left}.")
+
+
+@gallery.command("duplicates")
+@calls_edge
+def find_duplicates(
+    session: Session,
+    name: Gallery,
+    min_similarity: Annotated[
+        float | None,
+        typer.Option(callback=finite, min=-1, max=1, help="Least similarity. [default: the gallery's threshold]"),
+    ] = None,
+) -> None:
+    """Find people who are enrolled under two names. Changes nothing."""
+    from edge_service.cli.subjects.duplicates import show_duplicates
+
+    show_duplicates(session, name, min_similarity)
 
 
 @gallery.command("rekey")
@@ -212,45 +227,6 @@ def rekey_gallery(
     out.result(answer, f"{begin}{answer.gallery}: {held} under the key of epoch {_epoch(answer) or 'none'}.")
 
 
-@subject.command("list")
-@calls_edge
-def list_subjects(session: Session, name: Gallery) -> None:
-    """Show the subjects of a gallery."""
-    session.out.results(
-        f"Subjects of {name}",
-        ["subject", "templates"],
-        list(session.client.all_subjects(name, limit=_PAGE)),
-        lambda info: [info.subject, str(info.templates)],
-        "No subjects.",
-    )
-
-
-@subject.command("show")
-@calls_edge
-def show_subject(session: Session, name: Gallery, who: Subject) -> None:
-    """Show the ids of a subject's faces."""
-    from shared.wire.common import moment_text
-
-    answer = session.client.get_subject(name, who)
-    session.out.result(answer, "\n".join(f"{face.id}  {moment_text(face.created_at)}" for face in answer.faces))
-
-
-@subject.command("delete")
-@calls_edge
-def delete_subject(
-    session: Session,
-    name: Gallery,
-    who: Subject,
-    face: Annotated[str | None, typer.Option(help="Only this face, by its id.")] = None,
-    yes: Yes = False,
-) -> None:
-    """Erase a subject with all faces, or one face."""
-    confirm(f"Erase {f'this face of {who}' if face else who}, for good?", yes=yes)
-    client = session.client
-    answer = client.delete_face(name, who, face) if face else client.delete_subject(name, who)
-    session.out.result(answer, f"Erased {counted(answer.templates, 'template')}. {_receipt(answer)}")
-
-
 def _epoch(found: KeyChange) -> str | None:
     return None if found.contract.seal is None else found.contract.seal.epoch
 
@@ -268,18 +244,15 @@ def _retention(info: EdgeGallery) -> str:
     age = info.max_age_seconds
     if age is None:
         return "faces kept until they are erased"
-    unit = next(unit for unit in _UNITS if age % _UNITS[unit] == 0)
-    return f"retention {counted(age // _UNITS[unit], unit)}"
+    return f"retention {age_text(age)}"
 
 
-def _receipt(erased: Erased) -> str:
-    receipt = erased.receipt
+def erasure_text(erased: Erased) -> str:
+    """The receipt of an erasure, and what is not overwritten yet."""
     left = f" Not overwritten yet: {', '.join(erased.pending)}." if erased.pending else ""
-    return f"Receipt {receipt.id}:{receipt.digest}.{left}"
+    return f"{receipt_text(erased.receipt)}{left}"
 
 
-def _seconds(age: str) -> int:
-    parts = re.fullmatch(r"([1-9][0-9]{0,9})([dhms])", age)
-    if parts is None:
-        raise typer.BadParameter("an age is a number and a unit, such as 90d, 12h, 30m or 45s")
-    return int(parts[1]) * next(_UNITS[unit] for unit in _UNITS if unit.startswith(parts[2]))
+def receipt_text(receipt: Receipt) -> str:
+    """A receipt as ``gallery erasure`` takes it."""
+    return f"Receipt {receipt.id}:{receipt.digest}."

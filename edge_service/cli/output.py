@@ -65,8 +65,9 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.people = Console(file=sys.stderr if as_json else sys.stdout, highlight=False)
-        self.errors = Console(stderr=True, highlight=False)
+        # Without emoji: a name such as `:one:` is shown as it is.
+        self.people = Console(file=sys.stderr if as_json else sys.stdout, highlight=False, emoji=False)
+        self.errors = Console(stderr=True, highlight=False, emoji=False)
 
     def result(self, answer: BaseModel | dict[str, Any], sentence: str) -> None:
         """Prints one result."""
@@ -83,7 +84,8 @@ class Output:
 
     def _print(self, answer: BaseModel | dict[str, Any], sentence: str, console: Console) -> None:
         if self.as_json:
-            sys.stdout.write(json.dumps(plain(answer), ensure_ascii=False) + "\n")
+            in_utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
+            sys.stdout.write(json.dumps(plain(answer), ensure_ascii=not in_utf8) + "\n")
         else:
             console.print(sentence, markup=False, soft_wrap=True)
 

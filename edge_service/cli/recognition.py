@@ -7,7 +7,7 @@ Exit status: 0 done (a no_match too), 1 refused or failed, or not ready; 2 wrong
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -42,9 +42,16 @@ def enroll(
         Path | None, typer.Option("--from", help="Folder with a folder, or a picture, of each subject.")
     ] = None,
     quality: Quality = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Store nothing; say what would be stored, and whom else a face matches.")
+    ] = False,
+    on_conflict: Annotated[
+        Literal["store", "refuse"],
+        typer.Option(help="What to do with a face that is nearer to another subject, whom it matches."),
+    ] = "store",
 ) -> None:
     """Enroll pictures one by one. A refused picture does not stop the rest; what was enrolled before is not again."""
-    from edge_service.cli.enrollment import enroll_all, people_in, pictures_of
+    from edge_service.cli.subjects.enrollment import PictureEnrollment, people_in, pictures_of
 
     if people is None and who is not None and not pictures and Path(who).is_dir():
         people, who = Path(who), None
@@ -54,7 +61,7 @@ def enroll(
         found = pictures_of(who, pictures)
     else:
         raise typer.BadParameter("give SUBJECT and PICTURE..., or a FOLDER of people")
-    if not enroll_all(session, name, found, quality):
+    if not PictureEnrollment(session, name, quality, dry_run=dry_run, on_conflict=on_conflict).run(found):
         raise typer.Exit(1)
 
 
@@ -88,7 +95,7 @@ def identify(
 @app.command()
 @calls_edge
 def detect(session: Session, picture: Picture, quality: Quality = None) -> None:
-    """Show the faces of a picture, and which the quality filter refuses. Nothing leaves the edge."""
+    """Show the faces of a picture, and their quality. Nothing leaves the edge."""
     answer = session.client.detect_faces(picture, quality_filter=quality)
     lines = [f"{counted(answer.faces_found, 'face')} in {answer.width} x {answer.height} pixels"]
     for number, face in enumerate(answer.faces, start=1):
@@ -115,7 +122,7 @@ def compare(
 @app.command()
 @calls_edge
 def status(session: Session) -> None:
-    """Show whether edge and cloud are there and ready, their versions, and the edge's profile."""
+    """Show whether edge and cloud are ready, and their versions."""
     from edge_service.cli.status import show_status
 
     if not show_status(session):

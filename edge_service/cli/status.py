@@ -6,6 +6,7 @@ from typing import Any
 
 from edge_service.cli.session import Session
 from shared.errors import PatronusError, ServiceUnreachable
+from shared.home import patronus_version
 
 
 def show_status(session: Session) -> bool:
@@ -21,9 +22,13 @@ def show_status(session: Session) -> bool:
     cloud = _cloud(session, edge)
     found = {"edge": edge, "cloud": cloud}
     ready = bool(edge["ready"] and cloud["ready"])
-    session.out.result({"ready": ready, **found}, "\n".join(status_line(name, one) for name, one in found.items()))
-    if None not in (edge["version"], cloud["version"]) and edge["version"] != cloud["version"]:
-        session.out.warn("Edge and cloud are of different versions; install the same.")
+    own = patronus_version()
+    lines = [status_line(name, one) for name, one in found.items()]
+    session.out.result({"ready": ready, "version": own, **found}, "\n".join(lines))
+    versions = {"this command": own, "the edge": edge["version"], "the cloud": cloud["version"]}
+    if len(set(versions.values()) - {None}) > 1:
+        named = ", ".join(f"{name} {version}" for name, version in versions.items() if version is not None)
+        session.out.warn(f"The versions differ: {named}. Install the same.")
     return ready
 
 

@@ -36,7 +36,7 @@ def read(response: httpx.Response, call: Call[T]) -> T:
     """
     problem = response.headers.get("content-type", "").partition(";")[0].strip() == _PROBLEM
     if problem or not (response.is_success or response.status_code in call.also):
-        raise _error(response)
+        raise _error(response, call)
     if not issubclass(call.answer, BaseModel):
         return cast("T", response.text)
     try:
@@ -59,7 +59,7 @@ def _why(error: ValidationError, place: str) -> str:
     )
 
 
-def _error(response: httpx.Response) -> PatronusError:
+def _error(response: httpx.Response, call: Call[T]) -> PatronusError:
     status = response.status_code
     try:
         found = from_json(response.content)
@@ -73,8 +73,15 @@ def _error(response: httpx.Response) -> PatronusError:
     places = found.get("errors")
     if isinstance(places, list):
         detail = "; ".join(f"{one['at']}: {one['problem']}" for one in places if _is_place(one)) or detail
-    reason = found.get("reason")
-    error = _new(kind.removeprefix(_TYPE_PREFIX), status, detail, reason if isinstance(reason, str) else None, response)
+    reason = found["reason"] if isinstance(found.get("reason"), str) else None
+    kind = kind.removeprefix(_TYPE_PREFIX)
+    if (kind, reason) in _NO_SUCH_OPERATION:
+        error = AnswerNotUnderstood(
+            f"What answers at {_place(response)} does not have {call.method} {call.path}: it is an edge of an older "
+            "version than this client, or no edge."
+        )
+    else:
+        error = _new(kind, status, detail, reason, response)
     error.status = status
     error.extra = {name: value for name, value in found.items() if name not in _OF_EVERY_PROBLEM}
     error.problem = found
@@ -127,4 +134,6 @@ _BY_KIND: Final[dict[str, type[PatronusError]]] = {
 _BY_STATUS: Final[dict[int, type[PatronusError]]] = {
     made.status: made for made in reversed([*_tree(PatronusError)]) if "status" in vars(made)
 }
+# Types and reasons of problems about the path and method themselves; others name what is not there.
+_NO_SUCH_OPERATION: Final = frozenset({("not-found", None), ("method-not-allowed", None)})
 _OF_EVERY_PROBLEM: Final = frozenset({"type", "title", "status", "detail", "request_id", "reason"})

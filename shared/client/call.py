@@ -67,8 +67,16 @@ class Call(Generic[T_co]):
         return self.path.format(**{what: quote(str(name), safe="@") for what, name in self.names.items()})
 
     def params(self) -> dict[str, str | int]:
-        """The query."""
-        return {name: value for name, value in self.query.items() if value is not None}
+        """The query.
+
+        Raises:
+            BadRequest: a text of it is not Unicode, as of a command line in another encoding.
+        """
+        found = {name: value for name, value in self.query.items() if value is not None}
+        for name, value in found.items():
+            if isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
+                raise BadRequest(f"{name} is no text in UTF-8: {value!r}.", reason="not_utf8")
+        return found
 
     def json(self) -> bytes | None:
         """The JSON body.

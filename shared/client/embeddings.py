@@ -15,11 +15,11 @@ class Array(Protocol):
     """An array that can be made a list, such as NumPy's."""
 
     def tolist(self) -> Any:
-        """Its rows as lists of numbers."""
+        """Its values as numbers, or its rows as lists of them."""
 
 
 # (n, d) numbers.
-Rows = Sequence[Sequence[float]] | Array
+Rows = Sequence[Sequence[float] | Array] | Array
 
 
 def enroll_embeddings(
@@ -88,4 +88,4 @@ def protect(
 
 def _lists(rows: Rows) -> list[Any]:
     found: list[Any] = [*rows] if isinstance(rows, Sequence) else rows.tolist()
-    return found
+    return [row if isinstance(row, Sequence) else row.tolist() for row in found]

@@ -1,26 +1,25 @@
-"""``patronus detect``, ``compare``, ``status`` and completion; and enrolling a folder again, or one face twice."""
+"""``patronus detect``, ``compare``, ``status`` and completion."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from unicodedata import normalize
+from typing import Literal
 
 import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from edge_service.cli.enrollment import Picture, enroll_all, people_in, search_order
 from edge_service.cli.session import Session
 from edge_service.cli.status import show_status, status_line
+from shared.client.call import Call
+from shared.errors import AnswerNotUnderstood
 from shared.home import patronus_version
-from shared.security.credentials import Scope
+from shared.wire.edge_subjects import Moved
 from tests.edge_service.cli.patronus_command import Command
 from tests.support.edge import PICTURES, CloudTransport, Edge, Pair
 
@@ -90,21 +89,6 @@ def test_a_shell_completes_commands(words: str, completed: str) -> None:
     assert (ended.returncode, ended.stdout.split(), ended.stderr) == (0, [completed], "")
 
 
-def test_a_folder_that_is_enrolled_again_stores_nothing_and_says_so(command: Command, tmp_path: Path) -> None:
-    for subject in ("obama", "biden"):
-        shutil.copytree(PICTURES / subject, tmp_path / subject)
-    command.quick("gallery", "create", "again")
-    assert "Enrolled 4 of 4 pictures, of 2 subjects." in command.run("enroll", "again", str(tmp_path)).stdout
-    ended = command.run("enroll", "again", str(tmp_path))
-    assert (ended.returncode, ended.stderr.strip()) == (0, "")
-    assert ended.stdout.splitlines()[-1] == (
-        "Nothing was stored: all 4 pictures, of 2 subjects, were enrolled already."
-    )
-    status, lines = command.quick("enroll", "again", "--from", str(tmp_path))
-    assert (status, [line["stored"] for line in lines]) == (0, ["before"] * 4)
-    assert command.quick("gallery", "show", "again")[1][0]["templates"] == 4
-
-
 @pytest.fixture(scope="module")
 def edge(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     with Pair(tmp_path_factory.mktemp("pair")) as pair:
@@ -118,96 +102,10 @@ def _no_log() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def people(tmp_path: Path) -> list[Picture]:
-    """One person under two names, and another one."""
-    for name, picture in (("barack/a.jpg", OBAMA), ("biden/a.jpg", BIDEN), ("obama/a.jpg", SPEECH)):
-        (tmp_path / name).parent.mkdir()
-        shutil.copy(picture, tmp_path / name)
-    return people_in(tmp_path)
-
-
-def session(edge: Edge, *, as_json: bool = False, **options: Any) -> Session:
-    made = Session(json=as_json)
-    made.client = made.patient_client = edge.client(**options)
+def session(edge: Edge) -> Session:
+    made = Session()
+    made.client = edge.client()
     return made
-
-
-def test_two_subjects_with_the_same_face_are_told(
-    edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
-) -> None:
-    edge.make("doubles")
-    assert enroll_all(session(edge), "doubles", people, None), "they are enrolled all the same"
-    said = capsys.readouterr()
-    assert "Enrolled 3 of 3 pictures, of 3 subjects." in said.out
-    [line] = said.err.strip().splitlines()
-    assert line.startswith("Perhaps one person under two names: ")
-    assert "barack and obama (0." in line
-    assert "biden" not in line
-
-    assert enroll_all(session(edge, as_json=True), "doubles", people, None)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    enrolled = [one for one in told if "enrolled" in one]
-    assert {one["subject"]: [other["subject"] for other in one["also_matches"]] for one in enrolled} == {
-        "barack": ["obama"],
-        "biden": [],
-        "obama": ["barack"],
-    }
-    [found] = [one for one in told if "enrolled" not in one]
-    assert (found["subject"], [other["subject"] for other in found["also_matches"]]) == ("barack", ["obama"])
-
-
-def test_a_face_that_was_moved_to_another_subject_does_not_end_an_enrollment(
-    edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
-) -> None:
-    edge.make("renamed")
-    assert enroll_all(session(edge), "renamed", people, None)
-    edge.client().rename_subject("renamed", "barack", "Barack")
-    capsys.readouterr()
-
-    assert not enroll_all(session(edge), "renamed", people, None)
-    said = capsys.readouterr()
-    assert "barack/a.jpg: is enrolled under another name: " in said.err
-    assert "obama/a.jpg: is enrolled already as obama" in said.out
-    assert "2 were enrolled already; 1 was refused." in said.out
-
-
-def test_a_folder_named_in_another_form_of_unicode_is_the_same_subject(
-    edge: Edge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    edge.make("forms")
-    for name, picture in (("decomposed", SPEECH), ("composed", OBAMA)):
-        folder = tmp_path / normalize("NFD" if name == "decomposed" else "NFC", "José")
-        folder.mkdir(exist_ok=True)
-        shutil.copy(picture, folder / f"{name}.jpg")
-    assert enroll_all(session(edge), "forms", people_in(tmp_path), None)
-    said = capsys.readouterr()
-    assert "Enrolled 2 of 2 pictures, of 1 subject." in said.out
-    assert "under two names" not in said.err
-
-
-def test_a_verify_only_gallery_is_not_searched(
-    edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
-) -> None:
-    edge.call("PUT", "/v1/galleries/alone", json={"verify_only": True})
-    assert enroll_all(session(edge), "alone", people, None)
-    assert capsys.readouterr().err.strip() == ""
-
-
-def test_a_key_that_may_not_match_is_told_that_nothing_was_looked_for(
-    edge: Edge, people: list[Picture], capsys: pytest.CaptureFixture[str]
-) -> None:
-    edge.make("narrow")
-    key = edge.key(Scope.ENROLL)["Authorization"].removeprefix("Bearer ")
-    assert enroll_all(session(edge, api_key=key), "narrow", people, None)
-    [line] = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("Whether two subjects have the same face was not looked for. ")
-    assert "match" in line
-
-
-def test_one_picture_of_each_subject_is_searched_for_first() -> None:
-    pictures = [Picture(name, Path(f"{name}{n}")) for name in "ab" for n in range(3)]
-    assert [str(one.path) for one in search_order(pictures)] == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 
 def test_the_status_says_that_the_cloud_does_not_answer(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,3 +120,27 @@ def test_the_status_says_that_the_cloud_does_not_answer(edge: Edge, capsys: pyte
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("edge", "cloud"))]
     assert lines[0].startswith("edge: ready; http://edge; ")
     assert lines[1] == "cloud: does not answer the edge, or is not ready"
+
+
+def test_the_status_says_that_versions_differ(
+    edge: Edge, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert show_status(session(edge))
+    assert "versions" not in capsys.readouterr().err
+    monkeypatch.setattr("edge_service.routes.info.patronus_version", lambda: "0.0.1")
+    assert show_status(session(edge)), "both are ready all the same"
+    said = capsys.readouterr().err.strip()
+    assert said == f"The versions differ: this command {patronus_version()}, the edge 0.0.1. Install the same."
+
+
+@pytest.mark.parametrize(("method", "below"), [("POST", "clone"), ("PATCH", "duplicates")])
+def test_an_operation_that_the_edge_lacks_is_named(edge: Edge, method: Literal["POST", "PATCH"], below: str) -> None:
+    """As one of an earlier version lacks it: here, what a later client might call."""
+    path = f"/v1/galleries/{{gallery}}/{below}"
+    with edge.client() as client, pytest.raises(AnswerNotUnderstood) as error:
+        client.send(Call(method=method, path=path, answer=Moved, names={"gallery": "door"}, body={}))
+    assert error.value.detail == (
+        f"What answers at http://edge does not have {method} {path}: it is an edge of an older version than this "
+        "client, or no edge."
+    )
+    assert error.value.request_id

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from edge_service.cli.enrollment import enroll_all, pictures_of
-from edge_service.cli.enrollment import people_in as people
 from edge_service.cli.session import Session
+from edge_service.cli.subjects.enrollment import PictureEnrollment, pictures_of
+from edge_service.cli.subjects.enrollment import people_in as people
 from tests.edge_service.cli.patronus_command import Command
 from tests.support.edge import PICTURES, Edge, Pair
 from tests.support.patronus_profile import copy_profile, units
@@ -93,7 +93,7 @@ def test_a_person_is_told_what_one_more_picture_is_worth(edge: Edge, capsys: pyt
     edge.make("staff")
     said = []
     for picture in OBAMA:
-        assert enroll_all(session(edge), "staff", pictures_of("obama", [picture]), None)
+        assert PictureEnrollment(session(edge), "staff").run(pictures_of("obama", [picture]))
         said.append(capsys.readouterr().out.strip().splitlines()[1:])
     assert said == [
         ["obama has 1 face. With one more, 93.2% of their comparisons are accepted instead of 83.1%, as measured for "
@@ -106,13 +106,13 @@ def test_a_person_is_told_what_one_more_picture_is_worth(edge: Edge, capsys: pyt
 
 def test_a_face_of_somebody_else_is_enrolled_with_a_warning(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
     edge.make("warned")
-    assert enroll_all(session(edge), "warned", pictures_of("obama", [OBAMA[0], BIDEN]), None)
+    assert PictureEnrollment(session(edge), "warned").run(pictures_of("obama", [OBAMA[0], BIDEN]))
     printed = capsys.readouterr()
     assert f"{BIDEN}: does not match the subject's other faces: two people under one name?" in printed.err
     assert f"{BIDEN}: enrolled as obama" in printed.out
     assert str(OBAMA[0]) not in printed.err
 
-    assert enroll_all(session(edge, as_json=True), "warned", pictures_of("obama", [OBAMA[1]]), None)
+    assert PictureEnrollment(session(edge, as_json=True), "warned").run(pictures_of("obama", [OBAMA[1]]))
     printed = capsys.readouterr()
     [answer] = [json.loads(line) for line in printed.out.splitlines() if '"enrolled"' in line]
     assert (answer["agrees"], answer["faces_enrolled"]) == (True, 3)
@@ -128,5 +128,5 @@ def test_of_many_subjects_it_is_counted_whom_another_picture_would_help(
         (tmp_path / name).mkdir()
         for number, picture in enumerate(pictures):
             (tmp_path / name / f"{number}.jpg").write_bytes(picture.read_bytes())
-    assert enroll_all(session(edge), "many", people(tmp_path), None)
+    assert PictureEnrollment(session(edge), "many").run(people(tmp_path))
     assert "Another picture would help 1 of 2 subjects." in capsys.readouterr().out

@@ -255,3 +255,17 @@ def test_a_number_that_is_not_finite_is_not_sent() -> None:
         with pytest.raises(Unprocessable, match="finite"):
             client.protect(embeddings=[[1.0, float("nan")]])
         assert server.requests == []
+
+
+def test_an_operation_that_an_older_edge_lacks_is_named() -> None:
+    for status, kind in ((404, "not-found"), (405, "method-not-allowed")):
+        error = raised(problem(status, kind))
+        assert (type(error), error.status, error.request_id) == (AnswerNotUnderstood, status, "abc")
+        assert " does not have GET /v1/galleries/{gallery}: it is an edge of an older version" in error.detail
+    assert type(raised(problem(404, "not-found", reason="unknown_gallery"))) is NotFound
+
+
+def test_a_text_that_is_not_unicode_is_not_sent() -> None:
+    with Client("http://127.0.0.1:9", api_key="k") as client, pytest.raises(BadRequest) as error:
+        client.list_subjects("staff", prefix="\udcff")
+    assert error.value.reason == "not_utf8"

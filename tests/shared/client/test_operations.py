@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,27 +97,39 @@ def test_each_operation_has_exactly_one_method(
     assert Counter((call.method, call.path) for call in calls.values()) == Counter(document.keys())
 
 
-def test_each_method_takes_all_parameters(
+def test_each_method_takes_all_parameters_and_returns_the_answer(
     calls: dict[str, Call[Any]], document: dict[tuple[str, str], dict[str, Any]]
 ) -> None:
-    for name, call in calls.items():
-        operation = document[call.method, call.path]
-        wanted = {(one["in"], one["name"]) for one in operation.get("parameters", [])}
-        assert {("path", one) for one in call.names} | {("query", one) for one in call.query} == wanted, name
-        content = operation.get("requestBody", {}).get("content", {})
-        if "multipart/form-data" in content:
-            assert call.pictures, name
-        elif "application/json" in content:
-            assert call.body is not None, name
-            assert set(call.body) == members(content["application/json"]["schema"], operation["schemas"]), name
-        else:
-            assert call.body is None, name
+    different = {name: differences(call, document[call.method, call.path]) for name, call in calls.items()}
+    assert {name: found for name, found in different.items() if found} == {}
+
+
+def differences(call: Call[Any], operation: dict[str, Any]) -> set[tuple[str, str]]:
+    """What an operation has and its call has not, or the other way about."""
+    wanted = {(one["in"], one["name"]) for one in operation.get("parameters", [])}
+    taken = {("path", one) for one in call.names} | {("query", one) for one in call.query}
+    content = operation.get("requestBody", {}).get("content", {})
+    if "multipart/form-data" in content:
+        wanted |= {("form", "image")}
+    elif "application/json" in content:
+        wanted |= {("body", one) for one in members(content["application/json"]["schema"], operation["schemas"])}
+    taken |= {("form", "image")} if call.pictures else {("body", one) for one in call.body or ()}
+    wanted |= {("answer", one) for one in answers(operation)}
+    taken |= {("answer", "text" if call.answer is str else re.sub(r"\W", "_", call.answer.__name__))}
+    return wanted ^ taken
 
 
 def members(schema: dict[str, Any], schemas: dict[str, Any]) -> set[str]:
     """The members of a body, which may be null, or one of several references."""
     found = [schemas[one["$ref"].rpartition("/")[2]] for one in schema.get("anyOf", [schema]) if "$ref" in one]
     return {member for one in found or [schema] for member in one["properties"]}
+
+
+def answers(operation: dict[str, Any]) -> set[str]:
+    """The names of the models that an operation answers; ``text`` for what is no JSON."""
+    found = [answer.get("content", {}) for status, answer in operation["responses"].items() if status.startswith("2")]
+    models = [one["application/json"]["schema"].get("$ref", "") for one in found if "application/json" in one]
+    return {one.rpartition("/")[2] for one in models} or {"text"}
 
 
 def test_both_clients_have_the_same_methods(calls: dict[str, Call[Any]]) -> None:
@@ -149,5 +162,19 @@ def test_each_method_says_what_it_does() -> None:
 def test_what_is_missing_is_noticed(calls: dict[str, Call[Any]], tmp_path: Path) -> None:
     app = create_app(EdgeSettings(home=tmp_path))
     app.add_api_route("/v1/new", lambda: None)
-    there = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
+    document = app.openapi()
+    there = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert there - {(call.method, call.path) for call in calls.values()} == {("GET", "/v1/new")}
+    operation = document["paths"]["/v1/galleries"]["get"]
+    assert differences(calls["list_galleries"], operation) == set()
+    operation["parameters"].append({"in": "query", "name": "color"})
+    operation["responses"]["200"]["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/Other"}
+    assert differences(calls["list_galleries"], operation) == {
+        ("query", "color"),
+        ("answer", "Other"),
+        ("answer", "Page_EdgeGallery_"),
+    }
+    renames = document["paths"]["/v1/galleries/{gallery}/subjects/{subject}/rename"]["post"]
+    schemas = document["components"]["schemas"]
+    schemas["Rename"]["properties"]["color"] = {"type": "string"}
+    assert differences(calls["rename_subject"], renames | {"schemas": schemas}) == {("body", "color")}
