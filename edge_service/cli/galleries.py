@@ -58,7 +58,7 @@ def create_gallery(
     wanted = wanted_threshold(threshold, fmr, for_subjects, false_accepts)
     answer = session.client.put_gallery(name, threshold=wanted, verify_only=verify_only, score_rule=score)
     kind = " for verification only" if answer.verify_only else ""
-    at = threshold_of(answer, " on adults" if wanted is None else "")
+    at = threshold_of(answer, _whose_rate(session) if wanted is None else "")
     session.out.result(answer, f"Gallery {name} is ready{kind}; threshold: {at}.{cost_of(answer)}")
 
 
@@ -283,3 +283,7 @@ def _seconds(age: str) -> int:
     if parts is None:
         raise typer.BadParameter("an age is a number and a unit, such as 90d, 12h, 30m or 45s")
     return int(parts[1]) * next(_UNITS[unit] for unit in _UNITS if unit.startswith(parts[2]))
+
+
+def _whose_rate(session: Session) -> str:
+    return " on adults" if session.client.get_info().fmr_measured_on == "lfw_adults" else ""

@@ -8,6 +8,7 @@ from typing import Final
 
 from edge_service.models.files import sha256_of
 from edge_service.models.own_folder import (
+    DIGESTS,
     AddedDigests,
     OwnEmbedder,
     added_digests,
@@ -92,8 +93,7 @@ def open_embedder(name: str, folder: Path, settings: InferenceSettings) -> tuple
 
 
 def _added(name: str, folder: Path) -> EmbedderFile:
-    added = added_digests(folder, name) if _NAME.fullmatch(name) else None
-    if added is None:
+    if not _NAME.fullmatch(name) or not (folder / name / DIGESTS).exists():
         known = ", ".join([*EMBEDDERS, *(one.name for one in own_embedders(folder))])
         raise SetupError(
             f"There is no embedder {name}; set PATRONUS_EDGE__EMBEDDER to one of: {known}; or add your own with "
@@ -101,10 +101,10 @@ def _added(name: str, folder: Path) -> EmbedderFile:
             reason="unknown-embedder",
         )
     file = EmbedderFile.open(model_path(folder, name))
-    if _digests(file) != added:
+    if _digests(file) != added_digests(folder, name):
         raise SetupError(
             f"The embedder {name} or its description was changed after it was added (SHA-256 of the file: "
-            f"{file.sha256[:12]}…, added: {added.sha256[:12]}…); remove {folder / name} and add it again.",
+            f"{file.sha256[:12]}…); remove {folder / name} and add it again.",
             reason="digest-mismatch",
         )
     return file
