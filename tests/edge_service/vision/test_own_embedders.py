@@ -363,10 +363,15 @@ def test_fetch_leaves_out_an_embedder_that_the_environment_names_and_the_manifes
     assert (named.exit_code, "no face-embedder of the name mine" in str(named.exception)) == (1, True)
 
 
+_SLOW = pytest.mark.slow(reason="40 embeddings by a real network; the other lane does it for its channels")
 SFACE_WRONG = [
     ({"channels": "BGR"}, "apart clearly better with channels RGB than as described"),
-    ({"mean": 127.5, "scale": 0.0078125}, "with mean 0.0, scale 1.0 they are not"),
-    ({"alignment": DLIB_TEMPLATE, "side": 112}, "apart clearly better with the alignment arcface-5-points-112"),
+    pytest.param({"mean": 127.5, "scale": 0.0078125}, "with mean 0.0, scale 1.0 they are not", marks=_SLOW),
+    pytest.param(
+        {"alignment": DLIB_TEMPLATE, "side": 112},
+        "apart clearly better with the alignment arcface-5-points-112",
+        marks=_SLOW,
+    ),
 ]
 
 
