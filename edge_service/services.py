@@ -56,7 +56,7 @@ class Services:
             settings.profiles,
             settings.weaker_profiles,
             metrics.count_protected,
-            None if stated is None else Threshold(cosine=stated.cosine, fmr=stated.fmr),
+            None if stated.cosine is None or stated.fmr is None else Threshold(cosine=stated.cosine, fmr=stated.fmr),
         )
         # Of new galleries, and of what is for no gallery.
         self.profile = self.profiles.default.profile

@@ -25,7 +25,7 @@ from edge_service.vision.embedder_files import MAX_BYTES, EmbedderDescription
 from edge_service.vision.own_embedders import add_embedder, open_embedder
 from lab.data.embedders import open_encoder
 from shared.errors import SetupError
-from tests.support.own_embedder import DIM, fitted_weights, own_network, write_own
+from tests.edge_service.own_embedder import DIM, fitted_weights, own_network, write_own
 
 DLIB_TEMPLATE = "dlib-face-chip-150-0.25"
 

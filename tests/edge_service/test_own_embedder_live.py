@@ -18,9 +18,9 @@ from edge_service.vision.own_embedders import add_embedder
 from shared.contract import EmbedderPin
 from shared.errors import SetupError
 from shared.service_settings import load_settings
+from tests.edge_service.own_embedder import DIM, write_own
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import SAMPLES, Edge, Pair, sample
-from tests.support.own_embedder import DIM, write_own
 from tests.support.patronus_profile import make_network, make_profile
 from tests.support.tiny_model import named_sources
 
@@ -109,13 +109,19 @@ def test_the_setting_holds_over_the_profiles_threshold_whose_galleries_keep_thei
 
 
 @pytest.mark.parametrize(
-    ("named", "wrong"),
-    [({"COSINE": "0.5"}, "fmr"), ({"FMR": "0.01"}, "cosine"), ({"COSINE": "1", "FMR": "0.01"}, "cosine")],
+    ("named", "expected"),
+    [
+        ({"COSINE": "0.5"}, "cosine and fmr go together"),
+        ({"FMR": "0.01"}, "cosine and fmr go together"),
+        ({"COSINE": "1", "FMR": "0.01"}, "PATRONUS_EDGE__THRESHOLD__COSINE"),
+    ],
 )
-def test_half_a_threshold_stops_the_start(named: dict[str, str], wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_threshold_stops_the_start(
+    named: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in named.items():
         monkeypatch.setenv(f"PATRONUS_EDGE__THRESHOLD__{name}", value)
-    with pytest.raises(SetupError, match=f"THRESHOLD__{wrong.upper()}"):
+    with pytest.raises(SetupError, match=expected):
         load_settings(EdgeSettings)
 
 
