@@ -233,7 +233,7 @@ class GalleryContexts:
                 )
             contract = self._new_contract(gallery, default.profile, "subject" if wanted.verify_only else "gallery")
             score = self._score(default, wanted.score_rule or "mean")
-            of_none = wanted.threshold or self.profiles.default_threshold(default.profile).threshold
+            of_none = wanted.threshold or self.profiles.needed_threshold(default.profile).threshold
             threshold, choice = self._threshold(of_none, default, score)
         else:
             protector = await self._checked(gallery, found.contract)
@@ -262,7 +262,7 @@ class GalleryContexts:
                     "profile's exponents; first: patronus gallery score GALLERY mean",
                     reason="other_score",
                 )
-            return choose_threshold(profile.document, self.profiles.default_threshold(profile).threshold.cosine, wanted)
+            return choose_threshold(profile.document, self.profiles.needed_threshold(profile).threshold.cosine, wanted)
         try:
             return NewThreshold(**wanted.model_dump()), None
         except ValidationError:  # made by an earlier version, or an embedder's own

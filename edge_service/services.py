@@ -20,6 +20,7 @@ from edge_service.vision.reader import FaceReader
 from edge_service.workers import Workers
 from shared.logs import get_logger
 from shared.security.key_ring import KeyRing
+from shared.wire.common import Threshold
 
 _log = get_logger(__name__)
 
@@ -47,13 +48,20 @@ class Services:
         self.key_ring.records()  # a file that cannot be read stops the start
         self.reader = FaceReader(settings, metrics)
         pin, spec = self.reader.pin, self.reader.spec
+        stated = settings.threshold
         self.profiles = ServedProfiles(
-            settings.profile, pin, spec, settings.profiles, settings.weaker_profiles, metrics.count_protected
+            settings.profile,
+            pin,
+            spec,
+            settings.profiles,
+            settings.weaker_profiles,
+            metrics.count_protected,
+            None if stated.cosine is None or stated.fmr is None else Threshold(cosine=stated.cosine, fmr=stated.fmr),
         )
         # Of new galleries, and of what is for no gallery.
         self.profile = self.profiles.default.profile
-        # Of comparisons, and of galleries that are created without one.
-        self.default_threshold = self.profiles.default_threshold(self.profile)
+        if self.profiles.default_threshold(self.profile) is None:
+            _log.warning("no_default_threshold", needs="PATRONUS_EDGE__THRESHOLD__COSINE and __FMR, or one a gallery")
         self.cloud = CloudClient(settings.cloud, metrics, transport)
         self.workers = Workers(settings.work)
         self.galleries = GalleryContexts(

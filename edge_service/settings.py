@@ -101,6 +101,19 @@ class DetectionSettings(SettingsGroup):
     align_twice: bool = True
 
 
+class ThresholdSettings(SettingsGroup):
+    """A threshold, and the false match rate that the operator measured at it."""
+
+    cosine: Annotated[float, Field(ge=0.0001, le=0.9999)] | None = None
+    fmr: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> ThresholdSettings:
+        if (self.cosine is None) != (self.fmr is None):
+            raise ValueError("cosine and fmr go together: a threshold means nothing without its false match rate")
+        return self
+
+
 class WorkSettings(SettingsGroup):
     """How much work runs and waits at once."""
 
@@ -126,8 +139,14 @@ class EdgeSettings(ServiceSettings):
     weaker_profiles: tuple[str, ...] = ()
     # The operator's own profiles, each a folder with a profile.json.
     profiles: Path | None = None
-    # As in the model manifest: sface_2021dec, or dlib_resnet29 once it is fetched. A gallery stays with its embedder.
+    # sface_2021dec; dlib_resnet29 once it is fetched; or one of the operator's own, by the name that
+    # `patronus models add` gave it. A gallery stays with its embedder.
     embedder: str = "sface_2021dec"
+    # The operator's own embedders, each a folder that `patronus models add` made.
+    embedders: Path = Field(default_factory=lambda: patronus_home() / "embedders")
+    # The threshold of comparisons, and of galleries that are created without one, in place of the profile's and the
+    # embedder's. An embedder of the operator's own under a profile without a threshold, such as `seal`, has no other.
+    threshold: ThresholdSettings = ThresholdSettings()
     quality_filter: QualityFilter = "auto"
     # Of which pictures the mirrored face is embedded too: one more embedding for each face (docs/decisions/0031). At
     # enrollment it is made once and helps every later comparison. Galleries may mix the three. For SFace; under dlib it

@@ -57,7 +57,7 @@ def create_gallery(
     wanted = wanted_threshold(threshold, fmr, for_subjects, false_accepts)
     answer = session.client.put_gallery(name, threshold=wanted, verify_only=verify_only, score_rule=score)
     kind = " for verification only" if answer.verify_only else ""
-    at = threshold_of(answer, " on adults" if wanted is None else "")
+    at = threshold_of(answer, _whose_rate(session) if wanted is None else "")
     session.out.result(answer, f"Gallery {name} is ready{kind}; threshold: {at}.{cost_of(answer)}")
 
 
@@ -256,3 +256,7 @@ def erasure_text(erased: Erased) -> str:
 def receipt_text(receipt: Receipt) -> str:
     """A receipt as ``gallery erasure`` takes it."""
     return f"Receipt {receipt.id}:{receipt.digest}."
+
+
+def _whose_rate(session: Session) -> str:
+    return " on adults" if session.client.get_info().fmr_measured_on == "lfw_adults" else ""

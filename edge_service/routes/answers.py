@@ -18,6 +18,7 @@ from shared.wire.edge import (
     AppliedThreshold,
     Box,
     DetectedFace,
+    FmrMeasuredOn,
     GalleryDecision,
     Landmarks,
     Point,
@@ -48,16 +49,20 @@ def gallery_decision(
 ) -> GalleryDecision:
     """How a gallery decided: as its profile was measured, or by a threshold or exponents that somebody else chose."""
     profile = gallery.protector.profile
-    default = profiles.default_threshold(profile)
-    same = gallery.threshold == default.threshold and answer.threshold == default.threshold.cosine
-    # What is known of the gallery may be some seconds older than the answer. Under `best` the answer's rate is another.
-    same = same and (answer.score_rule == "best" or answer.fmr_at_threshold == default.threshold.fmr)
-    same = same and profiles.score_calibration(profile).covers(gallery.score)
+    default = profiles.measured_threshold(profile)
+    measured_on: FmrMeasuredOn = "operator"
+    if default is not None:
+        same = gallery.threshold == default.threshold and answer.threshold == default.threshold.cosine
+        # What is known of the gallery may be some seconds older than the answer. Under `best` the answer's rate is
+        # another.
+        same = same and (answer.score_rule == "best" or answer.fmr_at_threshold == default.threshold.fmr)
+        if same and profiles.score_calibration(profile).covers(gallery.score):
+            measured_on = default.measured_on
     return GalleryDecision(
         threshold=answer.threshold,
         threshold_from="gallery",
         reference_fmr=answer.fmr_at_threshold,
-        fmr_measured_on=default.measured_on if same else "operator",
+        fmr_measured_on=measured_on,
         score_rule=answer.score_rule,
     )
 

@@ -110,8 +110,8 @@ async def compare_faces(request: Request, services: ServicesDep, quality_filter:
 
     The pictures are two `image` parts. Decides at the edge's default threshold, and sends nothing to the cloud.
     """
+    default = services.profiles.needed_threshold(services.profile)
     both = await read_pictures(request, services.settings.pictures, at_most=2, exactly=True)
-    default = services.default_threshold
     answer, faces = await services.recognition.compare(both, default.threshold, quality_filter)
     return CompareAnswer(
         decision=answer.decision,

@@ -55,6 +55,9 @@ class OrtSession:
         SetupError: the file is missing or changed, no provider is available, or the runtime refuses the model.
     """
 
+    # Whether its batch is fixed at 1.
+    one_at_a_time = False
+
     def __init__(self, model: ModelFile, settings: InferenceSettings) -> None:
         self._open(model.read(), settings, f"the model {model.entry.name}; run: patronus models fetch")
 
@@ -79,6 +82,19 @@ class OrtSession:
         outputs: list[Floats] = self._session.run(None, dict(inputs))
         return outputs
 
+    def rows(self, blob: Floats) -> Floats:
+        """The output of a network with one input and one output: a row for each of the input's."""
+        name = self.input_names[0]
+        if self.one_at_a_time and len(blob) > 1:
+            return np.concatenate([self.run({name: blob[at : at + 1]})[0] for at in range(len(blob))])
+        return self.run({name: blob})[0]
+
+    def signature(self) -> tuple[Signature, Signature]:
+        """Type and shape of each input, and of each output, by name. An axis of any length is None."""
+        ports = (self._session.get_inputs(), self._session.get_outputs())
+        inputs, outputs = ({port.name: (port.type, _shape(port.shape)) for port in each} for each in ports)
+        return inputs, outputs
+
 
 class OrtGraph(OrtSession):
     """A small graph for a few embeddings at a time, such as a profile's: one thread, on the CPU.
@@ -93,12 +109,6 @@ class OrtGraph(OrtSession):
 
     def __init__(self, data: bytes, what: str) -> None:
         self._open(data, SmallGraphSettings(), what)
-
-    def signature(self) -> tuple[Signature, Signature]:
-        """Type and shape of each input, and of each output, by name. An axis of any length is None."""
-        ports = (self._session.get_inputs(), self._session.get_outputs())
-        inputs, outputs = ({port.name: (port.type, _shape(port.shape)) for port in each} for each in ports)
-        return inputs, outputs
 
 
 def _shape(axes: Sequence[object]) -> tuple[int | None, ...]:

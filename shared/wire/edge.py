@@ -237,16 +237,16 @@ class EnrollEmbeddingsAnswer(Enrollment):
     faces: list[StoredFace]
 
 
-ThresholdFrom = Literal["gallery", "profile", "embedder"]
+ThresholdFrom = Literal["gallery", "setting", "profile", "embedder"]
 FmrMeasuredOn = Literal["lfw_adults", "own_profile", "operator"]
 _MEASURED_ON: Final = (
     "people on whom the rate was measured. `lfw_adults`: Labeled Faces in the Wild, nearly all adults; the rate "
     "of children is far higher. `own_profile`: those on whom your own profile was evaluated. `operator`: stated by "
-    "whoever created the gallery or changed its threshold"
+    "whoever created the gallery, changed its threshold, or set the edge's"
 )
 _CHOSEN_BY: Final = (
     "origin of the threshold. `gallery`: the gallery's own. Without a gallery, `profile`: the "
-    "profile's calibrated one, or `embedder`: the one published with the embedder"
+    "profile's calibrated one, `embedder`: the one published with the embedder, or `setting`: the operator's"
 )
 
 
@@ -381,11 +381,14 @@ class EdgeInfo(Wire):
     profile: ProfilePin
     sealed: bool
     dim: int
-    default_threshold: Threshold = Field(
-        description="for `POST /v1/compare`, and for galleries created without a threshold"
+    default_threshold: Threshold | None = Field(
+        description="for `POST /v1/compare`, and for galleries created without a threshold; null: none is known, as of "
+        "an operator's own embedder, and both need one"
     )
-    threshold_from: Literal["profile", "embedder"] = Field(description="origin of the default threshold")
-    fmr_measured_on: FmrMeasuredOn = Field(description=_MEASURED_ON)
+    threshold_from: Literal["setting", "profile", "embedder"] | None = Field(
+        description="origin of the default threshold"
+    )
+    fmr_measured_on: FmrMeasuredOn | None = Field(description=_MEASURED_ON)
     max_picture_bytes: int
     max_pixels: int
     max_pictures_a_request: int
