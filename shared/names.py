@@ -55,9 +55,17 @@ def is_subject_name(text: str) -> bool:
 
 
 _NOT_IN_NAMES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# The same for readers of the schema: `subject_name` decides. Python, ECMAScript and Rust read it alike.
+SUBJECT_NAME_PATTERN: Final = (
+    r"^(?!\.{1,2}(?![\s\S]))(?!\s)[^/\\\u0000-\u001f\u007f-\u009f\u2028\u2029\ufffd]{1,128}(?<!\s)(?![\s\S])"
+)
 
 # As callers of the edge call a subject. The cloud never sees it.
-SubjectName = Annotated[str, AfterValidator(subject_name), Field(json_schema_extra={"minLength": 1, "maxLength": 128})]
+SubjectName = Annotated[
+    str,
+    AfterValidator(subject_name),
+    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_SUBJECT_NAME, "pattern": SUBJECT_NAME_PATTERN}),
+]
 
 # A UUID as 32 lower-case hexadecimal digits, chosen by the edge, so that a repeated enrollment is harmless.
 TemplateId = Annotated[str, StringConstraints(pattern=TEMPLATE_ID_PATTERN)]
