@@ -59,6 +59,7 @@ COMMANDS: dict[str, list[str]] = {
     "keys list": [],
     "keys renew": ["--yes"],
     "migrate": ["mine", "{}/embeddings.npz"],
+    "models add": ["{}/embedder.onnx"],
     "models fetch": [],
     "models list": [],
     "protect": ["{}/embeddings.npz", "{}/new/out.npz", "--gallery", "mine"],
@@ -178,6 +179,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "imported").write_text(wrap(KeyStore(folder / "other").gallery("mine"), "correct horse battery"))
     (folder / "passphrase").chmod(0o600)
     (folder / "picture.jpg").write_bytes(b"")
+    (folder / "embedder.onnx").write_bytes(b"")
     rows = np.eye(3, 128, dtype=np.float32)
     np.savez(folder / "embeddings.npz", embeddings=rows, subjects=np.array(["a", "b", "c"]))
     return folder
