@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,18 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
-from edge_service.cli.edge_client import Refused
 from edge_service.cli.output import DISAGREES, UNPERTURBED
-from edge_service.cli.session import Session, gallery_path, is_verify_only
+from edge_service.cli.session import Session
 from edge_service.protection.embeddings import check_dimension
 from shared.command import counted
-from shared.errors import BadRequest, ContractMismatch
-from shared.names import SUBJECT_PATTERN
-from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJECT
+from shared.errors import BadRequest, ContractMismatch, PatronusError
+from shared.names import is_subject_name
+from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJECT, EdgeGallery
 
 # Refusals that hold for every embedding alike.
 _STOPS: Final = frozenset({401, 403, 404, 429, 500, 502, 503})
-_OTHER_CONTRACT: Final = f"urn:patronus:problem:{ContractMismatch.kind}"
 _LONGEST_FACE_ID: Final = 256
 # Of rows that do not match their subject's others; poor pictures do not either, and the summary counts all.
 _MOST_WARNINGS: Final = 20
@@ -66,14 +63,14 @@ class Migration:
 
         Raises:
             Unprocessable: the embeddings have another dimension than the gallery's.
-            Refused: the edge refuses an embedding, or all.
+            PatronusError: the edge refuses an embedding, or all.
             Conflict: the target exists.
             BadRequest: a subject's or face's name cannot be one, or a value is not finite.
         """
-        source, client = self._embeddings, self._session.client
+        source, client = self._embeddings, self._session.patient_client
         for row, fault in sorted(self._bad_names().items()):
             raise BadRequest(f"{source.path}: row {row} (subject {self._shown(row)!r}) {fault}.")
-        each_subject_alone = is_verify_only(self._checked_gallery())
+        each_subject_alone = self._checked_gallery().verify_only
         angles = np.empty(source.count, dtype=np.float32)
         unperturbed = start = 0
         with new_arrays_file(target, force=force) as archive, self._session.out.progress() as progress:
@@ -90,12 +87,12 @@ class Migration:
                     )
                     for subject, rows in alike.items():
                         at = [row - start for row in rows]
-                        params = {"gallery": self._gallery} | ({"subject": subject} if each_subject_alone else {})
-                        body = {"embeddings": batch[at].tolist()}
-                        answer = client.call_with_retries("POST", "/v1/protect", params=params, json=body)
-                        made[at] = answer["templates"]
-                        angles[list(rows)] = answer["angles"]
-                        unperturbed += answer["unperturbed"]
+                        answer = client.protect(
+                            embeddings=batch[at], gallery=self._gallery, subject=subject if each_subject_alone else None
+                        )
+                        made[at] = answer.templates
+                        angles[list(rows)] = answer.angles
+                        unperturbed += answer.unperturbed
                         progress.advance(bar, len(at))
                     templates.write(made.tobytes())
                     start += len(batch)
@@ -117,8 +114,7 @@ class Migration:
 
         Raises:
             Unprocessable: the embeddings have another dimension than the gallery's.
-            Refused: the edge would refuse every embedding.
-            SetupError: no edge answers.
+            PatronusError: the edge would refuse every embedding, or does not answer.
         """
         embeddings, counts, bad_names = self._embeddings, self._counts, self._bad_names()
         self._checked_gallery()
@@ -127,7 +123,7 @@ class Migration:
             start = 0
             for batch in embeddings.batches(MAX_EMBEDDINGS_A_REQUEST):
                 for subject, rows in self._sendable(batch, start, bad_names):
-                    self._send(subject, rows, [self._as_sent(row, batch[row - start]) for row in rows])
+                    self._send(subject, rows, batch[[row - start for row in rows]])
                 start += len(batch)
                 progress.update(bar, completed=start)
         notes = [f"Enrolled {counts['enrolled']} of {embeddings.count} embeddings"]
@@ -142,14 +138,14 @@ class Migration:
         self._session.out.result(counts, "; ".join(notes) + ".")
         return not counts["refused"]
 
-    def _checked_gallery(self) -> dict[str, Any]:
+    def _checked_gallery(self) -> EdgeGallery:
         """What the edge says of the gallery.
 
         Raises:
             Unprocessable: the embeddings have another dimension than the gallery's.
         """
-        info = self._session.client.call("GET", gallery_path(self._gallery))
-        check_dimension(self._embeddings.dim, info["contract"]["dim"])
+        info = self._session.patient_client.get_gallery(self._gallery)
+        check_dimension(self._embeddings.dim, info.contract.dim)
         return info
 
     def _by_subject(self, rows: Iterable[int]) -> dict[str, list[int]]:
@@ -162,18 +158,13 @@ class Migration:
         """The subject of a row, short enough for a sentence."""
         return self._subjects[row][:_MOST_SHOWN]
 
-    def _as_sent(self, row: int, values: NDArray[np.float32]) -> dict[str, Any]:
-        """An embedding as the edge takes it, with its face's id where the file has one."""
-        named = {} if self._faces is None else {"face": self._faces[row]}
-        return {"values": values.tolist()} | named
-
     def _bad_names(self) -> dict[int, str]:
         """What is wrong with the names of rows, by row."""
         found: dict[int, str] = {}
         seen: dict[tuple[str, str], int] = {}
         for row, subject in enumerate(self._subjects):
             face = None if self._faces is None else self._faces[row]
-            if re.fullmatch(SUBJECT_PATTERN, subject) is None:
+            if not is_subject_name(subject):
                 found[row] = "has a name that no subject can have"
             elif face is not None and not 1 <= len(face) <= _LONGEST_FACE_ID:
                 found[row] = f"has a face id of no letters, or of more than {_LONGEST_FACE_ID}"
@@ -197,28 +188,28 @@ class Migration:
             for first in range(0, len(rows), MAX_EMBEDDINGS_OF_A_SUBJECT):
                 yield subject, rows[first : first + MAX_EMBEDDINGS_OF_A_SUBJECT]
 
-    def _send(self, subject: str, rows: list[int], embeddings: list[dict[str, Any]]) -> None:
+    def _send(self, subject: str, rows: list[int], embeddings: NDArray[np.float32]) -> None:
         """Sends rows of one subject together, or one by one where the edge refuses them together."""
-        path = f"{gallery_path(self._gallery)}/subjects/{subject}/embeddings"
+        names = None if self._faces is None else [self._faces[row] for row in rows]
         try:
-            answer = self._session.client.call_with_retries("POST", path, json={"embeddings": embeddings})
-        except Refused as error:
-            if error.problem.get("status") in _STOPS or error.problem.get("type") == _OTHER_CONTRACT:
+            answer = self._session.patient_client.enroll_embeddings(self._gallery, subject, embeddings, faces=names)
+        except PatronusError as error:
+            if error.problem is None or error.status in _STOPS or isinstance(error, ContractMismatch):
                 raise
             if len(rows) > 1:
-                for row, embedding in zip(rows, embeddings, strict=True):
-                    self._send(subject, [row], [embedding])
+                for number, row in enumerate(rows):
+                    self._send(subject, [row], embeddings[number : number + 1])
             else:
                 problem = {name: value for name, value in error.problem.items() if name not in _OF_THE_REQUEST}
                 fault = error.problem.get("fault", f"was refused: {error.detail.removesuffix('.')}")
                 self._report(rows[0], fault, problem)
         else:
             # A face that was sent before is answered with the time of then.
-            stored = [datetime.fromisoformat(face["created_at"]) for face in answer["faces"]]
+            stored = [face.created_at for face in answer.faces]
             self._counts["enrolled"] += len(stored)
             self._counts["there_already"] += sum(at < self._begun for at in stored)
-            self._counts["unperturbed"] += answer["unperturbed"]
-            disagreeing = [row for row, face in zip(rows, answer["faces"], strict=True) if face["agrees"] is False]
+            self._counts["unperturbed"] += answer.unperturbed
+            disagreeing = [row for row, face in zip(rows, answer.faces, strict=True) if face.agrees is False]
             for row in disagreeing[: max(0, _MOST_WARNINGS - self._counts["disagreeing"])]:
                 self._session.out.warn(f"Row {row} (subject {subject!r}) {DISAGREES}")
             self._counts["disagreeing"] += len(disagreeing)

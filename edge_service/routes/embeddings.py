@@ -8,6 +8,7 @@ Plain float32 is little-endian values, row after row, without a header. ``?dim=`
 
 from __future__ import annotations
 
+from functools import partial
 from json import JSONDecodeError
 from typing import Any, Final
 
@@ -16,7 +17,6 @@ from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from starlette.requests import ClientDisconnect
 from starlette.status import HTTP_201_CREATED
 
 from edge_service.deps import (
@@ -33,7 +33,8 @@ from edge_service.deps import (
 from edge_service.protection.embeddings import check_dimension
 from edge_service.recognition import ProtectResult
 from edge_service.routes.answers import another_picture
-from edge_service.uploads import read_pictures
+from edge_service.subjects.enrollment import EnrollOptions
+from edge_service.uploads import FORM, JSON, is_picture, pictures_in, read_body, read_pictures
 from shared.errors import BadRequest, Forbidden, NotFound, TooLarge, Unprocessable
 from shared.http.auth import Caller
 from shared.http.headers import json_in_utf8, media_type
@@ -53,7 +54,6 @@ from shared.wire.edge import (
 )
 
 router = api_router("/v1", "embeddings")
-JSON: Final = "application/json"
 FLOATS: Final = "application/octet-stream"
 _VALUE_BYTES: Final = 4
 # Of an error in one embedding: ("embeddings", its number).
@@ -63,8 +63,9 @@ _BINARY: Final = {"type": "string", "format": "binary"}
 
 def _protect_body() -> dict[str, Any]:
     described: dict[str, Any] = picture_body()
-    described["requestBody"]["content"] |= {
-        JSON: {"schema": ProtectRequest.model_json_schema()},
+    content = described["requestBody"]["content"]
+    content |= {
+        JSON: {"schema": {"anyOf": [ProtectRequest.model_json_schema(), content[JSON]["schema"]]}},
         FLOATS: {"schema": _BINARY | {"description": "little-endian float32, row after row"}},
     }
     return described
@@ -91,13 +92,20 @@ async def protect(
     Returns protected templates. Stores nothing, and sends nothing to the cloud.
     """
     _may_use(caller, gallery)
-    if media_type(request) == "multipart/form-data":
-        [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
-        result = await services.recognition.protect(picture, gallery, subject, quality_filter)
+    kind, limits, recognition = media_type(request), services.settings.pictures, services.recognition
+    if kind == FORM:
+        [picture] = await read_pictures(request, limits, at_most=1)
+        result = await recognition.protect(picture, gallery, subject, quality_filter)
     else:
-        body, wanted = await _read_body(request), services.reader.spec.dim
-        raw = await run_in_threadpool(_read_embeddings, media_type(request), body, dim, wanted)
-        result = await services.recognition.protect(raw, gallery, subject, None)
+        if kind == JSON:
+            json_in_utf8(request)
+        body = await read_body(request)
+        if kind == JSON and is_picture(body):
+            [picture] = await run_in_threadpool(pictures_in, body, limits, at_most=1)
+            result = await recognition.protect(picture, gallery, subject, quality_filter)
+        else:
+            raw = await run_in_threadpool(_read_embeddings, kind, body, dim, services.reader.spec.dim)
+            result = await recognition.protect(raw, gallery, subject, None)
     return _floats(result) if _wants_floats(request) else await run_in_threadpool(_as_json, result)
 
 
@@ -113,9 +121,12 @@ async def enroll_embeddings(
     """
     raw = _rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
-    enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)
-    untold = {} if may_compare(request, len(names)) else {"agrees": None}
-    faces = [StoredFace(**(info.model_dump() | untold)) for info in enrolled.templates]
+    options = EnrollOptions(partial(may_compare, request))
+    enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names, options)
+    faces = [
+        StoredFace(id=face.id, created_at=face.created_at, stored=face.stored, agrees=face.agrees)
+        for face in enrolled.faces
+    ]
     return EnrollEmbeddingsAnswer(
         subject=subject,
         faces=faces,
@@ -134,27 +145,6 @@ def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
         raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
 
 
-async def _read_body(request: Request) -> bytes:
-    """Reads the whole body, whose size is limited.
-
-    Raises:
-        TooLarge: it is over the limit of embeddings.
-        BadRequest: the connection ended before it had arrived, or it is JSON said to be in another charset than UTF-8.
-    """
-    if media_type(request) == JSON:
-        json_in_utf8(request)
-    try:
-        body = await request.body()
-    except ClientDisconnect:
-        raise BadRequest("The connection ended before the embeddings had arrived whole.", reason="cut_off") from None
-    if len(body) > MAX_EMBEDDINGS_BYTES:
-        raise TooLarge(
-            f"The embeddings are over the limit of {MAX_EMBEDDINGS_BYTES} bytes; send fewer at a time.",
-            limit_bytes=MAX_EMBEDDINGS_BYTES,
-        )
-    return body
-
-
 def _rows_of(vectors: list[list[float]]) -> NDArray[np.float32]:
     """(n, d) float32 out of lists.
 
@@ -167,7 +157,7 @@ def _rows_of(vectors: list[list[float]]) -> NDArray[np.float32]:
         return np.array(vectors, dtype=np.float64).astype(np.float32)
 
 
-def _read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> NDArray[np.float32]:
+def _read_embeddings(kind: str, body: bytearray, dim: int | None, wanted: int) -> NDArray[np.float32]:
     """The embeddings of a body: (n, d) float32, whatever their values.
 
     Args:
@@ -177,9 +167,15 @@ def _read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> ND
         wanted: values that an embedding must have.
 
     Raises:
+        TooLarge: over the limit of embeddings.
         BadRequest: neither JSON nor plain float32, or JSON as `read_json` refuses it.
         Unprocessable: not a list of such vectors, not whole rows, another dimension, or more than are taken at once.
     """
+    if len(body) > MAX_EMBEDDINGS_BYTES:
+        raise TooLarge(
+            f"The embeddings are over the limit of {MAX_EMBEDDINGS_BYTES} bytes; send fewer at a time.",
+            limit_bytes=MAX_EMBEDDINGS_BYTES,
+        )
     if kind == JSON:
         try:
             return _rows_of(ProtectRequest.model_validate(read_json(body)).embeddings)
@@ -193,7 +189,7 @@ def _read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> ND
             raise Unprocessable(f"The body is not what this takes ({at}: {first['msg']}).", reason="bad_body") from None
     if kind != FLOATS:
         raise BadRequest(
-            f"Send a picture as multipart/form-data, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",
+            f"Send a picture as {FORM} or {JSON}, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",
             reason="unknown_body",
         )
     if dim is None:

@@ -20,7 +20,7 @@ from shared.http.headers import json_in_utf8
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_json(body: bytes) -> Any:
+def read_json(body: bytes | bytearray) -> Any:
     """The value of a JSON document.
 
     Raises:

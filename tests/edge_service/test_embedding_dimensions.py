@@ -34,10 +34,7 @@ def edges(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def sentence(given: int) -> str:
-    return (
-        f"The embeddings have {given} dimensions, and {WANTED} are wanted; send those of the embedder that the edge "
-        "runs."
-    )
+    return f"The embeddings have {given} dimensions, and {WANTED} are wanted; send those of the gallery's embedder."
 
 
 def assert_told(answer: httpx.Response, given: int) -> None:
