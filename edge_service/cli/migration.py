@@ -10,7 +10,7 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
+from edge_service.cli.arrays import Embeddings, in_few_digits, new_arrays_file, new_rows, put_array
 from edge_service.cli.output import DISAGREES, UNPERTURBED
 from edge_service.cli.session import Session
 from edge_service.protection.embeddings import check_dimension
@@ -194,8 +194,9 @@ class Migration:
             return
         names = None if self._faces is None else [self._faces[row] for row in rows]
         subjects = [self._subjects[row] for row in rows]
+        values = in_few_digits(embeddings)
         try:
-            answer = self._session.patient_client.enroll_subjects(self._gallery, subjects, embeddings, faces=names)
+            answer = self._session.patient_client.enroll_subjects(self._gallery, subjects, values, faces=names)
         except PatronusError as error:
             self._send_others(rows, embeddings, error)
         else:
