@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
@@ -27,12 +30,15 @@ _LONGEST_FACE_ID: Final = 256
 _MOST_WARNINGS: Final = 20
 # Characters of a subject's name in a sentence: a name that no subject can have may be very long.
 _MOST_SHOWN: Final = 200
+# Requests at a time: edge and cloud work side by side.
+_AT_ONCE: Final = 2
 # Members of a refusal that number embeddings within the request.
 _OF_THE_REQUEST: Final = frozenset({"embedding", "embeddings", "fault"})
 # Of an embedding in JSON: the most bytes of one value, and of the names beside the values.
 _VALUE_BYTES: Final = 25
 _NAMES_BYTES: Final = 5_000
 _NOT_FINITE: Final = "holds a value that is not finite"
+Rows = NDArray[np.float32]
 
 
 class Migration:
@@ -121,15 +127,24 @@ class Migration:
         """
         embeddings, counts, bad_names = self._embeddings, self._counts, self._bad_names()
         self._checked_gallery()
-        with self._session.out.progress() as progress:
+        fit = MAX_EMBEDDINGS_BYTES // (_VALUE_BYTES * embeddings.dim + _NAMES_BYTES)
+        under_way: deque[tuple[int, Callable[[], None]]] = deque()
+        with self._session.out.progress() as progress, ThreadPoolExecutor(_AT_ONCE) as pool:
             bar = progress.add_task("migrating", total=embeddings.count)
             start = 0
-            fit = MAX_EMBEDDINGS_BYTES // (_VALUE_BYTES * embeddings.dim + _NAMES_BYTES)
             for batch in embeddings.batches(min(fit, MAX_EMBEDDINGS_A_REQUEST)):
                 rows = self._sendable(batch, start, bad_names)
-                self._send(rows, batch[[row - start for row in rows]])
+                values = batch[[row - start for row in rows]]
                 start += len(batch)
-                progress.update(bar, completed=start)
+                if rows:
+                    answer = pool.submit(self._send, rows, values).result
+                    under_way.append((start, partial(self._take, rows, values, answer)))
+                if len(under_way) == _AT_ONCE:
+                    done, take = under_way.popleft()
+                    take()
+                    progress.update(bar, completed=done)
+            for _done, take in under_way:
+                take()
         notes = [f"Enrolled {counts['enrolled']} of {embeddings.count} embeddings"]
         if counts["there_already"]:
             notes.append(counted(counts["there_already"], "was there already", "were there already"))
@@ -176,7 +191,7 @@ class Migration:
                 found[row] = f"has the face id of row {seen[subject, face]}, for the same subject"
         return found
 
-    def _sendable(self, batch: NDArray[np.float32], start: int, bad_names: dict[int, str]) -> list[int]:
+    def _sendable(self, batch: Rows, start: int, bad_names: dict[int, str]) -> list[int]:
         """The rows of a batch that can be sent, after the others were reported."""
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(batch).all(axis=1))
         good = []
@@ -188,21 +203,23 @@ class Migration:
                 self._report(row, fault, {})
         return good
 
-    def _send(self, rows: list[int], embeddings: NDArray[np.float32]) -> None:
-        """Sends rows together; where the edge refuses some, the others without them."""
-        if not rows:
-            return
+    def _send(self, rows: list[int], embeddings: Rows) -> EnrollSubjectsAnswer:
+        """Sends rows together."""
         names = None if self._faces is None else [self._faces[row] for row in rows]
         subjects = [self._subjects[row] for row in rows]
         values = in_few_digits(embeddings)
+        return self._session.patient_client.enroll_subjects(self._gallery, subjects, values, faces=names)
+
+    def _take(self, rows: list[int], embeddings: Rows, answer: Callable[[], EnrollSubjectsAnswer]) -> None:
+        """Counts what became of rows that were sent; where the edge refused some, sends the others without them."""
         try:
-            answer = self._session.patient_client.enroll_subjects(self._gallery, subjects, values, faces=names)
+            found = answer()
         except PatronusError as error:
             self._send_others(rows, embeddings, error)
         else:
-            self._count(rows, answer)
+            self._count(rows, found)
 
-    def _send_others(self, rows: list[int], embeddings: NDArray[np.float32], error: PatronusError) -> None:
+    def _send_others(self, rows: list[int], embeddings: Rows, error: PatronusError) -> None:
         """Reports the rows that a refusal names, or the only one, and sends the others; if it names none, by halves."""
         if isinstance(error, NotFound) and error.reason is None:
             error.detail = "The edge is of an earlier version, which cannot enroll many subjects at once; renew it."
@@ -217,8 +234,9 @@ class Migration:
             self._report(rows[at], fault, problem)
         left = [at for at in range(len(rows)) if at not in refused]
         half = 0 if refused else len(left) // 2
-        for part in (left[:half], left[half:]):
-            self._send([rows[at] for at in part], embeddings[part])
+        for part in filter(None, (left[:half], left[half:])):
+            some, values = [rows[at] for at in part], embeddings[part]
+            self._take(some, values, partial(self._send, some, values))
 
     def _count(self, rows: list[int], answer: EnrollSubjectsAnswer) -> None:
         self._counts["enrolled"] += len(rows)
