@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edge_service.cli.migration import Migration
 from edge_service.cli.session import Session
 from edge_service.protection.keys import KeyStore
-from shared.errors import NotFound
+from shared.errors import Conflict, NotFound
 from shared.security.credentials import Scope
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_BYTES
 from tests.edge_service.subjects.subjects_of_edge import embedding, enroll, faces, listed, move, path
@@ -219,6 +219,22 @@ def test_the_rows_that_the_cloud_refuses_are_found_by_halves(
     assert (summary["enrolled"], summary["refused"], summary["there_already"]) == (197, 3, 0)
     assert edge.held("halves") == (199, 199)
     assert len(edge.transport.requests) - since < 40
+
+
+def test_a_migration_ends_where_the_gallery_is_full(
+    models_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATRONUS_CLOUD__RECORD__MAX_TEMPLATES_A_GALLERY", "4")
+    with Pair(tmp_path / "pair") as small:
+        edge = small.edge()
+        edge.make("full")
+        for row, subject in zip(people()[:2], SUBJECTS, strict=False):
+            assert bulk(edge, "full", new([subject], row[np.newaxis])).status_code == 201
+        since = len(edge.transport.requests)
+        with pytest.raises(Conflict, match="The gallery is full"):
+            migration(edge, tmp_path, "full", SUBJECTS, people()).enroll()
+        assert edge.held("full") == (2, 2)
+        assert len(edge.transport.requests) - since < 5
 
 
 class WithoutBulk(ThroughPortal):
