@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 
@@ -113,20 +113,7 @@ class Store:
             Conflict: another subject has a template with one of the ids, or the gallery or subject is full.
             IndexUnavailable: the templates could not be searched. They are stored if the reason is ``stored``.
         """
-        with self._metrics.step("record"):
-            gallery = self.record.gallery(gallery_name)
-        templates = new_vectors(gallery, sent)
-        with self._order:
-            with before_commit():
-                self.indexes.of(gallery)  # what could not be searched is not stored either
-            with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
-                added = self._enrollment.add(gallery, subject, templates, by)
-            with after_commit("The templates are stored"):
-                if added.change:
-                    self.indexes.added(gallery, added.change)
-                if any(one.stored == "before" for one in added.answers):
-                    self.indexes.added_before(gallery, list(templates))
-        return EnrollAnswer(subject=subject, templates=added.answers, total=added.total)
+        return self._enroll(gallery_name, {subject: sent}, by)[0]
 
     def enroll_many(self, gallery_name: str, sent: Sequence[SubjectTemplates], by: str | None) -> BulkEnrollAnswer:
         """Stores templates of many subjects as ``enroll`` does, all or none.
@@ -134,23 +121,30 @@ class Store:
         Raises:
             PatronusError: as ``enroll`` says.
         """
+        return BulkEnrollAnswer(
+            subjects=self._enroll(gallery_name, {each.subject: each.templates for each in sent}, by)
+        )
+
+    def _enroll(
+        self, gallery_name: str, sent: Mapping[str, Sequence[NewTemplate]], by: str | None
+    ) -> list[EnrollAnswer]:
         with self._metrics.step("record"):
             gallery = self.record.gallery(gallery_name)
-        templates = {each.subject: new_vectors(gallery, each.templates) for each in sent}
+        templates = {subject: new_vectors(gallery, some) for subject, some in sent.items()}
         uids = [uid for some in templates.values() for uid in some]
         if len(set(uids)) < len(uids):
             raise duplicate_id()
         with self._order:
             with before_commit():
-                self.indexes.of(gallery)
+                self.indexes.of(gallery)  # what could not be searched is not stored either
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
-                added = self._enrollment.add_many(gallery, templates, by)
+                added = self._enrollment.add(gallery, templates, by)
             with after_commit("The templates are stored"):
                 if added.change:
                     self.indexes.added(gallery, added.change)
-                if added.before:
+                if any(one.stored == "before" for each in added.answers for one in each.templates):
                     self.indexes.added_before(gallery, uids)
-        return BulkEnrollAnswer(stored=added.stored, before=added.before)
+        return added.answers
 
     def move(
         self, gallery_name: str, subject: str, wanted: MoveRequest, by: str | None, contract: str | None = None

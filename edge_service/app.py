@@ -77,7 +77,9 @@ def _body_limit(scope: Scope, limits: PictureLimits) -> int:
     def sent(size: int) -> int:
         return 4 * -(-size // 3) if in_json else size
 
-    if path.endswith(("/protect", "/embeddings")):
+    if path.endswith("/embeddings"):
+        return MAX_EMBEDDINGS_BYTES
+    if path.endswith("/protect"):
         return max(MAX_EMBEDDINGS_BYTES, sent(limits.max_bytes) + _FORM_BYTES)
     if path.endswith("/faces"):
         return sent(limits.max_request_bytes)

@@ -36,6 +36,8 @@ from shared.security.tls import ENDED, client_context, why_refused
 from shared.wire.cloud import (
     CONTRACT_HEADER,
     MAX_NAMES_A_PAGE,
+    BulkEnrollAnswer,
+    BulkEnrollRequest,
     ChangeGallery,
     CloudInfo,
     EnrollAnswer,
@@ -204,6 +206,10 @@ class CloudClient:
     async def enroll(self, subject: StoredSubjectPath, request: EnrollRequest) -> EnrollAnswer:
         """Stores templates; safe to repeat, since the request names their ids."""
         return await self._of_subject(EnrollAnswer, "POST", subject, "/templates", request)
+
+    async def enroll_many(self, gallery: str, request: BulkEnrollRequest) -> BulkEnrollAnswer:
+        """Stores templates of many subjects; safe to repeat, since the request names their ids."""
+        return await self._answer(BulkEnrollAnswer, "POST", f"/{gallery}/templates", request)
 
     async def move(self, subject: StoredSubjectPath, request: MoveRequest) -> MoveAnswer:
         """Gives templates of a subject another name. Not repeated by itself: it would report that nothing is there."""

@@ -144,40 +144,6 @@ class Recognition:
         # 4. Protect and store.
         return await self.enrollment.store(context, subject, ids, found, options), faces
 
-    async def enroll_embeddings(
-        self, gallery: str, subject: str, raw: Rows, names: list[str | None], options: EnrollOptions
-    ) -> EnrollResult:
-        """Enrolls raw embeddings of one person: all, or none. Equal embeddings are stored once.
-
-        Args:
-            gallery: its name.
-            subject: the person.
-            raw: (n, d) float32, of any length but 0.
-            names: n names of the sender's own; None: the id follows from the embedding itself.
-            options: what to do beside storing.
-
-        Raises:
-            Unprocessable: not embeddings that the profile is for, or one name for two embeddings.
-            NotFound: there is no such gallery.
-            ContractMismatch: the gallery was made under another contract.
-        """
-        # 1. The gallery's contract and key.
-        context = await self.galleries.context(gallery)
-        # 2. Names that are for one embedding each, and unit rows.
-        named = [name for name in names if name is not None]
-        if len(set(named)) < len(named):
-            raise Unprocessable("Two embeddings have one `face`; give each its own name.", reason="duplicate_face")
-        unit, lengths = unit_rows(raw, context.protector.profile, self.reader.spec.dim)
-        # 3. Ids that follow from the names, or from the embeddings.
-        ids = [
-            self.galleries.face_id(gallery, subject, "values", np.ascontiguousarray(row, dtype="<f4").tobytes())
-            if name is None
-            else self.galleries.face_id(gallery, subject, "name", name.encode())
-            for name, row in zip(names, unit, strict=True)
-        ]
-        # 4. Protect and store.
-        return await self.enrollment.store(context, subject, ids, Embeddings(unit, lengths), options)
-
     async def verify(
         self, gallery: str, subject: str, picture: bytes, quality: QualityFilter | None
     ) -> tuple[VerifyAnswer, AlignedFace, GalleryContext]:

@@ -12,6 +12,7 @@ from edge_service.protection.served_profiles import ServedProfiles
 from edge_service.recognition import Recognition
 from edge_service.rekey import GalleryRekey
 from edge_service.settings import EdgeSettings
+from edge_service.subjects.embeddings import EmbeddingEnrollment
 from edge_service.subjects.enrollment import Enrollment
 from edge_service.subjects.lists import SubjectLists
 from edge_service.subjects.management import SubjectManagement
@@ -69,17 +70,19 @@ class Services:
         )
         mirrored = settings.mirrored if spec.mirror else "off"
         sender = TemplateSender(cloud=self.cloud, galleries=self.galleries, workers=self.workers, metrics=metrics)
+        enrollment = Enrollment(cloud=self.cloud, profiles=self.profiles, sender=sender)
         self.recognition = Recognition(
             reader=self.reader,
             profiles=self.profiles,
             galleries=self.galleries,
             keys=keys,
             sender=sender,
-            enrollment=Enrollment(cloud=self.cloud, profiles=self.profiles, sender=sender),
+            enrollment=enrollment,
             workers=self.workers,
             quality_filter=settings.quality_filter,
             mirrored=mirrored,
         )
+        self.embeddings = EmbeddingEnrollment(galleries=self.galleries, enrollment=enrollment, dim=spec.dim)
         self.subjects = SubjectManagement(cloud=self.cloud, galleries=self.galleries, workers=self.workers)
         self.subject_lists = SubjectLists(cloud=self.cloud, galleries=self.galleries, most=settings.max_listed_subjects)
         self.rekey = GalleryRekey(cloud=self.cloud, keys=keys, galleries=self.galleries, workers=self.workers)

@@ -186,10 +186,7 @@ def enroll_templates(
     Stores all or none. Idempotent: a template id that the subject has is left as it is.
     """
     answer = services.store.enroll(gallery, subject, body.templates, caller.id)
-    if may_compare(request, len(body.templates)):
-        return answer
-    untold = [template.model_copy(update={"agrees": None}) for template in answer.templates]
-    return answer.model_copy(update={"templates": untold})
+    return answer if may_compare(request, len(body.templates)) else answer.untold()
 
 
 @templates.post(
@@ -199,13 +196,16 @@ def enroll_templates(
     dependencies=[MAY_ENROLL, SLOT],
 )
 def enroll_subjects(
-    gallery: GalleryInPath, body: BulkEnrollRequest, services: ServicesDep, caller: Caller
+    request: Request, gallery: GalleryInPath, body: BulkEnrollRequest, services: ServicesDep, caller: Caller
 ) -> BulkEnrollAnswer:
     """Enroll templates of many subjects.
 
     Stores all or none, in one transaction. Idempotent: a template id that its subject has is left as it is.
     """
-    return services.store.enroll_many(gallery, body.subjects, caller.id)
+    answer = services.store.enroll_many(gallery, body.subjects, caller.id)
+    if may_compare(request, sum(len(each.templates) for each in body.subjects)):
+        return answer
+    return BulkEnrollAnswer(subjects=[each.untold() for each in answer.subjects])
 
 
 @templates.delete(

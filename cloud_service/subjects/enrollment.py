@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from cloud_service.entries.changes import entries_of, renewed
 from cloud_service.entries.vectors import agreements
 from cloud_service.record.checksums import of_subject, to_blobs
 from cloud_service.record.queries import (
+    IDS_A_QUERY,
     EntryChange,
     PinnedGallery,
     Stored,
@@ -33,7 +34,7 @@ from cloud_service.record.record import Record
 from cloud_service.record.tables import gallery, rekeyed, subject, template
 from cloud_service.record.template_queries import CURRENT_VECTOR, TEMPLATES, UNDER_CURRENT_KEY, count_templates
 from shared.errors import Conflict
-from shared.wire.cloud import EnrolledTemplate
+from shared.wire.cloud import EnrollAnswer, EnrolledTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +45,17 @@ class NewVector:
     weight: float = 1.0
 
 
+# Templates of subjects that are read together, to say which agree.
+_ROWS_TO_READ: Final = 10_000
 # Of each subject by its name: the templates to store, by their ids on the wire.
 BySubject = Mapping[str, Mapping[str, NewVector]]
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What an enrollment stored: all its answers, and how many living templates the subject has."""
+    """What an enrollment stored: an answer for each subject, in the order of the request."""
 
-    answers: list[EnrolledTemplate]
-    total: int
-    change: EntryChange
-
-
-@dataclass(frozen=True, slots=True)
-class AddedMany:
-    """What an enrollment of many subjects stored: how many templates now, and how many were there before."""
-
-    stored: int
-    before: int
+    answers: list[EnrollAnswer]
     change: EntryChange
 
 
@@ -89,58 +82,45 @@ class Enrollment:
     def __init__(self, record: Record) -> None:
         self._record = record
 
-    def add(self, pinned: PinnedGallery, name: str, templates: Mapping[str, NewVector], by: str | None) -> Added:
-        """Stores templates of one subject, all or none.
+    def add(self, pinned: PinnedGallery, templates: BySubject, by: str | None) -> Added:
+        """Stores templates of subjects, all or none.
 
-        Those whose ids the subject has already are left as they are. One of them that has expired and was not erased
-        yet is dated to now.
+        Those whose ids a subject has already are left as they are. One of them that has expired and was not erased yet
+        is dated to now.
 
         Args:
             pinned: the gallery.
-            name: of the subject; it is made with its first template.
-            templates: by their ids on the wire.
+            templates: of each subject, by their ids on the wire; a subject is made with its first template.
             by: the id of the caller's API key, for the audit log.
 
         Raises:
             NotFound: the gallery was erased meanwhile.
             ContractMismatch: its key was changed meanwhile. ScoreChanged: its rule was.
-            Unprocessable: the name is not of the gallery's kind.
-            Conflict: another subject has a template with one of the ids, the gallery or the subject is full, or the
-                subject has expired.
+            Unprocessable: a name is not of the gallery's kind.
+            Conflict: another subject has a template with one of the ids, the gallery or a subject is full, or a subject
+                has expired.
             RecordDamaged: what is stored under one of the ids is damaged.
         """
         with self._record.database.write() as connection:
-            written = self._write(connection, pinned, {name: templates}, by)
-            mine = _OF_SUBJECT.where(template.c.subject_id == written.subject_ids[name])
-            rows = connection.execute(mine).all()
-            stored = self._record.vectors.read(pinned, rows)
-        oldest = oldest_alive(pinned.max_age_seconds, written.now)
-        living = {row.id: row.uid for row in rows if row.created_at > oldest}
-        agrees = _agreements(pinned, stored, living, set(templates))
-        return Added(
-            answers=[
-                EnrolledTemplate(
-                    id=uid,
-                    created_at=written.known.get(uid, written.now),
-                    stored="before" if uid in written.known else "now",
-                    agrees=agrees.get(uid),
-                )
-                for uid in templates
-            ],
-            total=len(living),
-            change=written.change,
-        )
-
-    def add_many(self, pinned: PinnedGallery, templates: BySubject, by: str | None) -> AddedMany:
-        """Stores templates of many subjects as ``add`` does, all or none.
-
-        Raises:
-            PatronusError: as ``add`` says.
-        """
-        with self._record.database.write() as connection:
             written = self._write(connection, pinned, templates, by)
-        count = sum(len(new) for new in templates.values())
-        return AddedMany(count - len(written.known), len(written.known), written.change)
+            totals, agrees = self._held(connection, pinned, templates, written)
+        answers = [
+            EnrollAnswer(
+                subject=name,
+                templates=[
+                    EnrolledTemplate(
+                        id=uid,
+                        created_at=written.known.get(uid, written.now),
+                        stored="before" if uid in written.known else "now",
+                        agrees=agrees.get(uid),
+                    )
+                    for uid in some
+                ],
+                total=totals[written.subject_ids[name]],
+            )
+            for name, some in templates.items()
+        ]
+        return Added(answers, written.change)
 
     def _write(self, connection: Connection, pinned: PinnedGallery, templates: BySubject, by: str | None) -> _Written:
         held = hold_gallery(connection, pinned.id)
@@ -201,6 +181,27 @@ class Enrollment:
         known = {row.uid: row.created_at for row in found} | {row.uid: now for row in expired}
         return known, expired
 
+    def _held(
+        self, connection: Connection, pinned: PinnedGallery, templates: BySubject, written: _Written
+    ) -> tuple[Counter[int], dict[str, bool]]:
+        """How many living templates each subject has now, by its id, and which of those that were sent agree."""
+        sent = {uid for some in templates.values() for uid in some}
+        oldest = oldest_alive(pinned.max_age_seconds, written.now)
+        totals: Counter[int] = Counter()
+        agrees: dict[str, bool] = {}
+        for part in _parts_to_read(count_templates(connection, written.subject_ids.values())):
+            rows = connection.execute(_OF_SUBJECTS.where(template.c.subject_id.in_(part))).all()
+            stored = self._record.vectors.read(pinned, rows)
+            living = {row.id: row for row in rows if row.created_at > oldest}
+            totals.update(row.subject_id for row in living.values())
+            positions: dict[int, list[int]] = {}
+            for at, one in enumerate(stored.ids.tolist()):
+                if one in living:
+                    positions.setdefault(living[one].subject_id, []).append(at)
+            for alive in positions.values():
+                agrees |= _agreements(pinned, stored, alive, [living[int(stored.ids[at])].uid for at in alive], sent)
+        return totals, agrees
+
     def _refuse_when_full(
         self, connection: Connection, more: Mapping[int, int], made: Collection[int], held: int
     ) -> None:
@@ -247,8 +248,8 @@ _KNOWN = (
     .join(gallery, gallery.c.id == template.c.gallery_id)
     .outerjoin(rekeyed, UNDER_CURRENT_KEY)
 )
-_OF_SUBJECT = (
-    TEMPLATES.add_columns(template.c.uid, template.c.created_at)
+_OF_SUBJECTS = (
+    TEMPLATES.add_columns(template.c.uid, template.c.subject_id, template.c.created_at)
     .outerjoin(rekeyed, UNDER_CURRENT_KEY)
     .order_by(template.c.id)
 )
@@ -285,16 +286,35 @@ def _subjects(
     return ids | dict(zip(missing, made, strict=True)), set(made)
 
 
-def _agreements(pinned: PinnedGallery, stored: Stored, living: Mapping[int, str], uids: set[str]) -> dict[str, bool]:
-    """Whether each of these templates would match the other living ones of its subject, by their ids on the wire.
+def _parts_to_read(counts: Mapping[int, int]) -> Iterator[list[int]]:
+    """Subjects by how many templates they have, in parts whose templates are read together."""
+    part: list[int] = []
+    rows = 0
+    for subject_id, count in counts.items():
+        if part and (rows + count > _ROWS_TO_READ or len(part) == IDS_A_QUERY):
+            yield part
+            part, rows = [], 0
+        part.append(subject_id)
+        rows += count
+    if part:
+        yield part
 
-    One that is alone is left out.
+
+def _agreements(
+    pinned: PinnedGallery, stored: Stored, alive: list[int], uids: list[str], sent: Collection[str]
+) -> dict[str, bool]:
+    """Whether each template that was sent would match the other living ones of its subject, by their ids on the wire.
+
+    Args:
+        pinned: the gallery.
+        stored: templates.
+        alive: the positions of the subject's living ones there.
+        uids: their ids on the wire.
+        sent: the ids of those that are asked for. One that is alone is left out.
     """
-    alive = np.flatnonzero(np.isin(stored.ids, list(living)))
-    if len(alive) < 2:
+    asked = [at for at, uid in enumerate(uids) if uid in sent]
+    if len(alive) < 2 or not asked:
         return {}
-    names = [living[one] for one in stored.ids[alive].tolist()]
-    asked = np.array([at for at, name in enumerate(names) if name in uids], np.int64)
-    scores = agreements(stored.vectors[alive], stored.weights[alive], asked, pinned.score)
+    scores = agreements(stored.vectors[alive], stored.weights[alive], np.array(asked, np.int64), pinned.score)
     reached = scores >= pinned.threshold.cosine.value
-    return {names[at]: bool(yes) for at, yes in zip(asked, reached, strict=True)}
+    return {uids[at]: bool(yes) for at, yes in zip(asked, reached, strict=True)}

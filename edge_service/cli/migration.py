@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
+from edge_service.cli.arrays import Embeddings, in_few_digits, new_arrays_file, new_rows, put_array
 from edge_service.cli.output import DISAGREES, UNPERTURBED
 from edge_service.cli.session import Session
 from edge_service.protection.embeddings import check_dimension
 from shared.command import counted
-from shared.errors import BadRequest, ContractMismatch, PatronusError
+from shared.errors import BadRequest, ContractMismatch, NotFound, PatronusError
 from shared.names import is_subject_name
-from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJECT, EdgeGallery
+from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_BYTES, EdgeGallery
+from shared.wire.edge_embeddings import EnrollSubjectsAnswer
 
-# Refusals that hold for every embedding alike.
-_STOPS: Final = frozenset({401, 403, 404, 429, 500, 502, 503})
+# Refusals that hold for every embedding alike, by their status or reason.
+_STOPS: Final = frozenset({401, 403, 404, 429, 500, 502, 503, "gallery_full"})
 _LONGEST_FACE_ID: Final = 256
 # Of rows that do not match their subject's others; poor pictures do not either, and the summary counts all.
 _MOST_WARNINGS: Final = 20
 # Characters of a subject's name in a sentence: a name that no subject can have may be very long.
 _MOST_SHOWN: Final = 200
+# Requests at a time: edge and cloud work side by side.
+_AT_ONCE: Final = 2
 # Members of a refusal that number embeddings within the request.
-_OF_THE_REQUEST: Final = frozenset({"embedding", "fault"})
+_OF_THE_REQUEST: Final = frozenset({"embedding", "embeddings", "fault"})
+# Of an embedding in JSON: the most bytes of one value, and of the names beside the values.
+_VALUE_BYTES: Final = 25
+_NAMES_BYTES: Final = 5_000
 _NOT_FINITE: Final = "holds a value that is not finite"
+Rows = NDArray[np.float32]
 
 
 class Migration:
@@ -47,9 +57,8 @@ class Migration:
         self._embeddings = Embeddings(source)
         self._session = session
         self._gallery = gallery
-        self._subjects = self._embeddings.strings("subjects")
+        self._subjects = [normalize("NFC", subject) for subject in self._embeddings.strings("subjects")]
         self._faces = self._embeddings.strings("face_ids") if "face_ids" in self._embeddings.names else None
-        self._begun = datetime.now(UTC)
         self._counts = {"enrolled": 0, "there_already": 0, "refused": 0, "unperturbed": 0, "disagreeing": 0}
 
     def write_templates(self, target: Path, *, force: bool) -> None:
@@ -104,7 +113,7 @@ class Migration:
         self._session.out.result(summary, f"{target}: {source.count} templates; nothing was sent to the cloud.")
 
     def enroll(self) -> bool:
-        """Has the edge enroll every embedding; reports one by one the rows that it refuses.
+        """Has the edge enroll every embedding, many subjects a request; reports one by one the rows that it refuses.
 
         The edge names each template after the face's id, or else after the embedding, under the gallery's key. So a
         template that was sent before is stored once, and a migration can start again at any time.
@@ -118,14 +127,24 @@ class Migration:
         """
         embeddings, counts, bad_names = self._embeddings, self._counts, self._bad_names()
         self._checked_gallery()
-        with self._session.out.progress() as progress:
+        fit = MAX_EMBEDDINGS_BYTES // (_VALUE_BYTES * embeddings.dim + _NAMES_BYTES)
+        under_way: deque[tuple[int, Callable[[], None]]] = deque()
+        with self._session.out.progress() as progress, ThreadPoolExecutor(_AT_ONCE) as pool:
             bar = progress.add_task("migrating", total=embeddings.count)
             start = 0
-            for batch in embeddings.batches(MAX_EMBEDDINGS_A_REQUEST):
-                for subject, rows in self._sendable(batch, start, bad_names):
-                    self._send(subject, rows, batch[[row - start for row in rows]])
+            for batch in embeddings.batches(min(fit, MAX_EMBEDDINGS_A_REQUEST)):
+                rows = self._sendable(batch, start, bad_names)
+                values = batch[[row - start for row in rows]]
                 start += len(batch)
-                progress.update(bar, completed=start)
+                if rows:
+                    answer = pool.submit(self._send, rows, values).result
+                    under_way.append((start, partial(self._take, rows, values, answer)))
+                if len(under_way) == _AT_ONCE:
+                    done, take = under_way.popleft()
+                    take()
+                    progress.update(bar, completed=done)
+            for _done, take in under_way:
+                take()
         notes = [f"Enrolled {counts['enrolled']} of {embeddings.count} embeddings"]
         if counts["there_already"]:
             notes.append(counted(counts["there_already"], "was there already", "were there already"))
@@ -172,10 +191,8 @@ class Migration:
                 found[row] = f"has the face id of row {seen[subject, face]}, for the same subject"
         return found
 
-    def _sendable(
-        self, batch: NDArray[np.float32], start: int, bad_names: dict[int, str]
-    ) -> Iterator[tuple[str, list[int]]]:
-        """The rows of a batch that can be sent, by subject, after the others were reported."""
+    def _sendable(self, batch: Rows, start: int, bad_names: dict[int, str]) -> list[int]:
+        """The rows of a batch that can be sent, after the others were reported."""
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(batch).all(axis=1))
         good = []
         for row in range(start, start + len(batch)):
@@ -184,35 +201,51 @@ class Migration:
                 good.append(row)
             else:
                 self._report(row, fault, {})
-        for subject, rows in self._by_subject(good).items():
-            for first in range(0, len(rows), MAX_EMBEDDINGS_OF_A_SUBJECT):
-                yield subject, rows[first : first + MAX_EMBEDDINGS_OF_A_SUBJECT]
+        return good
 
-    def _send(self, subject: str, rows: list[int], embeddings: NDArray[np.float32]) -> None:
-        """Sends rows of one subject together, or one by one where the edge refuses them together."""
+    def _send(self, rows: list[int], embeddings: Rows) -> EnrollSubjectsAnswer:
+        """Sends rows together."""
         names = None if self._faces is None else [self._faces[row] for row in rows]
+        subjects = [self._subjects[row] for row in rows]
+        values = in_few_digits(embeddings)
+        return self._session.patient_client.enroll_subjects(self._gallery, subjects, values, faces=names)
+
+    def _take(self, rows: list[int], embeddings: Rows, answer: Callable[[], EnrollSubjectsAnswer]) -> None:
+        """Counts what became of rows that were sent; where the edge refused some, sends the others without them."""
         try:
-            answer = self._session.patient_client.enroll_embeddings(self._gallery, subject, embeddings, faces=names)
+            found = answer()
         except PatronusError as error:
-            if error.problem is None or error.status in _STOPS or isinstance(error, ContractMismatch):
-                raise
-            if len(rows) > 1:
-                for number, row in enumerate(rows):
-                    self._send(subject, [row], embeddings[number : number + 1])
-            else:
-                problem = {name: value for name, value in error.problem.items() if name not in _OF_THE_REQUEST}
-                fault = error.problem.get("fault", f"was refused: {error.detail.removesuffix('.')}")
-                self._report(rows[0], fault, problem)
+            self._send_others(rows, embeddings, error)
         else:
-            # A face that was sent before is answered with the time of then.
-            stored = [face.created_at for face in answer.faces]
-            self._counts["enrolled"] += len(stored)
-            self._counts["there_already"] += sum(at < self._begun for at in stored)
-            self._counts["unperturbed"] += answer.unperturbed
-            disagreeing = [row for row, face in zip(rows, answer.faces, strict=True) if face.agrees is False]
-            for row in disagreeing[: max(0, _MOST_WARNINGS - self._counts["disagreeing"])]:
-                self._session.out.warn(f"Row {row} (subject {subject!r}) {DISAGREES}")
-            self._counts["disagreeing"] += len(disagreeing)
+            self._count(rows, found)
+
+    def _send_others(self, rows: list[int], embeddings: Rows, error: PatronusError) -> None:
+        """Reports the rows that a refusal names, or the only one, and sends the others; if it names none, by halves."""
+        if isinstance(error, NotFound) and error.reason is None:
+            error.detail = "The edge is of an earlier version, which cannot enroll many subjects at once; renew it."
+            error.problem = (error.problem or {}) | {"detail": error.detail}
+        if error.problem is None or _STOPS & {error.status, error.reason} or isinstance(error, ContractMismatch):
+            raise error
+        named = error.extra.get("embeddings", ()) if len(rows) > 1 else (0,)
+        refused = frozenset(named) & frozenset(range(len(rows)))
+        for at in sorted(refused):
+            problem = {name: value for name, value in error.problem.items() if name not in _OF_THE_REQUEST}
+            fault = error.problem.get("fault", f"was refused: {error.detail.removesuffix('.')}")
+            self._report(rows[at], fault, problem)
+        left = [at for at in range(len(rows)) if at not in refused]
+        half = 0 if refused else len(left) // 2
+        for part in filter(None, (left[:half], left[half:])):
+            some, values = [rows[at] for at in part], embeddings[part]
+            self._take(some, values, partial(self._send, some, values))
+
+    def _count(self, rows: list[int], answer: EnrollSubjectsAnswer) -> None:
+        self._counts["enrolled"] += len(rows)
+        self._counts["there_already"] += sum(face.stored == "before" for face in answer.faces)
+        self._counts["unperturbed"] += answer.unperturbed
+        disagreeing = [row for row, face in zip(rows, answer.faces, strict=True) if face.agrees is False]
+        for row in disagreeing[: max(0, _MOST_WARNINGS - self._counts["disagreeing"])]:
+            self._session.out.warn(f"Row {row} (subject {self._shown(row)!r}) {DISAGREES}")
+        self._counts["disagreeing"] += len(disagreeing)
 
     def _report(self, row: int, fault: str, problem: dict[str, Any]) -> None:
         self._counts["refused"] += 1

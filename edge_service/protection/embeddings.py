@@ -17,6 +17,8 @@ _UNIT: Final = 1e-3
 _ROUNDING: Final = 1e-6
 _SHORTEST: Final = float(np.finfo(np.float32).tiny)
 _LONGEST: Final = float(np.finfo(np.float32).max)
+# Rows that a refusal names, as many as a request has.
+_MOST_NAMED: Final = 500
 
 
 def check_dimension(given: int, wanted: int) -> None:
@@ -102,11 +104,11 @@ def template_weights(lengths: NDArray[np.float32], weights: ScoreWeights | None)
 
 def _refuse(wrong: NDArray[np.bool_], first: int, what: str, reason: str) -> None:
     if wrong.any():
-        row = first + int(np.argmax(wrong))
-        count = int(wrong.sum())
+        rows = [first + row for row in np.flatnonzero(wrong).tolist()]
         raise Unprocessable(
-            f"Embedding {row}, counted from 0, {what}; {count} of them in all.",
+            f"Embedding {rows[0]}, counted from 0, {what}; {len(rows)} of them in all.",
             reason=reason,
-            embedding=row,
+            embedding=rows[0],
+            embeddings=rows[:_MOST_NAMED],
             fault=what,
         )

@@ -33,7 +33,7 @@ from edge_service.deps import (
 from edge_service.protection.embeddings import check_dimension
 from edge_service.recognition import ProtectResult
 from edge_service.routes.answers import another_picture
-from edge_service.subjects.enrollment import EnrollOptions
+from edge_service.subjects.enrollment import EnrolledOne, EnrollOptions
 from edge_service.uploads import FORM, JSON, is_picture, pictures_in, read_body, read_pictures
 from shared.errors import BadRequest, Forbidden, NotFound, TooLarge, Unprocessable
 from shared.http.auth import Caller
@@ -52,6 +52,7 @@ from shared.wire.edge import (
     ProtectRequest,
     StoredFace,
 )
+from shared.wire.edge_embeddings import EnrollSubjects, EnrollSubjectsAnswer
 
 router = api_router("/v1", "embeddings")
 FLOATS: Final = "application/octet-stream"
@@ -122,18 +123,37 @@ async def enroll_embeddings(
     raw = _rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
     options = EnrollOptions(partial(may_compare, request))
-    enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names, options)
-    faces = [
-        StoredFace(id=face.id, created_at=face.created_at, stored=face.stored, agrees=face.agrees)
-        for face in enrolled.faces
-    ]
+    enrolled = await services.embeddings.enroll(gallery, subject, raw, names, options)
     return EnrollEmbeddingsAnswer(
         subject=subject,
-        faces=faces,
+        faces=_stored(enrolled.faces),
         faces_enrolled=enrolled.total,
         another_picture=another_picture(enrolled),
         unperturbed=enrolled.unperturbed,
     )
+
+
+@router.post("/galleries/{gallery}/embeddings", dependencies=[MayManage], status_code=HTTP_201_CREATED)
+async def enroll_subjects(
+    request: Request, gallery: GalleryPath, wanted: EnrollSubjects, services: ServicesDep
+) -> EnrollSubjectsAnswer:
+    """Enroll many subjects from raw embeddings.
+
+    Stores all or none, in one transaction. Equal embeddings of a subject are stored once.
+    """
+    raw = await run_in_threadpool(_rows_of, [embedding.values for embedding in wanted.embeddings])
+    subjects = [embedding.subject for embedding in wanted.embeddings]
+    names = [embedding.face for embedding in wanted.embeddings]
+    enrolled, unperturbed = await services.embeddings.enroll_many(
+        gallery, subjects, raw, names, partial(may_compare, request)
+    )
+    return EnrollSubjectsAnswer(faces=_stored(enrolled), unperturbed=unperturbed)
+
+
+def _stored(faces: list[EnrolledOne]) -> list[StoredFace]:
+    return [
+        StoredFace(id=face.id, created_at=face.created_at, stored=face.stored, agrees=face.agrees) for face in faces
+    ]
 
 
 def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:

@@ -15,7 +15,7 @@ from edge_service.protection.served_profiles import ServedProfiles
 from edge_service.subjects.sender import TemplateSender
 from edge_service.vision.embed import Embeddings
 from shared.errors import Conflict, NotFound, Overloaded, UpstreamFailed
-from shared.wire.cloud import EnrollRequest, NewTemplate
+from shared.wire.cloud import BulkEnrollRequest, EnrolledTemplate, EnrollRequest, NewTemplate, SubjectTemplates
 from shared.wire.common import Candidate
 
 # Other subjects that are told of a face. More than a few reach the threshold only where it is far too low.
@@ -105,10 +105,8 @@ class Enrollment:
             Conflict: a face is nearer to another subject than to its own, and that is to be refused.
             ContractMismatch: the gallery was made under another contract.
         """
-        once = list(dict.fromkeys(ids))
-        rows = [ids.index(uid) for uid in once]
-        calibration = self.profiles.score_calibration(context.protector.profile)
-        weights = template_weights(found.norms[rows], calibration.weights)
+        once, rows = _once(ids)
+        weights = self._weights(context, found, rows)
         if context.protection.verify_only and options.refuse_others:
             raise Conflict(
                 "The gallery is verify-only: nobody can say whom else a face matches. Leave out on_conflict.",
@@ -124,16 +122,61 @@ class Enrollment:
             if options.dry_run:
                 faces, total = await self._not_stored(context, subject, once, reached)
             else:
-                new = [
-                    NewTemplate(id=uid, template=each, weight=weight)
-                    for uid, each, weight in zip(once, packed.envelopes, weights, strict=True)
-                ]
+                new = _templates(once, packed, weights)
                 faces, total = await self._stored(context, subject, new, reached)
             by_id = {face.id: face if told else replace(face, agrees=None) for face in faces}
             gain = self._gain(context, total) if total else None
             return EnrollResult([by_id[uid] for uid in ids], packed.unperturbed, total, gain)
 
         return await self.sender.send(context, subject, found.unit[rows], enroll)
+
+    async def store_many(
+        self,
+        context: GalleryContext,
+        subjects: list[str],
+        ids: list[str],
+        found: Embeddings,
+        may_tell: Callable[[int], bool],
+    ) -> tuple[list[EnrolledOne], int]:
+        """Protects and stores embeddings of many subjects: all, or none, in one transaction.
+
+        Args:
+            context: of the gallery.
+            subjects: n people, one for each embedding.
+            ids: of the embeddings; equal ids are stored once.
+            found: the embeddings.
+            may_tell: as in ``EnrollOptions``.
+
+        Returns:
+            what became of each embedding, and how many of them were left unperturbed.
+
+        Raises:
+            ContractMismatch: the gallery was made under another contract.
+        """
+        once, rows = _once(ids)
+        weights = self._weights(context, found, rows)
+        whose = [subjects[row] for row in rows]
+        told = may_tell(len(ids))
+
+        async def enroll(packed: PackedTemplates, context: GalleryContext) -> tuple[list[EnrolledOne], int]:
+            of_subjects: dict[str, list[NewTemplate]] = {}
+            for subject, new in zip(whose, _templates(once, packed, weights), strict=True):
+                of_subjects.setdefault(subject, []).append(new)
+            stored_name = context.names.names.stored
+            sent = [SubjectTemplates(subject=stored_name(name), templates=new) for name, new in of_subjects.items()]
+            answer = await self.cloud.enroll_many(context.names.gallery, BulkEnrollRequest(subjects=sent))
+            infos = _stored([info for each in answer.subjects for info in each.templates], once)
+            faces = {
+                info.id: EnrolledOne(info.id, info.created_at, info.stored, info.agrees if told else None, None)
+                for info in infos.values()
+            }
+            return [faces[uid] for uid in ids], packed.unperturbed
+
+        return await self.sender.send(context, whose, found.unit[rows], enroll)
+
+    def _weights(self, context: GalleryContext, found: Embeddings, rows: list[int]) -> list[float]:
+        calibration = self.profiles.score_calibration(context.protector.profile)
+        return template_weights(found.norms[rows], calibration.weights)
 
     async def _reached(
         self, context: GalleryContext, packed: PackedTemplates, options: EnrollOptions
@@ -151,9 +194,7 @@ class Enrollment:
         self, context: GalleryContext, subject: str, new: list[NewTemplate], reached: list[list[Candidate]] | None
     ) -> tuple[list[EnrolledOne], int]:
         answer = await self.cloud.enroll(context.names.at_cloud(subject), EnrollRequest(templates=new))
-        stored = {info.id: info for info in answer.templates}
-        if stored.keys() != {each.id for each in new}:
-            raise UpstreamFailed("The cloud answered for other templates than it was sent; look at the cloud.")
+        stored = _stored(answer.templates, [each.id for each in new])
         faces = []
         for position, each in enumerate(new):
             info = stored[each.id]
@@ -189,6 +230,32 @@ class Enrollment:
             return None
         measured = (document.score.subject_score(), document.threshold.cosine)
         return document.score.gain(templates) if measured == (context.score, context.threshold.cosine) else None
+
+
+def _once(ids: list[str]) -> tuple[list[str], list[int]]:
+    """Ids without those that come again, and the position of each."""
+    first = {uid: row for row, uid in reversed(list(enumerate(ids)))}
+    rows = sorted(first.values())
+    return [ids[row] for row in rows], rows
+
+
+def _templates(ids: list[str], packed: PackedTemplates, weights: list[float]) -> list[NewTemplate]:
+    return [
+        NewTemplate(id=uid, template=each, weight=weight)
+        for uid, each, weight in zip(ids, packed.envelopes, weights, strict=True)
+    ]
+
+
+def _stored(answered: list[EnrolledTemplate], ids: list[str]) -> dict[str, EnrolledTemplate]:
+    """What the cloud answered of each template, by its id.
+
+    Raises:
+        UpstreamFailed: it answered for others.
+    """
+    stored = {info.id: info for info in answered}
+    if stored.keys() != set(ids):
+        raise UpstreamFailed("The cloud answered for other templates than it was sent; look at the cloud.")
+    return stored
 
 
 def _others(subject: str, reached: list[Candidate]) -> list[Candidate]:

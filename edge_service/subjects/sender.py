@@ -22,6 +22,8 @@ from shared.wire.common import Candidate
 
 T = TypeVar("T")
 Rows = NDArray[np.float32]
+# One subject for all rows, one for each, or none.
+Whose = str | list[str] | None
 # Calls the cloud with templates that were made under a context, in which the subject's name is sealed too.
 Send = Callable[[PackedTemplates, GalleryContext], Awaitable[T]]
 # More embeddings than this, and a network keeps the event loop busy for longer than a worker takes to wake.
@@ -44,12 +46,12 @@ class TemplateSender:
     workers: Workers
     metrics: Metrics
 
-    async def send(self, context: GalleryContext, subject: str | None, unit: Rows, send: Send[T]) -> T:
+    async def send(self, context: GalleryContext, subject: Whose, unit: Rows, send: Send[T]) -> T:
         """Protects and sends embeddings; once more where the gallery's key was changed meanwhile.
 
         Args:
             context: of the gallery.
-            subject: the person, for the seal of a verify-only gallery.
+            subject: the person, for the seal of a verify-only gallery; or n people, one for each embedding.
             unit: (n, d) float32, unit rows.
             send: calls the cloud.
 
@@ -95,14 +97,33 @@ class TemplateSender:
         ]
         return answers[0].model_copy(update={"results": results}), candidates
 
-    async def _protect(self, unit: Rows, context: GalleryContext, subject: str | None) -> PackedTemplates:
+    async def _protect(self, unit: Rows, context: GalleryContext, subject: Whose) -> PackedTemplates:
         """Packed templates, or an error and nothing is sent."""
         check_caller()
-        protect, protection = context.protector.protect, context.protection.for_subject(subject)
         with self.metrics.step("protect"):
             if len(unit) <= _MOST_ON_EVENT_LOOP:
-                packed = protect(unit, protection)
+                packed = _packed(unit, context, subject)
             else:
-                packed = await self.workers.run(protect, unit, protection)
+                packed = await self.workers.run(_packed, unit, context, subject)
         check_caller()  # nothing is sent for a caller who has gone
         return packed
+
+
+def _packed(unit: Rows, context: GalleryContext, subject: Whose) -> PackedTemplates:
+    """Packed templates; in a verify-only gallery those of each subject under its own seal."""
+    protect, protection = context.protector.protect, context.protection
+    if not isinstance(subject, list):
+        return protect(unit, protection.for_subject(subject))
+    if not protection.verify_only:
+        return protect(unit, protection)
+    of_subjects: dict[str, list[int]] = {}
+    for row, name in enumerate(subject):
+        of_subjects.setdefault(name, []).append(row)
+    envelopes: dict[int, TemplateEnvelope] = {}
+    unperturbed = 0
+    for name, rows in of_subjects.items():
+        check_caller()
+        made = protect(unit[rows], protection.for_subject(name))
+        envelopes |= zip(rows, made.envelopes, strict=True)
+        unperturbed += made.unperturbed
+    return PackedTemplates([envelopes[row] for row in range(len(unit))], unperturbed)

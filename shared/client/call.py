@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Literal, TypeVar
 from urllib.parse import quote
+
+from pydantic_core import PydanticSerializationError, to_json
 
 from shared.client.pictures import Picture
 from shared.errors import BadRequest, Unprocessable
@@ -22,6 +25,8 @@ T_co = TypeVar("T_co", covariant=True)
 # that the service did nothing, since a second time would do something else, or would not find what was there.
 Repeat = Literal["always", "not_done"]
 
+# What stands for such numbers in JSON, or is a part of a text.
+_NOT_FINITE: Final = (b"NaN", b"Infinity")
 _RULES: Final[dict[str, tuple[str, str]]] = {
     "gallery": (GALLERY_PATTERN, "1 to 64 letters, digits or ._-, and a letter or digit first"),
     "face": (TEMPLATE_ID_PATTERN, "32 hexadecimal digits in lower case, as `patronus subject show` prints them"),
@@ -86,8 +91,12 @@ class Call(Generic[T_co]):
         """
         if self.body is None:
             return None
+        members = {name: value for name, value in self.body.items() if value is not None}
+        with suppress(PydanticSerializationError):  # half a surrogate pair, which the edge refuses
+            written = to_json(members)  # ten times as fast, and lets pass what is not finite
+            if not any(word in written for word in _NOT_FINITE):
+                return written
         try:
-            members = {name: value for name, value in self.body.items() if value is not None}
             return json.dumps(members, allow_nan=False, separators=(",", ":")).encode()
         except ValueError:
             raise Unprocessable("A number is not finite; send finite numbers only.", reason="not_finite") from None

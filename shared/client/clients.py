@@ -152,6 +152,7 @@ class Client(_Caller):
     delete_face = called(subjects.delete_face)
 
     enroll_embeddings = called(embeddings.enroll_embeddings)
+    enroll_subjects = called(embeddings.enroll_subjects)
     protect = called(embeddings.protect)
 
     verify_face = called(matching.verify_face)
@@ -228,6 +229,7 @@ class AsyncClient(_Caller):
     delete_face = awaited(subjects.delete_face)
 
     enroll_embeddings = awaited(embeddings.enroll_embeddings)
+    enroll_subjects = awaited(embeddings.enroll_subjects)
     protect = awaited(embeddings.protect)
 
     verify_face = awaited(matching.verify_face)

@@ -9,6 +9,7 @@ from shared.client.call import Call
 from shared.client.pictures import Picture
 from shared.names import QualityFilter
 from shared.wire.edge import EnrollEmbeddingsAnswer, ProtectAnswer
+from shared.wire.edge_embeddings import EnrollSubjectsAnswer
 
 
 class Array(Protocol):
@@ -36,16 +37,45 @@ def enroll_embeddings(
     Raises:
         Unprocessable: an embedding cannot be used; ``reason`` says why.
     """
-    rows = _lists(embeddings)
-    named: Sequence[str | None] = [None] * len(rows) if faces is None else faces
-    sent = [
-        {"values": values} | ({} if face is None else {"face": face}) for values, face in zip(rows, named, strict=True)
-    ]
     return Call(
         method="POST",
         path="/v1/galleries/{gallery}/subjects/{subject}/embeddings",
         answer=EnrollEmbeddingsAnswer,
         names={"gallery": gallery, "subject": subject},
+        body={"embeddings": _new_embeddings(embeddings, faces)},
+    )
+
+
+def enroll_subjects(
+    gallery: str, subjects: Sequence[str], embeddings: Rows, *, faces: Sequence[str] | None = None
+) -> Call[EnrollSubjectsAnswer]:
+    """Enrolls raw embeddings of many subjects, all of them or none. Sent again, they are stored once.
+
+    Args:
+        gallery: its name.
+        subjects: n names, whose each embedding is.
+        embeddings: (n, d) numbers, up to 500 rows and 8 MiB as JSON.
+        faces: a name of your choice for each; a name is stored once for a subject. None: equal embeddings are.
+
+    Raises:
+        Unprocessable: an embedding cannot be used; ``reason`` says why, ``extra["embeddings"]`` which have this fault.
+
+    Example:
+        >>> import numpy as np
+        >>> embeddings = np.random.default_rng(1).normal(size=(3, 128))  # yours, of SFace
+        >>> embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+        >>> answer = client.enroll_subjects("door", ["ada", "ben", "ada"], embeddings)
+        >>> [face.stored for face in answer.faces]
+        ['now', 'now', 'now']
+    """
+    sent = [
+        new | {"subject": subject} for new, subject in zip(_new_embeddings(embeddings, faces), subjects, strict=True)
+    ]
+    return Call(
+        method="POST",
+        path="/v1/galleries/{gallery}/embeddings",
+        answer=EnrollSubjectsAnswer,
+        names={"gallery": gallery},
         body={"embeddings": sent},
     )
 
@@ -84,6 +114,14 @@ def protect(
         floats=binary,
         pictures=() if picture is None else (picture,),
     )
+
+
+def _new_embeddings(embeddings: Rows, faces: Sequence[str] | None) -> list[dict[str, Any]]:
+    rows = _lists(embeddings)
+    named: Sequence[str | None] = [None] * len(rows) if faces is None else faces
+    return [
+        {"values": values} | ({} if face is None else {"face": face}) for values, face in zip(rows, named, strict=True)
+    ]
 
 
 def _lists(rows: Rows) -> list[Any]:

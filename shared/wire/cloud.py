@@ -113,11 +113,17 @@ class EnrollAnswer(Wire):
     templates: list[EnrolledTemplate]
     total: int = Field(ge=1, description="how many living templates the subject has now")
 
+    def untold(self) -> Self:
+        """The same for a caller who may not learn which templates agree."""
+        templates = [template.model_copy(update={"agrees": None}) for template in self.templates]
+        return self.model_copy(update={"templates": templates})
 
-class SubjectTemplates(EnrollRequest):
+
+class SubjectTemplates(Wire):
     """Templates of one of many subjects."""
 
     subject: StoredName
+    templates: Annotated[list[NewTemplate], Field(min_length=1, max_length=MAX_TEMPLATES_IN_BULK)]
 
 
 class BulkEnrollRequest(Wire):
@@ -135,10 +141,9 @@ class BulkEnrollRequest(Wire):
 
 
 class BulkEnrollAnswer(Wire):
-    """How many templates were stored now, and how many were there before."""
+    """The enrolled templates of each subject, in the order of the request. They are committed and can be matched."""
 
-    stored: int = Field(ge=0)
-    before: int = Field(ge=0)
+    subjects: list[EnrollAnswer]
 
 
 class MoveRequest(Wire):

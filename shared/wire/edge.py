@@ -36,7 +36,7 @@ RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "tur
 
 
 _FOUND = "number of faces found in the picture; the largest was used"
-_UNPERTURBED = "number of faces that the profile's network left unperturbed, for lack of a margin"
+UNPERTURBED: Final = "number of faces that the profile's network left unperturbed, for lack of a margin"
 
 
 Stored = Annotated[
@@ -163,7 +163,7 @@ class Enrollment(Wire):
         description="as measured for the profile at its own threshold; null: it was not measured for so many faces, "
         "for this threshold or for this rule"
     )
-    unperturbed: int = Field(ge=0, description=_UNPERTURBED)
+    unperturbed: int = Field(ge=0, description=UNPERTURBED)
 
 
 class EnrollFacesAnswer(Enrollment):
@@ -191,7 +191,7 @@ class ProtectAnswer(Wire):
     contract: HexDigest | None = Field(description="digest of the gallery's contract; null without `gallery`")
     templates: list[list[float]] = Field(repr=False, description="unit vectors")
     angles: list[float] = Field(description="radians by which each template was perturbed, after the erase step")
-    unperturbed: int = Field(ge=0, description=_UNPERTURBED)
+    unperturbed: int = Field(ge=0, description=UNPERTURBED)
     faces_found: int | None = Field(default=None, ge=1, description=f"{_FOUND}; null where embeddings were sent")
 
 

@@ -52,6 +52,8 @@ def test_every_operation_is_answered(edge: Edge, monkeypatch: pytest.MonkeyPatch
         raw = units(3, seed=4)
         named = client.enroll_embeddings("staff", "eve", raw, faces=["a", "b", "c"])
         assert [face.stored for face in named.faces] == ["now"] * 3
+        again = client.enroll_subjects("staff", ["eve", "eve"], raw[:2], faces=["a", "b"])
+        assert [face.id for face in again.faces] == [face.id for face in named.faces[:2]]
         rows = client.protect(embeddings=raw.tolist(), gallery="staff").templates
         as_bytes = raw.astype("<f4").tobytes()
         assert client.protect(embeddings=as_bytes, dim=128, gallery="staff").templates == rows

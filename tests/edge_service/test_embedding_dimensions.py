@@ -50,6 +50,8 @@ def test_an_edge_refuses_them_in_every_body(edges: dict[str, Edge], profile: str
     assert_told(edge.call("POST", "/v1/protect", FLOATS, content=row.tobytes(), params=at | {"dim": dim}), dim)
     path = f"/v1/galleries/{profile}/subjects/ada/embeddings"
     assert_told(edge.call("POST", path, json={"embeddings": [{"values": row.tolist()}]}), dim)
+    many = {"embeddings": [{"subject": "ada", "values": row.tolist()}]}
+    assert_told(edge.call("POST", f"/v1/galleries/{profile}/embeddings", json=many), dim)
     assert edge.held(profile) == (0, 0)
 
 

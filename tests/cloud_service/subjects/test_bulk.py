@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 
 from cloud_service.settings import BodySettings, RecordSettings, Settings
+from shared.security.credentials import Scope
 from shared.wire.cloud import MAX_TEMPLATES_IN_BULK
 from tests.cloud_service.entries.reference import BEST, MEAN
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, enveloped, random_units
 
 DOOR = "/v1/galleries/door"
 ROWS = random_units(181, 60)
+# What two answers about the same templates differ in.
+_WHEN = {"created_at"}
+
+
+def _told(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer about a subject, without times."""
+    templates = [{name: one[name] for name in one.keys() - _WHEN} for one in answer["templates"]]
+    return answer | {"templates": templates}
 
 
 def _of(subjects: dict[str, list[int]], first: int = 0) -> dict[str, Any]:
@@ -41,9 +50,14 @@ def test_what_is_enrolled_in_bulk_matches_as_if_it_had_been_enrolled_one_by_one(
         cloud.enroll("s1", ROWS[50:52], gallery="each", ids=[f"{at:032x}" for at in (50, 51)])
     answer = cloud.http.post("/v1/galleries/bulk/templates", json=_of(subjects))
     total = sum(map(len, subjects.values()))
-    assert (answer.status_code, answer.json()) == (201, {"stored": total, "before": 0})
-    for name, some in subjects.items():
-        cloud.enroll(name, [ROWS[at] for at in some], gallery="each", ids=[f"{at:032x}" for at in some])
+    assert answer.status_code == 201, answer.text
+    each = [
+        cloud.enroll(name, [ROWS[at] for at in some], gallery="each", ids=[f"{at:032x}" for at in some]).json()
+        for name, some in subjects.items()
+    ]
+    assert [_told(one) for one in answer.json()["subjects"]] == [_told(one) for one in each]
+    assert each[1]["total"] == 4
+    assert {new["agrees"] for one in each for new in one["templates"]} == {None, True, False}
     for at in range(36):
         bulk, each = (
             cloud.identify(ROWS[at], gallery=gallery).json()["results"][0]["candidates"] for gallery in ("bulk", "each")
@@ -51,7 +65,10 @@ def test_what_is_enrolled_in_bulk_matches_as_if_it_had_been_enrolled_one_by_one(
         assert [one["subject"] for one in bulk] == [one["subject"] for one in each]
         assert [one["similarity"] for one in bulk] == pytest.approx([one["similarity"] for one in each], abs=1e-6)
     again = cloud.http.post("/v1/galleries/bulk/templates", json=_of(subjects | {"new": [55]}))
-    assert again.json() == {"stored": 1, "before": total}
+    assert [(one["subject"], [new["stored"] for new in one["templates"]]) for one in again.json()["subjects"]] == [
+        *((name, ["before"] * len(some)) for name, some in subjects.items()),
+        ("new", ["now"]),
+    ]
     assert cloud.held("bulk") == (13, total + 3)
     entries = cloud.http.get("/v1/audit").json()["items"]
     details = [
@@ -85,6 +102,19 @@ def test_one_that_cannot_be_stored_refuses_all(client: Cloud) -> None:
     assert client.held() == (1, 1)
 
 
+def test_those_that_agree_are_told_to_a_key_that_may_match(cloud: Cloud) -> None:
+    cloud.put_gallery(tau=0.3)
+    near = ROWS[0] + 0.1 * ROWS[1]
+    body = _of({"ada": [0, 1], "ben": [3]})
+    body["subjects"][0]["templates"] += [{"id": "a" * 32, "template": enveloped(near / np.linalg.norm(near))}]
+    answer = cloud.http.post(f"{DOOR}/templates", json=body).json()
+    assert [one["agrees"] for each in answer["subjects"] for one in each["templates"]] == [True, False, True, None]
+    enrolls = cloud.key(Scope.ENROLL)
+    untold = cloud.http.post(f"{DOOR}/templates", json=body, headers=enrolls).json()
+    assert [one["agrees"] for each in untold["subjects"] for one in each["templates"]] == [None] * 4
+    assert [each["total"] for each in untold["subjects"]] == [3, 1]
+
+
 def test_the_limits_of_bulk_enrollment(settings: Settings) -> None:
     limits = {"record": RecordSettings(max_templates_a_gallery=40), "body": BodySettings(max_bulk_bytes=9_000)}
     with Cloud(settings.model_copy(update=limits)) as cloud:
@@ -107,6 +137,7 @@ def test_as_many_as_fit_into_one_request_are_stored(cloud: Cloud) -> None:
     ]
     assert_problem(cloud.http.post(f"{DOOR}/templates", json={"subjects": subjects}), 422, "unprocessable")
     answer = cloud.http.post(f"{DOOR}/templates", json={"subjects": subjects[:-1]})
-    assert answer.json() == {"stored": MAX_TEMPLATES_IN_BULK, "before": 0}
+    told = [(one["total"], one["templates"][0]["stored"]) for one in answer.json()["subjects"]]
+    assert told == [(1, "now")] * MAX_TEMPLATES_IN_BULK
     for at in np.random.default_rng(1).integers(MAX_TEMPLATES_IN_BULK, size=5):
         assert f"s{at}" in cloud.found(rows[at])

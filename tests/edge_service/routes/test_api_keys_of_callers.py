@@ -39,6 +39,7 @@ ALLOWED: dict[tuple[str, str], set[Scope]] = {
     ("POST", "/v1/galleries/{gallery}/subjects/{subject}/faces"): {ENROLL},
     ("DELETE", "/v1/galleries/{gallery}/subjects/{subject}/faces/{face}"): {MANAGE, ENROLL},
     ("POST", "/v1/galleries/{gallery}/subjects/{subject}/embeddings"): {MANAGE},
+    ("POST", "/v1/galleries/{gallery}/embeddings"): {MANAGE},
     ("POST", "/v1/galleries/{gallery}/subjects/{subject}/rename"): {MANAGE},
     ("POST", "/v1/galleries/{gallery}/subjects/{subject}/merge"): {MANAGE},
     ("POST", "/v1/galleries/{gallery}/subjects/{subject}/faces/{face}/move"): {MANAGE},

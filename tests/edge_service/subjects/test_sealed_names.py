@@ -255,7 +255,13 @@ def test_plain_names_go_on_as_they_are_and_others_are_refused(edge: Edge, earlie
     ):
         problem = assert_problem(answer, 422, "unprocessable", "plain_names")
         assert "patronus gallery rekey" in problem["detail"]
+    values = [1.0] + [0.0] * 127
+    many = [{"subject": name, "values": values} for name in ("ada@example.com", "Zoë", "grace", "Ada Lovelace")]
+    refused = edge.call("POST", f"/v1/galleries/{earlier}/embeddings", json={"embeddings": many})
+    assert assert_problem(refused, 422, "unprocessable", "plain_names")["embeddings"] == [1, 3]
     assert found_in(sent(edge), "Zoë", "Ada Lovelace") == []
+    plain = edge.call("POST", f"/v1/galleries/{earlier}/embeddings", json={"embeddings": many[::2]})
+    assert (plain.status_code, listed(edge, earlier)) == (201, ["ada@example.com", "grace"])
 
 
 def test_a_change_of_key_seals_plain_names_for_good(edge: Edge, pair: Pair, earlier: str) -> None:

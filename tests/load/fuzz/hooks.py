@@ -144,6 +144,9 @@ def _what(case: Case, gallery: _Gallery | None, chance: random.Random) -> None:
             values = _vector(_EDGE_DIM, chance).tolist()
             if isinstance(embedding, dict):
                 embedding["values"] = values
+                if "subject" in embedding:  # of many: names that can be, and no face twice
+                    named = {"subject": f"bulk-{chance.randrange(_PEOPLE)}", "face": f"{chance.getrandbits(64):x}"}
+                    embedding.update(named)
             else:
                 embedding[:] = values
     if case.media_type == _FLOATS and chance.random() > _AS_DRAWN:

@@ -56,7 +56,7 @@ def arguments(name: str) -> tuple[list[Any], dict[str, Any]]:
     plain, named = [], {}
     for parameter in list(inspect.signature(getattr(Client, name)).parameters.values())[1:]:
         value = VALUES.get(parameter.name, "x")
-        if name == "enroll_embeddings" and parameter.name in {"embeddings", "faces"}:
+        if name in {"enroll_embeddings", "enroll_subjects"} and parameter.name in {"embeddings", "faces", "subjects"}:
             value = [[1.0]] if parameter.name == "embeddings" else ["x"]
         if parameter.kind is parameter.KEYWORD_ONLY:
             named[parameter.name] = None if parameter.name == "threshold" else value
