@@ -251,7 +251,7 @@ def test_a_subject_of_any_script_stays_in_its_path(name: str) -> None:
         assert request.path == f"/v1/galleries/staff/subjects/{quote(name, safe='')}"
 
 
-@pytest.mark.parametrize("name", ["Infinity", "NaN", "Zoë 𝒵", "half \ud800"])
+@pytest.mark.parametrize("name", ["Infinity", "NaN", "Zoë 李", "half \ud800"])
 def test_any_text_is_sent_as_json(name: str) -> None:
     call = rename_subject("door", "ada", name)
     assert json.loads(call.json() or b"") == {"to": name}
