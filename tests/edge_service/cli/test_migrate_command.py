@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from edge_service.cli.arrays import in_few_digits
 from shared.errors import PatronusError
 from tests.edge_service.cli.patronus_command import Command, whole_command
 from tests.support.patronus_profile import units
@@ -66,6 +67,17 @@ def test_a_killed_migration_is_run_again_from_the_start(command: Command, tmp_pa
     assert (status, summary["enrolled"]) == (0, 3000)
     assert summary["there_already"] >= stored
     assert held(command, "killed") == (3000, 3000)
+
+
+def test_embeddings_are_sent_in_few_digits_and_arrive_bit_by_bit() -> None:
+    random = np.random.default_rng(1)
+    of_any_bits = np.frombuffer(random.bytes(4 * 128 * 500), np.float32).reshape(-1, 128)
+    edges = np.array([[0.0, -0.0, 1.0, 1e-45, 3.4e38, -1.1754944e-38]], np.float32)
+    for rows in (units(500), np.where(np.isfinite(of_any_bits), of_any_bits, 0), edges):
+        sent = json.loads(json.dumps(in_few_digits(rows).tolist()))
+        np.testing.assert_array_equal(np.array(sent, np.float64).astype(np.float32).view("i4"), rows.view("i4"))
+    assert max(len(repr(value)) for value in in_few_digits(units(500)).ravel().tolist()) < 18
+    assert len(json.dumps(in_few_digits(units(500)).tolist())) < 0.7 * len(json.dumps(units(500).tolist()))
 
 
 def test_templates_can_be_had_as_a_file_instead(command: Command, tmp_path: Path) -> None:

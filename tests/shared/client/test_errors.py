@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from shared.client import AsyncClient, Client
+from shared.client.subjects import rename_subject
 from shared.errors import (
     AnswerNotUnderstood,
     BadRequest,
@@ -248,6 +249,12 @@ def test_a_subject_of_any_script_stays_in_its_path(name: str) -> None:
             client.get_subject("staff", name)
         [request] = server.requests
         assert request.path == f"/v1/galleries/staff/subjects/{quote(name, safe='')}"
+
+
+@pytest.mark.parametrize("name", ["Infinity", "NaN", "Zoë 李", "half \ud800"])
+def test_any_text_is_sent_as_json(name: str) -> None:
+    call = rename_subject("door", "ada", name)
+    assert json.loads(call.json() or b"") == {"to": name}
 
 
 def test_a_number_that_is_not_finite_is_not_sent() -> None:
