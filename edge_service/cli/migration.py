@@ -18,7 +18,7 @@ from edge_service.cli.output import DISAGREES, UNPERTURBED
 from edge_service.cli.session import Session
 from edge_service.protection.embeddings import check_dimension
 from shared.command import counted
-from shared.errors import BadRequest, ContractMismatch, NotFound, PatronusError
+from shared.errors import BadRequest, ContractMismatch, PatronusError
 from shared.names import is_subject_name
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_BYTES, EdgeGallery
 from shared.wire.edge_embeddings import EnrollSubjectsAnswer
@@ -221,9 +221,6 @@ class Migration:
 
     def _send_others(self, rows: list[int], embeddings: Rows, error: PatronusError) -> None:
         """Reports the rows that a refusal names, or the only one, and sends the others; if it names none, by halves."""
-        if isinstance(error, NotFound) and error.reason is None:
-            error.detail = "The edge is of an earlier version, which cannot enroll many subjects at once; renew it."
-            error.problem = (error.problem or {}) | {"detail": error.detail}
         if error.problem is None or _STOPS & {error.status, error.reason} or isinstance(error, ContractMismatch):
             raise error
         named = error.extra.get("embeddings", ()) if len(rows) > 1 else (0,)

@@ -150,7 +150,7 @@ def test_a_gallery_erased_and_made_again_is_another_one(flawed: Cloud) -> None:
     with pytest.raises(NotFound):
         store.indexes.of(before)
     with pytest.raises(NotFound):
-        Enrollment(store.record).add(before, "anna", {}, by=None)
+        Enrollment(store.record).add(before, {"anna": {}}, by=None)
 
 
 def test_ids_of_the_index_are_never_used_again(client: Cloud) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -33,3 +35,8 @@ def write_faces(target: Path, home: Path) -> None:
         probes=embedded(PROBES),
         probe_names=np.array(PROBES),
     )
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as home:
+        write_faces(Path(sys.argv[1]), Path(home))

@@ -63,7 +63,7 @@ class Life:
         if name not in self.galleries:
             self.galleries[name], self._made[name] = {}, self._step
         pinned, _ = self.record.put_gallery(name, _SPEC, None)
-        Enrollment(self.record).add(pinned, who, {uid: NewVector(_VECTOR)}, None)
+        Enrollment(self.record).add(pinned, {who: {uid: NewVector(_VECTOR)}}, None)
         self.galleries[name][uid] = who
         self._since[uid] = self._step
 

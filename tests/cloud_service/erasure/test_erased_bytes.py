@@ -86,7 +86,7 @@ def _come_and_go(database: SqliteDatabase, folder: Path, seed: int, *, scrub: bo
         if len(there) < 40 or chance.random() < 0.5:
             rows = {f"{chance.getrandbits(128):032x}": next(vectors) for _ in range(chance.randint(1, 3))}
             new = {uid: NewVector(vector) for uid, vector in rows.items()}
-            Enrollment(record).add(gallery, f"s{number}", new, by=None)
+            Enrollment(record).add(gallery, {f"s{number}": new}, by=None)
             there[f"s{number}"] = [vector.tobytes() for vector in rows.values()]
         else:
             name = chance.choice(sorted(there))
