@@ -130,7 +130,7 @@ class Protector:
             (d, d) float64, orthogonal.
 
         Raises:
-            Conflict: the profile does not seal, or the new key is this one, or is of another gallery.
+            Conflict: the profile does not seal, or the new key is this one, or is of another gallery or profile.
             SetupError: the new key's file is missing or damaged.
 
         Example:
@@ -156,6 +156,11 @@ class Protector:
             raise Conflict(
                 f"The key file {new_key.path} is of the gallery {known[0]!r}, and this is {self._gallery!r}; create "
                 "another."
+            )
+        if known is not None and (known[1].profile, known[1].dim) != (self._contract.profile, self._contract.dim):
+            raise Conflict(
+                f"The key file {new_key.path} is for the profile {known[1].profile.name!r} at {known[1].dim} values, "
+                f"and this is {self._contract.profile.name!r} at {self._contract.dim}; create another."
             )
         new = new_key.gallery_key(self._gallery).epoch(new_key.epoch)
         return rotation(self._epoch_key, new, self._contract.dim)

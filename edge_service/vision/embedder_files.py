@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,9 @@ from shared.errors import SetupError
 MAX_BYTES: Final = 2**30
 _MAX_DESCRIPTION_BYTES: Final = 2**16
 # How ONNX names the file that holds a tensor's weights, if that is another one: the first member of a
-# StringStringEntryProto (field 1, 8 bytes, "location"). ONNX Runtime would read it from the working directory.
-_WEIGHTS_ELSEWHERE: Final = b"\x0a\x08location"
+# StringStringEntryProto (field 1, 8 bytes, "location"). ONNX Runtime would read it from the working directory. A
+# reader of protobuf also takes numbers that are written longer than they need to be.
+_WEIGHTS_ELSEWHERE: Final = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 _FLOAT: Final = "tensor(float)"
 _SAMPLE: Final = '{"dim": 512, "channels": "RGB", "mean": 127.5, "scale": 0.00784313725}'
 
@@ -168,7 +170,7 @@ class EmbedderSession(OrtSession):
 
     def __init__(self, file: EmbedderFile, settings: InferenceSettings) -> None:
         name = file.path.name
-        if _WEIGHTS_ELSEWHERE in file.data:
+        if _WEIGHTS_ELSEWHERE.search(file.data):
             raise SetupError(
                 f"{name} keeps weights in another file, which its digest does not cover; save it as one file, for "
                 "example with onnx.save(onnx.load(FILE), NEW_FILE).",

@@ -119,7 +119,10 @@ def check_name(what: str, name: str | int) -> None:
 
     Raises:
         BadRequest: says the rule.
+        TypeError: it is no text: ``None`` must not become the name "None".
     """
+    if what in {"gallery", "subject", "face"} and not isinstance(name, str):
+        raise TypeError(f"the {what} is a string, not {name!r}")
     if what == "subject":
         try:
             subject_name(str(name))

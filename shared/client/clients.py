@@ -44,6 +44,8 @@ class _Caller:
     ) -> None:
         from shared.client.connection import Connection  # noqa: PLC0415 - it loads httpx, which takes a while
 
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries is a whole number from 0, not {retries!r}")
         key = api_key or os.environ.get("PATRONUS_API_KEY")
         if not key:
             raise SetupError("There is no API key; give it as api_key, or in PATRONUS_API_KEY.")

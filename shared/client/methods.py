@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from shared.client.call import Call
+from shared.errors import AnswerNotUnderstood
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def called_for_items(operation: Callable[P, Call[PageOf[Item]]]) -> Callable[Con
         while call is not None:
             page = client.send(call)
             yield from page.items
-            call = call.after(page.next)
+            call = _next(call, page)
 
     return _as_method(method, operation)
 
@@ -90,9 +91,21 @@ def awaited_for_items(
             page = await client.send(call)
             for item in page.items:
                 yield item
-            call = call.after(page.next)
+            call = _next(call, page)
 
     return _as_method(method, operation)
+
+
+def _next(call: Call[PageOf[Item]], page: PageOf[Item]) -> Call[PageOf[Item]] | None:
+    """The call for the page after this one.
+
+    Raises:
+        AnswerNotUnderstood: it would be the same page again, and so on without end.
+    """
+    following = call.after(page.next)
+    if following == call:
+        raise AnswerNotUnderstood("A page of the list is followed by itself; what answers is not a Patronus edge.")
+    return following
 
 
 def _as_method(method: Method, operation: Callable[..., Any]) -> Method:

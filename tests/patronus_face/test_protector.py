@@ -206,6 +206,10 @@ def test_a_rotation_that_makes_no_sense_is_refused(sealing: Callable[..., Protec
     unsealed = Protector.open("plugin", key=Key.load_or_create(tmp_path / "plugin.key"))
     with pytest.raises(Conflict, match="does not seal"):
         unsealed.rekey_matrix(key)
+    longer = Key.load_or_create(tmp_path / "longer.key")
+    Protector.open("seal", key=longer, gallery="door", dim=512)
+    with pytest.raises(Conflict, match="for the profile 'seal' at 512 values"):
+        old.rekey_matrix(longer)
 
 
 def test_what_protects_little_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, protector: Protector) -> None:

@@ -276,3 +276,35 @@ def test_a_text_that_is_not_unicode_is_not_sent() -> None:
     with Client("http://127.0.0.1:9", api_key="k") as client, pytest.raises(BadRequest) as error:
         client.list_subjects("staff", prefix="\udcff")
     assert error.value.reason == "not_utf8"
+
+
+@pytest.mark.parametrize("name", [None, 5, b"ada"])
+def test_what_is_no_text_is_no_name(name: Any) -> None:
+    with Client("http://127.0.0.1:9", api_key="k", retries=0) as client:
+        for call in (client.delete_subject, client.get_subject):
+            with pytest.raises(TypeError, match="the subject is a string"):
+                call("door", name)
+        with pytest.raises(TypeError, match="the gallery is a string"):
+            client.delete_gallery(name)
+
+
+@pytest.mark.parametrize("retries", [-1, "x", 1.5])
+def test_a_number_of_retries_that_is_none_is_refused(retries: Any) -> None:
+    with pytest.raises(ValueError, match="retries is a whole number from 0"):
+        Client("http://127.0.0.1:9", api_key="k", retries=retries)
+
+
+def test_a_list_that_goes_in_a_circle_ends() -> None:
+    page = Reply(200, b'{"items": [], "next": "a"}', {"content-type": "application/json"})
+    with answering(page, page, page, page) as server, Client(server.url, api_key="k", retries=0) as client:
+        with pytest.raises(AnswerNotUnderstood, match="followed by itself"):
+            list(client.all_galleries())
+        assert len(server.requests) == 2
+
+    async def all_of_them(url: str) -> None:
+        async with AsyncClient(url, api_key="k", retries=0) as edge:
+            async for _ in edge.all_galleries():
+                pass
+
+    with answering(page, page, page, page) as server, pytest.raises(AnswerNotUnderstood, match="followed by itself"):
+        asyncio.run(all_of_them(server.url))
