@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # A plain installation has the library and the client; these bring what the services, the converter and the lab need.
 _EXTRAS = ("cloud", "edge", "lab", "models")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _OURS = ("cloud_service", "edge_service", "lab", "patronus_face", "shared")
 
 
@@ -151,8 +150,7 @@ def _fail(sentence: str, problem: dict[str, Any]) -> None:
         with contextlib.suppress(PatronusError):  # standard output may be what failed
             print(json.dumps(problem, ensure_ascii=False), flush=True)
     with contextlib.suppress(OSError):
-        # Perhaps words of a server: no line feeds, nor what changes a terminal.
-        print(_CONTROLS.sub(" ", sentence), file=sys.stderr, flush=True)
+        print(sentence, file=sys.stderr, flush=True)
     sys.exit(1)
 
 

@@ -23,6 +23,8 @@ _TYPE_PREFIX: Final = "urn:patronus:problem:"
 _WHOLE_SECONDS: Final = re.compile("[0-9]{1,9}")
 # draft-ietf-httpapi-ratelimit-headers, as the services send it: "matching";q=20000;w=3600
 _POLICY: Final = re.compile('"([a-z]+)";q=([0-9]{1,9});w=([0-9]{1,9})')
+# What a sentence has none of; from what is no edge, it could change a terminal that shows it.
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 # Members that are named in one sentence.
 _MOST_NAMED: Final = 5
 
@@ -63,7 +65,9 @@ def _error(response: httpx.Response, call: Call[T]) -> PatronusError:
     status = response.status_code
     try:
         found = from_json(response.content)
-        kind, detail = str(found["type"]), str(found["detail"])
+        kind, detail = found["type"], found["detail"]
+        if not (isinstance(kind, str) and isinstance(detail, str)):
+            raise TypeError("no text")
     except (ValueError, KeyError, TypeError):
         error: PatronusError = AnswerNotUnderstood(
             f"What answers at {_place(response)} is not an edge, or a proxy before it failed (status {status})."
@@ -81,7 +85,7 @@ def _error(response: httpx.Response, call: Call[T]) -> PatronusError:
             "version than this client, or no edge."
         )
     else:
-        error = _new(kind, status, detail, reason, response)
+        error = _new(kind, status, _CONTROLS.sub(" ", detail), reason, response)
     error.status = status
     error.extra = {name: value for name, value in found.items() if name not in _OF_EVERY_PROBLEM}
     error.problem = found

@@ -121,12 +121,16 @@ def check_name(what: str, name: str | int) -> None:
         BadRequest: says the rule.
         TypeError: it is no text: ``None`` must not become the name "None".
     """
-    if what in {"gallery", "subject", "face"} and not isinstance(name, str):
+    if what != "subject" and what not in _RULES:
+        return
+    if not isinstance(name, str):
         raise TypeError(f"the {what} is a string, not {name!r}")
     if what == "subject":
         try:
-            subject_name(str(name))
+            subject_name(name)
         except ValueError as error:
             raise BadRequest(f"{name!r} cannot be used: {error}.", reason="bad_name") from None
-    elif what in _RULES and re.fullmatch(_RULES[what][0], str(name)) is None:
-        raise BadRequest(f"{name!r} is not a name that a {what} can have: {_RULES[what][1]}.", reason="bad_name")
+        return
+    pattern, rule = _RULES[what]
+    if re.fullmatch(pattern, name) is None:
+        raise BadRequest(f"{name!r} is not a name that a {what} can have: {rule}.", reason="bad_name")

@@ -308,3 +308,15 @@ def test_a_list_that_goes_in_a_circle_ends() -> None:
 
     with answering(page, page, page, page) as server, pytest.raises(AnswerNotUnderstood, match="followed by itself"):
         asyncio.run(all_of_them(server.url))
+
+
+def test_the_sentence_of_an_error_changes_no_terminal() -> None:
+    problem = {
+        "type": "urn:patronus:problem:conflict",
+        "detail": "evil \x1b[31m\x1b]0;title\x07 one\ntwo\x9b",
+        "status": 409,
+    }
+    headers = {"content-type": "application/problem+json"}
+    assert raised(Reply(409, problem, headers)).detail == "evil  [31m ]0;title  one two "
+    for detail in ({"a": 1}, ["x"], 5):
+        assert isinstance(raised(Reply(409, problem | {"detail": detail}, headers)), AnswerNotUnderstood)
