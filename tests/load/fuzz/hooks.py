@@ -213,10 +213,12 @@ def _of_subjects(case: Case, gallery: _Gallery | None, chance: random.Random) ->
         each["subject"] = f"bulk-{at}"
         for new in each["templates"]:
             new["id"] = f"{chance.getrandbits(128):032x}"
-    if case.operation.path.endswith("/move"):
+    if case.operation.path.endswith("/subjects/{subject}/move"):  # the cloud's
         held = [] if gallery is None else gallery.subjects.get((case.path_parameters or {}).get("subject", ""), [])
         some = {"templates": held[:1]} if held and chance.random() > _AS_DRAWN else {}
         body.update({"to": f"moved-{chance.randrange(_PEOPLE)}", "onto": "either", "rotation": None} | some)
+    if case.operation.path.endswith("/faces/{face}/move"):  # the edge's
+        body["to"] = f"moved-{chance.randrange(_PEOPLE)}"
     if case.operation.path.endswith("/expiry"):
         body["expires_at"] = (datetime.now(UTC) + timedelta(days=chance.randint(1, 30_000))).isoformat()
 
@@ -259,9 +261,23 @@ def after_call(context: schemathesis.HookContext, case: Case, response: schemath
         left = [uid for uid in subjects.pop(subject or "", []) if uid != gone]
         if left and subject:
             subjects[subject] = left
+    elif subject and case.operation.path.endswith(("/rename", "/merge", "/move")):
+        _moved(subjects, subject, case)
     elif subject and response.status_code == 201:
         said = response.json()
         subjects[subject] = [stored["id"] for stored in said.get("templates", said.get("faces", []))]
+
+
+def _moved(subjects: dict[str, list[str]], subject: str, case: Case) -> None:
+    """Remembers that a subject's faces or templates, or some of them, are another's now."""
+    body: Any = case.body
+    held = subjects.pop(subject, [])
+    face = (case.path_parameters or {}).get("face")
+    gone = held if face is None and not body.get("templates") else [face, *(body.get("templates") or [])]
+    if left := [uid for uid in held if uid not in gone]:
+        subjects[subject] = left
+    to = body.get("to", body.get("into"))
+    subjects[to] = [*subjects.get(to, []), *(uid for uid in held if uid in gone)]
 
 
 @schemathesis.check
