@@ -24,10 +24,10 @@ STEPS := 3
 MODELS_STEP := 3
 run demo: STEPS := 4
 test test-all: STEPS := 5
-bench bench-recall soak fuzz accuracy: STEPS := 4
-test test-all bench bench-recall soak fuzz accuracy: MODELS_STEP := 4
+bench bench-migrate bench-recall soak fuzz accuracy: STEPS := 4
+test test-all bench bench-migrate bench-recall soak fuzz accuracy: MODELS_STEP := 4
 
-.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
+.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-library bench-migrate bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -68,6 +68,12 @@ format: $(VENV)/.test  ## Format the code
 
 bench: $(VENV)/.test models  ## Time one verify and where it goes
 	@$(BIN)/python -m tests.load.bench $(ARGS)
+
+bench-library: $(VENV)/.test  ## Time the library, without services
+	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.load.bench_library $(ARGS)
+
+bench-migrate: $(VENV)/.test models  ## Time the migration of stored embeddings, and patronus protect
+	@$(BIN)/python -m tests.load.bench_migrate $(ARGS)
 
 bench-cloud: $(VENV)/.test  ## Time the cloud beside FAISS itself: make bench-cloud SIZES=10000,100000 CONCURRENCY=1,64
 	@$(BIN)/python -m tests.load.bench_cloud $(if $(SIZES),--sizes $(SIZES)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(ARGS)
@@ -123,6 +129,7 @@ $(VENV)/.run: $(PACKAGES) | $(VENV)/bin/python
 	@echo "[2/$(STEPS)] Installing packages for the services into $(VENV), once (about 1 minute) ..."
 	@$(INSTALL) $(LOCKED) --requirement $(LOCKS)/tools.txt
 	@$(INSTALL) $(LOCKED) --requirement $(LOCKS)/edge.txt --requirement $(LOCKS)/cloud.txt --requirement $(LOCKS)/models.txt
+	@$(BIN)/python -m pip uninstall --quiet --yes patronus 2>/dev/null  # its name until it was patronus-face
 	@PYTHONWARNINGS=ignore $(INSTALL) --no-deps $(EDITABLE) .
 	@touch $@
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
+from starlette.types import Scope
 
 from cloud_service.clock import RecordClock
 from cloud_service.routes import ROUTERS
 from cloud_service.services import running_services
-from cloud_service.settings import Settings
+from cloud_service.settings import BodySettings, Settings
 from shared.http.application import make_application
 from shared.http.system import system_routes
 from shared.metrics import Metrics
 from shared.security.key_ring import KeyRing
 
 _REKEY = re.compile(r"/v1/galleries/[^/]+/rekey")
+_BULK = re.compile(r"/v1/galleries/[^/]+/templates")
 
 
 def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
@@ -44,10 +47,11 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
 
     app = make_application(
         title="Patronus cloud",
-        description="Stores protected templates of faces and matches them. Takes no picture, returns no template.",
+        description="Stores protected templates of faces and matches them. Takes no picture; returns templates only in "
+        "the report about a subject.",
         lifespan=lifespan,
         metrics=metrics,
-        limit_for=lambda path: settings.body.max_rekey_bytes if _REKEY.fullmatch(path) else settings.body.max_bytes,
+        limit_for=partial(_body_limit, settings.body),
         body_seconds=settings.body.timeout_s,
         rates=settings.rates,
         slots=settings.work.queue_length + settings.work.max_batch_probes,  # those that wait, and those in progress
@@ -56,3 +60,9 @@ def create_app(settings: Settings, clock: RecordClock | None = None) -> FastAPI:
     for router in (*ROUTERS, system_routes(metrics, readiness)):
         app.include_router(router)
     return app
+
+
+def _body_limit(limits: BodySettings, scope: Scope) -> int:
+    if _REKEY.fullmatch(scope["path"]):
+        return limits.max_rekey_bytes
+    return limits.max_bulk_bytes if _BULK.fullmatch(scope["path"]) else limits.max_bytes

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from cloud_service.audit.log import Action, append, head, marker
+from cloud_service.audit.log import Action, append, check_salt, head
 from cloud_service.clock import RecordClock
 from cloud_service.erasure.residue import OverwrittenAsWhole, Residue
 from cloud_service.index.faiss_indexes import FaissIndexes
@@ -18,9 +18,9 @@ from cloud_service.record.record import Journal, Record
 from cloud_service.record.sqlite import sqlite_file
 from cloud_service.settings import RetentionSettings, Settings
 from cloud_service.store import Store
-from shared.errors import PatronusError, SetupError
+from shared.errors import PatronusError, SetupError, place_of
 from shared.home import patronus_version
-from shared.logs import get_logger, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 
 _log = get_logger(__name__)
@@ -51,7 +51,7 @@ def open_store(settings: Settings, metrics: Metrics, clock: RecordClock | None =
     with closed_unless_ready(database):
         with database.read() as connection:  # each write goes to the audit log: refuse a record that cannot take one
             head(connection)
-            marker(connection)
+            check_salt(connection)
         clock = clock or clock_of(settings.retention)
         record, indexes, residue = _record_and_indexes(database, settings, clock, metrics)
         log = OverwrittenAsWhole(database.residue_name, lambda patient: database.scrub(patient=patient))

@@ -5,6 +5,7 @@ Each loads what it needs when it runs, so that help is quick.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -198,18 +199,24 @@ def verify(
 @_audit.command()
 def find(
     gallery: Annotated[str, typer.Argument(metavar="GALLERY", help="The gallery.")],
-    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="The subject's name, which is not in the log.")],
+    subject: Annotated[
+        str, typer.Argument(metavar="SUBJECT", help="The subject, as the cloud stores it; or its mark, from a receipt.")
+    ],
 ) -> None:
-    """Show the erasures of a subject, one JSON object a line."""
+    """Show what the log says about a subject, one JSON object a line.
+
+    The log has marks in place of names. Of an erased subject, the receipt's entry has the mark.
+    """
     from cloud_service.audit.check import reading
-    from cloud_service.audit.log import about
+    from cloud_service.audit.log import about, mark_of
 
     with reading(_settings().record_url) as connection:
-        found = [entry.model_dump_json() for entry in about(connection, gallery, subject)]
+        mark = mark_of(connection, gallery, subject) or (subject if re.fullmatch("[0-9a-f]{64}", subject) else None)
+        found = [] if mark is None else [entry.model_dump_json() for entry in about(connection, gallery, mark)]
     for line in found:
         typer.echo(line)
     if not found:
-        typer.echo("The log has no erasure of this subject.", err=True)
+        typer.echo("The log has nothing about this subject. If it is erased, give the mark from its receipt.", err=True)
 
 
 @_erasures.command()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
+from pydantic.json_schema import SkipJsonSchema
 
 from cloud_service.services import Services
 from shared.http.auth import KeyCheck
-from shared.names import GalleryName, SubjectName, TemplateId
+from shared.names import GalleryName, HexDigest, StoredName, TemplateId
 from shared.security.credentials import Scope
 from shared.strict_types import PLAIN_DIGITS
+from shared.wire.cloud import CONTRACT_HEADER, MAX_NAMES_A_PAGE
 from shared.wire.common import NumberInText
 
 
@@ -43,10 +45,22 @@ MAY_ANYTHING = Depends(KeyCheck(*Scope))
 SLOT = Depends(_slot, scope="function")
 
 GalleryInPath = Annotated[GalleryName, Path(alias="gallery", description="name of the gallery")]
-SubjectInPath = Annotated[SubjectName, Path(alias="subject", description="name of the subject")]
+SubjectInPath = Annotated[
+    StoredName, Path(alias="subject", description="name of the subject, sealed where the gallery's names are")
+]
+ContractInHeader = Annotated[
+    HexDigest | SkipJsonSchema[None],  # a header is absent, and never null
+    Header(
+        alias=CONTRACT_HEADER,
+        description="digest of the contract under whose key the names were sealed; if the gallery has another one, "
+        "that is answered (409) and nothing is looked up",
+    ),
+]
 TemplateInPath = Annotated[TemplateId, Path(alias="template", description="id of the template")]
 ReceiptInPath = Annotated[NumberInText, Path(alias="receipt", description="id of the erasure's receipt")]
 Limit = Annotated[int, Query(ge=1, le=500, description="most items on a page"), PLAIN_DIGITS]
 AfterGallery = Annotated[GalleryName | None, Query(description="`next` of the previous page")]
-AfterSubject = Annotated[SubjectName | None, Query(description="`next` of the previous page")]
+Since = Annotated[NumberInText | None, Query(description="`version` of the list that you have; absent: all subjects")]
+AfterSubject = Annotated[NumberInText, Query(description="`next` of the previous page; 0: the first page")]
+NamesLimit = Annotated[int, Query(ge=1, le=MAX_NAMES_A_PAGE, description="most items on a page"), PLAIN_DIGITS]
 AfterEntry = Annotated[NumberInText, Query(description="`next` of the previous page; 0: from the first entry")]

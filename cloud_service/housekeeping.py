@@ -11,7 +11,8 @@ from anyio import move_on_after, to_thread
 from cloud_service.record.queries import PinnedGallery
 from cloud_service.settings import RetentionSettings
 from cloud_service.store import Store
-from shared.logs import get_logger, place_of
+from shared.errors import place_of
+from shared.logs import get_logger
 
 _log = get_logger(__name__)
 

@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_service.entries.queries import Lacking, OfSubjects, StoredEntries
+from cloud_service.envelopes import open_envelopes
 from cloud_service.index.flat import Hits
 from cloud_service.record.checksums import of_subject
-from cloud_service.record.queries import PinnedGallery, ScoreChanged
-from cloud_service.store import Store, open_envelopes
+from cloud_service.record.queries import PinnedGallery, ScoreChanged, refuse_other, unknown_subject
+from cloud_service.store import Store
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
-from shared.errors import Conflict, NotFound, PatronusError, RecordDamaged
+from shared.errors import Conflict, PatronusError, RecordDamaged
 from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.scores import CosineSimilarity, CosineThreshold
-from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, ProbeResult
-from shared.wire.common import Candidate, VerifyAnswer
+from shared.wire.cloud import IdentifyAnswer, IdentifyRequest, ProbeResult, StoredCandidate
+from shared.wire.common import VerifyAnswer
 
 _log = get_logger(__name__)
 
@@ -97,8 +98,8 @@ class Matcher:
 
         Returns:
             an answer to each, or an error: NotFound, there is no such subject; ContractMismatch, the probe was made
-            under another contract; InvalidTemplate, it is not a unit vector of the gallery's length; RecordDamaged, a
-            template of the subject is damaged.
+            under another contract; InvalidTemplate, it is not a unit vector of the gallery's length; Unprocessable, the
+            name is not of the gallery's kind; RecordDamaged, a template of the subject is damaged.
 
         Raises:
             NotFound: there is no such gallery.
@@ -203,15 +204,15 @@ class Matcher:
 
 
 def _probe_of(stored: OfSubjects, request: Verification) -> NDArray[np.float32] | PatronusError:
-    if request.subject in stored.damaged:
-        return of_subject()
-    if request.subject not in stored.vectors:
-        return NotFound("The gallery has no subject of this name.", reason="unknown_subject")
     try:
+        # First: under another key nobody is found by the name.
         (probe,) = open_envelopes(stored.gallery, [request.probe])
+        refuse_other(stored.gallery, None, request.subject)
     except PatronusError as error:
         return error
-    return probe
+    if request.subject in stored.damaged:
+        return of_subject()
+    return probe if request.subject in stored.vectors else unknown_subject()
 
 
 def _best_scores(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[float]:
@@ -305,7 +306,7 @@ class _ProbeSearch:
 
     def result(self) -> ProbeResult:
         """Returns the best subjects, equal ones by name; unknown where none reached tau."""
-        candidates = [Candidate(subject=name, similarity=score) for name, score in self._ranked()]
+        candidates = [StoredCandidate(subject=name, similarity=score) for name, score in self._ranked()]
         return ProbeResult(decision="match" if candidates else "unknown", candidates=candidates)
 
     def _ranked(self) -> list[tuple[str, float]]:

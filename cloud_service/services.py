@@ -17,8 +17,10 @@ from cloud_service.record.listing import Listing
 from cloud_service.rekey.service import Rekeying
 from cloud_service.settings import Settings
 from cloud_service.store import Store
-from shared.errors import PatronusError
-from shared.logs import get_logger, place_of
+from cloud_service.subjects.duplicates import DuplicateSearch
+from cloud_service.subjects.names import Names
+from shared.errors import PatronusError, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.security.key_ring import KeyRing
 
@@ -45,6 +47,8 @@ class Services:
         self.key_ring = key_ring
         self.store = store
         self.listing = Listing(store.record.database, store.record.clock)
+        self.names = Names(store.record.database, store.record.clock)
+        self.duplicates = DuplicateSearch(store.record, self.names, matcher)
         self.rekeying = Rekeying(store, metrics)
         self.concurrency = ConcurrencyLimit(work)
         self.verifications = RequestBatcher(matcher.verify, lambda _: 1, work)

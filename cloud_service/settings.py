@@ -27,6 +27,8 @@ class BodySettings(SettingsGroup):
     max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 1024 * 1024
     # Of a change of key: one matrix of 1,024 times 1,024 float64 values is 11 MB in base64, one of 128 0.17 MB.
     max_rekey_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 16 * 1024 * 1024
+    # Of an enrollment of many subjects: 2,000 templates of 128 values are 2 MB, of 1,024 values 11 MB.
+    max_bulk_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 12 * 1024 * 1024
     # 1 MiB over a slow uplink of 0.3 Mbit/s; a sender that drips bytes is cut off here.
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 

@@ -3,99 +3,40 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 
-import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import Gauge
 
-from cloud_service.enrollment import Enrollment
+from cloud_service.commit import after_commit, before_commit
+from cloud_service.envelopes import duplicate_id, new_vectors
 from cloud_service.erasure.residue import Residue
 from cloud_service.index.protocol import Indexes
 from cloud_service.record.exclusive import WriteLock
-from cloud_service.record.queries import NewVector, PinnedGallery, Removed
+from cloud_service.record.queries import PinnedGallery, Removed
 from cloud_service.record.record import Record
 from cloud_service.record.retention import Retention
-from shared.envelope import TemplateEnvelope
-from shared.errors import (
-    ContractMismatch,
-    IndexUnavailable,
-    InvalidTemplate,
-    NotFound,
-    OutcomeUnknown,
-    Overloaded,
-    RecordUnavailable,
-    Unprocessable,
-)
+from cloud_service.subjects.enrollment import Enrollment
+from cloud_service.subjects.expiry import set_expiry
+from cloud_service.subjects.moves import Moves
+from shared.errors import NotFound, OutcomeUnknown
 from shared.logs import get_logger
 from shared.metrics import Metrics
-from shared.wire.cloud import EnrollAnswer, GallerySpec, IndexKind, IndexStats, NewTemplate
-from shared.wire.common import Erased, Receipt, SubjectScore
+from shared.wire.cloud import (
+    BulkEnrollAnswer,
+    EnrollAnswer,
+    GallerySpec,
+    IndexKind,
+    IndexStats,
+    MoveAnswer,
+    MoveRequest,
+    NewTemplate,
+    SubjectTemplates,
+)
+from shared.wire.common import Erased, Receipt, SubjectScore, Threshold
 
 _log = get_logger(__name__)
-
-
-def open_envelopes(gallery: PinnedGallery, envelopes: Iterable[TemplateEnvelope]) -> list[NDArray[np.float32]]:
-    """Returns the templates of a gallery's envelopes: (dim,) float32 unit vectors.
-
-    Raises:
-        ContractMismatch: made under another contract than the gallery's.
-        InvalidTemplate: of another length than the gallery's, or not a finite unit vector.
-    """
-    vectors = []
-    for envelope in envelopes:
-        if envelope.contract != gallery.contract_digest:
-            raise ContractMismatch(
-                "The template was made under another contract than the gallery's; make it again under the gallery's.",
-                expected=gallery.contract_digest,
-                given=envelope.contract,
-            )
-        if envelope.dim != gallery.dim:
-            raise InvalidTemplate(
-                f"The template has {envelope.dim} values; this gallery's have {gallery.dim}: use its embedder."
-            )
-        vectors.append(envelope.open())
-    return vectors
-
-
-@contextmanager
-def _before_commit() -> Iterator[None]:
-    """Guards steps before a commit, so that their errors say that nothing was stored.
-
-    Raises:
-        IndexUnavailable: the index went away; ``reason`` is ``not_stored``.
-    """
-    try:
-        yield
-    except IndexUnavailable as error:
-        raise IndexUnavailable(
-            "The index cannot be reached or is being made: nothing was stored. Send the same again in a moment.",
-            reason="not_stored",
-            retry_after_s=error.retry_after_s,
-        ) from error
-
-
-@contextmanager
-def after_commit(what: str) -> Iterator[None]:
-    """Guards steps after a commit, so that their errors say that the change is stored.
-
-    Args:
-        what: was committed, as the subject of a sentence.
-
-    Raises:
-        IndexUnavailable: the index or the record went away; ``reason`` is ``stored``.
-    """
-    try:
-        yield
-    except (IndexUnavailable, RecordUnavailable, Overloaded) as error:
-        raise IndexUnavailable(
-            f"{what}, but the index cannot be reached or is being made, so it is not in effect for searches yet. It "
-            "will be by itself; send the same again in a moment to see whether it is.",
-            reason="stored",
-            retry_after_s=error.retry_after_s,
-        ) from error
 
 
 class Store:
@@ -121,6 +62,7 @@ class Store:
         self.indexes = indexes
         self.retention = Retention(record)
         self._enrollment = Enrollment(record)
+        self._moves = Moves(record)
         self._residues = residues
         self._metrics = metrics
         self._writing = WriteLock(write_timeout_s)
@@ -171,23 +113,67 @@ class Store:
             Conflict: another subject has a template with one of the ids, or the gallery or subject is full.
             IndexUnavailable: the templates could not be searched. They are stored if the reason is ``stored``.
         """
+        return self._enroll(gallery_name, {subject: sent}, by)[0]
+
+    def enroll_many(self, gallery_name: str, sent: Sequence[SubjectTemplates], by: str | None) -> BulkEnrollAnswer:
+        """Stores templates of many subjects as ``enroll`` does, all or none.
+
+        Raises:
+            PatronusError: as ``enroll`` says.
+        """
+        return BulkEnrollAnswer(
+            subjects=self._enroll(gallery_name, {each.subject: each.templates for each in sent}, by)
+        )
+
+    def _enroll(
+        self, gallery_name: str, sent: Mapping[str, Sequence[NewTemplate]], by: str | None
+    ) -> list[EnrollAnswer]:
         with self._metrics.step("record"):
             gallery = self.record.gallery(gallery_name)
-        vectors = open_envelopes(gallery, (new.template for new in sent))
-        templates = {new.id: NewVector(vector, new.weight) for new, vector in zip(sent, vectors, strict=True)}
-        if len(templates) < len(sent):
-            raise Unprocessable("The request has a template id twice; give each its own.", reason="duplicate_id")
+        templates = {subject: new_vectors(gallery, some) for subject, some in sent.items()}
+        uids = [uid for some in templates.values() for uid in some]
+        if len(set(uids)) < len(uids):
+            raise duplicate_id()
         with self._order:
-            with _before_commit():
+            with before_commit():
                 self.indexes.of(gallery)  # what could not be searched is not stored either
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
-                added = self._enrollment.add(gallery, subject, templates, by)
+                added = self._enrollment.add(gallery, templates, by)
             with after_commit("The templates are stored"):
                 if added.change:
                     self.indexes.added(gallery, added.change)
-                if any(one.stored == "before" for one in added.answers):
-                    self.indexes.added_before(gallery, list(templates))
-        return EnrollAnswer(subject=subject, templates=added.answers, total=added.total)
+                if any(one.stored == "before" for each in added.answers for one in each.templates):
+                    self.indexes.added_before(gallery, uids)
+        return added.answers
+
+    def move(
+        self, gallery_name: str, subject: str, wanted: MoveRequest, by: str | None, contract: str | None = None
+    ) -> MoveAnswer:
+        """Moves templates of a subject under another name; committed, and found under that, when this returns.
+
+        Raises:
+            PatronusError: as ``Moves.move`` says. IndexUnavailable: the index is away, and nothing was moved.
+        """
+        with self._order:
+            gallery = self.record.gallery(gallery_name)
+            with before_commit():
+                self.indexes.of(gallery)
+            with self._writing:
+                with self._metrics.step("record"), self._in_doubt(gallery):
+                    answer, change = self._moves.move(gallery, subject, wanted, by, contract)
+                self._forget(gallery, Removed(0, 0, answer.receipt, change))
+        return answer
+
+    def set_expiry(
+        self, gallery_name: str, subject: str, moment: datetime | None, by: str | None, contract: str | None = None
+    ) -> None:
+        """Sets when a subject expires; None: only by the gallery's age.
+
+        Raises:
+            PatronusError: as ``cloud_service.subjects.expiry.set_expiry`` says.
+        """
+        with self._writing, self._metrics.step("record"):
+            set_expiry(self.record, self.record.gallery(gallery_name), subject, moment, by, contract)
 
     def erase_gallery(self, name: str, by: str | None) -> Erased:
         """Erases a gallery and all in it.
@@ -203,17 +189,19 @@ class Store:
             self.indexes.dropped(gallery)
             return self._overwrite(removed)
 
-    def erase_subject(self, gallery_name: str, subject: str, by: str | None, uid: str | None = None) -> Erased:
+    def erase_subject(
+        self, gallery_name: str, subject: str, by: str | None, uid: str | None = None, contract: str | None = None
+    ) -> Erased:
         """Erases a subject and all of its templates, or the one template and its subject with the last one.
 
         Raises:
-            NotFound: there is no such gallery, subject or template.
+            PatronusError: as ``Record.erase_subject`` says.
         """
         with self._order, self._writing:
             with self._metrics.step("record"):
                 gallery = self.record.gallery(gallery_name)
                 with self._in_doubt(gallery):
-                    removed = self.record.erase_subject(gallery, subject, by, uid)
+                    removed = self.record.erase_subject(gallery, subject, by, uid, contract)
             return self._forget(gallery, removed)
 
     def set_retention(self, gallery_name: str, max_age_seconds: int | None, by: str | None) -> None:
@@ -245,7 +233,7 @@ class Store:
                     self._forget(gallery, removed)
         except NotFound:  # the gallery was erased meanwhile
             return False
-        return removed is not None and removed.templates == at_most
+        return removed is not None and self.retention.overdue(gallery)
 
     def redate(self, gallery: PinnedGallery) -> None:
         """Dates templates from the future, stored by a clock that was wrong, to now."""
@@ -283,13 +271,22 @@ class Store:
         """
         with self._order:
             gallery = self.record.gallery(gallery_name)
-            with _before_commit():
+            with before_commit():
                 self.indexes.of(gallery)
             with self._writing, self._metrics.step("record"), self._in_doubt(gallery):
                 before, after = self.record.change_score(gallery, score, by)
             if after is not before:
                 with after_commit("The rule is stored"):
                     self.indexes.regrouped(before, after)
+
+    def change_threshold(self, gallery_name: str, threshold: Threshold, by: str | None) -> None:
+        """Changes a gallery's threshold; answers begun before keep the one that they began with.
+
+        Raises:
+            NotFound: there is no such gallery.
+        """
+        with self._writing, self._metrics.step("record"):
+            self.record.change_threshold(self.record.gallery(gallery_name), threshold, by)
 
     def pin_index(self, gallery_name: str, kind: IndexKind | None) -> IndexStats:
         """Chooses how a gallery is searched; None: by the number of its templates.
@@ -299,7 +296,7 @@ class Store:
             IndexUnavailable: the index is away, and nothing was chosen; or, with the reason ``stored``, the choice is
                 stored and the index will follow.
         """
-        with _before_commit():
+        with before_commit():
             self.indexes.of(self.record.gallery(gallery_name))  # what could not be done is not chosen either
         with self._writing:
             gallery = self.record.pin_index(gallery_name, kind)
@@ -315,13 +312,13 @@ class Store:
             yield
 
     def scrub(self) -> None:
-        """Empties the record's log of what was overwritten.
+        """Empties the record's log of what was overwritten, and overwrites what else the engine left of it.
 
         Raises:
             Overloaded: a reader holds an old state of the record.
         """
         with self._writing.however_long():
-            self.record.database.scrub()
+            self.record.database.scrub(whole=True)
 
     def close(self) -> None:
         """Closes the record after the write in progress; the next start empties its log."""

@@ -52,7 +52,7 @@ LABEL org.opencontainers.image.title="Patronus edge" org.opencontainers.image.li
 # These folders' owner and mode are those of a named volume that is first mounted over them.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/patronus --shell /usr/sbin/nologin patronus \
     && install -d -m 0755 /var/lib/patronus \
-    && install -d -m 0700 -o 10001 -g 10001 /var/lib/patronus/edge /var/lib/patronus/cloud-key
+    && install -d -m 0700 -o 10001 -g 10001 /var/lib/patronus/edge /var/lib/patronus/cloud-key /var/lib/patronus/embedders
 COPY --from=packages /opt/patronus/venv /opt/patronus/venv
 COPY --from=models /models /opt/patronus/models
 COPY --from=packages /build/code /opt/patronus

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 import httpx
 import stamina
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
@@ -32,24 +34,35 @@ from shared.metrics import Metrics
 from shared.security.secret_files import read_secret
 from shared.security.tls import ENDED, client_context, why_refused
 from shared.wire.cloud import (
+    CONTRACT_HEADER,
+    MAX_NAMES_A_PAGE,
+    BulkEnrollAnswer,
+    BulkEnrollRequest,
     ChangeGallery,
+    CloudInfo,
     EnrollAnswer,
     EnrollRequest,
     GallerySpec,
     IdentifyAnswer,
     IdentifyRequest,
+    MoveAnswer,
+    MoveRequest,
+    NamesPage,
     RekeyRequest,
     RekeyStatus,
+    StoredDuplicates,
+    StoredSubjectDetail,
+    SubjectReport,
     VerifyRequest,
 )
 from shared.wire.common import (
     Erased,
     Erasure,
+    Expiry,
+    FindDuplicates,
     GalleryInfo,
     Page,
     Retention,
-    SubjectDetail,
-    SubjectInfo,
     VerifyAnswer,
 )
 
@@ -74,6 +87,26 @@ _MOST_RETRY_AFTER_S: Final = 3600
 _SECONDS: Final = re.compile("[0-9]{1,9}")
 _NOT_UNDERSTOOD: Final = "The cloud answered in a way that this edge does not understand; compare their versions."
 _AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it persists."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSubjectPath:
+    """Where a subject is at the cloud.
+
+    Attributes:
+        gallery: its name.
+        name: the subject, as the cloud calls it: sealed, or plain in galleries made before names were sealed.
+        contract: digest of the contract whose key the name is sealed under; the cloud refuses an outdated one.
+    """
+
+    gallery: str
+    name: str
+    contract: str
+
+    @property
+    def path(self) -> str:
+        """Below the path of galleries."""
+        return f"/{self.gallery}/subjects/{self.name}"
 
 
 class _Retry(Exception):
@@ -126,13 +159,17 @@ class CloudClient:
             _logged_tls_failure(error)
             return False
 
+    async def info(self) -> CloudInfo:
+        """Versions and limits of the cloud."""
+        return _read(await self._call("GET", "/v1/info"), CloudInfo)
+
     async def put_gallery(self, gallery: str, spec: GallerySpec) -> tuple[GalleryInfo, bool]:
         """Creates a gallery, or finds it; says whether it was created now."""
         response = await self._call("PUT", f"/v1/galleries/{gallery}", spec)
         return _read(response, GalleryInfo), response.status_code == httpx.codes.CREATED
 
     async def change_gallery(self, gallery: str, change: ChangeGallery) -> GalleryInfo:
-        """Changes how a gallery's subjects are compared; safe to repeat."""
+        """Changes a gallery's threshold, or how its subjects are compared; safe to repeat."""
         return await self._answer(GalleryInfo, "PATCH", f"/{gallery}", change)
 
     async def gallery(self, gallery: str) -> GalleryInfo:
@@ -150,31 +187,60 @@ class CloudClient:
         """A page of galleries."""
         return await self._answer(Page[GalleryInfo], "GET", "", params=_page(limit, after))
 
-    async def subjects(self, gallery: str, limit: int, after: str | None) -> Page[SubjectInfo]:
-        """A page of a gallery's subjects."""
-        return await self._answer(Page[SubjectInfo], "GET", f"/{gallery}/subjects", params=_page(limit, after))
+    async def names(self, gallery: str, contract: str, since: int | None, after: int | None) -> NamesPage:
+        """A page of a gallery's subjects under a contract: all, or those that changed since a version of the list."""
+        params = {"limit": str(MAX_NAMES_A_PAGE)}
+        params |= {name: str(value) for name, value in (("since", since), ("after", after)) if value is not None}
+        headers = {CONTRACT_HEADER: contract}
+        response = await self._call("GET", f"/v1/galleries/{gallery}/names", params=params, headers=headers)
+        return await run_in_threadpool(_read, response, NamesPage)  # up to a megabyte of JSON
 
-    async def subject(self, gallery: str, subject: str) -> SubjectDetail:
+    async def subject(self, subject: StoredSubjectPath) -> StoredSubjectDetail:
         """A subject and its templates, without vectors."""
-        return await self._answer(SubjectDetail, "GET", f"/{gallery}/subjects/{subject}")
+        return await self._of_subject(StoredSubjectDetail, "GET", subject)
 
-    async def enroll(self, gallery: str, subject: str, request: EnrollRequest) -> EnrollAnswer:
+    async def report(self, subject: StoredSubjectPath) -> SubjectReport:
+        """All that the cloud holds about a subject."""
+        return await self._of_subject(SubjectReport, "GET", subject, "/report")
+
+    async def enroll(self, subject: StoredSubjectPath, request: EnrollRequest) -> EnrollAnswer:
         """Stores templates; safe to repeat, since the request names their ids."""
-        return await self._answer(EnrollAnswer, "POST", f"/{gallery}/subjects/{subject}/templates", request)
+        return await self._of_subject(EnrollAnswer, "POST", subject, "/templates", request)
 
-    async def verify(self, gallery: str, subject: str, request: VerifyRequest) -> VerifyAnswer:
+    async def enroll_many(self, gallery: str, request: BulkEnrollRequest) -> BulkEnrollAnswer:
+        """Stores templates of many subjects; safe to repeat, since the request names their ids."""
+        return await self._answer(BulkEnrollAnswer, "POST", f"/{gallery}/templates", request)
+
+    async def move(self, subject: StoredSubjectPath, request: MoveRequest) -> MoveAnswer:
+        """Gives templates of a subject another name. Not repeated by itself: it would report that nothing is there."""
+        return await self._of_subject(MoveAnswer, "POST", subject, "/move", request, repeatable=False)
+
+    async def expire(self, subject: StoredSubjectPath, expiry: Expiry | None) -> StoredSubjectDetail:
+        """Sets when a subject expires; None: by its gallery's retention alone."""
+        method = "DELETE" if expiry is None else "PUT"
+        return await self._of_subject(StoredSubjectDetail, method, subject, "/expiry", expiry, repeatable=True)
+
+    async def verify(self, subject: StoredSubjectPath, request: VerifyRequest) -> VerifyAnswer:
         """Compares a probe with a subject."""
-        return await self._answer(VerifyAnswer, "POST", f"/{gallery}/subjects/{subject}/verify", request)
+        return await self._of_subject(VerifyAnswer, "POST", subject, "/verify", request)
 
     async def identify(self, gallery: str, request: IdentifyRequest) -> IdentifyAnswer:
         """Searches a gallery for probes."""
         return await self._answer(IdentifyAnswer, "POST", f"/{gallery}/identify", request)
 
-    async def erase(self, gallery: str, subject: str | None = None, template: str | None = None) -> Erased:
-        """Erases a gallery, a subject or a template."""
-        of_subject = "" if subject is None else f"/subjects/{subject}"
-        of_template = "" if template is None else f"/templates/{template}"
-        return await self._answer(Erased, "DELETE", f"/{gallery}{of_subject}{of_template}")
+    async def duplicates(self, gallery: str, contract: str, wanted: FindDuplicates) -> StoredDuplicates:
+        """Subjects of a gallery under a contract that match each other."""
+        headers = {CONTRACT_HEADER: contract}
+        return await self._answer(StoredDuplicates, "POST", f"/{gallery}/duplicates", wanted, headers=headers)
+
+    async def erase_gallery(self, gallery: str) -> Erased:
+        """Erases a gallery with all of its subjects."""
+        return await self._answer(Erased, "DELETE", f"/{gallery}", repeatable=False)
+
+    async def erase(self, subject: StoredSubjectPath, template: str | None = None) -> Erased:
+        """Erases a subject, or one template."""
+        below = "" if template is None else f"/templates/{template}"
+        return await self._of_subject(Erased, "DELETE", subject, below, repeatable=False)
 
     async def erasure(self, gallery: str, receipt: int) -> Erasure:
         """The progress of an erasure."""
@@ -197,47 +263,61 @@ class CloudClient:
         """Cancels a change of a gallery's key."""
         return await self._answer(RekeyStatus, "DELETE", f"/{gallery}/rekey")
 
-    async def _answer(
+    async def _of_subject(
         self,
         model: type[Answer],
         method: str,
-        below_galleries: str,
+        subject: StoredSubjectPath,
+        below: str = "",
         body: BaseModel | None = None,
-        params: dict[str, str] | None = None,
+        *,
+        repeatable: bool = True,
     ) -> Answer:
-        return _read(await self._call(method, f"/v1/galleries{below_galleries}", body, params), model)
+        headers = {CONTRACT_HEADER: subject.contract}
+        return await self._answer(model, method, subject.path + below, body, headers=headers, repeatable=repeatable)
+
+    async def _answer(
+        self, model: type[Answer], method: str, below_galleries: str, body: BaseModel | None = None, **options: Any
+    ) -> Answer:
+        return _read(await self._call(method, f"/v1/galleries{below_galleries}", body, **options), model)
 
     async def _call(
-        self, method: str, path: str, body: BaseModel | None = None, params: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: BaseModel | None = None,
+        *,
+        params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        repeatable: bool = True,
     ) -> httpx.Response:
         content = None if body is None else body.model_dump_json().encode()
-        headers = {REQUEST_ID_HEADER: current_request_id()}
+        headers = {REQUEST_ID_HEADER: current_request_id(), **(headers or {})}
         if content is not None:
             headers["Content-Type"] = "application/json"
+        request = self._http.build_request(method, path, content=content, headers=headers, params=params)
         with self._metrics.step("cloud"):
             try:
                 async for attempt in stamina.retry_context(
                     on=_Retry, attempts=self._attempts, timeout=None, wait_initial=0.05, wait_max=0.5
                 ):
                     with attempt:
-                        return await self._once(method, path, content, headers, params)
+                        return await self._once(request, repeatable=repeatable)
             except _Retry as failure:
                 _log.warning("cloud_call_failed", method=method, problem=failure.error.kind, why=failure.why)
                 raise failure.error from None
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _once(
-        self, method: str, path: str, content: bytes | None, headers: dict[str, str], params: dict[str, str] | None
-    ) -> httpx.Response:
+    async def _once(self, request: httpx.Request, *, repeatable: bool) -> httpx.Response:
         try:
-            response = await self._http.request(method, path, content=content, headers=headers, params=params)
+            response = await self._http.send(request)
         except httpx.HTTPError as failure:
             error, why = UpstreamUnavailable(_AWAY), _logged_tls_failure(failure)
             if why is not None:  # no retry mends it; with TLS 1.3 the cloud's refusal comes after the handshake
                 error.add_note(why)  # for the operator's command line
                 raise error from None
             unsent = isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-            if method == "DELETE" and not unsent:  # it may be done: a retry would report that nothing was there
+            if not (repeatable or unsent):  # it may be done: a retry would report that nothing was there
                 raise error from None
             ended = isinstance(failure, httpx.RemoteProtocolError | httpx.ReadError)
             raise _Retry(error, ENDED if self._tls and ended else None) from None

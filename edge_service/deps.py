@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any, Literal
+from unicodedata import normalize
 
 from fastapi import Depends, Path, Query, Request
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from edge_service.services import Services
-from edge_service.uploads import PART
+from edge_service.uploads import FORM, JSON, PART, SEVERAL
 from shared.http.auth import KeyCheck
-from shared.names import GalleryName, QualityFilter, SubjectName, TemplateId
+from shared.names import MAX_SUBJECT_NAME, GalleryName, QualityFilter, SubjectName, TemplateId
 from shared.security.credentials import Scope
-from shared.strict_types import PLAIN_DIGITS
+from shared.strict_types import PLAIN_DIGITS, TRUE_OR_FALSE
 from shared.wire.cloud import MAX_TOP_K
 from shared.wire.common import NumberInText
 from shared.wire.edge import MAX_FACES
@@ -35,12 +37,24 @@ MayErase = Depends(KeyCheck(Scope.ENROLL, Scope.MANAGE))
 MayAsk = Depends(KeyCheck(*Scope))
 
 GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
-SubjectPath = Annotated[SubjectName, Path(description="name of the subject; a pseudonym is better than a name")]
+SubjectPath = Annotated[SubjectName, Path(description="name of the subject: 1 to 128 characters of any script")]
 FacePath = Annotated[TemplateId, Path(description="id of the face, from the answer to its enrollment")]
 ReceiptPath = Annotated[NumberInText, Path(description="id of the receipt, from the answer to the erasure")]
 LimitQuery = Annotated[int, Query(ge=1, le=500, description="most items on a page"), PLAIN_DIGITS]
 AfterGalleryQuery = Annotated[GalleryName | None, Query(description="`next` of the previous page")]
 AfterSubjectQuery = Annotated[SubjectName | None, Query(description="`next` of the previous page")]
+PrefixQuery = Annotated[
+    Annotated[str, Field(min_length=1, max_length=MAX_SUBJECT_NAME), AfterValidator(partial(normalize, "NFC"))] | None,
+    Query(description="what the names begin with; upper and lower case differ"),
+]
+DryRunQuery = Annotated[bool, Query(description="true: store nothing, and tell what would be stored"), TRUE_OR_FALSE]
+OnConflictQuery = Annotated[
+    Literal["store", "refuse"],
+    Query(
+        description="`refuse`: store nothing if a face is nearer to another subject than to this one, and that one "
+        "reaches the threshold; needs the scope match too"
+    ),
+]
 TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="most candidates for each face"), PLAIN_DIGITS]
 MaxFacesQuery = Annotated[
     int,
@@ -60,11 +74,24 @@ DimQuery = Annotated[
 ]
 
 
-def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, object]:
-    """The OpenAPI description of a multipart body, which handlers read themselves."""
-    parts: dict[str, object] = {"type": "string", "format": "binary", "description": "a JPEG, PNG or WebP file"}
-    field: dict[str, object] = (
-        parts if at_most == 1 else {"type": "array", "items": parts, "minItems": at_least, "maxItems": at_most}
-    )
-    schema = {"type": "object", "required": [PART], "properties": {PART: field}, "additionalProperties": False}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+def picture_body(at_least: int = 1, at_most: int = 1) -> dict[str, Any]:
+    """The OpenAPI description of a body with pictures, which handlers read themselves."""
+    kinds = "JPEG, PNG, WebP, AVIF or HEIC"
+    part = {"type": "string", "format": "binary", "description": f"a {kinds} file"}
+    text = {
+        "type": "string",
+        "format": "byte",
+        "contentEncoding": "base64",
+        "description": f"a {kinds} file in standard base64 with padding, or a data URI with it",
+    }
+    limits = {"minItems": at_least, "maxItems": at_most}
+    form = _with_member(PART, part if at_most == 1 else {"type": "array", "items": part, **limits})
+    taken = [] if at_least > 1 else [_with_member(PART, text)]
+    if at_most > 1:
+        taken.append(_with_member(SEVERAL, {"type": "array", "items": text, **limits}))
+    json = taken[0] if len(taken) == 1 else {"anyOf": taken}
+    return {"requestBody": {"required": True, "content": {FORM: {"schema": form}, JSON: {"schema": json}}}}
+
+
+def _with_member(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": [name], "properties": {name: schema}, "additionalProperties": False}

@@ -1,29 +1,31 @@
-"""Cached contracts and keys of galleries."""
+"""Cached contracts and keys of galleries, and how their subjects are called at the cloud."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from edge_service.cloud_client import CloudClient
-from edge_service.protection.keys import GalleryKey, KeyStore, new_epoch
+from edge_service.gallery_names import OTHER_KEY, GalleryNames, names_of
+from edge_service.protection.keys import GalleryKey, KeyStore
+from edge_service.protection.names import new_epoch
 from edge_service.protection.profiles.files import Profile
+from edge_service.protection.profiles.purpose import choose_threshold
 from edge_service.protection.protect import ProtectionContext, Protector
 from edge_service.protection.served_profiles import ServedProfiles
 from shared.contract import Contract, SealPin, SealScope
 from shared.errors import Conflict, ContractMismatch, Unprocessable
-from shared.wire.cloud import ChangeGallery, GallerySpec
+from shared.wire.cloud import ChangeScore, ChangeThreshold, GallerySpec
 from shared.wire.common import BEST, GalleryInfo, NewThreshold, ScoreRule, SubjectScore, Threshold
 from shared.wire.edge import CreateGallery
+from shared.wire.thresholds import ThresholdChoice, ThresholdFor
 
-_OTHER_KEY = (
-    "The gallery is under another key than this edge has for it; import the key from the edge that has it (patronus "
-    "keys export there, patronus keys import here) or, if it was forgotten here, restore this edge from a backup."
-)
+T = TypeVar("T")
 # How the parts of a contract are called.
 _PARTS = {"dim": "length of embeddings", "embedder": "face embedder", "profile": "protection profile"}
 
@@ -33,16 +35,33 @@ class GalleryContext:
     """What makes a gallery's templates, and what its answers are read by.
 
     Attributes:
+        names: how its subjects are called at the cloud.
         protection: key and contract.
         protector: of the profile that the contract names.
-        threshold: of the gallery, and its false match rate as stated when it was created.
+        threshold: of the gallery, and its false match rate as stated with it.
         score: how a subject of several templates is compared.
     """
 
+    names: GalleryNames
     protection: ProtectionContext
     protector: Protector
     threshold: Threshold
     score: SubjectScore
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedGallery:
+    """A gallery that was created, found or changed.
+
+    Attributes:
+        info: as it is now.
+        choice: how its threshold was chosen, if it was wanted for a purpose.
+        made: whether it is new.
+    """
+
+    info: GalleryInfo
+    choice: ThresholdChoice | None
+    made: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +91,8 @@ class GalleryContexts:
     cache_s: float
     cached: dict[str, _CachedGallery] = field(default_factory=dict, repr=False)
 
-    async def create(self, gallery: str, wanted: CreateGallery) -> tuple[GalleryInfo, bool]:
-        """Creates or finds a gallery that this edge can make templates for; says whether it is new.
+    async def create(self, gallery: str, wanted: CreateGallery) -> ChangedGallery:
+        """Creates or finds a gallery that this edge can make templates for.
 
         Args:
             gallery: its name.
@@ -82,16 +101,18 @@ class GalleryContexts:
         Raises:
             ContractMismatch: it exists under a contract that this edge cannot make templates for.
             Conflict: it exists with another threshold, rule, or choice of verify-only.
-            Unprocessable: a new gallery is to be verify-only, and this edge's profile does not seal.
+            Unprocessable: a new gallery is to be verify-only, and this edge's profile does not seal; or no threshold
+                can be chosen for the purpose.
         """
         try:
-            info, made = await self._put(gallery, wanted)
-        except ContractMismatch:
-            # Another edge may have just created it in an epoch of its own choice; if not, this fails again.
-            info, made = await self._put(gallery, wanted)
-        _refuse_other_rule(wanted.score_rule, info)  # another edge may have just created it
-        await self._cache(gallery, info)
-        return info, made
+            done = await self._put(gallery, wanted)
+        except Conflict:
+            # Another edge may have just created it in an epoch of its own choice, or changed its threshold; if not,
+            # this fails again.
+            done = await self._put(gallery, wanted)
+        _refuse_other_rule(wanted.score_rule, done.info)  # another edge may have just created it
+        await self._cache(gallery, done.info)
+        return done
 
     async def change_score_rule(self, gallery: str, rule: ScoreRule) -> GalleryInfo:
         """Changes how a subject of several templates is compared: by the exponents of the gallery's profile.
@@ -101,9 +122,25 @@ class GalleryContexts:
             ContractMismatch: this edge cannot make templates under its contract.
         """
         protector = await self._checked(gallery, (await self.cloud.gallery(gallery)).contract)
-        info = await self.cloud.change_gallery(gallery, ChangeGallery(score=self._score(protector, rule)))
+        info = await self.cloud.change_gallery(gallery, ChangeScore(score=self._score(protector, rule)))
         await self._cache(gallery, info)
         return info
+
+    async def change_threshold(self, gallery: str, wanted: NewThreshold | ThresholdFor) -> ChangedGallery:
+        """Changes a gallery's threshold, to a cosine or to what the curves of its profile say for a purpose.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: this edge cannot make templates under its contract.
+            Conflict: it compares subjects otherwise than was measured.
+            Unprocessable: no threshold can be chosen for the purpose.
+        """
+        found = await self.cloud.gallery(gallery)
+        protector = await self._checked(gallery, found.contract)
+        threshold, choice = self._threshold(wanted, protector, found.score)
+        info = await self.cloud.change_gallery(gallery, ChangeThreshold(threshold=threshold))
+        await self._cache(gallery, info)
+        return ChangedGallery(info, choice)
 
     async def context(self, gallery: str) -> GalleryContext:
         """What makes templates of a gallery.
@@ -134,7 +171,57 @@ class GalleryContexts:
             raise refusal
         return found
 
-    async def _put(self, gallery: str, wanted: CreateGallery) -> tuple[GalleryInfo, bool]:
+    async def names(self, gallery: str) -> GalleryNames:
+        """How a gallery's subjects are called at the cloud.
+
+        The gallery may be under another profile or embedder than this edge's: names follow from its key alone.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: its names are sealed under a key that is not here.
+        """
+        cached = self.cached.get(gallery)
+        if cached is not None and cached.expires_at >= time.monotonic():
+            return cached.context.names
+        info = await self.cloud.gallery(gallery)
+        try:
+            return (await self._cache(gallery, info)).names
+        except ContractMismatch:
+            return names_of(gallery, info, self.keys)
+
+    async def with_contract(self, gallery: str, contract_digest: str) -> GalleryNames:
+        """How a gallery's subjects are called at the cloud under one contract, the present one.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: the gallery has another contract by now, or names are sealed under a key that is not here.
+        """
+        names = await self.names(gallery)
+        if names.contract_digest != contract_digest:
+            self.forget(gallery)
+            names = await self.names(gallery)
+        if names.contract_digest != contract_digest:
+            raise ContractMismatch("The gallery's key was changed meanwhile; send the same again.")
+        return names
+
+    async def with_names(self, gallery: str, call: Callable[[GalleryNames], Awaitable[T]]) -> T:
+        """Calls the cloud with names of subjects; once more where the gallery's key was changed meanwhile.
+
+        Raises:
+            NotFound: there is no such gallery.
+            ContractMismatch: its names are sealed under a key that is not here.
+        """
+        names = await self.names(gallery)
+        try:
+            return await call(names)
+        except ContractMismatch as refusal:
+            self.forget(gallery)
+            renewed = await self.names(gallery)
+            if renewed.contract_digest == names.contract_digest:
+                raise refusal from None
+        return await call(renewed)
+
+    async def _put(self, gallery: str, wanted: CreateGallery) -> ChangedGallery:
         found = await self.cloud.find_gallery(gallery)
         if found is None:
             default = self.profiles.default
@@ -145,10 +232,11 @@ class GalleryContexts:
                     reason="profile_does_not_seal",
                 )
             contract = self._new_contract(gallery, default.profile, "subject" if wanted.verify_only else "gallery")
-            threshold = wanted.threshold or self.profiles.default_threshold(default.profile).threshold
             score = self._score(default, wanted.score_rule or "mean")
+            of_none = wanted.threshold or self.profiles.needed_threshold(default.profile).threshold
+            threshold, choice = self._threshold(of_none, default, score)
         else:
-            await self._checked(gallery, found.contract)
+            protector = await self._checked(gallery, found.contract)
             if wanted.verify_only not in (None, found.contract.verify_only):
                 is_so = "verify-only" if found.contract.verify_only else "not verify-only"
                 raise Conflict(
@@ -156,15 +244,32 @@ class GalleryContexts:
                 )
             _refuse_other_rule(wanted.score_rule, found)
             # An existing gallery keeps its contract: a new epoch would be another contract.
-            contract, threshold, score = found.contract, wanted.threshold or found.threshold, found.score
+            contract, score = found.contract, found.score
+            threshold, choice = self._threshold(wanted.threshold or found.threshold, protector, score)
+        spec = GallerySpec(contract=contract, threshold=threshold, score=score, sealed_names=True)
+        info, made = await self.cloud.put_gallery(gallery, spec)
+        return ChangedGallery(info, choice, made)
+
+    def _threshold(
+        self, wanted: Threshold | ThresholdFor, protector: Protector, score: SubjectScore
+    ) -> tuple[NewThreshold, ThresholdChoice | None]:
+        """What to send as a gallery's threshold, and how it was chosen if it was wanted for a purpose."""
+        if isinstance(wanted, ThresholdFor):
+            profile = protector.profile
+            if score.rule != "mean" or not self.profiles.score_calibration(profile).covers(score):
+                raise Conflict(
+                    "A threshold is chosen for a purpose where subjects are compared by the rule mean, with the "
+                    "profile's exponents; first: patronus gallery score GALLERY mean",
+                    reason="other_score",
+                )
+            return choose_threshold(profile.document, self.profiles.needed_threshold(profile).threshold.cosine, wanted)
         try:
-            new = NewThreshold(**threshold.model_dump())
+            return NewThreshold(**wanted.model_dump()), None
         except ValidationError:  # made by an earlier version, or an embedder's own
             raise Unprocessable(
                 "The threshold is not one that galleries are made with: a cosine of 0.0001 to 0.9999, and its rate.",
                 reason="bad_threshold",
             ) from None
-        return await self.cloud.put_gallery(gallery, GallerySpec(contract=contract, threshold=new, score=score))
 
     def face_id(self, gallery: str, subject: str, kind: Literal["picture", "name", "values"], content: bytes) -> str:
         """The id of a template: equal for the same content and subject of a gallery.
@@ -204,7 +309,7 @@ class GalleryContexts:
             if info.contract.verify_only
             else ProtectionContext(key, digest, profile)
         )
-        context = GalleryContext(protection, protector, info.threshold, info.score)
+        context = GalleryContext(names_of(gallery, info, self.keys), protection, protector, info.threshold, info.score)
         self.cached[gallery] = _CachedGallery(context, of_gallery, time.monotonic() + self.cache_s)
         return context
 
@@ -243,7 +348,7 @@ class GalleryContexts:
             return
         differing = [name for name in type(ours).model_fields if getattr(ours, name) != getattr(theirs, name)]
         if differing == ["seal"] and ours.seal and theirs.seal:
-            raise ContractMismatch(_OTHER_KEY, differing=differing)
+            raise ContractMismatch(OTHER_KEY, differing=differing)
         parts = " and another ".join(_PARTS.get(name, name) for name in differing)
         raise ContractMismatch(
             f"The gallery was made with another {parts} than this edge uses; run an edge with the same models and "
@@ -260,7 +365,8 @@ class GalleryContexts:
         return found or self.keys.gallery(gallery)
 
     def _new_contract(self, gallery: str, profile: Profile, scope: SealScope) -> Contract:
-        seal = self.keys.gallery(gallery).seal_pin(new_epoch(), scope) if profile.seals else None
+        key = self.keys.gallery(gallery)
+        seal = key.seal_pin(new_epoch(key), scope) if profile.seals else None
         return Contract(dim=self.profiles.spec.dim, embedder=self.profiles.pin, profile=profile.pin, seal=seal)
 
 

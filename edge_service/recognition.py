@@ -1,11 +1,12 @@
 """The way of a picture, top to bottom: decode, detect, align, embed, protect, send.
 
-Each verb is one method, and its steps are numbered. Only ``_protect`` makes what is sent, by ``Protector.protect``.
+Each verb is one method, and its steps are numbered. Only ``TemplateSender`` sends templates, made by
+``Protector.protect``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -13,14 +14,15 @@ import numpy as np
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 
-from edge_service.cloud_client import CloudClient
 from edge_service.gallery_contexts import GalleryContext, GalleryContexts
-from edge_service.protection.embeddings import template_weights, unit_rows
+from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.keys import EpochKey, KeyStore
 from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import PackedTemplates, Protected, Protector
 from edge_service.protection.served_profiles import ServedProfiles
 from edge_service.settings import MirroredFaces
+from edge_service.subjects.enrollment import Enrollment, EnrollOptions, EnrollResult
+from edge_service.subjects.sender import TemplateSender
 from edge_service.vision.embed import Embeddings, faces_per_batch
 from edge_service.vision.quality import level_for
 from edge_service.vision.reader import (
@@ -32,43 +34,15 @@ from edge_service.vision.reader import (
     single_face,
 )
 from edge_service.workers import Workers
-from shared.errors import Conflict, ContractMismatch, PatronusError, Unprocessable, UpstreamFailed
+from shared.errors import Conflict, PatronusError, Unprocessable
 from shared.http.request_context import check_caller
-from shared.metrics import Metrics
 from shared.names import QualityFilter
 from shared.scores import CosineSimilarity, CosineThreshold
-from shared.wire.cloud import (
-    MAX_PROBES_A_REQUEST,
-    EnrolledTemplate,
-    EnrollRequest,
-    IdentifyAnswer,
-    IdentifyRequest,
-    NewTemplate,
-    VerifyRequest,
-)
-from shared.wire.common import Threshold, VerifyAnswer
+from shared.wire.cloud import IdentifyAnswer, VerifyRequest
+from shared.wire.common import Candidate, Threshold, VerifyAnswer
 
 T = TypeVar("T")
 Rows = NDArray[np.float32]
-# More embeddings than this, and a network keeps the event loop busy for longer than a worker takes to wake.
-_MOST_ON_EVENT_LOOP = 10
-
-
-@dataclass(frozen=True, slots=True)
-class EnrollResult:
-    """What an enrollment stored.
-
-    Attributes:
-        templates: one for each picture or embedding.
-        unperturbed: number of them left unperturbed.
-        total: templates that the subject has now.
-        gain: share of genuine comparisons accepted now, and with one picture more; None where it is not known.
-    """
-
-    templates: list[EnrolledTemplate]
-    unperturbed: int
-    total: int
-    gain: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +51,23 @@ class Comparison:
 
     decision: Literal["match", "no_match"]
     similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """What a search found.
+
+    Attributes:
+        answer: how the gallery decided, with a result for each face.
+        candidates: of each face, by their names.
+        selected: the faces that were searched for.
+        context: of the gallery.
+    """
+
+    answer: IdentifyAnswer
+    candidates: list[list[Candidate]]
+    selected: FaceSelection
+    context: GalleryContext
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,9 +96,9 @@ class Recognition:
         profiles: embeddings to templates, by the profile of each gallery; the only source of what is sent.
         galleries: contract and key of each gallery.
         keys: for templates that are for no gallery.
-        cloud: where templates go.
+        sender: protects, and sends templates.
+        enrollment: stores them.
         workers: where heavy work runs.
-        metrics: where protection is timed.
         quality_filter: where a caller names none.
         mirrored: of which pictures the mirrored face is embedded too.
     """
@@ -116,9 +107,9 @@ class Recognition:
     profiles: ServedProfiles
     galleries: GalleryContexts
     keys: KeyStore
-    cloud: CloudClient
+    sender: TemplateSender
+    enrollment: Enrollment
     workers: Workers
-    metrics: Metrics
     quality_filter: QualityFilter
     mirrored: MirroredFaces
 
@@ -136,9 +127,13 @@ class Recognition:
         return Comparison("match" if accepted else "no_match", score.value), faces
 
     async def enroll(
-        self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter | None
+        self, gallery: str, subject: str, pictures: list[bytes], quality: QualityFilter | None, options: EnrollOptions
     ) -> tuple[EnrollResult, list[AlignedFace]]:
-        """Enrolls one person from pictures: all of them, or none. Equal pictures are stored once."""
+        """Enrolls one person from pictures: all of them, or none. Equal pictures are stored once.
+
+        Raises:
+            Conflict: a face is nearer to another subject, and that is to be refused.
+        """
         # 1. The gallery's contract and key; an unknown gallery is refused before the work is done.
         context = await self.galleries.context(gallery)
         # 2. Decode, detect, align, embed.
@@ -147,38 +142,7 @@ class Recognition:
         # 3. Ids that follow from the uploaded bytes.
         ids = await run_in_threadpool(self._picture_ids, gallery, subject, pictures)
         # 4. Protect and store.
-        return await self._store(context, gallery, subject, ids, found), faces
-
-    async def enroll_embeddings(self, gallery: str, subject: str, raw: Rows, names: list[str | None]) -> EnrollResult:
-        """Enrolls raw embeddings of one person: all, or none. Equal embeddings are stored once.
-
-        Args:
-            gallery: its name.
-            subject: the person.
-            raw: (n, d) float32, of any length but 0.
-            names: n names of the sender's own; None: the id follows from the embedding itself.
-
-        Raises:
-            Unprocessable: not embeddings that the profile is for, or one name for two embeddings.
-            NotFound: there is no such gallery.
-            ContractMismatch: the gallery was made under another contract.
-        """
-        # 1. The gallery's contract and key.
-        context = await self.galleries.context(gallery)
-        # 2. Names that are for one embedding each, and unit rows.
-        named = [name for name in names if name is not None]
-        if len(set(named)) < len(named):
-            raise Unprocessable("Two embeddings have one `face`; give each its own name.", reason="duplicate_face")
-        unit, lengths = unit_rows(raw, context.protector.profile, self.reader.spec.dim)
-        # 3. Ids that follow from the names, or from the embeddings.
-        ids = [
-            self.galleries.face_id(gallery, subject, "values", np.ascontiguousarray(row, dtype="<f4").tobytes())
-            if name is None
-            else self.galleries.face_id(gallery, subject, "name", name.encode())
-            for name, row in zip(names, unit, strict=True)
-        ]
-        # 4. Protect and store.
-        return await self._store(context, gallery, subject, ids, Embeddings(unit, lengths))
+        return await self.enrollment.store(context, subject, ids, found, options), faces
 
     async def verify(
         self, gallery: str, subject: str, picture: bytes, quality: QualityFilter | None
@@ -191,10 +155,12 @@ class Recognition:
         [face], found = await self.workers.run(self._read_single_faces, [picture], level, mirrored=mirrored)
 
         # 3. Protect and compare.
-        async def compare(packed: PackedTemplates) -> VerifyAnswer:
-            return await self.cloud.verify(gallery, subject, VerifyRequest(probe=packed.envelopes[0]))
+        async def compare(packed: PackedTemplates, context: GalleryContext) -> tuple[VerifyAnswer, GalleryContext]:
+            probe = VerifyRequest(probe=packed.envelopes[0])
+            return await self.sender.cloud.verify(context.names.at_cloud(subject), probe), context
 
-        return await self._send(context, gallery, subject, found.unit, compare), face, context
+        answer, context = await self.sender.send(context, subject, found.unit, compare)
+        return answer, face, context
 
     async def identify(
         self,
@@ -205,8 +171,8 @@ class Recognition:
         max_faces: int,
         quality: QualityFilter | None,
         count_probes: Callable[[int], None],
-    ) -> tuple[IdentifyAnswer, FaceSelection, GalleryContext]:
-        """Searches a gallery for the faces of a picture, largest faces first; and the faces searched for.
+    ) -> Identified:
+        """Searches a gallery for the faces of a picture, largest faces first.
 
         Args:
             gallery: its name.
@@ -236,17 +202,11 @@ class Recognition:
         unit = np.concatenate([first, *(each.unit for each in later)])
 
         # 3. Protect and search.
-        async def search(packed: PackedTemplates) -> IdentifyAnswer:
-            answers = [
-                await self.cloud.identify(gallery, IdentifyRequest(probes=part, top_k=top_k))
-                for part in _parts(packed.envelopes, MAX_PROBES_A_REQUEST)
-            ]
-            if len({(answer.score_rule, answer.threshold) for answer in answers}) > 1:
-                raise UpstreamFailed("The gallery's rule was changed during the search; send the same again.")
-            results = [result for answer in answers for result in answer.results]
-            return answers[0].model_copy(update={"results": results})
+        async def search(packed: PackedTemplates, context: GalleryContext) -> Identified:
+            answer, candidates = await self.sender.search(context, packed.envelopes, top_k)
+            return Identified(answer, candidates, selected, context)
 
-        return await self._send(context, gallery, None, unit, search), selected, context
+        return await self.sender.send(context, None, unit, search)
 
     async def protect(
         self, embeddings: Rows | bytes, gallery: str | None, subject: str | None, quality: QualityFilter | None
@@ -277,64 +237,6 @@ class Recognition:
         # 3. Protect.
         protected = await self.workers.run(protector.templates, unit, key)
         return ProtectResult(protected, protector.profile, contract, faces_found)
-
-    async def _store(
-        self, context: GalleryContext, gallery: str, subject: str, ids: list[str], found: Embeddings
-    ) -> EnrollResult:
-        """Protects and stores one subject's embeddings, each id once; returns a template an id."""
-        once = list(dict.fromkeys(ids))
-        rows = [ids.index(uid) for uid in once]
-        calibration = self.profiles.score_calibration(context.protector.profile)
-        weights = template_weights(found.norms[rows], calibration.weights)
-
-        async def enroll(packed: PackedTemplates) -> EnrollResult:
-            new = [
-                NewTemplate(id=uid, template=each, weight=weight)
-                for uid, each, weight in zip(once, packed.envelopes, weights, strict=True)
-            ]
-            answer = await self.cloud.enroll(gallery, subject, EnrollRequest(templates=new))
-            stored = {info.id: info for info in answer.templates}
-            if stored.keys() != set(once):
-                raise UpstreamFailed("The cloud answered for other templates than it was sent; look at the cloud.")
-            gain = self._gain(context, answer.total)
-            return EnrollResult([stored[uid] for uid in ids], packed.unperturbed, answer.total, gain)
-
-        return await self._send(context, gallery, subject, found.unit[rows], enroll)
-
-    def _gain(self, context: GalleryContext, templates: int) -> tuple[float, float] | None:
-        """What one more picture is worth, by the profile; None where the gallery does not match as it was measured."""
-        document = context.protector.profile.document
-        if document.score is None or document.threshold is None:
-            return None
-        measured = (document.score.subject_score(), document.threshold.cosine)
-        return document.score.gain(templates) if measured == (context.score, context.threshold.cosine) else None
-
-    async def _send(
-        self,
-        context: GalleryContext,
-        gallery: str,
-        subject: str | None,
-        unit: Rows,
-        send: Callable[[PackedTemplates], Awaitable[T]],
-    ) -> T:
-        """Protects and sends embeddings; once more where the gallery's key was changed meanwhile."""
-        try:
-            return await send(await self._protect(unit, context, subject))
-        except ContractMismatch as refusal:
-            context = await self.galleries.renewed(gallery, context, refusal)
-        return await send(await self._protect(unit, context, subject))
-
-    async def _protect(self, unit: Rows, context: GalleryContext, subject: str | None) -> PackedTemplates:
-        """The only source of what is sent: packed templates, or an error and nothing is sent."""
-        check_caller()
-        protect, protection = context.protector.protect, context.protection.for_subject(subject)
-        with self.metrics.step("protect"):
-            if len(unit) <= _MOST_ON_EVENT_LOOP:
-                packed = protect(unit, protection)
-            else:
-                packed = await self.workers.run(protect, unit, protection)
-        check_caller()  # nothing is sent for a caller who has gone
-        return packed
 
     async def _key_for_protect(
         self, gallery: str | None, subject: str | None

@@ -1,4 +1,4 @@
-"""Changes a gallery's key in place: the cloud gets rotations between seals, and no key.
+"""Changes a gallery's key in place: the cloud gets rotations between seals, and names sealed anew, and no key.
 
 The edge stores no state of a change. The cloud's record names the gallery's current key and the next one. An edge that
 was stopped midway, or another edge with the same key, reads both there and continues.
@@ -15,13 +15,14 @@ from typing import Final
 
 from edge_service.cloud_client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts
-from edge_service.protection.keys import EpochKey, KeyStore, new_epoch
+from edge_service.protection.keys import EpochKey, KeyStore
+from edge_service.protection.names import SealedNames, SubjectNames, new_epoch
 from edge_service.protection.seal import rotation
 from edge_service.workers import Workers
 from shared.contract import Contract
 from shared.envelope import RotationMatrix
 from shared.errors import Conflict
-from shared.wire.cloud import RekeyRequest, RekeyStatus, Rotation
+from shared.wire.cloud import NextName, RekeyRequest, RekeyStatus, Rotation
 
 # How long a request waits before it answers 202; less than the command line waits for an answer.
 _MOST_SECONDS: Final = 15.0
@@ -39,7 +40,7 @@ class GalleryRekey:
         cloud: where galleries are.
         keys: keys of this edge.
         galleries: cached contracts and keys of galleries.
-        workers: where rotations are computed.
+        workers: where rotations and names are made.
         changing: one change at a time of each gallery.
     """
 
@@ -80,7 +81,7 @@ class GalleryRekey:
                     if status.next_contract == wanted:
                         # Those sent before again, where there is room: one may have been erased and enrolled again.
                         sent = list(dict.fromkeys([*status.subjects, *sent]))[: _subjects_a_request(wanted.dim)]
-                    status = await self._send_rotations(gallery, status, wanted, sent if wanted.verify_only else [None])
+                    status = await self._send(gallery, status, wanted, sent if wanted.verify_only else [None])
 
     def _wanted(self, gallery: str, status: RekeyStatus, epoch: str | None) -> Contract:
         now = status.contract
@@ -102,21 +103,27 @@ class GalleryRekey:
         # has no such seeds.
         same = key.of(now.seal).key_id() == now.seal.key_id
         seeds = now.seal.seeds or now.seal.epoch
-        pin = key.seal_pin(epoch or new_epoch(), now.seal.scope, seeds if same else None)
+        pin = key.seal_pin(epoch or new_epoch(key), now.seal.scope, seeds if same else None)
         return now.model_copy(update={"seal": pin})
 
-    async def _send_rotations(
+    async def _send(
         self, gallery: str, status: RekeyStatus, wanted: Contract, whose: Sequence[str | None]
     ) -> RekeyStatus:
+        """Sends what the change needs next: rotations, and names under the next key."""
         rotations: list[Rotation] = []
+        names: list[NextName] = []
         if status.contract != wanted:
             old, new = [await self.galleries.key_for(gallery, each) for each in (status.contract, wanted)]
             if old != new:  # under another master key
                 await self.workers.run(self.keys.keep_picture_ids, old)
             seals = old.of(status.contract.seal), new.of(wanted.seal)
-            rotations = await self.workers.run(_rotations, *seals, whose, wanted.dim)
+            present = (await self.galleries.with_contract(gallery, status.contract_digest)).names
+            rotations = await self.workers.run(_rotations, *seals, whose, wanted.dim, present)
+            if status.next_contract == wanted:
+                names = await self.workers.run(_next_names, status.unnamed, present, SealedNames(seals[1]))
         return await self.cloud.rekey(
-            gallery, RekeyRequest(contract=wanted, replaces=status.contract_digest, rotations=rotations)
+            gallery,
+            RekeyRequest(contract=wanted, replaces=status.contract_digest, rotations=rotations, names=names),
         )
 
 
@@ -124,10 +131,17 @@ def _subjects_a_request(dim: int) -> int:
     return max(1, _BYTES_A_REQUEST // (11 * dim * dim))  # 8 bytes, and a third more in base64
 
 
-def _rotations(old: EpochKey, new: EpochKey, whose: Sequence[str | None], dim: int) -> list[Rotation]:
-    """The rotation from an old seal to a new one, for the gallery (None) or for each subject."""
+def _rotations(
+    old: EpochKey, new: EpochKey, whose: Sequence[str | None], dim: int, names: SubjectNames
+) -> list[Rotation]:
+    """The rotation from an old seal to a new one, for the gallery (None) or for each subject, as the cloud calls it."""
     rotations = []
-    for subject in whose:
+    for stored in whose:
+        subject = None if stored is None else names.shown(stored)
         keys = (old, new) if subject is None else (old.of_subject(subject), new.of_subject(subject))
-        rotations.append(Rotation(subject=subject, matrix=RotationMatrix.pack(rotation(*keys, dim))))
+        rotations.append(Rotation(subject=stored, matrix=RotationMatrix.pack(rotation(*keys, dim))))
     return rotations
+
+
+def _next_names(whose: Sequence[str], present: SubjectNames, following: SealedNames) -> list[NextName]:
+    return [NextName(subject=each, sealed=following.stored(present.shown(each))) for each in whose]

@@ -12,10 +12,16 @@ from edge_service.protection.served_profiles import ServedProfiles
 from edge_service.recognition import Recognition
 from edge_service.rekey import GalleryRekey
 from edge_service.settings import EdgeSettings
+from edge_service.subjects.embeddings import EmbeddingEnrollment
+from edge_service.subjects.enrollment import Enrollment
+from edge_service.subjects.lists import SubjectLists
+from edge_service.subjects.management import SubjectManagement
+from edge_service.subjects.sender import TemplateSender
 from edge_service.vision.reader import FaceReader
 from edge_service.workers import Workers
 from shared.logs import get_logger
 from shared.security.key_ring import KeyRing
+from shared.wire.common import Threshold
 
 _log = get_logger(__name__)
 
@@ -43,30 +49,42 @@ class Services:
         self.key_ring.records()  # a file that cannot be read stops the start
         self.reader = FaceReader(settings, metrics)
         pin, spec = self.reader.pin, self.reader.spec
+        stated = settings.threshold
         self.profiles = ServedProfiles(
-            settings.profile, pin, spec, settings.profiles, settings.weaker_profiles, metrics.count_protected
+            settings.profile,
+            pin,
+            spec,
+            settings.profiles,
+            settings.weaker_profiles,
+            metrics.count_protected,
+            None if stated.cosine is None or stated.fmr is None else Threshold(cosine=stated.cosine, fmr=stated.fmr),
         )
         # Of new galleries, and of what is for no gallery.
         self.profile = self.profiles.default.profile
-        # Of comparisons, and of galleries that are created without one.
-        self.default_threshold = self.profiles.default_threshold(self.profile)
+        if self.profiles.default_threshold(self.profile) is None:
+            _log.warning("no_default_threshold", needs="PATRONUS_EDGE__THRESHOLD__COSINE and __FMR, or one a gallery")
         self.cloud = CloudClient(settings.cloud, metrics, transport)
         self.workers = Workers(settings.work)
         self.galleries = GalleryContexts(
             cloud=self.cloud, keys=keys, profiles=self.profiles, cache_s=settings.cloud.gallery_cache_s
         )
         mirrored = settings.mirrored if spec.mirror else "off"
+        sender = TemplateSender(cloud=self.cloud, galleries=self.galleries, workers=self.workers, metrics=metrics)
+        enrollment = Enrollment(cloud=self.cloud, profiles=self.profiles, sender=sender)
         self.recognition = Recognition(
             reader=self.reader,
             profiles=self.profiles,
             galleries=self.galleries,
             keys=keys,
-            cloud=self.cloud,
+            sender=sender,
+            enrollment=enrollment,
             workers=self.workers,
-            metrics=metrics,
             quality_filter=settings.quality_filter,
             mirrored=mirrored,
         )
+        self.embeddings = EmbeddingEnrollment(galleries=self.galleries, enrollment=enrollment, dim=spec.dim)
+        self.subjects = SubjectManagement(cloud=self.cloud, galleries=self.galleries, workers=self.workers)
+        self.subject_lists = SubjectLists(cloud=self.cloud, galleries=self.galleries, most=settings.max_listed_subjects)
         self.rekey = GalleryRekey(cloud=self.cloud, keys=keys, galleries=self.galleries, workers=self.workers)
         _log.info("edge_ready", profile=self.profile.pin.name, embedder=pin.name, mirrored=mirrored)
 

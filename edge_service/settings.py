@@ -14,7 +14,7 @@ from pydantic_settings import SettingsConfigDict
 from shared.home import patronus_home
 from shared.names import QualityFilter
 from shared.service_settings import ServiceSettings, SettingsGroup
-from shared.urls import ServiceUrl
+from shared.urls import Origin, PathPrefix, ServiceUrl
 
 MirroredFaces = Literal["off", "enrollment", "both"]
 
@@ -101,6 +101,19 @@ class DetectionSettings(SettingsGroup):
     align_twice: bool = True
 
 
+class ThresholdSettings(SettingsGroup):
+    """A threshold, and the false match rate that the operator measured at it."""
+
+    cosine: Annotated[float, Field(ge=0.0001, le=0.9999)] | None = None
+    fmr: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> ThresholdSettings:
+        if (self.cosine is None) != (self.fmr is None):
+            raise ValueError("cosine and fmr go together: a threshold means nothing without its false match rate")
+        return self
+
+
 class WorkSettings(SettingsGroup):
     """How much work runs and waits at once."""
 
@@ -126,13 +139,27 @@ class EdgeSettings(ServiceSettings):
     weaker_profiles: tuple[str, ...] = ()
     # The operator's own profiles, each a folder with a profile.json.
     profiles: Path | None = None
-    # As in the model manifest: sface_2021dec, or dlib_resnet29 once it is fetched. A gallery stays with its embedder.
+    # sface_2021dec; dlib_resnet29 once it is fetched; or one of the operator's own, by the name that
+    # `patronus models add` gave it. A gallery stays with its embedder.
     embedder: str = "sface_2021dec"
+    # The operator's own embedders, each a folder that `patronus models add` made.
+    embedders: Path = Field(default_factory=lambda: patronus_home() / "embedders")
+    # The threshold of comparisons, and of galleries that are created without one, in place of the profile's and the
+    # embedder's. An embedder of the operator's own under a profile without a threshold, such as `seal`, has no other.
+    threshold: ThresholdSettings = ThresholdSettings()
     quality_filter: QualityFilter = "auto"
     # Of which pictures the mirrored face is embedded too: one more embedding for each face (docs/decisions/0031). At
     # enrollment it is made once and helps every later comparison. Galleries may mix the three. For SFace; under dlib it
     # is off, whose false match rate would double.
     mirrored: MirroredFaces = "enrollment"
+    # Origins of web pages whose scripts may call this edge from a browser; none by default. Any visitor of such a page
+    # can read the API key that it uses.
+    cors_origins: tuple[Origin, ...] = ()
+    # The path that a proxy in front strips off before it passes a request on. For the OpenAPI document and for links.
+    root_path: PathPrefix = ""
+    # Subjects whose names are kept in memory for lists, opened and sorted: about 70 MB for 200,000. A gallery with more
+    # is not listed; its subjects are found by their names all the same.
+    max_listed_subjects: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
     cloud: CloudSettings = CloudSettings()
     inference: InferenceSettings = InferenceSettings()
     pictures: PictureLimits = PictureLimits()

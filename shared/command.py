@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     import typer
 
 
+# A plain installation has the library and the client; these bring what the services, the converter and the lab need.
+_EXTRAS = ("cloud", "edge", "lab", "models")
+_OURS = ("cloud_service", "edge_service", "lab", "patronus_face", "shared")
+
+
 def build(words: Sequence[str] = ()) -> "typer.Typer":
     """The command with its groups; the commands of the group ``client`` are at the top level.
 
@@ -126,7 +131,14 @@ def _guarded() -> Iterator[None]:
         finally:
             sys.stdout.flush()  # else Python would fail with a traceback when it ends
     except PatronusError as error:
-        _fail(error.detail, getattr(error, "problem", {"detail": error.detail, "reason": error.reason}))
+        _fail(error.detail, error.problem or {"detail": error.detail, "reason": error.reason})
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in _OURS:
+            raise
+        extra = sys.argv[1] if sys.argv[1:2] and sys.argv[1] in _EXTRAS else "edge"
+        sentence = f"This needs the package {package}: pip install 'patronus-face[{extra}]'"
+        _fail(sentence, {"detail": sentence, "reason": None})
     except OSError as error:
         place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         sentence = f"The system refused this: {place}{error.strerror or type(error).__name__}."

@@ -11,7 +11,7 @@
     ├── Conflict                  409  exists already with other properties
     │   └── ContractMismatch      409  a template made under another contract
     ├── TooLarge                  413  body, picture or pixel count over the limit
-    ├── UnsupportedPicture        415  not a JPEG, PNG or WebP picture
+    ├── UnsupportedPicture        415  not a picture of a format that is taken
     ├── Unprocessable             422  well-formed but not usable
     │   ├── UnreadablePicture     422  damaged, animated or empty
     │   ├── FaceRefused           422  no face, several faces, or one too poor to use
@@ -28,15 +28,22 @@
     │   └── InsufficientStorage   507  the record's disk is full
     ├── ProtectionFailed          500  a privacy step failed; nothing was sent
     ├── UpstreamFailed            502  the cloud answered something the edge does not understand
-    └── SetupError                500  a setting, key or model file is missing or wrong; stops a start
+    ├── SetupError                500  a setting, key or model file is missing or wrong; stops a start
+    └── ClientError                    raised by a client, and never answered
+        ├── ServiceUnreachable         no service answers at this address
+        └── AnswerNotUnderstood        what answers is not this service, or one of another version
 
 ``detail`` is one sentence that says what is wrong and how to correct it. Clients see it, so it never holds a biometric
 value, a path, a key or the text of another exception.
+
+The client of ``shared.client`` raises what a service answered as the same class. ``problem`` then holds the document.
+A problem of a type that is not in this tree, from a newer service, is raised as the general class of its status.
 """
 
 from __future__ import annotations
 
 import math
+import traceback
 from typing import Any, ClassVar
 
 
@@ -49,9 +56,18 @@ class PatronusError(Exception):
         detail: one sentence for the caller: what is wrong and how to correct it.
         reason: a stable word for programs, such as ``too_small``; defaults to the class's own.
         extra: further members of the problem document; plain JSON values, never biometric.
+
+    Example:
+        >>> from patronus_face import Key, PatronusError, Protector
+        >>> try:
+        ...     Protector.open("nothing", key=Key.load_or_create("acme.key"))
+        ... except PatronusError as error:
+        ...     print(error.detail)
+        There is no protection profile 'nothing'; there are: default, dlib, plugin, seal.
     """
 
-    status: ClassVar[int] = 500
+    # Of the class; at a client, that of the answer.
+    status: int = 500
     kind: ClassVar[str] = "unexpected-error"
     title: ClassVar[str] = "Unexpected error"
 
@@ -65,6 +81,19 @@ class PatronusError(Exception):
         self.detail = detail
         self.reason = reason
         self.extra = extra
+        # The document as a service answered it, at a client; None: raised in this process.
+        self.problem: dict[str, Any] | None = None
+
+    @property
+    def request_id(self) -> str | None:
+        """The id of the request in the service's log, at a client; None: raised in this process."""
+        found = (self.problem or {}).get("request_id")
+        return found if isinstance(found, str) else None
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which the same request may be sent again; None: repeating it would not help."""
+        return None
 
 
 class Retryable(PatronusError):
@@ -83,6 +112,11 @@ class Retryable(PatronusError):
         super().__init__(detail, **extra)
         if retry_after_s is not None:
             self.retry_after_s = retry_after_s
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which the same request may be sent again."""
+        return self.retry_after_s
 
 
 class BadRequest(PatronusError):
@@ -123,14 +157,36 @@ class RequestTimedOut(PatronusError):
 
 
 class Conflict(PatronusError):
-    """The state of the gallery does not allow this, such as when it exists with other properties."""
+    """The state of the gallery does not allow this, such as when it exists with other properties.
+
+    Example:
+        >>> from patronus_face import Conflict, Key, Protector
+        >>> key = Key.load_or_create("acme.key")
+        >>> protector = Protector.open(key=key, gallery="staff")
+        >>> try:
+        ...     Protector.open(key=key, gallery="roof")
+        ... except Conflict as error:
+        ...     print(error)
+        The key file acme.key is of the gallery 'staff', and this is 'roof'; use the key file of this gallery, or ...
+    """
 
     status = 409
     kind = "conflict"
 
 
 class ContractMismatch(Conflict):
-    """The gallery's contract (models, profile, key) is not that of the template or the edge."""
+    """The gallery's contract (models, profile, key) is not that of the template or the edge.
+
+    Example:
+        >>> from patronus_face import ContractMismatch, Key, Protector
+        >>> key = Key.load_or_create("acme.key")
+        >>> protector = Protector.open("default", key=key)
+        >>> try:
+        ...     Protector.open("dlib", key=key)
+        ... except ContractMismatch as error:
+        ...     print(error.extra["differing"])
+        ['embedder', 'profile']
+    """
 
     kind = "contract-mismatch"
 
@@ -150,7 +206,18 @@ class UnsupportedPicture(PatronusError):
 
 
 class Unprocessable(PatronusError):
-    """The request is well-formed, but cannot be used; `detail` says why."""
+    """The request is well-formed, but cannot be used; `detail` says why.
+
+    Example:
+        >>> import numpy as np
+        >>> from patronus_face import Key, Protector, Unprocessable
+        >>> protector = Protector.open("default", key=Key.load_or_create("acme.key"))
+        >>> try:
+        ...     protector.protect(np.zeros(128))
+        ... except Unprocessable as error:
+        ...     print(error.reason, error.extra["embedding"])
+        zero_vector 0
+    """
 
     status = 422
     kind = "unprocessable"
@@ -206,7 +273,13 @@ class RateLimited(Overloaded):
 
 
 class ProtectionFailed(PatronusError):
-    """A protection step failed or did not return a template. Nothing was sent."""
+    """A protection step failed or did not return a template. Nothing was sent.
+
+    Example:
+        >>> from patronus_face import PatronusError, ProtectionFailed
+        >>> issubclass(ProtectionFailed, PatronusError)  # there is no template then
+        True
+    """
 
     kind = "protection-failed"
 
@@ -270,7 +343,49 @@ class InsufficientStorage(Retryable):
 
 
 class SetupError(PatronusError):
-    """A setting, key or model file is missing or wrong. Stops a start, with one sentence."""
+    """A setting, key or model file is missing or wrong. Stops a start, with one sentence.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from patronus_face import Key, SetupError
+        >>> _ = Path("acme.key").write_text("no key"); Path("acme.key").chmod(0o600)
+        >>> try:
+        ...     Key.load("acme.key")
+        ... except SetupError as error:
+        ...     print(error)
+        The file acme.key is not a key file of Patronus, or is damaged; put its backup back.
+    """
 
     kind = "setup-error"
     title = "Set-up error"
+
+
+class ClientError(PatronusError):
+    """A call failed at the client; no service answers this."""
+
+    kind = "client-error"
+
+
+class ServiceUnreachable(ClientError):
+    """No service answers at this address, or not in time, or its certificate is not accepted."""
+
+    kind = "service-unreachable"
+
+
+class AnswerNotUnderstood(ClientError):
+    """What answers at this address is not this service, or one of another version."""
+
+    kind = "answer-not-understood"
+
+
+def place_of(error: BaseException) -> dict[str, str]:
+    """The kind and place of an exception for a log: ``log.error("word", **place_of(error))``.
+
+    Our own code logs so, and never with ``exc_info``: a program that embeds a service may have set structlog up
+    otherwise, and its default prints the values of local variables.
+    """
+    places = [
+        f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{line} {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    return {"exception": type(error).__name__, "at": " < ".join(reversed(places[-8:]))}

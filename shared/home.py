@@ -16,6 +16,6 @@ def patronus_home() -> Path:
 def patronus_version() -> str:
     """The installed version, or ``0+checkout`` where the packages are not installed."""
     try:
-        return version("patronus")
+        return version("patronus-face")
     except PackageNotFoundError:
         return "0+checkout"

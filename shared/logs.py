@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import logging.config
 import sys
-import traceback
 from typing import Any, Literal
 
 import structlog
 from structlog.typing import EventDict, Processor
 
+from shared.errors import place_of
 from shared.http.request_context import current_request_id
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 _PLAIN = (str, int, float, bool, type(None))
+# What ``place_of`` says, of events that come by Python's own log: from the protection, which programs may embed.
+_PLACE = structlog.stdlib.ExtraAdder(allow=("exception", "at"))
 
 
 def configure_logging(level: LogLevel = "info", service: str = "patronus") -> None:
@@ -32,7 +34,8 @@ def configure_logging(level: LogLevel = "info", service: str = "patronus") -> No
     ]
     last: list[Processor] = [drop_exception_text, structlog.processors.JSONRenderer()]
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=before, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        foreign_pre_chain=[_PLACE, *before],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -91,16 +94,3 @@ def drop_exception_text(_logger: Any, _method: str, event: EventDict) -> EventDi
         info = sys.exc_info()
     error = info[1] if isinstance(info, tuple) else info
     return {**event, **place_of(error)} if isinstance(error, BaseException) else event
-
-
-def place_of(error: BaseException) -> dict[str, str]:
-    """The kind and place of an exception for a log: ``log.error("word", **place_of(error))``.
-
-    Our own code logs so, and never with ``exc_info``: a program that embeds a service may have set structlog up
-    otherwise, and its default prints the values of local variables.
-    """
-    places = [
-        f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{line} {frame.f_code.co_name}"
-        for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
-    return {"exception": type(error).__name__, "at": " < ".join(reversed(places[-8:]))}

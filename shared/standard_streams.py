@@ -50,6 +50,8 @@ def guard_standard_streams() -> None:
     given = sys.stdout
     if isinstance(given, io.TextIOWrapper):
         encoding, errors, by_line = given.encoding, given.errors, given.line_buffering
+        if errors == "strict":  # a name in a script that the terminal lacks, or a path in no encoding, ends no command
+            errors = "backslashreplace"
         sys.stdout = _Output(given.detach(), encoding=encoding, errors=errors, line_buffering=by_line)
 
 

@@ -42,5 +42,15 @@ def _plain_digits(value: object) -> object:
 # last in an `Annotated`: limits that follow it would be missing from the OpenAPI document.
 PLAIN_DIGITS: Final = BeforeValidator(_plain_digits)
 
+
+def _true_or_false(value: object) -> object:
+    if isinstance(value, str) and value not in {"true", "false"}:
+        raise ValueError("write true or false")
+    return value
+
+
+# For truth values in queries: `true` and `false`, and not `1`, `yes` or `on`.
+TRUE_OR_FALSE: Final = BeforeValidator(_true_or_false)
+
 # The version of what has one version only.
 One = Annotated[Literal[1], _AS_JSON_HAS_IT]

@@ -12,6 +12,7 @@ from pydantic import AfterValidator
 
 _NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _PATH: Final = re.compile(r"[!-~]*")
+_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 
 
 def host_and_port(host: str, port: int) -> str:
@@ -58,6 +59,24 @@ def _checked_url(url: str) -> str:
     raise ValueError("not an address such as http://127.0.0.1:8001 or https://[::1]:8001")
 
 
+def _checked_origin(origin: str) -> str:
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(_checked_url(origin))
+        usual = {"http": 80, "https": 443}[parts.scheme]
+        if f"{parts.scheme}://{parts.netloc}" == origin == origin.lower() and parts.port != usual:
+            return origin
+    raise ValueError(
+        "not an exact origin as browsers send it, such as https://desk.example or http://127.0.0.1:3000: in lower "
+        "case, without a path or the usual port, and never *"
+    )
+
+
+def _checked_prefix(path: str) -> str:
+    if path and not (_PREFIX.fullmatch(path) and {".", ".."}.isdisjoint(path.split("/"))):
+        raise ValueError("not a path such as /patronus, with a slash before it and none behind")
+    return path
+
+
 def _is_host(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
@@ -71,3 +90,9 @@ Host = Annotated[str, AfterValidator(_checked_host)]
 
 # Where a service is reached: `http` or `https`, a host, and perhaps a port and a path.
 ServiceUrl = Annotated[str, AfterValidator(_checked_url)]
+
+# The origin of web pages: a scheme, a host, and perhaps a port (RFC 6454).
+Origin = Annotated[str, AfterValidator(_checked_origin)]
+
+# The path of a service behind a proxy; empty at its top.
+PathPrefix = Annotated[str, AfterValidator(_checked_prefix)]

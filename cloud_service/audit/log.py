@@ -14,18 +14,18 @@ and a Z. Values are strings of ASCII, integers, booleans and null, so that this 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+import secrets
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Text, cast, insert, select, update
 
 from cloud_service.record.queries import PinnedGallery, damaged_value, read_value
-from cloud_service.record.tables import audit, record_value
+from cloud_service.record.tables import audit, gallery, record_value, subject
 from shared.errors import NotFound, RecordDamaged
 from shared.wire.cloud import AuditEntry, AuditHead, AuditPage
 from shared.wire.common import Receipt, moment_text
@@ -50,15 +50,19 @@ class Action(StrEnum):
     TEMPLATE_ERASED = "template_erased"
     TEMPLATES_EXPIRED = "templates_expired"
     TEMPLATES_REDATED = "templates_redated"
+    SUBJECT_RENAMED = "subject_renamed"
+    TEMPLATES_MOVED = "templates_moved"
+    EXPIRY_CHANGED = "expiry_changed"
     RETENTION_CHANGED = "retention_changed"
     SCORE_CHANGED = "score_changed"
+    THRESHOLD_CHANGED = "threshold_changed"
     REKEY_BEGUN = "rekey_begun"
     REKEY_FLIPPED = "rekey_flipped"
     RECORD_RESTORED = "record_restored"
     ERASURE_REPEATED = "erasure_repeated"
 
 
-# Actions whose entry is a receipt.
+# Those that remove templates.
 ERASURES: Final = frozenset(
     {
         Action.GALLERY_ERASED,
@@ -68,6 +72,10 @@ ERASURES: Final = frozenset(
         Action.ERASURE_REPEATED,
     }
 )
+
+
+# Actions whose entry is a receipt: bytes of before are overwritten.
+RECEIPTS: Final = ERASURES | {Action.SUBJECT_RENAMED, Action.TEMPLATES_MOVED}
 
 
 def append(
@@ -117,20 +125,21 @@ def digest_of(
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def marker(connection: Connection) -> Callable[[int, str], str]:
-    """Returns a function from a gallery's number and a subject's name to the subject's mark.
+def new_mark() -> str:
+    """What the log calls a new subject: 64 random hexadecimal digits, which stay when its name or key changes."""
+    return secrets.token_hex(32)
 
-    A mark is 64 hexadecimal digits: HMAC-SHA-256 of both under the record's salt. With the record and the name, a
-    subject's entries can be found; the log alone, without the salt, names nobody.
+
+def check_salt(connection: Connection) -> None:
+    """Checks the salt: by it a list of erasures tells of which record it is.
 
     Raises:
-        RecordDamaged: the record has no salt.
+        RecordDamaged: the record has none.
     """
     try:
-        salt = bytes.fromhex(read_value(connection, SALT))
+        bytes.fromhex(read_value(connection, SALT))
     except ValueError:
         raise damaged_value(SALT) from None
-    return lambda gallery_id, name: hmac.new(salt, f"{gallery_id}:{name}".encode(), hashlib.sha256).hexdigest()
 
 
 def head(connection: Connection, *, for_update: bool = False) -> AuditHead:
@@ -190,14 +199,30 @@ def page(connection: Connection, only: Collection[str] | None, after: int, limit
     return AuditPage(items=[_entry(row) for row in rows], next=rows[-1].seq if more else None)
 
 
-def about(connection: Connection, gallery: str, subject: str) -> Iterator[AuditEntry]:
-    """The entries about one subject, of all galleries that ever had this name."""
-    mark_of = marker(connection)
-    for row in connection.execute(select(audit).where(audit.c.gallery == gallery).order_by(audit.c.seq)):
-        found = _entry(row)
-        mark = found.details.get("subject")
-        if mark is not None and mark == mark_of(found.details.get("gallery_id", 0), subject):
-            yield found
+def about(connection: Connection, gallery: str, mark: str) -> list[AuditEntry]:
+    """The entries about one subject, oldest first.
+
+    Args:
+        connection: to read with.
+        gallery: the name of its gallery.
+        mark: of the subject, as its row has it and its receipts.
+    """
+    said = cast(audit.c.details, Text).contains(mark)  # nothing else has these 64 digits
+    rows = connection.execute(select(audit).where(audit.c.gallery == gallery, said).order_by(audit.c.seq))
+    return [_entry(row) for row in rows]
+
+
+def mark_of(connection: Connection, gallery_name: str, name: str) -> str | None:
+    """The mark of a subject that is there; None: it is not.
+
+    Args:
+        connection: to read with.
+        gallery_name: of its gallery.
+        name: of the subject, as it is stored.
+    """
+    query = select(subject.c.mark).join(gallery, gallery.c.id == subject.c.gallery_id)
+    found: str | None = connection.scalar(query.where(gallery.c.name == gallery_name, subject.c.name == name))
+    return found
 
 
 def _entry(row: Any) -> AuditEntry:

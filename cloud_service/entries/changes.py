@@ -97,8 +97,15 @@ def regroup(connection: Connection, row: Any, *, one_a_subject: bool) -> None:
 def skip_used_ids(connection: Connection) -> None:
     """Has new entries of a restored record get ids that none had in the record that it replaces.
 
-    An index in Milvus may still hold those: other vectors under the same ids. The step is random, for a
-    backup may be restored more than once.
+    An index in Milvus may still hold those: other vectors under the same ids. And edges may hold lists of subjects of
+    later versions: to them, all subjects have changed. The step is random, for a backup may be restored more than once.
     """
     step = _SKIPPED * (1 + secrets.randbelow(_SKIPPED))
-    connection.execute(update(gallery).values(last_entry=gallery.c.last_entry + step))
+    version = gallery.c.subjects_version + step
+    connection.execute(
+        update(gallery).values(
+            last_entry=gallery.c.last_entry + step, subjects_version=version, removed_version=version
+        )
+    )
+    now = select(gallery.c.subjects_version).where(gallery.c.id == subject.c.gallery_id).scalar_subquery()
+    connection.execute(update(subject).values(version=now))

@@ -20,9 +20,15 @@ from cloud_service.clock import RecordClock
 from cloud_service.entries.vectors import entry_vectors
 from cloud_service.record.checksums import KnownDamage, from_blobs, from_grouped_blobs, weights_of
 from cloud_service.record.database import Database
-from cloud_service.record.queries import PinnedGallery, in_parts, oldest_alive, pinned_where, refuse_rekeyed
+from cloud_service.record.queries import (
+    PinnedGallery,
+    in_parts,
+    oldest_alive,
+    pinned_where,
+    refuse_rekeyed,
+)
 from cloud_service.record.tables import gallery, rekeyed, subject, template
-from cloud_service.record.template_queries import BATCH_BYTES, CURRENT_VECTOR, TEMPLATES, UNDER_CURRENT_KEY
+from cloud_service.record.template_queries import BATCH_BYTES, CURRENT_VECTOR, TEMPLATES, UNDER_CURRENT_KEY, living_at
 
 _OF_SUBJECTS = (
     select(subject.c.name, template.c.id, template.c.weight, CURRENT_VECTOR)
@@ -30,7 +36,7 @@ _OF_SUBJECTS = (
     .join(gallery, gallery.c.id == subject.c.gallery_id)
     .outerjoin(rekeyed, UNDER_CURRENT_KEY)
     .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name.in_(bindparam("subjects", expanding=True)))
-    .where(template.c.created_at > bindparam("after"))
+    .where(template.c.created_at > bindparam("after"), living_at(bindparam("now", type_=subject.c.expires_at.type)))
 )
 _ID = itemgetter(1)
 
@@ -114,9 +120,10 @@ class Entries:
         rows: dict[str, list[Any]] = {}
         with self._database.read() as connection:
             pinned = pinned_where(connection, gallery.c.name == gallery_name)
-            after = oldest_alive(pinned.max_age_seconds, self._clock.now())
+            now = self._clock.now()
+            after = oldest_alive(pinned.max_age_seconds, now)
             for part in in_parts(wanted):
-                asked = {"gallery": pinned.id, "subjects": part, "after": after}
+                asked = {"gallery": pinned.id, "subjects": part, "after": after, "now": now}
                 for row in connection.execute(_OF_SUBJECTS, asked).all():
                     rows.setdefault(row[0], []).append(row)
         if pinned.one_entry_a_subject:
@@ -156,16 +163,17 @@ class Entries:
         Raises:
             ContractMismatch: the gallery's key was changed meanwhile. ScoreChanged: its rule was.
         """
-        after = oldest_alive(pinned.max_age_seconds, self._clock.now())
+        now = self._clock.now()
+        living = (template.c.created_at > oldest_alive(pinned.max_age_seconds, now)) & living_at(now)
         with self._database.read() as connection:
             if pinned.one_entry_a_subject:
                 query = select(gallery.c.key_version, gallery.c.contract_digest, gallery.c.score_version)
                 for row in connection.execute(query.where(gallery.c.id == pinned.id)):
                     refuse_rekeyed(pinned, row)
                 for part in in_parts(self._not_proposed(connection, pinned, lacking)):
-                    yield self._stored(connection, pinned, part, template.c.created_at > after, for_all=True)
+                    yield self._stored(connection, pinned, part, living, for_all=True)
             for part in in_parts(ids):
-                yield self._stored(connection, pinned, part, template.c.created_at > after)
+                yield self._stored(connection, pinned, part, living)
 
     def stored(self, pinned: PinnedGallery, ids: NDArray[np.int64]) -> Iterator[StoredEntries]:
         """Those of the (n,) int64 entries that are in the record now, as an index holds them; some hundred at a time.

@@ -84,6 +84,21 @@ def agreements(
     return scores
 
 
+def rotated(templates: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Rotates templates to another seal, in float64; rounding does not change their length.
+
+    Args:
+        templates: (n, d) float32, unit rows.
+        matrix: (d, d) float64, orthogonal: a template T becomes M T.
+
+    Returns:
+        (n, d) float32, unit rows.
+    """
+    turned = templates.astype(np.float64) @ matrix.T
+    turned /= np.linalg.norm(turned, axis=1, keepdims=True)
+    return turned.astype(np.float32)
+
+
 def _scaled(means: NDArray[np.float64], counts: NDArray[np.int64], score: SubjectScore) -> NDArray[np.float64]:
     """Means, each divided by its length to the power for so many templates."""
     exponents = np.array([score.exponent(n) for n in range(1, len(score.exponents) + 2)])

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, Connection, false, select
 
 from cloud_service.audit.check import reading
-from cloud_service.audit.log import Action, append, head, marker
+from cloud_service.audit.log import Action, append, head
 from cloud_service.clock import RecordClock
 from cloud_service.entries.changes import skip_used_ids
 from cloud_service.erasure.erasure_list import (
@@ -223,7 +223,6 @@ class _Repeater:
             int(row.details["gallery_id"]): row.digest
             for row in connection.execute(select(audit).where(audit.c.action == Action.GALLERY_MADE.value))
         }
-        self._mark_of = marker(connection)
         # By gallery: the number of each subject by its mark.
         self._marks: dict[int, dict[str, int]] = {}
 
@@ -259,15 +258,15 @@ class _Repeater:
 
     def _named(self, pinned: PinnedGallery, erasure: KnownErasure) -> ColumnElement[bool]:
         """What an erasure named of a gallery's templates."""
-        if erasure.action == "templates_expired":
+        if erasure.action == "templates_expired" and erasure.subject is None:
             return false() if erasure.stored_until is None else template.c.created_at <= erasure.stored_until
         if erasure.action == "template_erased":
             return template.c.uid == erasure.template
-        return template.c.subject_id == self._subjects(pinned).get(erasure.subject or "", 0)
+        its_own = template.c.subject_id == self._subjects(pinned).get(erasure.subject or "", 0)
+        return its_own | template.c.uid.in_((erasure.moved or "").split())  # under other subjects in this backup
 
     def _subjects(self, pinned: PinnedGallery) -> dict[str, int]:
         if pinned.id not in self._marks:
-            here = select(subject.c.id, subject.c.name).where(subject.c.gallery_id == pinned.id)
-            rows = self._connection.execute(here).all()
-            self._marks[pinned.id] = {self._mark_of(pinned.id, row.name): row.id for row in rows}
+            here = select(subject.c.id, subject.c.mark).where(subject.c.gallery_id == pinned.id)
+            self._marks[pinned.id] = {row.mark: row.id for row in self._connection.execute(here)}
         return self._marks[pinned.id]

@@ -12,7 +12,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 from sqlalchemy import Connection, select
 
 from cloud_service.audit.check import check
@@ -35,7 +42,8 @@ class KnownErasure(BaseModel):
     """One erasure, as it stands in the audit log.
 
     ``entry`` is the digest of the log's entry. ``made`` is that of the entry about the making of the gallery;
-    None: the gallery is older than the log. ``subject`` is a mark and no name.
+    None: the gallery is older than the log. ``subject`` is a mark and no name. ``moved`` are ids of templates of it,
+    separated by spaces, that came from other subjects; None: there were none.
     """
 
     model_config = _FROZEN
@@ -49,6 +57,15 @@ class KnownErasure(BaseModel):
     subject: Hex | None = None
     template: str | None = None
     stored_until: ExactMoment | None = None
+    moved: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before_moves(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``moved`` where there is none: the digests of lists from before are over this."""
+        values: dict[str, Any] = handler(self)
+        if self.moved is None:
+            values.pop("moved", None)
+        return values
 
 
 class ErasureList(BaseModel):
@@ -172,5 +189,5 @@ def _known(row: Any, made: dict[int, str]) -> KnownErasure:
         gallery=row.gallery,
         gallery_id=gallery_id,
         made=details["made"] if repeated else made.get(gallery_id),
-        **{name: details.get(name) for name in ("subject", "template", "stored_until")},
+        **{name: details.get(name) for name in ("subject", "template", "stored_until", "moved")},
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from shared.errors import Overloaded
-from shared.logs import get_logger, place_of
+from shared.errors import Overloaded, place_of
+from shared.logs import get_logger
 from shared.wire.common import Receipt
 
 _log = get_logger(__name__)

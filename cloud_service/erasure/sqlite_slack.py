@@ -3,7 +3,8 @@
 ``secure_delete`` overwrites a row where it stands when it is deleted, and whole pages that become free. But where
 SQLite balances pages after a deletion, it may rewrite a page's rows towards its end and leave what stood before
 in the gap between the page's list of rows and its rows (btree.c, ``rebuildPage``): copies of rows that are deleted
-later, and are then overwritten in their new place only. Nothing reads that gap; here it is filled with zeros.
+later, and are then overwritten in their new place only. The same holds for pages of indexes, which hold names. Nothing
+reads that gap; here it is filled with zeros.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Final
 
 # https://www.sqlite.org/fileformat2.html: sections 1.3 (the file's header), 1.6 (pages of trees) and 4.1 (the log).
 _HEADER: Final = 100
-_LEAF_OF_A_TABLE: Final = 0x0D
-_LEAF_HEADER: Final = 8
+# The length of the header of pages that hold rows or names, by their kind: leaves of tables, and both kinds of indexes.
+_PAGE_HEADERS: Final = {0x0D: 8, 0x0A: 8, 0x02: 12}
 _LOG_HEADER: Final = 32
 _FRAME_HEADER: Final = 24
 
@@ -135,12 +136,13 @@ class SqliteSlack:
 
 
 def _gap_in(image: bytes, page: int) -> tuple[int, int] | None:
-    """The start and end of a table leaf's gap; None: it is no such page, or holds zeros only."""
+    """The start and end of a page's gap; None: it is no page with rows or names, or holds zeros only."""
     header = _HEADER if page == 1 else 0
-    if image[header] != _LEAF_OF_A_TABLE:
+    length = _PAGE_HEADERS.get(image[header])
+    if length is None:
         return None
     rows, content = struct.unpack_from(">HH", image, header + 3)
-    start, end = header + _LEAF_HEADER + 2 * rows, content or 65536
+    start, end = header + length + 2 * rows, content or 65536
     if not start < end <= len(image) or image.count(0, start, end) == end - start:
         return None
     return start, end

@@ -20,8 +20,8 @@ from cloud_service.index.snapshots import Snapshots
 from cloud_service.record.queries import EntryChange, PinnedGallery
 from cloud_service.record.record import Record
 from cloud_service.settings import IndexSettings
-from shared.errors import PatronusError
-from shared.logs import get_logger, place_of
+from shared.errors import PatronusError, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import IndexStats, SnapshotInfo
 

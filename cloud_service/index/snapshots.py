@@ -28,8 +28,8 @@ from cloud_service.index.segment import Segment, width_of
 from cloud_service.record.database import Database
 from cloud_service.record.queries import PinnedGallery
 from cloud_service.record.tables import gallery, segment_file
-from shared.errors import InsufficientStorage, RecordUnavailable
-from shared.logs import get_logger, place_of
+from shared.errors import InsufficientStorage, RecordUnavailable, place_of
+from shared.logs import get_logger
 from shared.security.secret_files import sync_folder
 from shared.wire.cloud import SnapshotInfo
 

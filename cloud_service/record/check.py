@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Engine, Select, and_, case, func, literal, select, text
+from sqlalchemy import Engine, Select, and_, func, literal, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_service.index.snapshots import is_as_written
@@ -20,6 +20,7 @@ from cloud_service.record.checksums import from_blobs, gallery_checksum, weights
 from cloud_service.record.opening import read_only
 from cloud_service.record.sqlite import open_read_only, sqlite_file
 from cloud_service.record.tables import gallery, rekeyed, segment_file, subject, template
+from cloud_service.record.template_queries import OWNER_NAME
 from shared.contract import MAX_DIM, Contract
 from shared.errors import SetupError
 from shared.wire.common import MAX_AGE
@@ -32,6 +33,10 @@ _LISTED: Final = 20
 _CHECKSUMS_SINCE: Final = "0003"
 _PRESENT_NAMES_SINCE: Final = "0005"
 _WEIGHTS_SINCE: Final = "0006"
+_SEALED_NAMES_SINCE: Final = "0007"
+# Names of subjects, as the wire has them.
+_PLAIN: Final = "(length(name) BETWEEN 1 AND 128 AND name NOT GLOB '*[^A-Za-z0-9._@-]*')"
+_SEALED: Final = "({0} GLOB '~*' AND length({0}) BETWEEN 65 AND 748 AND substr({0}, 2) NOT GLOB '*[^A-Za-z0-9_-]*')"
 # By table and its key: what damages a row, in SQLite's words; and the column that records of the first revision lack.
 _DAMAGE: Final[dict[tuple[str, str], tuple[tuple[str, str | None], ...]]] = {
     ("gallery", "id"): (
@@ -49,7 +54,11 @@ _DAMAGE: Final[dict[tuple[str, str], tuple[tuple[str, str | None], ...]]] = {
     ),
     ("subject", "id"): (
         ("datetime(created_at) IS NULL", None),
-        ("typeof(name) <> 'text' OR length(name) NOT BETWEEN 1 AND 128 OR name GLOB '*[^A-Za-z0-9._@-]*'", None),
+        (f"typeof(name) <> 'text' OR NOT ({_PLAIN} OR {_SEALED.format('name')})", None),
+        (f"next_name IS NOT NULL AND NOT ({_SEALED.format('next_name')})", "next_name"),
+        ("(name GLOB '~*') <> (SELECT sealed_names FROM gallery WHERE gallery.id = gallery_id)", "mark"),
+        ("length(mark) <> 64 OR mark GLOB '*[^0-9a-f]*'", "mark"),
+        ("expires_at IS NOT NULL AND datetime(expires_at) IS NULL", "expires_at"),
         # One entry for each subject where the rule is `mean`, and none where it is `best`.
         ("typeof(entry_id) NOT IN ('integer', 'null') OR entry_id < 1", "entry_id"),
         (
@@ -163,24 +172,26 @@ def damaged_templates(engine: Engine) -> Iterator[DamagedTemplate]:
     Raises:
         SQLAlchemyError: the record cannot be read.
     """
-    # While a change of key settles, what still stands in the template's own row is under the key before.
+    # While a change of key settles, nobody reads what still stands in a template's own row, under the key before.
     unsettled = and_(rekeyed.c.template_id == template.c.id, rekeyed.c.key_version == gallery.c.key_version)
-    version = case((rekeyed.c.id.is_not(None), gallery.c.key_version - 1), else_=gallery.c.key_version)
     weight = template.c.weight if _is_of(engine, _WEIGHTS_SINCE) else literal(1.0)
-    own = _columns(template, version, weight).outerjoin(rekeyed, unsettled)
-    staged = _columns(rekeyed, rekeyed.c.key_version, weight).join(rekeyed, rekeyed.c.template_id == template.c.id)
+    owner = OWNER_NAME if _is_of(engine, _SEALED_NAMES_SINCE) else subject.c.name
+    own = _columns(template, gallery.c.key_version, weight, subject.c.name).outerjoin(rekeyed, unsettled)
+    own = own.where(rekeyed.c.id.is_(None))
+    staged = _columns(rekeyed, rekeyed.c.key_version, weight, owner)
+    staged = staged.join(rekeyed, rekeyed.c.template_id == template.c.id)
     yield from _damaged(engine, own.order_by(template.c.id).limit(_ROWS), template.c.id, staged=False)
     yield from _damaged(engine, staged.order_by(rekeyed.c.id).limit(_ROWS), rekeyed.c.id, staged=True)
 
 
-def _columns(of: Any, version: Any, weight: Any) -> Select[Any]:
+def _columns(of: Any, version: Any, weight: Any, name: Any) -> Select[Any]:
     return (
         select(
             of.c.id.label("place"),
             of.c.vector,
             template.c.id.label("row"),
             template.c.uid,
-            subject.c.name.label("subject"),
+            name.label("subject"),
             gallery.c.id.label("gallery_id"),
             gallery.c.name.label("gallery"),
             gallery.c.dim,
@@ -249,12 +260,16 @@ def file_damage(file: sqlite3.Connection) -> Iterator[str]:
         yield from (f"the row {name} of the table record_value is missing" for name in _VALUES if name not in known)
 
 
+# Of the table of galleries, and what they are in records that lack them.
+_LATER_COLUMNS: Final = {"score": None, "score_version": 0, "sealed_names": False}
+
+
 def _damaged_galleries(file: sqlite3.Connection, *, checked: bool) -> Iterator[str]:
     """Galleries whose contract does not fit its digest, or whose checksum does not fit."""
     cursor = file.execute("SELECT *, CAST(contract AS BLOB) AS contract_bytes FROM gallery")
     names = [column[0] for column in cursor.description]
     for values in cursor:
-        row = SimpleNamespace(**{"score": None, "score_version": 0} | dict(zip(names, values, strict=True)))
+        row = SimpleNamespace(**_LATER_COLUMNS | dict(zip(names, values, strict=True)))
         try:
             row.score = None if row.score is None else json.loads(row.score)
             contract = Contract.model_validate(json.loads(row.contract_bytes))

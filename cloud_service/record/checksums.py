@@ -208,7 +208,8 @@ def gallery_checksum(row: Any) -> str:
 
     They are those that are named below. The contract is bound by its digest. Not covered is what changes without a
     decision: the numbers of templates, subjects and entries, the kind of index, a change of key that is under way, and
-    when it was made. How subjects are compared is covered where it is stored, so that older checksums stay valid.
+    when it was made. How subjects are compared, and that names are sealed, is covered where it is stored, so that older
+    checksums stay valid.
 
     Args:
         row: has them as attributes.
@@ -221,6 +222,8 @@ def gallery_checksum(row: Any) -> str:
     values = [row.id, row.name, row.contract_digest, row.dim, row.key_version, *rates, row.max_age_seconds]
     if row.score is not None or row.score_version:
         values += [row.score_version, json.dumps(row.score, sort_keys=True, allow_nan=False)]
+    if row.sealed_names:
+        values.append("sealed names")
     return hashlib.sha256(json.dumps(values, allow_nan=False).encode("ascii")).hexdigest()
 
 

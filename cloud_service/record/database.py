@@ -119,11 +119,12 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def scrub(self, *, patient: bool = True) -> None:
+    def scrub(self, *, patient: bool = True, whole: bool = False) -> None:
         """Overwrites the bytes of what was erased, as far as the engine can.
 
         Args:
             patient: whether to wait for the busy time; else it is tried once, and holds up no writer.
+            whole: whether to look for copies of rows in all of the file, where the engine leaves some.
 
         Raises:
             Overloaded: somebody reads an old state of the record for longer than the busy time.

@@ -19,8 +19,8 @@ from sqlalchemy import select as select_from
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cloud_service.record.tables import record_value
-from shared.errors import Overloaded, RecordUnavailable, SetupError
-from shared.logs import get_logger, place_of
+from shared.errors import Overloaded, RecordUnavailable, SetupError, place_of
+from shared.logs import get_logger
 
 _log = get_logger(__name__)
 

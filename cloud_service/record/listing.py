@@ -1,27 +1,35 @@
-"""Pages of what the record holds, for those who manage it. Never a vector."""
+"""Galleries and subjects as the record holds them, for those who manage it. Never a vector."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Select, exists, func, select
+from sqlalchemy import ColumnElement, Row, Select, select
 
 from cloud_service.clock import RecordClock
 from cloud_service.record.database import Database
-from cloud_service.record.queries import gallery_row, oldest_alive, pinned_from, pinned_where
+from cloud_service.record.queries import (
+    gallery_row,
+    oldest_alive,
+    pinned_from,
+    pinned_where,
+    refuse_other,
+    unknown_subject,
+)
 from cloud_service.record.tables import gallery, subject, template
+from cloud_service.record.template_queries import living_at
 from shared.contract import Contract
-from shared.errors import NotFound, RecordDamaged
-from shared.names import SUBJECT_PATTERN, TEMPLATE_ID_PATTERN
-from shared.wire.common import GalleryInfo, Page, SubjectDetail, SubjectInfo, TemplateInfo, Threshold
+from shared.errors import RecordDamaged
+from shared.names import STORED_NAME_PATTERN, TEMPLATE_ID_PATTERN
+from shared.wire.cloud import StoredSubject, StoredSubjectDetail
+from shared.wire.common import GalleryInfo, Page, TemplateInfo, Threshold
 
 Item = TypeVar("Item")
 
-_SUBJECT = re.compile(SUBJECT_PATTERN)
+_NAME = re.compile(STORED_NAME_PATTERN)
 _TEMPLATE_ID = re.compile(TEMPLATE_ID_PATTERN)
 
 _galleries = select(gallery)
@@ -59,52 +67,41 @@ class Listing:
         query = _galleries if only is None else _galleries.where(gallery.c.name.in_(sorted(only)))
         return self._page(query, gallery.c.name, after, limit, _gallery_info)
 
-    def subjects(self, gallery_name: str, after: str | None, limit: int) -> Page[SubjectInfo]:
-        """A page of a gallery's subjects. Those whose row is damaged are left out.
-
-        Raises:
-            NotFound: there is no such gallery.
-        """
-        gallery_id, after_this = self._gallery(gallery_name)
-        held = (template.c.subject_id == subject.c.id) & (template.c.created_at > after_this)
-        counted = select(func.count()).where(held).scalar_subquery()
-        query = select(subject.c.name, subject.c.created_at, counted.label("templates")).where(
-            subject.c.gallery_id == gallery_id, exists().where(held)
-        )
-        return self._page(query, subject.c.name, after, limit, _subject_info)
-
-    def subject(self, gallery_name: str, name: str) -> SubjectDetail:
+    def subject(self, gallery_name: str, name: str, contract: str | None = None) -> StoredSubjectDetail:
         """A subject with its templates, oldest first.
+
+        Args:
+            gallery_name: which gallery.
+            name: of the subject.
+            contract: as ``refuse_other`` takes it.
 
         Raises:
             NotFound: there is no such gallery or subject.
+            ContractMismatch: the gallery has another contract. Unprocessable: the name is not of its kind.
             RecordDamaged: the id of a template of it is not what was written.
         """
-        gallery_id, after_this = self._gallery(gallery_name)
+        now = self._clock.now()
         with self._database.read() as connection:
+            found = pinned_where(connection, gallery.c.name == gallery_name)
+            refuse_other(found, contract, name)
             rows = connection.execute(
-                select(template.c.id, template.c.uid, template.c.created_at, subject.c.created_at.label("since"))
+                select(
+                    template.c.id,
+                    template.c.uid,
+                    template.c.created_at,
+                    subject.c.created_at.label("since"),
+                    subject.c.expires_at,
+                )
                 .join(subject, subject.c.id == template.c.subject_id)
-                .where(subject.c.gallery_id == gallery_id, subject.c.name == name)
-                .where(template.c.created_at > after_this)
+                .where(subject.c.gallery_id == found.id, subject.c.name == name, living_at(now))
+                .where(template.c.created_at > oldest_alive(found.max_age_seconds, now))
                 .order_by(template.c.id)
             ).all()
         if not rows:
-            raise NotFound("The gallery has no subject of this name.", reason="unknown_subject")
-        damaged = [row.id for row in rows if not isinstance(row.uid, str) or not _TEMPLATE_ID.fullmatch(row.uid)]
-        if damaged:
-            raise RecordDamaged(f"The row {damaged[0]} of the table template is damaged; restore it from a backup.")
-        return SubjectDetail(
-            subject=name,
-            created_at=rows[0].since,
-            templates=[TemplateInfo(id=row.uid, created_at=row.created_at) for row in rows],
+            raise unknown_subject()
+        return StoredSubjectDetail(
+            subject=name, created_at=rows[0].since, expires_at=rows[0].expires_at, templates=template_infos(rows)
         )
-
-    def _gallery(self, name: str) -> tuple[int, datetime]:
-        """The number of a gallery, and the moment after which unexpired templates were stored."""
-        with self._database.read() as connection:
-            found = pinned_where(connection, gallery.c.name == name)
-        return found.id, oldest_alive(found.max_age_seconds, self._clock.now())
 
     def _page(
         self,
@@ -138,6 +135,7 @@ def _gallery_info(row: Row[Any]) -> GalleryInfo:
         contract_digest=row.contract_digest,
         threshold=Threshold(cosine=row.threshold_cosine, fmr=row.threshold_fmr),
         score=pinned.score,
+        sealed_names=pinned.sealed_names,
         subjects=row.subjects,
         templates=row.templates,
         max_age_seconds=row.max_age_seconds,
@@ -147,10 +145,29 @@ def _gallery_info(row: Row[Any]) -> GalleryInfo:
 
 def _require_name(stored: object) -> None:
     """Raises RecordDamaged where a stored value cannot be a name; SQLite returns whatever was stored."""
-    if not isinstance(stored, str) or not _SUBJECT.fullmatch(stored):
+    if not isinstance(stored, str) or not _NAME.fullmatch(stored):
         raise RecordDamaged("A name in this list is damaged: restore the record from a backup.")
 
 
-def _subject_info(row: Row[Any]) -> SubjectInfo:
+def stored_subject(row: Row[Any]) -> StoredSubject:
+    """A subject from a row with ``id``, ``name``, ``templates``, ``created_at`` and ``expires_at``.
+
+    Raises:
+        RecordDamaged: its name is not one that was stored.
+    """
     _require_name(row.name)
-    return SubjectInfo(subject=row.name, templates=row.templates, created_at=row.created_at)
+    return StoredSubject(
+        id=row.id, subject=row.name, templates=row.templates, created_at=row.created_at, expires_at=row.expires_at
+    )
+
+
+def template_infos(rows: Sequence[Any]) -> list[TemplateInfo]:
+    """Templates from rows with ``id``, ``uid`` and ``created_at``.
+
+    Raises:
+        RecordDamaged: the id on the wire of one is not what was written.
+    """
+    damaged = [row.id for row in rows if not isinstance(row.uid, str) or not _TEMPLATE_ID.fullmatch(row.uid)]
+    if damaged:
+        raise RecordDamaged(f"The row {damaged[0]} of the table template is damaged; restore it from a backup.")
+    return [TemplateInfo(id=row.uid, created_at=row.created_at) for row in rows]

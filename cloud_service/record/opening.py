@@ -40,7 +40,7 @@ def open_database(url: str, settings: RecordSettings, connections: int, *, share
         upgraded = upgrade(database)
         database.claim()
         if upgraded:  # rows that grew left copies of themselves, which no later erasure would find
-            database.scrub()
+            database.scrub(whole=True)
     return database
 
 
@@ -130,5 +130,5 @@ def _connected(url: str, settings: RecordSettings, connections: int, shared: boo
     try:
         from cloud_service.record.postgresql import PostgresqlDatabase  # noqa: PLC0415 - an extra: psycopg may be missing
     except ImportError:
-        raise SetupError("A record in PostgreSQL needs psycopg: pip install 'patronus[postgresql]'.") from None
+        raise SetupError("A record in PostgreSQL needs psycopg: pip install 'patronus-face[postgresql]'.") from None
     return PostgresqlDatabase(url, settings.busy_timeout_s, settings.statement_timeout_s, connections, shared=shared)

@@ -137,7 +137,7 @@ class PostgresqlDatabase(Database):
             self._ownership.keep(ask=True)
         super().ping()
 
-    def scrub(self, *, patient: bool = True) -> None:
+    def scrub(self, *, patient: bool = True, whole: bool = False) -> None:
         """Frees the room of what was erased, to be overwritten by what comes next.
 
         PostgreSQL overwrites nothing: the bytes stay in that room, and in the write-ahead log, until they are reused

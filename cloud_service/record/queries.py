@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, get_args
 
@@ -14,9 +14,10 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, select, update
 from cloud_service.record.checksums import gallery_checksum
 from cloud_service.record.tables import DAMAGED, gallery, record_value, subject
 from shared.contract import Contract
-from shared.errors import ContractMismatch, IndexUnavailable, NotFound, RecordDamaged
+from shared.errors import ContractMismatch, IndexUnavailable, NotFound, RecordDamaged, Unprocessable
+from shared.names import SEALED
 from shared.scores import CosineThreshold
-from shared.wire.cloud import EnrolledTemplate, IndexKind
+from shared.wire.cloud import IndexKind
 from shared.wire.common import BEST, Receipt, SubjectScore
 
 # Far more than a gallery can hold or have had: a greater number is damage.
@@ -49,6 +50,7 @@ class PinnedGallery:
     last_entry: int
     templates: int
     subjects: int
+    sealed_names: bool
 
     @property
     def one_entry_a_subject(self) -> bool:
@@ -62,7 +64,7 @@ class PinnedGallery:
 
     def rekeyed(self, contract: Contract) -> PinnedGallery:
         """The gallery as it will be under its next key, whose contract this is."""
-        return replace(self, key_version=self.key_version + 1, contract_digest=contract.digest())
+        return replace(self, key_version=self.key_version + 1, contract_digest=contract.digest(), sealed_names=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +96,6 @@ def joined(changes: Sequence[EntryChange]) -> EntryChange:
     kept = ~np.isin(ids, removed)
     vectors = np.concatenate([one.vectors for one in changes])
     return EntryChange(removed[~np.isin(removed, ids)], ids[kept], vectors[kept])
-
-
-@dataclass(frozen=True, slots=True)
-class NewVector:
-    """A template to store: (dim,) float32, a unit vector, and its weight."""
-
-    vector: NDArray[np.float32] = field(repr=False)
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What an enrollment stored: all its answers, and how many living templates the subject has."""
-
-    answers: list[EnrolledTemplate]
-    total: int
-    change: EntryChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +155,36 @@ def refuse_rekeyed(pinned: PinnedGallery, now: Any) -> None:
         )
     if now.score_version != pinned.score_version:
         raise ScoreChanged("How the gallery compares subjects was changed a moment ago; send the same again.")
+
+
+def refuse_other(pinned: PinnedGallery, contract: str | None, *names: str) -> None:
+    """Refuses what does not fit the gallery as it is in this transaction: a late contract, or names of the other kind.
+
+    Args:
+        pinned: the gallery.
+        contract: the digest of the contract under whose key the caller sealed the names; None: it does not say.
+        names: of subjects, as the caller sent them.
+
+    Raises:
+        ContractMismatch: the gallery has another contract: nobody is found under these names.
+        Unprocessable: a name is sealed where the gallery's names are plain, or the other way round.
+    """
+    if contract is not None and contract != pinned.contract_digest:
+        raise ContractMismatch(
+            "The names of subjects were sealed under another contract than the gallery's; seal them again under it.",
+            expected=pinned.contract_digest,
+            given=contract,
+        )
+    if any(name.startswith(SEALED) != pinned.sealed_names for name in names):
+        if pinned.sealed_names:
+            raise Unprocessable(
+                "The names of this gallery's subjects are sealed; send the name as the edge seals it.",
+                reason="name_not_sealed",
+            )
+        raise Unprocessable(
+            "The names of this gallery's subjects are not sealed; send plain names, or change its key to seal them.",
+            reason="name_sealed",
+        )
 
 
 class ScoreChanged(IndexUnavailable):
@@ -236,7 +251,7 @@ def _check(row: Any) -> PinnedGallery:
         fits = row.checksum == gallery_checksum(row) and contract.digest() == row.contract_digest
         fits = fits and contract.dim == row.dim and row.index_kind in _KINDS
         fits = fits and row.created_at is not DAMAGED and row.next_contract is not DAMAGED
-        counters = row.templates, row.subjects, row.last_entry
+        counters = row.templates, row.subjects, row.last_entry, row.subjects_version, row.removed_version
         if not fits or not all(isinstance(one, int) and 0 <= one <= _MOST_COUNTED for one in counters):
             raise damaged_gallery(row.id)
         threshold = CosineThreshold.of(row.threshold_cosine)
@@ -259,6 +274,7 @@ def _check(row: Any) -> PinnedGallery:
         last_entry=row.last_entry,
         templates=row.templates,
         subjects=row.subjects,
+        sealed_names=row.sealed_names,
     )
 
 
@@ -301,8 +317,13 @@ def find_subject(connection: Connection, gallery_id: int, name: str) -> int:
     query = select(subject.c.id).where(subject.c.gallery_id == gallery_id, subject.c.name == name)
     found = connection.scalar(query)
     if found is None:
-        raise NotFound("The gallery has no subject of this name.", reason="unknown_subject")
+        raise unknown_subject()
     return int(found)
+
+
+def unknown_subject() -> NotFound:
+    """The error where a subject is not there."""
+    return NotFound("The gallery has no subject of this name.", reason="unknown_subject")
 
 
 def hold_gallery(
@@ -332,6 +353,23 @@ def hold_gallery(
     if row is None:
         raise unknown_gallery()
     return row
+
+
+def touch_subjects(connection: Connection, gallery_id: int, subject_ids: Sequence[int], *, removed: bool) -> None:
+    """Raises the version of a gallery's list of subjects, in a transaction that holds the gallery.
+
+    Args:
+        connection: in that transaction.
+        gallery_id: which.
+        subject_ids: those that were made or changed.
+        removed: whether others were removed: lists from before hold some that are gone.
+    """
+    version = gallery.c.subjects_version + 1
+    values = {gallery.c.subjects_version: version} | ({gallery.c.removed_version: version} if removed else {})
+    change = update(gallery).where(gallery.c.id == gallery_id).values(values).returning(gallery.c.subjects_version)
+    now = connection.scalars(change).one()
+    for part in in_parts(subject_ids):
+        connection.execute(update(subject).where(subject.c.id.in_(part)).values(version=now))
 
 
 def read_value(connection: Connection, name: str, *, for_update: bool = False) -> str:

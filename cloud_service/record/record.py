@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, update
 
-from cloud_service.audit.log import Action, append_for, marker
+from cloud_service.audit.log import Action, append_for
 from cloud_service.clock import RecordClock
 from cloud_service.entries.changes import entries_of, regroup, renewed
 from cloud_service.entries.queries import Entries
@@ -31,15 +31,17 @@ from cloud_service.record.queries import (
     no_change,
     pinned_from,
     pinned_where,
+    refuse_other,
     refuse_rekeyed,
     renew_checksum,
+    touch_subjects,
 )
 from cloud_service.record.tables import gallery, rekeyed, subject, template
 from cloud_service.record.template_queries import Vectors
 from shared.errors import Conflict, ContractMismatch, NotFound
 from shared.logs import get_logger
 from shared.wire.cloud import GallerySpec, IndexKind
-from shared.wire.common import SubjectScore
+from shared.wire.common import SubjectScore, Threshold
 
 _log = get_logger(__name__)
 
@@ -133,7 +135,7 @@ class Record:
     def put_gallery(self, name: str, spec: GallerySpec, by: str | None) -> tuple[PinnedGallery, bool]:
         """Makes a gallery, or finds it made alike; says which: true when it is new.
 
-        One that is there keeps its own rule.
+        One that is there keeps its own rule, and its kind of names.
 
         Raises:
             ContractMismatch: it exists with another contract.
@@ -151,6 +153,7 @@ class Record:
                     threshold_cosine=spec.threshold.cosine,
                     threshold_fmr=spec.threshold.fmr,
                     score=spec.score.model_dump(mode="json"),
+                    sealed_names=spec.sealed_names,
                     created_at=self.clock.now(),
                 )
                 renew_checksum(connection, int(connection.scalars(made.returning(gallery.c.id)).one()))
@@ -198,6 +201,24 @@ class Record:
             append_for(connection, before, Action.SCORE_CHANGED, by, rule=score.rule, exponents=exponents)
             return before, pinned_from(hold_gallery(connection, pinned.id))
 
+    def change_threshold(self, pinned: PinnedGallery, threshold: Threshold, by: str | None) -> None:
+        """Changes a gallery's threshold and its stated rate; the same again changes nothing.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile.
+        """
+        with self.database.write() as connection:
+            before = pinned_from(hold_gallery(connection, pinned.id))
+            was = before.threshold.cosine.value, before.fmr
+            if was == (threshold.cosine, threshold.fmr):
+                return
+            values = {"threshold_cosine": threshold.cosine, "threshold_fmr": threshold.fmr}
+            connection.execute(update(gallery).where(gallery.c.id == pinned.id).values(values))
+            renew_checksum(connection, pinned.id)
+            now = {"cosine": repr(threshold.cosine), "fmr": repr(threshold.fmr)}
+            earlier = {"cosine_before": repr(was[0]), "fmr_before": repr(was[1])}
+            append_for(connection, before, Action.THRESHOLD_CHANGED, by, **now, **earlier)
+
     def erase_gallery(self, pinned: PinnedGallery, by: str | None) -> tuple[PinnedGallery, Removed]:
         """Removes a gallery and all in it; returns the gallery as it was then.
 
@@ -225,7 +246,9 @@ class Record:
         connection.execute(delete(gallery).where(gallery.c.id == pinned.id))
         return subjects, templates
 
-    def erase_subject(self, pinned: PinnedGallery, name: str, by: str | None, uid: str | None = None) -> Removed:
+    def erase_subject(
+        self, pinned: PinnedGallery, name: str, by: str | None, uid: str | None = None, contract: str | None = None
+    ) -> Removed:
         """Removes a subject and all of its templates, or one template and its subject with the last one.
 
         Args:
@@ -233,24 +256,25 @@ class Record:
             name: of the subject.
             by: the id of the caller's API key, for the audit log.
             uid: the id on the wire of the one template; None: all.
+            contract: as ``refuse_other`` takes it.
 
         Raises:
             NotFound: there is no such subject, or it has no such template.
+            ContractMismatch: the gallery has another contract. Unprocessable: it has names of the other kind.
         """
-        details, action = {}, Action.SUBJECT_ERASED
+        action = Action.SUBJECT_ERASED if uid is None else Action.TEMPLATE_ERASED
         with self.database.write() as connection:
             pinned = pinned_from(hold_gallery(connection, pinned.id))
+            refuse_other(pinned, contract, name)
             subject_id = find_subject(connection, pinned.id, name)
             which = template.c.subject_id == subject_id
+            details = marked(connection, subject_id)
             if uid is not None:
-                which, details, action = which & (template.c.uid == uid), {"template": uid}, Action.TEMPLATE_ERASED
+                which, details = which & (template.c.uid == uid), {"subject": details["subject"], "template": uid}
             templates, gone, change = self.remove(connection, pinned, which, [subject_id])
             if uid is not None and not templates:
                 raise NotFound("The subject has no template with this id.", reason="unknown_template")
-            who = marker(connection)(pinned.id, name)
-            receipt = append_for(
-                connection, pinned, action, by, subject=who, **details, subjects=gone, templates=templates
-            )
+            receipt = append_for(connection, pinned, action, by, **details, subjects=gone, templates=templates)
         return Removed(gone, templates, receipt, change)
 
     def remove(
@@ -278,9 +302,10 @@ class Record:
         if not len(ids):
             return 0, len(gone), no_change(pinned.dim)
         hold_gallery(connection, pinned.id, -len(ids), subjects=-len(gone))
+        left = [one for one in subject_ids if one not in gone]
+        touch_subjects(connection, pinned.id, left, removed=bool(gone))
         change = no_change(pinned.dim, ids)
         if pinned.one_entry_a_subject:
-            left = [one for one in subject_ids if one not in gone]
             change = renewed(connection, self.entries, pinned, before, left)
         self.note(connection, pinned, change)
         return len(ids), len(gone), change
@@ -318,6 +343,17 @@ class Record:
             self.journal.removed(connection, pinned, change.removed)
         if len(change.ids):
             self.journal.added(connection, pinned, change.ids)
+
+
+def marked(connection: Connection, subject_id: int) -> dict[str, str]:
+    """What an audit entry about the erasure of a whole subject says of it.
+
+    Its mark, and the ids of the templates that came from other subjects: a backup may hold them under those.
+    """
+    mark = connection.scalars(select(subject.c.mark).where(subject.c.id == subject_id)).one()
+    came = select(template.c.uid).where(template.c.subject_id == subject_id, template.c.moved).order_by(template.c.id)
+    moved = " ".join(connection.scalars(came))
+    return {"subject": mark} | ({"moved": moved} if moved else {})
 
 
 def _count(connection: Connection, which: ColumnElement[bool]) -> int:

@@ -16,13 +16,16 @@ from cloud_service.record.queries import (
     Removed,
     damaged_value,
     hold_gallery,
+    in_parts,
+    joined,
     oldest_alive,
     pinned_from,
     read_value,
     renew_checksum,
 )
-from cloud_service.record.record import Record
-from cloud_service.record.tables import gallery, record_value, template
+from cloud_service.record.record import Record, marked
+from cloud_service.record.tables import gallery, record_value, subject, template
+from cloud_service.record.template_queries import count_templates
 from shared.wire.common import moment_text
 
 _TIME_SEEN = "time_seen"
@@ -41,8 +44,14 @@ class Retention:
         self._clock = record.clock
 
     def limited(self) -> list[PinnedGallery]:
-        """The galleries whose templates expire."""
-        return [pinned for pinned in self._record.galleries() if pinned.max_age_seconds is not None]
+        """The galleries whose templates expire, by their age or with a subject of an expiry of its own."""
+        galleries = self._record.galleries()
+        with self._database.read() as connection:
+            return [
+                pinned
+                for pinned in galleries
+                if pinned.max_age_seconds is not None or _any(connection, _expiring(pinned))
+            ]
 
     def change(
         self, pinned: PinnedGallery, max_age_seconds: int | None, by: str | None
@@ -69,13 +78,14 @@ class Retention:
             return pinned_from(hold_gallery(connection, pinned.id)), removed
 
     def overdue(self, pinned: PinnedGallery) -> bool:
-        """Whether templates are there that have expired, by the settled time."""
-        expired = _stored_until(pinned, oldest_alive(pinned.max_age_seconds, self._clock.settled()))
+        """Whether templates or subjects are there that have expired, by the settled time."""
+        settled = self._clock.settled()
         with self._database.read() as connection:
-            return _any(connection, expired)
+            aged = _stored_until(pinned, oldest_alive(pinned.max_age_seconds, settled))
+            return _any(connection, _expired_at(pinned, settled)) or _any(connection, aged)
 
     def erase_expired(self, pinned: PinnedGallery, at_most: int) -> Removed | None:
-        """Removes the oldest templates that have expired, by the settled time; None: none has.
+        """Removes subjects that have expired, else the oldest templates that have, by the settled time; None: none has.
 
         Args:
             pinned: the gallery.
@@ -85,7 +95,9 @@ class Retention:
             NotFound: the gallery was erased meanwhile.
         """
         with self._database.write() as connection:
-            return self._remove_expired(connection, pinned_from(hold_gallery(connection, pinned.id)), at_most)
+            held = pinned_from(hold_gallery(connection, pinned.id))
+            some = self._remove_expired_subjects(connection, held, at_most)
+            return some or self._remove_expired(connection, held, at_most)
 
     def redate(self, pinned: PinnedGallery) -> int:
         """Dates templates to now that a wrong clock dated to the future.
@@ -127,6 +139,20 @@ class Retention:
             later = (record_value.c.name == _TIME_SEEN) & (record_value.c.value < text)
             connection.execute(update(record_value).where(later).values(value=text))
 
+    def _remove_expired_subjects(self, connection: Connection, pinned: PinnedGallery, at_most: int) -> Removed | None:
+        """Removes subjects that have expired, at most so many; the receipt is that of the first."""
+        query = select(subject.c.id).where(_expired_at(pinned, self._clock.settled())).order_by(subject.c.expires_at)
+        ids = list(connection.scalars(query.limit(at_most)))
+        if not ids:
+            return None
+        held = count_templates(connection, ids)
+        said = [marked(connection, one) | {"subjects": 1, "templates": held.get(one, 0)} for one in ids]
+        changes = [
+            self._record.remove(connection, pinned, template.c.subject_id.in_(part), part)[2] for part in in_parts(ids)
+        ]
+        receipts = [append_for(connection, pinned, Action.TEMPLATES_EXPIRED, None, **details) for details in said]
+        return Removed(len(ids), sum(held.values()), receipts[0], joined(changes))
+
     def _remove_expired(self, connection: Connection, pinned: PinnedGallery, at_most: int | None) -> Removed | None:
         if pinned.max_age_seconds is None:
             return None
@@ -148,6 +174,14 @@ class Retention:
             templates=len(found),
         )
         return Removed(gone, len(found), receipt, change)
+
+
+def _expiring(pinned: PinnedGallery) -> ColumnElement[bool]:
+    return (subject.c.gallery_id == pinned.id) & subject.c.expires_at.is_not(None)
+
+
+def _expired_at(pinned: PinnedGallery, moment: datetime) -> ColumnElement[bool]:
+    return _expiring(pinned) & (subject.c.expires_at <= moment)
 
 
 def _stored_until(pinned: PinnedGallery, cutoff: datetime) -> ColumnElement[bool]:

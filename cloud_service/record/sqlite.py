@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self, cast
 from urllib.parse import quote
@@ -34,6 +34,10 @@ _ROOM: Final = 1 << 20
 # Reads the file's first page, and so needs all that a read needs.
 _ANYTHING: Final = "SELECT count(*) FROM sqlite_master"
 _NOT_NOW: Final = "The record cannot be written now: nothing was changed. Send it again in a moment."
+_SEE_TO_DISK: Final = (
+    "The record's disk does not work: nothing was changed. Send it again when the operator has mended it."
+)
+_LONG_READ: Final = "A long read of the record, as by a backup, keeps erased bytes on disk; try again when it is over."
 _FORMS: Final = "sqlite:////folder/record.db or postgresql://user:password@host/database"
 _FULL: Final = "The disk of the record is full: nothing was changed. The operator must make room; then send it again."
 
@@ -89,8 +93,8 @@ class SqliteDatabase(Database):
             self._slack = SqliteSlack(path)
             opened.callback(self._slack.close)
             opened.callback(engine.dispose)
-            # Whether what a crash left in the file is yet to be looked for.
-            self._crashed = self._log_file.exists()
+            # Whether all of the file is yet to be looked through, as after a crash.
+            self._unscanned = self._log_file.exists()
             try:
                 self._start()
             except sqlite3.DatabaseError as error:
@@ -138,7 +142,7 @@ class SqliteDatabase(Database):
         disk = os.statvfs(self._path.parent)
         return disk.f_bavail * disk.f_frsize >= _ROOM
 
-    def scrub(self, *, patient: bool = True) -> None:
+    def scrub(self, *, patient: bool = True, whole: bool = False) -> None:
         """Overwrites erased bytes in the write-ahead log, and copies of rows that SQLite left.
 
         The pages themselves were overwritten when it was erased (``secure_delete``), but for copies of rows that SQLite
@@ -146,12 +150,14 @@ class SqliteDatabase(Database):
 
         Args:
             patient: whether to wait for the busy time; else it is tried once, and holds up no writer.
+            whole: whether to look for such copies in all of the file, and not only in what this process wrote.
 
         Raises:
             Overloaded: somebody reads an old state of the file for longer than the busy time.
             InsufficientStorage: the disk is full.
             RecordUnavailable: the file cannot be written.
         """
+        self._unscanned |= whole
         try:
             if self._read_only.on:
                 self._make_writable()
@@ -169,7 +175,9 @@ class SqliteDatabase(Database):
             raise
 
     def close(self) -> None:
-        """Closes the file and lets others open it."""
+        """Overwrites copies of rows, of which nothing tells later; closes the file and lets others open it."""
+        with suppress(PatronusError, sqlite3.DatabaseError, OSError):
+            self.scrub(patient=False)
         self._opened.close()
 
     def translated(self, error: DBAPIError) -> PatronusError | None:
@@ -185,10 +193,7 @@ class SqliteDatabase(Database):
         if code in _NO_ROOM:
             return InsufficientStorage(_FULL)
         if code in _NO_WRITING:
-            return RecordUnavailable(
-                "The record's file cannot be read or written now: nothing was changed. Send it again when the operator "
-                "has seen to its disk."
-            )
+            return RecordUnavailable(_SEE_TO_DISK)
         return None
 
     def unusable(self, error: DBAPIError | sqlite3.DatabaseError) -> SetupError:
@@ -247,10 +252,10 @@ class SqliteDatabase(Database):
 
     def _clean(self, *, patient: bool = True) -> None:
         self._empty_log(patient=patient)
-        if self._crashed:
+        if self._unscanned:
             self._slack.scan_file()
             self._empty_log(patient=patient)
-            self._crashed = False
+            self._unscanned = False
 
     def _empty_log(self, *, patient: bool) -> None:
         overwritten = False
@@ -271,10 +276,7 @@ class SqliteDatabase(Database):
         if overwritten:
             self.engine.dispose()  # pages that connections hold in memory are as they were
         if busy or self._slack.pending:
-            raise Overloaded(
-                "A long read of the record, such as a backup, keeps erased bytes on disk; try again when it is over.",
-                retry_after_s=5,
-            )
+            raise Overloaded(_LONG_READ, retry_after_s=5)
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -283,11 +285,9 @@ def sqlite_file(url: str) -> Path | None:
     Raises:
         SetupError: it names neither.
     """
-    try:
-        parsed = make_url(url)
-        backend, name = parsed.get_backend_name(), parsed.database or ":memory:"
-    except ArgumentError:
-        backend, name = "", ""
+    backend, name = "", ""
+    with suppress(ArgumentError):
+        backend, name = (parsed := make_url(url)).get_backend_name(), parsed.database or ":memory:"
     if backend == "postgresql":
         return None
     if backend != "sqlite" or name == ":memory:" or name.startswith("file:"):

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Float,
@@ -20,12 +21,15 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    false,
+    text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 from cloud_service.migrations import NAMING_CONVENTION
 from shared.errors import RecordDamaged
+from shared.names import MAX_STORED_NAME
 
 # SQLite reuses no id only in a column declared INTEGER with AUTOINCREMENT.
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -98,6 +102,10 @@ def _reading(process: Callable[[Any], Any] | None, *, checked: bool) -> Callable
 
 metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
+# SQLite enforces no length, and so its tables say what they said before names were sealed.
+_STORED_NAME: Final = name_of(MAX_STORED_NAME).with_variant(String(128), "sqlite")
+_EXPIRES: Final = text("expires_at IS NOT NULL")
+
 gallery = Table(
     "gallery",
     metadata,
@@ -124,6 +132,11 @@ gallery = Table(
     Column("next_contract", StoredJson),
     # Templates that are older never match; null: they do not expire.
     Column("max_age_seconds", BigInteger),
+    # Whether the names of subjects are sealed by the edge; false in galleries made before they were.
+    Column("sealed_names", Boolean, nullable=False, server_default=false()),
+    # Counts the changes of the list of subjects; and what it was when one was last removed.
+    Column("subjects_version", BigInteger, nullable=False, server_default="0"),
+    Column("removed_version", BigInteger, nullable=False, server_default="0"),
     # The index that an operator chose, by name; null: by the number of templates.
     Column("index_kind", String(32)),
     # Of what decides in this row (``gallery_checksum``); null: the row was damaged before there were checksums.
@@ -137,13 +150,23 @@ subject = Table(
     metadata,
     Column("id", BigId, primary_key=True),
     Column("gallery_id", BigId, ForeignKey("gallery.id", ondelete="CASCADE"), nullable=False),
-    Column("name", name_of(128), nullable=False),
+    Column("name", _STORED_NAME, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # What it is called under the next key, while a change of key is under way.
+    Column("next_name", name_of(MAX_STORED_NAME)),
+    # What the audit log calls it: random, and the same under each key and name.
+    Column("mark", String(64), nullable=False, server_default=""),
+    # The gallery's `subjects_version` when it was made, or its number of templates or its expiry last changed.
+    Column("version", BigInteger, nullable=False, server_default="0"),
+    # From when on it matches nobody and is erased; null: only by the gallery's age.
+    Column("expires_at", UtcDateTime),
     # The id in the index of the mean of the subject's templates: a new one whenever these change, so that the vector
     # under an id never does. Null where each template is an entry of its own.
     Column("entry_id", BigInteger),
     UniqueConstraint("gallery_id", "name"),
     Index(None, "gallery_id", "entry_id", unique=True),
+    Index(None, "gallery_id", "id"),
+    Index(None, "gallery_id", "expires_at", sqlite_where=_EXPIRES, postgresql_where=_EXPIRES),
     sqlite_autoincrement=True,
 )
 
@@ -161,6 +184,8 @@ template = Table(
     Column("created_at", UtcDateTime, nullable=False),
     # In the mean of the subject's templates, relative to the others.
     Column("weight", Float, nullable=False, server_default="1"),
+    # Whether it came from another subject: backups from before may hold it under that one.
+    Column("moved", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("gallery_id", "uid"),
     Index(None, "gallery_id", "created_at"),
     Index(None, "gallery_id", "id"),

@@ -6,11 +6,11 @@ stored is left out and remembered as damaged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, func, select
 
 from cloud_service.record.checksums import KnownDamage, from_blobs, weights_of
 from cloud_service.record.database import Database
@@ -18,6 +18,7 @@ from cloud_service.record.queries import (
     IDS_A_QUERY,
     PinnedGallery,
     Stored,
+    in_parts,
     pinned_where,
     refuse_rekeyed,
 )
@@ -27,10 +28,14 @@ from shared.errors import NotFound, RecordDamaged
 # A template under its gallery's key: the row of `rekeyed_template`, until it is moved to `template`.
 CURRENT_VECTOR = func.coalesce(rekeyed.c.vector, template.c.vector).label("vector")
 UNDER_CURRENT_KEY = and_(rekeyed.c.template_id == template.c.id, rekeyed.c.key_version == gallery.c.key_version)
+# Whose a template is: what is staged for the next key is under the subject's next name already.
+OWNER_NAME = case((rekeyed.c.key_version > gallery.c.key_version, subject.c.next_name), else_=subject.c.name).label(
+    "name"
+)
 TEMPLATES = (
     select(
         template.c.id,
-        subject.c.name,
+        OWNER_NAME,
         template.c.weight,
         CURRENT_VECTOR,
         gallery.c.key_version,
@@ -42,6 +47,21 @@ TEMPLATES = (
 )
 # How many bytes of vectors are read at a time.
 BATCH_BYTES = 16 * 1024 * 1024
+
+
+def living_at(now: Any) -> ColumnElement[bool]:
+    """The condition that a subject has not expired by itself at a moment."""
+    living: ColumnElement[bool] = subject.c.expires_at.is_(None) | (subject.c.expires_at > now)
+    return living
+
+
+def count_templates(connection: Connection, subject_ids: Collection[int]) -> dict[int, int]:
+    """How many templates some subjects have, by their ids; those that have none are left out."""
+    found: dict[int, int] = {}
+    for part in in_parts(sorted(subject_ids)):
+        query = select(template.c.subject_id, func.count()).where(template.c.subject_id.in_(part))
+        found.update((one, count) for one, count in connection.execute(query.group_by(template.c.subject_id)))
+    return found
 
 
 class Vectors:

@@ -17,8 +17,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_service.entries.vectors import rotated
 from cloud_service.record.queries import PinnedGallery, Stored
-from cloud_service.rekey.steps import RekeyProgress, RekeySteps
+from cloud_service.rekey.steps import RekeyProgress, RekeySteps, StillNeeded
 from cloud_service.store import Store
 from shared.contract import Contract
 from shared.errors import (
@@ -29,10 +30,11 @@ from shared.errors import (
     PatronusError,
     RecordUnavailable,
     Unprocessable,
+    place_of,
 )
-from shared.logs import get_logger, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
-from shared.wire.cloud import RekeyRequest, RekeyStatus, Rotation
+from shared.wire.cloud import MAX_NAMES_A_REQUEST, RekeyRequest, RekeyStatus, Rotation
 
 _log = get_logger(__name__)
 
@@ -49,20 +51,17 @@ _SCRUBS: Final = 10
 Matrices = Mapping[str | None, NDArray[np.float64]]
 
 
-class _MatrixMissing(Exception):
-    """A subject was enrolled whose matrix was not sent."""
-
-
 @dataclass(eq=False)
 class _Job:
     """Work on one gallery's key.
 
-    ``contract`` is the next one; None: to settle, or to abandon. ``by`` is the id of the caller's API key. All
-    templates up to the id ``staged_to`` are staged.
+    ``contract`` is the next one; None: to settle, or to abandon. ``names`` are next names, by present ones. ``by`` is
+    the id of the caller's API key. All templates up to the id ``staged_to`` are staged.
     """
 
     contract: Contract | None
     matrices: Matrices = field(default_factory=dict, repr=False)
+    names: Mapping[str, str] = field(default_factory=dict, repr=False)
     by: str | None = None
     staged_to: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
@@ -96,8 +95,8 @@ class Rekeying:
 
         Args:
             name: of the gallery.
-            wanted: the next contract, and matrices. A gallery that has this contract already is left as it is. What was
-                staged for a third contract is discarded.
+            wanted: the next contract, matrices, and names. A gallery that has this contract already is left as it is.
+                What was staged for a third contract is discarded.
             by: the id of the caller's API key, for the audit log.
 
         Raises:
@@ -122,7 +121,8 @@ class Rekeying:
                         expected=now.pinned.contract_digest,
                         given=wanted.replaces,
                     )
-                new = _Job(wanted.contract, _matrices(now.pinned, wanted.rotations), by)
+                names = {each.subject: each.sealed for each in wanted.names}
+                new = _Job(wanted.contract, _matrices(now.pinned, wanted.rotations), names, by)
                 job = self._submit(now.pinned, new, self._change)
         return self._status_after(name, job, wanted.contract)
 
@@ -150,7 +150,7 @@ class Rekeying:
         next_contract = now.next_contract
         if job is not None and job.contract != now.contract:
             next_contract = job.contract  # perhaps not in the record yet, while another gallery's job runs
-        ask_for_matrices = next_contract is not None and now.pinned.verify_only and job is None
+        asking = next_contract is not None and job is None
         return RekeyStatus(
             gallery=now.pinned.name,
             contract=now.contract,
@@ -160,7 +160,8 @@ class Rekeying:
             working=job is not None,
             templates=now.templates,
             left=now.templates - now.staged if next_contract else now.unsettled,
-            subjects=self._without_matrix(now) if ask_for_matrices else [],
+            subjects=self._without_matrix(now) if asking and now.pinned.verify_only else [],
+            unnamed=self._steps.unnamed(now.pinned, MAX_NAMES_A_REQUEST) if asking else [],
         )
 
     def close(self) -> None:
@@ -214,7 +215,7 @@ class Rekeying:
             _log.error("rekey_failed", **place_of(error))
             raise
         finally:
-            job.matrices = {}
+            job.matrices, job.names = {}, {}
 
     def _change(self, pinned: PinnedGallery, job: _Job) -> None:
         contract = job.contract
@@ -226,20 +227,22 @@ class Rekeying:
             return
         with self._store.writing():
             self._steps.begin(pinned, contract, job.by)
+            if job.names:
+                self._steps.name(pinned, contract, job.names)
         after = pinned.rekeyed(contract)
         try:
             if not self._stage_all(pinned, contract, job):
                 return
             self._switch(pinned, after, contract, job)
-        except _MatrixMissing:
-            return  # somebody was enrolled meanwhile: the status asks for their matrix, and this goes on from here
+        except StillNeeded:
+            return  # the status asks for what is missing, as of who was enrolled meanwhile; this goes on from here
         except Exception:
             self._indexes.unprepare(pinned)
             raise
         self._settle(after, job)
 
     def _stage_all(self, pinned: PinnedGallery, contract: Contract, job: _Job) -> bool:
-        """Stages all templates for which there is a matrix; true when none is left."""
+        """Stages all templates for which there are a name and a matrix; true when none is left."""
         for subject in list(job.matrices) if pinned.verify_only else [None]:
             last = job.staged_to if subject is None else 0
             while not job.stop.is_set():
@@ -247,13 +250,16 @@ class Rekeying:
                 if not len(some.ids):
                     break
                 rows = _rotated(some, job.matrices)
-                with self._store.writing():
-                    self._steps.stage(pinned, contract, some, rows)
+                try:
+                    with self._store.writing():
+                        self._steps.stage(pinned, contract, some, rows)
+                except StillNeeded:  # a name
+                    break
                 last = int(some.ids[-1])
-            if subject is None:
-                job.staged_to = last
+                if subject is None:
+                    job.staged_to = last
         left = self._steps.without_matrix(pinned, job.staged_to, 1)
-        if pinned.verify_only and left:
+        if left:
             job.staged_to = left[0].id - 1
             return False
         return not job.stop.is_set()
@@ -346,14 +352,13 @@ def _rotated(some: Stored, matrices: Matrices) -> NDArray[np.float32]:
     """Rotates templates to the new key: (n, dim) float32, unit rows, by float64.
 
     Raises:
-        _MatrixMissing: the matrix of one's subject is not here.
+        StillNeeded: the matrix of one's subject is not here.
     """
-    rotated = np.empty(some.vectors.shape, np.float64)
+    rows = np.empty_like(some.vectors)
     whose = np.array(some.subjects)
     for subject in dict.fromkeys(some.subjects) if None not in matrices else [None]:
         if subject not in matrices:
-            raise _MatrixMissing
-        rows = slice(None) if subject is None else whose == subject
-        rotated[rows] = some.vectors[rows].astype(np.float64) @ matrices[subject].T
-    rotated /= np.linalg.norm(rotated, axis=1, keepdims=True)
-    return rotated.astype(np.float32)
+            raise StillNeeded
+        which = slice(None) if subject is None else whose == subject
+        rows[which] = rotated(some.vectors[which], matrices[subject])
+    return rows

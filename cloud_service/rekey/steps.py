@@ -4,9 +4,11 @@
 
     gallery.key_version = v, next_contract null   each template: its vector, under key version v
     begin                                         next_contract = the contract of key version v + 1
-    stage, batch by batch                         + rows of rekeyed_template, version v + 1; matching reads template
-    switch, one transaction                       gallery.key_version = v + 1 and its contract; matching reads
-                                                  rekeyed_template
+    name, request by request                      + subject.next_name, sealed under the next key
+    stage, batch by batch                         + rows of rekeyed_template, version v + 1, under the next names;
+                                                  matching reads template
+    switch, one transaction                       gallery.key_version = v + 1 and its contract, next names are the
+                                                  names; matching reads rekeyed_template
     settle, batch by batch                        rows of rekeyed_template are moved over the vectors in template
 
 A crash between two steps loses nothing. What was staged is found staged. Until the switch is committed, all of the
@@ -15,13 +17,13 @@ gallery is under the old key; from then on, under the new one. Callers of what w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete, func, insert, select, update
 
 from cloud_service.audit.log import Action, append_for
 from cloud_service.record.checksums import to_blobs
@@ -36,11 +38,16 @@ from cloud_service.record.queries import (
     pinned_from,
     refuse_rekeyed,
     renew_checksum,
+    touch_subjects,
 )
 from cloud_service.record.record import Record
 from cloud_service.record.tables import gallery, rekeyed, subject, template
 from shared.contract import Contract
 from shared.errors import Conflict, RecordDamaged
+
+
+class StillNeeded(Exception):
+    """A name or a matrix of a subject is not here yet; the status asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,29 @@ class RekeySteps:
             if under_way is None:
                 append_for(connection, pinned, Action.REKEY_BEGUN, by, contract=contract.digest())
 
+    def name(self, pinned: PinnedGallery, contract: Contract, names: Mapping[str, str]) -> None:
+        """Writes down what subjects are called under the next key; leaves those that have a next name as they are.
+
+        Args:
+            pinned: the gallery.
+            contract: of its next key version.
+            names: sealed ones, by the present ones; those of subjects that are not there are left out.
+
+        Raises:
+            NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
+            Conflict: this change was abandoned meanwhile.
+        """
+        with self._database.write() as connection:
+            _refuse_abandoned(_locked(connection, pinned), contract)
+            bound = [{"gallery": pinned.id, "now": now, "then": then} for now, then in names.items()]
+            connection.execute(_NAME, bound)
+
+    def unnamed(self, pinned: PinnedGallery, limit: int) -> list[str]:
+        """Some subjects, by their present names, that have no name under the next key."""
+        query = _unnamed(pinned, subject.c.name).order_by(subject.c.id).limit(limit)
+        with self._database.read() as connection:
+            return list(connection.scalars(query))
+
     def unstaged(self, pinned: PinnedGallery, beyond: int, limit: int, of_subject: str | None = None) -> Stored:
         """The next templates that are not under the new key yet.
 
@@ -143,13 +173,14 @@ class RekeySteps:
         Raises:
             NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
             Conflict: this change was abandoned meanwhile.
+            StillNeeded: a subject has no next name; nothing is changed then.
         """
         with self._database.write() as connection:
             _refuse_abandoned(_locked(connection, pinned), contract)
             _write(connection, pinned, some, vectors)
 
     def switch(self, pinned: PinnedGallery, contract: Contract, rotate: Rotate, beyond: int, by: str | None) -> None:
-        """Makes the new key the gallery's, for all templates or for none.
+        """Makes the new key the gallery's, for all templates and names or for none.
 
         Args:
             pinned: the gallery.
@@ -160,7 +191,8 @@ class RekeySteps:
 
         Raises:
             NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
-            Conflict: this change was abandoned meanwhile.
+            Conflict: this change was abandoned meanwhile, or two subjects would have one name.
+            StillNeeded: a subject has no next name; nothing is changed then.
             RecordDamaged: one of those that were enrolled since is damaged; nothing is changed then.
             Exception: whatever ``rotate`` raises; nothing is changed then.
         """
@@ -173,9 +205,11 @@ class RekeySteps:
             if _count(connection, pinned, pinned.key_version + 1) != row.templates:
                 raise RuntimeError("A template is not under the new key; nothing was changed.")
             after = pinned.rekeyed(contract)
+            _rename_all(connection, pinned)
             _change(
                 connection,
                 pinned,
+                sealed_names=after.sealed_names,
                 key_version=after.key_version,
                 contract=contract.model_dump(mode="json"),
                 contract_digest=after.contract_digest,
@@ -200,7 +234,7 @@ class RekeySteps:
             return _delete(connection, rows)
 
     def discard(self, pinned: PinnedGallery, limit: int) -> bool:
-        """Removes some staged templates, at last the next contract; false when none is left.
+        """Removes some staged templates and next names, at last the next contract; false when none is left.
 
         Raises:
             NotFound: the gallery was erased meanwhile. ContractMismatch: its key was changed meanwhile.
@@ -208,6 +242,9 @@ class RekeySteps:
         with self._database.write() as connection:
             _locked(connection, pinned)
             some = _delete(connection, _some(pinned, pinned.key_version + 1, limit))
+            named = select(subject.c.id).where(subject.c.gallery_id == pinned.id, subject.c.next_name.is_not(None))
+            which = subject.c.id.in_(named.order_by(subject.c.id).limit(limit).subquery().select())
+            some |= bool(connection.execute(update(subject).where(which).values(next_name=None)).rowcount)
             if not some:
                 _change(connection, pinned, next_contract=None)
             return some
@@ -270,21 +307,60 @@ def _unstaged(
     return connection.execute(query).all()
 
 
+# Where a next name is, templates may be staged under it.
+_NAME = (
+    update(subject)
+    .where(subject.c.gallery_id == bindparam("gallery"), subject.c.name == bindparam("now"))
+    .where(subject.c.next_name.is_(None))
+    .values(next_name=bindparam("then"))
+)
+
+
+def _unnamed(pinned: PinnedGallery, *columns: Any) -> Select[Any]:
+    return select(*columns).where(subject.c.gallery_id == pinned.id, subject.c.next_name.is_(None))
+
+
+def _rename_all(connection: Connection, pinned: PinnedGallery) -> None:
+    """Gives all subjects their next names."""
+    if connection.execute(_unnamed(pinned, subject.c.id).limit(1)).first() is not None:
+        raise StillNeeded
+    mine, other = subject.c.gallery_id == pinned.id, subject.alias()
+    names = select(func.count(), func.count(subject.c.next_name.distinct())).where(mine)
+    taken = select(other.c.id).where(other.c.gallery_id == subject.c.gallery_id, other.c.name == subject.c.next_name)
+    subjects, different = connection.execute(names).one()
+    if subjects != different or connection.scalar(select(subject.c.id).where(mine, taken.exists()).limit(1)):
+        raise Conflict(
+            "Two subjects would have one name under the gallery's new key, so nothing was changed. Abandon the change "
+            "(DELETE .../rekey), and begin it again with a name of its own for each.",
+            reason="name_taken",
+        )
+    touch_subjects(connection, pinned.id, [], removed=True)
+    version = select(gallery.c.subjects_version).where(gallery.c.id == pinned.id).scalar_subquery()
+    changed = {"name": subject.c.next_name, "next_name": None, "version": version}
+    connection.execute(update(subject).where(mine).values(changed))
+
+
 def _write(connection: Connection, pinned: PinnedGallery, some: Stored, vectors: NDArray[np.float32]) -> None:
-    wanted = select(template.c.id).outerjoin(rekeyed, rekeyed.c.template_id == template.c.id)
-    there: set[int] = set()
+    wanted = (
+        select(template.c.id, subject.c.next_name)
+        .join(subject, subject.c.id == template.c.subject_id)
+        .outerjoin(rekeyed, rekeyed.c.template_id == template.c.id)
+    )
+    next_names: dict[int, str] = {}
     for part in in_parts(some.ids):
         here = wanted.where(template.c.id.in_(part.tolist()), rekeyed.c.id.is_(None))
-        there.update(connection.scalars(here))
-    version = pinned.key_version + 1
-    blobs = to_blobs(vectors, some.weights, some.subjects, pinned.id, version)
-    rows = [
-        {"gallery_id": pinned.id, "key_version": version, "template_id": one, "vector": blob}
-        for one, blob in zip(some.ids.tolist(), blobs, strict=True)
-        if one in there
-    ]
-    if rows:
-        connection.execute(insert(rekeyed), rows)
+        next_names.update((row.id, row.next_name) for row in connection.execute(here))
+    if None in next_names.values():
+        raise StillNeeded
+    there = [at for at, one in enumerate(some.ids.tolist()) if one in next_names]
+    if not there:
+        return
+    ids = some.ids[there].tolist()
+    owners = [next_names[one] for one in ids]
+    blobs = to_blobs(vectors[there], some.weights[there], owners, pinned.id, pinned.key_version + 1)
+    shared = {"gallery_id": pinned.id, "key_version": pinned.key_version + 1}
+    rows = [{**shared, "template_id": one, "vector": blob} for one, blob in zip(ids, blobs, strict=True)]
+    connection.execute(insert(rekeyed), rows)
 
 
 def _some(pinned: PinnedGallery, key_version: int, limit: int) -> Select[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from cloud_service.audit.log import ERASURES, entry
+from cloud_service.audit.log import RECEIPTS, entry
 from cloud_service.deps import MAY_ENROLL_OR_MANAGE, SLOT, GalleryInPath, ReceiptInPath, ServicesDep
 from shared.http.routes import api_router
 from shared.wire.common import Erasure, Receipt
@@ -19,7 +19,7 @@ def get_erasure(gallery: GalleryInPath, receipt: ReceiptInPath, services: Servic
     Says whether erased bytes are all overwritten, also after the gallery itself was erased.
     """
     with services.store.record.database.read() as connection:
-        found = entry(connection, receipt, gallery, ERASURES)
+        found = entry(connection, receipt, gallery, RECEIPTS)
     proof = Receipt(id=found.seq, at=found.at, digest=found.digest)
     pending = services.store.pending(proof)
     return Erasure(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import Response, status
 
+from cloud_service.commit import after_commit
 from cloud_service.deps import MAY_ANYTHING, MAY_MANAGE, SLOT, AfterGallery, GalleryInPath, Limit, ServicesDep
-from cloud_service.store import after_commit
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
-from shared.wire.cloud import ChangeGallery, GallerySpec
+from shared.wire.cloud import ChangeGallery, ChangeScore, GallerySpec
 from shared.wire.common import Erased, GalleryInfo, Page, Retention
 
 router = api_router("/v1/galleries", "galleries")
@@ -58,12 +58,16 @@ def get_gallery(gallery: GalleryInPath, services: ServicesDep) -> GalleryInfo:
 
 @router.patch("/{gallery}", response_model=GalleryInfo, dependencies=[MAY_MANAGE, SLOT])
 def change_gallery(gallery: GalleryInPath, change: ChangeGallery, caller: Caller, services: ServicesDep) -> GalleryInfo:
-    """Change how a gallery compares subjects.
+    """Change a gallery.
 
-    Holds for stored templates too. The index is made anew, and identifications wait for it meanwhile.
+    Changes its threshold, or how it compares subjects. Holds for stored templates too. Under another rule the index is
+    made anew, and identifications wait for it meanwhile.
     """
-    services.store.change_score(gallery, change.score, caller.id)
-    with after_commit("The rule is stored"):
+    if isinstance(change, ChangeScore):
+        services.store.change_score(gallery, change.score, caller.id)
+    else:
+        services.store.change_threshold(gallery, change.threshold, caller.id)
+    with after_commit("The change is stored"):
         return services.listing.gallery(gallery)
 
 

@@ -90,6 +90,22 @@ class Embeddings:
             raise BadRequest(f"{self.path}: is not a whole .npz file of plain arrays.") from None
 
 
+def in_few_digits(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Numbers of nine digits that are these float32 values when they are rounded: written as JSON, half as long.
+
+    Args:
+        rows: (n, d) float32.
+
+    Returns:
+        (n, d) float64; a value that has no such number stays as it is.
+    """
+    wide = rows.astype(np.float64)
+    with np.errstate(all="ignore"):
+        scale = 10.0 ** (8 - np.floor(np.log10(np.abs(wide))))
+        short = np.rint(wide * scale) / scale
+        return np.where(short.astype(np.float32) == rows, short, wide)
+
+
 @contextmanager
 def new_rows(archive: zipfile.ZipFile, name: str, count: int, dim: int) -> Iterator[IO[bytes]]:
     """Adds a float32 array (count, dim); the caller writes its rows, little-endian, to the yielded file."""

@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edge_service.cli.session import Gallery, Json, Session, calls_edge, gallery_path
+from edge_service.cli.session import Gallery, Json, Session, calls_edge
 from shared.command import gallery_name
-from shared.names import SUBJECT_PATTERN
+from shared.names import is_subject_name, subject_name
 
 app = typer.Typer()
 
@@ -43,21 +42,35 @@ def protect(
             help="What `patronus gallery show GALLERY --json` printed. [default: the cloud is asked]",
         ),
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Key file of your own system, as of patronus_face; made if missing."),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Protect the embeddings of a file, here, without a service."""
-    if unsealed == (gallery is not None):
-        raise typer.BadParameter("give either --unsealed or --gallery")
+    if unsealed + (gallery is not None) + (key is not None) != 1:
+        raise typer.BadParameter("give one of --key, --gallery and --unsealed")
     if contract is not None and gallery is None:
         raise typer.BadParameter("--contract goes with --gallery")
-    if subject is not None and (gallery is None or re.fullmatch(SUBJECT_PATTERN, subject) is None):
+    if subject is not None and (gallery is None or not is_subject_name(subject)):
         raise typer.BadParameter("--subject goes with --gallery and is a subject's name")
     from edge_service.cli.output import Output
     from edge_service.cli.protect_file import protect_file
 
-    out = Output(as_json=json)
-    protect_file(source, target, out, force=force, name=profile, gallery=gallery, contract=contract, subject=subject)
+    out, subject = Output(as_json=json), subject and subject_name(subject)
+    protect_file(
+        source,
+        target,
+        out,
+        force=force,
+        name=profile,
+        gallery=gallery,
+        contract=contract,
+        subject=subject,
+        key_file=key,
+    )
 
 
 @app.command()
@@ -75,9 +88,10 @@ def migrate(
     force: Force = False,
 ) -> None:
     """Enroll stored embeddings into a gallery, without pictures. Run again after a stop, it stores nothing twice."""
-    gallery_path(name)  # a wrong name is refused before the file is read
     from edge_service.cli.migration import Migration
+    from shared.client.call import check_name
 
+    check_name("gallery", name)  # before the file is read
     migration = Migration(source, session, name)
     if out is not None:
         migration.write_templates(out, force=force)

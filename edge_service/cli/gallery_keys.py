@@ -221,9 +221,13 @@ def _store() -> KeyStore:
 def _passphrase(file: Path | None, *, confirm: bool) -> str:
     if file is not None:
         try:
-            return read_secret(file).decode().rstrip("\r\n")
+            content = read_secret(file).decode()
         except (FileNotFoundError, UnicodeDecodeError):
             raise BadRequest(f"The passphrase file {file} cannot be read as text.") from None
+        lines = content.splitlines()
+        if len(lines) != 1 or not lines[0].strip():
+            raise BadRequest(f"The passphrase file {file} must hold the passphrase in one line, and nothing else.")
+        return lines[0]
     try:
         with warnings.catch_warnings(action="error", category=GetPassWarning):  # it would show what is typed
             entered: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
-from edge_service.cli.edge_client import Refused
+from edge_service.cli.arrays import Embeddings, in_few_digits, new_arrays_file, new_rows, put_array
 from edge_service.cli.output import DISAGREES, UNPERTURBED
-from edge_service.cli.session import Session, gallery_path, is_verify_only
+from edge_service.cli.session import Session
 from edge_service.protection.embeddings import check_dimension
 from shared.command import counted
-from shared.errors import BadRequest, ContractMismatch
-from shared.names import SUBJECT_PATTERN
-from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_OF_A_SUBJECT
+from shared.errors import BadRequest, ContractMismatch, PatronusError
+from shared.names import is_subject_name
+from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_BYTES, EdgeGallery
+from shared.wire.edge_embeddings import EnrollSubjectsAnswer
 
-# Refusals that hold for every embedding alike.
-_STOPS: Final = frozenset({401, 403, 404, 429, 500, 502, 503})
-_OTHER_CONTRACT: Final = f"urn:patronus:problem:{ContractMismatch.kind}"
+# Refusals that hold for every embedding alike, by their status or reason.
+_STOPS: Final = frozenset({401, 403, 404, 429, 500, 502, 503, "gallery_full"})
 _LONGEST_FACE_ID: Final = 256
 # Of rows that do not match their subject's others; poor pictures do not either, and the summary counts all.
 _MOST_WARNINGS: Final = 20
 # Characters of a subject's name in a sentence: a name that no subject can have may be very long.
 _MOST_SHOWN: Final = 200
+# Requests at a time: edge and cloud work side by side.
+_AT_ONCE: Final = 2
 # Members of a refusal that number embeddings within the request.
-_OF_THE_REQUEST: Final = frozenset({"embedding", "fault"})
+_OF_THE_REQUEST: Final = frozenset({"embedding", "embeddings", "fault"})
+# Of an embedding in JSON: the most bytes of one value, and of the names beside the values.
+_VALUE_BYTES: Final = 25
+_NAMES_BYTES: Final = 5_000
 _NOT_FINITE: Final = "holds a value that is not finite"
+Rows = NDArray[np.float32]
 
 
 class Migration:
@@ -50,9 +57,8 @@ class Migration:
         self._embeddings = Embeddings(source)
         self._session = session
         self._gallery = gallery
-        self._subjects = self._embeddings.strings("subjects")
+        self._subjects = [normalize("NFC", subject) for subject in self._embeddings.strings("subjects")]
         self._faces = self._embeddings.strings("face_ids") if "face_ids" in self._embeddings.names else None
-        self._begun = datetime.now(UTC)
         self._counts = {"enrolled": 0, "there_already": 0, "refused": 0, "unperturbed": 0, "disagreeing": 0}
 
     def write_templates(self, target: Path, *, force: bool) -> None:
@@ -66,14 +72,14 @@ class Migration:
 
         Raises:
             Unprocessable: the embeddings have another dimension than the gallery's.
-            Refused: the edge refuses an embedding, or all.
+            PatronusError: the edge refuses an embedding, or all.
             Conflict: the target exists.
             BadRequest: a subject's or face's name cannot be one, or a value is not finite.
         """
-        source, client = self._embeddings, self._session.client
+        source, client = self._embeddings, self._session.patient_client
         for row, fault in sorted(self._bad_names().items()):
             raise BadRequest(f"{source.path}: row {row} (subject {self._shown(row)!r}) {fault}.")
-        each_subject_alone = is_verify_only(self._checked_gallery())
+        each_subject_alone = self._checked_gallery().verify_only
         angles = np.empty(source.count, dtype=np.float32)
         unperturbed = start = 0
         with new_arrays_file(target, force=force) as archive, self._session.out.progress() as progress:
@@ -90,12 +96,12 @@ class Migration:
                     )
                     for subject, rows in alike.items():
                         at = [row - start for row in rows]
-                        params = {"gallery": self._gallery} | ({"subject": subject} if each_subject_alone else {})
-                        body = {"embeddings": batch[at].tolist()}
-                        answer = client.call_with_retries("POST", "/v1/protect", params=params, json=body)
-                        made[at] = answer["templates"]
-                        angles[list(rows)] = answer["angles"]
-                        unperturbed += answer["unperturbed"]
+                        answer = client.protect(
+                            embeddings=batch[at], gallery=self._gallery, subject=subject if each_subject_alone else None
+                        )
+                        made[at] = answer.templates
+                        angles[list(rows)] = answer.angles
+                        unperturbed += answer.unperturbed
                         progress.advance(bar, len(at))
                     templates.write(made.tobytes())
                     start += len(batch)
@@ -107,7 +113,7 @@ class Migration:
         self._session.out.result(summary, f"{target}: {source.count} templates; nothing was sent to the cloud.")
 
     def enroll(self) -> bool:
-        """Has the edge enroll every embedding; reports one by one the rows that it refuses.
+        """Has the edge enroll every embedding, many subjects a request; reports one by one the rows that it refuses.
 
         The edge names each template after the face's id, or else after the embedding, under the gallery's key. So a
         template that was sent before is stored once, and a migration can start again at any time.
@@ -117,19 +123,28 @@ class Migration:
 
         Raises:
             Unprocessable: the embeddings have another dimension than the gallery's.
-            Refused: the edge would refuse every embedding.
-            SetupError: no edge answers.
+            PatronusError: the edge would refuse every embedding, or does not answer.
         """
         embeddings, counts, bad_names = self._embeddings, self._counts, self._bad_names()
         self._checked_gallery()
-        with self._session.out.progress() as progress:
+        fit = MAX_EMBEDDINGS_BYTES // (_VALUE_BYTES * embeddings.dim + _NAMES_BYTES)
+        under_way: deque[tuple[int, Callable[[], None]]] = deque()
+        with self._session.out.progress() as progress, ThreadPoolExecutor(_AT_ONCE) as pool:
             bar = progress.add_task("migrating", total=embeddings.count)
             start = 0
-            for batch in embeddings.batches(MAX_EMBEDDINGS_A_REQUEST):
-                for subject, rows in self._sendable(batch, start, bad_names):
-                    self._send(subject, rows, [self._as_sent(row, batch[row - start]) for row in rows])
+            for batch in embeddings.batches(min(fit, MAX_EMBEDDINGS_A_REQUEST)):
+                rows = self._sendable(batch, start, bad_names)
+                values = batch[[row - start for row in rows]]
                 start += len(batch)
-                progress.update(bar, completed=start)
+                if rows:
+                    answer = pool.submit(self._send, rows, values).result
+                    under_way.append((start, partial(self._take, rows, values, answer)))
+                if len(under_way) == _AT_ONCE:
+                    done, take = under_way.popleft()
+                    take()
+                    progress.update(bar, completed=done)
+            for _done, take in under_way:
+                take()
         notes = [f"Enrolled {counts['enrolled']} of {embeddings.count} embeddings"]
         if counts["there_already"]:
             notes.append(counted(counts["there_already"], "was there already", "were there already"))
@@ -142,14 +157,14 @@ class Migration:
         self._session.out.result(counts, "; ".join(notes) + ".")
         return not counts["refused"]
 
-    def _checked_gallery(self) -> dict[str, Any]:
+    def _checked_gallery(self) -> EdgeGallery:
         """What the edge says of the gallery.
 
         Raises:
             Unprocessable: the embeddings have another dimension than the gallery's.
         """
-        info = self._session.client.call("GET", gallery_path(self._gallery))
-        check_dimension(self._embeddings.dim, info["contract"]["dim"])
+        info = self._session.patient_client.get_gallery(self._gallery)
+        check_dimension(self._embeddings.dim, info.contract.dim)
         return info
 
     def _by_subject(self, rows: Iterable[int]) -> dict[str, list[int]]:
@@ -162,18 +177,13 @@ class Migration:
         """The subject of a row, short enough for a sentence."""
         return self._subjects[row][:_MOST_SHOWN]
 
-    def _as_sent(self, row: int, values: NDArray[np.float32]) -> dict[str, Any]:
-        """An embedding as the edge takes it, with its face's id where the file has one."""
-        named = {} if self._faces is None else {"face": self._faces[row]}
-        return {"values": values.tolist()} | named
-
     def _bad_names(self) -> dict[int, str]:
         """What is wrong with the names of rows, by row."""
         found: dict[int, str] = {}
         seen: dict[tuple[str, str], int] = {}
         for row, subject in enumerate(self._subjects):
             face = None if self._faces is None else self._faces[row]
-            if re.fullmatch(SUBJECT_PATTERN, subject) is None:
+            if not is_subject_name(subject):
                 found[row] = "has a name that no subject can have"
             elif face is not None and not 1 <= len(face) <= _LONGEST_FACE_ID:
                 found[row] = f"has a face id of no letters, or of more than {_LONGEST_FACE_ID}"
@@ -181,10 +191,8 @@ class Migration:
                 found[row] = f"has the face id of row {seen[subject, face]}, for the same subject"
         return found
 
-    def _sendable(
-        self, batch: NDArray[np.float32], start: int, bad_names: dict[int, str]
-    ) -> Iterator[tuple[str, list[int]]]:
-        """The rows of a batch that can be sent, by subject, after the others were reported."""
+    def _sendable(self, batch: Rows, start: int, bad_names: dict[int, str]) -> list[int]:
+        """The rows of a batch that can be sent, after the others were reported."""
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(batch).all(axis=1))
         good = []
         for row in range(start, start + len(batch)):
@@ -193,35 +201,48 @@ class Migration:
                 good.append(row)
             else:
                 self._report(row, fault, {})
-        for subject, rows in self._by_subject(good).items():
-            for first in range(0, len(rows), MAX_EMBEDDINGS_OF_A_SUBJECT):
-                yield subject, rows[first : first + MAX_EMBEDDINGS_OF_A_SUBJECT]
+        return good
 
-    def _send(self, subject: str, rows: list[int], embeddings: list[dict[str, Any]]) -> None:
-        """Sends rows of one subject together, or one by one where the edge refuses them together."""
-        path = f"{gallery_path(self._gallery)}/subjects/{subject}/embeddings"
+    def _send(self, rows: list[int], embeddings: Rows) -> EnrollSubjectsAnswer:
+        """Sends rows together."""
+        names = None if self._faces is None else [self._faces[row] for row in rows]
+        subjects = [self._subjects[row] for row in rows]
+        values = in_few_digits(embeddings)
+        return self._session.patient_client.enroll_subjects(self._gallery, subjects, values, faces=names)
+
+    def _take(self, rows: list[int], embeddings: Rows, answer: Callable[[], EnrollSubjectsAnswer]) -> None:
+        """Counts what became of rows that were sent; where the edge refused some, sends the others without them."""
         try:
-            answer = self._session.client.call_with_retries("POST", path, json={"embeddings": embeddings})
-        except Refused as error:
-            if error.problem.get("status") in _STOPS or error.problem.get("type") == _OTHER_CONTRACT:
-                raise
-            if len(rows) > 1:
-                for row, embedding in zip(rows, embeddings, strict=True):
-                    self._send(subject, [row], [embedding])
-            else:
-                problem = {name: value for name, value in error.problem.items() if name not in _OF_THE_REQUEST}
-                fault = error.problem.get("fault", f"was refused: {error.detail.removesuffix('.')}")
-                self._report(rows[0], fault, problem)
+            found = answer()
+        except PatronusError as error:
+            self._send_others(rows, embeddings, error)
         else:
-            # A face that was sent before is answered with the time of then.
-            stored = [datetime.fromisoformat(face["created_at"]) for face in answer["faces"]]
-            self._counts["enrolled"] += len(stored)
-            self._counts["there_already"] += sum(at < self._begun for at in stored)
-            self._counts["unperturbed"] += answer["unperturbed"]
-            disagreeing = [row for row, face in zip(rows, answer["faces"], strict=True) if face["agrees"] is False]
-            for row in disagreeing[: max(0, _MOST_WARNINGS - self._counts["disagreeing"])]:
-                self._session.out.warn(f"Row {row} (subject {subject!r}) {DISAGREES}")
-            self._counts["disagreeing"] += len(disagreeing)
+            self._count(rows, found)
+
+    def _send_others(self, rows: list[int], embeddings: Rows, error: PatronusError) -> None:
+        """Reports the rows that a refusal names, or the only one, and sends the others; if it names none, by halves."""
+        if error.problem is None or _STOPS & {error.status, error.reason} or isinstance(error, ContractMismatch):
+            raise error
+        named = error.extra.get("embeddings", ()) if len(rows) > 1 else (0,)
+        refused = frozenset(named) & frozenset(range(len(rows)))
+        for at in sorted(refused):
+            problem = {name: value for name, value in error.problem.items() if name not in _OF_THE_REQUEST}
+            fault = error.problem.get("fault", f"was refused: {error.detail.removesuffix('.')}")
+            self._report(rows[at], fault, problem)
+        left = [at for at in range(len(rows)) if at not in refused]
+        half = 0 if refused else len(left) // 2
+        for part in filter(None, (left[:half], left[half:])):
+            some, values = [rows[at] for at in part], embeddings[part]
+            self._take(some, values, partial(self._send, some, values))
+
+    def _count(self, rows: list[int], answer: EnrollSubjectsAnswer) -> None:
+        self._counts["enrolled"] += len(rows)
+        self._counts["there_already"] += sum(face.stored == "before" for face in answer.faces)
+        self._counts["unperturbed"] += answer.unperturbed
+        disagreeing = [row for row, face in zip(rows, answer.faces, strict=True) if face.agrees is False]
+        for row in disagreeing[: max(0, _MOST_WARNINGS - self._counts["disagreeing"])]:
+            self._session.out.warn(f"Row {row} (subject {self._shown(row)!r}) {DISAGREES}")
+        self._counts["disagreeing"] += len(disagreeing)
 
     def _report(self, row: int, fault: str, problem: dict[str, Any]) -> None:
         self._counts["refused"] += 1

@@ -4,17 +4,56 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+Answer = TypeVar("Answer", bound=BaseModel)
 # What is said of a face that does not agree with the others of its subject.
 DISAGREES: Final = "does not match the subject's other faces: two people under one name?"
 # Ends of a sentence, for one embedding and for several.
 UNPERTURBED: Final = ("had no margin and was not perturbed", "had no margin and were not perturbed")
+
+
+class ProgressLines(Progress):
+    """Progress for a log or a pipe: a line every few seconds, and none of work that is done sooner.
+
+    Args:
+        console: where the lines go.
+        every_s: seconds between two lines.
+    """
+
+    def __init__(self, console: Console, every_s: float = 5.0) -> None:
+        super().__init__(console=console, disable=True)
+        self._every_s = every_s
+        self._told = time.monotonic()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As ``Progress.advance``."""
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """As ``Progress.update``."""
+        super().update(task_id, **changes)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        now = time.monotonic()
+        if now - self._told < self._every_s:
+            return
+        self._told = now
+        task = next(task for task in self.tasks if task.id == task_id)
+        speed = task.speed or (task.completed / task.elapsed if task.elapsed else 0)
+        of = "" if task.total is None else f" of {task.total:,.0f}"
+        self.console.print(
+            f"{task.description}: {task.completed:,.0f}{of}, {speed:,.0f} a second", markup=False, soft_wrap=True
+        )
 
 
 class Output:
@@ -26,10 +65,11 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.people = Console(file=sys.stderr if as_json else sys.stdout, highlight=False)
-        self.errors = Console(stderr=True, highlight=False)
+        # Without emoji: a name such as `:one:` is shown as it is.
+        self.people = Console(file=sys.stderr if as_json else sys.stdout, highlight=False, emoji=False)
+        self.errors = Console(stderr=True, highlight=False, emoji=False)
 
-    def result(self, answer: dict[str, Any], sentence: str) -> None:
+    def result(self, answer: BaseModel | dict[str, Any], sentence: str) -> None:
         """Prints one result."""
         self._print(answer, sentence, self.people)
 
@@ -42,9 +82,10 @@ class Output:
         if not self.as_json:
             self.errors.print(sentence, markup=False, soft_wrap=True)
 
-    def _print(self, answer: dict[str, Any], sentence: str, console: Console) -> None:
+    def _print(self, answer: BaseModel | dict[str, Any], sentence: str, console: Console) -> None:
         if self.as_json:
-            sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            in_utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
+            sys.stdout.write(json.dumps(plain(answer), ensure_ascii=not in_utf8) + "\n")
         else:
             console.print(sentence, markup=False, soft_wrap=True)
 
@@ -52,8 +93,8 @@ class Output:
         self,
         title: str,
         columns: list[str],
-        found: list[dict[str, Any]],
-        row: Callable[[dict[str, Any]], list[str]],
+        found: list[Answer],
+        row: Callable[[Answer], list[str]],
         none: str,
     ) -> None:
         """Prints several results: a table for people, or the sentence ``none`` where there are none."""
@@ -71,6 +112,13 @@ class Output:
             self.people.print(table, markup=False)
 
     def progress(self, *, shown: bool = True) -> Progress:
-        """A progress bar on standard error, which disappears at the end."""
+        """A progress bar on standard error, which disappears at the end; where that is no terminal, lines."""
+        if shown and not self.errors.is_terminal:
+            return ProgressLines(self.errors)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         return Progress(*columns, console=self.errors, transient=True, disable=not shown)
+
+
+def plain(answer: BaseModel | dict[str, Any]) -> dict[str, Any]:
+    """An answer as JSON has it."""
+    return answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer

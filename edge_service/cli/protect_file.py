@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
-from edge_service.cli.cloud_lookup import ask, find_cloud
 from edge_service.cli.gallery_keys import existing_keys
 from edge_service.cli.output import UNPERTURBED, Output
 from edge_service.protection.embeddings import unit_rows
+from edge_service.protection.key_file import Key
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, KeyStore
 from edge_service.protection.profiles.files import Profile, check_profile_dimension, load_profile
 from edge_service.protection.protect import Protector
@@ -23,10 +23,11 @@ from shared.command import counted
 from shared.contract import Contract
 from shared.errors import BadRequest, Conflict, ContractMismatch, SetupError
 from shared.service_settings import load_settings
+from shared.wire.common import GalleryInfo
 from shared.wire.edge import EdgeGallery
 
 _OTHERWISE: Final = ", or give with --contract what `patronus gallery show GALLERY --json` printed"
-# Embeddings a batch: the progress bar moves about once a second.
+# Embeddings a batch: the progress bar moves several times a second.
 _ROWS: Final = 2048
 
 
@@ -40,6 +41,7 @@ def protect_file(
     gallery: str | None,
     contract: Path | None,
     subject: str | None,
+    key_file: Path | None,
 ) -> None:
     """Protects a file's embeddings, with the profile and the key of this edge's settings.
 
@@ -49,16 +51,18 @@ def protect_file(
         out: where the result is printed.
         force: whether an existing target may be replaced.
         name: of the profile; None: the gallery's, or without a gallery the one that the edge is set to.
-        gallery: whose key; None: the public key and no seal.
+        gallery: whose key; None, and no key file either: the public key and no seal.
         contract: file with the cloud's answer about the gallery, as JSON. None: from the cloud.
         subject: whose embeddings they all are, for a verify-only gallery.
+        key_file: of a system of the user's own, in place of a gallery; made if missing.
 
     Raises:
-        SetupError: no such profile, no key here, or a profile for another dimension than the gallery's.
+        SetupError: no such profile, no key here, a damaged key file, or a profile for another dimension than the
+            gallery's.
         BadRequest: the contract's file is not about this gallery, or the source cannot be used.
         NotFound: there is no such gallery.
-        ContractMismatch: the gallery was made under another profile than the one named, or one that this edge does
-            not serve.
+        ContractMismatch: the gallery was made, or the key file was used, under another profile than the one named, or
+            the gallery under one that this edge does not serve.
         Conflict: the target exists, or the gallery is under another key, or exactly one of these holds: it is
             verify-only, and a subject is named.
         Unprocessable: an embedding cannot be used.
@@ -66,22 +70,26 @@ def protect_file(
     """
     settings = load_settings(EdgeSettings)
     profile = load_profile(settings.profile if name is None else name, own=settings.profiles)
-    if gallery is None:
-        step, key = profile.document.patronus, PUBLIC_KEY
-        if step is None:
-            raise SetupError(f"Without its seal the profile {profile.pin.name!r} protects nothing; name a --gallery.")
-        dim = step.dim
-    else:
+    embeddings, step = Embeddings(source), profile.document.patronus
+    is_new_key = key_file is not None and not key_file.exists()
+    if key_file is not None:
+        own = Key.load_or_create(key_file)
+        named, used = own.use_for(profile, dim=embeddings.dim if step is None else None)
+        key, dim = own.gallery_key(named).of(used.seal), used.dim
+    elif gallery is not None:
         keys = existing_keys(settings)
-        if contract is None:
-            info = ask(find_cloud(settings), lambda cloud: cloud.gallery(gallery), _OTHERWISE)
-        else:
-            info = _saved_info(gallery, contract)
+        info = _info_of_the_cloud(gallery, settings) if contract is None else _saved_info(gallery, contract)
         if name is None:
             profile = served_profile(info.contract.profile, profile, settings.profiles, settings.weaker_profiles)
         key, dim = _key_of(keys, gallery, profile, info.contract, subject), info.contract.dim
         check_profile_dimension(profile, dim)
-    embeddings, protector = Embeddings(source), Protector(profile)
+    elif step is not None:
+        key, dim = PUBLIC_KEY, step.dim
+    else:
+        raise SetupError(
+            f"Without its seal the profile {profile.pin.name!r} protects nothing; name a --key or a --gallery."
+        )
+    protector, sealed = Protector(profile), key is not PUBLIC_KEY
     angles: list[NDArray[np.float32]] = []
     norms: list[NDArray[np.float32]] = []
     unperturbed = done = 0
@@ -90,7 +98,7 @@ def protect_file(
         with new_rows(archive, "templates", embeddings.count, embeddings.dim) as templates:
             for batch in embeddings.batches(_ROWS):
                 unit, lengths = unit_rows(batch, profile, dim, first=done)
-                made = protector.templates(unit, key, sealed=gallery is not None)
+                made = protector.templates(unit, key, sealed=sealed)
                 templates.write(np.ascontiguousarray(made.templates, dtype="<f4").tobytes())
                 angles.append(made.angles)
                 norms.append(lengths)
@@ -99,11 +107,19 @@ def protect_file(
                 progress.advance(bar, len(batch))
         put_array(archive, "angles", np.concatenate(angles))
         put_array(archive, "norms", np.concatenate(norms))
-    sealed = gallery is not None and profile.seals
+    sealed = sealed and profile.seals
     summary = {"protected": done, "unperturbed": unperturbed, "profile": profile.pin.name, "sealed": sealed}
     written = counted(done, "sealed template") if sealed else f"{counted(done, 'template')}, NOT sealed,"
     left = f"; {counted(unperturbed, *UNPERTURBED)}" if unperturbed else ""
     out.result(summary, f"{target}: {written} under the profile {profile.pin.name}{left}.")
+    if is_new_key:
+        out.warn(f"{key_file}: a new key. Keep a backup: without it these templates match nothing.")
+
+
+def _info_of_the_cloud(gallery: str, settings: EdgeSettings) -> EdgeGallery | GalleryInfo:
+    from edge_service.cli.cloud_lookup import ask, find_cloud  # needs what comes with the edge
+
+    return ask(find_cloud(settings), lambda cloud: cloud.gallery(gallery), _OTHERWISE)
 
 
 def _saved_info(gallery: str, contract: Path) -> EdgeGallery:

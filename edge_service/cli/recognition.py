@@ -1,19 +1,22 @@
-"""The commands ``patronus enroll``, ``verify`` and ``identify``.
+"""The commands ``patronus enroll``, ``verify``, ``identify``, ``detect``, ``compare`` and ``status``.
 
 Against the pair that ``make run`` started on this machine they need no options.
-Exit status: 0 done (a no_match too), 1 refused or failed, 2 wrong usage.
+Exit status: 0 done (a no_match too), 1 refused or failed, or not ready; 2 wrong usage.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edge_service.cli.session import Gallery, Session, Subject, calls_edge, gallery_path, subject_path
+from edge_service.cli.session import Gallery, Session, Subject, calls_edge
 from shared.command import counted
 from shared.names import QualityFilter
+
+if TYPE_CHECKING:
+    from shared.wire.edge import IdentifyFacesAnswer, RefusalReason
 
 app = typer.Typer()
 
@@ -29,7 +32,9 @@ Quality = Annotated[
 def enroll(
     session: Session,
     name: Gallery,
-    who: Annotated[str | None, typer.Argument(metavar="[SUBJECT]", help="The subject; absent with --from.")] = None,
+    who: Annotated[
+        str | None, typer.Argument(metavar="[SUBJECT|FOLDER]", help="The subject; or a folder of people, as --from.")
+    ] = None,
     pictures: Annotated[
         list[Path] | None, typer.Argument(metavar="[PICTURE]...", help="Pictures, or folders of them.")
     ] = None,
@@ -37,17 +42,26 @@ def enroll(
         Path | None, typer.Option("--from", help="Folder with a folder, or a picture, of each subject.")
     ] = None,
     quality: Quality = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Store nothing; say what would be stored, and whom else a face matches.")
+    ] = False,
+    on_conflict: Annotated[
+        Literal["store", "refuse"],
+        typer.Option(help="What to do with a face that is nearer to another subject, whom it matches."),
+    ] = "store",
 ) -> None:
-    """Enroll pictures one by one. A refused picture does not stop the rest."""
-    from edge_service.cli.enrollment import enroll_all, people_in, pictures_of
+    """Enroll pictures one by one. A refused picture does not stop the rest; what was enrolled before is not again."""
+    from edge_service.cli.subjects.enrollment import PictureEnrollment, people_in, pictures_of
 
+    if people is None and who is not None and not pictures and Path(who).is_dir():
+        people, who = Path(who), None
     if people is not None and who is None:
         found = people_in(people)
     elif people is None and who is not None and pictures:
         found = pictures_of(who, pictures)
     else:
-        raise typer.BadParameter("give SUBJECT and PICTURE..., or --from FOLDER and neither")
-    if not enroll_all(session, name, found, quality):
+        raise typer.BadParameter("give SUBJECT and PICTURE..., or a FOLDER of people")
+    if not PictureEnrollment(session, name, quality, dry_run=dry_run, on_conflict=on_conflict).run(found):
         raise typer.Exit(1)
 
 
@@ -55,9 +69,8 @@ def enroll(
 @calls_edge
 def verify(session: Session, name: Gallery, who: Subject, picture: Picture, quality: Quality = None) -> None:
     """Tell whether a picture shows a subject (1:1)."""
-    answer = session.client.send_picture(f"{subject_path(name, who)}/verify", picture, quality_filter=quality)
-    scores = f"similarity {answer['similarity']:.3f}, accepted from {answer['threshold']:g}"
-    session.out.result(answer, f"{answer['decision']}: {scores}")
+    answer = session.client.verify_face(name, who, picture, quality_filter=quality)
+    session.out.result(answer, _decision(answer.decision, answer.similarity, answer.threshold))
 
 
 @app.command()
@@ -71,24 +84,67 @@ def identify(
     quality: Quality = None,
 ) -> None:
     """Identify the people in a picture (1:N)."""
-    answer = session.client.send_picture(
-        f"{gallery_path(name)}/identify", picture, top_k=top_k, max_faces=max_faces, quality_filter=quality
-    )
+    answer = session.client.identify_faces(name, picture, top_k=top_k, max_faces=max_faces, quality_filter=quality)
     lines = []
-    for number, face in enumerate(answer["faces"], start=1):
-        who = ", ".join(f"{one['subject']} ({one['similarity']:.3f})" for one in face["candidates"]) or "unknown"
+    for number, face in enumerate(answer.faces, start=1):
+        who = ", ".join(f"{one.subject} ({one.similarity:.3f})" for one in face.candidates) or "unknown"
         lines.append(f"face {number}: {who}")
     session.out.result(answer, "\n".join(lines + _left_out(answer)))
 
 
-def _left_out(answer: dict[str, Any]) -> list[str]:
+@app.command()
+@calls_edge
+def detect(session: Session, picture: Picture, quality: Quality = None) -> None:
+    """Show the faces of a picture, and their quality. Nothing leaves the edge."""
+    answer = session.client.detect_faces(picture, quality_filter=quality)
+    lines = [f"{counted(answer.faces_found, 'face')} in {answer.width} x {answer.height} pixels"]
+    for number, face in enumerate(answer.faces, start=1):
+        box = face.box
+        place = f"{box.width:.0f} x {box.height:.0f} at {box.x:.0f}, {box.y:.0f}"
+        refused = ", ".join(_in_words(reason) for reason in face.quality.reasons)
+        lines.append(f"face {number}: {place}; {refused or 'good enough'}")
+    session.out.result(answer, "\n".join(lines))
+
+
+@app.command()
+@calls_edge
+def compare(
+    session: Session,
+    picture: Picture,
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="Another one.")],
+    quality: Quality = None,
+) -> None:
+    """Tell whether two pictures show one person. Nothing leaves the edge."""
+    answer = session.client.compare_faces(picture, other, quality_filter=quality)
+    session.out.result(answer, _decision(answer.decision, answer.similarity, answer.threshold))
+
+
+@app.command()
+@calls_edge
+def status(session: Session) -> None:
+    """Show whether edge and cloud are ready, and their versions."""
+    from edge_service.cli.status import show_status
+
+    if not show_status(session):
+        raise typer.Exit(1)
+
+
+def _decision(decision: str, similarity: float, threshold: float) -> str:
+    return f"{decision}: similarity {similarity:.3f}, accepted from {threshold:g}"
+
+
+def _in_words(reason: RefusalReason) -> str:
+    return reason.replace("_", " ")
+
+
+def _left_out(answer: IdentifyFacesAnswer) -> list[str]:
     """A line about the faces that were found and not looked for; none where all were."""
-    left_out = answer["faces_left_out"]
+    left_out = answer.faces_left_out
     why = []
-    if left_out["over_max_faces"]:
-        why.append(f"{left_out['over_max_faces']} beyond --max-faces")
-    if left_out["poor_quality"]:
-        reasons = ", ".join(f"{reason.replace('_', ' ')}: {n}" for reason, n in left_out["reasons"].items())
-        why.append(f"{left_out['poor_quality']} of poor quality ({reasons})")
-    found = counted(answer["faces_found"], "face was", "faces were")
+    if left_out.over_max_faces:
+        why.append(f"{left_out.over_max_faces} beyond --max-faces")
+    if left_out.poor_quality:
+        reasons = ", ".join(f"{_in_words(reason)}: {n}" for reason, n in left_out.reasons.items())
+        why.append(f"{left_out.poor_quality} of poor quality ({reasons})")
+    found = counted(answer.faces_found, "face was", "faces were")
     return [f"{found} found; left out: {'; '.join(why)}"] if why else []

@@ -1,28 +1,22 @@
-"""Options, connection and paths shared by all commands that call an edge."""
+"""Options and connection shared by all commands that call an edge."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-import re
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from shared.errors import BadRequest
-from shared.names import GALLERY_PATTERN, SUBJECT_PATTERN, TEMPLATE_ID_PATTERN
+from shared.errors import SetupError, Unauthenticated
 
 if TYPE_CHECKING:
-    from edge_service.cli.edge_client import EdgeClient
     from edge_service.cli.output import Output
-
-_RULES = {
-    GALLERY_PATTERN: "1 to 64 letters, digits or ._-, and a letter or digit first",
-    SUBJECT_PATTERN: "1 to 128 letters, digits or ._@-, and a letter or digit first",
-    TEMPLATE_ID_PATTERN: "32 hexadecimal digits in lower case, as `patronus subject show` prints them",
-}
+    from shared.client import Client
 
 Gallery = Annotated[str, typer.Argument(metavar="GALLERY", help="The gallery.")]
 Subject = Annotated[str, typer.Argument(metavar="SUBJECT", help="The subject.")]
@@ -33,6 +27,9 @@ Edge = Annotated[
 ]
 KeyFile = Annotated[Path | None, typer.Option(help="File with an API key. [default: the edge's own on this machine]")]
 
+# Of a call within a long command: for up to some 20 s while the edge or the cloud is busy.
+_PATIENT_RETRIES: Final = 5
+
 
 class Session:
     """A command's connection to its edge, opened at the first use, and its output."""
@@ -41,17 +38,25 @@ class Session:
         self._edge = edge
         self._key_file = key_file
         self._json = json
+        self._opened = contextlib.ExitStack()
 
     @functools.cached_property
-    def client(self) -> EdgeClient:
-        """The edge.
+    def client(self) -> Client:
+        """The edge, for a command that somebody waits for: what fails is reported at once.
 
         Raises:
             SetupError: there is no API key where it is looked for, or the address is wrong.
         """
-        from edge_service.cli.edge_client import connect
+        return self._connect(retries=0)
 
-        return connect(self._edge, self._key_file)
+    @functools.cached_property
+    def patient_client(self) -> Client:
+        """The edge, for a command of many calls: they are repeated while the edge or the cloud is busy.
+
+        Raises:
+            SetupError: there is no API key where it is looked for, or the address is wrong.
+        """
+        return self._connect(retries=_PATIENT_RETRIES)
 
     @functools.cached_property
     def out(self) -> Output:
@@ -60,13 +65,65 @@ class Session:
 
         return Output(as_json=self._json)
 
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether the edge is the one that runs here, whose folder says how it reaches its cloud."""
+        running_here = address_here()
+        return running_here is not None and self._edge in {None, running_here}
+
+    @contextlib.contextmanager
+    def ended(self) -> Iterator[None]:
+        """Closes the connections at the end, and says where a key that is not known was sent.
+
+        Raises:
+            Unauthenticated: with that sentence.
+        """
+        try:
+            with self._opened:
+                yield
+        except Unauthenticated as error:
+            error.detail = (
+                f"The edge at {self._url} does not know this API key, or it was revoked. Name the edge with --edge (a "
+                "cloud takes no key of an edge), or a file with its key with --key-file."
+            )
+            error.problem = (error.problem or {}) | {"detail": error.detail}
+            raise
+
+    @property
+    def _url(self) -> str | None:
+        return self._edge or address_here()
+
+    def _connect(self, *, retries: int) -> Client:
+        from shared.client import Client
+
+        client = Client(self._url, api_key=self._key(), retries=retries)
+        self._opened.callback(client.close)
+        return client
+
+    def _key(self) -> str:
+        from shared.security.secret_files import read_secret
+
+        key = os.environ.get("PATRONUS_API_KEY")
+        if key is not None and self._key_file is None:
+            return key
+        path = self._key_file or _edge_home() / "api_key"
+        try:
+            return read_secret(path).decode("ascii").strip()
+        except (FileNotFoundError, UnicodeDecodeError):
+            raise SetupError(
+                f"There is no API key in {path}; start an edge here, or name the key's file with --key-file or the key "
+                "itself in PATRONUS_API_KEY."
+            ) from None
+
 
 def calls_edge(command: Callable[..., None]) -> Callable[..., None]:
     """Adds --edge, --key-file and --json to a command that takes a ``Session`` first."""
 
     @functools.wraps(command)
     def with_options(*, edge: str | None, key_file: Path | None, json: bool, **arguments: Any) -> None:
-        command(Session(edge, key_file, json), **arguments)
+        session = Session(edge, key_file, json)
+        with session.ended():
+            command(session, **arguments)
 
     own = inspect.signature(command, eval_str=True)
     added = inspect.signature(Session, eval_str=True)
@@ -81,41 +138,17 @@ def confirm(question: str, *, yes: bool) -> None:
         typer.confirm(f"{question} (--yes: do not ask)", abort=True, err=True)
 
 
-def gallery_path(gallery: str) -> str:
-    """The path of a gallery.
-
-    Raises:
-        BadRequest: no gallery can have this name.
-    """
-    return f"/v1/galleries/{_checked(gallery, GALLERY_PATTERN, 'gallery')}"
-
-
-def subject_path(gallery: str, subject: str) -> str:
-    """The path of a subject.
-
-    Raises:
-        BadRequest: no gallery or subject can have this name.
-    """
-    return f"{gallery_path(gallery)}/subjects/{_checked(subject, SUBJECT_PATTERN, 'subject')}"
+def address_here() -> str | None:
+    """Where the edge that runs on this machine is reached; None: none runs here."""
+    try:
+        return (_edge_home() / "address").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
-def face_path(gallery: str, subject: str, face: str) -> str:
-    """The path of a face.
+def _edge_home() -> Path:
+    """The edge's folder. Its settings are not loaded here: a client's installation need not have the service."""
+    from shared.home import patronus_home
 
-    Raises:
-        BadRequest: no gallery, subject or face can have this name.
-    """
-    return f"{subject_path(gallery, subject)}/faces/{_checked(face, TEMPLATE_ID_PATTERN, 'face')}"
-
-
-def is_verify_only(info: dict[str, Any]) -> bool:
-    """Whether each subject of a gallery has its own seal."""
-    seal = info["contract"]["seal"]
-    return seal is not None and seal["scope"] == "subject"
-
-
-def _checked(name: str, pattern: str, what: str) -> str:
-    """Checks a name for a path: a slash or a dot in it would lead to another resource."""
-    if re.fullmatch(pattern, name) is None:
-        raise BadRequest(f"{name!r} is not a name that a {what} can have: {_RULES[pattern]}.")
-    return name
+    named = os.environ.get("PATRONUS_EDGE__HOME")
+    return Path(named) if named else patronus_home() / "edge"

@@ -1,4 +1,4 @@
-"""The commands ``patronus models fetch`` and ``list``."""
+"""The commands ``patronus models fetch``, ``add`` and ``list``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,19 @@ ManifestFile = Annotated[
     typer.Option(envvar="PATRONUS_MODEL_MANIFEST", help="Manifest. [default: deploy/models.json]", show_default=False),
 ]
 
+Embedders = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="PATRONUS_EDGE__EMBEDDERS",
+        help="Folder of your own embedders. [default: embedders in PATRONUS_HOME]",
+        show_default=False,
+    ),
+]
+
 
 @app.command()
 def fetch(
+    context: typer.Context,
     folder: Folder = None,
     manifest: ManifestFile = None,
     sources: Annotated[
@@ -48,8 +58,14 @@ def fetch(
     from edge_service.models.manifest import load_manifest
     from edge_service.models.store import models_dir, prepare
 
+    known, source = load_manifest(manifest), context.get_parameter_source("embedder")
+    if source is not None and source.name == "ENVIRONMENT":
+        # What an edge is to run may be the operator's own, which is added and not fetched.
+        for name in known.unknown_embedders(embedder or ()):
+            typer.echo(f"{name}: not fetched; an edge runs it once it was added with `patronus models add`")
+        embedder = [name for name in embedder or () if not known.unknown_embedders([name])]
     prepare(
-        load_manifest(manifest),
+        known,
         folder or models_dir(),
         sources,
         upstream_base,
@@ -59,10 +75,31 @@ def fetch(
     )
 
 
+@app.command()
+def add(
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="With FILE.embedder.json beside it.")],
+    name: Annotated[
+        str | None, typer.Option(help="Its name in settings. [default: the file's]", show_default=False)
+    ] = None,
+    embedders: Embedders = None,
+) -> None:
+    """Try an embedder of your own on sample faces, and copy it to where the edge finds it."""
+    from edge_service.models.own_folder import embedders_dir
+    from edge_service.vision.own_embedders import add_embedder
+
+    added, found = add_embedder(file, embedders or embedders_dir(), name)
+    typer.echo(
+        f"{added.name}: ready, SHA-256 {added.found}. On the sample faces, pictures of one person have cosines of "
+        f"{found.same.min():.2f} or more, of two people {found.different.max():.2f} or less. Run the edge with "
+        f"PATRONUS_EDGE__EMBEDDER={added.name}, the profile seal or one that was trained for it, and a threshold."
+    )
+
+
 @app.command("list")
-def list_models(folder: Folder = None, manifest: ManifestFile = None) -> None:
-    """Show every model's state; status 1 if one that is required or was fetched is not ready."""
+def list_models(folder: Folder = None, manifest: ManifestFile = None, embedders: Embedders = None) -> None:
+    """Show every model's state; status 1 if one that is required, was fetched or was added is not ready."""
     from edge_service.models.manifest import load_manifest
+    from edge_service.models.own_folder import embedders_dir, own_embedders
     from edge_service.models.store import REMEDY, model_file, models_dir
     from shared.errors import SetupError
 
@@ -74,5 +111,12 @@ def list_models(folder: Folder = None, manifest: ManifestFile = None) -> None:
         typer.echo(f"{state:8} {entry.role:14} {found.path.name:22} {digest:12} {entry.licence}")
         if state not in {"ready", "optional"}:
             bad.append(found.path.name)
+    changed = []
+    for own in own_embedders(embedders or embedders_dir()):
+        typer.echo(f"{own.state:8} {'face-embedder':14} {own.path.name:22} {(own.found or '-')[:12]:12} your own")
+        if own.state != "ready":
+            changed.append(own.path.name)
+    if changed:
+        raise SetupError(f"Not as they were added: {', '.join(changed)}; remove their folders and add them again.")
     if bad:
         raise SetupError(f"Not ready: {', '.join(bad)}; {REMEDY}.")

@@ -157,6 +157,11 @@ class Manifest(_Part):
         known = ", ".join(dict.fromkeys(model.role for model in self.models))
         raise SetupError(f"The model manifest has no model of the role {role}; it has {known}.")
 
+    def unknown_embedders(self, names: Collection[str]) -> list[str]:
+        """Those of some names that no embedder here has."""
+        known = {model.name for model in self.models if model.role == _EMBEDDER}
+        return [name for name in names if name not in known]
+
     def wanted(self, embedders: Collection[str] = ()) -> tuple[ModelEntry, ...]:
         """The models that a set-up needs: the required ones, or the embedders that are named.
 

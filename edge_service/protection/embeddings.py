@@ -17,6 +17,8 @@ _UNIT: Final = 1e-3
 _ROUNDING: Final = 1e-6
 _SHORTEST: Final = float(np.finfo(np.float32).tiny)
 _LONGEST: Final = float(np.finfo(np.float32).max)
+# Rows that a refusal names, as many as a request has.
+_MOST_NAMED: Final = 500
 
 
 def check_dimension(given: int, wanted: int) -> None:
@@ -31,8 +33,7 @@ def check_dimension(given: int, wanted: int) -> None:
     """
     if given != wanted:
         raise Unprocessable(
-            f"The embeddings have {given} dimensions, and {wanted} are wanted; send those of the embedder that the "
-            "edge runs.",
+            f"The embeddings have {given} dimensions, and {wanted} are wanted; send those of the gallery's embedder.",
             reason="wrong_dimension",
             given=given,
             wanted=wanted,
@@ -60,21 +61,29 @@ def unit_rows(
     """
     check_dimension(raw.shape[1], dim)
     step = profile.document.patronus
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(raw).all(axis=1))
-    _refuse(~finite, first, "holds a value that is not finite", "not_finite")
     wide = raw.astype(np.float64)
     norms: NDArray[np.float64] = np.linalg.norm(wide, axis=1)
+    low, high = (_SHORTEST, _LONGEST) if step is None else step.input_norm or (1.0, 1.0)
+    off = np.abs(norms - 1)
+    # A length that is not finite fails both comparisons. What this lets through, no refusal below would meet.
+    if not ((low <= norms) & (norms <= high) | (off <= _UNIT)).all():
+        _refuse_one_of(raw, norms, profile, first)
+    # A row that is a unit vector but for rounding stays as it is, bit by bit: its seed follows from its bits.
+    divisors = np.where(off <= _ROUNDING, 1.0, norms)
+    return (wide / divisors[:, None]).astype(np.float32), norms.astype(np.float32)
+
+
+def _refuse_one_of(raw: NDArray[np.float32], norms: NDArray[np.float64], profile: Profile, first: int) -> None:
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(raw).all(axis=1))
+    _refuse(~finite, first, "holds a value that is not finite", "not_finite")
     _refuse(norms < _SHORTEST, first, "is a zero vector", "zero_vector")
     _refuse(norms > _LONGEST, first, "is longer than float32 can say", "not_finite")
+    step, embedder = profile.document.patronus, profile.document.embedder
     if step is not None:
         low, high = step.input_norm or (1.0, 1.0)
         implausible = np.logical_and(np.logical_or(norms < low, norms > high), np.abs(norms - 1) > _UNIT)
         lengths = f"{low:g} to {high:g}, or 1" if step.input_norm else "1"
-        embedder = profile.document.embedder
         _refuse(implausible, first, f"has a length that {embedder} does not give ({lengths})", "implausible_length")
-    # A row that is a unit vector but for rounding stays as it is, bit by bit: its seed follows from its bits.
-    divisors = np.where(np.abs(norms - 1) <= _ROUNDING, 1.0, norms)
-    return (wide / divisors[:, None]).astype(np.float32), norms.astype(np.float32)
 
 
 def template_weights(lengths: NDArray[np.float32], weights: ScoreWeights | None) -> list[float]:
@@ -95,11 +104,11 @@ def template_weights(lengths: NDArray[np.float32], weights: ScoreWeights | None)
 
 def _refuse(wrong: NDArray[np.bool_], first: int, what: str, reason: str) -> None:
     if wrong.any():
-        row = first + int(np.argmax(wrong))
-        count = int(wrong.sum())
+        rows = [first + row for row in np.flatnonzero(wrong).tolist()]
         raise Unprocessable(
-            f"Embedding {row}, counted from 0, {what}; {count} of them in all.",
+            f"Embedding {rows[0]}, counted from 0, {what}; {len(rows)} of them in all.",
             reason=reason,
-            embedding=row,
+            embedding=rows[0],
+            embeddings=rows[:_MOST_NAMED],
             fault=what,
         )

@@ -15,6 +15,7 @@ import contextlib
 import hmac
 import secrets
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -33,6 +34,8 @@ KEY_BYTES: Final = 32
 # The epoch of a gallery whose profile does not seal: its contract names none.
 NO_EPOCH: Final = "0" * 16
 _NONCE_BYTES: Final = 12
+# Of as many seals as ``seal.py`` caches.
+_CACHED_SEED_KEYS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class EpochKey:
 
     def seed_key(self) -> bytes:
         """The key that the seed of each embedding follows from: 32 bytes. A change of key in place keeps it."""
-        return derive(self.seeding or self.secret, "purpose", "perturb seed")
+        return _seed_key(self.seeding or self.secret)
 
     def of_subject(self, subject: str) -> EpochKey:
         """The key of one subject of a verify-only gallery."""
@@ -125,12 +128,9 @@ class EpochKey:
 PUBLIC_KEY: Final = EpochKey("", NO_EPOCH, b"patronus: seeds that are public.")
 
 
-def new_epoch() -> str:
-    """A name for a new epoch: 16 random hexadecimal digits.
-
-    Random, not counted: a gallery that is erased and created again under its old name gets a new key.
-    """
-    return secrets.token_hex(8)
+@lru_cache(maxsize=_CACHED_SEED_KEYS)
+def _seed_key(secret: bytes) -> bytes:
+    return derive(secret, "purpose", "perturb seed")
 
 
 def derive(secret: bytes, *labels: str, length: int = KEY_BYTES) -> bytes:

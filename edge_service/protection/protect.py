@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,10 +18,10 @@ from edge_service.protection.profiles.files import Profile
 from edge_service.protection.seal import seal, seal_matrix
 from shared.contract import ProfilePin
 from shared.envelope import UNIT_TOLERANCE, TemplateEnvelope
-from shared.errors import ProtectionFailed, SetupError
-from shared.logs import get_logger, place_of
+from shared.errors import ProtectionFailed, SetupError, place_of
 
-_log = get_logger(__name__)
+# Python's own log, since programs that embed the public library set that up as they like.
+_log = logging.getLogger(__name__)
 Rows = NDArray[np.float32]
 
 # The cosine of an embedding to its sealed template is that of two random directions: a standard deviation of 1/sqrt(d).
@@ -126,7 +128,7 @@ class Protector:
         try:
             packed = [TemplateEnvelope.pack(row, context.contract_digest) for row in protected.templates]
         except Exception as error:  # of any kind: nothing may be sent; the log has its type and place
-            _log.error("template_not_packed", **place_of(error))
+            _log.error("template_not_packed", extra=place_of(error))
             raise ProtectionFailed("A template could not be packed; nothing was sent.") from None
         return PackedTemplates(packed, protected.unperturbed)
 
@@ -159,7 +161,7 @@ class Protector:
         except ProtectionFailed:
             raise
         except Exception as error:  # of any kind: nothing may be sent; the log has its type and place
-            _log.error("protection_step_failed", **place_of(error))
+            _log.error("protection_step_failed", extra=place_of(error))
             # Without the cause: its text or frames may hold the embedding.
             raise ProtectionFailed("A step of the protection failed; nothing was sent.") from None
         if self._on_protected is not None:
@@ -175,7 +177,7 @@ class Protector:
         no_limits = np.full(len(rows), ANY_ANGLE, np.float32)
         if self._graph is None:
             return Protected(seal(rows, key), np.zeros_like(no_limits), ("seal",))
-        dim, seal_now = rows.shape[1], sealed and self.profile.seals
+        dim, seal_now = rows.shape[1], sealed and "seal" in self._kinds
         matrix = seal_matrix(key, dim) if seal_now else np.eye(dim, dtype=np.float32)
         drawn = seeds(rows, key.seed_key(), self._graph.step.seed_dim)
         templates, angles = self._graph.run(rows, drawn, no_limits, matrix)
@@ -192,8 +194,8 @@ def _graph_of(profile: Profile) -> PatronusGraph | None:
 
 
 def _refuse_unsealed(rows: Rows, templates: Rows) -> None:
-    kept = np.abs(np.vecdot(rows, templates))
-    if rows.shape[1] > _SEAL_SIGMAS**2 and (kept > _SEAL_SIGMAS / np.sqrt(rows.shape[1])).any():
+    dim = rows.shape[1]
+    if dim > _SEAL_SIGMAS**2 and not np.abs(np.vecdot(rows, templates)).max() <= _SEAL_SIGMAS / math.sqrt(dim):
         raise ProtectionFailed("The seal was not applied; nothing was sent.")
 
 
@@ -203,5 +205,5 @@ def _check_unit_rows(rows: Rows, shape: tuple[int, ...]) -> None:
             "A step of the protection returned something that is not an embedding; nothing was sent."
         )
     # A value that is not finite fails this comparison too. Squaring doubles a deviation.
-    if not (np.abs(np.vecdot(rows, rows) - 1) <= 2 * UNIT_TOLERANCE).all():
+    if not np.abs(np.vecdot(rows, rows) - 1).max() <= 2 * UNIT_TOLERANCE:
         raise ProtectionFailed("A step of the protection returned a vector of the wrong length; nothing was sent.")

@@ -6,16 +6,19 @@ import re
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edge_service.protection.profiles.document import NAME_PATTERN
 from edge_service.protection.profiles.files import DefaultThreshold, Profile, load_profile
 from edge_service.protection.profiles.score import ScoreCalibration
 from edge_service.protection.protect import Protected, Protector
-from edge_service.vision.embed import EmbedderSpec
 from shared.contract import EmbedderPin, ProfilePin
-from shared.errors import ContractMismatch, SetupError
+from shared.errors import ContractMismatch, SetupError, Unprocessable
 from shared.logs import get_logger
+from shared.wire.common import Threshold
+
+if TYPE_CHECKING:  # `patronus protect` runs without what reads pictures
+    from edge_service.vision.embed import EmbedderSpec
 
 _log = get_logger(__name__)
 _DIGITS_SHOWN: Final = 12
@@ -34,6 +37,7 @@ class ServedProfiles:
         own: the operator's folder of profiles.
         weaker: names of profiles that do less and are served all the same.
         on_protected: is called with each result, to count it.
+        threshold: where a caller names none, in place of the profiles' and the embedder's.
 
     Raises:
         SetupError: the edge's own profile is missing, damaged, or for another embedder, or one in ``weaker`` is
@@ -48,12 +52,14 @@ class ServedProfiles:
         own: Path | None = None,
         weaker: Collection[str] = (),
         on_protected: Callable[[Protected], None] | None = None,
+        threshold: Threshold | None = None,
     ) -> None:
         self.pin = pin
         self.spec = spec
         self._own = own
         self._weaker = frozenset(weaker)
         self._on_protected = on_protected
+        self._threshold = threshold
         for allowed in sorted(self._weaker):
             load_profile(allowed, own=own)  # a name that is misspelled stops the start
         self.default = self._protector(load_profile(name, pin, spec.dim, own))
@@ -80,9 +86,32 @@ class ServedProfiles:
                     warn_unsealed(profile)
             return self._loaded[profile]
 
-    def default_threshold(self, profile: Profile) -> DefaultThreshold:
-        """The threshold of a new gallery under this profile, or of a comparison, where a caller names none."""
+    def default_threshold(self, profile: Profile) -> DefaultThreshold | None:
+        """The threshold of a new gallery under this profile, or of a comparison, where a caller names none.
+
+        None: an embedder of the operator's own, under a profile without a threshold, and no setting.
+        """
+        return profile.default_threshold(self.spec.threshold, self._threshold)
+
+    def measured_threshold(self, profile: Profile) -> DefaultThreshold | None:
+        """The threshold of a profile or embedder whose false match rate was measured, whatever the operator set."""
         return profile.default_threshold(self.spec.threshold)
+
+    def needed_threshold(self, profile: Profile) -> DefaultThreshold:
+        """As ``default_threshold``, where a decision needs one.
+
+        Raises:
+            Unprocessable: there is none.
+        """
+        found = self.default_threshold(profile)
+        if found is None:
+            raise Unprocessable(
+                f"Neither the profile {profile.pin.name!r} nor the embedder {self.pin.name!r} has a threshold; name "
+                "one with the gallery (--threshold and --fmr), or set PATRONUS_EDGE__THRESHOLD__COSINE and "
+                "PATRONUS_EDGE__THRESHOLD__FMR at the edge.",
+                reason="no_threshold",
+            )
+        return found
 
     def score_calibration(self, profile: Profile) -> ScoreCalibration:
         """How subjects of a gallery under this profile are compared, where they have several templates."""

@@ -7,17 +7,18 @@ from typing import Final, Literal
 from edge_service.gallery_contexts import GalleryContext
 from edge_service.protection.profiles.files import DefaultThreshold
 from edge_service.protection.served_profiles import ServedProfiles
-from edge_service.recognition import EnrollResult
+from edge_service.subjects.enrollment import EnrollResult
 from edge_service.vision.quality import objections
 from edge_service.vision.reader import AlignedFace, PictureFaces
 from shared.names import QualityFilter
 from shared.wire.cloud import IdentifyAnswer
-from shared.wire.common import MAX_EXPONENTS, VerifyAnswer
+from shared.wire.common import VerifyAnswer
 from shared.wire.edge import (
     AnotherPicture,
     AppliedThreshold,
     Box,
     DetectedFace,
+    FmrMeasuredOn,
     GalleryDecision,
     Landmarks,
     Point,
@@ -48,16 +49,20 @@ def gallery_decision(
 ) -> GalleryDecision:
     """How a gallery decided: as its profile was measured, or by a threshold or exponents that somebody else chose."""
     profile = gallery.protector.profile
-    default = profiles.default_threshold(profile)
-    calibrated = profiles.score_calibration(profile).subject_score()
-    # A smaller exponent has fewer false matches.
-    kept = all(gallery.score.exponent(n) <= calibrated.exponent(n) for n in range(2, MAX_EXPONENTS + 2))
-    same = gallery.threshold == default.threshold and answer.threshold == default.threshold.cosine and kept
+    default = profiles.measured_threshold(profile)
+    measured_on: FmrMeasuredOn = "operator"
+    if default is not None:
+        same = gallery.threshold == default.threshold and answer.threshold == default.threshold.cosine
+        # What is known of the gallery may be some seconds older than the answer. Under `best` the answer's rate is
+        # another.
+        same = same and (answer.score_rule == "best" or answer.fmr_at_threshold == default.threshold.fmr)
+        if same and profiles.score_calibration(profile).covers(gallery.score):
+            measured_on = default.measured_on
     return GalleryDecision(
         threshold=answer.threshold,
         threshold_from="gallery",
         reference_fmr=answer.fmr_at_threshold,
-        fmr_measured_on=default.measured_on if same else "operator",
+        fmr_measured_on=measured_on,
         score_rule=answer.score_rule,
     )
 

@@ -8,6 +8,7 @@ Plain float32 is little-endian values, row after row, without a header. ``?dim=`
 
 from __future__ import annotations
 
+from functools import partial
 from json import JSONDecodeError
 from typing import Any, Final
 
@@ -16,7 +17,6 @@ from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from starlette.requests import ClientDisconnect
 from starlette.status import HTTP_201_CREATED
 
 from edge_service.deps import (
@@ -33,7 +33,8 @@ from edge_service.deps import (
 from edge_service.protection.embeddings import check_dimension
 from edge_service.recognition import ProtectResult
 from edge_service.routes.answers import another_picture
-from edge_service.uploads import read_pictures
+from edge_service.subjects.enrollment import EnrolledOne, EnrollOptions
+from edge_service.uploads import FORM, JSON, is_picture, pictures_in, read_body, read_pictures
 from shared.errors import BadRequest, Forbidden, NotFound, TooLarge, Unprocessable
 from shared.http.auth import Caller
 from shared.http.headers import json_in_utf8, media_type
@@ -51,9 +52,9 @@ from shared.wire.edge import (
     ProtectRequest,
     StoredFace,
 )
+from shared.wire.edge_embeddings import EnrollSubjects, EnrollSubjectsAnswer
 
 router = api_router("/v1", "embeddings")
-JSON: Final = "application/json"
 FLOATS: Final = "application/octet-stream"
 _VALUE_BYTES: Final = 4
 # Of an error in one embedding: ("embeddings", its number).
@@ -63,8 +64,9 @@ _BINARY: Final = {"type": "string", "format": "binary"}
 
 def _protect_body() -> dict[str, Any]:
     described: dict[str, Any] = picture_body()
-    described["requestBody"]["content"] |= {
-        JSON: {"schema": ProtectRequest.model_json_schema()},
+    content = described["requestBody"]["content"]
+    content |= {
+        JSON: {"schema": {"anyOf": [ProtectRequest.model_json_schema(), content[JSON]["schema"]]}},
         FLOATS: {"schema": _BINARY | {"description": "little-endian float32, row after row"}},
     }
     return described
@@ -91,13 +93,20 @@ async def protect(
     Returns protected templates. Stores nothing, and sends nothing to the cloud.
     """
     _may_use(caller, gallery)
-    if media_type(request) == "multipart/form-data":
-        [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
-        result = await services.recognition.protect(picture, gallery, subject, quality_filter)
+    kind, limits, recognition = media_type(request), services.settings.pictures, services.recognition
+    if kind == FORM:
+        [picture] = await read_pictures(request, limits, at_most=1)
+        result = await recognition.protect(picture, gallery, subject, quality_filter)
     else:
-        body, wanted = await _read_body(request), services.reader.spec.dim
-        raw = await run_in_threadpool(_read_embeddings, media_type(request), body, dim, wanted)
-        result = await services.recognition.protect(raw, gallery, subject, None)
+        if kind == JSON:
+            json_in_utf8(request)
+        body = await read_body(request)
+        if kind == JSON and is_picture(body):
+            [picture] = await run_in_threadpool(pictures_in, body, limits, at_most=1)
+            result = await recognition.protect(picture, gallery, subject, quality_filter)
+        else:
+            raw = await run_in_threadpool(_read_embeddings, kind, body, dim, services.reader.spec.dim)
+            result = await recognition.protect(raw, gallery, subject, None)
     return _floats(result) if _wants_floats(request) else await run_in_threadpool(_as_json, result)
 
 
@@ -113,16 +122,38 @@ async def enroll_embeddings(
     """
     raw = _rows_of([embedding.values for embedding in wanted.embeddings])
     names = [embedding.face for embedding in wanted.embeddings]
-    enrolled = await services.recognition.enroll_embeddings(gallery, subject, raw, names)
-    untold = {} if may_compare(request, len(names)) else {"agrees": None}
-    faces = [StoredFace(**(info.model_dump() | untold)) for info in enrolled.templates]
+    options = EnrollOptions(partial(may_compare, request))
+    enrolled = await services.embeddings.enroll(gallery, subject, raw, names, options)
     return EnrollEmbeddingsAnswer(
         subject=subject,
-        faces=faces,
+        faces=_stored(enrolled.faces),
         faces_enrolled=enrolled.total,
         another_picture=another_picture(enrolled),
         unperturbed=enrolled.unperturbed,
     )
+
+
+@router.post("/galleries/{gallery}/embeddings", dependencies=[MayManage], status_code=HTTP_201_CREATED)
+async def enroll_subjects(
+    request: Request, gallery: GalleryPath, wanted: EnrollSubjects, services: ServicesDep
+) -> EnrollSubjectsAnswer:
+    """Enroll many subjects from raw embeddings.
+
+    Stores all or none, in one transaction. Equal embeddings of a subject are stored once.
+    """
+    raw = await run_in_threadpool(_rows_of, [embedding.values for embedding in wanted.embeddings])
+    subjects = [embedding.subject for embedding in wanted.embeddings]
+    names = [embedding.face for embedding in wanted.embeddings]
+    enrolled, unperturbed = await services.embeddings.enroll_many(
+        gallery, subjects, raw, names, partial(may_compare, request)
+    )
+    return EnrollSubjectsAnswer(faces=_stored(enrolled), unperturbed=unperturbed)
+
+
+def _stored(faces: list[EnrolledOne]) -> list[StoredFace]:
+    return [
+        StoredFace(id=face.id, created_at=face.created_at, stored=face.stored, agrees=face.agrees) for face in faces
+    ]
 
 
 def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
@@ -132,27 +163,6 @@ def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
     elif not caller.may_use(gallery):
         # The same answer as for a missing gallery: a key learns nothing of other galleries.
         raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
-
-
-async def _read_body(request: Request) -> bytes:
-    """Reads the whole body, whose size is limited.
-
-    Raises:
-        TooLarge: it is over the limit of embeddings.
-        BadRequest: the connection ended before it had arrived, or it is JSON said to be in another charset than UTF-8.
-    """
-    if media_type(request) == JSON:
-        json_in_utf8(request)
-    try:
-        body = await request.body()
-    except ClientDisconnect:
-        raise BadRequest("The connection ended before the embeddings had arrived whole.", reason="cut_off") from None
-    if len(body) > MAX_EMBEDDINGS_BYTES:
-        raise TooLarge(
-            f"The embeddings are over the limit of {MAX_EMBEDDINGS_BYTES} bytes; send fewer at a time.",
-            limit_bytes=MAX_EMBEDDINGS_BYTES,
-        )
-    return body
 
 
 def _rows_of(vectors: list[list[float]]) -> NDArray[np.float32]:
@@ -167,7 +177,7 @@ def _rows_of(vectors: list[list[float]]) -> NDArray[np.float32]:
         return np.array(vectors, dtype=np.float64).astype(np.float32)
 
 
-def _read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> NDArray[np.float32]:
+def _read_embeddings(kind: str, body: bytearray, dim: int | None, wanted: int) -> NDArray[np.float32]:
     """The embeddings of a body: (n, d) float32, whatever their values.
 
     Args:
@@ -177,9 +187,15 @@ def _read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> ND
         wanted: values that an embedding must have.
 
     Raises:
+        TooLarge: over the limit of embeddings.
         BadRequest: neither JSON nor plain float32, or JSON as `read_json` refuses it.
         Unprocessable: not a list of such vectors, not whole rows, another dimension, or more than are taken at once.
     """
+    if len(body) > MAX_EMBEDDINGS_BYTES:
+        raise TooLarge(
+            f"The embeddings are over the limit of {MAX_EMBEDDINGS_BYTES} bytes; send fewer at a time.",
+            limit_bytes=MAX_EMBEDDINGS_BYTES,
+        )
     if kind == JSON:
         try:
             return _rows_of(ProtectRequest.model_validate(read_json(body)).embeddings)
@@ -193,7 +209,7 @@ def _read_embeddings(kind: str, body: bytes, dim: int | None, wanted: int) -> ND
             raise Unprocessable(f"The body is not what this takes ({at}: {first['msg']}).", reason="bad_body") from None
     if kind != FLOATS:
         raise BadRequest(
-            f"Send a picture as multipart/form-data, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",
+            f"Send a picture as {FORM} or {JSON}, or embeddings as {JSON}, or as {FLOATS} with ?dim=.",
             reason="unknown_body",
         )
     if dim is None:

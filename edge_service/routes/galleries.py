@@ -17,15 +17,16 @@ from edge_service.deps import (
 )
 from shared.http.auth import Caller
 from shared.http.routes import PENDING, api_router, erasure_answer
-from shared.wire.cloud import RekeyStatus
-from shared.wire.common import Erased, Erasure, GalleryInfo, Page, Retention
-from shared.wire.edge import ChangeKey, ChangeScoreRule, CreateGallery, EdgeGallery
+from shared.wire.common import Erased, Erasure, FindDuplicates, GalleryInfo, KeyChange, Page, Retention
+from shared.wire.edge import ChangeKey, ChangeScoreRule, ChangeThreshold, CreateGallery, EdgeGallery
+from shared.wire.edge_subjects import GalleryDuplicates
+from shared.wire.thresholds import ThresholdChoice
 
 router = api_router("/v1/galleries", "galleries")
 rekeys = api_router(
     "/v1/galleries/{gallery}/rekey",
     "rekey",
-    responses={HTTP_202_ACCEPTED: {"model": RekeyStatus, "description": "The change is still in progress."}},
+    responses={HTTP_202_ACCEPTED: {"model": KeyChange, "description": "The change is still in progress."}},
 )
 
 
@@ -42,9 +43,9 @@ async def put_gallery(
 
     A new gallery is pinned to this edge's contract. Idempotent: repeated with the same properties, it changes nothing.
     """
-    info, made = await services.galleries.create(gallery, wanted or CreateGallery())
-    response.status_code = HTTP_201_CREATED if made else HTTP_200_OK
-    return _shown(info)
+    done = await services.galleries.create(gallery, wanted or CreateGallery())
+    response.status_code = HTTP_201_CREATED if done.made else HTTP_200_OK
+    return _shown(done.info, done.choice)
 
 
 @router.get("", dependencies=[MayManage])
@@ -74,12 +75,18 @@ async def get_gallery(gallery: GalleryPath, services: ServicesDep) -> EdgeGaller
 
 
 @router.patch("/{gallery}", dependencies=[MayManage])
-async def change_gallery(gallery: GalleryPath, services: ServicesDep, wanted: ChangeScoreRule) -> EdgeGallery:
-    """Change how a gallery's subjects are compared.
+async def change_gallery(
+    gallery: GalleryPath, services: ServicesDep, wanted: ChangeScoreRule | ChangeThreshold
+) -> EdgeGallery:
+    """Change a gallery.
 
-    Holds for enrolled subjects too. `mean` takes the exponents of the gallery's profile.
+    Changes its threshold, or how its subjects are compared. Holds for enrolled subjects too. The rule `mean` takes the
+    exponents of the gallery's profile.
     """
-    return _shown(await services.galleries.change_score_rule(gallery, wanted.score_rule))
+    if isinstance(wanted, ChangeScoreRule):
+        return _shown(await services.galleries.change_score_rule(gallery, wanted.score_rule))
+    done = await services.galleries.change_threshold(gallery, wanted.threshold)
+    return _shown(done.info, done.choice)
 
 
 @router.delete("/{gallery}", dependencies=[MayManage], responses=PENDING)
@@ -88,8 +95,9 @@ async def delete_gallery(gallery: GalleryPath, services: ServicesDep, response: 
 
     Erases all of its subjects. The name can be used again, under a new key.
     """
-    erased = await services.cloud.erase(gallery)
+    erased = await services.cloud.erase_gallery(gallery)
     services.galleries.forget(gallery)
+    services.subject_lists.forget(gallery)
     return erasure_answer(erased, response)
 
 
@@ -120,25 +128,36 @@ async def remove_retention(gallery: GalleryPath, services: ServicesDep) -> EdgeG
     return _shown(await services.cloud.keep(gallery, None))
 
 
+@router.post("/{gallery}/duplicates", dependencies=[MayManage])
+async def find_duplicates(
+    gallery: GalleryPath, services: ServicesDep, wanted: FindDuplicates | None = None
+) -> GalleryDuplicates:
+    """Find subjects that are enrolled under two names.
+
+    Compares some subjects with all others, page by page. Changes nothing.
+    """
+    return await services.subjects.duplicates(gallery, wanted or FindDuplicates())
+
+
 @rekeys.post("", dependencies=[MayManage])
 async def start_rekey(
     gallery: GalleryPath, services: ServicesDep, response: Response, wanted: ChangeKey | None = None
-) -> RekeyStatus:
+) -> KeyChange:
     """Start or continue a change of a gallery's key.
 
-    Templates are moved to the new key in place; every decision stays the same.
+    Templates are moved to the new key in place, and names are sealed under it; every decision stays the same.
     """
     return _answered(await services.rekey.change(gallery, (wanted or ChangeKey()).epoch), response)
 
 
 @rekeys.get("", dependencies=[MayManage])
-async def get_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> RekeyStatus:
+async def get_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> KeyChange:
     """Get the progress of a change of key."""
     return _answered(await services.cloud.rekey_status(gallery), response)
 
 
 @rekeys.delete("", dependencies=[MayManage])
-async def cancel_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> RekeyStatus:
+async def cancel_rekey(gallery: GalleryPath, services: ServicesDep, response: Response) -> KeyChange:
     """Cancel a change of key.
 
     Refused where the gallery already matches under the new key.
@@ -146,11 +165,11 @@ async def cancel_rekey(gallery: GalleryPath, services: ServicesDep, response: Re
     return _answered(await services.cloud.abandon_rekey(gallery), response)
 
 
-def _shown(info: GalleryInfo) -> EdgeGallery:
-    return EdgeGallery(**info.model_dump(), verify_only=info.contract.verify_only)
+def _shown(info: GalleryInfo, choice: ThresholdChoice | None = None) -> EdgeGallery:
+    return EdgeGallery(**info.model_dump(), verify_only=info.contract.verify_only, chosen=choice)
 
 
-def _answered(found: RekeyStatus, response: Response) -> RekeyStatus:
+def _answered(found: KeyChange, response: Response) -> KeyChange:
     if found.state != "settled":
         response.status_code = HTTP_202_ACCEPTED
     return found

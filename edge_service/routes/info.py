@@ -15,18 +15,19 @@ router = api_router("/v1", "system")
 async def get_info(services: ServicesDep) -> EdgeInfo:
     """Get versions, models and limits of the edge."""
     profile, reader, limits = services.profile, services.reader, services.settings.pictures
-    default = services.default_threshold
+    default = services.profiles.default_threshold(profile)
     return EdgeInfo(
         version=patronus_version(),
         embedder=reader.pin,
         profile=profile.pin,
         sealed=profile.seals,
         dim=reader.spec.dim,
-        default_threshold=default.threshold,
-        threshold_from=default.chosen_by,
-        fmr_measured_on=default.measured_on,
+        default_threshold=None if default is None else default.threshold,
+        threshold_from=None if default is None else default.chosen_by,
+        fmr_measured_on=None if default is None else default.measured_on,
         max_picture_bytes=limits.max_bytes,
         max_pixels=limits.max_pixels,
         max_pictures_a_request=limits.max_pictures,
         formats=list(FORMATS),
+        galleries=f"{services.settings.root_path}/v1/galleries",
     )

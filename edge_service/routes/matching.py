@@ -64,7 +64,7 @@ async def identify_faces(
     named.
     """
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
-    answer, selected, context = await services.recognition.identify(
+    found = await services.recognition.identify(
         gallery,
         picture,
         top_k=top_k,
@@ -72,17 +72,16 @@ async def identify_faces(
         quality=quality_filter,
         count_probes=partial(count_probes, request),
     )
+    results = zip(found.selected.faces, found.answer.results, found.candidates, strict=True)
     faces = [
-        IdentifiedFace(
-            box=box_of(face), quality=quality_of(face), decision=result.decision, candidates=result.candidates
-        )
-        for face, result in zip(selected.faces, answer.results, strict=True)
+        IdentifiedFace(box=box_of(face), quality=quality_of(face), decision=result.decision, candidates=candidates)
+        for face, result, candidates in results
     ]
     return IdentifyFacesAnswer(
         faces=faces,
-        faces_found=selected.faces_found,
-        faces_left_out=selected.left_out,
-        **gallery_decision(answer, context, services.profiles).model_dump(),
+        faces_found=found.selected.faces_found,
+        faces_left_out=found.selected.left_out,
+        **gallery_decision(found.answer, found.context, services.profiles).model_dump(),
     )
 
 
@@ -111,8 +110,8 @@ async def compare_faces(request: Request, services: ServicesDep, quality_filter:
 
     The pictures are two `image` parts. Decides at the edge's default threshold, and sends nothing to the cloud.
     """
+    default = services.profiles.needed_threshold(services.profile)
     both = await read_pictures(request, services.settings.pictures, at_most=2, exactly=True)
-    default = services.default_threshold
     answer, faces = await services.recognition.compare(both, default.threshold, quality_filter)
     return CompareAnswer(
         decision=answer.decision,

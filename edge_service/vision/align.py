@@ -48,6 +48,8 @@ DLIB_CHIP: Final = Alignment(
     "dlib-face-chip-150-0.25", _DLIB_SIDE, (_DLIB_MEAN_FACE + _DLIB_MARGIN) / (1 + 2 * _DLIB_MARGIN) * _DLIB_SIDE
 )
 
+ALIGNMENTS: Final = {alignment.name: alignment for alignment in (ARCFACE, DLIB_CHIP)}
+
 
 def similarity_transform(landmarks: NDArray[np.float32], points: NDArray[np.float64] = TEMPLATE) -> NDArray[np.float64]:
     """The least-squares rotation, scale and shift of the landmarks onto the template.

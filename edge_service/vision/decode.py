@@ -11,7 +11,7 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from edge_service.settings import PictureLimits
 from edge_service.vision.formats import PictureHeader, read_header
@@ -47,13 +47,15 @@ _FILLINGS: Final = tuple(bytes((first + step * place) % 0xFF for place in range(
 
 # The header is checked below, with an error; Pillow's own check is a process-wide warning.
 Image.MAX_IMAGE_PIXELS = None
+# A worker is one thread.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def decode(data: bytes, limits: PictureLimits) -> Pixels:
     """Decodes a picture.
 
     Args:
-        data: a whole JPEG, PNG or WebP file.
+        data: a whole JPEG, PNG, WebP, AVIF or HEIC file.
         limits: bytes, sides, pixels and memory allowed, checked on the header, before any pixel is decoded.
 
     Returns:
@@ -76,7 +78,9 @@ def inspect(data: bytes, limits: PictureLimits) -> PictureHeader:
         UnreadablePicture: empty, damaged, too narrow, or animated.
     """
     if not data:
-        raise UnreadablePicture("The picture is empty; send the bytes of a JPEG, PNG or WebP file.", reason="empty")
+        raise UnreadablePicture(
+            "The picture is empty; send the bytes of a JPEG, PNG, WebP or AVIF file.", reason="empty"
+        )
     check_bytes(len(data), limits)
     header = read_header(data)
     _check(header, limits)
@@ -182,7 +186,7 @@ def _checksum(header: PictureHeader, filling: bytes = b"") -> int:
 
 
 def _decoded(header: PictureHeader) -> Pixels:
-    rows = _webp_rows(header) if header.format == "WEBP" else _pillow_rows(header)
+    rows = _ROWS.get(header.format, _pillow_rows)(header)
     swapped = header.orientation in _SIDES_SWAPPED
     shape = (header.width, header.height) if swapped else (header.height, header.width)
     pixels = np.empty((*shape, 3), np.uint8)
@@ -204,10 +208,7 @@ def _decoded(header: PictureHeader) -> Pixels:
 
 def _pillow_rows(header: PictureHeader, filling: bytes = b"") -> _Rows:
     end = _END_OF_JPEG if header.format == "JPEG" else b""
-    image = _opened(header, filling + end)
-    if image.size != (header.width, header.height):
-        raise damaged()
-    return lambda first, after: image.crop((0, first, header.width, after))
+    return _rows_of(_opened(header, filling + end), header)
 
 
 def _opened(header: PictureHeader, end: bytes, *, eighth: bool = False) -> Image.Image:
@@ -237,6 +238,30 @@ def _webp_rows(header: PictureHeader) -> _Rows:
         raise damaged()
     to_rgb = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
     return lambda first, after: Image.fromarray(cv2.cvtColor(image[first:after], to_rgb))
+
+
+def _heic_rows(header: PictureHeader) -> _Rows:
+    """Decodes by libheif, from the optional package pi-heif."""
+    import pi_heif  # noqa: PLC0415 - where it is not installed, no HEIC comes here
+
+    pi_heif.options.DECODE_THREADS = 1
+    try:
+        # A copy: the bytes that pi-heif shows last only as long as its own object.
+        image = pi_heif.open_heif(io.BytesIO(header.file()), convert_hdr_to_8bit=True).to_pillow()
+    except MemoryError:
+        raise
+    except Exception:  # of a damaged file
+        raise damaged() from None
+    return _rows_of(image, header)
+
+
+def _rows_of(image: Image.Image, header: PictureHeader) -> _Rows:
+    if image.size != (header.width, header.height):
+        raise damaged()
+    return lambda first, after: image.crop((0, first, header.width, after))
+
+
+_ROWS: Final[dict[str, Callable[[PictureHeader], _Rows]]] = {"WEBP": _webp_rows, "HEIC": _heic_rows}
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

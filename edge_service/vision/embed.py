@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edge_service.protection.profiles.score import ScoreCalibration, ScoreWeights
 from edge_service.vision.align import ARCFACE, DLIB_CHIP, Alignment
 from edge_service.vision.decode import Pixels
+from edge_service.vision.embedder_files import EmbedderDescription
 from edge_service.vision.sessions import OrtSession
 from shared.errors import SetupError
 from shared.wire.common import Threshold
@@ -29,10 +30,10 @@ class EmbedderSpec:
     """The properties of an embedder.
 
     Attributes:
-        name: as in the model manifest.
+        name: as in the model manifest, or that of one's own.
         dim: length of the embedding.
-        alignment: the alignment of its input.
-        threshold: tau where an operator names none, and its measured false match rate.
+        description: of its input.
+        threshold: tau where an operator names none, and its measured false match rate; None: not known.
         score: how subjects with several templates are compared, for profiles that do not say so.
         align_twice: whether a second alignment was measured to help it; needs ``ARCFACE``.
         mirror: whether the mean with the mirrored face was measured to keep the false match rate at the threshold.
@@ -40,16 +41,32 @@ class EmbedderSpec:
 
     name: str
     dim: int
-    alignment: Alignment
-    threshold: Threshold
+    description: EmbedderDescription
+    threshold: Threshold | None
     score: ScoreCalibration | None = None
     align_twice: bool = False
     mirror: bool = False
 
     @property
+    def alignment(self) -> Alignment:
+        """The alignment of its input."""
+        return self.description.template
+
+    @property
     def preprocessing(self) -> str:
         """The name of alignment template, size, channels and range; part of every contract."""
-        return f"{self.alignment.name}/rgb/0-255"
+        return self.description.pinned
+
+    @property
+    def known_threshold(self) -> Threshold:
+        """The threshold of an embedder that Patronus knows.
+
+        Raises:
+            SetupError: it is an operator's own.
+        """
+        if self.threshold is None:
+            raise SetupError(f"The threshold of the embedder {self.name} is not known.")
+        return self.threshold
 
 
 # tau: the value published with SFace (L2 1.128). FMR there: all 87 million impostor pairs of LFW, docs/accuracy.md.
@@ -58,7 +75,7 @@ class EmbedderSpec:
 SFACE: Final = EmbedderSpec(
     name="sface_2021dec",
     dim=128,
-    alignment=ARCFACE,
+    description=EmbedderDescription(alignment=ARCFACE.name),
     threshold=Threshold(cosine=0.363, fmr=0.00201),
     score=ScoreCalibration(
         exponents=[0.69, 0.65, 0.64, 0.62, 0.62, 0.62, 0.58],
@@ -75,7 +92,7 @@ SFACE: Final = EmbedderSpec(
 DLIB: Final = EmbedderSpec(
     name="dlib_resnet29",
     dim=128,
-    alignment=DLIB_CHIP,
+    description=EmbedderDescription(alignment=DLIB_CHIP.name),
     threshold=Threshold(cosine=0.927, fmr=0.00104),
     score=ScoreCalibration(exponents=[0.37]),
 )
@@ -115,13 +132,12 @@ class Embedder:
     """Embeds aligned faces, many at once.
 
     Args:
-        session: the network, for any number of faces, RGB 0 to 255.
+        session: the network.
         spec: the properties of the network.
     """
 
     def __init__(self, session: OrtSession, spec: EmbedderSpec = SFACE) -> None:
         self._session = session
-        self._input = session.input_names[0]
         self.spec = spec
 
     def embed(self, aligned: NDArray[np.uint8] | list[Pixels], *, mirrored: bool = False) -> Embeddings:
@@ -156,8 +172,7 @@ class Embedder:
         return wide
 
     def _infer(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        blob = np.ascontiguousarray(faces.transpose(0, 3, 1, 2), dtype=np.float32)
-        return self._session.run({self._input: blob})[0]
+        return self._session.rows(self.spec.description.prepared(faces))
 
 
 def _lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,13 +14,13 @@ from edge_service.settings import EdgeSettings
 from edge_service.vision.align import ARCFACE, align
 from edge_service.vision.decode import Pixels, decode_pixels, inspect
 from edge_service.vision.detect import Face, FaceDetector
-from edge_service.vision.embed import Embedder, EmbedderSpec, Embeddings, faces_per_batch, spec_named
+from edge_service.vision.embed import EmbedderSpec, Embeddings, faces_per_batch
 from edge_service.vision.formats import PictureHeader
+from edge_service.vision.own_embedders import open_embedder
 from edge_service.vision.quality import ADVICE, measure, objections
 from edge_service.vision.realign import realign
 from edge_service.vision.sessions import OrtSession
 from edge_service.vision.yunet import YuNet
-from shared.contract import EmbedderPin
 from shared.errors import FaceRefused
 from shared.http.request_context import check_caller
 from shared.metrics import Metrics
@@ -76,15 +76,12 @@ class FaceReader:
 
     def __init__(self, settings: EdgeSettings, metrics: Metrics) -> None:
         cv2.setNumThreads(usable_cpus())
-        spec = spec_named(settings.embedder)
-        detector, embedder = locate("face-detector"), locate("face-embedder", name=spec.name)
-        session = OrtSession(detector, settings.inference)
+        session = OrtSession(locate("face-detector"), settings.inference)
         self.detector = FaceDetector(session, settings.detection)
-        aligns_twice = settings.detection.align_twice and spec.align_twice
+        # And how contracts name the embedder.
+        self.embedder, self.pin = open_embedder(settings.embedder, settings.embedders, settings.inference)
+        aligns_twice = settings.detection.align_twice and self.spec.align_twice
         self._second_detector = YuNet(session, settings.detection) if aligns_twice else None
-        self.embedder = Embedder(OrtSession(embedder, settings.inference), spec)
-        # The embedder for the contract.
-        self.pin = EmbedderPin(name=spec.name, sha256=embedder.sha256, preprocessing=spec.preprocessing)
         self.limits = settings.pictures
         # The budget of all pictures at work.
         self.memory = open_picture_memory(settings.pictures)

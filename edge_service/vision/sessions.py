@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.models.store import ModelFile
-from edge_service.settings import InferenceSettings
 from shared.errors import SetupError
 from shared.security.process_limits import usable_cpus
+
+if TYPE_CHECKING:  # the public library runs graphs, and loads neither the manifest of models nor the settings
+    from edge_service.models.store import ModelFile
+    from edge_service.settings import InferenceSettings
 
 # ONNX Runtime's wheels since 1.29 write a device id and a database into the user's cache and upload events. Its own
 # `disable_telemetry_events()` comes too late, after both were made; this variable, before the import, stops it all.
@@ -30,6 +33,17 @@ Floats = NDArray[np.float32]
 Signature = dict[str, tuple[str, tuple[int | None, ...]]]
 
 
+@dataclass(frozen=True, slots=True)
+class SmallGraphSettings:
+    """How a small graph runs; see ``InferenceSettings``."""
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    # A second thread takes longer to wake than such a graph takes to run.
+    threads: int = 1
+    spinning: bool = False
+    arena: bool = False
+
+
 class OrtSession:
     """A model in ONNX Runtime: the names of its inputs and outputs, and ``run``.
 
@@ -41,10 +55,13 @@ class OrtSession:
         SetupError: the file is missing or changed, no provider is available, or the runtime refuses the model.
     """
 
+    # Whether its batch is fixed at 1.
+    one_at_a_time = False
+
     def __init__(self, model: ModelFile, settings: InferenceSettings) -> None:
         self._open(model.read(), settings, f"the model {model.entry.name}; run: patronus models fetch")
 
-    def _open(self, data: bytes, settings: InferenceSettings, what: str) -> None:
+    def _open(self, data: bytes, settings: InferenceSettings | SmallGraphSettings, what: str) -> None:
         available = ort.get_available_providers()
         providers = [name for name in settings.providers if name in available]
         if not providers:
@@ -65,9 +82,22 @@ class OrtSession:
         outputs: list[Floats] = self._session.run(None, dict(inputs))
         return outputs
 
+    def rows(self, blob: Floats) -> Floats:
+        """The output of a network with one input and one output: a row for each of the input's."""
+        name = self.input_names[0]
+        if self.one_at_a_time and len(blob) > 1:
+            return np.concatenate([self.run({name: blob[at : at + 1]})[0] for at in range(len(blob))])
+        return self.run({name: blob})[0]
+
+    def signature(self) -> tuple[Signature, Signature]:
+        """Type and shape of each input, and of each output, by name. An axis of any length is None."""
+        ports = (self._session.get_inputs(), self._session.get_outputs())
+        inputs, outputs = ({port.name: (port.type, _shape(port.shape)) for port in each} for each in ports)
+        return inputs, outputs
+
 
 class OrtGraph(OrtSession):
-    """A small graph for one embedding at a time, such as a profile's: one thread, on the CPU.
+    """A small graph for a few embeddings at a time, such as a profile's: one thread, on the CPU.
 
     Args:
         data: the content of the graph's file, whose digest was checked.
@@ -78,21 +108,14 @@ class OrtGraph(OrtSession):
     """
 
     def __init__(self, data: bytes, what: str) -> None:
-        # A second thread takes longer to wake than such a graph takes to run.
-        self._open(data, InferenceSettings(threads=1), what)
-
-    def signature(self) -> tuple[Signature, Signature]:
-        """Type and shape of each input, and of each output, by name. An axis of any length is None."""
-        ports = (self._session.get_inputs(), self._session.get_outputs())
-        inputs, outputs = ({port.name: (port.type, _shape(port.shape)) for port in each} for each in ports)
-        return inputs, outputs
+        self._open(data, SmallGraphSettings(), what)
 
 
 def _shape(axes: Sequence[object]) -> tuple[int | None, ...]:
     return tuple(axis if isinstance(axis, int) else None for axis in axes)
 
 
-def _options(settings: InferenceSettings) -> Any:
+def _options(settings: InferenceSettings | SmallGraphSettings) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads or usable_cpus()
     # These networks are chains: they have no parallel branches.

@@ -18,11 +18,12 @@ from rich.progress import track
 
 from edge_service.models.store import locate
 from edge_service.settings import InferenceSettings
+from edge_service.vision.align import ARCFACE, Alignment, align
 from edge_service.vision.embed import EMBEDDERS, Embedder, EmbedderSpec
+from edge_service.vision.embedder_files import EmbedderDescription, EmbedderFile
 from edge_service.vision.sessions import RUNTIME_ERRORS, OrtSession
 from lab.data.image_store import DEFAULT, digest_of, load_rows, written_whole
 from lab.data.images import FaceImages
-from lab.data.onnx_files import OnnxFile, Preprocessing, aligned_to, prepare
 from shared.errors import SetupError
 
 _FORMAT: Final = 1
@@ -104,7 +105,9 @@ class Encoder:
 
 
 def open_encoder(name_or_path: str | Path) -> Encoder:
-    """The embedder of a name that the edge serves, or of an ``.onnx`` file; see ``lab.data.onnx_files`` for the JSON.
+    """The embedder of a name that the edge serves, or of an ``.onnx`` file.
+
+    ``edge_service.vision.embedder_files`` describes the JSON beside the file.
 
     Args:
         name_or_path: which one.
@@ -119,15 +122,13 @@ def open_encoder(name_or_path: str | Path) -> Encoder:
     if path.suffix != ".onnx":
         known = ", ".join(EMBEDDERS)
         raise SetupError(f"{name_or_path} is no embedder; name one of {known}, or an .onnx file.")
-    file = OnnxFile.open(path)
-    session, wanted = file.session(), file.preprocessing
-    if len(session.input_names) != 1 or len(session.output_names) != 1:
-        raise SetupError(f"{path} has not one input and one output; export the embedder alone.")
+    file = open_file(path)
+    session, wanted = file.session(), file.description
 
     def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        blob = prepare(pixels, wanted)
+        blob = wanted.prepared(aligned_to(pixels, wanted.template))
         try:
-            return session.run({session.input_names[0]: blob})[0]
+            return session.rows(blob)
         except RUNTIME_ERRORS as problem:
             raise SetupError(
                 f"{path.name} does not take an input of {blob.shape}; name its side in the JSON beside it, "
@@ -136,6 +137,35 @@ def open_encoder(name_or_path: str | Path) -> Encoder:
             ) from problem
 
     return Encoder(path.stem, path, file.sha256, str(wanted), network, wanted.dim, None)
+
+
+def open_file(path: Path) -> EmbedderFile:
+    """An .onnx file and its description.
+
+    Where there is no JSON, RGB 0 to 255, aligned as the edge does it for an embedder of this name, if it has one.
+
+    Raises:
+        SetupError: there is no such file, or the JSON is not valid.
+    """
+    served = EMBEDDERS.get(path.stem)
+    plain = EmbedderDescription() if served is None else served.description.model_copy(update={"dim": served.dim})
+    return EmbedderFile.open(path, otherwise=plain)
+
+
+def aligned_to(pixels: NDArray[np.uint8], template: Alignment) -> NDArray[np.uint8]:
+    """Faces moved from the ArcFace template onto another, by the edge's own code; black where that reaches over them.
+
+    Args:
+        pixels: (n, 112, 112, 3) uint8 RGB.
+        template: where the landmarks belong.
+
+    Returns:
+        (n, side, side, 3) uint8 RGB.
+    """
+    if template is ARCFACE:
+        return pixels
+    landmarks = ARCFACE.points.astype(np.float32)
+    return np.stack([align(face, landmarks, template) for face in pixels])
 
 
 def embed_images(images: FaceImages, encoder: Encoder, *, cache: Path = DEFAULT) -> NDArray[np.float32]:
@@ -169,5 +199,5 @@ def _built_in(spec: EmbedderSpec) -> Encoder:
         found = embedder.embed(aligned_to(pixels, spec.alignment))
         return found.unit * found.norms[:, None]
 
-    said = str(Preprocessing(alignment=spec.alignment.name))
-    return Encoder(spec.name, model.path, model.sha256, said, network, spec.dim, spec.threshold.cosine)
+    said = str(spec.description)
+    return Encoder(spec.name, model.path, model.sha256, said, network, spec.dim, spec.known_threshold.cosine)

@@ -27,10 +27,10 @@ from torch.nn import functional
 
 from edge_service.models.manifest import CHECKOUT
 from edge_service.vision.align import ARCFACE, SIDE, Alignment, similarity_transform
-from lab.data.embedders import unit
+from edge_service.vision.embedder_files import EmbedderDescription, EmbedderFile
+from lab.data.embedders import open_file, unit
 from lab.data.image_store import DEFAULT
 from lab.data.images import read_folder
-from lab.data.onnx_files import OnnxFile, Preprocessing, prepare
 from lab.data.onnx_operators import CONVERTERS, Affine, OnnxNode
 from shared.errors import SetupError
 
@@ -48,8 +48,8 @@ def load_torch_embedder(path: Path, *, faces: NDArray[np.uint8] | None = None, c
     """The torch copy of an ONNX embedder, checked against ONNX Runtime.
 
     The module takes (n, 3, 112, 112) float32, RGB 0 to 255, and returns (n, d) float32 raw embeddings; what the JSON
-    beside the file asks for is done inside (``onnx_files``). It is in evaluation mode, and none of its parameters
-    wants a gradient. It is fastest in pieces of 8 images, each with its own way back.
+    beside the file asks for is done inside (``edge_service.vision.embedder_files``). It is in evaluation mode, and none
+    of its parameters wants a gradient. It is fastest in pieces of 8 images, each with its own way back.
 
     Args:
         path: the .onnx file, with one input and one output.
@@ -60,8 +60,8 @@ def load_torch_embedder(path: Path, *, faces: NDArray[np.uint8] | None = None, c
     Raises:
         SetupError: the file is missing, has an operator that is not supported, or the copy differs from it.
     """
-    file = OnnxFile.open(path)
-    torch_embedder = TorchEmbedder(read_onnx(file.data, path.name), file.preprocessing)
+    file = open_file(path)
+    torch_embedder = TorchEmbedder(read_onnx(file.data, path.name), file.description)
     noise = np.random.default_rng(0).integers(0, 256, (_NOISES, SIDE, SIDE, 3), dtype=np.uint8)
     for_check = _public_faces(cache) if faces is None else faces
     check_parity(torch_embedder, file, np.concatenate([noise, for_check]))
@@ -73,16 +73,16 @@ class TorchEmbedder(nn.Module):
 
     Args:
         network: from ``read_onnx``.
-        preprocessing: of its input; by default the network takes RGB 0 to 255.
+        description: of its input; by default the network takes RGB 0 to 255.
     """
 
     mean: Tensor
     scale: Tensor
     grid: Tensor | None
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(self, network: nn.Module, description: EmbedderDescription | None = None) -> None:
         super().__init__()
-        wanted = preprocessing or Preprocessing()
+        wanted = description or EmbedderDescription()
         self._side, self._flipped = wanted.pixels, wanted.channels == "BGR"
         self._normalizes = bool(np.any(wanted.mean)) or bool(np.any(np.asarray(wanted.scale) != 1))
         self.register_buffer("mean", torch.tensor(wanted.mean).reshape(-1, 1, 1))
@@ -115,7 +115,7 @@ class TorchEmbedder(nn.Module):
         return (x - self.mean) * self.scale if self._normalizes else x
 
 
-def check_parity(torch_embedder: TorchEmbedder, file: OnnxFile, faces: NDArray[np.uint8]) -> float:
+def check_parity(torch_embedder: TorchEmbedder, file: EmbedderFile, faces: NDArray[np.uint8]) -> float:
     """Compares a copy with ONNX Runtime, on the same prepared pixels.
 
     Args:
@@ -131,10 +131,10 @@ def check_parity(torch_embedder: TorchEmbedder, file: OnnxFile, faces: NDArray[n
     """
     session = file.session()
     with torch.no_grad():
-        x = torch.from_numpy(prepare(faces, Preprocessing()))
+        x = torch.from_numpy(EmbedderDescription().prepared(faces))
         found = unit(torch_embedder(x).numpy())
         blob = np.ascontiguousarray(torch_embedder.prepared(x).numpy())
-    expected = unit(session.run({session.input_names[0]: blob})[0])
+    expected = unit(session.rows(blob))
     difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else np.inf
     if not difference <= TOLERANCE:
         raise SetupError(

@@ -28,8 +28,8 @@ from edge_service.settings import InferenceSettings
 from edge_service.vision.embed import SFACE, Embedder, spec_named
 from edge_service.vision.sessions import OrtSession
 from lab.data.alignment import SAMPLE, Mending, mending_of
+from lab.data.embedders import aligned_to
 from lab.data.lfw import Lfw, Pair, person
-from lab.data.onnx_files import aligned_to
 from lab.data.splits import Labelled
 from lab.data.verification import Rows, Share, all_impostors, bootstrap_over_people, ten_fold_accuracy
 from shared.command import run
@@ -117,7 +117,7 @@ def main(
     # The edge's own bits: from them follows the seed of each template.
     clean, norms = np.concatenate([each.unit for each in made]), np.concatenate([each.norms for each in made])
     protected = Protector(chosen).templates(clean, key, sealed=chosen.seals)
-    tau = chosen.default_threshold(spec.threshold).threshold.cosine
+    tau = (chosen.document.threshold or spec.known_threshold).cosine
     found = {"clean": measure(clean, names, pairs, tau), profile: measure(protected.templates, names, pairs, tau)}
     typer.echo(f"{'':20} {'clean':>14} {profile:>14}")
     for name, value in found["clean"].items():

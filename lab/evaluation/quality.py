@@ -77,7 +77,7 @@ def main(
         pixels = np.median([quality.face_size_px for quality in found]) * shrunk
         low, mid = np.percentile([quality.sharpness for quality in found], [5, 50])
         light = np.median([quality.brightness for quality in found])
-        tar = np.mean(scores >= SFACE.threshold.cosine)
+        tar = np.mean(scores >= SFACE.known_threshold.cosine)
         typer.echo(f"{name:20} {tar:6.3f} {pixels:8.0f} {low:9.3f}/{mid:8.3f} {light:10.0f}")
     seen = [at for at, where in enumerate(boxes) if where]
     offsets = np.array([measure(boxes[at][0], second[at]).nose_offset for at in seen])
@@ -85,7 +85,7 @@ def main(
     edges = np.percentile(offsets, [0, 50, 80, 90, 95, 100])
     for low, high in pairwise(edges):
         inside = (offsets >= low) & (offsets <= high)
-        tar = np.mean(scores[inside] >= SFACE.threshold.cosine)
+        tar = np.mean(scores[inside] >= SFACE.known_threshold.cosine)
         typer.echo(f"nose offset {low:.2f} to {high:.2f}: TAR {tar:.3f}, mean cosine {scores[inside].mean():.3f}")
 
 

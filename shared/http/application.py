@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.home import patronus_version
 from shared.http.load_shedding import LoadShedder, LoadShedding
@@ -20,10 +21,24 @@ from shared.http.rate_limits import Kind, RateLimits, kind_of
 from shared.http.request_context import REQUEST_ID_HEADER
 from shared.metrics import Metrics
 from shared.service_settings import RateSettings
+from shared.wire.cloud import CONTRACT_HEADER
 from shared.wire.common import Problem
 
 # Of all bodies together that are being received or worked on: a few large pictures for each of a few workers.
 _BODY_BYTES = 256 * 1024 * 1024
+# What scripts of other origins may send and read, where any may call.
+_CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", REQUEST_ID_HEADER)
+_CORS_ANSWER_HEADERS = (
+    REQUEST_ID_HEADER,
+    "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Server-Timing",
+    "X-Patronus-Dim",
+    "X-Patronus-Faces-Found",
+    "X-Patronus-Unperturbed",
+)
 
 
 class _Application(FastAPI):
@@ -32,16 +47,26 @@ class _Application(FastAPI):
     Its OpenAPI document describes problems and the headers of all answers.
     """
 
-    def __init__(self, shedder: LoadShedder, **options: Any) -> None:
+    def __init__(self, shedder: LoadShedder, cors_origins: Sequence[str], **options: Any) -> None:
         super().__init__(**options)
-        self.shedding = LoadShedding(super().__call__, shedder)
+        self.outermost: ASGIApp = LoadShedding(super().__call__, shedder)
+        if cors_origins:
+            # Around all else: browsers hide an answer without these headers from the page, a 429 too.
+            self.outermost = CORSMiddleware(
+                self.outermost,
+                allow_origins=cors_origins,
+                allow_methods=_CORS_METHODS,
+                allow_headers=_CORS_REQUEST_HEADERS,
+                expose_headers=_CORS_ANSWER_HEADERS,
+                allow_credentials=False,
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request.
 
         Starlette would put its own layer for errors before any that is added to it.
         """
-        await self.shedding(scope, receive, send)
+        await self.outermost(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
@@ -69,7 +94,7 @@ def _never_answered(method: str, path: str, operation: dict[str, Any]) -> set[st
     possible = {
         "404": "gallery" in parameters,
         "408": bool(body),
-        "409": "gallery" in parameters and method != "GET",
+        "409": "gallery" in parameters and (method != "GET" or CONTRACT_HEADER in parameters),
         "413": bool(body),
         "415": "multipart/form-data" in body,
         "422": bool(body or parameters),
@@ -84,11 +109,13 @@ def make_application(
     description: str,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     metrics: Metrics,
-    limit_for: Callable[[str], int],
+    limit_for: Callable[[Scope], int],
     body_seconds: float,
     rates: RateSettings,
     slots: int,
     watch_disconnects: bool = False,
+    cors_origins: Sequence[str] = (),
+    root_path: str = "",
 ) -> FastAPI:
     """An application without routes.
 
@@ -99,15 +126,18 @@ def make_application(
         description: of the OpenAPI document.
         lifespan: opens and closes what the service holds.
         metrics: of the service.
-        limit_for: the most bytes that a path takes as a body.
+        limit_for: the most bytes that a request's path takes as a body, by its scope.
         body_seconds: the longest that a body may take to arrive.
         rates: how often a key may call.
         slots: requests of one kind that are answered at once; more are refused.
         watch_disconnects: whether handlers notice, by ``check_caller``, that the caller closed the connection.
+        cors_origins: of web pages whose scripts may call the service.
+        root_path: that a proxy strips off requests; the document and problems name it.
     """
     limits, shedder = RateLimits(rates), LoadShedder(slots, metrics)
     app = _Application(
         shedder,
+        cors_origins,
         title=title,
         description=description,
         version=patronus_version(),
@@ -115,9 +145,11 @@ def make_application(
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,  # names of the methods of generated clients
+        # Not FastAPI's own `root_path`: it would also route requests whose path still has it, past the layers below.
+        servers=[{"url": root_path}] if root_path else None,
         redirect_slashes=False,  # a redirect would be built from the caller's own Host header
     )
-    install_problems(app, metrics)
+    install_problems(app, metrics, f"{root_path}/openapi.json")
     app.state.rate_limits = limits
     app.add_middleware(
         BodyLimits,

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from shared.errors import Forbidden, KeysUnavailable, NotFound, SetupError, Unauthenticated
-from shared.logs import get_logger, place_of
+from shared.errors import Forbidden, KeysUnavailable, NotFound, SetupError, Unauthenticated, place_of
+from shared.logs import get_logger
 from shared.security.credentials import ApiKeyRecord, Scope
 from shared.security.key_ring import KeyRing
 

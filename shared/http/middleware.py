@@ -144,14 +144,14 @@ class BodyLimits:
 
     Attributes:
         app: the application inside.
-        limit_for: the most bytes that a path takes.
+        limit_for: the most bytes that a request's path takes, by its scope.
         seconds: the longest that a body may take to arrive.
         budget: the most bytes of all bodies together; above it, requests are refused as overload.
         watch_disconnects: whether to mark the ``Caller`` as gone when it closes the connection after its body.
     """
 
     app: ASGIApp
-    limit_for: Callable[[str], int]
+    limit_for: Callable[[Scope], int]
     seconds: float
     budget: int
     watch_disconnects: bool = False
@@ -162,7 +162,7 @@ class BodyLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.limit_for(scope["path"])
+        limit = self.limit_for(scope)
         body = _Body(receive, limit, self)
         started = False
         if self.watch_disconnects and KEY_RECORD in scope:

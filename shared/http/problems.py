@@ -12,9 +12,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from shared.errors import PatronusError, RateLimited, Retryable, SetupError, Unauthenticated, Unprocessable
+from shared.errors import (
+    ClientError,
+    PatronusError,
+    RateLimited,
+    Retryable,
+    SetupError,
+    Unauthenticated,
+    Unprocessable,
+    place_of,
+)
 from shared.http.request_context import REQUEST_ID_HEADER, CallerGone, current_request_id
-from shared.logs import get_logger, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
@@ -33,7 +42,9 @@ RETRY_AFTER_DESCRIBED: Final[dict[str, Any]] = {
 
 
 def _by_status(kind: type[PatronusError]) -> dict[int, list[type[PatronusError]]]:
-    """The tree of errors from one class on, by status; without those that stop a start."""
+    """The tree of errors from one class on, by status; without those that stop a start, and those of clients."""
+    if kind is ClientError:
+        return {}
     found: dict[int, list[type[PatronusError]]] = {} if kind in {SetupError, Retryable} else {kind.status: [kind]}
     for below in kind.__subclasses__():
         for status, kinds in _by_status(below).items():
@@ -132,8 +143,14 @@ def route_of(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", None) or "(no route)"
 
 
-def install_problems(app: FastAPI, metrics: Metrics) -> None:
-    """Makes the application answer every error as a problem document."""
+def install_problems(app: FastAPI, metrics: Metrics, document: str) -> None:
+    """Makes the application answer every error as a problem document.
+
+    Args:
+        app: the application.
+        metrics: where refusals are counted.
+        document: path of the OpenAPI document, as callers reach it.
+    """
 
     async def patronus_error(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, PatronusError)  # noqa: S101 - what the handler is registered for
@@ -148,7 +165,7 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
             {"at": "/".join(str(part) for part in found["loc"])[:MOST_OF_A_PLACE], "problem": found["msg"]}
             for found in error.errors()[:10]
         ]
-        detail = "The request does not have the form that this operation takes; see `errors` and /openapi.json."
+        detail = f"The request does not have the form that this operation takes; see `errors` and {document}."
         return await patronus_error(request, Unprocessable(detail, reason="invalid_request", errors=places))
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:
@@ -160,8 +177,8 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
         word = phrase.lower().replace(" ", "-")
         metrics.refused.labels(word, "").inc()
         hint = {
-            404: "There is no such path; /openapi.json lists all of them.",
-            405: "This path does not take this method; /openapi.json lists what it takes.",
+            404: f"There is no such path; {document} lists all of them.",
+            405: f"This path does not take this method; {document} lists what it takes.",
         }.get(error.status_code, "The request could not be read; check its headers and the form of its body.")
         headers = dict(error.headers or {})
         if error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:

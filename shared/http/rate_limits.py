@@ -13,7 +13,7 @@ from limits import RateLimitItem, parse_many
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from shared.errors import RateLimited
+from shared.errors import Forbidden, RateLimited
 from shared.http.auth import KEY_RECORD
 from shared.logs import get_logger
 from shared.security.credentials import UNLIMITED, ApiKeyRecord, Scope
@@ -132,17 +132,27 @@ def count_probes(request: Request, probes: int) -> None:
         request.scope[COUNTED] = probes
 
 
+def count_comparisons(request: Request, faces: int) -> None:
+    """Counts the enrolled faces of which an answer says whom they match, as often as the key may match.
+
+    Raises:
+        Forbidden: the key lacks the scope match.
+        RateLimited: they are more than the key may compare.
+    """
+    record: ApiKeyRecord = request.scope[KEY_RECORD]
+    if Scope.MATCH not in record.scopes:
+        raise Forbidden("The API key lacks the scope match, and this tells whom a face matches; use one that has it.")
+    limits: RateLimits = request.app.state.rate_limits
+    limits.count(record, Kind.AGREEING, faces)
+
+
 def may_compare(request: Request, faces: int) -> bool:
     """Whether an enrollment may say which of its faces match the subject's others, and counts these.
 
     That is a comparison: only a key that may match learns its outcome, and no more often than it may match.
     """
-    record: ApiKeyRecord = request.scope[KEY_RECORD]
-    if Scope.MATCH not in record.scopes:
-        return False
-    limits: RateLimits = request.app.state.rate_limits
     try:
-        limits.count(record, Kind.AGREEING, faces)
-    except RateLimited:
+        count_comparisons(request, faces)
+    except (Forbidden, RateLimited):
         return False
     return True

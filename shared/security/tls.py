@@ -5,6 +5,7 @@ Where a certificate, a key or an authority is missing, wrong or out of date, the
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from pathlib import Path
@@ -13,10 +14,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from shared.errors import SetupError
-from shared.logs import get_logger
 from shared.security.secret_files import read_secret
 
-_log = get_logger(__name__)
 _DAY = 86_400.0
 _SOON_DAYS = 21
 # Python's own servers say no more than this of a certificate that they do not accept.
@@ -124,7 +123,10 @@ def _load_own(context: ssl.SSLContext, certificate: Path, key: Path, *, of_a_ser
         raise SetupError(f"The TLS certificate {certificate} cannot be read ({error.strerror}).") from None
     days = int((until - time.time()) / _DAY)
     if days < _SOON_DAYS:
-        _log.warning("certificate_expires_soon", file=str(certificate), days=days)
+        with contextlib.suppress(ModuleNotFoundError):  # a client can be installed without the services' log
+            from shared.logs import get_logger  # noqa: PLC0415
+
+            get_logger(__name__).warning("certificate_expires_soon", file=str(certificate), days=days)
 
 
 def _load_authority(context: ssl.SSLContext, ca: Path) -> None:

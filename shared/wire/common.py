@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Final, Generic, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from shared.contract import Contract
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
@@ -22,6 +22,8 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 # Nobody has measured a false match rate below this and above 0: it takes a million million comparisons.
 MIN_RATE: Final = 1e-12
 MAX_AGE: Final = 100 * 365 * 86_400
+# RFC 8259, section 6: larger integers are not the same to all that read JSON.
+MAX_IN_JSON: Final = 2**53 - 1
 # Of an entry in the audit log.
 Number = Annotated[int, Field(ge=0, le=2**63 - 1)]
 # The same in a path or a query.
@@ -55,7 +57,7 @@ class Threshold(StrictWire):
     cosine: Annotated[float, Field(gt=0, lt=1, description="accept when the cosine is at least this")]
     fmr: Rate = Field(
         description="false match rate of one comparison at this threshold: of a default, as measured on adults of "
-        "Labeled Faces in the Wild; otherwise as stated by whoever created the gallery"
+        "Labeled Faces in the Wild; otherwise as stated by whoever created the gallery or changed its threshold"
     )
 
 
@@ -66,7 +68,7 @@ def _no_tiny_rate(rate: float) -> float:
 
 
 class NewThreshold(Threshold):
-    """A threshold for a new gallery."""
+    """A threshold to give to a gallery."""
 
     cosine: Annotated[float, Field(ge=0.0001, le=0.9999, description="accept when the cosine is at least this")]
     fmr: Annotated[float, AfterValidator(_no_tiny_rate)] = Field(
@@ -89,6 +91,12 @@ class SubjectScore(StrictWire):
     a threshold has the same false match rate however many templates a subject has. ``best``: the score is the
     cosine of the most similar template, and the false match rate grows with their number.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"properties": {"rule": {"const": "mean"}}}, {"properties": {"exponents": {"maxItems": 0}}}]
+        }
+    )
 
     rule: ScoreRule
     exponents: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(max_length=MAX_EXPONENTS)] = Field(
@@ -117,6 +125,9 @@ class GalleryInfo(Wire):
     contract_digest: str
     threshold: Threshold
     score: SubjectScore
+    sealed_names: bool = Field(
+        default=False, description="whether the cloud holds subjects' names sealed; false in galleries made before"
+    )
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
     max_age_seconds: int | None = Field(default=None, ge=1, le=MAX_AGE, description="null: templates never expire")
@@ -144,6 +155,7 @@ class SubjectInfo(Wire):
     subject: SubjectName
     templates: int = Field(ge=0)
     created_at: datetime
+    expires_at: datetime | None = Field(default=None, description="its own expiry; null: only by the gallery's age")
 
 
 class SubjectDetail(Wire):
@@ -151,7 +163,34 @@ class SubjectDetail(Wire):
 
     subject: SubjectName
     created_at: datetime
+    expires_at: datetime | None = Field(default=None, description="its own expiry; null: only by the gallery's age")
     templates: list[TemplateInfo]
+
+
+class Expiry(StrictWire):
+    """When a subject of one's own expiry matches no more and is erased."""
+
+    model_config = ConfigDict(strict=False)
+
+    expires_at: Annotated[AwareDatetime, Field(description="a moment with its time zone, within 100 years")]
+
+
+class FindDuplicates(StrictWire):
+    """Which subjects of a gallery to compare with all others."""
+
+    after: JsonInteger = Field(default=0, ge=0, le=MAX_IN_JSON, description="`next` of the previous page")
+    limit: JsonInteger = Field(default=100, ge=1, le=500, description="subjects to compare, at most")
+    min_similarity: Cosine | None = Field(
+        default=None, description="least score of a pair, over the gallery's threshold; absent: the threshold"
+    )
+
+
+class Duplicates(Wire):
+    """One page of subjects, compared with all others."""
+
+    compared: int = Field(ge=0, description="subjects that were compared with all others")
+    threshold: Cosine = Field(description="of the gallery")
+    next: Number | None = Field(description="send as `after` to compare the next ones; null: these were the last")
 
 
 class Page(Wire, Generic[Item]):
@@ -190,8 +229,26 @@ class Erasure(Wire):
     due_by: datetime = Field(description="the operator is alerted if anything is still pending at this time")
 
 
+class KeyChange(Wire):
+    """The progress of a change of a gallery's key."""
+
+    gallery: GalleryName
+    contract: Contract = Field(description="the contract under which the gallery matches now")
+    contract_digest: str
+    next_contract: Contract | None = Field(description="the contract after the change; null: none is in progress")
+    state: Literal["settled", "staging", "settling"] = Field(
+        description="`staging`: the gallery matches under the old key while templates are written under the new one; "
+        "`settling`: it matches under the new key while the old templates are overwritten; `settled`: no change"
+    )
+    working: bool = Field(
+        description="whether the cloud is working on it; if false while `staging`, repeat `POST …/rekey` to continue"
+    )
+    templates: int = Field(ge=0)
+    left: int = Field(ge=0, description="templates still to be written (`staging`) or overwritten (`settling`)")
+
+
 FMR_OF_RULE: Final = (
-    "false match rate at the threshold, as stated when the gallery was created. Under the rule `best` it is an upper "
+    "false match rate at the threshold, as stated with it. Under the rule `best` it is an upper "
     "bound for as many templates as the subject has (on average, for an identification)"
 )
 

@@ -1,4 +1,4 @@
-"""Requests and answers of the edge. Pictures are multipart parts named ``image``."""
+"""Requests and answers of the edge. Pictures are not here: they are read from forms and JSON by hand."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from shared.wire.common import (
     Threshold,
     Wire,
 )
+from shared.wire.thresholds import ThresholdChoice, ThresholdFor
 
 MAX_EMBEDDINGS_A_REQUEST = 500
 # 500 embeddings of 512 values, written out with all digits, are 6 MB of JSON.
@@ -35,12 +36,12 @@ RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "tur
 
 
 _FOUND = "number of faces found in the picture; the largest was used"
-_UNPERTURBED = "number of faces that the profile's network left unperturbed, for lack of a margin"
+UNPERTURBED: Final = "number of faces that the profile's network left unperturbed, for lack of a margin"
 
 
 Stored = Annotated[
-    Literal["now", "before"],
-    Field(description="`now`: by this request; `before`: this subject had the same face already"),
+    Literal["now", "before", "no"],
+    Field(description="`now`: by this request; `before`: this subject had the same face already; `no`: by a dry run"),
 ]
 
 
@@ -50,6 +51,16 @@ Agrees = Annotated[
         description="whether it would match the subject's other faces at the gallery's threshold; false may mean two "
         "people under one name. null: the subject has no other face, or the API key lacks the scope match or was told "
         "of as many as it may match"
+    ),
+]
+
+
+AlsoMatches = Annotated[
+    list[Candidate] | None,
+    Field(
+        description="other subjects whom this face reaches at the gallery's threshold, best first, 5 at most: perhaps "
+        "one person under two names. null: the gallery is verify-only, the API key lacks the scope match or was told "
+        "of as many as it may match, or the cloud did not search"
     ),
 ]
 
@@ -131,6 +142,7 @@ class EnrolledFace(Wire):
     picture: int = Field(ge=0, description="position of the picture in the request, counted from 0")
     stored: Stored
     agrees: Agrees
+    also_matches: AlsoMatches
     faces_found: int = Field(ge=1, description=_FOUND)
     quality: Quality
 
@@ -151,12 +163,13 @@ class Enrollment(Wire):
         description="as measured for the profile at its own threshold; null: it was not measured for so many faces, "
         "for this threshold or for this rule"
     )
-    unperturbed: int = Field(ge=0, description=_UNPERTURBED)
+    unperturbed: int = Field(ge=0, description=UNPERTURBED)
 
 
 class EnrollFacesAnswer(Enrollment):
     """The enrolled faces, one for each picture, in the order of the pictures."""
 
+    faces_enrolled: int = Field(ge=0, description="how many faces the subject has now")
     faces: list[EnrolledFace]
 
 
@@ -178,7 +191,7 @@ class ProtectAnswer(Wire):
     contract: HexDigest | None = Field(description="digest of the gallery's contract; null without `gallery`")
     templates: list[list[float]] = Field(repr=False, description="unit vectors")
     angles: list[float] = Field(description="radians by which each template was perturbed, after the erase step")
-    unperturbed: int = Field(ge=0, description=_UNPERTURBED)
+    unperturbed: int = Field(ge=0, description=UNPERTURBED)
     faces_found: int | None = Field(default=None, ge=1, description=f"{_FOUND}; null where embeddings were sent")
 
 
@@ -214,6 +227,7 @@ class SubjectFaces(Wire):
 
     subject: SubjectName
     created_at: datetime
+    expires_at: datetime | None = Field(description="its own expiry; null: only by the gallery's retention")
     faces: list[FaceInfo]
 
 
@@ -223,16 +237,16 @@ class EnrollEmbeddingsAnswer(Enrollment):
     faces: list[StoredFace]
 
 
-ThresholdFrom = Literal["gallery", "profile", "embedder"]
+ThresholdFrom = Literal["gallery", "setting", "profile", "embedder"]
 FmrMeasuredOn = Literal["lfw_adults", "own_profile", "operator"]
 _MEASURED_ON: Final = (
     "people on whom the rate was measured. `lfw_adults`: Labeled Faces in the Wild, nearly all adults; the rate "
     "of children is far higher. `own_profile`: those on whom your own profile was evaluated. `operator`: stated by "
-    "whoever created the gallery"
+    "whoever created the gallery, changed its threshold, or set the edge's"
 )
 _CHOSEN_BY: Final = (
-    "origin of the threshold. `gallery`: the one that the gallery was created with. Without a gallery, `profile`: the "
-    "profile's calibrated one, or `embedder`: the one published with the embedder"
+    "origin of the threshold. `gallery`: the gallery's own. Without a gallery, `profile`: the "
+    "profile's calibrated one, `embedder`: the one published with the embedder, or `setting`: the operator's"
 )
 
 
@@ -311,8 +325,10 @@ class CompareAnswer(AppliedThreshold):
 class CreateGallery(Wire):
     """Properties of a gallery. For an existing gallery, absent ones are left unchanged."""
 
-    threshold: NewThreshold | None = Field(
-        default=None, description="absent, for a new gallery: the edge's `default_threshold` (see `GET /v1/info`)"
+    threshold: NewThreshold | ThresholdFor | None = Field(
+        default=None,
+        description="a cosine with its rate, or a purpose. Absent, for a new gallery: the edge's `default_threshold` "
+        "(see `GET /v1/info`); another than an existing one has: 409",
     )
     verify_only: bool | None = Field(
         default=None,
@@ -331,10 +347,19 @@ class ChangeScoreRule(StrictWire):
     score_rule: ScoreRule = Field(description=_RULE)
 
 
+class ChangeThreshold(StrictWire):
+    """Another threshold of a gallery."""
+
+    threshold: NewThreshold | ThresholdFor = Field(description="a cosine with its rate, or a purpose")
+
+
 class EdgeGallery(GalleryInfo):
     """A gallery as the edge shows it."""
 
     verify_only: bool = Field(description="true: people can be verified (1:1) but not identified (1:N)")
+    chosen: ThresholdChoice | None = Field(
+        default=None, description="of the answer to a request that named a purpose: how the threshold was chosen"
+    )
 
 
 class ChangeKey(Wire):
@@ -356,11 +381,14 @@ class EdgeInfo(Wire):
     profile: ProfilePin
     sealed: bool
     dim: int
-    default_threshold: Threshold = Field(
-        description="for `POST /v1/compare`, and for galleries created without a threshold"
+    default_threshold: Threshold | None = Field(
+        description="for `POST /v1/compare`, and for galleries created without a threshold; null: none is known, as of "
+        "an operator's own embedder, and both need one"
     )
-    threshold_from: Literal["profile", "embedder"] = Field(description="origin of the default threshold")
-    fmr_measured_on: FmrMeasuredOn = Field(description=_MEASURED_ON)
+    threshold_from: Literal["setting", "profile", "embedder"] | None = Field(
+        description="origin of the default threshold"
+    )
+    fmr_measured_on: FmrMeasuredOn | None = Field(description=_MEASURED_ON)
     max_picture_bytes: int
     max_pixels: int
     max_pictures_a_request: int

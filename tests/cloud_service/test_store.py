@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import event
 
-from cloud_service.enrollment import Enrollment
 from cloud_service.entries import queries as entries_module
 from cloud_service.index import faiss_indexes as indexes_module
 from cloud_service.index.flat import SegmentedIndex
 from cloud_service.settings import Settings
 from cloud_service.store import Store
+from cloud_service.subjects.enrollment import Enrollment
 from shared.errors import NotFound
 from tests.support.cloud_client import Cloud, assert_problem, random_units
 
@@ -150,7 +150,7 @@ def test_a_gallery_erased_and_made_again_is_another_one(flawed: Cloud) -> None:
     with pytest.raises(NotFound):
         store.indexes.of(before)
     with pytest.raises(NotFound):
-        Enrollment(store.record).add(before, "anna", {}, by=None)
+        Enrollment(store.record).add(before, {"anna": {}}, by=None)
 
 
 def test_ids_of_the_index_are_never_used_again(client: Cloud) -> None:

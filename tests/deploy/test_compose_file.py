@@ -74,10 +74,11 @@ def test_the_cloud_is_on_a_network_without_a_way_out(compose: dict[str, Any]) ->
 
 
 def test_each_service_sees_only_its_own_volumes(compose: dict[str, Any]) -> None:
-    assert set(compose["volumes"]) == {"edge-keys", "cloud-key", "cloud-data"}
+    assert set(compose["volumes"]) == {"edge-keys", "edge-embedders", "cloud-key", "cloud-data"}
     assert _volumes(compose["services"]["edge"]) == {
         "edge-keys": "/var/lib/patronus/edge",
         "cloud-key": "/var/lib/patronus/cloud-key:ro",
+        "edge-embedders": "/var/lib/patronus/embedders",
     }
     assert set(_volumes(compose["services"]["cloud"])) == {"cloud-data"}
     assert set(_volumes(compose["services"]["secrets"])) == {"cloud-data", "cloud-key"}

@@ -35,7 +35,7 @@ _WORDS_OF_OTHERS = {
     "synchronous_standby_names",
     "wal_recycle",
 }
-_CODE = ("edge_service", "cloud_service", "shared", "lab", "deploy", "tests/load", "tests/support")
+_CODE = ("patronus_face", "edge_service", "cloud_service", "shared", "lab", "deploy", "tests/load", "tests/support")
 _SEPARATORS = {"|", "||", "&&", ";", "&", "(", ")", ">", ">>", "<"}
 
 

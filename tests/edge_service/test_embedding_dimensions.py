@@ -34,10 +34,7 @@ def edges(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def sentence(given: int) -> str:
-    return (
-        f"The embeddings have {given} dimensions, and {WANTED} are wanted; send those of the embedder that the edge "
-        "runs."
-    )
+    return f"The embeddings have {given} dimensions, and {WANTED} are wanted; send those of the gallery's embedder."
 
 
 def assert_told(answer: httpx.Response, given: int) -> None:
@@ -53,6 +50,8 @@ def test_an_edge_refuses_them_in_every_body(edges: dict[str, Edge], profile: str
     assert_told(edge.call("POST", "/v1/protect", FLOATS, content=row.tobytes(), params=at | {"dim": dim}), dim)
     path = f"/v1/galleries/{profile}/subjects/ada/embeddings"
     assert_told(edge.call("POST", path, json={"embeddings": [{"values": row.tolist()}]}), dim)
+    many = {"embeddings": [{"subject": "ada", "values": row.tolist()}]}
+    assert_told(edge.call("POST", f"/v1/galleries/{profile}/embeddings", json=many), dim)
     assert edge.held(profile) == (0, 0)
 
 

@@ -8,6 +8,8 @@ import uuid
 import numpy as np
 import pytest
 
+from edge_service.protection.keys import KeyStore
+from edge_service.protection.names import SealedNames
 from shared.envelope import TemplateEnvelope
 from tests.support.servers import RunningPair
 
@@ -56,13 +58,17 @@ def test_another_picture_of_an_enrolled_person_verifies_and_a_stranger_does_not(
 def test_the_right_subject_is_found_among_many(pair: RunningPair, picture: Pictures) -> None:
     _enroll(pair, "obama", picture["obama/portrait"])
     _enroll(pair, "biden", picture["biden/standing"])
-    digest = pair.edge.get(STAFF).json()["contract_digest"]
+    staff = pair.edge.get(STAFF).json()
+    key = KeyStore(pair.home / "edge").gallery("staff")
+    names, digest = SealedNames(key.epoch(staff["contract"]["seal"]["epoch"])), staff["contract_digest"]
     random = np.random.default_rng(7)
     for number in range(100):
         vector = random.normal(size=128)
         template = TemplateEnvelope.pack((vector / np.linalg.norm(vector)).astype(np.float32), digest)
         body = {"templates": [{"id": uuid.uuid4().hex, "template": template.model_dump()}]}
-        pair.cloud.post(f"{STAFF}/subjects/stranger-{number}/templates", json=body).raise_for_status()
+        pair.cloud.post(
+            f"{STAFF}/subjects/{names.stored(f'stranger {number}')}/templates", json=body
+        ).raise_for_status()
 
     found = _identify(pair, picture["obama/speech"])
     assert found["decision"] == "match"

@@ -58,14 +58,14 @@ def _vectors(stream: bytes) -> list[NDArray[np.float32]]:
     return [np.frombuffer(base64.b64decode(data), dtype="<f4") for data in found]
 
 
-def test_three_templates_crossed_and_each_is_the_protected_embedding(
+def test_four_templates_crossed_and_each_is_the_protected_embedding(
     pair: RunningPair, crossed: tuple[bytes, bytes], raw: dict[str, NDArray[np.float32]]
 ) -> None:
     templates = _vectors(crossed[0])
-    assert len(templates) == 3
+    assert len(templates) == 4, "one to see whom else it matches, the same to enroll, and two probes"
     contract = pair.edge.get(GALLERY).json()["contract"]
     key = KeyStore(pair.home / "edge").gallery("wire").epoch(contract["seal"]["epoch"])
-    embeddings = np.stack([raw["enrolled, mirrored too"], raw["probe"], raw["probe"]])
+    embeddings = np.stack([raw["enrolled, mirrored too"]] * 2 + [raw["probe"]] * 2)
     protector = Protector(load_profile(contract["profile"]["name"]))
     plain = protector.templates(embeddings, key, sealed=False)
     # With the seal undone each is what the profile makes of the embedding before the seal; as it crossed it is as far
@@ -76,7 +76,7 @@ def test_three_templates_crossed_and_each_is_the_protected_embedding(
 
 def test_no_picture_and_no_part_of_one_crosses(crossed: tuple[bytes, bytes], pictures: Pictures) -> None:
     stream = crossed[0]
-    for magic in (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"WEBP", b"JFIF", b"multipart"):
+    for magic in (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"WEBP", b"ftypavif", b"JFIF", b"multipart"):
         assert magic not in stream
     for data in pictures.values():
         for start in range(0, len(data) - 24, 997):
@@ -98,6 +98,21 @@ def test_no_raw_embedding_crosses_in_any_common_form(
                 assert base64.b64encode(encoded[shift:])[:32] not in stream
         for value in embedding[:16]:
             assert f"{value:.6f}".encode() not in stream
+
+
+def test_no_name_of_a_subject_crosses_or_is_written_by_the_cloud(
+    pair: RunningPair, crossed: tuple[bytes, bytes]
+) -> None:
+    files = b"".join(path.read_bytes() for path in sorted((pair.home / "cloud").rglob("*")) if path.is_file())
+    places = [crossed[0], crossed[1], files]
+    assert all(b"wire" in place for place in places[::2]), "the search does find what is there"
+    for place in places:
+        assert b"obama" not in place.lower()
+        assert b"obama".hex().encode() not in place
+    tokens = set(re.findall(rb"/subjects/(~[A-Za-z0-9_-]+)/", crossed[0]))
+    assert len(tokens) == 1, "one subject, by one sealed name"
+    [token] = tokens
+    assert token in files
 
 
 def test_no_key_crosses_but_the_one_that_the_cloud_gave(pair: RunningPair, crossed: tuple[bytes, bytes]) -> None:
@@ -143,8 +158,8 @@ def test_requests_carry_only_known_members(crossed: tuple[bytes, bytes]) -> None
         "preprocessing",
     }
     contract |= {"key_id", "epoch", "scope", "threshold", "cosine", "fmr"}
-    assert len(bodies) == 4
-    contract |= {"score", "rule", "exponents"}
+    assert len(bodies) == 5
+    contract |= {"score", "rule", "exponents", "sealed_names"}
     template = {"templates", "id", "template", "weight", "dtype", "data"}
     assert members <= contract | template | {"probe", "probes", "top_k"}
 

@@ -60,6 +60,8 @@ _EDGE, _CLOUD, _SHARED = "edge_service", "cloud_service", "shared"
 _PROTECT = "tests/edge_service/protection/test_protect.py"
 _MATCHING = "tests/cloud_service/routes/test_matching.py"
 _LIFE = "tests/cloud_service/entries/test_random_life.py"
+_NAMES = "tests/edge_service/subjects/test_sealed_names.py"
+_SUBJECTS = "tests/cloud_service/subjects"
 _KEYS = "tests/cloud_service/routes/test_api_keys.py"
 GUARANTEES: Final = (
     Guarantee(
@@ -98,6 +100,27 @@ GUARANTEES: Final = (
         ("tests/edge_service/routes/test_galleries_of_other_profiles.py",),
     ),
     Guarantee(
+        "The cloud is told no subject's name",
+        _EDGE,
+        "if info.sealed_names:",
+        "if False:",
+        (_NAMES,),
+    ),
+    Guarantee(
+        "No cloud makes the edge send names that are not sealed",
+        _EDGE,
+        "elif found is not None and seal is not None and seals_names(found, seal.epoch):",
+        "elif False:",
+        (_NAMES,),
+    ),
+    Guarantee(
+        "Nobody is said to be missing by a name under an outdated key",
+        _EDGE,
+        "headers = {CONTRACT_HEADER: subject.contract}",
+        "headers: dict[str, str] = {}",
+        (_NAMES,),
+    ),
+    Guarantee(
         "The threshold decides",
         _SHARED,
         "return score.value >= self.cosine.value",
@@ -124,6 +147,48 @@ GUARANTEES: Final = (
         "return EVER if max_age_seconds is None else now - timedelta(seconds=max_age_seconds)",
         "return EVER",
         ("tests/cloud_service/record/test_retention.py",),
+    ),
+    Guarantee(
+        "A subject that has expired matches nobody",
+        _CLOUD,
+        "subject.c.expires_at.is_(None) | (subject.c.expires_at > now)",
+        "subject.c.id > 0",
+        (f"{_SUBJECTS}/test_expiry.py",),
+    ),
+    Guarantee(
+        "A gallery whose names are sealed takes no plain one",
+        _CLOUD,
+        "if any(name.startswith(SEALED) != pinned.sealed_names for name in names):",
+        "if False:",
+        (f"{_SUBJECTS}/test_sealed_names.py",),
+    ),
+    Guarantee(
+        "A change of key seals all names",
+        _CLOUD,
+        '{"name": subject.c.next_name, "next_name": None, "version": version}',
+        '{"next_name": None, "version": version}',
+        (f"{_SUBJECTS}/test_sealed_names.py",),
+    ),
+    Guarantee(
+        "No copy of a name is left in an index of SQLite",
+        _CLOUD,
+        "{0x0D: 8, 0x0A: 8, 0x02: 12}",
+        "{0x0D: 8}",
+        ("tests/cloud_service/erasure/test_erased_bytes.py",),
+    ),
+    Guarantee(
+        "A late name is not said to be nobody's",
+        _CLOUD,
+        "if contract is not None and contract != pinned.contract_digest:",
+        "if False:",
+        (f"{_SUBJECTS}/test_moves.py",),
+    ),
+    Guarantee(
+        "Who was merged and then erased does not come back with a backup",
+        _CLOUD,
+        'return its_own | template.c.uid.in_((erasure.moved or "").split())',
+        "return its_own",
+        ("tests/cloud_service/erasure/test_erasures_after_moves.py",),
     ),
     Guarantee(
         "A damaged template is not compared",
@@ -198,7 +263,7 @@ GUARANTEES: Final = (
     Guarantee(
         "Limits of bodies hold",
         _SHARED,
-        'limit = self.limit_for(scope["path"])',
+        "limit = self.limit_for(scope)",
         "limit = 1 << 40",
         ("tests/shared/http/test_middleware.py",),
     ),

@@ -34,6 +34,8 @@ COMMANDS: dict[str, list[str]] = {
     "cloud keys revoke": ["ID"],
     "cloud restore": ["{}/record.db", "--force"],
     "cloud serve": [],
+    "compare": ["{}/picture.jpg", "{}/picture.jpg"],
+    "detect": ["{}/picture.jpg"],
     "edge keys create": ["--label", "x", "--scope", "match"],
     "edge keys list": [],
     "edge keys revoke": ["ID"],
@@ -41,11 +43,13 @@ COMMANDS: dict[str, list[str]] = {
     "enroll": ["mine", "ada", "{}/picture.jpg"],
     "gallery create": ["mine"],
     "gallery delete": ["mine", "--yes"],
+    "gallery duplicates": ["mine"],
     "gallery erasure": ["mine", "1"],
     "gallery list": [],
     "gallery rekey": ["mine"],
     "gallery retention": ["mine", "--forever"],
     "gallery score": ["mine", "mean"],
+    "gallery threshold": ["mine", "--threshold", "0.5", "--fmr", "0.001"],
     "gallery show": ["mine"],
     "identify": ["mine", "{}/picture.jpg"],
     "keys export": ["--unchecked", "mine", "{}/new/export", "--passphrase-file", "{}/passphrase"],
@@ -55,11 +59,18 @@ COMMANDS: dict[str, list[str]] = {
     "keys list": [],
     "keys renew": ["--yes"],
     "migrate": ["mine", "{}/embeddings.npz"],
+    "models add": ["{}/embedder.onnx"],
     "models fetch": [],
     "models list": [],
     "protect": ["{}/embeddings.npz", "{}/new/out.npz", "--gallery", "mine"],
+    "status": [],
     "subject delete": ["mine", "ada", "--yes"],
+    "subject expiry": ["mine", "ada", "--never"],
     "subject list": ["mine"],
+    "subject merge": ["mine", "ada", "bob", "--yes"],
+    "subject move": ["mine", "ada", "0" * 32, "bob"],
+    "subject rename": ["mine", "ada", "bob"],
+    "subject report": ["mine", "ada", "--out", "{}/new/report.json"],
     "subject show": ["mine", "ada"],
     "verify": ["mine", "ada", "{}/picture.jpg"],
 }
@@ -124,7 +135,7 @@ CIRCUMSTANCES: dict[str, tuple[Callable[[Path], None], dict[str, str]]] = {
     "setting that is no JSON": (nothing, {"PATRONUS_EDGE__WORK": "{", "PATRONUS_CLOUD__WORK": "{"}),
 }
 # Verbs of a client go the same way to an edge that is away, and read no setting and no key but the first API key.
-CLIENT = {"enroll", "identify", "verify", "migrate"} | {
+CLIENT = {"compare", "detect", "enroll", "identify", "migrate", "status", "verify"} | {
     name for name in COMMANDS if name.startswith(("gallery", "subj"))
 }
 MUST_FAIL = {
@@ -168,6 +179,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "imported").write_text(wrap(KeyStore(folder / "other").gallery("mine"), "correct horse battery"))
     (folder / "passphrase").chmod(0o600)
     (folder / "picture.jpg").write_bytes(b"")
+    (folder / "embedder.onnx").write_bytes(b"")
     rows = np.eye(3, 128, dtype=np.float32)
     np.savez(folder / "embeddings.npz", embeddings=rows, subjects=np.array(["a", "b", "c"]))
     return folder

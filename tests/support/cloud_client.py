@@ -166,11 +166,15 @@ class Cloud:
         contract: Contract | None = None,
         tau: float = TAU,
         score: dict[str, Any] | None = None,
+        sealed_names: bool | None = None,
         **options: Any,
     ) -> httpx.Response:
+        """Makes a gallery; its names are sealed, as its templates are, unless it is said otherwise."""
+        pinned = contract or contract_of()
         spec: dict[str, Any] = {
-            "contract": (contract or contract_of()).model_dump(mode="json"),
+            "contract": pinned.model_dump(mode="json"),
             "threshold": {"cosine": tau, "fmr": 0.001},
+            "sealed_names": pinned.seal is not None if sealed_names is None else sealed_names,
         } | ({} if score is None else {"score": score})
         return self.http.put(f"/v1/galleries/{name}", json=spec, **options)
 

@@ -23,6 +23,7 @@ from cloud_service.app import create_app as create_cloud
 from cloud_service.settings import Settings as CloudServiceSettings
 from edge_service.app import create_app as create_edge
 from edge_service.settings import CloudSettings, EdgeSettings
+from shared.client import Client
 from shared.security.credentials import Scope
 
 PICTURES = Path(__file__).parents[1] / "pictures"
@@ -88,6 +89,23 @@ class CloudTransport(httpx.AsyncBaseTransport):
         return await asyncio.get_running_loop().create_task(call, context=contextvars.Context())
 
 
+class ThroughPortal(httpx.BaseTransport):
+    """The way of a synchronous client to an application that runs on a portal's event loop."""
+
+    def __init__(self, pair: Pair, app: FastAPI) -> None:
+        self._pair = pair
+        self._app = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        return self._pair.portal.call(self._answer, request)
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        sent = httpx.Request(request.method, request.url, headers=request.headers, content=request.content)
+        answer = await self._app.handle_async_request(sent)
+        return httpx.Response(answer.status_code, headers=answer.headers, content=await answer.aread())
+
+
 class Edge:
     """One edge as its callers see it, called with its first key unless another is given."""
 
@@ -104,6 +122,12 @@ class Edge:
     def call(self, method: str, path: str, headers: dict[str, str] | None = None, **options: Any) -> httpx.Response:
         send = partial(self._client.request, method, path, headers=self.headers | (headers or {}), **options)
         return self.pair.portal.call(send)
+
+    def client(self, **options: Any) -> Client:
+        """The public client, with the first key unless another is given."""
+        key = self.settings.first_key_file.read_text().strip()
+        transport = ThroughPortal(self.pair, self.app)
+        return Client("http://edge", **{"api_key": key, "retries": 0, "transport": transport} | options)
 
     def together(self, method: str, path: str, count: int, **options: Any) -> list[httpx.Response]:
         """Several like requests at the same moment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from math import ceil, isqrt
+
+import numpy as np
+from PIL import Image
+
+from edge_service.vision.formats.boxes import Item, Property, Still, read_still, write_still
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
@@ -287,6 +293,7 @@ def largest_pictures() -> dict[str, Callable[[], bytes]]:
         "WebP, RGBA, lossless": partial(webp, *sides(24_900_000)),
         "WebP, RGB, lossless": partial(webp, *sides(24_900_000), alpha=False),
     }
+    named |= {f"AVIF, {mode}, tiles": partial(_avif_of_tiles, mode) for mode in ("RGB", "RGBA")}
     for orientation in range(2, 9):
         named[f"JPEG, full color, orientation {orientation}"] = partial(jpeg, *forty, extra=turned(orientation))
     return named
@@ -357,3 +364,34 @@ def webp_of_tables(width: int, height: int) -> bytes:
     packed += bytes(len(packed) % 2)
     chunk = b"VP8L" + struct.pack("<I", len(packed)) + packed
     return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+
+
+def heif_grid(tile: bytes, columns: int, rows: int, *, width: int = 0, height: int = 0) -> bytes:
+    """An AVIF or HEIC file whose picture is one tile's, side by side, as phones write theirs.
+
+    Args:
+        tile: an AVIF or HEIC file.
+        columns: of tiles.
+        rows: of tiles.
+        width: of the picture; 0: as wide as all tiles.
+        height: of the picture; 0: as high as all tiles.
+    """
+    one = read_still(tile)
+
+    def grid(item: Item, *more: Property) -> Item:
+        across, down = width or item.size()[0] * columns, height or item.size()[1] * rows
+        layout = struct.pack(">BBBBII", 0, 1, rows - 1, columns - 1, across, down)
+        size = Property(b"ispe", memoryview(struct.pack(">III", 0, across, down)), essential=False)
+        tiles = [Item(item.kind, item.data, list(item.properties)) for _ in range(columns * rows)]
+        return Item(b"grid", memoryview(layout), [size, *more], tiles)
+
+    alpha = one.alpha and grid(one.alpha, *(each for each in one.alpha.properties if each.kind == b"auxC"))
+    brand = b"avif" if one.primary.kind == b"av01" else b"heic"
+    return b"".join(write_still(Still(grid(one.primary), alpha), brand))
+
+
+def _avif_of_tiles(mode: str) -> bytes:
+    tile = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, len(mode)), np.uint8)
+    Image.fromarray(noise).resize((512, 512)).save(tile, "AVIF", speed=8, subsampling="4:4:4")
+    return heif_grid(tile.getvalue(), 12, 7)

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -147,3 +148,17 @@ def output_replaced_where_first_is_large(output: str, value: float) -> Change:
         )
 
     return change
+
+
+def curve(population: str, pairs: int, shift: float = 0.0, **changes: Any) -> dict[str, Any]:
+    """A measured curve as a profile carries it: scores of impostors and of genuine pairs are normal."""
+    thresholds = [round(0.2 + 0.0025 * step, 4) for step in range(241)]
+    rates = {
+        name: [float(f"{NormalDist(mean + shift, spread).cdf(2 * (mean + shift) - at):.6g}") for at in thresholds]
+        for name, mean, spread in (("fmr", 0.0, 0.12), ("tar", 0.6, 0.12))
+    }
+    edges = [-1.0, 1.0]
+    made = {"population": population, "rule": "mean", "templates": 1, "band": None, "thresholds": thresholds}
+    made |= {"impostor_pairs": pairs, "impostor_histogram": {"edges": edges, "counts": [pairs]}}
+    made |= {"genuine_pairs": 1000, "genuine_histogram": {"edges": edges, "counts": [1000]}}
+    return made | rates | changes

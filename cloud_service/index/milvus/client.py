@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import IndexUnavailable, SetupError
-from shared.logs import get_logger, place_of
+from shared.errors import IndexUnavailable, SetupError, place_of
+from shared.logs import get_logger
 
 _log = get_logger(__name__)
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Milvus:
 
     def __init__(self, url: str, token: str, ca_file: Path | None, seconds: float) -> None:
         self._lite = Path(url).expanduser().resolve() if url.endswith(".db") else None
-        self._pymilvus = _loaded("pymilvus", "pip install 'patronus[milvus]'")
+        self._pymilvus = _loaded("pymilvus", "pip install 'patronus-face[milvus]'")
         if self._lite is not None:
             _loaded("milvus_lite", "pip install milvus-lite")
             _make_private(self._lite)

@@ -20,8 +20,8 @@ from cloud_service.record.database import Database
 from cloud_service.record.queries import EntryChange, PinnedGallery
 from cloud_service.record.record import Journal, Record
 from cloud_service.settings import MilvusSettings
-from shared.errors import IndexUnavailable, Overloaded, RecordUnavailable
-from shared.logs import get_logger, place_of
+from shared.errors import IndexUnavailable, Overloaded, RecordUnavailable, place_of
+from shared.logs import get_logger
 from shared.metrics import Metrics
 from shared.wire.cloud import IndexStats, SnapshotInfo
 from shared.wire.common import Receipt

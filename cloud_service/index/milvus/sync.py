@@ -18,8 +18,8 @@ from cloud_service.index.milvus.purge import Purge
 from cloud_service.record.queries import PinnedGallery
 from cloud_service.record.record import Record
 from cloud_service.settings import MilvusSettings
-from shared.errors import ContractMismatch, IndexUnavailable, NotFound, RecordDamaged
-from shared.logs import get_logger, place_of
+from shared.errors import ContractMismatch, IndexUnavailable, NotFound, RecordDamaged, place_of
+from shared.logs import get_logger
 
 _log = get_logger(__name__)
 

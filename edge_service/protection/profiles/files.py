@@ -34,13 +34,14 @@ class DefaultThreshold:
 
     Attributes:
         threshold: cosine, and its false match rate.
-        chosen_by: the profile, which was calibrated at it, or the embedder, which was published with it.
-        measured_on: whose faces its false match rate was measured on.
+        chosen_by: the operator, who set it; the profile, which was calibrated at it; or the embedder, which was
+            published with it.
+        measured_on: whose faces its false match rate was measured on; `operator`: those that the operator chose.
     """
 
     threshold: Threshold
-    chosen_by: Literal["profile", "embedder"]
-    measured_on: Literal["lfw_adults", "own_profile"]
+    chosen_by: Literal["setting", "profile", "embedder"]
+    measured_on: Literal["lfw_adults", "own_profile", "operator"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +65,26 @@ class Profile:
         """Whether templates are sealed under the gallery's key."""
         return self.document.kinds[-1] == "seal"
 
-    def default_threshold(self, published: Threshold) -> DefaultThreshold:
-        """The threshold where a caller names none: the profile's, else the embedder's.
+    def default_threshold(
+        self, published: Threshold | None, stated: Threshold | None = None
+    ) -> DefaultThreshold | None:
+        """The threshold where a caller names none: the operator's, else the profile's, else the embedder's.
 
         Comparisons and new galleries use the same rule.
 
         Args:
-            published: the embedder's own.
+            published: the embedder's own, if it is known.
+            stated: the operator's, if there is one.
+
+        Returns:
+            None where none of them is known.
         """
         calibrated = self.document.threshold
-        if calibrated is None:
-            return DefaultThreshold(published, "embedder", "lfw_adults")
-        return DefaultThreshold(calibrated, "profile", "lfw_adults" if self.shipped else "own_profile")
+        if stated is not None:
+            return DefaultThreshold(stated, "setting", "operator")
+        if calibrated is not None:
+            return DefaultThreshold(calibrated, "profile", "lfw_adults" if self.shipped else "own_profile")
+        return None if published is None else DefaultThreshold(published, "embedder", "lfw_adults")
 
     def score_calibration(self, of_embedder: ScoreCalibration | None) -> ScoreCalibration:
         """How subjects with several templates are compared: by the profile, else by the embedder.
@@ -244,13 +253,16 @@ def _document(name: str, text: bytes) -> ProfileDocument:
 
 
 def _check_embedder(document: ProfileDocument, embedder: EmbedderPin) -> None:
-    name = document.name
+    """The file decides, where the profile names its digest: an operator may call it otherwise than the training did."""
+    name, digest = document.name, document.embedder_sha256
+    if digest == embedder.sha256:
+        return
     if document.embedder not in {ANY_EMBEDDER, embedder.name}:
         raise SetupError(
             f"The protection profile {name!r} is for {document.embedder}; this edge runs "
             f"{embedder.name}. Choose another with PATRONUS_EDGE__PROFILE; seal is for any embedder."
         )
-    if document.embedder_sha256 not in {None, embedder.sha256}:
+    if digest is not None:
         raise SetupError(
             f"The protection profile {name!r} was made for another file of {embedder.name} than this edge runs; "
             "fetch the models of the profile's version, or choose another profile."

@@ -53,6 +53,11 @@ class ScoreCalibration(StrictWire):
         """The rule ``mean`` with these exponents, for a gallery."""
         return SubjectScore(rule="mean", exponents=self.exponents)
 
+    def covers(self, score: SubjectScore) -> bool:
+        """Whether a gallery's score has no more false matches than this one: no exponent of it is larger."""
+        calibrated = self.subject_score()
+        return all(score.exponent(n) <= calibrated.exponent(n) for n in range(2, MAX_EXPONENTS + 2))
+
     def gain(self, templates: int) -> tuple[float, float] | None:
         """The share of genuine comparisons accepted now, and with one template more; None where it was not measured.
 

@@ -42,7 +42,7 @@ class PictureHeader:
         group: blocks of a group, across and down.
     """
 
-    format: Literal["JPEG", "PNG", "WEBP"]
+    format: Literal["JPEG", "PNG", "WEBP", "AVIF", "HEIC"]
     width: int
     height: int
     orientation: int

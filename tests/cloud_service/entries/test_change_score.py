@@ -83,7 +83,7 @@ def test_no_rule_is_changed_while_a_key_is(settings: Settings) -> None:
         cloud.put_gallery(contract=old.contract, score=MEAN)
         for name in ("anna", "ben"):
             sent = [{"id": f"{name:0<32}".encode().hex()[:32], "template": old.envelope(CENTERS[0], name)}]
-            cloud.http.post(f"{DOOR}/subjects/{name}/templates", json={"templates": sent}).raise_for_status()
+            cloud.http.post(f"{DOOR}/subjects/{old.name(name)}/templates", json={"templates": sent}).raise_for_status()
         cloud.http.post(f"{DOOR}/rekey", json=old.rekey(new, "anna")).raise_for_status()
         answer = cloud.http.patch(DOOR, json={"score": BEST})
         assert_problem(answer, 409, "conflict", "rekey_under_way")

@@ -26,7 +26,7 @@ from cloud_service.settings import IndexSettings, RetentionSettings, Settings
 from tests.cloud_service.entries.reference import BEST, FLAT, MEAN, mean_vector, plain_score
 from tests.cloud_service.record.set_clock import Hands
 from tests.support.cloud_client import Cloud, random_units
-from tests.support.sealed import Key, Rows
+from tests.support.sealed import Key, Rows, plain
 
 DIM, TAU = 16, 0.3
 DOOR = "/v1/galleries/door"
@@ -99,7 +99,7 @@ class Life(RuleBasedStateMachine):
             uid = f"{number:032x}"
             self.stored[uid] = Stored(SUBJECTS[who], row, weight, self.cloud.services.store.record.clock.now())
             sent.append({"id": uid, "template": self.key.envelope(row), "weight": weight})
-        answer = self.cloud.http.post(f"{DOOR}/subjects/{SUBJECTS[who]}/templates", json={"templates": sent})
+        answer = self.cloud.http.post(f"{self._path(SUBJECTS[who])}/templates", json={"templates": sent})
         assert answer.status_code == 201, answer.text
         assert answer.json()["total"] == sum(one.subject == SUBJECTS[who] for one in self.living().values())
 
@@ -113,14 +113,31 @@ class Life(RuleBasedStateMachine):
     def erase_template(self, data: st.DataObject) -> None:
         if self.stored:
             uid = data.draw(st.sampled_from(sorted(self.stored)))
-            self.cloud.erase(f"/subjects/{self.stored[uid].subject}/templates/{uid}")
+            self.cloud.erase(f"/subjects/{self.key.name(self.stored[uid].subject)}/templates/{uid}")
             self._gone({uid})
 
     @rule(who=st.sampled_from(SUBJECTS))
     def erase_subject(self, who: str) -> None:
         if mine := {uid for uid, one in self.stored.items() if one.subject == who}:
-            self.cloud.erase(f"/subjects/{who}")
+            self.cloud.erase(f"/subjects/{self.key.name(who)}")
             self._gone(mine)
+
+    @rule(who=st.sampled_from(SUBJECTS), to=st.sampled_from([*SUBJECTS, "nobody"]), data=st.data())
+    def move(self, who: str, to: str, data: st.DataObject) -> None:
+        """A subject is renamed or merged with another one, or one of its templates is moved."""
+        living = sorted(uid for uid, one in self.living().items() if one.subject == who)
+        if who == to or not living:
+            return
+        some = data.draw(st.none() | st.sampled_from(living))
+        which = {uid for uid, one in self.stored.items() if one.subject == who} if some is None else {some}
+        body = {"to": self.key.name(to), "onto": "either", "templates": None if some is None else [some]}
+        answer = self.cloud.http.post(f"{self._path(who)}/move", json=body)
+        assert answer.status_code == 200, answer.text
+        for uid in which:
+            self.stored[uid].subject = to
+        assert answer.json()["templates"] == len(which)
+        assert answer.json()["total"] == sum(one.subject == to for one in self.living().values())
+        assert answer.json()["emptied"] == (who not in {one.subject for one in self.stored.values()})
 
     @rule(days=st.integers(1, 4))
     def time_passes(self, days: int) -> None:
@@ -167,6 +184,9 @@ class Life(RuleBasedStateMachine):
         check_clock(self.cloud.services.store)
         self.teardown()
         self._open()
+
+    def _path(self, who: str) -> str:
+        return f"{DOOR}/subjects/{self.key.name(who)}"
 
     def living(self) -> dict[str, Stored]:
         return self._younger(self.cloud.services.store.record.clock.now())
@@ -244,11 +264,11 @@ class Life(RuleBasedStateMachine):
         for one in self.living().values():
             people.setdefault(one.subject, []).append(one)
         for probe, result in zip(probes, answer["results"], strict=True):
-            found = {one["subject"]: one["similarity"] for one in result["candidates"]}
+            found = {plain(one["subject"]): one["similarity"] for one in result["candidates"]}
             for name, ones in people.items():
                 rows, weights = [one.row for one in ones], [one.weight for one in ones]
                 expected = plain_score(self.score, rows, probe, weights)
-                told = self.cloud.http.post(f"{DOOR}/subjects/{name}/verify", json={"probe": self.key.envelope(probe)})
+                told = self.cloud.http.post(f"{self._path(name)}/verify", json={"probe": self.key.envelope(probe)})
                 assert told.json()["similarity"] == pytest.approx(expected, abs=1e-5)
                 assert (name in found) == (told.json()["decision"] == "match")
             assert found.keys() <= people.keys()

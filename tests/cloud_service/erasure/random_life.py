@@ -10,14 +10,13 @@ from pathlib import Path
 from sqlalchemy import select
 
 from cloud_service.clock import RecordClock
-from cloud_service.enrollment import Enrollment
 from cloud_service.index.snapshots import Snapshots
 from cloud_service.record.backup import back_up, restore
 from cloud_service.record.opening import open_database
-from cloud_service.record.queries import NewVector
 from cloud_service.record.record import Record
 from cloud_service.record.tables import gallery, subject, template
 from cloud_service.settings import Settings
+from cloud_service.subjects.enrollment import Enrollment, NewVector
 from shared.wire.cloud import GallerySpec
 from shared.wire.common import NewThreshold
 from tests.support.cloud_client import contract_of, random_units
@@ -64,7 +63,7 @@ class Life:
         if name not in self.galleries:
             self.galleries[name], self._made[name] = {}, self._step
         pinned, _ = self.record.put_gallery(name, _SPEC, None)
-        Enrollment(self.record).add(pinned, who, {uid: NewVector(_VECTOR)}, None)
+        Enrollment(self.record).add(pinned, {who: {uid: NewVector(_VECTOR)}}, None)
         self.galleries[name][uid] = who
         self._since[uid] = self._step
 

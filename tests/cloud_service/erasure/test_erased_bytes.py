@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import delete, insert
 
 from cloud_service.bootstrap import clock_of
-from cloud_service.enrollment import Enrollment
 from cloud_service.index.snapshots import Snapshots
-from cloud_service.record.opening import upgrade
-from cloud_service.record.queries import NewVector
+from cloud_service.record.opening import open_database, upgrade
 from cloud_service.record.record import Record
 from cloud_service.record.sqlite import SqliteDatabase
+from cloud_service.record.tables import subject
 from cloud_service.settings import RecordSettings, RetentionSettings, Settings
+from cloud_service.subjects.enrollment import Enrollment, NewVector
 from shared.wire.cloud import GallerySpec
+from shared.wire.common import NewThreshold
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
 
 DIMS = [8, 128, 512, 1500]  # within a page of SQLite, and spilling over to others
@@ -84,7 +86,7 @@ def _come_and_go(database: SqliteDatabase, folder: Path, seed: int, *, scrub: bo
         if len(there) < 40 or chance.random() < 0.5:
             rows = {f"{chance.getrandbits(128):032x}": next(vectors) for _ in range(chance.randint(1, 3))}
             new = {uid: NewVector(vector) for uid, vector in rows.items()}
-            Enrollment(record).add(gallery, f"s{number}", new, by=None)
+            Enrollment(record).add(gallery, {f"s{number}": new}, by=None)
             there[f"s{number}"] = [vector.tobytes() for vector in rows.values()]
         else:
             name = chance.choice(sorted(there))
@@ -265,3 +267,32 @@ def test_only_the_owner_may_read_the_data(client: Cloud) -> None:
     files = {file.name: file.stat().st_mode & 0o777 for file in client.settings.home.iterdir()}
     assert {"record.db", "record.db-wal", "record.db-shm", "api_key", "api_keys.json"} <= set(files)
     assert set(files.values()) == {0o600}
+
+
+def test_a_copy_of_a_name_in_a_page_of_an_index_is_overwritten(settings: Settings) -> None:
+    """SQLite leaves some where it splits pages of the index of names, one of some thousands."""
+    settings.home.mkdir(mode=0o700)
+    database = open_database(settings.record_url, RecordSettings(), 2)
+    chance = random.Random(3)
+    names = [f"{chance.choice('abcdefgh')}{at:05d}-{'y' * chance.randrange(3, 100)}" for at in range(6000)]
+    spec = GallerySpec(contract=contract_of(), threshold=NewThreshold(cosine=0.5, fmr=0.1))
+    record = Record(database, Snapshots(database, settings.home / "index"), 10**6, 10, clock_of(RetentionSettings()))
+    pinned, _ = record.put_gallery("door", spec, None)
+    now = record.clock.now()
+    with database.write() as connection:
+        connection.execute(
+            insert(subject), [{"gallery_id": pinned.id, "name": one, "created_at": now} for one in names]
+        )
+
+    def often(name: str, more_than: int) -> bool:
+        return sum(file.read_bytes().count(name.encode()) for file in settings.home.iterdir()) > more_than
+
+    content = b"".join(file.read_bytes() for file in settings.home.iterdir())
+    copied = [name for name in names if content.count(name.encode()) > 2]  # one in the table, one in the index
+    assert copied
+    with database.write() as connection:
+        connection.execute(delete(subject).where(subject.c.name.in_(copied)))
+    database.scrub()
+    assert not [name for name in copied if often(name, 0)]
+    assert often(names[0], 1), "who was not erased is there"
+    database.close()

@@ -314,9 +314,9 @@ def test_a_change_of_key_is_searched_at_once_and_leaves_no_collection_behind(
         cloud.put_gallery(contract=old.contract, tau=0.9)
         for at, vector in enumerate(VECTORS):
             body = {"templates": [{"id": IDS[at], "template": old.envelope(vector)}]}
-            path = f"/v1/galleries/door/subjects/s{at}"
+            path = f"/v1/galleries/door/subjects/{old.name(f's{at}')}"
             assert cloud.http.post(f"{path}/templates", json=body).status_code == 201
-        assert_pending(cloud.http.delete("/v1/galleries/door/subjects/s5"))
+        assert_pending(cloud.http.delete(f"/v1/galleries/door/subjects/{old.name('s5')}"))
         before = _collection(cloud)
 
         def settled() -> bool:
@@ -329,7 +329,7 @@ def test_a_change_of_key_is_searched_at_once_and_leaves_no_collection_behind(
         answer = cloud.http.post("/v1/galleries/door/identify", json=body)
         assert answer.status_code == 200, answer.text
         found = [[one["subject"] for one in result["candidates"]] for result in answer.json()["results"]]
-        assert found == [[f"s{at}"] for at in range(5)] + [[]]
+        assert found == [[new.name(f"s{at}")] for at in range(5)] + [[]]
         _, milvus, outbox = _parts(cloud)
         assert _collection(cloud) != before
         assert milvus.count(_collection(cloud)) == 5
@@ -380,7 +380,7 @@ def test_without_the_package_the_start_says_what_to_install(tmp_path: Path, monk
 
     monkeypatch.setattr(client_module.importlib, "import_module", missing)
     with (
-        pytest.raises(SetupError, match=r"patronus\[milvus\]"),
+        pytest.raises(SetupError, match=r"patronus-face\[milvus\]"),
         Cloud(settings_with_milvus(tmp_path, "http://127.0.0.1:1")),
     ):
         pass

@@ -55,11 +55,11 @@ def test_everything_is_read_while_the_service_runs_and_what_is_damaged_is_listed
         cloud.put_gallery("sealed", contract=KEY.contract)
         for name in ("anna", "ben"):
             sent = [{"id": "a" * 31 + name[0], "template": KEY.envelope(VECTORS[0], name)}]
-            cloud.http.post(f"/v1/galleries/sealed/subjects/{name}/templates", json={"templates": sent})
+            cloud.http.post(f"/v1/galleries/sealed/subjects/{KEY.name(name)}/templates", json={"templates": sent})
         cloud.http.post("/v1/galleries/sealed/rekey", json=KEY.rekey(NEXT, "anna"))
         sound = _check()
         assert sound == (0, ["2 galleries, 42 templates and 1 index file were read: nothing is damaged."], "")
-        row, [staged] = rows_of(cloud, "person-3")[0], rows_of(cloud, "anna")
+        row, [staged] = rows_of(cloud, "person-3")[0], rows_of(cloud, KEY.name("anna"))
         change_blob(cloud, row, huge(1))
         change_blob(cloud, staged, huge(1), rekeyed)
         [file] = (settings.home / "index").iterdir()

@@ -82,7 +82,7 @@ def test_a_record_of_a_newer_version_is_refused_and_let_go_of(settings: Settings
     for _ in range(2):
         with pytest.raises(SetupError, match="newer version"):
             open_store(settings, Metrics("cloud"))
-    file.execute("UPDATE alembic_version SET version_num = '0006'")
+    file.execute("UPDATE alembic_version SET version_num = '0007'")
     file.commit()
     file.close()
     open_store(settings, Metrics("cloud")).close()

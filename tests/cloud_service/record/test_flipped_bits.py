@@ -29,7 +29,7 @@ from shared.wire.cloud import IdentifyRequest
 from tests.support.cloud_client import Cloud, random_units
 from tests.support.damaging import change_blob, flip, flip_in_file
 from tests.support.postgres_server import PostgresServer
-from tests.support.sealed import Key
+from tests.support.sealed import Key, plain
 
 DIM = 8
 BITS = 8 * (4 * DIM + 8)
@@ -55,7 +55,7 @@ class Examined:
             cloud.put_gallery(gallery, contract=OLD.contract)
             for number, row in enumerate(PEOPLE):
                 sent: list[dict[str, Any]] = [{"id": f"{number:032x}", "template": OLD.envelope(row)}]
-                path = f"/v1/galleries/{gallery}/subjects/s{number}/templates"
+                path = f"/v1/galleries/{gallery}/subjects/{OLD.name(f's{number}')}/templates"
                 assert cloud.http.post(path, json={"templates": sent}).status_code == 201
         self._change_key_of_rekeyed()
         with self.store.record.database.read() as connection:
@@ -77,6 +77,8 @@ class Examined:
             return (some.vectors.astype(np.float64) @ matrix.T).astype(np.float32)
 
         steps.begin(pinned, NEW.contract, None)
+        names = [f"s{number}" for number in range(len(PEOPLE))]
+        steps.name(pinned, NEW.contract, {OLD.name(name): NEW.name(name) for name in names})
         steps.switch(pinned, NEW.contract, rotated, 0, None)
 
     def matches(self) -> Matches:
@@ -84,14 +86,14 @@ class Examined:
         found: Matches = set()
         for gallery, key in (("plain", OLD), ("rekeyed", NEW)):
             sent = [TemplateEnvelope.model_validate(key.envelope(probe)) for probe in PROBES]
-            claims = [Verification(f"s{number}", one) for number in range(len(PEOPLE)) for one in sent]
+            claims = [Verification(key.name(f"s{number}"), one) for number in range(len(PEOPLE)) for one in sent]
             for claim, answer in zip(claims, self._matcher.verify(gallery, claims), strict=True):
                 if not isinstance(answer, PatronusError) and answer.decision == "match":
-                    found.add((f"verify {gallery}", claim.subject, sent.index(claim.probe)))
+                    found.add((f"verify {gallery}", plain(claim.subject), sent.index(claim.probe)))
             [identified] = self._matcher.identify(gallery, [IdentifyRequest(probes=sent, top_k=8)])
             assert not isinstance(identified, PatronusError), "identification goes on"
             for number, result in enumerate(identified.results):
-                found.update((f"identify {gallery}", one.subject, number) for one in result.candidates)
+                found.update((f"identify {gallery}", plain(one.subject), number) for one in result.candidates)
         return found
 
     def sql(self, statement: str, *values: Any) -> list[Any]:

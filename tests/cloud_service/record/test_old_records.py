@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,15 +15,16 @@ from sqlalchemy import func, select, text, update
 
 from cloud_service.record.backup import back_up, restore
 from cloud_service.record.check import check_record
+from cloud_service.record.checksums import to_blobs
 from cloud_service.record.opening import open_database
-from cloud_service.record.queries import Stored, renew_checksum
-from cloud_service.record.tables import gallery, rekeyed, template
+from cloud_service.record.queries import PinnedGallery, Stored, read_value, renew_checksum
+from cloud_service.record.tables import gallery, rekeyed, subject, template
 from cloud_service.rekey.steps import RekeySteps
 from cloud_service.settings import RecordSettings, Settings
 from shared.errors import SetupError
 from tests.support.cloud_client import Cloud, assert_problem, contract_of, random_units
 from tests.support.damaging import change_blob, checks, huge, set_value
-from tests.support.sealed import Key
+from tests.support.sealed import Key, plain
 
 VECTORS = random_units(61, 60)
 OLD, NEW = Key(8, 1), Key(8, 2)
@@ -30,6 +33,13 @@ SUBJECTS = "/v1/galleries/door/subjects"
 
 # What the record of a running cloud was at earlier revisions, as changes of the one after; in either engine's SQL.
 EARLIER = {
+    "0006": [
+        "DROP INDEX ix_subject_gallery_id_id",
+        "DROP INDEX ix_subject_gallery_id_expires_at",
+        *(f"ALTER TABLE subject DROP COLUMN {one}" for one in ("next_name", "mark", "version", "expires_at")),
+        "ALTER TABLE template DROP COLUMN moved",
+        *(f"ALTER TABLE gallery DROP COLUMN {one}" for one in ("sealed_names", "subjects_version", "removed_version")),
+    ],
     "0005": [
         "ALTER TABLE template DROP COLUMN weight",
         "DROP INDEX ix_subject_gallery_id_entry_id",
@@ -87,7 +97,7 @@ def _without_checksums(cloud: Cloud) -> None:
 
 
 def _enroll(cloud: Cloud, key: Key, gallery: str) -> None:
-    cloud.put_gallery(gallery, contract=key.contract)
+    cloud.put_gallery(gallery, contract=key.contract, sealed_names=False)
     _as_before_the_choice_of_a_rule(cloud)
     for number, vector in enumerate(VECTORS[:4]):
         sent: list[dict[str, Any]] = [{"id": f"{number:032x}", "template": key.envelope(vector)}]
@@ -101,6 +111,7 @@ def _stage(cloud: Cloud, gallery: str) -> RekeySteps:
     steps = RekeySteps(record)
     pinned = record.gallery(gallery)
     steps.begin(pinned, NEW.contract, None)
+    steps.name(pinned, NEW.contract, {f"s{number}": NEW.name(f"s{number}") for number in range(4)})
     unstaged = steps.unstaged(pinned, 0, 100)
     steps.stage(pinned, NEW.contract, unstaged, _rotated(unstaged))
     return steps
@@ -108,8 +119,29 @@ def _stage(cloud: Cloud, gallery: str) -> RekeySteps:
 
 def _switch(cloud: Cloud, gallery: str) -> None:
     """Changes a gallery's key, and settles nothing: matching reads ``rekeyed_template``."""
-    steps = _stage(cloud, gallery)
-    steps.switch(cloud.services.store.record.gallery(gallery), NEW.contract, _rotated, 0, None)
+    record = cloud.services.store.record
+    _stage(cloud, gallery).switch(record.gallery(gallery), NEW.contract, _rotated, 0, None)
+    _unseal(cloud, record.gallery(gallery))
+
+
+def _unseal(cloud: Cloud, pinned: PinnedGallery) -> None:
+    """Names and checksums as an earlier version left them after a change of key."""
+    key = pinned.id, pinned.key_version
+    rows = (
+        select(rekeyed.c.id, rekeyed.c.vector, subject.c.id.label("subject_id"), subject.c.name)
+        .join(template, template.c.id == rekeyed.c.template_id)
+        .join(subject, subject.c.id == template.c.subject_id)
+        .where(rekeyed.c.gallery_id == pinned.id)
+    )
+    with cloud.services.store.record.database.write() as connection:
+        for row in connection.execute(rows).all():
+            values = np.frombuffer(row.vector[:-8], np.float32)[np.newaxis]
+            [blob] = to_blobs(values, np.ones(1), [plain(row.name)], *key)
+            connection.execute(update(rekeyed).where(rekeyed.c.id == row.id).values(vector=blob))
+            renamed = update(subject).where(subject.c.id == row.subject_id)
+            connection.execute(renamed.values(name=plain(row.name)))
+        connection.execute(update(gallery).where(gallery.c.id == pinned.id).values(sealed_names=False))
+        renew_checksum(connection, pinned.id)
 
 
 def _rotated(some: Stored) -> np.ndarray:
@@ -117,16 +149,17 @@ def _rotated(some: Stored) -> np.ndarray:
     return rotated.astype(np.float32)
 
 
-def _similarities(cloud: Cloud, key: Key, gallery: str) -> list[float]:
+def _similarities(cloud: Cloud, key: Key, gallery: str, *, sealed: bool = False) -> list[float]:
+    names = [key.name(f"s{number}") if sealed else f"s{number}" for number in range(4)]
     answers = [
-        cloud.http.post(f"/v1/galleries/{gallery}/subjects/s{number}/verify", json={"probe": key.envelope(vector)})
-        for number, vector in enumerate(VECTORS[:4])
+        cloud.http.post(f"/v1/galleries/{gallery}/subjects/{name}/verify", json={"probe": key.envelope(vector)})
+        for name, vector in zip(names, VECTORS, strict=False)
     ]
     return [answer.json()["similarity"] for answer in answers]
 
 
 @pytest.mark.both_engines
-@pytest.mark.parametrize("revision", ["0005", "0004", "0003", "0002"])
+@pytest.mark.parametrize("revision", ["0006", "0005", "0004", "0003", "0002"])
 def test_all_templates_of_an_old_record_match_as_before_whatever_their_key(settings: Settings, revision: str) -> None:
     with Cloud(settings) as cloud:
         for name in ("plain", "staged", "rekeyed"):
@@ -143,10 +176,13 @@ def test_all_templates_of_an_old_record_match_as_before_whatever_their_key(setti
         assert min(_similarities(cloud, NEW, "rekeyed")) > 0.9999
         status = cloud.http.get("/v1/galleries/staged/rekey").json()
         assert (status["state"], status["next_contract"]) == ("staging", NEW.contract.model_dump(mode="json"))
-        assert status["left"] == 0, "what was staged is found staged"
-        request = OLD.rekey(NEW)
+        assert status["left"] == 4, "what was staged is staged anew, under the next names"
+        assert sorted(status["unnamed"]) == ["s0", "s1", "s2", "s3"]
+        request = OLD.rekey(NEW) | {
+            "names": [{"subject": name, "sealed": NEW.name(name)} for name in status["unnamed"]],
+        }
         assert cloud.http.post("/v1/galleries/staged/rekey", json=request).json()["state"] == "settled"
-        assert min(_similarities(cloud, NEW, "staged")) > 0.9999
+        assert min(_similarities(cloud, NEW, "staged", sealed=True)) > 0.9999
         change_blob(cloud, 1, huge(0))
         answer = cloud.http.post("/v1/galleries/plain/subjects/s0/verify", json={"probe": OLD.envelope(VECTORS[0])})
         assert_problem(answer, 503, "record-damaged")
@@ -162,7 +198,7 @@ def test_a_record_of_the_first_revision_matches_as_before(settings: Settings) ->
         assert min(_similarities(cloud, OLD, "plain")) > 0.9999
 
 
-@pytest.mark.parametrize("revision", ["0005", "0004", "0003", "0002", "0001"])
+@pytest.mark.parametrize("revision", ["0006", "0005", "0004", "0003", "0002", "0001"])
 def test_a_backup_of_an_old_record_is_checked_and_restored(settings: Settings, tmp_path: Path, revision: str) -> None:
     with Cloud(settings) as cloud:
         _enroll(cloud, OLD, "plain")
@@ -178,14 +214,45 @@ def test_a_backup_of_an_old_record_is_checked_and_restored(settings: Settings, t
     with Cloud(restored) as cloud:
         assert min(_similarities(cloud, NEW if revision > "0001" else OLD, "plain")) > 0.9999
     staged = "rekeyed_template" if revision >= "0005" else "turned"
-    for table, key, row in (("template", "id", 2), (staged, "template_id", 3)):
-        if revision >= "0003":
-            _damage(backup, f"UPDATE {table} SET vector = zeroblob(length(vector)) WHERE {key} = {row}")
-            with pytest.raises(SetupError, match=f"plain: row {row}"):
-                restore(backup, tmp_path / "new.db")
+    if revision >= "0003":  # what is in the table template is of the key before, and nobody reads it
+        _damage(backup, f"UPDATE {staged} SET vector = zeroblob(length(vector)) WHERE template_id = 3")
+        with pytest.raises(SetupError, match="plain: row 3"):
+            restore(backup, tmp_path / "new.db")
     _damage(backup, "UPDATE gallery SET contract = '{'")
     with pytest.raises(SetupError, match="the row 1 of the table gallery is damaged"):
         restore(backup, tmp_path / "new.db")
+
+
+@pytest.mark.both_engines
+def test_subjects_of_an_old_record_keep_the_marks_that_its_log_has(settings: Settings) -> None:
+    with Cloud(settings) as cloud:
+        _enroll(cloud, OLD, "plain")
+        _as_of(cloud, "0006")
+    with Cloud(settings) as cloud:
+        with cloud.services.store.record.database.read() as connection:
+            salt = bytes.fromhex(read_value(connection, "audit_salt"))
+            marks = {row.name: row.mark for row in connection.execute(select(subject.c.name, subject.c.mark))}
+        whose = cloud.services.store.record.gallery("plain").id
+        assert marks == {
+            f"s{number}": hmac.new(salt, f"{whose}:s{number}".encode(), hashlib.sha256).hexdigest()
+            for number in range(4)
+        }
+        cloud.http.delete("/v1/galleries/plain/subjects/s1").raise_for_status()
+        entry = cloud.http.get("/v1/audit", params={"limit": 500}).json()["items"][-1]
+        assert entry["details"]["subject"] == marks["s1"]
+
+
+def test_who_was_erased_after_an_update_does_not_come_back_with_a_backup_of_before(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with Cloud(settings) as cloud:
+        _enroll(cloud, OLD, "plain")
+        _as_of(cloud, "0006")
+    back_up(settings.home / "record.db", tmp_path / "backup")
+    with Cloud(settings) as cloud:
+        cloud.http.delete("/v1/galleries/plain/subjects/s1").raise_for_status()
+    restored = restore(tmp_path / "backup", settings.home / "record.db", replace=True)
+    assert (restored.carried.repeated.subjects, restored.held.templates) == (1, 3)
 
 
 def _damage(file: Path, statement: str) -> None:
@@ -274,7 +341,7 @@ def test_rows_that_grew_leave_no_copy_behind_that_a_later_erasure_would_miss(tmp
             file.execute(f"INSERT INTO subject (id, gallery_id, name, created_at) VALUES (:id, 1, :name, {now})", row)
             columns = "id, gallery_id, subject_id, uid, vector, created_at"
             file.execute(f"INSERT INTO template ({columns}) VALUES (:id, 1, :id, :uid, :vector, {now})", row)
-        for statement in (*EARLIER["0005"], *EARLIER["0004"], *EARLIER["0003"]):
+        for statement in (*EARLIER["0006"], *EARLIER["0005"], *EARLIER["0004"], *EARLIER["0003"]):
             file.execute(statement)
         file.execute("UPDATE alembic_version SET version_num = '0002'")
     file.close()

@@ -80,12 +80,12 @@ def test_an_expired_template_matches_nobody_from_that_second_on(aging: Cloud, ha
     assert aging.verify("anna", VECTORS[0]).json()["similarity"] < 0.999
     assert aging.found(VECTORS[1]) == ["anna"], "the younger one lives on"
     assert len(aging.http.get("/v1/galleries/door/subjects/anna").json()["templates"]) == 1
-    assert aging.http.get("/v1/galleries/door/subjects").json()["items"][0]["templates"] == 1
+    assert aging.http.get("/v1/galleries/door/names").json()["items"][0]["templates"] == 1
     hands.pass_by(timedelta(seconds=100))
     assert aging.found(VECTORS[1]) == []
     assert_problem(aging.verify("anna", VECTORS[1]), 404, "not-found", "unknown_subject")
     assert_problem(aging.http.get("/v1/galleries/door/subjects/anna"), 404, "not-found", "unknown_subject")
-    assert aging.http.get("/v1/galleries/door/subjects").json()["items"] == []
+    assert aging.http.get("/v1/galleries/door/names").json()["items"] == []
     assert _held(aging) == 2, "nothing was erased yet: it is the clock that counts"
 
 
@@ -186,7 +186,7 @@ def test_a_key_that_changes_during_a_sweep_leaves_nothing_expired_in_memory(sett
     with Cloud(settings, hands.clock()) as cloud:
         cloud.put_gallery(contract=old.contract)
         sent = {"templates": [{"id": "0" * 32, "template": old.envelope(VECTORS[0])}]}
-        assert cloud.http.post("/v1/galleries/door/subjects/anna/templates", json=sent).is_success
+        assert cloud.http.post(f"/v1/galleries/door/subjects/{old.name('anna')}/templates", json=sent).is_success
         _keep(cloud, 10 * DAY)
         (before,) = (store := cloud.services.store).retention.limited()
         assert cloud.http.post("/v1/galleries/door/rekey", json=old.rekey(new)).json()["state"] == "settled"

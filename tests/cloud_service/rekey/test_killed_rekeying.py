@@ -26,13 +26,13 @@ PROBES = [0, 1, COUNT // 2, COUNT - 1]
 
 def _make(client: httpx.Client, key: Key) -> None:
     spec: dict[str, Any] = {"contract": key.contract.model_dump(mode="json")}
-    spec |= {"threshold": {"cosine": 0.9, "fmr": 0.001}, "score": {"rule": "best"}}
+    spec |= {"threshold": {"cosine": 0.9, "fmr": 0.001}, "score": {"rule": "best"}, "sealed_names": True}
     client.put(PATH, json=spec).raise_for_status()
     for start in range(0, COUNT, 100):
         sent = [
             {"id": f"{number:032x}", "template": key.envelope(ROWS[number])} for number in range(start, start + 100)
         ]
-        client.post(f"{PATH}/subjects/s{start}/templates", json={"templates": sent}).raise_for_status()
+        client.post(f"{PATH}/subjects/{key.name(f's{start}')}/templates", json={"templates": sent}).raise_for_status()
 
 
 def _assert_whole(client: httpx.Client, now: Key, other: Key) -> None:
@@ -41,9 +41,10 @@ def _assert_whole(client: httpx.Client, now: Key, other: Key) -> None:
     results = client.post(f"{PATH}/identify", json=body).raise_for_status().json()["results"]
     for number, result in zip(PROBES, results, strict=True):
         [found] = result["candidates"]
-        assert (found["subject"], found["similarity"] > 0.99999) == (f"s{number - number % 100}", True)
+        name = now.name(f"s{number - number % 100}")
+        assert (found["subject"], found["similarity"] > 0.99999) == (name, True)
         probe = {"probe": now.envelope(ROWS[number])}
-        answer = client.post(f"{PATH}/subjects/s{number - number % 100}/verify", json=probe).json()
+        answer = client.post(f"{PATH}/subjects/{name}/verify", json=probe).json()
         assert answer["similarity"] > 0.99999
     refused = client.post(f"{PATH}/identify", json={"probes": [other.envelope(ROWS[0])], "top_k": 1})
     assert (refused.status_code, refused.json()["expected"]) == (409, now.contract.digest())

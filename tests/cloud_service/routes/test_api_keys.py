@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,26 @@ ID = "0" * 32
 # Stands for the number of an erasure of the test's own.
 RECEIPT = 4
 
+NEW = {"id": "1" * 32, "template": enveloped(VECTOR)}
+LATER = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+
 ENROLL, MATCH, MANAGE = Scope.ENROLL, Scope.MATCH, Scope.MANAGE
 OPERATIONS: list[tuple[str, str, Any, set[Scope]]] = [
     ("GET", "/v1/info", None, {ENROLL, MATCH, MANAGE}),
     ("PUT", GALLERY, SPEC, {MANAGE}),
     ("GET", "/v1/galleries", None, {MANAGE}),
     ("GET", GALLERY, None, {ENROLL, MATCH, MANAGE}),
-    ("GET", f"{GALLERY}/subjects", None, {MANAGE}),
+    ("GET", f"{GALLERY}/names", None, {ENROLL, MANAGE}),
     ("GET", SUBJECT, None, {ENROLL, MANAGE}),
     ("POST", f"{SUBJECT}/templates", {"templates": [{"id": ID, "template": enveloped(VECTOR)}]}, {ENROLL}),
+    ("POST", f"{GALLERY}/templates", {"subjects": [{"subject": "ben", "templates": [NEW]}]}, {ENROLL}),
+    ("GET", f"{SUBJECT}/report", None, {MANAGE}),
+    ("PUT", f"{SUBJECT}/expiry", {"expires_at": LATER}, {ENROLL, MANAGE}),
+    ("DELETE", f"{SUBJECT}/expiry", None, {ENROLL, MANAGE}),
+    ("POST", f"{SUBJECT}/move", {"to": "eve", "onto": "new"}, {ENROLL, MANAGE}),
     ("POST", f"{SUBJECT}/verify", {"probe": enveloped(VECTOR)}, {MATCH}),
     ("POST", f"{GALLERY}/identify", {"probes": [enveloped(VECTOR)]}, {MATCH}),
+    ("POST", f"{GALLERY}/duplicates", {"limit": 10}, {MANAGE}),
     ("PATCH", GALLERY, {"score": {"rule": "best"}}, {MANAGE}),
     ("GET", f"{GALLERY}/stats", None, {MANAGE}),
     ("PUT", f"{GALLERY}/index", {"kind": "exact"}, {MANAGE}),

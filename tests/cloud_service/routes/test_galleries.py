@@ -80,7 +80,7 @@ def test_a_key_for_some_galleries_sees_and_touches_only_these(cloud: Cloud) -> N
         cloud.enroll("ben", vector, gallery="theirs", headers=key),
         cloud.verify("anna", vector[0], gallery="theirs", headers=key),
         cloud.identify(vector[0], gallery="theirs", headers=key),
-        cloud.http.get("/v1/galleries/theirs/subjects", headers=key),
+        cloud.http.get("/v1/galleries/theirs/names", headers=key),
         cloud.http.delete("/v1/galleries/theirs/subjects/anna", headers=key),
         cloud.http.delete("/v1/galleries/theirs", headers=key),
     ):
@@ -98,5 +98,5 @@ def test_no_operation_takes_a_picture_or_returns_a_vector(client: Cloud) -> None
             answered = str({code: answer for code, answer in operation["responses"].items() if code.startswith("2")})
             assert "TemplateEnvelope" not in answered
     client.enroll("anna", random_units(1, 2))
-    for path in ("", "/door", "/door/subjects", "/door/subjects/anna"):
+    for path in ("", "/door", "/door/names", "/door/subjects/anna"):
         assert '"data"' not in client.http.get(f"/v1/galleries{path}").text

@@ -10,9 +10,9 @@ import httpx
 import numpy as np
 import pytest
 
-from cloud_service.enrollment import Enrollment
 from cloud_service.record.tables import metadata
 from cloud_service.settings import Settings
+from cloud_service.subjects.enrollment import Enrollment
 from shared.security.credentials import Scope
 from tests.support.cloud_client import Cloud, assert_problem, random_units, unit
 from tests.support.sealed import Key
@@ -169,9 +169,9 @@ def test_after_an_erasure_of_the_gallery_it_is_stored_again(client: Cloud) -> No
 
 def test_after_a_change_of_key_it_is_known_under_the_new_key(cloud: Cloud) -> None:
     old, new = Key(8, 1), Key(8, 2)
-    path = "/v1/galleries/door/subjects/anna/templates"
 
     def sent(key: Key, row: np.ndarray) -> httpx.Response:
+        path = f"/v1/galleries/door/subjects/{key.name('anna')}/templates"
         return cloud.http.post(path, json={"templates": [{"id": ID, "template": key.envelope(row)}]})
 
     cloud.put_gallery(contract=old.contract)

@@ -156,7 +156,7 @@ def test_a_bad_template_id_in_the_path_is_refused(client: Cloud) -> None:
 
 def test_enrolling_in_an_unknown_gallery_is_not_found(cloud: Cloud) -> None:
     assert_problem(cloud.enroll("anna", [VECTOR]), 404, "not-found", "unknown_gallery")
-    assert_problem(cloud.http.get("/v1/galleries/door/subjects"), 404, "not-found", "unknown_gallery")
+    assert_problem(cloud.http.get("/v1/galleries/door/names"), 404, "not-found", "unknown_gallery")
     assert_problem(cloud.http.get("/v1/galleries/door/subjects/anna"), 404, "not-found", "unknown_gallery")
 
 

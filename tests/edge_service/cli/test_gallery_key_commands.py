@@ -147,6 +147,18 @@ def test_a_passphrase_that_others_can_read_is_refused(tmp_path: Path, passphrase
     assert not (tmp_path / "out").exists()
 
 
+def test_a_passphrase_file_holds_one_line(tmp_path: Path, passphrase: Path) -> None:
+    carried, out = tmp_path / "carried.json", tmp_path / "out.json"
+    keys(tmp_path, "export", "--unchecked", "door", carried, "--passphrase-file", passphrase)
+    several = [b"a long passphrase\nand more\n", b"\na long passphrase"]
+    for content in (b"", b"\n", b"  \n", b"\xff\n", *several):
+        passphrase.write_bytes(content)
+        for words in (("export", "--unchecked", "door", out), ("import", "--unchecked", carried)):
+            ended = keys(tmp_path, *words, "--passphrase-file", passphrase)
+            assert (ended.exit_code, out.exists()) == (1, False)
+            assert "in one line" in str(ended.exception) or "cannot be read as text" in str(ended.exception)
+
+
 @pytest.mark.parametrize("words", [("export", "--unchecked", "door", "{}/out.json"), ("import", "{}/in.json")])
 def test_without_a_terminal_the_passphrase_is_taken_from_a_file_only(tmp_path: Path, words: tuple[str, ...]) -> None:
     (tmp_path / "in.json").touch()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from edge_service.cli.arrays import in_few_digits
 from shared.errors import PatronusError
 from tests.edge_service.cli.patronus_command import Command, whole_command
 from tests.support.patronus_profile import units
@@ -50,8 +51,8 @@ def test_stored_embeddings_are_enrolled_once_and_matched(command: Command, tmp_p
 
 def test_a_killed_migration_is_run_again_from_the_start(command: Command, tmp_path: Path) -> None:
     assert command.quick("gallery", "create", "killed")[0] == 0
-    subjects = [f"s{number}" for number in range(150)]
-    source = saved(tmp_path / "in.npz", units(150, seed=4), subjects)
+    subjects = [f"s{number}" for number in range(3000)]
+    source = saved(tmp_path / "in.npz", units(3000, seed=4), subjects)
     program = [sys.executable, "-c", "from shared.command import main; main()", "migrate", "killed", str(source)]
     environment = {"PATH": "/usr/bin:/bin", "PATRONUS_HOME": str(command.home), "PATRONUS_EDGE_URL": command.edge}
     running = subprocess.Popen(program, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -60,10 +61,23 @@ def test_a_killed_migration_is_run_again_from_the_start(command: Command, tmp_pa
         time.sleep(0.01)
     running.kill()
     running.wait()
-    assert 0 < held(command, "killed")[1] < 150
+    stored = held(command, "killed")[1]
+    assert 0 < stored < 3000
     status, [summary] = command.quick("migrate", "killed", str(source))
-    assert (status, summary["enrolled"]) == (0, 150)
-    assert held(command, "killed") == (150, 150)
+    assert (status, summary["enrolled"]) == (0, 3000)
+    assert summary["there_already"] >= stored
+    assert held(command, "killed") == (3000, 3000)
+
+
+def test_embeddings_are_sent_in_few_digits_and_arrive_bit_by_bit() -> None:
+    random = np.random.default_rng(1)
+    of_any_bits = np.frombuffer(random.bytes(4 * 128 * 500), np.float32).reshape(-1, 128)
+    edges = np.array([[0.0, -0.0, 1.0, 1e-45, 3.4e38, -1.1754944e-38]], np.float32)
+    for rows in (units(500), np.where(np.isfinite(of_any_bits), of_any_bits, 0), edges):
+        sent = json.loads(json.dumps(in_few_digits(rows).tolist()))
+        np.testing.assert_array_equal(np.array(sent, np.float64).astype(np.float32).view("i4"), rows.view("i4"))
+    assert max(len(repr(value)) for value in in_few_digits(units(500)).ravel().tolist()) < 18
+    assert len(json.dumps(in_few_digits(units(500)).tolist())) < 0.7 * len(json.dumps(units(500).tolist()))
 
 
 def test_templates_can_be_had_as_a_file_instead(command: Command, tmp_path: Path) -> None:
@@ -170,9 +184,10 @@ def test_each_bad_row_is_reported_by_its_place_in_the_file_and_the_rest_is_enrol
         "Row 3 (subject '../cyd') has a name that no subject can have.",
         "Row 6 (subject 'dan') has a face id of no letters, or of more than 256.",
         "Row 4 (subject 'ada') is a zero vector.",
+        "Row 0 (subject 'ada') does not match the subject's other faces: two people under one name?",
         "Row 5 (subject 'ada') does not match the subject's other faces: two people under one name?",
     ]
-    assert ended.stdout == "Enrolled 3 of 8 embeddings; 1 does not match the subject's other faces.\n"
+    assert ended.stdout == "Enrolled 3 of 8 embeddings; 2 do not match the subject's other faces.\n"
     assert held(command, "some-bad") == (2, 3)
     status, results = command.quick("migrate", "some-bad", source)
     assert (status, [refusal["row"] for refusal in results[:-1]]) == (1, [1, 2, 3, 6, 4])

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from edge_service.cli.edge_client import EdgeClient, Refused
-from edge_service.cli.enrollment import enroll_all, pictures_of
-from edge_service.cli.enrollment import people_in as people
 from edge_service.cli.session import Session
+from edge_service.cli.subjects.enrollment import PictureEnrollment, pictures_of
+from edge_service.cli.subjects.enrollment import people_in as people
 from tests.edge_service.cli.patronus_command import Command
 from tests.support.edge import PICTURES, Edge, Pair
 from tests.support.patronus_profile import copy_profile, units
@@ -69,20 +67,6 @@ def test_only_the_first_of_many_rows_that_do_not_match_are_named(command: Comman
     assert command.quick("migrate", "mixed-up", str(source))[1][0]["disagreeing"] == 30
 
 
-class ClientInProcess(EdgeClient):
-    """The command line's client, which reaches an edge of this process."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-
-    def call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        answer = self._edge.call(method, path, **request)
-        found: dict[str, Any] = answer.json()
-        if answer.is_error:
-            raise Refused(found)
-        return found
-
-
 @pytest.fixture(scope="module")
 def edge(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """An edge whose profile says what another picture is worth."""
@@ -101,7 +85,7 @@ def _no_log() -> Iterator[None]:
 
 def session(edge: Edge, *, as_json: bool = False) -> Session:
     made = Session(json=as_json)
-    made.client = ClientInProcess(edge)
+    made.client = made.patient_client = edge.client()
     return made
 
 
@@ -109,7 +93,7 @@ def test_a_person_is_told_what_one_more_picture_is_worth(edge: Edge, capsys: pyt
     edge.make("staff")
     said = []
     for picture in OBAMA:
-        assert enroll_all(session(edge), "staff", pictures_of("obama", [picture]), None)
+        assert PictureEnrollment(session(edge), "staff").run(pictures_of("obama", [picture]))
         said.append(capsys.readouterr().out.strip().splitlines()[1:])
     assert said == [
         ["obama has 1 face. With one more, 93.2% of their comparisons are accepted instead of 83.1%, as measured for "
@@ -122,13 +106,13 @@ def test_a_person_is_told_what_one_more_picture_is_worth(edge: Edge, capsys: pyt
 
 def test_a_face_of_somebody_else_is_enrolled_with_a_warning(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
     edge.make("warned")
-    assert enroll_all(session(edge), "warned", pictures_of("obama", [OBAMA[0], BIDEN]), None)
+    assert PictureEnrollment(session(edge), "warned").run(pictures_of("obama", [OBAMA[0], BIDEN]))
     printed = capsys.readouterr()
     assert f"{BIDEN}: does not match the subject's other faces: two people under one name?" in printed.err
     assert f"{BIDEN}: enrolled as obama" in printed.out
     assert str(OBAMA[0]) not in printed.err
 
-    assert enroll_all(session(edge, as_json=True), "warned", pictures_of("obama", [OBAMA[1]]), None)
+    assert PictureEnrollment(session(edge, as_json=True), "warned").run(pictures_of("obama", [OBAMA[1]]))
     printed = capsys.readouterr()
     [answer] = [json.loads(line) for line in printed.out.splitlines() if '"enrolled"' in line]
     assert (answer["agrees"], answer["faces_enrolled"]) == (True, 3)
@@ -144,5 +128,5 @@ def test_of_many_subjects_it_is_counted_whom_another_picture_would_help(
         (tmp_path / name).mkdir()
         for number, picture in enumerate(pictures):
             (tmp_path / name / f"{number}.jpg").write_bytes(picture.read_bytes())
-    assert enroll_all(session(edge), "many", people(tmp_path), None)
+    assert PictureEnrollment(session(edge), "many").run(people(tmp_path))
     assert "Another picture would help 1 of 2 subjects." in capsys.readouterr().out

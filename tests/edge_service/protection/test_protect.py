@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from structlog.testing import capture_logs
 
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, GalleryKey, KeyStore
 from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.protect import Protected, ProtectionContext, Protector
 from edge_service.protection.seal import seal
 from shared.errors import ProtectionFailed
+from shared.logs import configure_logging
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import Edge, Pair, sample
 
@@ -104,13 +105,16 @@ def test_a_broken_step_gives_no_template(profile: Profile, steps: Any) -> None:
     assert caught.value.__cause__ is None
 
 
-def test_the_log_has_what_broke_and_not_what_it_held(profile: Profile) -> None:
-    with capture_logs() as lines, pytest.raises(ProtectionFailed):
+def test_the_log_has_what_broke_and_not_what_it_held(profile: Profile, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "edge")
+    with pytest.raises(ProtectionFailed):
         broken(profile, raising).protect(units(3), CONTEXT)
-    [line] = lines
+    written = capsys.readouterr().err
+    line = json.loads(written)
     assert (line["event"], line["exception"]) == ("protection_step_failed", "RuntimeError")
+    assert (line["service"], line["level"]) == ("edge", "error")
     assert "raising" in line["at"]
-    assert "secret" not in str(line)
+    assert "secret" not in written
 
 
 def test_a_seal_that_does_nothing_is_found_out(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,14 @@ ALLOWED: dict[tuple[str, str], set[Scope]] = {
     ("POST", "/v1/galleries/{gallery}/subjects/{subject}/faces"): {ENROLL},
     ("DELETE", "/v1/galleries/{gallery}/subjects/{subject}/faces/{face}"): {MANAGE, ENROLL},
     ("POST", "/v1/galleries/{gallery}/subjects/{subject}/embeddings"): {MANAGE},
+    ("POST", "/v1/galleries/{gallery}/embeddings"): {MANAGE},
+    ("POST", "/v1/galleries/{gallery}/subjects/{subject}/rename"): {MANAGE},
+    ("POST", "/v1/galleries/{gallery}/subjects/{subject}/merge"): {MANAGE},
+    ("POST", "/v1/galleries/{gallery}/subjects/{subject}/faces/{face}/move"): {MANAGE},
+    ("PUT", "/v1/galleries/{gallery}/subjects/{subject}/expiry"): {MANAGE},
+    ("DELETE", "/v1/galleries/{gallery}/subjects/{subject}/expiry"): {MANAGE},
+    ("GET", "/v1/galleries/{gallery}/subjects/{subject}/report"): {MANAGE},
+    ("POST", "/v1/galleries/{gallery}/duplicates"): {MANAGE},
     ("POST", "/v1/protect"): {MANAGE},
     ("POST", "/v1/galleries/{gallery}/subjects/{subject}/verify"): {MATCH},
     ("POST", "/v1/galleries/{gallery}/identify"): {MATCH},
@@ -69,7 +77,7 @@ def test_openapi_lists_every_operation_and_how_a_picture_is_sent(shared_edge: Ed
         assert {"401", "403", "429", "503"} <= set(operation["responses"])
         assert ("422" in operation["responses"]) is (path != "/v1/info")
         if path.rpartition("/")[2] in {"faces", "verify", "identify", "detect", "compare"}:
-            assert list(operation["requestBody"]["content"]) == ["multipart/form-data"]
+            assert list(operation["requestBody"]["content"]) == ["multipart/form-data", "application/json"]
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)

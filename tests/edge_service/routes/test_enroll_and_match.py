@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from edge_service.vision.formats import FORMATS
 from shared.security.credentials import Scope
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import Edge, Pair, encoded, pasted, pixels, sample
@@ -139,14 +140,16 @@ def test_the_cloud_sees_sealed_templates_and_nothing_else(edge: Edge) -> None:
     edge.verify("door", "obama", OBAMA[1])
     edge.identify("door", OBAMA[2])
     bodies = [json.loads(sent.content) for sent in edge.transport.requests if sent.method == "POST"]
-    assert len(bodies) == 3
-    assert set(bodies[0]) == {"templates"}
-    assert set(bodies[0]["templates"][0]) == {"id", "template", "weight"}
-    assert set(bodies[1]) == {"probe"}
-    assert set(bodies[2]) == {"probes", "top_k"}
+    searched, enrolled, verified, identified = bodies
+    assert set(enrolled) == {"templates"}
+    assert set(enrolled["templates"][0]) == {"id", "template", "weight"}
+    assert set(verified) == {"probe"}
+    assert set(searched) == set(identified) == {"probes", "top_k"}
     raw = edge.app.state.services.reader
     for picture, envelope in zip(
-        OBAMA, (bodies[0]["templates"][0]["template"], bodies[1]["probe"], bodies[2]["probes"][0]), strict=True
+        [OBAMA[0], *OBAMA],
+        [searched["probes"][0], enrolled["templates"][0]["template"], verified["probe"], identified["probes"][0]],
+        strict=True,
     ):
         assert set(envelope) == {"version", "contract", "dim", "dtype", "data"}
         from shared.envelope import TemplateEnvelope
@@ -302,7 +305,7 @@ def test_a_callers_request_id_travels_to_the_cloud(edge: Edge) -> None:
 def test_the_edge_tells_what_it_is(shared_edge: Edge) -> None:
     info = shared_edge.call("GET", "/v1/info").json()
     assert (info["service"], info["dim"], info["sealed"]) == ("patronus-edge", 128, True)
-    assert info["formats"] == ["JPEG", "PNG", "WEBP"]
+    assert info["formats"] == list(FORMATS)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ JSON_PATHS = {
         ("PUT", "/v1/galleries/door/retention"),
         ("POST", "/v1/protect"),
         ("POST", "/v1/galleries/door/subjects/anna/embeddings"),
+        ("POST", "/v1/galleries/door/embeddings"),
         ("POST", "/v1/galleries/none/rekey"),
     ],
     "cloud": [

@@ -15,6 +15,7 @@ import pytest
 
 from edge_service.protection.key_transfer import unwrap, wrap
 from edge_service.protection.keys import KeyStore
+from edge_service.vision.sessions import OrtSession
 from tests.support.edge import Edge, Pair, sample
 
 PORTRAIT, SPEECH, BIDEN = sample("obama/portrait.jpg"), sample("obama/speech.jpg"), sample("biden/standing.jpg")
@@ -76,7 +77,7 @@ def test_a_picture_that_was_erased_is_stored_again(edge: Edge) -> None:
     assert edge.verify("erased", "obama", SPEECH).json()["decision"] == "match"
 
 
-class _Rounding:
+class _Rounding(OrtSession):
     """An embedder on a runtime that rounds more coarsely."""
 
     def __init__(self, session: Any) -> None:

@@ -16,6 +16,7 @@ from edge_service.models.store import locate
 from edge_service.settings import EdgeSettings
 from edge_service.vision.embed import DLIB, MAX_BATCH
 from edge_service.vision.reader import FaceReader
+from edge_service.vision.sessions import OrtSession
 from shared.errors import SetupError
 from shared.security.credentials import Scope
 from shared.service_settings import load_settings
@@ -44,7 +45,10 @@ def faces_embedded(edge: Edge, change: Callable[[Rows], Rows] = lambda rows: row
     embedder = edge.app.state.services.reader.embedder
     session, batches = embedder._session, []
 
-    class Watched:
+    class Watched(OrtSession):
+        def __init__(self) -> None:
+            pass
+
         input_names, output_names = session.input_names, session.output_names
 
         def run(self, inputs: Any) -> list[Any]:

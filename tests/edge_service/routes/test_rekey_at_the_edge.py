@@ -173,7 +173,8 @@ async def _cut(transport: CloudTransport, request: httpx.Request) -> httpx.Respo
 def test_an_edge_that_was_stopped_finds_out_what_became_of_it(pair: Pair, edge: Edge) -> None:
     _made(edge, "cut")
     old = _seal(edge, "cut")
-    edge.transport.faults.extend([CloudTransport.deliver, _cut])
+    # The status, the beginning, and what the cloud asked for then: the names under the next key.
+    edge.transport.faults.extend([CloudTransport.deliver, CloudTransport.deliver, _cut])
     answer = edge.call("POST", "/v1/galleries/cut/rekey")
     assert answer.status_code == 502, answer.text
     for again in (edge, pair.edge("edge")):  # the one that was cut off, and one that was restarted
@@ -195,7 +196,7 @@ def test_what_was_begun_is_gone_on_with_under_the_same_name_or_abandoned(edge: E
     reply = edge.call("GET", "/v1/galleries/begun/rekey")
     assert reply.status_code == 202
     assert (reply.json()["state"], reply.json()["left"], reply.json()["working"]) == ("staging", 2, False)
-    assert sorted(reply.json()["subjects"]) == ["biden", "obama"]
+    assert "subjects" not in reply.json(), "what the edge has to send next is no caller's business"
     assert edge.verify("begun", "obama", sample(SPEECH)).json()["decision"] == "match"
     done = _rekeyed(edge, "begun")
     assert done["contract"] == reply.json()["next_contract"]

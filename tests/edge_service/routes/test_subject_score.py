@@ -12,10 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
-from edge_service import recognition
 from edge_service.protection.profiles.files import load_profile
 from edge_service.protection.profiles.score import ScoreCalibration, ScoreWeights
 from edge_service.protection.served_profiles import ServedProfiles
+from edge_service.subjects import sender
 from edge_service.vision.embed import SFACE
 from edge_service.vision.reader import FaceReader
 from shared.contract import EmbedderPin
@@ -183,7 +183,7 @@ async def _by_the_best(transport: CloudTransport, request: httpx.Request) -> htt
 def test_no_answer_mixes_two_rules(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     edge.make("mixed")
     edge.enroll("mixed", "obama", *OBAMA)
-    monkeypatch.setattr(recognition, "MAX_PROBES_A_REQUEST", 1)  # each face is a request of its own
+    monkeypatch.setattr(sender, "MAX_PROBES_A_REQUEST", 1)  # each face is a request of its own
     face = pixels("collins/portrait.png")[20:220, 120:320]
     picture = encoded(np.concatenate([face, face], axis=1))
     assert len(edge.identify("mixed", picture, max_faces=2).json()["faces"]) == 2
@@ -200,8 +200,20 @@ async def _for_other_templates(transport: CloudTransport, request: httpx.Request
 def test_a_cloud_that_answers_for_other_templates_is_not_believed(edge: Edge) -> None:
     edge.make("other-templates")
     edge.make_known("other-templates")
-    edge.transport.faults.append(_for_other_templates)
+    edge.transport.faults.extend([CloudTransport.deliver, _for_other_templates])  # after the search
     assert_problem(edge.enroll("other-templates", "obama", OBAMA[0]), 502, "cloud-failed")
+
+
+async def _for_fewer_probes(transport: CloudTransport, request: httpx.Request) -> httpx.Response:
+    answer = json.loads(await (await transport.deliver(request)).aread())
+    return httpx.Response(200, json=answer | {"results": answer["results"][1:]})
+
+
+def test_a_cloud_that_answers_for_fewer_probes_is_not_believed(edge: Edge) -> None:
+    edge.make("fewer")
+    edge.make_known("fewer")
+    edge.transport.faults.append(_for_fewer_probes)
+    assert_problem(edge.identify("fewer", OBAMA[0]), 502, "cloud-failed")
 
 
 def test_a_picture_weighs_by_the_length_of_its_embedding(edge: Edge, reader: FaceReader) -> None:

@@ -14,7 +14,7 @@ from edge_service.settings import EdgeSettings
 from edge_service.vision.align import ARCFACE, DLIB_CHIP, TEMPLATE, align, similarity_transform
 from edge_service.vision.embed import EMBEDDERS, spec_named
 from edge_service.vision.reader import FaceReader
-from lab.data.onnx_files import aligned_to
+from lab.data.embedders import aligned_to
 from shared.errors import SetupError
 from shared.metrics import Metrics
 from tests.support.cloud_client import assert_problem

@@ -1,4 +1,4 @@
-"""Only complete, still, bounded JPEG, PNG and WebP pictures are decoded, upright and with their true colors."""
+"""Only complete, still, bounded JPEG, PNG, WebP and AVIF pictures are decoded, upright and with their true colors."""
 
 from __future__ import annotations
 
@@ -50,9 +50,16 @@ def saved(image: Image.Image, form: str, **options: Any) -> bytes:
 
 @pytest.mark.parametrize(
     ("form", "options", "off"),
-    [("PNG", {}, 0), ("WEBP", {"lossless": True}, 0), ("WEBP", {"quality": 95}, 8), ("JPEG", {"quality": 95}, 8)],
+    [
+        ("PNG", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 95}, 8),
+        ("JPEG", {"quality": 95}, 8),
+        ("AVIF", {"quality": 95}, 8),
+        ("AVIF", {"quality": 100, "subsampling": "4:4:4"}, 1),
+    ],
 )
-def test_the_three_formats_give_the_pixels_that_went_in(form: str, options: dict[str, Any], off: float) -> None:
+def test_every_format_gives_the_pixels_that_went_in(form: str, options: dict[str, Any], off: float) -> None:
     expected = np.asarray(Image.fromarray(pixels("collins/portrait.png")).resize((96, 64)))
     found = decode(small(form, **options), LIMITS)
     assert (found.shape, found.dtype, found.flags.c_contiguous) == ((64, 96, 3), np.uint8, True)
@@ -61,7 +68,7 @@ def test_the_three_formats_give_the_pixels_that_went_in(form: str, options: dict
 
 @pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF", "PPM", "ICO", "TGA"])
 def test_other_formats_are_refused_whatever_they_hold(form: str) -> None:
-    with pytest.raises(UnsupportedPicture, match="JPEG, PNG or WebP"):
+    with pytest.raises(UnsupportedPicture, match="JPEG, PNG, WebP or AVIF"):
         decode(small(form), LIMITS)
 
 
@@ -77,7 +84,7 @@ def test_an_empty_file_is_said_to_be_empty() -> None:
     assert caught.value.reason == "empty"
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_picture_that_was_cut_off_is_damaged(form: str, share: float) -> None:
     whole = small(form)
@@ -134,7 +141,7 @@ def test_the_limits_are_exact() -> None:
     assert (pixels_over.value.reason, bytes_over.value.reason) == ("too_many_pixels", "too_many_bytes")
 
 
-@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF"])
 def test_an_animation_is_refused(form: str) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
     moving = saved(frames[0], form, save_all=True, append_images=frames[1:], duration=100)
@@ -227,18 +234,18 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG", "AVIF"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_every_orientation_gives_the_same_upright_picture(orientation: int, form: str) -> None:
     upright = Image.fromarray(pixels("collins/portrait.png")).resize((96, 64))
     turn = STORED[orientation]
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    options = {"PNG": {}, "WEBP": {"lossless": True}, "JPEG": {"quality": 95}}[form]
+    options = {"PNG": {}, "WEBP": {"lossless": True}}.get(form, {"quality": 95})
     data = saved(upright if turn is None else upright.transpose(turn), form, exif=exif.tobytes(), **options)
     found = decode(data, LIMITS)
     assert found.shape == (64, 96, 3)
-    assert np.abs(found.astype(int) - np.asarray(upright)).mean() < (8 if form == "JPEG" else 0.01)
+    assert np.abs(found.astype(int) - np.asarray(upright)).mean() < (8 if form in {"JPEG", "AVIF"} else 0.01)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +299,7 @@ def test_a_file_of_endless_markers_is_refused_before_it_costs_time(slow: bytes) 
     assert time.process_time() - began < 0.5
 
 
-FILES = [small("JPEG"), small("PNG"), small("WEBP"), sample("collins/portrait.png")[:20_000]]
+FILES = [small("JPEG"), small("PNG"), small("WEBP"), small("AVIF"), sample("collins/portrait.png")[:20_000]]
 hurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from edge_service.vision.embed import MAX_BATCH, Embedder
 from edge_service.vision.reader import AlignedFace, FaceReader
+from edge_service.vision.sessions import OrtSession
 from shared.http.request_context import Caller, CallerGone, set_caller
 from tests.support.edge import SAMPLES, sample
 
 Rows = NDArray[np.float32]
 
 
-class WatchedSession:
+class WatchedSession(OrtSession):
     """A session that records how many faces each run had, and may change what it returns."""
 
     def __init__(self, session: Any, change: Callable[[Rows], Rows] = lambda rows: rows) -> None:

@@ -36,6 +36,8 @@ MOST_EXPENSIVE = [
     "JPEG, full color, orientation 6",
     "JPEG, progressive, full color, 12 scans",
     "WebP, RGBA, lossless",
+    "AVIF, RGB, tiles",
+    "AVIF, RGBA, tiles",
 ]
 MADE_TO_BE_SLOW = {
     "PNG, 3,900 profiles": "decoded",

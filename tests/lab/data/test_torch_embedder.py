@@ -12,8 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from lab.data.embedders import open_encoder
-from lab.data.onnx_files import OnnxFile
+from lab.data.embedders import open_encoder, open_file
 from lab.data.onnx_operators import Affine, Slope
 from lab.data.torch_embedder import TorchEmbedder, check_parity, load_torch_embedder, read_onnx
 from shared.errors import SetupError
@@ -144,7 +143,7 @@ def test_every_operator_gives_what_onnx_runtime_gives(build: object, tmp_path: P
     path = net.save(tmp_path)
     torch_embedder = load_torch_embedder(path, faces=FACES)
     assert isinstance(torch_embedder, TorchEmbedder)
-    assert check_parity(torch_embedder, OnnxFile.open(path), FACES) < 1e-5
+    assert check_parity(torch_embedder, open_file(path), FACES) < 1e-5
 
 
 def test_sface_keeps_only_the_normalization_that_cannot_be_folded(models_folder: Path) -> None:
@@ -226,7 +225,7 @@ def test_a_use_of_an_operator_that_is_not_known_is_named(
 def test_a_copy_that_differs_is_refused(tmp_path: Path) -> None:
     net = Net()
     _residual(net)
-    file = OnnxFile.open(net.save(tmp_path))
+    file = open_file(net.save(tmp_path))
     torch_embedder = TorchEmbedder(read_onnx(file.data, "net"))
     convolution = next(operation for operation in torch_embedder.modules() if isinstance(operation, nn.Conv2d))
     convolution.weight[0] *= 1.5

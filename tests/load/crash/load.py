@@ -12,12 +12,24 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
-from tests.load.crash.model import DIM, TAU, Gallery, Model, Seen, Unsure, contract_of
+from shared.wire.cloud import CONTRACT_HEADER
+from tests.load.crash.model import (
+    DIM,
+    SUBJECTS,
+    TAU,
+    Gallery,
+    Model,
+    Seen,
+    Unsure,
+    contract_of,
+    sealed_names,
+    subject_of,
+)
 
 COMMON: Final = "common"
-# Subjects of a caller: enough to erase some at any time, few enough to list quickly.
-_SUBJECTS: Final = 6
-_CHANGES: Final = ("enroll", "enroll", "enroll", "erase subject", "erase template", "gallery", "look", "look")
+_CHANGES: Final = ("enroll", "enroll", "enroll", "erase subject", "erase template", "gallery", "move", "look", "look")
+# A change of key is asked for again where somebody came meanwhile whose name was not known.
+_ASKED: Final = 20
 
 
 class Wrong(Exception):
@@ -71,7 +83,9 @@ class Caller:
             self._enroll(gallery)
             return
         subject = self._chance.choice(sorted(mine))
-        if what == "look":
+        if what == "move":
+            self._move(gallery, subject, mine[subject])
+        elif what == "look":
             self._look(gallery, subject, mine[subject])
         elif what == "erase template":
             self._erase(gallery, subject, self._chance.choice(sorted(mine[subject])))
@@ -79,7 +93,7 @@ class Caller:
             self._erase(gallery, subject)
 
     def _enroll(self, gallery: str) -> None:
-        subject = f"s{self._number}-{self._chance.randrange(_SUBJECTS)}"
+        subject = subject_of(self._number, self._chance.randrange(SUBJECTS))
         if (gallery, subject) in self._left_alone:
             return
         epoch = self._model.galleries[gallery].epoch
@@ -87,7 +101,7 @@ class Caller:
         templates = {f"{number:032x}": number for number in numbers}
         envelope = self._model.vectors.envelope
         body = {"templates": [{"id": uid, "template": envelope(each, epoch)} for uid, each in templates.items()]}
-        path = f"/v1/galleries/{gallery}/subjects/{subject}/templates"
+        path = f"{_path(gallery, subject, epoch)}/templates"
         self._ask(
             Unsure(
                 f"enroll {len(templates)} of {subject}",
@@ -103,7 +117,8 @@ class Caller:
     def _erase(self, gallery: str, subject: str, uid: str | None = None) -> None:
         held = self._model.galleries[gallery].subjects[subject]
         which = set(held) if uid is None else {uid}
-        path = f"/v1/galleries/{gallery}/subjects/{subject}"
+        epoch = self._model.galleries[gallery].epoch
+        path = _path(gallery, subject, epoch)
         numbers = [held[each] for each in sorted(which)]
         done = self._ask(
             Unsure(
@@ -113,10 +128,31 @@ class Caller:
                 lambda seen: _not(_all_or_none(which, seen, gallery, subject)),
                 partial(self._model.erased, gallery, subject, uid),
             ),
-            partial(self._client.delete, path if uid is None else f"{path}/templates/{uid}"),
+            partial(self._client.delete, path if uid is None else f"{path}/templates/{uid}", headers=_under(epoch)),
         )
         if done and self._chance.random() < 0.3:
             self._must_not_find(gallery, numbers[0])
+
+    def _move(self, gallery: str, subject: str, held: dict[str, int]) -> None:
+        """Renames a subject, merges it with another one, or moves a template."""
+        to = subject_of(self._number, self._chance.randrange(SUBJECTS))
+        if to == subject or (gallery, to) in self._left_alone:
+            return
+        one = [self._chance.choice(sorted(held))] if self._chance.random() < 0.5 else None
+        which = set(held) if one is None else set(one)
+        epoch = self._model.galleries[gallery].epoch
+        body = {"to": sealed_names(epoch)[to], "onto": "either", "templates": one}
+        self._ask(
+            Unsure(
+                f"move {len(which)} of {subject} to {to}",
+                gallery,
+                subject,
+                lambda seen: _moved(which, seen.subjects.get(gallery, {}), subject, to),
+                partial(self._model.moved, gallery, subject, to, which),
+                other=to,
+            ),
+            partial(self._client.post, f"{_path(gallery, subject, epoch)}/move", json=body, headers=_under(epoch)),
+        )
 
     def _make_or_erase_gallery(self) -> None:
         if (self._own, None) in self._left_alone or any(name == self._own for name, _ in self._left_alone):
@@ -150,7 +186,7 @@ class Caller:
         number = self._chance.choice(sorted(templates.values()))
         probe = self._model.vectors.envelope(number, epoch)
         at = f"/v1/galleries/{gallery}"
-        verified = self._client.post(f"{at}/subjects/{subject}/verify", json={"probe": probe})
+        verified = self._client.post(f"{_path(gallery, subject, epoch)}/verify", json={"probe": probe})
         identified = self._client.post(f"{at}/identify", json={"probes": [probe], "top_k": 1})
         for answer in (verified, identified):
             if answer.status_code not in {httpx.codes.OK, httpx.codes.CONFLICT, httpx.codes.TOO_MANY_REQUESTS}:
@@ -159,7 +195,7 @@ class Caller:
             raise Wrong(f"{gallery}/{subject} does not verify though it was acknowledged")
         if identified.is_success:
             found = [one["subject"] for one in identified.json()["results"][0]["candidates"]]
-            if found != [subject]:
+            if found != [sealed_names(epoch)[subject]]:
                 raise Wrong(f"{gallery}/{subject} is not identified though it was acknowledged")
 
     def _must_not_find(self, gallery: str, number: int) -> None:
@@ -188,7 +224,19 @@ class Caller:
             "contract": contract_of(new).model_dump(mode="json"),
             "replaces": contract_of(gallery.epoch).digest(),
             "rotations": turns,
+            "names": [
+                {"subject": sealed, "sealed": sealed_names(new)[name]}
+                for name, sealed in sealed_names(gallery.epoch).items()
+            ],
         }
+
+        def send() -> httpx.Response:
+            for _ in range(_ASKED):
+                answer = self._client.post(f"/v1/galleries/{COMMON}/rekey", json=body)
+                if answer.status_code != httpx.codes.ACCEPTED or answer.json()["state"] != "staging":
+                    break
+            return answer
+
         self._ask(
             Unsure(
                 f"change to epoch {new}",
@@ -197,7 +245,7 @@ class Caller:
                 lambda seen: seen.digests.get(COMMON) == contract_of(new).digest(),
                 partial(setattr, gallery, "epoch", new),
             ),
-            partial(self._client.post, f"/v1/galleries/{COMMON}/rekey", json=body),
+            send,
         )
 
     def _ask(self, unsure: Unsure, send: Callable[[], httpx.Response]) -> bool:
@@ -216,7 +264,7 @@ class Caller:
             unsure.deny()
         elif status in {httpx.codes.ACCEPTED, httpx.codes.TOO_MANY_REQUESTS}:
             self._model.unsure.append(unsure)
-            self._left_alone.add((unsure.gallery, unsure.subject))
+            self._left_alone |= {(unsure.gallery, unsure.subject), (unsure.gallery, unsure.other or unsure.subject)}
         else:
             raise Wrong(f"{unsure.what} in {unsure.gallery} was answered with {status}: {answer.text}")
         return False
@@ -228,7 +276,22 @@ def spec() -> dict[str, Any]:
         "contract": contract_of(0).model_dump(mode="json"),
         "threshold": {"cosine": TAU, "fmr": 0.001},
         "score": {"rule": "best"},
+        "sealed_names": True,
     }
+
+
+def _path(gallery: str, subject: str, epoch: int) -> str:
+    return f"/v1/galleries/{gallery}/subjects/{sealed_names(epoch)[subject]}"
+
+
+def _under(epoch: int) -> dict[str, str]:
+    """The header by which a late name is refused, and not said to be nobody's."""
+    return {CONTRACT_HEADER: contract_of(epoch).digest()}
+
+
+def _moved(uids: Iterable[str], subjects: dict[str, set[str]], subject: str, to: str) -> bool | None:
+    there, back = ({uid for uid in uids if uid in subjects.get(name, set())} for name in (to, subject))
+    return None if (there and back) or not (there or back) else bool(there)
 
 
 def _all_or_none(uids: Iterable[str], seen: Seen, gallery: str, subject: str) -> bool | None:

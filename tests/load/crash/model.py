@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -69,6 +71,30 @@ def contract_of(epoch: int) -> Contract:
     )
 
 
+# Callers, and subjects of each: enough to erase some at any time, few enough to list quickly.
+CALLERS: Final = 6
+SUBJECTS: Final = 6
+
+
+def subject_of(caller: int, number: int) -> str:
+    """The name of a caller's subject."""
+    return f"s{caller}-{number}"
+
+
+@cache
+def sealed_names(epoch: int) -> dict[str, str]:
+    """What the cloud is told of each subject under an epoch's key, by the subject's name."""
+    names = (subject_of(caller, number) for caller in range(CALLERS) for number in range(SUBJECTS))
+    digests = ((name, hashlib.sha512(f"{epoch} {name}".encode()).digest()) for name in names)
+    return {name: "~" + base64.urlsafe_b64encode(digest).decode().rstrip("=") for name, digest in digests}
+
+
+@cache
+def plain_names(epoch: int) -> dict[str, str]:
+    """The reverse: names by what the cloud is told."""
+    return {sealed: name for name, sealed in sealed_names(epoch).items()}
+
+
 @dataclass
 class Gallery:
     """The expected gallery: its epoch, and each subject's template ids with the numbers of their vectors."""
@@ -89,6 +115,7 @@ class Unsure:
         what: in words, for the log.
         gallery: whose.
         subject: whose; None where it is about the gallery.
+        other: a second subject that it is about, if any.
         made: whether a look at the service finds it made; None where it finds neither.
         accept: writes that it was made into the model.
         deny: writes that it was not.
@@ -100,6 +127,7 @@ class Unsure:
     made: Callable[[Seen], bool | None]
     accept: Callable[[], None]
     deny: Callable[[], None] = lambda: None
+    other: str | None = None
 
 
 @dataclass
@@ -141,6 +169,14 @@ class Model:
         for each in list(templates) if uid is None else [uid]:
             self.gone.append((gallery, templates.pop(each)))
         if not templates:
+            del subjects[subject]
+
+    def moved(self, gallery: str, subject: str, to: str, uids: Iterable[str]) -> None:
+        """Moves templates to another subject."""
+        subjects = self.galleries[gallery].subjects
+        for uid in list(uids):
+            subjects.setdefault(to, {})[uid] = subjects[subject].pop(uid)
+        if not subjects[subject]:
             del subjects[subject]
 
     def settle(self, seen: Seen) -> list[str]:

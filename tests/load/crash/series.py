@@ -22,11 +22,10 @@ from shared.errors import SetupError
 from shared.processes.pair import free_port
 from shared.security.secret_files import read_secret
 from tests.load.crash.load import COMMON, Caller, spec
-from tests.load.crash.model import Gallery, Model, Seen
+from tests.load.crash.model import CALLERS, Gallery, Model, Seen, contract_of, plain_names
 from tests.load.crash.scan import held_in, pieces_of
 
 _ROOT: Final = Path(__file__).parents[3]
-_CALLERS: Final = 6
 # Of a cycle's load. A short one is killed in its first writes.
 _LOAD_SECONDS: Final = (0.02, 0.5)
 _START_SECONDS: Final = 30.0
@@ -135,16 +134,16 @@ class Series:
 
     def _load_and_kill(self, number: int, seconds: float) -> list[str]:
         over = threading.Event()
-        with ExitStack() as opened, ThreadPoolExecutor(_CALLERS + 1) as threads:
+        with ExitStack() as opened, ThreadPoolExecutor(CALLERS + 1) as threads:
             callers = [
                 Caller(each, self._model, random.Random(f"{self._seed} {number} {each}"), client)
-                for each in range(_CALLERS + 1)
+                for each in range(CALLERS + 1)
                 for client in [opened.enter_context(self._client())]
             ]
-            for caller in callers[:_CALLERS]:
+            for caller in callers[:CALLERS]:
                 threads.submit(caller.work, over)
             if self._rekeys:
-                threads.submit(callers[_CALLERS].rekey, over, _REKEY_PAUSE)
+                threads.submit(callers[CALLERS].rekey, over, _REKEY_PAUSE)
             time.sleep(seconds)
             self._kill()
             over.set()
@@ -167,17 +166,18 @@ class Series:
     def _seen(self, client: httpx.Client, thorough: bool) -> Seen:
         """Reads what is stored; reads ids where numbers differ or a change is unsure, or of everything."""
         seen = Seen()
-        about = {(each.gallery, each.subject) for each in self._model.unsure}
+        about = {(each.gallery, who) for each in self._model.unsure for who in (each.subject, each.other)}
         for item in _pages(client, "/v1/galleries"):
             name = item["gallery"]
             seen.digests[name] = item["contract_digest"]
-            mine = self._model.galleries.get(name, Gallery()).subjects
+            model = self._model.galleries.get(name, Gallery())
+            mine, plain = model.subjects, plain_names(_epoch_of(item["contract_digest"], model.epoch))
             there = seen.subjects[name] = {}
-            for listed in _pages(client, f"/v1/galleries/{name}/subjects"):
-                subject = listed["subject"]
+            for listed in _pages(client, f"/v1/galleries/{name}/names"):
+                subject = plain[listed["subject"]]
                 there[subject] = set(mine.get(subject, {}))
                 if thorough or (name, subject) in about or len(there[subject]) != listed["templates"]:
-                    detail = client.get(f"/v1/galleries/{name}/subjects/{subject}").raise_for_status().json()
+                    detail = client.get(f"/v1/galleries/{name}/subjects/{listed['subject']}").raise_for_status().json()
                     there[subject] = {template["id"] for template in detail["templates"]}
         return seen
 
@@ -205,7 +205,7 @@ class Series:
             answer = client.post(f"/v1/galleries/{name}/identify", json={"probes": some, "top_k": 1})
             for result in answer.raise_for_status().json()["results"]:
                 best = next(iter(result["candidates"]), None)
-                who.append(best["subject"] if best and best["similarity"] > 1 - _SAME else None)
+                who.append(plain_names(epoch)[best["subject"]] if best and best["similarity"] > 1 - _SAME else None)
         return who
 
     def _scan(self, found: Cycle, settled: bool, thorough: bool) -> None:
@@ -298,6 +298,11 @@ def _pages(client: httpx.Client, path: str) -> Iterator[dict[str, Any]]:
         after = page["next"]
         if after is None:
             return
+
+
+def _epoch_of(digest: str, last: int) -> int:
+    """The epoch of a contract: the last one that is known of, or the next one."""
+    return last + 1 if contract_of(last + 1).digest() == digest else last
 
 
 def _ready(client: httpx.Client, port: int) -> bool:

@@ -15,6 +15,7 @@ import os
 import random
 import zlib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -61,6 +62,7 @@ def _changed(picture: bytes, at: int, value: int) -> bytes:
 
 
 schemathesis.openapi.format("binary", _pictures())
+schemathesis.openapi.format("byte", _pictures().map(lambda picture: base64.b64encode(picture).decode()))
 
 
 @dataclass
@@ -113,6 +115,8 @@ def before_call(context: schemathesis.HookContext, case: Case, kwargs: dict[str,
     if not _well_formed(case):
         return
     chance = _choice(case)
+    if case.method.upper() == "DELETE" and _is_of_a(case, "gallery"):
+        _erasable(case, chance)
     if at and not (_is_of_a(case, "gallery") and case.method.upper() in {"PUT", "DELETE"}):
         _where(case, chance)
     if case.operation.path.endswith("/retention") and (case.path_parameters or {}).get("gallery") == STANDING:
@@ -126,6 +130,8 @@ def _what(case: Case, gallery: _Gallery | None, chance: random.Random) -> None:
     """Templates under the gallery's contract, and embeddings of a length that the edge takes."""
     body: Any = case.body
     if isinstance(body, dict):
+        if chance.random() > _AS_DRAWN:
+            _of_subjects(case, gallery, chance)
         envelopes = _envelopes(body)
         if envelopes and gallery is not None and chance.random() > _AS_DRAWN:
             for envelope in envelopes:
@@ -138,6 +144,9 @@ def _what(case: Case, gallery: _Gallery | None, chance: random.Random) -> None:
             values = _vector(_EDGE_DIM, chance).tolist()
             if isinstance(embedding, dict):
                 embedding["values"] = values
+                if "subject" in embedding:  # of many: names that can be, and no face twice
+                    named = {"subject": f"bulk-{chance.randrange(_PEOPLE)}", "face": f"{chance.getrandbits(64):x}"}
+                    embedding.update(named)
             else:
                 embedding[:] = values
     if case.media_type == _FLOATS and chance.random() > _AS_DRAWN:
@@ -149,6 +158,13 @@ def _what(case: Case, gallery: _Gallery | None, chance: random.Random) -> None:
 def _is_of_a(case: Case, what: str) -> bool:
     """Whether an operation is of a gallery (or so) itself, and not of something in it."""
     return bool(case.operation.path.endswith(f"/{{{what}}}"))
+
+
+def _erasable(case: Case, chance: random.Random) -> None:
+    """Names a gallery that was made in this run; few of the drawn names are there."""
+    made = sorted(_galleries.keys() - {STANDING, AGING})
+    if made and case.path_parameters.get("gallery") not in _galleries and chance.random() > _AS_DRAWN:
+        case.path_parameters = {"gallery": chance.choice(made)}
 
 
 def _where(case: Case, chance: random.Random) -> None:
@@ -180,8 +196,31 @@ def _where(case: Case, chance: random.Random) -> None:
 
 
 def _envelopes(body: dict[str, Any]) -> list[dict[str, Any]]:
-    found = [body.get("probe"), *body.get("probes", []), *(new.get("template") for new in body.get("templates", []))]
+    found = [body.get("probe"), *(body.get("probes") or []), *(new.get("template") for new in _new_ones(body))]
     return [one for one in found if isinstance(one, dict)]
+
+
+def _new_ones(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The templates of an enrollment, of one subject or of many."""
+    some = [body, *(body.get("subjects") or [])]
+    return [new for each in some for new in each.get("templates") or [] if isinstance(new, dict)]
+
+
+def _of_subjects(case: Case, gallery: _Gallery | None, chance: random.Random) -> None:
+    """Names and moments that a schema cannot describe: different ones, of the gallery's kind, in the years to come."""
+    body: Any = case.body
+    for at, each in enumerate(body.get("subjects") or [] if case.operation.path.endswith("/templates") else []):
+        each["subject"] = f"bulk-{at}"
+        for new in each["templates"]:
+            new["id"] = f"{chance.getrandbits(128):032x}"
+    if case.operation.path.endswith("/subjects/{subject}/move"):  # the cloud's
+        held = [] if gallery is None else gallery.subjects.get((case.path_parameters or {}).get("subject", ""), [])
+        some = {"templates": held[:1]} if held and chance.random() > _AS_DRAWN else {}
+        body.update({"to": f"moved-{chance.randrange(_PEOPLE)}", "onto": "either", "rotation": None} | some)
+    if case.operation.path.endswith("/faces/{face}/move"):  # the edge's
+        body["to"] = f"moved-{chance.randrange(_PEOPLE)}"
+    if case.operation.path.endswith("/expiry"):
+        body["expires_at"] = (datetime.now(UTC) + timedelta(days=chance.randint(1, 30_000))).isoformat()
 
 
 def _vector(dim: int, chance: random.Random) -> NDArray[np.float32]:
@@ -222,9 +261,23 @@ def after_call(context: schemathesis.HookContext, case: Case, response: schemath
         left = [uid for uid in subjects.pop(subject or "", []) if uid != gone]
         if left and subject:
             subjects[subject] = left
+    elif subject and case.operation.path.endswith(("/rename", "/merge", "/move")):
+        _moved(subjects, subject, case)
     elif subject and response.status_code == 201:
         said = response.json()
         subjects[subject] = [stored["id"] for stored in said.get("templates", said.get("faces", []))]
+
+
+def _moved(subjects: dict[str, list[str]], subject: str, case: Case) -> None:
+    """Remembers that a subject's faces or templates, or some of them, are another's now."""
+    body: Any = case.body
+    held = subjects.pop(subject, [])
+    face = (case.path_parameters or {}).get("face")
+    gone = held if face is None and not body.get("templates") else [face, *(body.get("templates") or [])]
+    if left := [uid for uid in held if uid not in gone]:
+        subjects[subject] = left
+    to = body.get("to", body.get("into"))
+    subjects[to] = [*subjects.get(to, []), *(uid for uid in held if uid in gone)]
 
 
 @schemathesis.check
@@ -239,8 +292,9 @@ def templates_are_judged_rightly(ctx: schemathesis.CheckContext, response: schem
     taken = 200 <= response.status_code < 300
     assert all(sound) or not taken, "a template was taken that is no unit vector of its length"
     if response.status_code == 422 and all(sound):
-        ids = [new["id"] for new in body.get("templates", [])]
-        assert len(set(ids)) < len(ids), f"sound templates were refused: {response.text}"
+        ids = [new["id"] for new in _new_ones(body)]
+        of_another_kind = response.json().get("reason") == "name_sealed"  # which no schema can say
+        assert of_another_kind or len(set(ids)) < len(ids), f"sound templates were refused: {response.text}"
 
 
 def _is_sound(envelope: dict[str, Any]) -> bool:

@@ -39,7 +39,7 @@ def app() -> FastAPI:
         description="d",
         lifespan=lifespan,
         metrics=Metrics("edge"),
-        limit_for=lambda path: LIMIT if path != "/large" else 10 * LIMIT,
+        limit_for=lambda scope: LIMIT if scope["path"] != "/large" else 10 * LIMIT,
         body_seconds=0.3,
         rates=RateSettings(),
         slots=8,

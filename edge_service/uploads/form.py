@@ -1,4 +1,4 @@
-"""Reads pictures from a multipart request in memory; a picture is never written to disk."""
+"""Reads pictures from a multipart form in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from edge_service.settings import PictureLimits
 from edge_service.vision.decode import check_bytes
 from shared.errors import BadRequest, Unprocessable
-from shared.http.headers import media_type, parameters_of
+from shared.http.headers import parameters_of
 
 PART = "image"
 _DISPOSITION = b"content-disposition"
@@ -39,8 +39,8 @@ class _CompleteForm(MultiPartParser):
             raise MultiPartException("The form ends before its last boundary.")
 
 
-async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int, exactly: bool = False) -> list[bytes]:
-    """The ``image`` parts of a request, in order; a middleware limits the whole body.
+async def read_form(request: Request, limits: PictureLimits, *, at_most: int, exactly: bool = False) -> list[bytes]:
+    """The ``image`` parts of a form, in order.
 
     Args:
         request: with an unread body.
@@ -49,15 +49,10 @@ async def read_pictures(request: Request, limits: PictureLimits, *, at_most: int
         exactly: whether fewer are refused too.
 
     Raises:
-        BadRequest: not a multipart form, broken, of another charset than UTF-8, or with ambiguous headers.
+        BadRequest: broken, of another charset than UTF-8, or with ambiguous headers.
         TooLarge: a picture over the limit.
         Unprocessable: no ``image`` part, one that is not a file, another part, or too many of them.
     """
-    if media_type(request) != "multipart/form-data":
-        raise BadRequest(
-            f"Send the picture as multipart/form-data with a file part named `{PART}`; with curl: -F image=@FILE",
-            reason="not_multipart",
-        )
     charset = _parameters(request.headers["content-type"]).get("charset", "utf-8")
     if charset.lower() != "utf-8":
         raise BadRequest("Send the form without a charset, or with charset=utf-8.", reason="unknown_charset")
