@@ -4,7 +4,7 @@
 
     from patronus_face import Key, Protector
 
-    protector = Protector.open("default", key=Key.load_or_create("acme.key"))
+    protector = Protector.open("default-2", key=Key.load_or_create("acme.key"))
     templates = protector.protect(embeddings)   # the stored ones once, then each probe
 
 Templates are compared as the embeddings were: matcher, index and threshold stay. See docs/plug-in.md.

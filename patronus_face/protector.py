@@ -30,7 +30,7 @@ class Protector:
     Example:
         >>> import numpy as np
         >>> from patronus_face import Key, Protector
-        >>> protector = Protector.open("default", key=Key.load_or_create("acme.key"))
+        >>> protector = Protector.open("default-2", key=Key.load_or_create("acme.key"))
         >>> embeddings = np.random.default_rng(1).normal(size=(3, 128))  # yours, of SFace
         >>> protector.protect(embeddings).shape
         (3, 128)
@@ -47,7 +47,7 @@ class Protector:
     @classmethod
     def open(
         cls,
-        profile: str = "default",
+        profile: str = "default-2",
         *,
         key: Key,
         gallery: str | None = None,
@@ -57,7 +57,7 @@ class Protector:
         """Loads a profile for a key. The first time, the key's file notes what the key is for; later it must agree.
 
         Args:
-            profile: ``default`` (embeddings of SFace), ``dlib``, ``plugin``, one of your own, or ``seal`` (any
+            profile: ``default-2`` (embeddings of SFace), ``dlib``, ``plugin``, one of your own, or ``seal`` (any
                 embedder of 16 to 4,096 dimensions).
             key: secret of the templates.
             gallery: a name for all templates that are compared with each other; the key's own if left out, which is
@@ -72,10 +72,10 @@ class Protector:
 
         Example:
             >>> protector = Protector.open("seal", key=Key.load_or_create("arcface.key"), gallery="staff", dim=512)
-            >>> Protector.open("default", key=Key.load("arcface.key"))  # doctest: +ELLIPSIS
+            >>> Protector.open("default-2", key=Key.load("arcface.key"))  # doctest: +ELLIPSIS
             Traceback (most recent call last):
             ...
-            shared.errors.ContractMismatch: The key file arcface.key is for the profile 'seal', and this is 'default'...
+            shared.errors.ContractMismatch: The key file arcface.key is for the profile 'seal', and this is 'default-2'...
         """
         found = load_profile(profile, own=None if profiles is None else Path(profiles))
         opened = cls(found, key, *key.use_for(found, gallery, dim))

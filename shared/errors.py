@@ -180,7 +180,7 @@ class ContractMismatch(Conflict):
     Example:
         >>> from patronus_face import ContractMismatch, Key, Protector
         >>> key = Key.load_or_create("acme.key")
-        >>> protector = Protector.open("default", key=key)
+        >>> protector = Protector.open("default-2", key=key)
         >>> try:
         ...     Protector.open("dlib", key=key)
         ... except ContractMismatch as error:
@@ -211,7 +211,7 @@ class Unprocessable(PatronusError):
     Example:
         >>> import numpy as np
         >>> from patronus_face import Key, Protector, Unprocessable
-        >>> protector = Protector.open("default", key=Key.load_or_create("acme.key"))
+        >>> protector = Protector.open("default-2", key=Key.load_or_create("acme.key"))
         >>> try:
         ...     protector.protect(np.zeros(128))
         ... except Unprocessable as error:

@@ -27,7 +27,7 @@ FLOATS = {"Content-Type": "application/octet-stream"}
 def edges(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Edge]]:
     """An edge whose profile has a network, and one whose profile seals alone; each has a gallery of its name."""
     with Pair(tmp_path_factory.mktemp("pair")) as pair:
-        found = {"default": pair.edge("one"), "seal": pair.edge("two", profile="seal")}
+        found = {"default-2": pair.edge("one"), "seal": pair.edge("two", profile="seal")}
         for name, edge in found.items():
             edge.make(name)
         yield found
@@ -42,7 +42,7 @@ def assert_told(answer: httpx.Response, given: int) -> None:
     assert (problem["detail"], problem["given"], problem["wanted"]) == (sentence(given), given, WANTED)
 
 
-@pytest.mark.parametrize("profile", ["default", "seal"])
+@pytest.mark.parametrize("profile", ["default-2", "seal"])
 @pytest.mark.parametrize("dim", [1, *OTHER])
 def test_an_edge_refuses_them_in_every_body(edges: dict[str, Edge], profile: str, dim: int) -> None:
     edge, [row], at = edges[profile], units(1, dim), {"gallery": profile}
@@ -61,7 +61,7 @@ def test_more_values_than_any_contract_allows_are_reported_too(edges: dict[str, 
     assert_told(edge.call("POST", "/v1/protect", FLOATS, content=row.tobytes(), params=at | {"dim": 5000}), 5000)
 
 
-@pytest.mark.parametrize("profile", ["default", "seal"])
+@pytest.mark.parametrize("profile", ["default-2", "seal"])
 @pytest.mark.parametrize("dim", [*OTHER, 5000])
 def test_a_file_of_them_is_refused_without_a_service(
     edges: dict[str, Edge], tmp_path: Path, profile: str, dim: int
@@ -71,7 +71,7 @@ def test_a_file_of_them_is_refused_without_a_service(
     contract.write_text(edge.call("GET", f"/v1/galleries/{profile}").text)
     command = ["protect", source, tmp_path / "out.npz", "--profile", profile]
     environment = {"PATRONUS_HOME": None, "PATRONUS_EDGE__HOME": str(edge.settings.home)}
-    for way in (["--gallery", profile, "--contract", contract], ["--unsealed"] if profile == "default" else []):
+    for way in (["--gallery", profile, "--contract", contract], ["--unsealed"] if profile == "default-2" else []):
         if way:
             ended = CliRunner().invoke(build(), [str(part) for part in [*command, *way]], env=environment)
             assert isinstance(ended.exception, Unprocessable)
@@ -80,17 +80,17 @@ def test_a_file_of_them_is_refused_without_a_service(
 
 
 def test_a_profile_of_another_dimension_than_the_gallerys_is_refused(edges: dict[str, Edge], tmp_path: Path) -> None:
-    edge, contract = edges["default"], tmp_path / "gallery.json"
-    info = edge.call("GET", "/v1/galleries/default").json()
+    edge, contract = edges["default-2"], tmp_path / "gallery.json"
+    info = edge.call("GET", "/v1/galleries/default-2").json()
     info["contract"]["dim"] = 512
     contract.write_text(json.dumps(info))
     np.savez(tmp_path / "in.npz", embeddings=units(3, 512))
-    arguments = ["--profile", "default", "--gallery", "default", "--contract", str(contract)]
+    arguments = ["--profile", "default-2", "--gallery", "default-2", "--contract", str(contract)]
     command = ["protect", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"), *arguments]
     environment = {"PATRONUS_HOME": None, "PATRONUS_EDGE__HOME": str(edge.settings.home)}
     ended = CliRunner().invoke(build(), command, env=environment)
     assert isinstance(ended.exception, SetupError)
-    assert "'default' is for 128 dimensions; these embeddings have 512" in ended.exception.detail
+    assert "'default-2' is for 128 dimensions; these embeddings have 512" in ended.exception.detail
 
 
 @pytest.mark.parametrize("dim", [1, 2, 15, 4097])

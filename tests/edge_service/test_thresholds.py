@@ -31,7 +31,7 @@ def edges(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     curves = [curve("easy", 50_000_000), curve("hard", 20_000_000, shift=0.05)]
     copy_profile("default", profiles, "measured", curves=curves, score={"exponents": [0.6]}, threshold=OWN)
     with Pair(tmp_path_factory.mktemp("pair")) as pair:
-        yield pair.edge("one", profile="measured", profiles=profiles), pair.edge("two")
+        yield pair.edge("one", profile="measured", profiles=profiles), pair.edge("two", profile="default")
 
 
 @pytest.fixture

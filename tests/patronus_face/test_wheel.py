@@ -21,7 +21,7 @@ NOT_INSTALLED = {"faiss", "fastapi", "sqlalchemy", "torch", "cv2", "PIL", "onnx"
 FIVE_LINES = """
 import numpy as np
 from patronus_face import Key, Protector
-protector = Protector.open("default", key=Key.load_or_create("acme.key"))
+protector = Protector.open("default-2", key=Key.load_or_create("acme.key"))
 templates = protector.protect(np.load("in.npz")["embeddings"])
 np.save("templates.npy", templates)
 """

@@ -48,7 +48,7 @@ def test_the_status_of_a_pair_is_shown(command: Command) -> None:
     ended = command.run("status")
     assert (ended.returncode, ended.stderr) == (0, "")
     edge, cloud = ended.stdout.splitlines()
-    assert edge == f"edge: ready; {command.edge}; version {patronus_version()}; profile default"
+    assert edge == f"edge: ready; {command.edge}; version {patronus_version()}; profile default-2"
     assert cloud.startswith("cloud: ready; http://127.0.0.1:")
     assert cloud.endswith(f"; version {patronus_version()}")
 
@@ -75,7 +75,7 @@ def test_the_status_names_what_is_not_ready() -> None:
     edge = {"url": "http://e", "reachable": True, "ready": False, "version": "1", "profile": "default"}
     checks = {"models": True, "keys": False, "cloud": False}
     assert status_line("edge", edge | {"checks": checks}) == (
-        "edge: not ready: keys; http://e; version 1; profile default"
+        "edge: not ready: keys; http://e; version 1; profile default-2"
     )
     cloud = {"url": "http://c", "reachable": True, "ready": False, "version": "1"}
     assert status_line("cloud", cloud) == "cloud: not ready; http://c; version 1"

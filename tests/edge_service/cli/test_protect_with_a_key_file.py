@@ -41,10 +41,10 @@ def test_it_makes_the_templates_of_the_library(protect: Callable[..., Result], t
     rows, path = units(2100), tmp_path / "acme.key"
     ended = protect(rows, "--key", path)
     assert ended.exit_code == 0, ended.output
-    assert "2100 sealed templates under the profile default" in ended.stdout
+    assert "2100 sealed templates under the profile default-2" in ended.stdout
     assert "a new key. Keep a backup" in ended.stderr
     made = templates(tmp_path)
-    np.testing.assert_array_equal(made, Protector.open("default", key=Key.load(path)).protect(rows))
+    np.testing.assert_array_equal(made, Protector.open("default-2", key=Key.load(path)).protect(rows))
     again = protect(rows, "--key", path)
     assert "a new key" not in again.stderr
     np.testing.assert_array_equal(templates(tmp_path), made)
@@ -92,4 +92,4 @@ def test_progress_of_little_work_prints_nothing(capsys: pytest.CaptureFixture[st
 
 def test_results_of_a_key_file_are_json(protect: Callable[..., Result], tmp_path: Path) -> None:
     ended = protect(units(3), "--key", tmp_path / "acme.key", "--json")
-    assert json.loads(ended.stdout) == {"protected": 3, "unperturbed": 0, "profile": "default", "sealed": True}
+    assert json.loads(ended.stdout) == {"protected": 3, "unperturbed": 0, "profile": "default-2", "sealed": True}

@@ -35,7 +35,7 @@ def test_a_gallery_is_made_once(edge: Edge) -> None:
     assert (first.status_code, second.status_code) == (201, 200)
     assert first.json() == second.json()
     contract = first.json()["contract"]
-    assert (contract["dim"], contract["profile"]["name"], contract["metric"]) == (128, "default", "cosine")
+    assert (contract["dim"], contract["profile"]["name"], contract["metric"]) == (128, "default-2", "cosine")
     assert re.fullmatch("[0-9a-f]{32}", contract["seal"]["key_id"])
 
 

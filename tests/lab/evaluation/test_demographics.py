@@ -145,8 +145,8 @@ def test_a_finished_profile_is_measured_on_a_labelled_set(
     assert "| ages, cosine 0.384 |" in card.read_text()
     assert card.read_text().startswith("# A card\n\n## False matches by age, sex and group\n")
     found = json.loads(out.read_text())
-    profile = load_profile("default")
-    assert (found["profile"], found["profile_sha256"]) == ("default", profile.pin.sha256)
+    profile = load_profile("default-2")
+    assert (found["profile"], found["profile_sha256"]) == ("default-2", profile.pin.sha256)
     assert (found["pictures"] + found["copies"], found["sides"], found["tau"]) == (110, "both", 0.384)
 
     images = read_images(faces, cache=tmp_path / "cache", fills=False)
