@@ -29,6 +29,7 @@ _HERE: Final = Path(__file__).parent
 _PICTURE: Final = _HERE.parents[2] / "tests" / "pictures" / "obama" / "portrait.jpg"
 # More than a run erases, most of which is aimed at somebody who is there.
 _PEOPLE: Final = 64
+_SPARE: Final = 4
 # Pictures take a hundred times as long as templates.
 _SHARE_OF_THE_CLOUD: Final = 1 / 3
 # What schemathesis does besides, above what its time limit counts: loading, shrinking a failure, reporting.
@@ -144,6 +145,7 @@ def fuzzed(service: Service, url: str, key: str, out: Path, options: Sequence[st
     environment = {
         "PATRONUS_FUZZ_KEY": key,
         "PATRONUS_FUZZ_GALLERY": f"standing-{service}",
+        "PATRONUS_FUZZ_SPARE": " ".join(_spare(service)),
         "PATRONUS_FUZZ_CONTRACT": contract.digest(),
         "PATRONUS_FUZZ_DIM": str(contract.dim),
         "PATRONUS_FUZZ_SUBJECTS": json.dumps(people),
@@ -167,7 +169,7 @@ def fuzzed(service: Service, url: str, key: str, out: Path, options: Sequence[st
 
 
 def _standing(service: Service, url: str, key: str) -> Contract:
-    """Creates two galleries, in one of which people may expire; returns their contract."""
+    """Creates two galleries, in one of which people may expire, and some to be erased; returns a contract."""
     spec = {
         "contract": {
             "dim": _DIM,
@@ -177,7 +179,7 @@ def _standing(service: Service, url: str, key: str) -> Contract:
         },
         "threshold": {"cosine": 0.5, "fmr": 0.001},
     }
-    for name in (f"standing-{service}", f"aging-standing-{service}"):
+    for name in (f"aging-standing-{service}", *_spare(service), f"standing-{service}"):
         made = httpx.put(
             f"{url}/v1/galleries/{name}",
             headers={"Authorization": f"Bearer {key}"},
@@ -185,6 +187,11 @@ def _standing(service: Service, url: str, key: str) -> Contract:
             trust_env=False,
         ).raise_for_status()
     return Contract.model_validate(made.json()["contract"])
+
+
+def _spare(service: Service) -> list[str]:
+    """Names of galleries to be erased: few of the galleries that schemathesis erases were made before."""
+    return [f"spare-{number}-{service}" for number in range(_SPARE)]
 
 
 def _standing_people(service: Service, url: str, key: str, contract: Contract) -> dict[str, list[str]]:

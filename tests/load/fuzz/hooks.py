@@ -85,6 +85,8 @@ _galleries: dict[str, _Gallery] = {
         json.loads(os.environ["PATRONUS_FUZZ_SUBJECTS"]),
     )
 }
+for _name in os.environ["PATRONUS_FUZZ_SPARE"].split():  # to be erased
+    _galleries[_name] = _Gallery(os.environ["PATRONUS_FUZZ_CONTRACT"], int(os.environ["PATRONUS_FUZZ_DIM"]))
 _NO_SUBJECT: Final[dict[str, list[str]]] = {}
 # Numbers of erasures, with their galleries.
 _receipts: list[tuple[str, int]] = []
