@@ -148,7 +148,7 @@ class Key:
             >>> protector = Protector.open(key=Key.load_or_create("acme.key"), gallery="staff")
             >>> gallery, contract = Key.load("acme.key").used_for()
             >>> gallery, contract.profile.name
-            ('staff', 'default')
+            ('staff', 'default-2')
         """
         try:
             content = _read(self.path)

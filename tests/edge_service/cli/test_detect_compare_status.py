@@ -75,7 +75,7 @@ def test_the_status_names_what_is_not_ready() -> None:
     edge = {"url": "http://e", "reachable": True, "ready": False, "version": "1", "profile": "default"}
     checks = {"models": True, "keys": False, "cloud": False}
     assert status_line("edge", edge | {"checks": checks}) == (
-        "edge: not ready: keys; http://e; version 1; profile default-2"
+        "edge: not ready: keys; http://e; version 1; profile default"
     )
     cloud = {"url": "http://c", "reachable": True, "ready": False, "version": "1"}
     assert status_line("cloud", cloud) == "cloud: not ready; http://c; version 1"

@@ -18,12 +18,19 @@ def test_a_threshold_is_changed_and_said(command: Command) -> None:
     assert shown["threshold"] == {"cosine": 0.5, "fmr": 0.00002}
 
 
-def test_a_profile_that_was_not_measured_is_said_in_one_sentence(command: Command) -> None:
+def test_a_gallery_for_500_subjects_is_made_under_the_default_profile(command: Command) -> None:
+    ended = command.run("gallery", "create", "for-500", *PURPOSE)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "match one of 500 subjects" in ended.stdout
+    assert command.quick("gallery", "show", "for-500")[1][0]["threshold"]["cosine"] > 0.45
+
+
+def test_a_purpose_beyond_what_was_measured_is_refused_in_one_sentence(command: Command) -> None:
     command.quick("gallery", "create", "unmeasured", "--threshold", "0.5", "--fmr", "0.00002")
-    for words in (["create", "for-500"], ["threshold", "unmeasured"]):
-        ended = command.run("gallery", *words, *PURPOSE)
+    for words in (["create", "for-millions"], ["threshold", "unmeasured"]):
+        ended = command.run("gallery", *words, "--for-subjects", "5000000", "--false-accepts", "0.0001")
         assert (ended.returncode, ended.stdout) == (1, "")
-        assert "has no measured curves" in ended.stderr or "impostor pairs" in ended.stderr
+        assert "impostor pairs" in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
     assert command.quick("gallery", "show", "unmeasured")[1][0]["threshold"]["cosine"] == 0.5
 
