@@ -41,7 +41,7 @@ demo: $(VENV)/.run models  ## Enroll, verify and identify the sample pictures, i
 	@exec $(BIN)/python -m deploy.demo
 
 # Two workers with one thread each. A file's tests stay in one worker, which starts the file's services once.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.test models optional-models  ## Run the fast tests: make test ARGS=tests/shared
 	@$(PYTEST) -m "not slow" --hypothesis-profile=fast $(ARGS)
