@@ -143,6 +143,16 @@ def test_an_answer_that_is_not_understood_is_reported_without_its_text(edge: Edg
     assert len(edge.transport.requests) - before == 1, "repeating it would mend nothing"
 
 
+@pytest.mark.parametrize(("status", "kind"), [(404, "not-found"), (405, "method-not-allowed")])
+def test_a_cloud_that_lacks_an_operation_is_named(edge: Edge, status: int, kind: str) -> None:
+    """Passed on, the cloud's 404 would say that the edge is of an older version than its caller."""
+    edge.transport.always = answering(
+        status, json.dumps({"type": f"urn:patronus:problem:{kind}", "detail": "No."}).encode()
+    )
+    answer = edge.verify("door", "someone", FACE)
+    assert "The cloud lacks an operation" in assert_problem(answer, 502, "cloud-failed")["detail"]
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_cloud_that_refuses_the_edges_own_key_is_the_operators_matter(edge: Edge, status: int) -> None:
     body = b'{"type": "urn:patronus:problem:unauthenticated", "detail": "This API key is not known here."}'
