@@ -267,7 +267,9 @@ def test_a_cloud_that_lacks_the_operation_is_named_and_not_the_edge(edge: Edge, 
     edge.make("behind")
     edge.transport.always = of_an_earlier_version
     try:
-        with pytest.raises(UpstreamFailed, match="^The cloud lacks an operation .* it is of an older version than the"):
+        with pytest.raises(
+            UpstreamFailed, match=r"^The cloud lacks an operation .* it is of an older version than the"
+        ):
             migration(edge, tmp_path, "behind", ["ada"], people()[:1]).enroll()
     finally:
         edge.transport.reset()
