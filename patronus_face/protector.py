@@ -99,8 +99,8 @@ class Protector:
             (n, d) or (d,) float32, of length 1.
 
         Raises:
-            Unprocessable: not such an array, no rows, another dimension, a value that is not finite, a zero vector, or
-                a length that the profile's embedder does not give.
+            Unprocessable: not such an array, no rows, masked values, another dimension, a value that is not finite, a
+                zero vector, or a length that the profile's embedder does not give.
             ProtectionFailed: a step failed; there is no template.
 
         Example:
@@ -215,6 +215,12 @@ def _check_key(what: str, key: object) -> None:
 
 def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.float32], bool]:
     """An array as (n, d) float32, n over 0; and whether it was one row."""
+    parts = embeddings if isinstance(embeddings, list | tuple) else (embeddings,)
+    if any(isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts):
+        raise Unprocessable(
+            "The embeddings have masked values, which cannot be protected; give the rows that have none.",
+            reason="masked",
+        )
     try:
         given: NDArray[Any] = np.asarray(embeddings)
     except ValueError:
