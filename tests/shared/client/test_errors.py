@@ -288,12 +288,6 @@ def test_what_is_no_text_is_no_name(name: Any) -> None:
             client.delete_gallery(name)
 
 
-@pytest.mark.parametrize("retries", [-1, "x", 1.5])
-def test_a_number_of_retries_that_is_none_is_refused(retries: Any) -> None:
-    with pytest.raises(ValueError, match="retries is a whole number from 0"):
-        Client("http://127.0.0.1:9", api_key="k", retries=retries)
-
-
 def test_a_list_that_goes_in_a_circle_ends() -> None:
     page = Reply(200, b'{"items": [], "next": "a"}', {"content-type": "application/json"})
     with answering(page, page, page, page) as server, Client(server.url, api_key="k", retries=0) as client:
