@@ -14,9 +14,9 @@ from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.key_file import Key
 from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.seal import rotation
-from shared.arguments import file_path, wrong_type
 from shared.contract import Contract
 from shared.errors import Conflict, Unprocessable
+from shared.strict_types import file_path, wrong_type
 from shared.wire.common import Threshold
 
 _log = logging.getLogger("patronus_face")

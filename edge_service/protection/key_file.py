@@ -20,13 +20,12 @@ from pydantic import Field, ValidationError
 
 from edge_service.protection.keys import KEY_BYTES, GalleryKey, derive
 from edge_service.protection.profiles.files import Profile, check_profile_dimension
-from shared.arguments import file_path, whole_number, wrong_type
 from shared.contract import Contract, EmbedderPin, Epoch
 from shared.errors import Conflict, ContractMismatch, SetupError
 from shared.names import GALLERY_PATTERN, GalleryName, HexDigest
 from shared.security.process_secrets import lock_pages
 from shared.security.secret_files import locked, read_secret, write_secret
-from shared.strict_types import One, StrictModel
+from shared.strict_types import One, StrictModel, file_path, whole_number, wrong_type
 
 _KIND: Final = "patronus-key"
 _VERSION: Final = 1

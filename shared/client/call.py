@@ -15,10 +15,10 @@ from urllib.parse import quote
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from shared.arguments import whole_number, wrong_type
 from shared.client.pictures import Picture
 from shared.errors import BadRequest, Unprocessable
 from shared.names import GALLERY_PATTERN, TEMPLATE_ID_PATTERN, subject_name
+from shared.strict_types import whole_number, wrong_type
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from shared.arguments import whole_number
 from shared.client import embeddings, galleries, matching, subjects
 from shared.client.answers import Body
 from shared.client.call import Call
 from shared.client.methods import awaited, awaited_for_items, called, called_for_items
 from shared.errors import SetupError
+from shared.strict_types import whole_number
 
 if TYPE_CHECKING:
     import httpx

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import httpx
 
-from shared.arguments import file_path, wrong_type
 from shared.client.answers import read, retry_after
 from shared.client.pictures import parts
 from shared.errors import ClientError, PatronusError, ServiceUnreachable, SetupError
 from shared.security.tls import client_context, why_refused
+from shared.strict_types import file_path, wrong_type
 
 if TYPE_CHECKING:
     from pathlib import Path

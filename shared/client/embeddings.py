@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from shared.arguments import wrong_type
 from shared.client.call import Call
 from shared.client.pictures import Picture
 from shared.errors import BadRequest, Unprocessable
 from shared.names import QualityFilter
+from shared.strict_types import wrong_type
 from shared.wire.edge import EnrollEmbeddingsAnswer, ProtectAnswer
 from shared.wire.edge_embeddings import EnrollSubjectsAnswer
 

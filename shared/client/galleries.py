@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.arguments import wrong_type
 from shared.client.call import Call
+from shared.strict_types import wrong_type
 from shared.wire.common import Erased, Erasure, KeyChange, Page, ScoreRule, Threshold
 from shared.wire.edge import EdgeGallery
 from shared.wire.thresholds import ThresholdFor

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from shared.arguments import wrong_type
 from shared.errors import BadRequest
+from shared.strict_types import wrong_type
 
 # A path, the content of a file, or a file that is open for reading bytes.
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from shared.arguments import wrong_type
 from shared.client.call import Call
 from shared.client.pictures import Picture
 from shared.errors import BadRequest
 from shared.names import QualityFilter
+from shared.strict_types import wrong_type
 from shared.wire.common import Erased, Page, SubjectInfo
 from shared.wire.edge import EnrollFacesAnswer, SubjectFaces
 from shared.wire.edge_subjects import GalleryDuplicates, Moved, SubjectReport
