@@ -369,7 +369,7 @@ def _translate(response: httpx.Response) -> Exception:
 
 def _read(response: httpx.Response, model: type[Answer]) -> Answer:
     try:
-        return model.model_validate_json(response.content)
+        return model.model_validate_json(response.content, strict=True)
     except ValidationError:
         _log.error("cloud_answer_not_understood", status=response.status_code, problem="invalid answer")
         raise UpstreamFailed(_NOT_UNDERSTOOD) from None

@@ -84,7 +84,7 @@ def read(response: httpx.Response, body: bytearray, call: Call[T]) -> T:
     if not issubclass(call.answer, BaseModel):
         return cast("T", body.decode(errors="replace"))
     try:
-        return cast("T", call.answer.model_validate_json(body, extra="ignore"))
+        return cast("T", call.answer.model_validate_json(body, strict=True, extra="ignore"))
     except ValidationError as error:
         raise AnswerNotUnderstood(_why(error, _place(response))) from None
 

@@ -119,6 +119,10 @@ def test_an_erasure_that_may_be_done_is_not_repeated(edge: Edge) -> None:
         answering(200, b"<html>hello</html>"),
         answering(200, b'{"decision": "match"}'),
         answering(200, b'{"decision": "match", "similarity": 7, "threshold": 0.3, "fmr_at_threshold": 0.1}'),
+        answering(
+            200,
+            b'{"decision": "match", "similarity": true, "threshold": 0.3, "score_rule": "mean", "fmr_at_threshold": 0}',
+        ),
         answering(200),
         answering(204),
         answering(500, b"Traceback: secret"),

@@ -199,6 +199,12 @@ def test_values_of_another_edge_that_this_client_does_not_know_are_named() -> No
     assert "operator" not in error.value.detail
 
 
+@pytest.mark.parametrize("wrong", [{"dim": True}, {"dim": "128"}, {"default_threshold": {"cosine": True, "fmr": 0.1}}])
+def test_a_truth_value_or_a_text_is_no_number(wrong: dict[str, Any]) -> None:
+    with pytest.raises(AnswerNotUnderstood, match=r"answered other values than this client knows in d"):
+        asked(INFO | wrong)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
