@@ -86,6 +86,9 @@ _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
 _MOST_RETRY_AFTER_S: Final = 3600
 _SECONDS: Final = re.compile("[0-9]{1,9}")
 _NOT_UNDERSTOOD: Final = "The cloud answered in a way that this edge does not understand; compare their versions."
+# Of the path and method themselves: of what is not there, the cloud gives a reason.
+_NO_SUCH_OPERATION: Final = frozenset({(NotFound.kind, None), ("method-not-allowed", None)})
+_LACKS: Final = "The cloud lacks an operation that this edge needs: it is of an older version than the edge; update it."
 _AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it persists."
 
 
@@ -351,10 +354,13 @@ def _translate(response: httpx.Response) -> Exception:
         after = response.headers.get("Retry-After", "")
         seconds = min(int(after), _MOST_RETRY_AFTER_S) if _SECONDS.fullmatch(after) else 1
         return Overloaded("The cloud is working at its limit; try again in a moment.", retry_after_s=max(1, seconds))
+    reason = problem["reason"] if isinstance(problem.get("reason"), str) else None
+    if (kind, reason) in _NO_SUCH_OPERATION:
+        _log.error("cloud_answer_not_understood", status=status, problem="no such operation")
+        return UpstreamFailed(_LACKS)
     known = _PASSED_ON.get(kind)
     if known is not None:
-        reason = problem.get("reason")
-        return known(detail, reason=reason if isinstance(reason, str) else None)
+        return known(detail, reason=reason)
     if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
         return _Retry(UpstreamUnavailable(_AWAY))
     _log.error("cloud_answer_not_understood", status=status, problem=kind)
@@ -363,7 +369,7 @@ def _translate(response: httpx.Response) -> Exception:
 
 def _read(response: httpx.Response, model: type[Answer]) -> Answer:
     try:
-        return model.model_validate_json(response.content)
+        return model.model_validate_json(response.content, strict=True)
     except ValidationError:
         _log.error("cloud_answer_not_understood", status=response.status_code, problem="invalid answer")
         raise UpstreamFailed(_NOT_UNDERSTOOD) from None

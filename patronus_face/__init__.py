@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from patronus_face.protector import Protector
     from shared.client import AsyncClient, Client
     from shared.errors import Conflict, ContractMismatch, PatronusError, ProtectionFailed, SetupError, Unprocessable
+    from shared.wire.common import Threshold
+    from shared.wire.thresholds import ThresholdFor
 
 _MODULES = {
     "AsyncClient": "shared.client",
@@ -30,6 +32,8 @@ _MODULES = {
         ("Conflict", "ContractMismatch", "PatronusError", "ProtectionFailed", "SetupError", "Unprocessable"),
         "shared.errors",
     ),
+    "Threshold": "shared.wire.common",
+    "ThresholdFor": "shared.wire.thresholds",
 }
 
 __all__ = [
@@ -42,6 +46,8 @@ __all__ = [
     "ProtectionFailed",
     "Protector",
     "SetupError",
+    "Threshold",
+    "ThresholdFor",
     "Unprocessable",
 ]
 

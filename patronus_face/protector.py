@@ -16,6 +16,7 @@ from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.seal import rotation
 from shared.contract import Contract
 from shared.errors import Conflict, Unprocessable
+from shared.strict_types import file_path, wrong_type
 from shared.wire.common import Threshold
 
 _log = logging.getLogger("patronus_face")
@@ -69,6 +70,7 @@ class Protector:
             SetupError: the profile is missing, damaged or for another dimension, or the key's file is damaged.
             Conflict: the key is of another gallery.
             ContractMismatch: the key is for another profile, or for another dimension.
+            TypeError: an argument is of another type.
 
         Example:
             >>> protector = Protector.open("seal", key=Key.load_or_create("arcface.key"), gallery="staff", dim=512)
@@ -77,7 +79,10 @@ class Protector:
             ...
             shared.errors.ContractMismatch: The key file arcface.key is for the profile 'seal', and this is ...
         """
-        found = load_profile(profile, own=None if profiles is None else Path(profiles))
+        if not isinstance(profile, str):
+            raise wrong_type("profile", "the name of a profile", profile)
+        _check_key("key", key)
+        found = load_profile(profile, own=None if profiles is None else file_path("profiles", profiles))
         opened = cls(found, key, *key.use_for(found, gallery, dim))
         if not found.seals:
             _log.warning("The profile %s does not seal: its templates are nearly embeddings.", found.pin.name)
@@ -94,8 +99,8 @@ class Protector:
             (n, d) or (d,) float32, of length 1.
 
         Raises:
-            Unprocessable: not such an array, no rows, another dimension, a value that is not finite, a zero vector, or
-                a length that the profile's embedder does not give.
+            Unprocessable: not such an array, no rows, masked values, another dimension, a value that is not finite, a
+                zero vector, or a length that the profile's embedder does not give.
             ProtectionFailed: a step failed; there is no template.
 
         Example:
@@ -132,6 +137,7 @@ class Protector:
         Raises:
             Conflict: the profile does not seal, or the new key is this one, or is of another gallery or profile.
             SetupError: the new key's file is missing or damaged.
+            TypeError: it is no key.
 
         Example:
             >>> import numpy as np
@@ -143,6 +149,7 @@ class Protector:
             >>> np.allclose(turned, new.protect(embedding), atol=1e-6)
             True
         """
+        _check_key("new_key", new_key)
         if self._contract.seal is None:
             raise Conflict(
                 f"The profile {self._contract.profile.name} does not seal, so no rotation leads to another key; "
@@ -201,8 +208,19 @@ class Protector:
         return self._engine.profile.document.threshold
 
 
+def _check_key(what: str, key: object) -> None:
+    if not isinstance(key, Key):
+        raise wrong_type(what, "a Key, as Key.load_or_create(path) gives it", key)
+
+
 def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.float32], bool]:
     """An array as (n, d) float32, n over 0; and whether it was one row."""
+    parts = embeddings if isinstance(embeddings, list | tuple) else (embeddings,)
+    if any(isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts):
+        raise Unprocessable(
+            "The embeddings have masked values, which cannot be protected; give the rows that have none.",
+            reason="masked",
+        )
     try:
         given: NDArray[Any] = np.asarray(embeddings)
     except ValueError:

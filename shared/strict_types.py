@@ -1,15 +1,22 @@
-"""Strict models, and whole numbers in JSON, in paths and in queries.
+"""Strict models; whole numbers in JSON, in paths and in queries; and what programs give to the library and the client.
 
 In JSON 128 and 128.0 are the same number, and some encoders write the second. In paths and queries a number is text,
-and there is one way to write it.
+and there is one way to write it. A program that gives an argument of a wrong type gets a ``TypeError`` of one sentence,
+which names the argument and what it takes; a wrong value is a ``PatronusError``.
 """
 
 from __future__ import annotations
 
+import operator
+import os
 import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from shared.errors import SetupError
 
 
 class StrictModel(BaseModel):
@@ -54,3 +61,45 @@ TRUE_OR_FALSE: Final = BeforeValidator(_true_or_false)
 
 # The version of what has one version only.
 One = Annotated[Literal[1], _AS_JSON_HAS_IT]
+
+
+def wrong_type(what: str, wanted: str, given: object) -> TypeError:
+    """The error for an argument of a wrong type. It does not show the value, which may be a secret.
+
+    Args:
+        what: the argument.
+        wanted: what it takes, with its article.
+        given: what was given.
+    """
+    return TypeError(f"{what} is {wanted}, not {'None' if given is None else type(given).__name__}")
+
+
+def whole_number(what: str, given: object) -> int:
+    """A whole number of any type that stands for one, such as NumPy's.
+
+    Raises:
+        TypeError: it is none; true and false are none either.
+    """
+    if not isinstance(given, bool):
+        with suppress(TypeError):
+            return operator.index(given)  # type: ignore[arg-type]
+    raise wrong_type(what, "a whole number", given)
+
+
+def file_path(what: str, given: object) -> Path:
+    """A path that an operating system can open.
+
+    Raises:
+        TypeError: it is no path.
+        SetupError: no file can have this name.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise wrong_type(what, "a path", given)
+    path = Path(os.fsdecode(given))
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half a surrogate pair
+        possible = False
+    if not possible:
+        raise SetupError(f"No file can have the name {str(path)!r}; name another for {what}.")
+    return path

@@ -28,6 +28,7 @@ from cloud_service.record.queries import read_value
 from cloud_service.record.tables import audit
 from shared.errors import NotFound, RecordDamaged, SetupError
 from shared.security.secret_files import require_folder, write_secret
+from shared.strict_types import JsonInteger, One
 from shared.wire.cloud import AuditHead
 from shared.wire.common import ExactMoment
 
@@ -52,7 +53,7 @@ class KnownErasure(BaseModel):
     at: ExactMoment
     action: Literal["gallery_erased", "subject_erased", "template_erased", "templates_expired"]
     gallery: str
-    gallery_id: int
+    gallery_id: JsonInteger
     made: Hex | None
     subject: Hex | None = None
     template: str | None = None
@@ -77,7 +78,7 @@ class ErasureList(BaseModel):
 
     model_config = _FROZEN
 
-    version: Literal[1]
+    version: One
     record: Hex
     head: AuditHead
     erasures: list[KnownErasure]

@@ -124,7 +124,7 @@ def _info_of_the_cloud(gallery: str, settings: EdgeSettings) -> EdgeGallery | Ga
 
 def _saved_info(gallery: str, contract: Path) -> EdgeGallery:
     try:
-        info = EdgeGallery.model_validate_json(contract.read_bytes())
+        info = EdgeGallery.model_validate_json(contract.read_bytes(), strict=True)
     except OSError as error:
         raise BadRequest(f"{contract}: cannot be read ({error.strerror}).") from None
     except ValidationError:

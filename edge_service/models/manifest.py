@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from shared.errors import SetupError
 from shared.names import HexDigest
+from shared.strict_types import One
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -129,7 +130,7 @@ class ModelEntry(_Part):
 class Manifest(_Part):
     """Every model: one a role that is always fetched, and others fetched by name."""
 
-    version: Literal[1]
+    version: One
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ from shared.errors import Conflict, ContractMismatch, SetupError
 from shared.names import GALLERY_PATTERN, GalleryName, HexDigest
 from shared.security.process_secrets import lock_pages
 from shared.security.secret_files import locked, read_secret, write_secret
-from shared.strict_types import One, StrictModel
+from shared.strict_types import One, StrictModel, file_path, whole_number, wrong_type
 
 _KIND: Final = "patronus-key"
 _VERSION: Final = 1
@@ -91,13 +91,14 @@ class Key:
 
         Raises:
             SetupError: the file is damaged, newer than this program, not a key file, or readable by others, or it
-                cannot be written.
+                cannot be written, or no file can have this name.
+            TypeError: it is no path.
 
         Example:
             >>> Key.load_or_create("acme.key").path.stat().st_mode & 0o777 == 0o600
             True
         """
-        file = Path(path)
+        file = file_path("path", path)
         try:
             return cls.load(file)
         except FileNotFoundError:
@@ -115,7 +116,9 @@ class Key:
 
         Raises:
             FileNotFoundError: there is no such file.
-            SetupError: it is damaged, newer than this program, not a key file, or readable by others.
+            SetupError: it is damaged, newer than this program, not a key file, or readable by others, or no file can
+                have this name.
+            TypeError: it is no path.
 
         Example:
             >>> Key.load("missing.key")
@@ -123,7 +126,7 @@ class Key:
             ...
             FileNotFoundError: [Errno 2] No such file or directory: 'missing.key'
         """
-        file = Path(path)
+        file = file_path("path", path)
         content = _read(file)
         secret = bytes.fromhex(content.secret)
         lock_pages(secret)
@@ -174,6 +177,7 @@ class Key:
             ContractMismatch: it is for another profile, another version of it, or another length of embeddings.
             SetupError: no gallery can have this name, the profile is not for this dimension, or the file is missing or
                 damaged, or cannot be written.
+            TypeError: the gallery is no string, or the dimension no whole number.
 
         Example:
             >>> from edge_service.protection.profiles.files import load_profile
@@ -181,12 +185,17 @@ class Key:
             >>> gallery, contract.dim
             ('staff', 512)
         """
+        wanted = None if dim is None else whole_number("dim", dim)
         known = self.used_for()
         if gallery is None:
             gallery = _GALLERY if known is None else known[0]
+        if not isinstance(gallery, str):
+            raise wrong_type("gallery", "a string", gallery)
         if re.fullmatch(GALLERY_PATTERN, gallery) is None:
             raise SetupError("A gallery's name is 1 to 64 letters, digits, dots, underscores or hyphens.")
-        contract = self._contract(profile, gallery, _dimension(profile, dim, None if known is None else known[1].dim))
+        contract = self._contract(
+            profile, gallery, _dimension(profile, wanted, None if known is None else known[1].dim)
+        )
         if known is None:
             known = self._note(_Use(gallery=gallery, contract=contract))
         self._compare(known, gallery, contract)

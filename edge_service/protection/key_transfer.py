@@ -14,6 +14,7 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 from edge_service.protection.keys import KEY_BYTES, GalleryKey
 from shared.errors import BadRequest
 from shared.names import GalleryName
+from shared.strict_types import JsonInteger, One
 
 MIN_PASSPHRASE: Final = 12
 _NONCE_BYTES: Final = 12
@@ -28,10 +29,10 @@ class WrappedKey(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["patronus-gallery-key"] = "patronus-gallery-key"
-    version: Literal[1] = 1
+    version: One = 1
     gallery: GalleryName
     # Bounded, so that a hostile file cannot ask for all of the memory.
-    scrypt_log2_n: Annotated[int, Field(ge=14, le=20)]
+    scrypt_log2_n: Annotated[JsonInteger, Field(ge=14, le=20)]
     salt: Annotated[Base64Bytes, Field(min_length=16, max_length=64)]
     nonce: Annotated[Base64Bytes, Field(min_length=_NONCE_BYTES, max_length=_NONCE_BYTES)]
     # The key; and the secret that ids of pictures follow from, where that is not derived from the key.

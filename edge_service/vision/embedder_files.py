@@ -25,6 +25,7 @@ from edge_service.vision.align import ALIGNMENTS, ARCFACE, Alignment
 from edge_service.vision.sessions import OrtSession
 from shared.contract import MAX_DIM
 from shared.errors import SetupError
+from shared.strict_types import JsonInteger
 
 # The largest face embedders are transformers of a few hundred megabytes; a session holds the file and its weights.
 MAX_BYTES: Final = 2**30
@@ -36,7 +37,7 @@ _WEIGHTS_ELSEWHERE: Final = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80
 _FLOAT: Final = "tensor(float)"
 _SAMPLE: Final = '{"dim": 512, "channels": "RGB", "mean": 127.5, "scale": 0.00784313725}'
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 
 
 class EmbedderDescription(BaseModel):
@@ -54,9 +55,9 @@ class EmbedderDescription(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dim: Annotated[int, Field(gt=0, le=MAX_DIM)] | None = None
+    dim: Annotated[JsonInteger, Field(gt=0, le=MAX_DIM)] | None = None
     alignment: str = ARCFACE.name
-    side: Annotated[int, Field(ge=16, le=1024)] | None = None
+    side: Annotated[JsonInteger, Field(ge=16, le=1024)] | None = None
     channels: Literal["RGB", "BGR"] = "RGB"
     mean: Number | tuple[Number, Number, Number] = 0.0
     scale: Number | tuple[Number, Number, Number] = 1.0

@@ -25,12 +25,54 @@ _WHOLE_SECONDS: Final = re.compile("[0-9]{1,9}")
 _POLICY: Final = re.compile('"([a-z]+)";q=([0-9]{1,9});w=([0-9]{1,9})')
 # What a sentence has none of; from what is no edge, it could change a terminal that shows it.
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+# The largest honest answer is the report of a subject with 1,000 templates of 4,096 values: 90 MB of JSON.
+_MOST_BYTES: Final = 128 * 1024 * 1024
 # Members that are named in one sentence.
 _MOST_NAMED: Final = 5
 
 
-def read(response: httpx.Response, call: Call[T]) -> T:
+class Body:
+    """The body of an answer, as it arrives; not more of it than an edge sends.
+
+    The client asks for an answer that is not compressed: a small compressed one can fill the memory.
+
+    Args:
+        response: whose body it is, not read yet.
+
+    Raises:
+        AnswerNotUnderstood: it is compressed all the same.
+    """
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self.content = bytearray()
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise AnswerNotUnderstood(
+                f"What answers at {_place(response)} compresses its answer, which no edge does unasked; switch that "
+                "off in the proxy before it."
+            )
+
+    def add(self, block: bytes) -> None:
+        """Takes the next bytes.
+
+        Raises:
+            AnswerNotUnderstood: there are more than an edge sends.
+        """
+        self.content += block
+        if len(self.content) > _MOST_BYTES:
+            raise AnswerNotUnderstood(
+                f"What answers at {_place(self._response)} is not an edge: its answer is over "
+                f"{_MOST_BYTES // 1024**2} MiB long."
+            )
+
+
+def read(response: httpx.Response, body: bytearray, call: Call[T]) -> T:
     """The answer to a call. Members that this client does not know are ignored.
+
+    Args:
+        response: status and headers.
+        body: all of it.
+        call: that was sent.
 
     Raises:
         PatronusError: the service answered a problem; the class is that of its type.
@@ -38,11 +80,11 @@ def read(response: httpx.Response, call: Call[T]) -> T:
     """
     problem = response.headers.get("content-type", "").partition(";")[0].strip() == _PROBLEM
     if problem or not (response.is_success or response.status_code in call.also):
-        raise _error(response, call)
+        raise _error(response, body, call)
     if not issubclass(call.answer, BaseModel):
-        return cast("T", response.text)
+        return cast("T", body.decode(errors="replace"))
     try:
-        return cast("T", call.answer.model_validate_json(response.content, extra="ignore"))
+        return cast("T", call.answer.model_validate_json(body, strict=True, extra="ignore"))
     except ValidationError as error:
         raise AnswerNotUnderstood(_why(error, _place(response))) from None
 
@@ -61,10 +103,10 @@ def _why(error: ValidationError, place: str) -> str:
     )
 
 
-def _error(response: httpx.Response, call: Call[T]) -> PatronusError:
+def _error(response: httpx.Response, body: bytearray, call: Call[T]) -> PatronusError:
     status = response.status_code
     try:
-        found = from_json(response.content)
+        found = from_json(body)
         kind, detail = found["type"], found["detail"]
         if not (isinstance(kind, str) and isinstance(detail, str)):
             raise TypeError("no text")

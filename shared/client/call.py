@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from shared.client.pictures import Picture
 from shared.errors import BadRequest, Unprocessable
 from shared.names import GALLERY_PATTERN, TEMPLATE_ID_PATTERN, subject_name
+from shared.strict_types import whole_number, wrong_type
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -88,16 +89,17 @@ class Call(Generic[T_co]):
 
         Raises:
             Unprocessable: it holds a number that is not finite.
+            TypeError: it holds what JSON cannot.
         """
         if self.body is None:
             return None
         members = {name: value for name, value in self.body.items() if value is not None}
         with suppress(PydanticSerializationError):  # half a surrogate pair, which the edge refuses
-            written = to_json(members)  # ten times as fast, and lets pass what is not finite
+            written = to_json(members, fallback=_plain)  # ten times as fast, and lets pass what is not finite
             if not any(word in written for word in _NOT_FINITE):
                 return written
         try:
-            return json.dumps(members, allow_nan=False, separators=(",", ":")).encode()
+            return json.dumps(members, allow_nan=False, separators=(",", ":"), default=_plain).encode()
         except ValueError:
             raise Unprocessable("A number is not finite; send finite numbers only.", reason="not_finite") from None
 
@@ -110,21 +112,29 @@ class Call(Generic[T_co]):
         return replace(self, query={**self.query, "after": last})
 
 
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python."""
+    if not hasattr(value, "tolist"):
+        raise wrong_type("a value to send", "a text, a number, true, false, or a list of them", value)
+    return value.tolist()
+
+
 def check_name(what: str, name: str | int) -> None:
     """Refuses a name that would lead to another resource, or that nothing can have.
 
     Args:
-        what: ``gallery``, ``subject`` or ``face``; others are not checked.
-        name: of it.
+        what: ``gallery``, ``subject``, ``face`` or ``receipt``.
+        name: of it; the number of a receipt.
 
     Raises:
         BadRequest: says the rule.
-        TypeError: it is no text: ``None`` must not become the name "None".
+        TypeError: it is no text: ``None`` must not become the name "None"; or a receipt's is no number.
     """
-    if what != "subject" and what not in _RULES:
+    if what == "receipt":
+        whole_number("the receipt", name)
         return
     if not isinstance(name, str):
-        raise TypeError(f"the {what} is a string, not {name!r}")
+        raise wrong_type(f"the {what}", "a string", name)
     if what == "subject":
         try:
             subject_name(name)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from shared.client import embeddings, galleries, matching, subjects
+from shared.client.answers import Body
 from shared.client.call import Call
 from shared.client.methods import awaited, awaited_for_items, called, called_for_items
 from shared.errors import SetupError
+from shared.strict_types import whole_number
 
 if TYPE_CHECKING:
     import httpx
@@ -35,17 +37,17 @@ class _Caller:
         url: str | None = None,
         *,
         api_key: str | None = None,
-        ca: Path | None = None,
-        certificate: Path | None = None,
-        certificate_key: Path | None = None,
+        ca: str | Path | None = None,
+        certificate: str | Path | None = None,
+        certificate_key: str | Path | None = None,
         timeout_s: float = _TIMEOUT_S,
         retries: int = _RETRIES,
         transport: httpx.BaseTransport | httpx.AsyncBaseTransport | None = None,
     ) -> None:
         from shared.client.connection import Connection  # noqa: PLC0415 - it loads httpx, which takes a while
 
-        if not isinstance(retries, int) or retries < 0:
-            raise ValueError(f"retries is a whole number from 0, not {retries!r}")
+        if whole_number("retries", retries) < 0:
+            raise SetupError(f"retries is a whole number from 0, not {retries}.")
         key = api_key or os.environ.get("PATRONUS_API_KEY")
         if not key:
             raise SetupError("There is no API key; give it as api_key, or in PATRONUS_API_KEY.")
@@ -89,7 +91,9 @@ class Client(_Caller):
         transport: what httpx sends with instead of the network: a proxy, or an application in tests.
 
     Raises:
-        SetupError: there is no API key, the address is not a URL, or a file for TLS cannot be used.
+        SetupError: there is no API key, the address is not a URL, a number is too small or too large, or a file for TLS
+            cannot be used.
+        TypeError: an argument is of another type, here or in a call; one sentence names it.
 
     Example:
         >>> with Client(EDGE, api_key=API_KEY) as client:
@@ -117,12 +121,16 @@ class Client(_Caller):
             PatronusError: the edge answered a problem; the class is that of its type.
             ServiceUnreachable: no edge answers.
             AnswerNotUnderstood: what answers is not an edge, or one of another version.
+            ClientError: this client is closed.
         """
         exchange = self._connection.exchange(call)
         while exchange.goes_on:
             time.sleep(exchange.wait_s)
-            with exchange.sending() as options:
-                exchange.receive(self._http.request(**options))
+            with exchange.sending(self._http) as options, self._http.stream(**options) as response:
+                body = Body(response)
+                for block in response.iter_bytes():
+                    body.add(block)
+                exchange.receive(response, body.content)
         return exchange.answer
 
     put_gallery = called(galleries.put_gallery)
@@ -198,8 +206,12 @@ class AsyncClient(_Caller):
         exchange = self._connection.exchange(call)
         while exchange.goes_on:
             await asyncio.sleep(exchange.wait_s)
-            with exchange.sending() as options:
-                exchange.receive(await self._http.request(**options))
+            with exchange.sending(self._http) as options:
+                async with self._http.stream(**options) as response:
+                    body = Body(response)
+                    async for block in response.aiter_bytes():
+                        body.add(block)
+                    exchange.receive(response, body.content)
         return exchange.answer
 
     put_gallery = awaited(galleries.put_gallery)

@@ -15,8 +15,9 @@ import httpx
 
 from shared.client.answers import read, retry_after
 from shared.client.pictures import parts
-from shared.errors import PatronusError, ServiceUnreachable, SetupError
+from shared.errors import ClientError, PatronusError, ServiceUnreachable, SetupError
 from shared.security.tls import client_context, why_refused
+from shared.strict_types import file_path, wrong_type
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 # A host that does not answer at all is noticed earlier than one that is slow to answer.
 _MOST_CONNECT_S: Final = 10.0
+# A day: no socket takes infinity.
+_MOST_TIMEOUT_S: Final = 86_400
 # The service did nothing: too much work, or over the key's rate.
 _NOT_DONE: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS})
 # Busy, or something that it needs is away for a moment.
@@ -55,31 +58,43 @@ class Connection:
         transport: instead of the network.
 
     Raises:
-        SetupError: the address is not a URL, the key cannot be one, or a file for TLS is missing, wrong or out of date.
+        SetupError: the address is not a URL, the key cannot be one, the timeout is not over 0, or a file for TLS is
+            missing, wrong or out of date.
+        TypeError: an argument is of another type.
     """
 
     def __init__(
         self,
         url: str,
         api_key: str,
-        ca: Path | None,
-        certificate: Path | None,
-        certificate_key: Path | None,
+        ca: str | Path | None,
+        certificate: str | Path | None,
+        certificate_key: str | Path | None,
         timeout_s: float,
         retries: int,
         transport: Any,
     ) -> None:
         if (certificate is None) != (certificate_key is None):
             raise SetupError("A client's certificate and its key go together; name the files of both.")
+        if not isinstance(api_key, str):
+            raise wrong_type("api_key", "a string", api_key)
         if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
             raise SetupError("This is not an API key; an edge's looks like patronus_…")
         self._url = url
         self._retries = retries
         self._options = {
             "base_url": _checked(url),
-            "headers": {"Authorization": f"Bearer {api_key}", "Accept": "application/json"},
-            "timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, _MOST_CONNECT_S)),
-            "verify": client_context(ca, certificate, certificate_key),
+            "headers": {
+                "Authorization": f"Bearer {api_key}",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            },
+            "timeout": _timeout(timeout_s),
+            "verify": client_context(
+                None if ca is None else file_path("ca", ca),
+                None if certificate is None else file_path("certificate", certificate),
+                None if certificate_key is None else file_path("certificate_key", certificate_key),
+            ),
             "trust_env": False,  # a proxy named in the environment must not see pictures
             "follow_redirects": False,
             "transport": transport,
@@ -106,6 +121,14 @@ def _checked(url: str) -> httpx.URL:
     raise SetupError("The edge's address is not a URL; write it like http://127.0.0.1:8000")
 
 
+def _timeout(seconds: float) -> httpx.Timeout:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise wrong_type("timeout_s", "a number of seconds", seconds)
+    if not 0 < seconds <= _MOST_TIMEOUT_S:
+        raise SetupError(f"timeout_s is a number of seconds over 0, and at most {_MOST_TIMEOUT_S}.")
+    return httpx.Timeout(seconds, connect=min(seconds, _MOST_CONNECT_S))
+
+
 class Exchange(Generic[T]):
     """One call, from its first sending to its answer; whoever holds it waits and sends.
 
@@ -113,8 +136,11 @@ class Exchange(Generic[T]):
 
         while exchange.goes_on:
             sleep(exchange.wait_s)
-            with exchange.sending() as options:
-                exchange.receive(http.request(**options))
+            with exchange.sending(http) as options, http.stream(**options) as response:
+                body = Body(response)
+                for block in response.iter_bytes():
+                    body.add(block)
+                exchange.receive(response, body.content)
         return exchange.answer
 
     Args:
@@ -133,15 +159,21 @@ class Exchange(Generic[T]):
         self.answer: T
 
     @contextmanager
-    def sending(self) -> Iterator[dict[str, Any]]:
-        """Gives the arguments for ``request`` of an HTTP client, and takes a failure of the connection.
+    def sending(self, http: httpx.Client | httpx.AsyncClient) -> Iterator[dict[str, Any]]:
+        """Gives the arguments for ``stream`` of an HTTP client, and takes a failure of the connection.
 
         Pictures are open for as long as the context is.
 
+        Args:
+            http: that client.
+
         Raises:
+            ClientError: it is closed.
             BadRequest: a name cannot be one, or a picture cannot be read.
             ServiceUnreachable: the connection failed, and the call is not to be sent again.
         """
+        if http.is_closed:
+            raise ClientError("This client is closed; make another one.", reason="closed")
         call = self._call
         sent: dict[str, Any] = {"method": call.method, "url": call.target(), "params": call.params()}
         with parts(call.pictures) as files:
@@ -156,8 +188,12 @@ class Exchange(Generic[T]):
             except httpx.RequestError as failure:
                 self._fail(failure)
 
-    def receive(self, response: httpx.Response) -> None:
+    def receive(self, response: httpx.Response, body: bytearray) -> None:
         """Takes an answer: it is the call's, or the call is to be sent again.
+
+        Args:
+            response: status and headers.
+            body: all of it.
 
         Raises:
             PatronusError: it is a problem, and the call is not to be sent again.
@@ -167,7 +203,7 @@ class Exchange(Generic[T]):
         if response.status_code in again - self._call.also and self._left and asked <= _MOST_RETRY_AFTER_S:
             self._wait(asked)
             return
-        self.answer = read(response, self._call)
+        self.answer = read(response, body, self._call)
         self.goes_on = False
 
     def _fail(self, failure: httpx.RequestError) -> None:

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from shared.client.call import Call
 from shared.client.pictures import Picture
+from shared.errors import BadRequest, Unprocessable
 from shared.names import QualityFilter
+from shared.strict_types import wrong_type
 from shared.wire.edge import EnrollEmbeddingsAnswer, ProtectAnswer
 from shared.wire.edge_embeddings import EnrollSubjectsAnswer
 
@@ -68,9 +70,8 @@ def enroll_subjects(
         >>> [face.stored for face in answer.faces]
         ['now', 'now', 'now']
     """
-    sent = [
-        new | {"subject": subject} for new, subject in zip(_new_embeddings(embeddings, faces), subjects, strict=True)
-    ]
+    new = _new_embeddings(embeddings, faces)
+    sent = [one | {"subject": subject} for one, subject in zip(new, _for_each(new, "subjects", subjects), strict=True)]
     return Call(
         method="POST",
         path="/v1/galleries/{gallery}/embeddings",
@@ -118,12 +119,32 @@ def protect(
 
 def _new_embeddings(embeddings: Rows, faces: Sequence[str] | None) -> list[dict[str, Any]]:
     rows = _lists(embeddings)
-    named: Sequence[str | None] = [None] * len(rows) if faces is None else faces
+    named: Sequence[str | None] = [None] * len(rows) if faces is None else _for_each(rows, "faces", faces)
     return [
         {"values": values} | ({} if face is None else {"face": face}) for values, face in zip(rows, named, strict=True)
     ]
 
 
+def _for_each(rows: list[Any], what: str, names: Sequence[str]) -> Sequence[str]:
+    """Names, if there is one for each row; of the letters of one name, none is."""
+    if isinstance(names, str | bytes) or not hasattr(names, "__len__"):
+        raise wrong_type(what, "a list of names", names)
+    if len(names) != len(rows):
+        raise BadRequest(f"There are {len(rows)} embeddings and {len(names)} {what}; give one for each.")
+    return names
+
+
 def _lists(rows: Rows) -> list[Any]:
-    found: list[Any] = [*rows] if isinstance(rows, Sequence) else rows.tolist()
-    return [row if isinstance(row, Sequence) else row.tolist() for row in found]
+    found = _list(rows)
+    if found is None:
+        raise wrong_type("embeddings", "an array (n, d), or a list of rows of numbers", rows)
+    made = [_list(row) for row in found]
+    if any(row is None for row in made):
+        raise Unprocessable("The embeddings are not rows of numbers; give n of them as (n, d).", reason="bad_shape")
+    return made
+
+
+def _list(given: Any) -> Sequence[Any] | None:
+    """The items of an array or a sequence; None for what is neither."""
+    found = given.tolist() if hasattr(given, "tolist") else given
+    return found if isinstance(found, Sequence) and not isinstance(found, str | bytes) else None

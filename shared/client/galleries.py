@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from shared.client.call import Call
+from shared.strict_types import wrong_type
 from shared.wire.common import Erased, Erasure, KeyChange, Page, ScoreRule, Threshold
 from shared.wire.edge import EdgeGallery
 from shared.wire.thresholds import ThresholdFor
@@ -35,7 +38,7 @@ def put_gallery(
         'mean'
     """
     body = {
-        "threshold": None if threshold is None else threshold.model_dump(),
+        "threshold": _threshold(threshold),
         "verify_only": verify_only,
         "score_rule": score_rule,
     }
@@ -79,7 +82,7 @@ def change_gallery(
         Unprocessable: both are given, or none; or the profile's measurements do not support the purpose.
     """
     names = {"gallery": gallery}
-    body = {"score_rule": score_rule, "threshold": None if threshold is None else threshold.model_dump()}
+    body = {"score_rule": score_rule, "threshold": _threshold(threshold)}
     return Call(method="PATCH", path=_GALLERY, answer=EdgeGallery, names=names, body=body)
 
 
@@ -137,3 +140,11 @@ def get_rekey(gallery: str) -> Call[KeyChange]:
 def cancel_rekey(gallery: str) -> Call[KeyChange]:
     """Gives up a change of a gallery's key; refused where the gallery matches under the new one already."""
     return Call(method="DELETE", path=f"{_GALLERY}/rekey", answer=KeyChange, names={"gallery": gallery})
+
+
+def _threshold(given: Threshold | ThresholdFor | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    if not isinstance(given, Threshold | ThresholdFor):
+        raise wrong_type("threshold", "a Threshold(cosine=…, fmr=…) or a ThresholdFor(…) of patronus_face", given)
+    return given.model_dump()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from shared.errors import BadRequest
+from shared.strict_types import wrong_type
 
 # A path, the content of a file, or a file that is open for reading bytes.
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
@@ -26,6 +27,7 @@ def parts(pictures: Sequence[Picture]) -> Iterator[list[Part]]:
 
     Raises:
         BadRequest: a file cannot be read, is not a plain one, or is larger than any edge takes.
+        TypeError: it is no picture.
     """
     with ExitStack() as opened:
         yield [("image", ("picture", _content(one, opened), "application/octet-stream")) for one in pictures]
@@ -35,11 +37,18 @@ def _content(picture: Picture, opened: ExitStack) -> bytes | IO[bytes]:
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
     if isinstance(picture, str | os.PathLike):
-        return opened.enter_context(_plain_file(Path(picture)))
-    if picture.seekable():
+        return opened.enter_context(_plain_file(Path(os.fsdecode(picture))))
+    if not all(hasattr(picture, name) for name in ("read", "seek", "seekable")):
+        raise wrong_type("a picture", "a path, bytes, or a file open for reading bytes", picture)
+    try:
+        if not picture.seekable():
+            raise BadRequest("This file cannot be read twice; read it, and give the bytes.", reason="not_seekable")
         picture.seek(0)  # it is sent from its beginning, at a second sending too
-        return picture
-    raise BadRequest("This file cannot be read twice; read it, and give the bytes.", reason="not_seekable")
+        if not isinstance(picture.read(0), bytes):
+            raise TypeError("a picture is a file open for reading bytes, not text; open it with mode 'rb'")
+    except (OSError, ValueError):
+        raise BadRequest("This file is closed, or not open for reading; open it with mode 'rb'.") from None
+    return picture
 
 
 def _plain_file(path: Path) -> IO[bytes]:
@@ -51,3 +60,5 @@ def _plain_file(path: Path) -> IO[bytes]:
         return path.open("rb")
     except OSError as error:
         raise BadRequest(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError:  # a null byte, or half a surrogate pair
+        raise BadRequest(f"No file can have the name {str(path)!r}.") from None

@@ -7,7 +7,9 @@ from typing import Literal
 
 from shared.client.call import Call
 from shared.client.pictures import Picture
+from shared.errors import BadRequest
 from shared.names import QualityFilter
+from shared.strict_types import wrong_type
 from shared.wire.common import Erased, Page, SubjectInfo
 from shared.wire.edge import EnrollFacesAnswer, SubjectFaces
 from shared.wire.edge_subjects import GalleryDuplicates, Moved, SubjectReport
@@ -148,7 +150,17 @@ def set_expiry(gallery: str, subject: str, expires_at: datetime) -> Call[Subject
         gallery: its name.
         subject: of the gallery.
         expires_at: with its time zone, within 100 years.
+
+    Raises:
+        BadRequest: it has no time zone.
     """
+    if not isinstance(expires_at, datetime):
+        raise wrong_type("expires_at", "a datetime with its time zone", expires_at)
+    if expires_at.utcoffset() is None:
+        raise BadRequest(
+            "expires_at has no time zone; give it one, such as expires_at.astimezone() for this computer's.",
+            reason="no_time_zone",
+        )
     names, body = {"gallery": gallery, "subject": subject}, {"expires_at": expires_at.isoformat()}
     return Call(method="PUT", path=f"{_SUBJECT}/expiry", answer=SubjectFaces, names=names, body=body)
 

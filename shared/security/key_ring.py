@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from shared.errors import Conflict, NotFound, PatronusError, SetupError
 from shared.security.credentials import ApiKeyRecord, Scope, authenticate, mint
 from shared.security.secret_files import locked, read_secret, remove_leftovers, write_secret
+from shared.strict_types import JsonInteger
 
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    version: int = 1
+    version: JsonInteger = 1
     keys: list[ApiKeyRecord]
 
 

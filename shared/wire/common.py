@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Final, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -39,10 +39,16 @@ def moment_text(moment: datetime) -> str:
 ExactMoment = Annotated[datetime, PlainSerializer(moment_text, return_type=str, when_used="json")]
 
 
+def _without_example(schema: dict[str, Any]) -> None:
+    """An OpenAPI document has no examples for Python."""
+    if "description" in schema:
+        schema["description"] = schema["description"].partition("\n\nExample:")[0]
+
+
 class Wire(BaseModel):
     """Base of all wire models: unknown members are refused, values are not coerced silently."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_without_example)
 
 
 class StrictWire(Wire):
@@ -52,7 +58,13 @@ class StrictWire(Wire):
 
 
 class Threshold(StrictWire):
-    """The threshold of decisions, and its false match rate."""
+    """The threshold of decisions, and its false match rate.
+
+    Example:
+        >>> from patronus_face import Threshold
+        >>> Threshold(cosine=0.45, fmr=0.0001)  # of a gallery: client.put_gallery("door", threshold=…)
+        Threshold(cosine=0.45, fmr=0.0001)
+    """
 
     cosine: Annotated[float, Field(gt=0, lt=1, description="accept when the cosine is at least this")]
     fmr: Rate = Field(

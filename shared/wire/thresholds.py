@@ -11,7 +11,13 @@ from shared.wire.common import Cosine, Rate, StrictWire, Wire
 
 
 class ThresholdFor(StrictWire):
-    """A purpose, for which the threshold is chosen from the curves of the gallery's profile."""
+    """A purpose, for which the threshold is chosen from the curves of the gallery's profile.
+
+    Example:
+        >>> from patronus_face import ThresholdFor
+        >>> ThresholdFor(for_subjects=500, false_accepts=0.01)  # of a gallery: client.put_gallery("door", threshold=…)
+        ThresholdFor(for_subjects=500, false_accepts=0.01)
+    """
 
     for_subjects: JsonInteger = Field(ge=1, le=10_000_000, description="as many as the gallery will have")
     false_accepts: Annotated[

@@ -119,6 +119,10 @@ def test_an_erasure_that_may_be_done_is_not_repeated(edge: Edge) -> None:
         answering(200, b"<html>hello</html>"),
         answering(200, b'{"decision": "match"}'),
         answering(200, b'{"decision": "match", "similarity": 7, "threshold": 0.3, "fmr_at_threshold": 0.1}'),
+        answering(
+            200,
+            b'{"decision": "match", "similarity": true, "threshold": 0.3, "score_rule": "mean", "fmr_at_threshold": 0}',
+        ),
         answering(200),
         answering(204),
         answering(500, b"Traceback: secret"),
@@ -141,6 +145,16 @@ def test_an_answer_that_is_not_understood_is_reported_without_its_text(edge: Edg
     assert "secret" not in answer.text
     assert {sent.url.host for sent in edge.transport.requests} == {"cloud"}, "no redirect is followed"
     assert len(edge.transport.requests) - before == 1, "repeating it would mend nothing"
+
+
+@pytest.mark.parametrize(("status", "kind"), [(404, "not-found"), (405, "method-not-allowed")])
+def test_a_cloud_that_lacks_an_operation_is_named(edge: Edge, status: int, kind: str) -> None:
+    """Passed on, the cloud's 404 would say that the edge is of an older version than its caller."""
+    edge.transport.always = answering(
+        status, json.dumps({"type": f"urn:patronus:problem:{kind}", "detail": "No."}).encode()
+    )
+    answer = edge.verify("door", "someone", FACE)
+    assert "The cloud lacks an operation" in assert_problem(answer, 502, "cloud-failed")["detail"]
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -93,6 +93,19 @@ def test_pgvector(run: Callable[..., str]) -> None:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow(reason="each example loads a Python of its own")
+@pytest.mark.parametrize("variable", ["MILVUS_URL", "DATABASE_URL"])
+def test_an_example_without_its_server_says_what_to_set(variable: str, tmp_path: Path) -> None:
+    [block] = [block for block in blocks(PAGE) if block.language == "python" and variable in block.text]
+    environment = {name: value for name, value in os.environ.items() if name != variable}
+    command = [sys.executable, "-c", block.text]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert ended.returncode == 1
+    assert re.fullmatch(rf"Set {variable}, such as \S+\n", ended.stderr)
+
+
 def test_every_example_is_run() -> None:
     """A new block of the page needs a test here."""
     texts = [block.text for block in blocks(PAGE) if block.language == "python"]

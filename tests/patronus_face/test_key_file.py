@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_service.protection.keys import derive
@@ -183,3 +185,55 @@ def test_a_name_that_no_gallery_can_have_is_refused(tmp_path: Path, gallery: str
     with pytest.raises(SetupError, match="A gallery's name is"):
         Protector.open(key=key, gallery=gallery)
     assert key.used_for() is None
+
+
+WRONG_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"dim": 128.5}, TypeError, "dim is a whole number, not float"),
+    ({"dim": "128"}, TypeError, "dim is a whole number, not str"),
+    ({"dim": True}, TypeError, "dim is a whole number, not bool"),
+    ({"dim": np.bool_(True)}, TypeError, "dim is a whole number, not bool"),
+    ({"key": "a.key"}, TypeError, "key is a Key, as Key.load_or_create(path) gives it, not str"),
+    ({"key": Path("a.key")}, TypeError, "key is a Key, as Key.load_or_create(path) gives it, not PosixPath"),
+    ({"key": None}, TypeError, "key is a Key, as Key.load_or_create(path) gives it, not None"),
+    ({"profile": 5}, TypeError, "profile is the name of a profile, not int"),
+    ({"profile": None}, TypeError, "profile is the name of a profile, not None"),
+    ({"profile": Path("seal")}, TypeError, "profile is the name of a profile, not PosixPath"),
+    ({"gallery": 5}, TypeError, "gallery is a string, not int"),
+    ({"profiles": 5}, TypeError, "profiles is a path, not int"),
+    ({"profiles": "a\0b"}, SetupError, "No file can have the name 'a\\x00b'; name another for profiles."),
+    ({"profiles": "\ud800"}, SetupError, "No file can have the name '\\ud800'; name another for profiles."),
+    ({"profile": "a\0b"}, SetupError, "There is no protection profile 'a\\x00b'; there are: "),
+]
+
+
+@pytest.mark.parametrize(("wrong", "refusal", "says"), WRONG_ARGUMENTS)
+def test_an_argument_of_another_type_is_named(
+    tmp_path: Path, wrong: dict[str, Any], refusal: type[Exception], says: str
+) -> None:
+    key = Key.load_or_create(tmp_path / "a.key")
+    with pytest.raises(refusal) as error:
+        Protector.open(**{"profile": "seal", "key": key, "dim": 32} | wrong)
+    assert str(error.value).startswith(says)
+    assert key.used_for() is None
+
+
+def test_any_whole_number_is_a_dimension(tmp_path: Path) -> None:
+    for number, dim in enumerate((32, np.int64(32), np.uint8(32))):
+        key = Key.load_or_create(tmp_path / f"{number}.key")
+        assert Protector.open("seal", key=key, dim=dim).contract == Protector.open("seal", key=key, dim=32).contract
+
+
+@pytest.mark.parametrize("reads", [Key.load, Key.load_or_create])
+def test_a_path_that_no_file_can_have_is_refused(reads: Callable[[Any], Key]) -> None:
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(SetupError, match=r"^No file can have the name '.*'; name another for path.$"):
+            reads(name)
+    for path, kind in ((5, "int"), (None, "None"), (b"a.key", "bytes")):
+        with pytest.raises(TypeError, match=f"^path is a path, not {kind}$"):
+            reads(path)
+
+
+def test_a_new_key_is_a_key(tmp_path: Path) -> None:
+    protector = Protector.open("seal", key=Key.load_or_create(tmp_path / "a.key"), dim=32)
+    with pytest.raises(TypeError, match=r"^new_key is a Key, as "):
+        protector.rekey_matrix("b.key")  # type: ignore[arg-type]

@@ -106,6 +106,12 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "an empty list": ([], "bad_shape", r"have the shape \(0,\)"),
     "a number": (np.float32(1), "bad_shape", r"have the shape \(\)"),
     "three axes": (np.ones((1, 2, 128), np.float32), "bad_shape", r"have the shape \(1, 2, 128\)"),
+    "a masked value": (np.ma.array(np.ones((2, 128)), mask=np.eye(2, 128)), "masked", "have masked values"),
+    "a masked row among rows": (
+        [np.ones(128), np.ma.array(np.ones(128), mask=np.arange(128) > 126)],
+        "masked",
+        "have masked values",
+    ),
     "uneven rows": ([[1.0, 2.0], [1.0]], "uneven", "not of one length"),
 }
 
@@ -117,6 +123,11 @@ def test_what_cannot_be_protected_is_refused_in_one_sentence(protector: Protecto
         protector.protect(given)
     assert refused.value.reason == reason
     assert refused.value.__cause__ is None
+
+
+def test_a_masked_array_without_masked_values_is_an_array(protector: Protector) -> None:
+    rows = units(3)
+    np.testing.assert_array_equal(protector.protect(np.ma.array(rows)), protector.protect(rows))
 
 
 def test_a_failing_step_gives_no_template(sealing: Callable[..., Protector]) -> None:

@@ -11,6 +11,7 @@ from edge_service.protection.profiles.curves import Cost, MeasuredCurve, refuse_
 from edge_service.protection.profiles.score import ScoreCalibration
 from shared.contract import MAX_DIM
 from shared.names import HexDigest
+from shared.strict_types import One
 from shared.wire.common import Threshold
 
 VERSION: Final = 1
@@ -76,7 +77,7 @@ def _absent(value: object) -> bool:
 class ProfileDocument(_Strict):
     """A profile: steps and measured figures. The edge runs the steps and stores the rest."""
 
-    version: Literal[1] = VERSION
+    version: One = VERSION
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
     summary: str
     embedder: str = Field(min_length=1, description="the embedder that the profile was made for, or `any`")

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from edge_service.cli.migration import Migration
 from edge_service.cli.session import Session
 from edge_service.protection.keys import KeyStore
-from shared.errors import AnswerNotUnderstood, Conflict, NotFound
+from shared.errors import AnswerNotUnderstood, Conflict, NotFound, UpstreamFailed
 from shared.security.credentials import Scope
 from shared.wire.edge import MAX_EMBEDDINGS_A_REQUEST, MAX_EMBEDDINGS_BYTES
 from tests.edge_service.subjects.subjects_of_edge import embedding, enroll, faces, listed, move, path
 from tests.support.cloud_client import assert_problem
-from tests.support.edge import Edge, Pair, ThroughPortal
+from tests.support.edge import CloudTransport, Edge, Pair, ThroughPortal
 
 Rows = NDArray[np.float32]
 # Two of ada resemble each other, the third does not.
@@ -254,3 +254,22 @@ def test_an_edge_that_lacks_the_operation_is_told_in_a_sentence(edge: Edge, tmp_
     gone = migration(edge, tmp_path, "nowhere", ["ada"], people()[:1])
     with pytest.raises(NotFound, match="There is no gallery of this name"):
         gone.enroll()
+
+
+async def of_an_earlier_version(transport: CloudTransport, request: httpx.Request) -> httpx.Response:
+    """The cloud that has no such path; all else is answered as ever."""
+    if request.method == "POST":
+        request.url = request.url.copy_with(path=request.url.path + "-of-many")
+    return await transport.deliver(request)
+
+
+def test_a_cloud_that_lacks_the_operation_is_named_and_not_the_edge(edge: Edge, tmp_path: Path) -> None:
+    edge.make("behind")
+    edge.transport.always = of_an_earlier_version
+    try:
+        with pytest.raises(
+            UpstreamFailed, match=r"^The cloud lacks an operation .* it is of an older version than the"
+        ):
+            migration(edge, tmp_path, "behind", ["ada"], people()[:1]).enroll()
+    finally:
+        edge.transport.reset()

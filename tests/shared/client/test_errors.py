@@ -199,6 +199,12 @@ def test_values_of_another_edge_that_this_client_does_not_know_are_named() -> No
     assert "operator" not in error.value.detail
 
 
+@pytest.mark.parametrize("wrong", [{"dim": True}, {"dim": "128"}, {"default_threshold": {"cosine": True, "fmr": 0.1}}])
+def test_a_truth_value_or_a_text_is_no_number(wrong: dict[str, Any]) -> None:
+    with pytest.raises(AnswerNotUnderstood, match=r"answered other values than this client knows in d"):
+        asked(INFO | wrong)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -286,12 +292,6 @@ def test_what_is_no_text_is_no_name(name: Any) -> None:
                 call("door", name)
         with pytest.raises(TypeError, match="the gallery is a string"):
             client.delete_gallery(name)
-
-
-@pytest.mark.parametrize("retries", [-1, "x", 1.5])
-def test_a_number_of_retries_that_is_none_is_refused(retries: Any) -> None:
-    with pytest.raises(ValueError, match="retries is a whole number from 0"):
-        Client("http://127.0.0.1:9", api_key="k", retries=retries)
 
 
 def test_a_list_that_goes_in_a_circle_ends() -> None:
