@@ -82,6 +82,15 @@ _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
         InsufficientStorage,
     )
 }
+# What the edge calls templates, in the cloud's refusals: by the cloud's reason, a reason and a sentence.
+_IN_WORDS_OF_THE_EDGE: Final = {
+    "unknown_template": ("unknown_face", "The subject has no face with this id."),
+    "subject_full": ("subject_full", "The subject has as many faces as it may have; erase some first."),
+    "gallery_full": ("gallery_full", "The gallery is full; erase faces, or use another gallery."),
+}
+# Lists of ids, and of names as the cloud has them, in its refusal of an enrollment: what it refuses.
+REFUSED_TEMPLATES: Final = "templates"
+REFUSED_SUBJECTS: Final = "subjects"
 # The cloud's Retry-After is passed on, up to this.
 _MOST_RETRY_AFTER_S: Final = 3600
 _SECONDS: Final = re.compile("[0-9]{1,9}")
@@ -353,8 +362,10 @@ def _translate(response: httpx.Response) -> Exception:
         return Overloaded("The cloud is working at its limit; try again in a moment.", retry_after_s=max(1, seconds))
     known = _PASSED_ON.get(kind)
     if known is not None:
-        reason = problem.get("reason")
-        return known(detail, reason=reason if isinstance(reason, str) else None)
+        given = problem.get("reason")
+        reason, detail = _IN_WORDS_OF_THE_EDGE.get(str(given), (given if isinstance(given, str) else None, detail))
+        named = {name: problem.get(name) for name in (REFUSED_TEMPLATES, REFUSED_SUBJECTS)}
+        return known(detail, reason=reason, **{name: some for name, some in named.items() if isinstance(some, list)})
     if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
         return _Retry(UpstreamUnavailable(_AWAY))
     _log.error("cloud_answer_not_understood", status=status, problem=kind)

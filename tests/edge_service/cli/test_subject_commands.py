@@ -266,7 +266,7 @@ def test_an_error_of_the_client_has_its_reason(client: Client, gallery: str) -> 
     for call, reason in (
         (lambda: client.merge_subject(gallery, "ada", "ada"), "same_subject"),
         (lambda: client.merge_subject(gallery, "ada", "cyd"), "unknown_target"),
-        (lambda: client.move_face(gallery, "ada", face, "cyd"), "unknown_template"),
+        (lambda: client.move_face(gallery, "ada", face, "cyd"), "unknown_face"),
         (lambda: client.rename_subject(gallery, "nobody", "cyd"), "unknown_subject"),
     ):
         with pytest.raises(PatronusError) as error:

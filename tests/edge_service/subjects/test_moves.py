@@ -149,7 +149,9 @@ def test_a_picture_of_a_moved_face_is_refused_under_the_old_name(edge: Edge, gal
     ids_of(edge, gallery, "obama", PORTRAIT)
     moved(edge, gallery, "obama", "rename", to="barack")
     answer = edge.send(f"{path(gallery, 'obama')}/faces", PORTRAIT)
-    assert_problem(answer, 409, "conflict", "template_id_taken")
+    problem = assert_problem(answer, 409, "conflict", "template_id_taken")
+    assert (problem["picture"], problem["pictures"]) == (0, [0])
+    assert problem["detail"].startswith("Picture 0, counted from 0, was enrolled under this subject before")
     assert listed(edge, gallery) == ["barack"]
 
 
@@ -168,7 +170,7 @@ def test_a_report_has_all_that_is_held(edge: Edge, gallery: str) -> None:
         assert np.linalg.norm(face["template"]) == pytest.approx(1, abs=1e-5)
     actions = [event["action"] for event in report["events"]]
     assert "subject_renamed" in actions
-    assert "ada" not in answer.text
+    assert '"ada"' not in answer.text  # three hex digits of a digest may be these, too
 
 
 @pytest.mark.parametrize(
