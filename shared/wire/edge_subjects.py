@@ -74,6 +74,10 @@ class MatchingPair(Wire):
 
 
 class GalleryDuplicates(Duplicates):
-    """The pairs that match, best first. A pair may be on two pages: on each subject's."""
+    """The pairs that match, best first.
+
+    A pair may be on two pages, on each subject's: with the score of its faces against the other's, of which the higher
+    one counts.
+    """
 
     items: list[MatchingPair]
