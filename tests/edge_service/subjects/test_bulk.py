@@ -234,7 +234,7 @@ def migration(edge: Edge, folder: Path, gallery: str, subjects: list[str], rows:
     return Migration(folder / "in.npz", session, gallery)
 
 
-def test_the_rows_that_the_cloud_refuses_are_found_by_halves(
+def test_the_rows_that_edge_and_cloud_refuse_are_told_in_the_order_of_the_file(
     edge: Edge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edge.make("halves")
@@ -243,16 +243,19 @@ def test_the_rows_that_the_cloud_refuses_are_found_by_halves(
     for at in (20, 150):
         enroll(edge, "halves", f"s{at}", at)
         assert move(edge, "halves", f"s{at}", "rename", to=f"renamed-{at}").status_code == 200
-    rows[7] = 0
+    rows[7], subjects[30] = 0, ".."
     since = len(edge.transport.requests)
     assert migration(edge, tmp_path, "halves", subjects, rows).enroll() is False
     printed = [line for line in capsys.readouterr().out.splitlines() if '"enrolled"' in line]
     *refused, summary = map(json.loads, printed)
-    assert [(one["row"], one["subject"]) for one in refused] == [(7, "s7"), (20, "s20"), (150, "s150")]
+    assert [(one["row"], one["subject"]) for one in refused] == [(7, "s7"), (20, "s20"), (30, ".."), (150, "s150")]
     assert (refused[0]["detail"], refused[1]["reason"]) == ("Row 7 is a zero vector.", "template_id_taken")
-    assert (summary["enrolled"], summary["refused"], summary["there_already"]) == (197, 3, 0)
-    assert edge.held("halves") == (199, 199)
-    assert len(edge.transport.requests) - since < 40
+    assert refused[1]["detail"] == (
+        "Row 20 was enrolled under this subject before, and the face is another subject's now."
+    )
+    assert (summary["enrolled"], summary["refused"], summary["there_already"]) == (196, 4, 0)
+    assert edge.held("halves") == (198, 198)
+    assert len(edge.transport.requests) - since < 10
 
 
 def test_a_migration_ends_where_the_gallery_is_full(
