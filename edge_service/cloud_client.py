@@ -82,6 +82,15 @@ _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
         InsufficientStorage,
     )
 }
+# What the edge calls templates, in the cloud's refusals: by the cloud's reason, a reason and a sentence.
+_IN_WORDS_OF_THE_EDGE: Final = {
+    "unknown_template": ("unknown_face", "The subject has no face with this id."),
+    "subject_full": ("subject_full", "The subject has as many faces as it may have; erase some first."),
+    "gallery_full": ("gallery_full", "The gallery is full; erase faces, or use another gallery."),
+}
+# Lists of ids, and of names as the cloud has them, in its refusal of an enrollment: what it refuses.
+REFUSED_TEMPLATES: Final = "templates"
+REFUSED_SUBJECTS: Final = "subjects"
 # The cloud's Retry-After is passed on, up to this.
 _MOST_RETRY_AFTER_S: Final = 3600
 _SECONDS: Final = re.compile("[0-9]{1,9}")
@@ -360,7 +369,9 @@ def _translate(response: httpx.Response) -> Exception:
         return UpstreamFailed(_LACKS)
     known = _PASSED_ON.get(kind)
     if known is not None:
-        return known(detail, reason=reason)
+        reason, detail = _IN_WORDS_OF_THE_EDGE.get(str(reason), (reason, detail))
+        named = {name: problem.get(name) for name in (REFUSED_TEMPLATES, REFUSED_SUBJECTS)}
+        return known(detail, reason=reason, **{name: some for name, some in named.items() if isinstance(some, list)})
     if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
         return _Retry(UpstreamUnavailable(_AWAY))
     _log.error("cloud_answer_not_understood", status=status, problem=kind)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from shared.errors import PatronusError
 from shared.home import patronus_version
 from shared.security.process_secrets import keep_out_of_dumps
-from shared.standard_streams import guard_standard_streams
+from shared.standard_streams import guard_standard_streams, visible
 
 if TYPE_CHECKING:
     import typer
@@ -150,7 +150,7 @@ def _fail(sentence: str, problem: dict[str, Any]) -> None:
         with contextlib.suppress(PatronusError):  # standard output may be what failed
             print(json.dumps(problem, ensure_ascii=False), flush=True)
     with contextlib.suppress(OSError):
-        print(sentence, file=sys.stderr, flush=True)
+        print(visible(sentence), file=sys.stderr, flush=True)
     sys.exit(1)
 
 

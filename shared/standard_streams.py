@@ -5,10 +5,20 @@ from __future__ import annotations
 import io
 import os
 import sys
+import unicodedata
 
 from shared.errors import SetupError
 
 _OUTPUT = 1
+# What a sentence or a list of our own has beside characters that are shown.
+_LAYOUT = "\n\t"
+# Zero width non-joiner and joiner.
+_JOINERS = "\u200c\u200d"
+# Of a virama, in Unicode's canonical combining classes.
+_VIRAMA = 9
+# Categories of emoji and of their skin tones, and the selector that makes an emoji of a sign.
+_EMOJI = frozenset({"So", "Sk"})
+_AS_EMOJI = "\ufe0f"
 
 
 class OutputFailed(SetupError):
@@ -53,6 +63,38 @@ def guard_standard_streams() -> None:
         if errors == "strict":  # a name in a script that the terminal lacks, or a path in no encoding, ends no command
             errors = "backslashreplace"
         sys.stdout = _Output(given.detach(), encoding=encoding, errors=errors, line_buffering=by_line)
+
+
+def visible(text: str) -> str:
+    """A text for a terminal, with an escape such as ``\\u202e`` for each character that shows nothing of its own.
+
+    These are controls, format characters (which reorder or hide what stands beside them), line and paragraph
+    separators, and unassigned and private ones. Names may hold them; programs get names as they are, in JSON.
+    Joiners stay where they are needed, and elsewhere make a second name that looks like the first. Scripts need them
+    where RFC 5892 (appendix A) allows them in domain names: after a virama (Hindi, Bengali, Malayalam), and between
+    letters of Arabic (Persian, Urdu). A joiner also stays between two emoji.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if _is_shown(each, text, at) else _escaped(each) for at, each in enumerate(text))
+
+
+def _is_shown(character: str, text: str, at: int) -> bool:
+    if character in _JOINERS and 0 < at < len(text) - 1:
+        return _joins(text[at - 1], text[at + 1])
+    return character.isprintable() or character in _LAYOUT or unicodedata.category(character) == "Zs"
+
+
+def _joins(before: str, after: str) -> bool:
+    if unicodedata.combining(before) == _VIRAMA:
+        return True
+    if unicodedata.bidirectional(before) == unicodedata.bidirectional(after) == "AL":
+        return True
+    return unicodedata.category(after) == "So" and (unicodedata.category(before) in _EMOJI or before == _AS_EMOJI)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def _failed(error: OSError) -> OutputFailed:

@@ -1,8 +1,9 @@
-"""Strict models; whole numbers in JSON, in paths and in queries; and what programs give to the library and the client.
+"""Strict models; whole numbers in JSON, in paths and in queries; moments; and what programs give to library and client.
 
 In JSON 128 and 128.0 are the same number, and some encoders write the second. In paths and queries a number is text,
-and there is one way to write it. A program that gives an argument of a wrong type gets a ``TypeError`` of one sentence,
-which names the argument and what it takes; a wrong value is a ``PatronusError``.
+and there is one way to write it. A moment is text with its time zone, and no number of seconds or milliseconds. A
+program that gives an argument of a wrong type gets a ``TypeError`` of one sentence, which names the argument and what
+it takes; a wrong value is a ``PatronusError``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import operator
 import os
 import re
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -58,6 +60,21 @@ def _true_or_false(value: object) -> object:
 
 # For truth values in queries: `true` and `false`, and not `1`, `yes` or `on`.
 TRUE_OR_FALSE: Final = BeforeValidator(_true_or_false)
+
+# RFC 3339, section 5.6.
+_DATE_TIME: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _date_time(value: object) -> object:
+    if isinstance(value, datetime) or (isinstance(value, str) and _DATE_TIME.fullmatch(value)):
+        return value
+    raise ValueError("write a date, a time and its zone as RFC 3339 does, such as 2027-01-31T18:00:00+01:00")
+
+
+# In JSON. Without this, pydantic also takes numbers, as seconds or milliseconds since 1970, and texts of numbers.
+Moment = Annotated[datetime, BeforeValidator(_date_time)]
 
 # The version of what has one version only.
 One = Annotated[Literal[1], _AS_JSON_HAS_IT]

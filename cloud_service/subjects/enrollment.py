@@ -138,7 +138,7 @@ class Enrollment:
         change = no_change(pinned.dim)
         if new:
             more = Counter(subject_id for subject_id, *_ in new)
-            self._refuse_when_full(connection, more, made, held.templates)
+            self._refuse_when_full(connection, more, made, held.templates, {uid: name for name, uid in ids.items()})
             hold_gallery(connection, pinned.id, len(new), subjects=len(made))
             before = entries_of(connection, pinned, more.keys() - made)
             change = self._insert(connection, pinned, new, now)
@@ -166,10 +166,12 @@ class Enrollment:
             found += connection.execute(_KNOWN.where(template.c.gallery_id == pinned.id, template.c.uid.in_(part)))
         if not found:
             return {}, []
-        if any(row.name != owners[row.uid] for row in found):
+        taken = sorted(row.uid for row in found if row.name != owners[row.uid])
+        if taken:
             raise Conflict(
                 "Another subject of the gallery has a template with an id of the request; choose a new id.",
                 reason="template_id_taken",
+                templates=taken,
             )
         if len(self._record.vectors.read(pinned, found).damaged):
             raise of_subject()
@@ -203,13 +205,20 @@ class Enrollment:
         return totals, agrees
 
     def _refuse_when_full(
-        self, connection: Connection, more: Mapping[int, int], made: Collection[int], held: int
+        self,
+        connection: Connection,
+        more: Mapping[int, int],
+        made: Collection[int],
+        held: int,
+        names: Mapping[int, str],
     ) -> None:
         if held + sum(more.values()) > self._record.max_templates_a_gallery:
             raise Conflict("The gallery is full; erase templates, or use another gallery.", reason="gallery_full")
         has = count_templates(connection, more.keys() - set(made))
-        if any(has.get(one, 0) + count > self._record.max_templates_a_subject for one, count in more.items()):
-            raise subject_full()
+        most = self._record.max_templates_a_subject
+        full = [names[one] for one, count in more.items() if has.get(one, 0) + count > most]
+        if full:
+            raise subject_full(subjects=full)
 
     @staticmethod
     def _insert(
@@ -255,15 +264,17 @@ _OF_SUBJECTS = (
 )
 
 
-def subject_full() -> Conflict:
-    """The error where a subject would have too many templates."""
-    return Conflict("The subject has too many templates; erase some first.", reason="subject_full")
+def subject_full(**named: list[str]) -> Conflict:
+    """The error where subjects would have too many templates."""
+    return Conflict("The subject has too many templates; erase some first.", reason="subject_full", **named)
 
 
-def subject_expired() -> Conflict:
-    """The error where a subject has expired and is not erased yet."""
+def subject_expired(**named: list[str]) -> Conflict:
+    """The error where subjects have expired and are not erased yet."""
     return Conflict(
-        "A subject of this name has expired and is about to be erased; try again in a minute.", reason="subject_expired"
+        "A subject of this name has expired and is about to be erased; try again in a minute.",
+        reason="subject_expired",
+        **named,
     )
 
 
@@ -272,12 +283,15 @@ def _subjects(
 ) -> tuple[dict[str, int], set[int]]:
     """The ids of subjects by their names, and of those that were made."""
     ids: dict[str, int] = {}
+    expired: list[str] = []
     for part in in_parts(names):
         query = select(subject.c.id, subject.c.name, subject.c.expires_at)
         for row in connection.execute(query.where(subject.c.gallery_id == gallery_id, subject.c.name.in_(part))):
             if row.expires_at is not None and row.expires_at <= now:
-                raise subject_expired()
+                expired.append(row.name)
             ids[row.name] = row.id
+    if expired:
+        raise subject_expired(subjects=expired)
     missing = [name for name in names if name not in ids]
     if not missing:
         return ids, set()

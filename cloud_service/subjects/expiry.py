@@ -43,7 +43,8 @@ def set_expiry(
     now = record.clock.now()
     if moment is not None and not now < moment <= now + timedelta(seconds=MAX_AGE):
         raise Unprocessable(
-            "A subject expires within 100 years from now; to end it now, erase it.", reason="wrong_moment"
+            "An expiry is a moment to come, within 100 years; to erase the subject now, delete it.",
+            reason="wrong_moment",
         )
     with record.database.write() as connection:
         pinned = pinned_from(hold_gallery(connection, pinned.id))

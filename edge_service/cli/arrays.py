@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 import zlib
@@ -71,8 +72,15 @@ class Embeddings:
         if name not in self.names:
             raise BadRequest(f"{self.path}: holds no array named {name}.")
         with self._opened() as archive, archive.open(f"{name}.npy") as member:
+            _, _, dtype = _header(member)
+            if dtype.kind != "U":
+                kind = "Python objects" if dtype.hasobject else str(dtype)
+                raise BadRequest(
+                    f"{self.path}: {name} are {kind}, not text; save a list of str: {name}=np.array([...])."
+                )
+        with self._opened() as archive, archive.open(f"{name}.npy") as member:
             found = np.lib.format.read_array(member, allow_pickle=False)
-        if found.dtype.kind != "U" or found.shape != (self.count,):
+        if found.shape != (self.count,):
             raise BadRequest(f"{self.path}: {name} is not one string for each of the {self.count} embeddings.")
         strings: list[str] = found.tolist()
         return strings
@@ -87,7 +95,16 @@ class Embeddings:
         except OSError as error:
             raise BadRequest(f"{self.path}: cannot be read ({error.strerror}).") from None
         except _DAMAGED:
-            raise BadRequest(f"{self.path}: is not a whole .npz file of plain arrays.") from None
+            raise self._not_whole() from None
+
+    def _not_whole(self) -> BadRequest:
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+                return BadRequest(
+                    f"{self.path}: is an .npy, one array without a name; give an .npz, as "
+                    'np.savez("FILE.npz", embeddings=array) writes it, for migrate also with subjects=names.'
+                )
+        return BadRequest(f"{self.path}: is not a whole .npz file of plain arrays.")
 
 
 def in_few_digits(rows: NDArray[np.float32]) -> NDArray[np.float64]:

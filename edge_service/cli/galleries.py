@@ -89,8 +89,8 @@ def show_gallery(session: Session, name: Gallery) -> None:
     sealed = "not sealed" if contract.seal is None else "verify-only" if answer.verify_only else "sealed"
     session.out.result(
         answer,
-        f"{counted(answer.subjects, 'subject')}, {counted(answer.templates, 'template')}; threshold: cosine "
-        f"{answer.threshold.cosine:g}; {_compared(answer)}; embedder {contract.embedder.name}, profile "
+        f"{counted(answer.subjects, 'subject')}, {counted(answer.templates, 'template')}; threshold: "
+        f"{threshold_of(answer)}; {_compared(answer)}; embedder {contract.embedder.name}, profile "
         f"{contract.profile.name}, {sealed}; {_retention(answer)}.",
     )
 

@@ -60,6 +60,9 @@ class Migration:
         self._subjects = [normalize("NFC", subject) for subject in self._embeddings.strings("subjects")]
         self._faces = self._embeddings.strings("face_ids") if "face_ids" in self._embeddings.names else None
         self._counts = {"enrolled": 0, "there_already": 0, "refused": 0, "unperturbed": 0, "disagreeing": 0}
+        # By row: edge and cloud work at two requests at a time, and answer some of a request's rows late.
+        self._said: dict[int, Callable[[], None]] = {}
+        self._warned = 0
 
     def write_templates(self, target: Path, *, force: bool) -> None:
         """Has the edge protect every embedding, and writes the templates to a file.
@@ -132,21 +135,27 @@ class Migration:
         with self._session.out.progress() as progress, ThreadPoolExecutor(_AT_ONCE) as pool:
             bar = progress.add_task("migrating", total=embeddings.count)
             start = 0
-            for batch in embeddings.batches(min(fit, MAX_EMBEDDINGS_A_REQUEST)):
-                rows = self._sendable(batch, start, bad_names)
-                values = batch[[row - start for row in rows]]
-                start += len(batch)
-                if rows:
-                    answer = pool.submit(self._send, rows, values).result
+            try:
+                for batch in embeddings.batches(min(fit, MAX_EMBEDDINGS_A_REQUEST)):
+                    rows = self._sendable(batch, start, bad_names)
+                    values = batch[[row - start for row in rows]]
+                    start += len(batch)
+                    answer = pool.submit(self._send, rows, values).result if rows else None
                     under_way.append((start, partial(self._take, rows, values, answer)))
-                if len(under_way) == _AT_ONCE:
-                    done, take = under_way.popleft()
+                    if len(under_way) == _AT_ONCE:
+                        done, take = under_way.popleft()
+                        take()
+                        self._say(done)
+                        progress.update(bar, completed=done)
+                for _done, take in under_way:
                     take()
-                    progress.update(bar, completed=done)
-            for _done, take in under_way:
-                take()
+            finally:
+                self._say(embeddings.count)
         notes = [f"Enrolled {counts['enrolled']} of {embeddings.count} embeddings"]
-        if counts["there_already"]:
+        if counts["there_already"] == embeddings.count:
+            there = counted(embeddings.count, "embedding was", "embeddings were")
+            notes = [f"Nothing was stored: {there} there already"]
+        elif counts["there_already"]:
             notes.append(counted(counts["there_already"], "was there already", "were there already"))
         if counts["unperturbed"]:
             notes.append(counted(counts["unperturbed"], *UNPERTURBED))
@@ -210,8 +219,10 @@ class Migration:
         values = in_few_digits(embeddings)
         return self._session.patient_client.enroll_subjects(self._gallery, subjects, values, faces=names)
 
-    def _take(self, rows: list[int], embeddings: Rows, answer: Callable[[], EnrollSubjectsAnswer]) -> None:
+    def _take(self, rows: list[int], embeddings: Rows, answer: Callable[[], EnrollSubjectsAnswer] | None) -> None:
         """Counts what became of rows that were sent; where the edge refused some, sends the others without them."""
+        if answer is None:  # there were none to send
+            return
         try:
             found = answer()
         except PatronusError as error:
@@ -236,16 +247,28 @@ class Migration:
             self._take(some, values, partial(self._send, some, values))
 
     def _count(self, rows: list[int], answer: EnrollSubjectsAnswer) -> None:
-        self._counts["enrolled"] += len(rows)
-        self._counts["there_already"] += sum(face.stored == "before" for face in answer.faces)
+        before = sum(face.stored == "before" for face in answer.faces)
+        self._counts["enrolled"] += len(rows) - before
+        self._counts["there_already"] += before
         self._counts["unperturbed"] += answer.unperturbed
         disagreeing = [row for row, face in zip(rows, answer.faces, strict=True) if face.agrees is False]
-        for row in disagreeing[: max(0, _MOST_WARNINGS - self._counts["disagreeing"])]:
-            self._session.out.warn(f"Row {row} (subject {self._shown(row)!r}) {DISAGREES}")
+        for row in disagreeing:
+            self._said[row] = partial(self._warn, f"Row {row} (subject {self._shown(row)!r}) {DISAGREES}")
         self._counts["disagreeing"] += len(disagreeing)
 
     def _report(self, row: int, fault: str, problem: dict[str, Any]) -> None:
         self._counts["refused"] += 1
         subject = self._shown(row)
         label = {"subject": subject, "row": row, "enrolled": False, "detail": f"Row {row} {fault}."}
-        self._session.out.refused(problem | label, f"Row {row} (subject {subject!r}) {fault}.")
+        sentence = f"Row {row} (subject {subject!r}) {fault}."
+        self._said[row] = partial(self._session.out.refused, problem | label, sentence)
+
+    def _warn(self, sentence: str) -> None:
+        self._warned += 1
+        if self._warned <= _MOST_WARNINGS:
+            self._session.out.warn(sentence)
+
+    def _say(self, end: int) -> None:
+        """Says what is to be said of the rows before ``end``, in the order of the file."""
+        for row in sorted(row for row in self._said if row < end):
+            self._said.pop(row)()

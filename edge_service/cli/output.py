@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from shared.standard_streams import visible
+
 Answer = TypeVar("Answer", bound=BaseModel)
 # What is said of a face that does not agree with the others of its subject.
 DISAGREES: Final = "does not match the subject's other faces: two people under one name?"
@@ -56,6 +58,14 @@ class ProgressLines(Progress):
         )
 
 
+class _Console(Console):
+    """A terminal for people, where no name can hide or reorder what stands beside it."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As ``Console.print``."""
+        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **options)
+
+
 class Output:
     """Where results go.
 
@@ -66,8 +76,8 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         # Without emoji: a name such as `:one:` is shown as it is.
-        self.people = Console(file=sys.stderr if as_json else sys.stdout, highlight=False, emoji=False)
-        self.errors = Console(stderr=True, highlight=False, emoji=False)
+        self.people = _Console(file=sys.stderr if as_json else sys.stdout, highlight=False, emoji=False)
+        self.errors = _Console(stderr=True, highlight=False, emoji=False)
 
     def result(self, answer: BaseModel | dict[str, Any], sentence: str) -> None:
         """Prints one result."""
@@ -76,6 +86,10 @@ class Output:
     def refused(self, problem: dict[str, Any], sentence: str) -> None:
         """Prints one refusal: for programs among the results, for people on standard error."""
         self._print(problem, sentence, self.errors)
+
+    def tell(self, sentence: str) -> None:
+        """Prints a sentence about several results, for people."""
+        self.people.print(sentence, markup=False, soft_wrap=True)
 
     def warn(self, sentence: str) -> None:
         """Prints a warning for people, on standard error; programs find it in the result."""
@@ -102,13 +116,13 @@ class Output:
             for answer in found:
                 self.result(answer, "")
         elif not found:
-            self.people.print(none, markup=False, soft_wrap=True)
+            self.tell(none)
         else:
             table = Table(title=title, title_justify="left")
             for column in columns:
                 table.add_column(column, overflow="fold")
             for answer in found:
-                table.add_row(*row(answer))
+                table.add_row(*map(visible, row(answer)))
             self.people.print(table, markup=False)
 
     def progress(self, *, shown: bool = True) -> Progress:

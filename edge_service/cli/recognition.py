@@ -39,28 +39,38 @@ def enroll(
         list[Path] | None, typer.Argument(metavar="[PICTURE]...", help="Pictures, or folders of them.")
     ] = None,
     people: Annotated[
-        Path | None, typer.Option("--from", help="Folder with a folder, or a picture, of each subject.")
+        Path | None, typer.Option("--from", help="Folder with a folder of pictures of each subject.")
     ] = None,
+    named_files: Annotated[
+        bool,
+        typer.Option(
+            "--named-files", help="A picture in FOLDER itself is of the subject that its file is named after."
+        ),
+    ] = False,
     quality: Quality = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Store nothing; say what would be stored, and whom else a face matches.")
+        bool,
+        typer.Option("--dry-run", help="Store nothing; say what would be, and whom of those enrolled a face matches."),
     ] = False,
     on_conflict: Annotated[
         Literal["store", "refuse"],
         typer.Option(help="What to do with a face that is nearer to another subject, whom it matches."),
     ] = "store",
 ) -> None:
-    """Enroll pictures one by one. A refused picture does not stop the rest; what was enrolled before is not again."""
+    """Enroll pictures one by one, of a subject or of a folder of people: FOLDER/SUBJECT/PICTURE.
+
+    A refused picture does not stop the rest; what was enrolled before is not again.
+    """
     from edge_service.cli.subjects.enrollment import PictureEnrollment, people_in, pictures_of
 
     if people is None and who is not None and not pictures and Path(who).is_dir():
         people, who = Path(who), None
     if people is not None and who is None:
-        found = people_in(people)
-    elif people is None and who is not None and pictures:
+        found = people_in(people, named_files=named_files)
+    elif people is None and who is not None and pictures and not named_files:
         found = pictures_of(who, pictures)
     else:
-        raise typer.BadParameter("give SUBJECT and PICTURE..., or a FOLDER of people")
+        raise typer.BadParameter("give SUBJECT and PICTURE..., or a FOLDER of people: FOLDER/SUBJECT/PICTURE")
     if not PictureEnrollment(session, name, quality, dry_run=dry_run, on_conflict=on_conflict).run(found):
         raise typer.Exit(1)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from shared.errors import SetupError, Unauthenticated
+from shared.standard_streams import visible
 
 if TYPE_CHECKING:
     from edge_service.cli.output import Output
@@ -135,7 +136,7 @@ def calls_edge(command: Callable[..., None]) -> Callable[..., None]:
 def confirm(question: str, *, yes: bool) -> None:
     """Asks before something is lost, unless ``--yes`` was given; ends the command on a no."""
     if not yes:
-        typer.confirm(f"{question} (--yes: do not ask)", abort=True, err=True)
+        typer.confirm(f"{visible(question)} (--yes: do not ask)", abort=True, err=True)
 
 
 def address_here() -> str | None:

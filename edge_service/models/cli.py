@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -82,12 +83,19 @@ def add(
         str | None, typer.Option(help="Its name in settings. [default: the file's]", show_default=False)
     ] = None,
     embedders: Embedders = None,
+    # SFace's trial takes a second; the largest network allowed, some 70 faces through 1 GB of weights, takes minutes.
+    timeout: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Stop a trial that takes longer.")] = 600,
+    details: Annotated[
+        bool, typer.Option("--details", help="Show on standard error what ONNX Runtime says of a refused file.")
+    ] = False,
 ) -> None:
     """Try an embedder of your own on sample faces, and copy it to where the edge finds it."""
     from edge_service.models.own_folder import embedders_dir
+    from edge_service.vision.embedder_trial import try_embedder
     from edge_service.vision.own_embedders import add_embedder
 
-    added, found = add_embedder(file, embedders or embedders_dir(), name)
+    check = partial(try_embedder, timeout_s=timeout, details=details)
+    added, found = add_embedder(file, embedders or embedders_dir(), name, check=check)
     typer.echo(
         f"{added.name}: ready, SHA-256 {added.found}. On the sample faces, pictures of one person have cosines of "
         f"{found.same.min():.2f} or more, of two people {found.different.max():.2f} or less. Run the edge with "

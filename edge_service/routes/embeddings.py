@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 from json import JSONDecodeError
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from fastapi import Request, Response
@@ -34,6 +34,7 @@ from edge_service.protection.embeddings import check_dimension
 from edge_service.recognition import ProtectResult
 from edge_service.routes.answers import another_picture
 from edge_service.subjects.enrollment import EnrolledOne, EnrollOptions
+from edge_service.subjects.refusals import refuse
 from edge_service.uploads import FORM, JSON, is_picture, pictures_in, read_body, read_pictures
 from shared.errors import BadRequest, Forbidden, NotFound, TooLarge, Unprocessable
 from shared.http.auth import Caller
@@ -120,9 +121,9 @@ async def enroll_embeddings(
 
     Stores all or none. Equal embeddings of a subject are stored once.
     """
-    raw = _rows_of([embedding.values for embedding in wanted.embeddings])
+    raw = _rows_of([embedding.values for embedding in wanted.embeddings], services.reader.spec.dim)
     names = [embedding.face for embedding in wanted.embeddings]
-    options = EnrollOptions(partial(may_compare, request))
+    options = EnrollOptions(partial(may_compare, request), sent="embedding")
     enrolled = await services.embeddings.enroll(gallery, subject, raw, names, options)
     return EnrollEmbeddingsAnswer(
         subject=subject,
@@ -141,7 +142,8 @@ async def enroll_subjects(
 
     Stores all or none, in one transaction. Equal embeddings of a subject are stored once.
     """
-    raw = await run_in_threadpool(_rows_of, [embedding.values for embedding in wanted.embeddings])
+    vectors = [embedding.values for embedding in wanted.embeddings]
+    raw = await run_in_threadpool(_rows_of, vectors, services.reader.spec.dim)
     subjects = [embedding.subject for embedding in wanted.embeddings]
     names = [embedding.face for embedding in wanted.embeddings]
     enrolled, unperturbed = await services.embeddings.enroll_many(
@@ -165,16 +167,38 @@ def _may_use(caller: ApiKeyRecord, gallery: str | None) -> None:
         raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
 
 
-def _rows_of(vectors: list[list[float]]) -> NDArray[np.float32]:
+def _rows_of(vectors: list[list[float]], wanted: int) -> NDArray[np.float32]:
     """(n, d) float32 out of lists.
 
+    Args:
+        vectors: n lists of d values.
+        wanted: values that an embedding must have.
+
     Raises:
-        Unprocessable: they are not of one length.
+        Unprocessable: they are not of one length; names those that are not of the length that is wanted.
     """
     if len({len(vector) for vector in vectors}) != 1:
-        raise Unprocessable("The embeddings are not of one length; send those of one system.", reason="uneven")
+        rows = [at for at, vector in enumerate(vectors) if len(vector) != wanted]
+        error = Unprocessable(
+            f"The embeddings are not of one length: number {rows[0]}, counted from 0, has {len(vectors[rows[0]])} "
+            f"values, and {wanted} are wanted; send those of the gallery's embedder.",
+            reason="uneven",
+        )
+        refuse(error, rows, _not_of(wanted))
     with np.errstate(over="ignore"):  # what becomes infinite is refused as such
         return np.array(vectors, dtype=np.float64).astype(np.float32)
+
+
+def _refuse_dimension(given: int, wanted: int, rows: list[int]) -> NoReturn:
+    try:
+        check_dimension(given, wanted)
+    except Unprocessable as error:
+        refuse(error, rows, _not_of(wanted))
+    raise AssertionError("unreachable: no embedder has as many dimensions")
+
+
+def _not_of(wanted: int) -> str:
+    return f"does not have the {wanted} values that are wanted"
 
 
 def _read_embeddings(kind: str, body: bytearray, dim: int | None, wanted: int) -> NDArray[np.float32]:
@@ -198,13 +222,17 @@ def _read_embeddings(kind: str, body: bytearray, dim: int | None, wanted: int) -
         )
     if kind == JSON:
         try:
-            return _rows_of(ProtectRequest.model_validate(read_json(body)).embeddings)
+            return _rows_of(ProtectRequest.model_validate(read_json(body)).embeddings, wanted)
         except JSONDecodeError:
             raise Unprocessable('The body is not JSON; send {"embeddings": [[...]]}.', reason="bad_body") from None
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            if first["type"] == "too_long" and len(first["loc"]) == _LOC_OF_AN_EMBEDDING:
-                check_dimension(first["ctx"]["actual_length"], wanted)
+            errors = error.errors(include_input=False, include_url=False)
+            first = errors[0]
+            longer = [
+                each for each in errors if each["type"] == "too_long" and len(each["loc"]) == _LOC_OF_AN_EMBEDDING
+            ]
+            if first in longer:
+                _refuse_dimension(first["ctx"]["actual_length"], wanted, [int(each["loc"][1]) for each in longer])
             at = ".".join(str(part) for part in first["loc"])[:MOST_OF_A_PLACE] or "body"
             raise Unprocessable(f"The body is not what this takes ({at}: {first['msg']}).", reason="bad_body") from None
     if kind != FLOATS:

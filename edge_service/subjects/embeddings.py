@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 from fastapi.concurrency import run_in_threadpool
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from edge_service.gallery_contexts import GalleryContext, GalleryContexts
 from edge_service.protection.embeddings import unit_rows
 from edge_service.subjects.enrollment import EnrolledOne, Enrollment, EnrollOptions, EnrollResult
+from edge_service.subjects.refusals import refuse
 from edge_service.vision.embed import Embeddings
 from shared.errors import Unprocessable
 
@@ -103,7 +103,7 @@ def _refuse_repeated(subjects: list[str], names: list[str | None]) -> None:
             seen.add((subject, name))
     if repeated:
         error = Unprocessable("Two embeddings have one `face`; give each its own name.", reason="duplicate_face")
-        _refuse(error, repeated, "has a `face` that another embedding of its subject has")
+        refuse(error, repeated, "has a `face` that another embedding of its subject has")
 
 
 def _refuse_names(context: GalleryContext, subjects: list[str]) -> None:
@@ -116,9 +116,4 @@ def _refuse_names(context: GalleryContext, subjects: list[str]) -> None:
             refusal = error
             wrong.append(at)
     if refusal is not None:
-        _refuse(refusal, wrong, "has a name that the gallery does not take before its key is changed")
-
-
-def _refuse(error: Unprocessable, rows: list[int], fault: str) -> NoReturn:
-    error.extra |= {"embedding": rows[0], "embeddings": rows, "fault": fault}
-    raise error from None
+        refuse(refusal, wrong, "has a name that the gallery does not take before its key is changed")

@@ -12,6 +12,7 @@ from edge_service.gallery_contexts import GalleryContext
 from edge_service.protection.embeddings import template_weights
 from edge_service.protection.protect import PackedTemplates
 from edge_service.protection.served_profiles import ServedProfiles
+from edge_service.subjects.refusals import Sent, naming_the_refused
 from edge_service.subjects.sender import TemplateSender
 from edge_service.vision.embed import Embeddings
 from shared.errors import Conflict, NotFound, Overloaded, UpstreamFailed
@@ -31,12 +32,14 @@ class EnrollOptions:
         find_others: search for other subjects whom they match.
         dry_run: store nothing, and tell what would be stored.
         refuse_others: store nothing where a face is nearer to another subject than to its own.
+        sent: what the faces are enrolled from; a refusal counts these.
     """
 
     may_tell: Callable[[int], bool]
     find_others: bool = False
     dry_run: bool = False
     refuse_others: bool = False
+    sent: Sent = "picture"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,8 @@ class Enrollment:
                 faces, total = await self._not_stored(context, subject, once, reached)
             else:
                 new = _templates(once, packed, weights)
-                faces, total = await self._stored(context, subject, new, reached)
+                with naming_the_refused(options.sent, ids):
+                    faces, total = await self._stored(context, subject, new, reached)
             by_id = {face.id: face if told else replace(face, agrees=None) for face in faces}
             gain = self._gain(context, total) if total else None
             return EnrollResult([by_id[uid] for uid in ids], packed.unperturbed, total, gain)
@@ -164,7 +168,8 @@ class Enrollment:
                 of_subjects.setdefault(subject, []).append(new)
             stored_name = context.names.names.stored
             sent = [SubjectTemplates(subject=stored_name(name), templates=new) for name, new in of_subjects.items()]
-            answer = await self.cloud.enroll_many(context.names.gallery, BulkEnrollRequest(subjects=sent))
+            with naming_the_refused("embedding", ids, [stored_name(name) for name in subjects]):
+                answer = await self.cloud.enroll_many(context.names.gallery, BulkEnrollRequest(subjects=sent))
             infos = _stored([info for each in answer.subjects for info in each.templates], once)
             faces = {
                 info.id: EnrolledOne(info.id, info.created_at, info.stored, info.agrees if told else None, None)

@@ -110,11 +110,16 @@ def _counted(
         raise Unprocessable(f"There is no part named `{PART}`; with curl: -F image=@FILE", reason="no_image_part")
     if len(parts) > at_most or (exactly and len(parts) != at_most):
         raise Unprocessable(
-            f"This takes {'exactly' if exactly else 'at most'} {at_most} `{PART}` part{'s' if at_most > 1 else ''} "
-            "and nothing else.",
+            f"Send {_number(at_most, exactly)}, and no other part.",
             reason="wrong_number_of_images",
         )
     return parts
+
+
+def _number(at_most: int, exactly: bool) -> str:
+    if at_most == 1:
+        return f"one `{PART}` part"
+    return f"{'exactly' if exactly else '1 to'} {at_most} `{PART}` parts"
 
 
 async def _read(part: UploadFile | str, name: str, limits: PictureLimits) -> bytes:

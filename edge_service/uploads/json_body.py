@@ -79,11 +79,11 @@ def pictures_in(body: bytearray, limits: PictureLimits, *, at_most: int, exactly
             body = body.replace(written, meant)
     shape, strings = _read(body)
     if b"\\" in body or not _FORM.fullmatch(shape):
-        _refuse(body, at_most)
+        _refuse(body, at_most, exactly=exactly)
     name, *values = strings
     listed = "[" in shape
     if name != (SEVERAL if listed else PART).encode() or (listed and at_most == 1):
-        _refuse(body, at_most)
+        _refuse(body, at_most, exactly=exactly)
     if len(values) > at_most or (exactly and len(values) != at_most) or not values:
         raise _wrong_number(at_most, exactly=exactly)
     return [_decoded(value, limits) for value in values]
@@ -127,21 +127,18 @@ def _not_base64() -> Unprocessable:
 
 
 def _wrong_number(at_most: int, *, exactly: bool) -> Unprocessable:
-    pictures = f"{at_most} picture{'s' if at_most > 1 else ''}"
-    return Unprocessable(
-        f"This takes {'exactly' if exactly else 'at most'} {pictures}, and at least one.",
-        reason="wrong_number_of_images",
-    )
+    pictures = "one picture" if at_most == 1 else f"{'exactly' if exactly else '1 to'} {at_most} pictures"
+    return Unprocessable(f"Send {pictures}.", reason="wrong_number_of_images")
 
 
-def _refuse(body: bytearray, at_most: int) -> NoReturn:
+def _refuse(body: bytearray, at_most: int, *, exactly: bool) -> NoReturn:
     """Says why a body is not taken.
 
     Raises:
         BadRequest: as ``read_json`` says.
         Unprocessable: otherwise.
     """
-    known = (PART, SEVERAL) if at_most > 1 else (PART,)
+    known = (PART,) if at_most == 1 else (SEVERAL,) if exactly else (PART, SEVERAL)
     wanted = " or ".join(f'{{"{PART}": BASE64}}' if name == PART else f'{{"{name}": [BASE64, ...]}}' for name in known)
     short = _LONG_STRING.sub(b'"..."', body)
     if len(short) <= _MOST_TO_EXPLAIN:
@@ -151,10 +148,10 @@ def _refuse(body: bytearray, at_most: int) -> NoReturn:
             found = None
         if isinstance(found, dict):
             if found.keys().isdisjoint(known):
-                raise Unprocessable(f"There is no member `{PART}`; this takes {wanted}", reason="no_image_part")
+                raise Unprocessable(f"There is no member `{known[0]}`; this takes {wanted}", reason="no_image_part")
             several = found.get(SEVERAL)
             if found.keys() == {SEVERAL} and isinstance(several, list) and len(several) > at_most:
-                raise _wrong_number(at_most, exactly=False)
+                raise _wrong_number(at_most, exactly=exactly)
             strings = several if isinstance(several, list) else [found.get(PART)]
             if len(found) == 1 and all(isinstance(each, str) for each in strings):
                 raise _not_base64()  # a backslash is left in one

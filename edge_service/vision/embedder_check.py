@@ -6,6 +6,7 @@ Five pictures of three people. They show mistakes of the export and of the descr
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -32,6 +33,8 @@ _OTHER_ALIGNMENT: Final = 1.2
 _OTHER_SCALE: Final = 1.5
 # ValueError: rows of different lengths, of a network that takes one face at a time.
 _DOES_NOT_RUN: Final[tuple[type[Exception], ...]] = (*RUNTIME_ERRORS, ValueError)
+# In ONNX Runtime's words: of the system, and of its arena.
+_NO_MEMORY: Final = re.compile("bad_alloc|[Ff]ailed to allocate memory")
 _IMAGENET: Final = ((123.675, 116.28, 103.53), (1 / 58.395, 1 / 57.12, 1 / 57.375))
 # What networks usually take: mean and scale.
 _USUAL: Final = ((0.0, 1.0), (127.5, 1 / 127.5), (0.0, 1 / 255), _IMAGENET)
@@ -112,6 +115,12 @@ def _rows(file: EmbedderFile, session: EmbedderSession, blob: NDArray[np.float32
     try:
         rows = session.rows(blob)
     except _DOES_NOT_RUN as problem:
+        if _NO_MEMORY.search(str(problem)):
+            raise SetupError(
+                f"{file.path.name} needs more memory for {len(blob)} faces of {blob.shape[1:]} than there is here; use "
+                "a smaller network, or a machine with more memory.",
+                reason="out-of-memory",
+            ) from problem
         raise SetupError(
             f"{file.path.name} does not run on {len(blob)} faces of {blob.shape[1:]}; export it with a free batch, or "
             "with a batch of 1.",
@@ -151,7 +160,7 @@ def _compare(file: EmbedderFile, session: EmbedderSession, found: Separation) ->
     better: list[str] = []
     for other, factor, what in _alternatives(file.description):
         faces, people = sample_faces(other.template)
-        rows = session.rows(other.prepared(faces))
+        rows = _rows(file, session, other.prepared(faces))
         if not np.isfinite(rows).all() or not np.linalg.norm(rows, axis=1).all():
             continue
         one = _separation(rows, people)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from edge_service.models.own_folder import description_file
+from edge_service.models.own_folder import AddedDigests, description_file
 from edge_service.settings import InferenceSettings
 from edge_service.vision.align import ALIGNMENTS, ARCFACE, Alignment
 from edge_service.vision.sessions import OrtSession
@@ -156,6 +156,11 @@ class EmbedderFile:
             return cls(path, data, digest, otherwise)
         json = _read(said, _MAX_DESCRIPTION_BYTES, f"write one, such as {_SAMPLE}")
         return cls(path, data, digest, _description(json, said), json)
+
+    @property
+    def digests(self) -> AddedDigests:
+        """Of both files."""
+        return AddedDigests(sha256=self.sha256, description_sha256=hashlib.sha256(self.json).hexdigest())
 
     def session(self, settings: InferenceSettings | None = None) -> EmbedderSession:
         """The file in ONNX Runtime.

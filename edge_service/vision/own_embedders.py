@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from edge_service.models.files import sha256_of
 from edge_service.models.own_folder import (
     DIGESTS,
-    AddedDigests,
     OwnEmbedder,
     added_digests,
     description_file,
@@ -34,7 +33,9 @@ from shared.errors import SetupError
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def add_embedder(source: Path, folder: Path, name: str | None = None) -> tuple[OwnEmbedder, Separation]:
+def add_embedder(
+    source: Path, folder: Path, name: str | None = None, *, check: Callable[[EmbedderFile], Separation] = check_embedder
+) -> tuple[OwnEmbedder, Separation]:
     """Checks an ONNX embedder on sample faces, and copies it with its description.
 
     Adding the same files again checks them again and changes nothing.
@@ -43,6 +44,7 @@ def add_embedder(source: Path, folder: Path, name: str | None = None) -> tuple[O
         source: the .onnx file, with the description beside it.
         folder: of the operator's own embedders; made if missing.
         name: how settings and contracts call it; None: as the file.
+        check: runs it on the sample faces. For a file that is not trusted yet: ``embedder_trial.try_embedder``.
 
     Raises:
         SetupError: no such file, or one that cannot be served; a name that is taken or not one; or a folder that cannot
@@ -61,9 +63,9 @@ def add_embedder(source: Path, folder: Path, name: str | None = None) -> tuple[O
         raise SetupError(f"{description_file(source)} does not say dim, the length of the embeddings; add it.")
     load_profile("seal", dim=file.description.dim)
     exists = (folder / name).exists()
-    if exists and added_digests(folder, name) != _digests(file):
+    if exists and added_digests(folder, name) != file.digests:
         raise name_taken(name)
-    separation = check_embedder(file)
+    separation = check(file)
     if not exists:
         write_embedder(folder, name, file.data, file.json)
     return own_embedder(folder, name), separation
@@ -101,14 +103,10 @@ def _added(name: str, folder: Path) -> EmbedderFile:
             reason="unknown-embedder",
         )
     file = EmbedderFile.open(model_path(folder, name))
-    if _digests(file) != added_digests(folder, name):
+    if file.digests != added_digests(folder, name):
         raise SetupError(
             f"The embedder {name} or its description was changed after it was added (SHA-256 of the file: "
             f"{file.sha256[:12]}…); remove {folder / name} and add it again.",
             reason="digest-mismatch",
         )
     return file
-
-
-def _digests(file: EmbedderFile) -> AddedDigests:
-    return AddedDigests(sha256=file.sha256, description_sha256=sha256_of(file.json))

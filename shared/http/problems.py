@@ -22,6 +22,7 @@ from shared.errors import (
     Unprocessable,
     place_of,
 )
+from shared.http.faults import faults
 from shared.http.request_context import REQUEST_ID_HEADER, CallerGone, current_request_id
 from shared.logs import get_logger
 from shared.metrics import Metrics
@@ -162,8 +163,8 @@ def install_problems(app: FastAPI, metrics: Metrics, document: str) -> None:
     async def invalid_request(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         places = [
-            {"at": "/".join(str(part) for part in found["loc"])[:MOST_OF_A_PLACE], "problem": found["msg"]}
-            for found in error.errors()[:10]
+            {"at": place[:MOST_OF_A_PLACE], "problem": problem}
+            for place, problem in faults(error.errors(), error.body)[:10]
         ]
         detail = f"The request does not have the form that this operation takes; see `errors` and {document}."
         return await patronus_error(request, Unprocessable(detail, reason="invalid_request", errors=places))

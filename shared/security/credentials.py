@@ -14,6 +14,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from shared.names import HexDigest
+from shared.strict_types import Moment
 
 _KEY = re.compile(r"patronus_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _NOBODY = hashlib.sha256(b"no such key").hexdigest()
@@ -46,8 +47,8 @@ class ApiKeyRecord(BaseModel):
     label: str = Field(max_length=100)
     scopes: frozenset[Scope]
     galleries: frozenset[str] | None = Field(description="the galleries it is for; null: all")
-    created_at: datetime
-    revoked_at: datetime | None = None
+    created_at: Moment
+    revoked_at: Moment | None = None
     rate: Rate | None = Field(None, description="how often it may call, all in all; null: as it is set")
 
     def may_use(self, gallery: str) -> bool:

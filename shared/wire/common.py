@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Generic, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from shared.contract import Contract
 from shared.names import GalleryName, HexDigest, SubjectName, TemplateId
-from shared.strict_types import PLAIN_DIGITS, JsonInteger
+from shared.strict_types import PLAIN_DIGITS, JsonInteger, Moment
 
 Item = TypeVar("Item")
 
@@ -36,7 +36,7 @@ def moment_text(moment: datetime) -> str:
 
 
 # A moment whose text is part of what a digest is over.
-ExactMoment = Annotated[datetime, PlainSerializer(moment_text, return_type=str, when_used="json")]
+ExactMoment = Annotated[Moment, PlainSerializer(moment_text, return_type=str, when_used="json")]
 
 
 def _without_example(schema: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class GalleryInfo(Wire):
     subjects: int = Field(ge=0)
     templates: int = Field(ge=0)
     max_age_seconds: int | None = Field(default=None, ge=1, le=MAX_AGE, description="null: templates never expire")
-    created_at: datetime
+    created_at: Moment
 
 
 class Retention(StrictWire):
@@ -158,7 +158,7 @@ class TemplateInfo(Wire):
     """A stored template, without its vector, which no operation returns."""
 
     id: TemplateId
-    created_at: datetime
+    created_at: Moment
 
 
 class SubjectInfo(Wire):
@@ -166,16 +166,16 @@ class SubjectInfo(Wire):
 
     subject: SubjectName
     templates: int = Field(ge=0)
-    created_at: datetime
-    expires_at: datetime | None = Field(default=None, description="its own expiry; null: only by the gallery's age")
+    created_at: Moment
+    expires_at: Moment | None = Field(default=None, description="its own expiry; null: only by the gallery's age")
 
 
 class SubjectDetail(Wire):
     """A subject with its templates."""
 
     subject: SubjectName
-    created_at: datetime
-    expires_at: datetime | None = Field(default=None, description="its own expiry; null: only by the gallery's age")
+    created_at: Moment
+    expires_at: Moment | None = Field(default=None, description="its own expiry; null: only by the gallery's age")
     templates: list[TemplateInfo]
 
 
@@ -184,7 +184,7 @@ class Expiry(StrictWire):
 
     model_config = ConfigDict(strict=False)
 
-    expires_at: Annotated[AwareDatetime, Field(description="a moment with its time zone, within 100 years")]
+    expires_at: Moment = Field(description="a moment to come, within 100 years, as RFC 3339 has it, with its zone")
 
 
 class FindDuplicates(StrictWire):
@@ -238,7 +238,7 @@ class Erasure(Wire):
     templates: int = Field(ge=0)
     status: Literal["done", "pending"]
     pending: list[str] = Field(description="places that may still hold erased bytes")
-    due_by: datetime = Field(description="the operator is alerted if anything is still pending at this time")
+    due_by: Moment = Field(description="the operator is alerted if anything is still pending at this time")
 
 
 class KeyChange(Wire):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from shared.contract import MAX_DIM, EmbedderPin, Epoch, ProfilePin
 from shared.names import HexDigest, SubjectName, TemplateId
+from shared.strict_types import Moment
 from shared.wire.common import (
     Candidate,
     Cosine,
@@ -226,8 +226,8 @@ class SubjectFaces(Wire):
     """A subject and its enrolled faces."""
 
     subject: SubjectName
-    created_at: datetime
-    expires_at: datetime | None = Field(description="its own expiry; null: only by the gallery's retention")
+    created_at: Moment
+    expires_at: Moment | None = Field(description="its own expiry; null: only by the gallery's retention")
     faces: list[FaceInfo]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from pydantic import Field
 
 from shared.names import GalleryName, SubjectName
+from shared.strict_types import Moment
 from shared.wire.common import Duplicates, Receipt, Similarity, StrictWire, Wire
 from shared.wire.edge import FaceInfo
 
@@ -59,8 +59,8 @@ class SubjectReport(Wire):
 
     gallery: GalleryName
     subject: SubjectName
-    created_at: datetime
-    expires_at: datetime | None = Field(description="its own expiry; null: only by the gallery's retention")
+    created_at: Moment
+    expires_at: Moment | None = Field(description="its own expiry; null: only by the gallery's retention")
     faces: list[ReportedFace]
     events: list[SubjectEvent] = Field(description="oldest first")
 
@@ -74,6 +74,10 @@ class MatchingPair(Wire):
 
 
 class GalleryDuplicates(Duplicates):
-    """The pairs that match, best first. A pair may be on two pages: on each subject's."""
+    """The pairs that match, best first.
+
+    A pair may be on two pages, on each subject's: with the score of its faces against the other's, of which the higher
+    one counts.
+    """
 
     items: list[MatchingPair]

@@ -146,6 +146,21 @@ def test_a_threshold_is_a_cosine_with_its_rate_or_a_purpose(edge: Edge, threshol
     assert held(edge, "strict") == OWN
 
 
+def test_an_error_names_the_member_as_the_caller_wrote_it(edge: Edge) -> None:
+    put(edge, "placed")
+    for threshold, at in (
+        ({"for_subjects": 0, "false_accepts": 0.1}, ["body/threshold/for_subjects"]),
+        ({"for_subjects": 500}, ["body/threshold/false_accepts"]),
+        ({"cosine": 2, "fmr": 0.1}, ["body/threshold/cosine"]),
+        ({"cosine": 0.5, "fmr": 0.1, "x": 1}, ["body/threshold/x"]),
+        ("0.5", ["body/threshold"]),
+    ):
+        for answer in (patch(edge, "placed", threshold), put(edge, "placed-new", threshold)):
+            problem = assert_problem(answer, 422, "unprocessable", "invalid_request")
+            assert [each["at"] for each in problem["errors"]] == at
+            assert "Threshold" not in answer.text
+
+
 def test_only_managers_of_the_gallery_change_it(edge: Edge) -> None:
     put(edge, "guarded")
     for scope in (Scope.ENROLL, Scope.MATCH):

@@ -27,8 +27,9 @@ def show_duplicates(session: Session, gallery: str, min_similarity: float | None
         bar = progress.add_task("comparing", total=total)
         while True:
             page = client.find_duplicates(gallery, limit=_PAGE, after=after, min_similarity=min_similarity)
-            for pair in page.items:  # one may be on the pages of both of its subjects
-                pairs.setdefault(frozenset({pair.subject, pair.other}), pair)
+            for pair in page.items:  # one may be on the pages of both of its subjects, with a score from each side
+                both = frozenset({pair.subject, pair.other})
+                pairs[both] = max(pair, pairs.get(both, pair), key=lambda each: each.similarity)
             compared, threshold = compared + page.compared, page.threshold
             progress.advance(bar, page.compared)
             if page.next is None:
@@ -44,4 +45,4 @@ def show_duplicates(session: Session, gallery: str, min_similarity: float | None
     )
     if pairs and not out.as_json:
         found = counted(len(pairs), "pair has", "pairs have")
-        out.people.print(f"Of {compared} subjects, {found} a similarity of {least:g} or more.", soft_wrap=True)
+        out.tell(f"Of {compared} subjects, {found} a similarity of {least:g} or more.")

@@ -59,19 +59,38 @@ def pictures_of(subject: str, paths: list[Path]) -> list[Picture]:
     return found
 
 
-def people_in(folder: Path) -> list[Picture]:
-    """The pictures of many subjects: ``FOLDER/SUBJECT/*.jpg``, or ``FOLDER/SUBJECT.jpg``.
+def people_in(folder: Path, *, named_files: bool = False) -> list[Picture]:
+    """The pictures of many subjects: ``FOLDER/SUBJECT/PICTURE``.
+
+    Args:
+        folder: of folders of pictures.
+        named_files: whether a picture in the folder itself is of the subject that its file is named after. Otherwise
+            it is refused: the files of one person would become as many people.
 
     Raises:
-        BadRequest: not a folder, or nothing in it.
+        BadRequest: not a folder, nothing in it, or pictures at another level; one that is deeper would be enrolled
+            under the name of a group of people.
     """
     if not folder.is_dir():
         raise BadRequest(f"{folder}: is not a folder.")
     found = [Picture(path.stem, path) for path in _in_folder(folder, deep=False)]
+    if found and not named_files:
+        raise BadRequest(
+            f"{folder}: holds pictures itself, where FOLDER/SUBJECT/PICTURE is wanted; give the folder above it, name "
+            "the subject before it, or let --named-files make a subject of each file's name.",
+            reason="wrong_layout",
+        )
     for inside in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found += [Picture(inside.name, path) for path in _in_folder(inside)]
+        pictures = _in_folder(inside)
+        if deeper := next((path for path in pictures if path.parent != inside), None):
+            raise BadRequest(
+                f"{deeper}: lies deeper than FOLDER/SUBJECT/PICTURE; give a folder whose folders are the subjects, or "
+                "name the subject before the folder.",
+                reason="wrong_layout",
+            )
+        found += [Picture(inside.name, path) for path in pictures]
     if not found:
-        raise BadRequest(f"{folder}: holds neither pictures nor folders of pictures.")
+        raise BadRequest(f"{folder}: holds no folders of pictures; FOLDER/SUBJECT/PICTURE is wanted.")
     return found
 
 
@@ -138,6 +157,8 @@ class PictureEnrollment:
                     self._refused(picture, error)
         if len(pictures) > 1:
             self._tell(self._summary(len(pictures)))
+        if self._dry_run and len(self._last) > 1 and not self._is_verify_only():
+            self._tell("The pictures were compared with subjects who are enrolled, and not with one another.")
         helped = [subject for subject in self._last if (_gain(self._last[subject]) or 0) >= _LEAST_GAIN]
         if helped and not self._dry_run:
             self._tell(_advice(helped, self._last))
@@ -181,7 +202,7 @@ class PictureEnrollment:
             self._same[pair] = max(other.similarity, self._same.get(pair, -1.0))
 
     def _tell(self, sentence: str) -> None:
-        self._out.people.print(sentence, markup=False, soft_wrap=True)
+        self._out.tell(sentence)
 
     def _summary(self, pictures: int) -> str:
         """One sentence about all pictures."""

@@ -81,7 +81,8 @@ def test_what_is_enrolled_in_bulk_matches_as_if_it_had_been_enrolled_one_by_one(
 def test_one_that_cannot_be_stored_refuses_all(client: Cloud) -> None:
     client.enroll("anna", ROWS[:1], ids=[f"{0:032x}"])
     taken = _of({"ben": [1], "carl": [0]})
-    assert_problem(client.http.post(f"{DOOR}/templates", json=taken), 409, "conflict", "template_id_taken")
+    problem = assert_problem(client.http.post(f"{DOOR}/templates", json=taken), 409, "conflict", "template_id_taken")
+    assert problem["templates"] == [f"{0:032x}"]
     twice = _of({"ben": [1], "carl": [1]})
     assert_problem(client.http.post(f"{DOOR}/templates", json=twice), 422, "unprocessable", "duplicate_id")
     same = {"subjects": 2 * _of({"ben": [1]})["subjects"]}

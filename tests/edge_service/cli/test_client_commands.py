@@ -161,7 +161,10 @@ def test_a_folder_is_enrolled_and_what_was_refused_is_summed_up(command: Command
     (people / "biden" / "broken.jpg").write_bytes(Path(BIDEN).read_bytes()[:5000])
     (people / "notes.txt").write_text("not a picture")
     assert command.quick("gallery", "create", "folder")[0] == 0
-    status, lines = command.quick("enroll", "folder", "--from", str(people))
+    at_the_wrong_level = command.run("enroll", "folder", str(people))
+    assert (at_the_wrong_level.returncode, at_the_wrong_level.stdout) == (1, "")
+    assert "FOLDER/SUBJECT/PICTURE" in at_the_wrong_level.stderr
+    status, lines = command.quick("enroll", "folder", "--from", str(people), "--named-files")
     assert status == 1
     assert sorted((line["subject"], line["enrolled"]) for line in lines) == [
         ("Jane Doe ", False),
@@ -174,7 +177,7 @@ def test_a_folder_is_enrolled_and_what_was_refused_is_summed_up(command: Command
     assert {line["reason"] for line in lines if not line["enrolled"]} == {"bad_name", "damaged"}
     status, subjects = command.quick("subject", "list", "folder")
     assert [(one["subject"], one["templates"]) for one in subjects] == [("biden", 1), ("obama", 3)]
-    ended = command.run("enroll", "folder", "--from", str(people))
+    ended = command.run("enroll", "folder", "--from", str(people), "--named-files")
     assert ended.returncode == 1
     said = ended.stdout.splitlines()
     assert "Enrolled 0 of 6 pictures, of 2 subjects; 4 were enrolled already; 2 were refused." in said
@@ -259,6 +262,8 @@ def test_the_threshold_is_shown_with_its_rate(command: Command) -> None:
     assert re.fullmatch(
         r"Gallery shown is ready; threshold: cosine 0\.[0-9]+ \(false match rate 0\.0[0-9]+% on adults\)\.\n", shown
     )
+    shown = command.run("gallery", "show", "shown").stdout
+    assert re.search(r"; threshold: cosine 0\.[0-9]+ \(false match rate 0\.0[0-9]+%\); subjects are ", shown)
 
 
 def test_what_is_no_file_is_named_once(command: Command, staff: str) -> None:

@@ -12,12 +12,13 @@ from unicodedata import normalize
 
 import pytest
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
 from edge_service.cli.session import Session
 from edge_service.cli.subjects.enrollment import Picture, PictureEnrollment, people_in, pictures_of
-from shared.errors import Conflict
+from shared.errors import BadRequest, Conflict
 from shared.security.credentials import Scope
-from tests.edge_service.cli.patronus_command import Command
+from tests.edge_service.cli.patronus_command import Command, whole_command
 from tests.support.edge import PICTURES, Edge, Pair
 
 OBAMA, SPEECH, STANDING = (PICTURES / "obama" / f"{name}.jpg" for name in ("portrait", "speech", "standing"))
@@ -125,6 +126,7 @@ def test_a_dry_run_stores_nothing_and_says_what_would_be(edge: Edge, capsys: pyt
         f"{SPEECH}: would be enrolled as twin",
         f"{BIDEN}: would be enrolled as biden",
         "Nothing was stored. Would enroll 3 of 4 pictures, of 3 subjects; 1 was enrolled already.",
+        "The pictures were compared with subjects who are enrolled, and not with one another.",
     ]
     [line] = warnings(said.err)
     assert line.startswith("Perhaps one person under two names: twin and Öbama (0.")
@@ -159,6 +161,28 @@ def test_a_verify_only_gallery_refuses_at_once_to_look_for_others(edge: Edge, pe
     with pytest.raises(Conflict):
         PictureEnrollment(session(edge), "closed", on_conflict="refuse").run(people)
     assert edge.held("closed") == (0, 0)
+
+
+def test_pictures_at_another_level_of_a_folder_are_refused_before_any_is_sent(tmp_path: Path) -> None:
+    deep = tmp_path / "staff" / "obama" / "a.jpg"
+    deep.parent.mkdir(parents=True)
+    shutil.copy(OBAMA, deep)
+    with pytest.raises(BadRequest, match=rf"^{deep}: lies deeper than FOLDER/SUBJECT/PICTURE; .*\.$"):
+        people_in(tmp_path)
+    assert [one.subject for one in people_in(tmp_path / "staff")] == ["obama"]
+    with pytest.raises(
+        BadRequest, match=rf"^{deep.parent}: holds pictures itself, where FOLDER/SUBJECT/PICTURE is .*\.$"
+    ):
+        people_in(deep.parent)
+    assert people_in(deep.parent, named_files=True) == [Picture("a", deep)]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadRequest, match="holds no folders of pictures; FOLDER/SUBJECT/PICTURE is wanted"):
+        people_in(tmp_path / "empty")
+
+
+def test_the_help_names_the_layout_of_a_folder() -> None:
+    shown = CliRunner().invoke(whole_command(), ["enroll", "--help"]).stdout
+    assert "FOLDER/SUBJECT/PICTURE" in shown
 
 
 def test_after_a_merge_a_folder_enrolled_again_stores_nothing(

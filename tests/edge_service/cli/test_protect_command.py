@@ -274,11 +274,15 @@ def test_a_file_that_is_none_is_refused(protect: Any, tmp_path: Path) -> None:
     spoilt[len(spoilt) // 2] ^= 0xFF
     loose = tmp_path / "loose.npy"
     np.save(loose, units(3, DIM))
-    for content in (b"", b"no archive", whole[:-50], bytes(spoilt), loose.read_bytes()):
+    for content in (b"", b"no archive", whole[:-50], bytes(spoilt)):
         source.write_bytes(content)
         ended = protect(source, "--profile", "sealing", "--unsealed")
         assert "is not a whole .npz file" in str(ended.exception)
         assert not (tmp_path / "out.npz").exists()
+    assert str(protect(loose, "--profile", "sealing", "--unsealed").exception) == (
+        f"{loose}: is an .npy, one array without a name; give an .npz, as "
+        'np.savez("FILE.npz", embeddings=array) writes it, for migrate also with subjects=names.'
+    )
     with zipfile.ZipFile(source, "w") as archive:
         archive.writestr("embeddings.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'shape': (9**9, 8)}")
     assert isinstance(protect(source, "--profile", "sealing", "--unsealed").exception, PatronusError)

@@ -119,7 +119,7 @@ def test_a_face_is_moved_and_the_last_one_ends_its_subject(command: Command, cli
         (["rename", "people", "a/b", "ada"], "slash"),
         (["merge", "people", "ada", "ada", "--yes"], "Both names are of one subject"),
         (["merge", "people", "ada", "cyd", "--yes"], "no subject of the other name"),
-        (["move", "people", "ada", "0" * 32, "bob"], "no template with this id"),
+        (["move", "people", "ada", "0" * 32, "bob"], "no face with this id"),
         (["move", "people", "ada", "7", "bob"], "32 hexadecimal digits"),
         (["expiry", "people", "ada", "--at", "2001-01-31", "--yes"], "within 100 years"),
         (["expiry", "people", "nobody", "--never"], "no subject"),
@@ -261,12 +261,39 @@ def test_a_terminal_that_lacks_a_script_ends_no_command(command: Command, client
         assert ("Обама ë" if words else r"\u041e\u0431\u0430\u043c\u0430 \xeb") in shown
 
 
+def test_a_name_hides_and_reorders_nothing_on_a_terminal(command: Command, client: Client, gallery: str) -> None:
+    name = "ada\u202ebob\u200b"
+    client.rename_subject(gallery, "ada", name)
+    shown = [
+        command.run("subject", "list", gallery).stdout,
+        command.run("subject", "report", gallery, name).stdout,
+        command.run("subject", "expiry", gallery, name, "--after", "1d").stderr,
+        command.run("subject", "rename", gallery, name, f"{name}c").stdout,
+    ]
+    for text in shown:
+        assert r"ada\u202ebob\u200b" in text
+        assert not {"\u202e", "\u200b"} & set(text)
+    assert name + "c" in [one["subject"] for one in command.quick("subject", "list", gallery)[1]]
+
+
+def test_the_higher_score_of_a_pair_is_shown(
+    command: Command, client: Client, gallery: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two subjects is compared with the other, and under the rule `mean` the scores differ."""
+    near = PEOPLE[2] + 0.3 * PEOPLE[3]
+    client.enroll_embeddings(gallery, "Zoë", [PEOPLE[2], near / np.linalg.norm(near)])
+    monkeypatch.setattr(duplicates, "_PAGE", 1)
+    pages = [pair.similarity for pair in client.all_duplicates(gallery, limit=1)]
+    _, [found] = command.quick("gallery", "duplicates", gallery)
+    assert found["similarity"] == max(pages) > min(pages)
+
+
 def test_an_error_of_the_client_has_its_reason(client: Client, gallery: str) -> None:
     face = client.get_subject(gallery, "bob").faces[0].id
     for call, reason in (
         (lambda: client.merge_subject(gallery, "ada", "ada"), "same_subject"),
         (lambda: client.merge_subject(gallery, "ada", "cyd"), "unknown_target"),
-        (lambda: client.move_face(gallery, "ada", face, "cyd"), "unknown_template"),
+        (lambda: client.move_face(gallery, "ada", face, "cyd"), "unknown_face"),
         (lambda: client.rename_subject(gallery, "nobody", "cyd"), "unknown_subject"),
     ):
         with pytest.raises(PatronusError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import time
@@ -163,7 +164,19 @@ def test_too_many_pictures_are_refused(shared_edge: Edge, path: str, count: int)
 @pytest.mark.parametrize("count", [1, 3])
 def test_compare_takes_exactly_two_pictures(shared_edge: Edge, count: int) -> None:
     answer = shared_edge.send("/v1/compare", *[FACE] * count)
-    assert_problem(answer, 422, "unprocessable", "wrong_number_of_images")
+    problem = assert_problem(answer, 422, "unprocessable", "wrong_number_of_images")
+    assert problem["detail"] == "Send exactly 2 `image` parts, and no other part."
+    text = base64.b64encode(FACE).decode()
+    answer = shared_edge.call("POST", "/v1/compare", json={"images": [text] * count})
+    problem = assert_problem(answer, 422, "unprocessable", "wrong_number_of_images")
+    assert problem["detail"] == "Send exactly 2 pictures."
+
+
+def test_compare_names_the_member_that_holds_two_pictures(shared_edge: Edge) -> None:
+    answer = shared_edge.call("POST", "/v1/compare", json={"pictures": []})
+    assert assert_problem(answer, 422, "unprocessable")["detail"] == (
+        'There is no member `images`; this takes {"images": [BASE64, ...]}'
+    )
 
 
 def test_very_many_parts_are_refused(shared_edge: Edge) -> None:

@@ -142,8 +142,20 @@ def test_a_refusal_names_the_rows_and_stores_nothing(edge: Edge) -> None:
     assert (problem["embedding"], problem["embeddings"]) == (2, [2, 4])
     short = new(["ada"], people()[:1, :64])
     assert_problem(bulk(edge, "bad", short), 422, "unprocessable", "wrong_dimension")
-    uneven = [*short, *new(["ada"], people()[:1])]
-    assert_problem(bulk(edge, "bad", uneven), 422, "unprocessable", "uneven")
+    uneven = [*new(["ada"], people()[:1]), *short, *new(["ben"], people()[1:2]), *short]
+    one = {"embeddings": [{name: each[name] for name in ("values",)} for each in uneven]}
+    for answer in (
+        bulk(edge, "bad", uneven),
+        edge.call("POST", "/v1/galleries/bad/subjects/ada/embeddings", json=one),
+        edge.call("POST", "/v1/protect?gallery=bad", json={"embeddings": [each["values"] for each in uneven]}),
+    ):
+        problem = assert_problem(answer, 422, "unprocessable", "uneven")
+        assert (problem["embedding"], problem["embeddings"]) == (1, [1, 3])
+        assert problem["fault"] == "does not have the 128 values that are wanted"
+    longest = {"embeddings": [[1.0] * 128, [1.0] * 5000, [1.0] * 6000]}
+    answer = edge.call("POST", "/v1/protect?gallery=bad", json=longest)
+    problem = assert_problem(answer, 422, "unprocessable", "wrong_dimension")
+    assert (problem["given"], problem["embeddings"]) == (5000, [1, 2])
     for wrong in ([], [{"values": [1.0]}], new([".."], people()[:1]), [*new(["ada"], people()[:1]), {"subject": "b"}]):
         assert_problem(bulk(edge, "bad", wrong), 422, "unprocessable", "invalid_request")
     assert_problem(bulk(edge, "nowhere", new(["ada"], people()[:1])), 404, "not-found", "unknown_gallery")
@@ -154,9 +166,31 @@ def test_what_the_cloud_refuses_of_one_is_stored_of_none(edge: Edge) -> None:
     edge.make("taken")
     enroll(edge, "taken", "ada", 1)
     assert move(edge, "taken", "ada", "rename", to="bea").status_code == 200
-    answer = bulk(edge, "taken", new(["ben", "ada"], np.stack([embedding(2), embedding(1)])))
-    assert_problem(answer, 409, "conflict", "template_id_taken")
+    answer = bulk(edge, "taken", new(["ben", "ada", "ada"], np.stack([embedding(2), embedding(1), embedding(3)])))
+    problem = assert_problem(answer, 409, "conflict", "template_id_taken")
+    assert (problem["embedding"], problem["embeddings"]) == (1, [1])
+    assert problem["detail"] == (
+        "Embedding 1, counted from 0, was enrolled under this subject before, and the face is another subject's now; "
+        "enroll it under that one."
+    )
+    assert "templates" not in problem
+    values = [{"values": embedding(seed).tolist()} for seed in (3, 1)]
+    answer = edge.call("POST", "/v1/galleries/taken/subjects/ada/embeddings", json={"embeddings": values})
+    assert assert_problem(answer, 409, "conflict", "template_id_taken")["embeddings"] == [1]
     assert listed(edge, "taken") == ["bea"]
+
+
+def test_the_rows_of_a_subject_that_is_full_are_named(
+    models_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATRONUS_CLOUD__RECORD__MAX_TEMPLATES_A_SUBJECT", "2")
+    with Pair(tmp_path / "pair") as small:
+        edge = small.edge()
+        edge.make("full")
+        problem = assert_problem(bulk(edge, "full", new(SUBJECTS, people())), 409, "conflict", "subject_full")
+        assert problem["embeddings"] == [at for at, name in enumerate(SUBJECTS) if SUBJECTS.count(name) > 2]
+        assert "subjects" not in problem
+        assert problem["detail"] == "The subject has as many faces as it may have; erase some first."
 
 
 def test_limits_and_keys(edge: Edge) -> None:
@@ -200,7 +234,7 @@ def migration(edge: Edge, folder: Path, gallery: str, subjects: list[str], rows:
     return Migration(folder / "in.npz", session, gallery)
 
 
-def test_the_rows_that_the_cloud_refuses_are_found_by_halves(
+def test_the_rows_that_edge_and_cloud_refuse_are_told_in_the_order_of_the_file(
     edge: Edge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edge.make("halves")
@@ -209,16 +243,19 @@ def test_the_rows_that_the_cloud_refuses_are_found_by_halves(
     for at in (20, 150):
         enroll(edge, "halves", f"s{at}", at)
         assert move(edge, "halves", f"s{at}", "rename", to=f"renamed-{at}").status_code == 200
-    rows[7] = 0
+    rows[7], subjects[30] = 0, ".."
     since = len(edge.transport.requests)
     assert migration(edge, tmp_path, "halves", subjects, rows).enroll() is False
     printed = [line for line in capsys.readouterr().out.splitlines() if '"enrolled"' in line]
     *refused, summary = map(json.loads, printed)
-    assert [(one["row"], one["subject"]) for one in refused] == [(7, "s7"), (20, "s20"), (150, "s150")]
+    assert [(one["row"], one["subject"]) for one in refused] == [(7, "s7"), (20, "s20"), (30, ".."), (150, "s150")]
     assert (refused[0]["detail"], refused[1]["reason"]) == ("Row 7 is a zero vector.", "template_id_taken")
-    assert (summary["enrolled"], summary["refused"], summary["there_already"]) == (197, 3, 0)
-    assert edge.held("halves") == (199, 199)
-    assert len(edge.transport.requests) - since < 40
+    assert refused[1]["detail"] == (
+        "Row 20 was enrolled under this subject before, and the face is another subject's now."
+    )
+    assert (summary["enrolled"], summary["refused"], summary["there_already"]) == (196, 4, 0)
+    assert edge.held("halves") == (198, 198)
+    assert len(edge.transport.requests) - since < 10
 
 
 def test_a_migration_ends_where_the_gallery_is_full(

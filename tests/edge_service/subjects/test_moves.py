@@ -149,7 +149,9 @@ def test_a_picture_of_a_moved_face_is_refused_under_the_old_name(edge: Edge, gal
     ids_of(edge, gallery, "obama", PORTRAIT)
     moved(edge, gallery, "obama", "rename", to="barack")
     answer = edge.send(f"{path(gallery, 'obama')}/faces", PORTRAIT)
-    assert_problem(answer, 409, "conflict", "template_id_taken")
+    problem = assert_problem(answer, 409, "conflict", "template_id_taken")
+    assert (problem["picture"], problem["pictures"]) == (0, [0])
+    assert problem["detail"].startswith("Picture 0, counted from 0, was enrolled under this subject before")
     assert listed(edge, gallery) == ["barack"]
 
 
@@ -172,12 +174,45 @@ def test_a_report_has_all_that_is_held(edge: Edge, gallery: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"expires_at": "2099-01-31"}, {"expires_at": "2099-01-31T08:00:00"}, {"expires_at": 1}]
+    "moment",
+    [
+        "2099-01-31",
+        "2099-01-31T08:00:00",
+        "2099-01-31T08:00Z",
+        "2099-01-31 08:00:00Z",
+        # In seconds and milliseconds since 1970, as pydantic would take them.
+        4073529600,
+        4073529600.0,
+        4073529600000,
+        "4073529600",
+        "4073529600.5",
+        True,
+        None,
+        [2099, 1, 31],
+    ],
 )
-def test_an_expiry_is_a_moment_with_its_time_zone(edge: Edge, gallery: str, body: dict[str, Any]) -> None:
+def test_an_expiry_is_a_moment_with_its_time_zone(edge: Edge, gallery: str, moment: Any) -> None:
     enroll(edge, gallery, "ada", 1)
-    assert_problem(edge.call("PUT", f"{path(gallery, 'ada')}/expiry", json=body), 422, "unprocessable")
+    answer = edge.call("PUT", f"{path(gallery, 'ada')}/expiry", json={"expires_at": moment})
+    problem = assert_problem(answer, 422, "unprocessable", "invalid_request")
+    assert problem["errors"][0]["at"] == "body/expires_at"
+    assert problem["errors"][0]["problem"].endswith("as RFC 3339 does, such as 2027-01-31T18:00:00+01:00")
     assert edge.call("GET", path(gallery, "ada")).json()["expires_at"] is None
+
+
+def test_an_expiry_in_the_past_is_refused_in_one_sentence(edge: Edge, gallery: str) -> None:
+    enroll(edge, gallery, "ada", 1)
+    where = f"{path(gallery, 'ada')}/expiry"
+    problem = assert_problem(
+        edge.call("PUT", where, json={"expires_at": "2020-01-31T08:00:00+01:00"}), 422, "unprocessable", "wrong_moment"
+    )
+    assert problem["detail"] == (
+        "An expiry is a moment to come, within 100 years; to erase the subject now, delete it."
+    )
+    assert edge.call("PUT", where, json={}).status_code == 422
+    assert edge.call("GET", path(gallery, "ada")).json()["expires_at"] is None
+    answer = edge.call("PUT", where, json={"expires_at": "2099-01-31t08:00:00.5+01:00"})
+    assert answer.json()["expires_at"] == "2099-01-31T07:00:00.500000Z"
 
 
 def test_moves_and_reports_need_the_scope_manage(edge: Edge, gallery: str) -> None:
