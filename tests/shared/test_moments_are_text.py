@@ -13,18 +13,18 @@ import shared.wire
 from shared.security.credentials import ApiKeyRecord
 from shared.strict_types import Moment
 
-MODELS = [
+MODELS = {
     ApiKeyRecord,
-    *{
+    *(
         found
         for module in pkgutil.iter_modules(shared.wire.__path__)
         for found in vars(importlib.import_module(f"shared.wire.{module.name}")).values()
         if isinstance(found, type) and issubclass(found, BaseModel)
-    },
-]
+    ),
+}
 FIELDS = [
     (model, name)
-    for model in MODELS
+    for model in sorted(MODELS, key=lambda model: model.__name__)
     for name, field in model.model_fields.items()
     if "datetime" in str(field.annotation)
 ]
