@@ -68,8 +68,11 @@ _DATE_TIME: Final = re.compile(
 
 
 def _date_time(value: object) -> object:
-    if isinstance(value, datetime) or (isinstance(value, str) and _DATE_TIME.fullmatch(value)):
+    if isinstance(value, datetime):
         return value
+    with suppress(ValueError):  # such as of 31 February
+        if isinstance(value, str) and _DATE_TIME.fullmatch(value):
+            return datetime.fromisoformat(value.upper())  # read here: a strict model takes no text for a date
     raise ValueError("write a date, a time and its zone as RFC 3339 does, such as 2027-01-31T18:00:00+01:00")
 
 

@@ -165,7 +165,7 @@ def test_a_name_sealed_under_an_outdated_key_is_sealed_anew(edge: Edge, pair: Pa
         "renamed": lambda: move(edge, gallery, "Ada", "rename", to="Zoë"),
         "merged": lambda: move(edge, gallery, "Bob", "merge", into="Cyd"),
         "expiring": lambda: edge.call(
-            "PUT", f"{path(gallery, 'Dan')}/expiry", json={"expires_at": "2099-01-01T00:00Z"}
+            "PUT", f"{path(gallery, 'Dan')}/expiry", json={"expires_at": "2099-01-01T00:00:00Z"}
         ),
         "reported": lambda: edge.call("GET", f"{path(gallery, 'Dan')}/report"),
         "erased": lambda: edge.call("DELETE", path(gallery, "Eve")),
