@@ -33,7 +33,7 @@ def main(
     results: dict[str, object] = {"machine": platform.machine(), "rounds": rounds, "import_cpu_s": _import_seconds()}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for profile, dim in (("default", 128), ("seal", 128), ("seal", 512)):
+        for profile, dim in (("default-2", 128), ("seal", 128), ("seal", 512)):
             name = f"{profile}, {dim} values"
             key = Key.load_or_create(Path(folder) / f"{profile}-{dim}.key")
             found = _time(Protector.open(profile, key=key, dim=dim), dim, rounds)
