@@ -86,6 +86,8 @@ _PASSED_ON: Final[dict[str, type[PatronusError]]] = {
 _MOST_RETRY_AFTER_S: Final = 3600
 _SECONDS: Final = re.compile("[0-9]{1,9}")
 _NOT_UNDERSTOOD: Final = "The cloud answered in a way that this edge does not understand; compare their versions."
+# The edge's own request, which the caller cannot correct: the cloud is of another version.
+_OTHER_FORM: Final = "invalid_request"
 # Of the path and method themselves: of what is not there, the cloud gives a reason.
 _NO_SUCH_OPERATION: Final = frozenset({(NotFound.kind, None), ("method-not-allowed", None)})
 _LACKS: Final = "The cloud lacks an operation that this edge needs: it is of an older version than the edge; update it."
@@ -358,7 +360,7 @@ def _translate(response: httpx.Response) -> Exception:
     if (kind, reason) in _NO_SUCH_OPERATION:
         _log.error("cloud_answer_not_understood", status=status, problem="no such operation")
         return UpstreamFailed(_LACKS)
-    known = _PASSED_ON.get(kind)
+    known = None if reason == _OTHER_FORM else _PASSED_ON.get(kind)
     if known is not None:
         return known(detail, reason=reason)
     if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
