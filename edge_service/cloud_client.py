@@ -95,6 +95,8 @@ REFUSED_SUBJECTS: Final = "subjects"
 _MOST_RETRY_AFTER_S: Final = 3600
 _SECONDS: Final = re.compile("[0-9]{1,9}")
 _NOT_UNDERSTOOD: Final = "The cloud answered in a way that this edge does not understand; compare their versions."
+# The edge's own request, which the caller cannot correct: the cloud is of another version.
+_OTHER_FORM: Final = "invalid_request"
 # Of the path and method themselves: of what is not there, the cloud gives a reason.
 _NO_SUCH_OPERATION: Final = frozenset({(NotFound.kind, None), ("method-not-allowed", None)})
 _LACKS: Final = "The cloud lacks an operation that this edge needs: it is of an older version than the edge; update it."
@@ -367,7 +369,7 @@ def _translate(response: httpx.Response) -> Exception:
     if (kind, reason) in _NO_SUCH_OPERATION:
         _log.error("cloud_answer_not_understood", status=status, problem="no such operation")
         return UpstreamFailed(_LACKS)
-    known = _PASSED_ON.get(kind)
+    known = None if reason == _OTHER_FORM else _PASSED_ON.get(kind)
     if known is not None:
         reason, detail = _IN_WORDS_OF_THE_EDGE.get(str(reason), (reason, detail))
         named = {name: problem.get(name) for name in (REFUSED_TEMPLATES, REFUSED_SUBJECTS)}

@@ -157,6 +157,13 @@ def test_a_cloud_that_lacks_an_operation_is_named(edge: Edge, status: int, kind:
     assert "The cloud lacks an operation" in assert_problem(answer, 502, "cloud-failed")["detail"]
 
 
+def test_a_cloud_that_takes_another_form_is_not_the_callers_matter(edge: Edge) -> None:
+    problem = {"type": "urn:patronus:problem:unprocessable", "detail": "See `errors`.", "reason": "invalid_request"}
+    edge.transport.always = answering(422, json.dumps(problem).encode())
+    answer = edge.verify("door", "someone", FACE)
+    assert "compare their versions" in assert_problem(answer, 502, "cloud-failed")["detail"]
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_cloud_that_refuses_the_edges_own_key_is_the_operators_matter(edge: Edge, status: int) -> None:
     body = b'{"type": "urn:patronus:problem:unauthenticated", "detail": "This API key is not known here."}'
