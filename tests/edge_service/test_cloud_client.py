@@ -64,7 +64,14 @@ def answering(status: int, content: bytes = b"", **headers: str) -> Fault:
 
 @pytest.mark.parametrize(
     "fault",
-    [unreachable, slow, dropped_before, answering(503), answering(502, b"<html>Bad gateway</html>"), answering(504)],
+    [
+        unreachable,
+        pytest.param(slow, marks=pytest.mark.slow(reason="waits for a timeout")),
+        dropped_before,
+        answering(503),
+        answering(502, b"<html>Bad gateway</html>"),
+        answering(504),
+    ],
     ids=["unreachable", "slow", "dropped", "503", "502", "504"],
 )
 def test_a_cloud_that_is_away_is_reported_in_time_and_nothing_is_lost(edge: Edge, fault: Fault) -> None:

@@ -90,10 +90,11 @@ def _no_pools_named(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.mark.slow(reason="starts services that find 96 cores")
 @pytest.mark.usefixtures("_no_pools_named")
 @pytest.mark.parametrize(
     "services",
-    [("cloud",), pytest.param(("cloud", "edge"), marks=pytest.mark.slow(reason="starts a pair that finds 40 faces"))],
+    [("cloud",), ("cloud", "edge")],
 )
 def test_services_on_96_cores_answer_with_few_threads(
     services: tuple[str, ...], tmp_path: Path, models_folder: Path, many_cores: dict[str, str]

@@ -27,7 +27,11 @@ _END_SECONDS = 30
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (signal.SIGKILL, "The cloud was killed (SIGKILL); both services end here."),
+        pytest.param(
+            signal.SIGKILL,
+            "The cloud was killed (SIGKILL); both services end here.",
+            marks=pytest.mark.slow(reason="another start of a pair, for another signal"),
+        ),
         (signal.SIGTERM, "The cloud was stopped (SIGTERM); both services end here."),
     ],
 )

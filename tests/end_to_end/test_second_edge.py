@@ -35,6 +35,7 @@ def passphrase(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow(reason="nine commands, each a process")
 def test_a_key_is_exported_only_by_an_edge_that_has_it(pair: RunningPair, tmp_path: Path, passphrase: Path) -> None:
     pair.edge.put("/v1/galleries/ours").raise_for_status()
     first, other = pair.home / "edge", tmp_path / "other"
@@ -55,6 +56,7 @@ def test_a_key_is_exported_only_by_an_edge_that_has_it(pair: RunningPair, tmp_pa
     assert (exported.returncode, exported.stderr) == (0, "")
 
 
+@pytest.mark.slow(reason="many commands, each a process")
 def test_no_foreign_key_takes_the_place_of_the_key_that_made_a_gallery(
     pair: RunningPair, tmp_path: Path, passphrase: Path
 ) -> None:

@@ -78,6 +78,7 @@ def test_every_command_that_talks_to_a_service_finds_it(home: Path, files: Files
         assert (ended.returncode, ended.stderr.strip()) == (0, ""), (arguments, ended)
 
 
+@pytest.mark.slow(reason="many commands, each a process")
 def test_an_address_that_is_set_wins_and_is_named_where_no_cloud_answers(
     home: Path, files: Files, tmp_path: Path
 ) -> None:

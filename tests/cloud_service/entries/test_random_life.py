@@ -282,6 +282,7 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloud_service.entries.queries.BATCH_BYTES", 5 * 4 * DIM)
 
 
+@pytest.mark.slow(reason="a long random life")
 @pytest.mark.usefixtures("small_segments")
 def test_the_index_is_the_record_s_and_erased_means_are_nowhere(tmp_path: Path) -> None:
     deep = hypothesis_settings.get_current_profile_name() == "deep"

@@ -53,7 +53,9 @@ def _in_files(folder: Path, names: list[str]) -> list[str]:
     return [name for name in names if name.encode() in files]
 
 
-@pytest.mark.parametrize("verify_only", [False, True])
+@pytest.mark.parametrize(
+    "verify_only", [False, pytest.param(True, marks=pytest.mark.slow(reason="the same for another kind of gallery"))]
+)
 def test_a_change_of_key_seals_plain_names_and_leaves_none_in_any_file(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str], verify_only: bool
 ) -> None:

@@ -50,6 +50,7 @@ def test_stored_embeddings_are_enrolled_once_and_matched(command: Command, tmp_p
     assert held(command, "migrated") == (4, 11)
 
 
+@pytest.mark.slow(reason="migrates 3,000 embeddings twice")
 def test_a_killed_migration_is_run_again_from_the_start(command: Command, tmp_path: Path) -> None:
     assert command.quick("gallery", "create", "killed")[0] == 0
     subjects = [f"s{number}" for number in range(3000)]

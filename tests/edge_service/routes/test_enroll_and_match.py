@@ -92,6 +92,7 @@ def test_identify_says_why_it_left_out_poor_faces(edge: Edge) -> None:
     assert answer["faces_left_out"] == {"over_max_faces": 0, "poor_quality": 1, "reasons": {"too_dark": 1}}
 
 
+@pytest.mark.slow(reason="embeds 70 faces, and 34 again")
 def test_every_face_of_a_crowd_is_looked_for_and_counted_as_a_probe(edge: Edge) -> None:
     edge.make("door")
     assert edge.enroll("door", "collins", COLLINS).status_code == 201
@@ -371,6 +372,7 @@ def test_readiness_tells_of_the_cloud(edge: Edge) -> None:
     assert edge.call("GET", "/healthz").status_code == 200
 
 
+@pytest.mark.slow(reason="scrypt, several times; keys travel in tests of the command, too")
 def test_keys_travel_between_edges_under_a_passphrase(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 

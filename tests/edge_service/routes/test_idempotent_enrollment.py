@@ -133,6 +133,7 @@ def test_new_master_keys_answer_before(pair: Pair) -> None:
     assert _enroll(other, "master", PORTRAIT) == (first, ["before"]), "at another edge with the exported key"
 
 
+@pytest.mark.slow(reason="scrypt, several times")
 def test_an_imported_key_that_replaces_another_answers_before(pair: Pair) -> None:
     ours, theirs = pair.edge("ours"), pair.edge("theirs")
     theirs.make("lent")

@@ -139,6 +139,7 @@ def test_nobody_upright_is_reported_as_before(reader: FaceReader) -> None:
     assert refused.value.reason == "no_face"
 
 
+@pytest.mark.slow(reason="detects faces in many pictures")
 def test_few_faces_of_any_size_and_turn_are_missed() -> None:
     folder = os.environ.get("PATRONUS_FACE_DATA")
     if not folder:

@@ -58,6 +58,7 @@ def test_a_trial_gives_what_a_check_gives(tmp_path: Path) -> None:
     assert found.length == pytest.approx(expected.length)
 
 
+@pytest.mark.slow(reason="waits for a time limit")
 def test_an_endless_network_is_stopped_and_told_in_one_sentence(tmp_path: Path) -> None:
     added = _add(endless(tmp_path), tmp_path / "embedders", "--timeout", "4")
     assert (added.returncode, added.stdout) == (1, "")

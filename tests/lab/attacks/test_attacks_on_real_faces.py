@@ -167,5 +167,5 @@ def test_every_other_protection_is_measured_and_costs_or_leaks(report: Report) -
     } < set(ways)
     clean = ways["no protection"]["attacks"]["learned on unprotected embeddings"]["type_1"]["value"]
     assert clean > 0.1
-    sealed = ways["profile default"]["attacks"]
+    sealed = ways["profile default-2"]["attacks"]
     assert all(attack["type_2"]["value"] == 0 for attack in sealed.values())

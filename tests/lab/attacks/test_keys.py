@@ -78,7 +78,7 @@ def test_and_does_not_where_all_axes_are_alike() -> None:
     "refine",
     [
         by_nearest,
-        by_optimal_transport,
+        pytest.param(by_optimal_transport, marks=pytest.mark.slow(reason="seconds of transport")),
         pytest.param(by_adversary, marks=pytest.mark.slow(reason="trains an adversary")),
     ],
 )

@@ -232,9 +232,9 @@ def test_people_must_be_named(patronus: Callable[..., Any], tmp_path: Path, monk
 
 
 def test_the_recorded_report_renders_with_all_its_figures() -> None:
-    report = json.loads(Path("docs/red-team/default.json").read_text())
+    report = json.loads(Path("docs/red-team/default-2.json").read_text())
     page = render(report)
-    published = Path("docs/red-team/default.html").read_text()
+    published = Path("docs/red-team/default-2.html").read_text()
     cells = [re.findall(r"<td[^>]*>(?!<img)(.*?)</td>", text) for text in (page, published)]
     assert cells[0] == cells[1], "the published page is the recorded report, with portraits"
     assert len(cells[0]) > 1000
@@ -244,7 +244,7 @@ def test_the_recorded_report_renders_with_all_its_figures() -> None:
 
 
 def test_what_a_report_holds_is_escaped() -> None:
-    report = json.loads(Path("docs/red-team/default.json").read_text())
+    report = json.loads(Path("docs/red-team/default-2.json").read_text())
     report["embedder"] = "<script>alert(1)</script>"
     assert "<script" not in render(report)
     assert "&lt;script&gt;alert(1)" in render(report)

@@ -68,6 +68,7 @@ def test_lfw_is_split_by_its_folds(lfw: Path, images: Path, encoder: Encoder, tm
     np.testing.assert_allclose(np.linalg.norm(found.unit, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.slow(reason="splits many faces, several times")
 def test_attackers_get_no_more_pictures_than_is_said_the_same_each_time(
     lfw: Path, images: Path, encoder: Encoder, tmp_path: Path
 ) -> None:

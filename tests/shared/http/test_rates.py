@@ -82,6 +82,7 @@ def test_a_rate_of_its_own_is_for_all_that_a_key_does_together() -> None:
     assert let_through(lambda: limits.count(free, MATCHING), 500) == 500
 
 
+@pytest.mark.slow(reason="waits six seconds")
 def test_what_the_short_limit_refuses_does_not_count_against_the_long_one() -> None:
     limits, key = RateLimits(RateSettings(matching="10/hour;5/second")), a_key()
     passed = let_through(lambda: limits.count(key, MATCHING), 50)
