@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any
 
 import httpx
 import stamina
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel
 
+from edge_service.cloud_answers import AWAY, Answer, TryAgain, read, translated
 from edge_service.settings import CloudSettings
 from shared.errors import (
-    Conflict,
-    ContractMismatch,
-    InsufficientStorage,
     NotFound,
-    Overloaded,
-    PatronusError,
-    RateLimited,
-    RecordDamaged,
     SetupError,
-    TooLarge,
-    Unprocessable,
-    UpstreamFailed,
     UpstreamUnavailable,
 )
 from shared.http.request_context import REQUEST_ID_HEADER, current_request_id
@@ -67,40 +56,6 @@ from shared.wire.common import (
 )
 
 _log = get_logger(__name__)
-Answer = TypeVar("Answer", bound=BaseModel)
-
-# Refusals of the cloud that a caller of the edge, or the operator, can fix, and a retry cannot; by the problem's type.
-_PASSED_ON: Final[dict[str, type[PatronusError]]] = {
-    known.kind: known
-    for known in (
-        NotFound,
-        Conflict,
-        ContractMismatch,
-        Unprocessable,
-        TooLarge,
-        RecordDamaged,
-        InsufficientStorage,
-    )
-}
-# What the edge calls templates, in the cloud's refusals: by the cloud's reason, a reason and a sentence.
-_IN_WORDS_OF_THE_EDGE: Final = {
-    "unknown_template": ("unknown_face", "The subject has no face with this id."),
-    "subject_full": ("subject_full", "The subject has as many faces as it may have; erase some first."),
-    "gallery_full": ("gallery_full", "The gallery is full; erase faces, or use another gallery."),
-}
-# Lists of ids, and of names as the cloud has them, in its refusal of an enrollment: what it refuses.
-REFUSED_TEMPLATES: Final = "templates"
-REFUSED_SUBJECTS: Final = "subjects"
-# The cloud's Retry-After is passed on, up to this.
-_MOST_RETRY_AFTER_S: Final = 3600
-_SECONDS: Final = re.compile("[0-9]{1,9}")
-_NOT_UNDERSTOOD: Final = "The cloud answered in a way that this edge does not understand; compare their versions."
-# The edge's own request, which the caller cannot correct: the cloud is of another version.
-_OTHER_FORM: Final = "invalid_request"
-# Of the path and method themselves: of what is not there, the cloud gives a reason.
-_NO_SUCH_OPERATION: Final = frozenset({(NotFound.kind, None), ("method-not-allowed", None)})
-_LACKS: Final = "The cloud lacks an operation that this edge needs: it is of an older version than the edge; update it."
-_AWAY: Final = "The cloud does not answer; nothing was lost. Try again, and tell the operator if it persists."
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +76,6 @@ class StoredSubjectPath:
     def path(self) -> str:
         """Below the path of galleries."""
         return f"/{self.gallery}/subjects/{self.name}"
-
-
-class _Retry(Exception):
-    """A failure that a retry may fix; ``why`` is for the operator."""
-
-    def __init__(self, error: PatronusError, why: str | None = None) -> None:
-        super().__init__(error.kind)
-        self.error = error
-        self.why = why
 
 
 class CloudClient:
@@ -175,12 +121,12 @@ class CloudClient:
 
     async def info(self) -> CloudInfo:
         """Versions and limits of the cloud."""
-        return _read(await self._call("GET", "/v1/info"), CloudInfo)
+        return read(await self._call("GET", "/v1/info"), CloudInfo)
 
     async def put_gallery(self, gallery: str, spec: GallerySpec) -> tuple[GalleryInfo, bool]:
         """Creates a gallery, or finds it; says whether it was created now."""
         response = await self._call("PUT", f"/v1/galleries/{gallery}", spec)
-        return _read(response, GalleryInfo), response.status_code == httpx.codes.CREATED
+        return read(response, GalleryInfo), response.status_code == httpx.codes.CREATED
 
     async def change_gallery(self, gallery: str, change: ChangeGallery) -> GalleryInfo:
         """Changes a gallery's threshold, or how its subjects are compared; safe to repeat."""
@@ -207,7 +153,7 @@ class CloudClient:
         params |= {name: str(value) for name, value in (("since", since), ("after", after)) if value is not None}
         headers = {CONTRACT_HEADER: contract}
         response = await self._call("GET", f"/v1/galleries/{gallery}/names", params=params, headers=headers)
-        return await run_in_threadpool(_read, response, NamesPage)  # up to a megabyte of JSON
+        return await run_in_threadpool(read, response, NamesPage)  # up to a megabyte of JSON
 
     async def subject(self, subject: StoredSubjectPath) -> StoredSubjectDetail:
         """A subject and its templates, without vectors."""
@@ -293,7 +239,7 @@ class CloudClient:
     async def _answer(
         self, model: type[Answer], method: str, below_galleries: str, body: BaseModel | None = None, **options: Any
     ) -> Answer:
-        return _read(await self._call(method, f"/v1/galleries{below_galleries}", body, **options), model)
+        return read(await self._call(method, f"/v1/galleries{below_galleries}", body, **options), model)
 
     async def _call(
         self,
@@ -313,11 +259,11 @@ class CloudClient:
         with self._metrics.step("cloud"):
             try:
                 async for attempt in stamina.retry_context(
-                    on=_Retry, attempts=self._attempts, timeout=None, wait_initial=0.05, wait_max=0.5
+                    on=TryAgain, attempts=self._attempts, timeout=None, wait_initial=0.05, wait_max=0.5
                 ):
                     with attempt:
                         return await self._once(request, repeatable=repeatable)
-            except _Retry as failure:
+            except TryAgain as failure:
                 _log.warning("cloud_call_failed", method=method, problem=failure.error.kind, why=failure.why)
                 raise failure.error from None
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -326,7 +272,7 @@ class CloudClient:
         try:
             response = await self._http.send(request)
         except httpx.HTTPError as failure:
-            error, why = UpstreamUnavailable(_AWAY), _logged_tls_failure(failure)
+            error, why = UpstreamUnavailable(AWAY), _logged_tls_failure(failure)
             if why is not None:  # no retry mends it; with TLS 1.3 the cloud's refusal comes after the handshake
                 error.add_note(why)  # for the operator's command line
                 raise error from None
@@ -334,10 +280,10 @@ class CloudClient:
             if not (repeatable or unsent):  # it may be done: a retry would report that nothing was there
                 raise error from None
             ended = isinstance(failure, httpx.RemoteProtocolError | httpx.ReadError)
-            raise _Retry(error, ENDED if self._tls and ended else None) from None
+            raise TryAgain(error, ENDED if self._tls and ended else None) from None
         if response.is_success:
             return response
-        raise _translate(response)
+        raise translated(response)
 
 
 def _logged_tls_failure(failure: httpx.HTTPError) -> str | None:
@@ -346,46 +292,6 @@ def _logged_tls_failure(failure: httpx.HTTPError) -> str | None:
     if why is not None:
         _log.error("cloud_connection_refused", why=why)
     return why
-
-
-def _translate(response: httpx.Response) -> Exception:
-    """An answer that is not a success, as an error of this edge."""
-    status = response.status_code
-    try:
-        problem = from_json(response.content)  # also refuses deep nesting and invalid characters
-        kind = str(problem["type"]).rsplit(":", 1)[-1]
-        detail = str(problem["detail"])
-    except (ValueError, KeyError, TypeError):
-        problem, kind, detail = {}, "", ""
-    if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-        return UpstreamFailed("The cloud does not accept this edge's API key; its operator must give it a valid one.")
-    if status == httpx.codes.TOO_MANY_REQUESTS:
-        if kind == RateLimited.kind:
-            _log.warning("cloud_key_over_its_rate")
-        after = response.headers.get("Retry-After", "")
-        seconds = min(int(after), _MOST_RETRY_AFTER_S) if _SECONDS.fullmatch(after) else 1
-        return Overloaded("The cloud is working at its limit; try again in a moment.", retry_after_s=max(1, seconds))
-    reason = problem["reason"] if isinstance(problem.get("reason"), str) else None
-    if (kind, reason) in _NO_SUCH_OPERATION:
-        _log.error("cloud_answer_not_understood", status=status, problem="no such operation")
-        return UpstreamFailed(_LACKS)
-    known = None if reason == _OTHER_FORM else _PASSED_ON.get(kind)
-    if known is not None:
-        reason, detail = _IN_WORDS_OF_THE_EDGE.get(str(reason), (reason, detail))
-        named = {name: problem.get(name) for name in (REFUSED_TEMPLATES, REFUSED_SUBJECTS)}
-        return known(detail, reason=reason, **{name: some for name, some in named.items() if isinstance(some, list)})
-    if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
-        return _Retry(UpstreamUnavailable(_AWAY))
-    _log.error("cloud_answer_not_understood", status=status, problem=kind)
-    return UpstreamFailed(_NOT_UNDERSTOOD)
-
-
-def _read(response: httpx.Response, model: type[Answer]) -> Answer:
-    try:
-        return model.model_validate_json(response.content, strict=True)
-    except ValidationError:
-        _log.error("cloud_answer_not_understood", status=response.status_code, problem="invalid answer")
-        raise UpstreamFailed(_NOT_UNDERSTOOD) from None
 
 
 def _page(limit: int, after: str | None) -> dict[str, str]:

@@ -370,33 +370,3 @@ def test_readiness_tells_of_the_cloud(edge: Edge) -> None:
     answer = edge.call("GET", "/readyz")
     assert (answer.status_code, answer.json()["checks"]["cloud"]) == (503, False)
     assert edge.call("GET", "/healthz").status_code == 200
-
-
-@pytest.mark.slow(reason="scrypt, several times; keys travel in tests of the command, too")
-def test_keys_travel_between_edges_under_a_passphrase(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer.testing import CliRunner
-
-    from shared.command import build
-
-    first, second = pair.edge("first"), pair.edge("second")
-    first.make("door")
-    first.enroll("door", "obama", OBAMA[0])
-    for refused in (second.call("PUT", "/v1/galleries/door"), second.verify("door", "obama", OBAMA[1])):
-        body = assert_problem(refused, 409, "contract-mismatch")
-        assert body["detail"].startswith("The gallery is under another key than this edge has for it; import the key")
-        assert "patronus keys import" in body["detail"]
-        assert body["differing"] == ["seal"]
-    assert [sent.url.path for sent in second.transport.requests if sent.method in {"POST", "PUT"}] == []
-
-    passphrase, carried = pair.folder / "passphrase", pair.folder / "door.json"
-    passphrase.write_text("correct horse battery\n")
-    passphrase.chmod(0o600)
-    for home, arguments in (
-        ("first", ["export", "door", str(carried)]),
-        ("second", ["import", str(carried)]),
-    ):
-        monkeypatch.setenv("PATRONUS_EDGE__HOME", str(pair.folder / home))
-        ended = CliRunner().invoke(build(), ["keys", *arguments, "--unchecked", "--passphrase-file", str(passphrase)])
-        assert ended.exit_code == 0, ended.output
-    again = pair.edge("second")
-    assert again.verify("door", "obama", OBAMA[1]).json()["decision"] == "match"
