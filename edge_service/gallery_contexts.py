@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
-from edge_service.cloud_client import CloudClient
+from edge_service.cloud.client import CloudClient
 from edge_service.gallery_names import OTHER_KEY, GalleryNames, names_of
 from edge_service.protection.keys import GalleryKey, KeyStore
 from edge_service.protection.names import new_epoch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from edge_service.cloud_client import StoredSubjectPath
+from edge_service.cloud.client import StoredSubjectPath
 from edge_service.protection.keys import EpochKey, KeyStore
 from edge_service.protection.names import PlainNames, SealedNames, SubjectNames, seals_names
 from shared.contract import Contract

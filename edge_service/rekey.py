@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from edge_service.cloud_client import CloudClient
+from edge_service.cloud.client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts
 from edge_service.protection.keys import EpochKey, KeyStore
 from edge_service.protection.names import SealedNames, SubjectNames, new_epoch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from edge_service.cloud_client import CloudClient
+from edge_service.cloud.client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts
 from edge_service.metrics import EdgeMetrics
 from edge_service.protection.keys import KeyStore

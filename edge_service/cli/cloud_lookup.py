@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from edge_service.cloud_client import CloudClient
+from edge_service.cloud.client import CloudClient
 from edge_service.settings import CloudSettings, EdgeSettings
 from shared.errors import SetupError, UpstreamFailed, UpstreamUnavailable
 from shared.logs import get_logger

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from edge_service.cloud_client import CloudClient
+from edge_service.cloud.client import CloudClient
 from edge_service.gallery_contexts import GalleryContext
 from edge_service.protection.embeddings import template_weights
 from edge_service.protection.protect import PackedTemplates

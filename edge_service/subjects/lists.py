@@ -15,7 +15,7 @@ from itertools import islice
 
 from fastapi.concurrency import run_in_threadpool
 
-from edge_service.cloud_client import CloudClient
+from edge_service.cloud.client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts
 from edge_service.gallery_names import GalleryNames
 from shared.errors import Unprocessable

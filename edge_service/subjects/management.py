@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_service.cloud_client import CloudClient
+from edge_service.cloud.client import CloudClient
 from edge_service.gallery_contexts import GalleryContexts
 from edge_service.gallery_names import GalleryNames
 from edge_service.protection.seal import rotation

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NoReturn, TypeVar
 
-from edge_service.cloud_answers import REFUSED_SUBJECTS, REFUSED_TEMPLATES
+from edge_service.cloud.answers import REFUSED_SUBJECTS, REFUSED_TEMPLATES
 from shared.errors import Conflict, PatronusError
 
 Sent = Literal["picture", "embedding"]

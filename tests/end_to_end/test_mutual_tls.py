@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_service.cloud_client import CloudClient
+from edge_service.cloud.client import CloudClient
 from edge_service.settings import CloudSettings
 from shared.errors import SetupError, UpstreamUnavailable
 from shared.metrics import Metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import Final, TypeVar
 
 import httpx
@@ -80,9 +81,9 @@ def translated(response: httpx.Response) -> Exception:
         detail = str(problem["detail"])
     except (ValueError, KeyError, TypeError):
         problem, kind, detail = {}, "", ""
-    if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return UpstreamFailed("The cloud does not accept this edge's API key; its operator must give it a valid one.")
-    if status == httpx.codes.TOO_MANY_REQUESTS:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         if kind == RateLimited.kind:
             _log.warning("cloud_key_over_its_rate")
         after = response.headers.get("Retry-After", "")
@@ -97,7 +98,7 @@ def translated(response: httpx.Response) -> Exception:
         reason, detail = _IN_WORDS_OF_THE_EDGE.get(str(reason), (reason, detail))
         named = {name: problem.get(name) for name in (REFUSED_TEMPLATES, REFUSED_SUBJECTS)}
         return known(detail, reason=reason, **{name: some for name, some in named.items() if isinstance(some, list)})
-    if status in {httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT}:
+    if status in {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}:
         return TryAgain(UpstreamUnavailable(AWAY))
     _log.error("cloud_answer_not_understood", status=status, problem=kind)
     return UpstreamFailed(_NOT_UNDERSTOOD)

@@ -10,7 +10,7 @@ import stamina
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from edge_service.cloud_answers import AWAY, Answer, TryAgain, read, translated
+from edge_service.cloud.answers import AWAY, Answer, TryAgain, read, translated
 from edge_service.settings import CloudSettings
 from shared.errors import (
     NotFound,
