@@ -178,8 +178,9 @@ def _where(case: Case, chance: random.Random) -> None:
         at["gallery"] = chance.choice(peopled if peopled and "subject" in at else sorted(_galleries))
     found = _galleries.get(at.get("gallery", ""))
     subjects = found.subjects if found else _NO_SUBJECT
-    if case.method.upper() == "DELETE" and "subject" in at and chance.random() > _AS_DRAWN:
-        # Erase something that exists; few of the drawn names do.
+    enrolls = case.operation.path.endswith(("/faces", "/templates", "/embeddings"))
+    if "subject" in at and not enrolls and chance.random() > _AS_DRAWN:
+        # Somebody who exists; few of the drawn names do.
         stored = [
             (place, who) for place in sorted(_galleries) for who, ids in _galleries[place].subjects.items() if ids
         ]
@@ -221,6 +222,8 @@ def _of_subjects(case: Case, gallery: _Gallery | None, chance: random.Random) ->
         body.update({"to": f"moved-{chance.randrange(_PEOPLE)}", "onto": "either", "rotation": None} | some)
     if case.operation.path.endswith("/faces/{face}/move"):  # the edge's
         body["to"] = f"moved-{chance.randrange(_PEOPLE)}"
+    if case.operation.path.endswith("/merge") and gallery is not None and gallery.subjects:
+        body["into"] = chance.choice(sorted(gallery.subjects))
     if case.operation.path.endswith("/expiry"):
         body["expires_at"] = (datetime.now(UTC) + timedelta(days=chance.randint(1, 30_000))).isoformat()
 
