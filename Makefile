@@ -24,10 +24,10 @@ STEPS := 3
 MODELS_STEP := 3
 run demo: STEPS := 4
 test test-all: STEPS := 5
-bench bench-migrate bench-recall soak fuzz accuracy: STEPS := 4
-test test-all bench bench-migrate bench-recall soak fuzz accuracy: MODELS_STEP := 4
+bench bench-migrate bench-subjects bench-recall soak fuzz accuracy: STEPS := 4
+test test-all bench bench-migrate bench-subjects bench-recall soak fuzz accuracy: MODELS_STEP := 4
 
-.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-library bench-migrate bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
+.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-library bench-migrate bench-subjects bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -74,6 +74,9 @@ bench-library: $(VENV)/.test  ## Time the library, without services
 
 bench-migrate: $(VENV)/.test models  ## Time the migration of stored embeddings, and patronus protect
 	@$(BIN)/python -m tests.load.bench_migrate $(ARGS)
+
+bench-subjects: $(VENV)/.test models  ## Time what is done with the subjects of a gallery of 100,000 sealed names
+	@$(BIN)/python -m tests.load.bench_subjects $(ARGS)
 
 bench-cloud: $(VENV)/.test  ## Time the cloud beside FAISS itself: make bench-cloud SIZES=10000,100000 CONCURRENCY=1,64
 	@$(BIN)/python -m tests.load.bench_cloud $(if $(SIZES),--sizes $(SIZES)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(ARGS)
