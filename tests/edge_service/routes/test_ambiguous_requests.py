@@ -328,6 +328,14 @@ def test_allow_names_head_where_there_is_get_and_nowhere_else(service: Service) 
     assert all("head" not in operations for operations in service.app.openapi()["paths"].values())
 
 
+def test_a_route_takes_the_query_parameters_that_the_document_names(service: Service) -> None:
+    for method, path, described in service.operations():
+        named = sorted(one["name"] for one in described.get("parameters", []) if one["in"] == "query")
+        if path.startswith("/v1/"):
+            answer = service.call(method, f"{path.format(**FILLED)}?unheard-of=1")
+            assert answer.json()["detail"].endswith(f"there are: {', '.join(named) or 'none'}."), (method, path)
+
+
 def test_head_is_logged_and_counted_as_head(service: Service) -> None:
     service.call("HEAD", "/v1/info")
     counted = service.call("GET", "/metrics").text
