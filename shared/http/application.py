@@ -93,7 +93,7 @@ def _never_answered(method: str, path: str, operation: dict[str, Any]) -> set[st
     parameters = {one["name"] for one in operation.get("parameters", ())}
     writes = "/galleries/" in path and kind_of(method, path) is Kind.WRITING
     possible = {
-        "404": "gallery" in parameters,
+        "404": not parameters.isdisjoint({"gallery", "request_id"}),
         "408": bool(body),
         "409": "gallery" in parameters and (method != "GET" or CONTRACT_HEADER in parameters),
         "413": bool(body),
