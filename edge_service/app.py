@@ -86,6 +86,6 @@ def _body_limit(scope: Scope, limits: PictureLimits) -> int:
         return max(MAX_EMBEDDINGS_BYTES, sent(limits.max_bytes) + _FORM_BYTES)
     if path.endswith("/faces"):
         return sent(limits.max_request_bytes)
-    if not path.endswith(("/detect", "/compare", "/verify", "/identify")):
+    if not path.endswith(("/detect", "/compare", "/verify", "/identify", "/rebuild")):
         return _FORM_BYTES
     return sent(limits.max_bytes) * (2 if path.endswith("/compare") else 1) + _FORM_BYTES

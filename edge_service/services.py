@@ -7,6 +7,7 @@ import httpx
 from edge_service.cloud.client import CloudClient
 from edge_service.cloud.recorder import SentRecorder
 from edge_service.console.browser_keys import EdgeKeyRing
+from edge_service.console.rebuild import Rebuilder
 from edge_service.console.sign_in_codes import SignInCodes
 from edge_service.gallery_contexts import GalleryContexts
 from edge_service.metrics import EdgeMetrics
@@ -72,6 +73,7 @@ class Services:
         self.galleries = GalleryContexts(
             cloud=self.cloud, keys=keys, profiles=self.profiles, cache_s=settings.cloud.gallery_cache_s
         )
+        self.rebuilder = Rebuilder.beside(settings.profiles, settings.profile, pin, spec.dim)
         mirrored = settings.mirrored if spec.mirror else "off"
         sender = TemplateSender(cloud=self.cloud, galleries=self.galleries, workers=self.workers, metrics=metrics)
         enrollment = Enrollment(cloud=self.cloud, profiles=self.profiles, sender=sender)

@@ -1,17 +1,31 @@
-"""What a console asks for: the caller's key, all keys, measured curves."""
+"""What a console asks for: API keys, measured curves, what was sent, and what could be rebuilt."""
 
 from __future__ import annotations
 
+from fastapi import Request
+
 from edge_service.console import sent
-from edge_service.deps import GalleryPath, MayAsk, MayManage, RequestIdPath, RuleQuery, ServicesDep
+from edge_service.deps import (
+    GalleryPath,
+    GalleryQuery,
+    MayAsk,
+    MayManage,
+    QualityQuery,
+    RequestIdPath,
+    RuleQuery,
+    ServicesDep,
+    SubjectQuery,
+    picture_body,
+)
 from edge_service.protection.profiles.files import Profile
 from edge_service.services import Services
+from edge_service.uploads import read_pictures
 from shared.errors import Forbidden, NotFound
 from shared.http.auth import Caller
 from shared.http.routes import api_router
 from shared.security.credentials import ApiKeyRecord, Scope
 from shared.wire.common import ScoreRule
-from shared.wire.edge_console import RECORD_HEADER, Curves, KnownKey, KnownKeys, OwnKey, Sent
+from shared.wire.edge_console import RECORD_HEADER, Curves, KnownKey, KnownKeys, OwnKey, Rebuilt, Sent
 
 router = api_router("/v1", "console")
 of_galleries = api_router("/v1/galleries/{gallery}", "console")
@@ -82,6 +96,29 @@ async def get_sent(request_id: RequestIdPath, services: ServicesDep, caller: Cal
             reason="not_recorded",
         )
     return sent.shown(request_id, recording, services.galleries, numbers=Scope.MANAGE in caller.scopes)
+
+
+@router.post("/rebuild", dependencies=[MayManage], openapi_extra=picture_body())
+async def rebuild_face(
+    request: Request,
+    services: ServicesDep,
+    caller: Caller,
+    gallery: GalleryQuery = None,
+    subject: SubjectQuery = None,
+    quality_filter: QualityQuery = None,
+) -> Rebuilt:
+    """Rebuild a face from its template.
+
+    Shows what a thief would see: the face rebuilt from the unprotected embedding, and from the template with and
+    without the gallery's key. Needs a decoder beside the profile; 404 `no_decoder` without one. Sends nothing to the
+    cloud.
+    """
+    services.rebuilder.check()
+    if gallery is not None and not caller.may_use(gallery):
+        raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
+    [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
+    one = await services.recognition.one_face(picture, gallery, subject, quality_filter)
+    return await services.workers.run(services.rebuilder.rebuilt, one)
 
 
 def _curves(services: Services, profile: Profile, rule: ScoreRule) -> Curves:

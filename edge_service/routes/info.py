@@ -30,6 +30,6 @@ async def get_info(services: ServicesDep) -> EdgeInfo:
         max_pixels=limits.max_pixels,
         max_pictures_a_request=limits.max_pictures,
         formats=list(FORMATS),
-        console=ConsoleInfo(decoder=False, recording=services.settings.record_sent),
+        console=ConsoleInfo(decoder=services.rebuilder.decoder is not None, recording=services.settings.record_sent),
         galleries=f"{services.settings.root_path}/v1/galleries",
     )

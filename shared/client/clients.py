@@ -179,6 +179,7 @@ class Client(_Caller):
     get_curves = called(console.get_curves)
     get_gallery_curves = called(console.get_gallery_curves)
     get_sent = called(console.get_sent)
+    rebuild_face = called(console.rebuild_face)
 
 
 class AsyncClient(_Caller):
@@ -266,3 +267,4 @@ class AsyncClient(_Caller):
     get_curves = awaited(console.get_curves)
     get_gallery_curves = awaited(console.get_gallery_curves)
     get_sent = awaited(console.get_sent)
+    rebuild_face = awaited(console.rebuild_face)

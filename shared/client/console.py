@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from shared.client.call import Call
+from shared.client.pictures import Picture
+from shared.names import QualityFilter
 from shared.wire.common import ScoreRule
-from shared.wire.edge_console import Curves, KnownKeys, OwnKey, Sent
+from shared.wire.edge_console import Curves, KnownKeys, OwnKey, Rebuilt, Sent
 
 
 def get_key() -> Call[OwnKey]:
@@ -66,3 +68,25 @@ def get_sent(request_id: str) -> Call[Sent]:
         ['obama']
     """
     return Call(method="GET", path="/v1/sent/{request_id}", answer=Sent, names={"request_id": request_id})
+
+
+def rebuild_face(
+    picture: Picture,
+    *,
+    gallery: str | None = None,
+    subject: str | None = None,
+    quality_filter: QualityFilter | None = None,
+) -> Call[Rebuilt]:
+    """Returns what a decoder rebuilds from a face's embedding and template. Sends nothing to the cloud.
+
+    Args:
+        picture: a path, bytes, or a file open for reading.
+        gallery: whose key seals the template; None: for a profile that does not seal.
+        subject: whose face it is, where the gallery is verify-only.
+        quality_filter: least quality of the face; None: as the edge is set.
+
+    Raises:
+        NotFound: no decoder lies beside the edge's profile, or there is no such gallery.
+    """
+    query = {"gallery": gallery, "subject": subject, "quality_filter": quality_filter}
+    return Call(method="POST", path="/v1/rebuild", answer=Rebuilt, query=query, pictures=(picture,))

@@ -101,3 +101,13 @@ class Sent(Wire):
     request_id: RequestId
     kept_until: Moment
     requests: list[SentToCloud] = Field(description="in the order of their sending; empty: nothing was sent")
+
+
+class Rebuilt(Wire):
+    """A face, and what a decoder rebuilds of it: PNG pictures as data URIs."""
+
+    size: tuple[int, int] = Field(description="width and height of the rebuilt pictures, in pixels")
+    original: str = Field(description="the aligned face of the picture")
+    unprotected: str = Field(description="rebuilt from the embedding")
+    template_with_key: str = Field(description="rebuilt from the template by somebody who has the gallery's key")
+    template_without_key: str = Field(description="rebuilt from the template as the cloud has it")

@@ -88,6 +88,8 @@ def test_every_operation_is_answered(edge: Edge, monkeypatch: pytest.MonkeyPatch
 
         assert client.get_key().id in {key.id for key in client.list_keys().keys}
         assert {curve.rule for curve in client.get_curves(rule="best").curves} == {"best"}
+        with pytest.raises(NotFound, match="no decoder"):
+            client.rebuild_face(PORTRAIT, gallery="staff")
         assert client.get_gallery_curves("staff").curves == client.get_curves().curves
 
         assert client.delete_face("staff", "obama", enrolled.faces[0].id).templates == 1
