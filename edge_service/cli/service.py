@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,16 +35,18 @@ def sign_in(
     from edge_service.console.sign_in_codes import SignInCodes, sign_in_link
     from edge_service.settings import EdgeSettings
     from shared.errors import SetupError
+    from shared.security.secret_files import read_secret
     from shared.service_settings import load_settings
     from shared.urls import service_url
 
     settings = load_settings(EdgeSettings)
     if not settings.console:
         raise SetupError("The console is off; set PATRONUS_EDGE__CONSOLE=true for the edge, and restart it.")
-    here = service_url(settings.host, settings.port, tls=settings.tls.certificate is not None)
-    if url is None and settings.address_file.exists():
-        here = settings.address_file.read_text().strip()  # of the edge that runs here
-    typer.echo(sign_in_link(url or here, SignInCodes(settings.sign_in_file)))
+    if url is None:
+        url = service_url(settings.host, settings.port, tls=settings.tls.certificate is not None)
+        with contextlib.suppress(OSError, SetupError, UnicodeDecodeError):  # else no edge runs here
+            url = read_secret(settings.address_file).decode("ascii").strip()
+    typer.echo(sign_in_link(url, SignInCodes(settings.sign_in_file)))
 
 
 @app.command()

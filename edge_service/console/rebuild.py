@@ -56,7 +56,7 @@ class Rebuilder:
         return cls(Decoder(found))
 
     def check(self) -> None:
-        """Refuses before a picture is read.
+        """Refuses before a picture is decoded.
 
         Raises:
             NotFound: there is no decoder.

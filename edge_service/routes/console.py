@@ -113,10 +113,10 @@ async def rebuild_face(
     without the gallery's key. Needs a decoder beside the profile; 404 `no_decoder` without one. Sends nothing to the
     cloud.
     """
-    services.rebuilder.check()
     if gallery is not None and not caller.may_use(gallery):
         raise NotFound("There is no gallery of this name.", reason="unknown_gallery")
     [picture] = await read_pictures(request, services.settings.pictures, at_most=1)
+    services.rebuilder.check()
     one = await services.recognition.one_face(picture, gallery, subject, quality_filter)
     return await services.workers.run(services.rebuilder.rebuilt, one)
 
