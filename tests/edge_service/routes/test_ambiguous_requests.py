@@ -18,7 +18,14 @@ from tests.support.cloud_client import assert_problem
 from tests.support.edge import Edge
 
 EMBEDDINGS = "/v1/galleries/door/subjects/anna/embeddings"
-FILLED = {"gallery": "door", "subject": "anna", "face": "0" * 32, "template": "0" * 32, "receipt": "7"}
+FILLED = {
+    "gallery": "door",
+    "subject": "anna",
+    "face": "0" * 32,
+    "template": "0" * 32,
+    "receipt": "7",
+    "request_id": "r",
+}
 JSON = {"Content-Type": "application/json"}
 
 
