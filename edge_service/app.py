@@ -9,6 +9,7 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import Scope
 
+from edge_service.console import pages
 from edge_service.metrics import EdgeMetrics
 from edge_service.routes import embeddings, galleries, info, matching, subjects
 from edge_service.services import Services
@@ -66,6 +67,8 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         app.include_router(router, responses=CALLS_THE_CLOUD)
     for router in (matching.pictures, info.router, system_routes(metrics, checks)):
         app.include_router(router)
+    if settings.console:
+        app.include_router(pages.router)
     return app
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import httpx
 
 from edge_service.cloud.client import CloudClient
+from edge_service.console.browser_keys import EdgeKeyRing
+from edge_service.console.sign_in_codes import SignInCodes
 from edge_service.gallery_contexts import GalleryContexts
 from edge_service.metrics import EdgeMetrics
 from edge_service.protection.keys import KeyStore
@@ -20,7 +22,6 @@ from edge_service.subjects.sender import TemplateSender
 from edge_service.vision.reader import FaceReader
 from edge_service.workers import Workers
 from shared.logs import get_logger
-from shared.security.key_ring import KeyRing
 from shared.wire.common import Threshold
 
 _log = get_logger(__name__)
@@ -43,7 +44,8 @@ class Services:
     ) -> None:
         self.settings = settings
         keys = KeyStore(settings.home, may_make=not settings.keys_file.exists())
-        self.key_ring = KeyRing(settings.keys_file)
+        self.key_ring = EdgeKeyRing(settings.keys_file)
+        self.sign_in_codes = SignInCodes(settings.sign_in_file)
         if self.key_ring.ensure_first_key(settings.first_key_file):
             _log.info("first_api_key_made", file=str(settings.first_key_file))
         self.key_ring.records()  # a file that cannot be read stops the start

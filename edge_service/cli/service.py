@@ -24,6 +24,28 @@ app = typer.Typer(help="The edge: takes pictures, sends protected templates.", n
 app.add_typer(keys_command(_ring, "edge"), name="keys")
 
 
+@app.command("sign-in")
+def sign_in(
+    url: Annotated[
+        str | None, typer.Option(help="Where the browser reaches the edge.", show_default="where it runs here")
+    ] = None,
+) -> None:
+    """Print a link that signs a browser in to the console: it works once, within ten minutes."""
+    from edge_service.console.sign_in_codes import SignInCodes, sign_in_link
+    from edge_service.settings import EdgeSettings
+    from shared.errors import SetupError
+    from shared.service_settings import load_settings
+    from shared.urls import service_url
+
+    settings = load_settings(EdgeSettings)
+    if not settings.console:
+        raise SetupError("The console is off; set PATRONUS_EDGE__CONSOLE=true for the edge, and restart it.")
+    here = service_url(settings.host, settings.port, tls=settings.tls.certificate is not None)
+    if url is None and settings.address_file.exists():
+        here = settings.address_file.read_text().strip()  # of the edge that runs here
+    typer.echo(sign_in_link(url or here, SignInCodes(settings.sign_in_file)))
+
+
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
