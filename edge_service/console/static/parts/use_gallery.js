@@ -3,16 +3,11 @@
 import { api, path } from "../lib/api.js";
 import { useLoad } from "../lib/ui.js";
 
-/** {gallery, curves, error, reload}: `curves` is [] where none were measured, or where the edge is too old to tell. */
+/** {gallery, curves, error, loaded, reload}: `curves` is [] where none were measured, or where the edge is too old to tell. */
 export function useGallery(name) {
   const about = useLoad((signal) => api.get(path("v1/galleries", name), { signal }), [name]);
   const measured = useLoad((signal) => api.get(`${path("v1/galleries", name)}/curves`, { signal }), [name]);
-  return { gallery: about.data ?? null, curves: measured.data?.curves ?? [], error: about.error, reload: about.reload };
-}
-
-/** What a problem says, with the sentence that names what to do. */
-export function sentence(error) {
-  return error?.detail ?? error?.message ?? "";
+  return { gallery: about.data ?? null, curves: measured.data?.curves ?? [], error: about.error, loaded: !measured.loading || Boolean(measured.data), reload: about.reload };
 }
 
 /** Waits; ends at once when the signal is aborted. */

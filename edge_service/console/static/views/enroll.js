@@ -4,12 +4,12 @@ import { api, path } from "../lib/api.js";
 import { go, href } from "../lib/router.js";
 import { info, keepPicture, may, toast, useStore } from "../lib/state.js";
 import { html, useEffect, useRef, useState, t } from "../lib/ui.js";
-import { DropZone } from "../parts/drop_zone.js";
+import { DropZone } from "../parts/pictures/drop_zone.js";
 import { Choice, Field } from "../parts/field.js";
 import { Button, Note, Problem } from "../parts/messages.js";
 import { GalleryPage } from "../parts/page.js";
-import { handOver } from "../parts/pictures.js";
-import { EnrollCard } from "../parts/enroll_card.js";
+import { handOver } from "../parts/pictures/pictures.js";
+import { EnrollCard } from "../parts/pictures/enroll_card.js";
 import { patiently, wait } from "../parts/use_gallery.js";
 
 const AT_ONCE = 2;

@@ -4,12 +4,12 @@ import { api, path } from "../lib/api.js";
 import { href } from "../lib/router.js";
 import { info, keepPicture, may, useStore } from "../lib/state.js";
 import { html, number, useEffect, useRef, useState, t } from "../lib/ui.js";
-import { CameraFrame, useCamera } from "../parts/camera.js";
-import { Boxes } from "../parts/face_picture.js";
+import { CameraFrame, useCamera } from "../parts/pictures/camera.js";
+import { Boxes } from "../parts/pictures/face_picture.js";
 import { Note, Problem } from "../parts/messages.js";
 import { GalleryPage } from "../parts/page.js";
-import { grab } from "../parts/pictures.js";
-import { ScoreScale } from "../parts/score_scale.js";
+import { grab } from "../parts/pictures/pictures.js";
+import { ScoreScale } from "../parts/scores/score_scale.js";
 import { useGallery, wait } from "../parts/use_gallery.js";
 
 const LEAST_MS = 200; // at most five frames a second
@@ -112,6 +112,8 @@ async function watch({ gallery, video, record, signal, onFrame, onPause, onStop 
         next = Math.max(LEAST_MS, 1000 * (error.retryAfter ?? 3));
         onFrame(null);
         onPause(`${error.detail} ${t("live.waits", { n: Math.round(next / 1000) })}`);
+        await wait(next, signal);
+        continue;
       } else {
         onPause(error.detail ?? error.message);
         onStop();

@@ -4,13 +4,13 @@ import { api, path } from "../lib/api.js";
 import { href } from "../lib/router.js";
 import { info, keepPicture, may, useStore } from "../lib/state.js";
 import { html, useEffect, useId, useRef, useState, t } from "../lib/ui.js";
-import { DropZone } from "../parts/drop_zone.js";
-import { FacePicture, QualityFigures, QualityReasons } from "../parts/face_picture.js";
+import { DropZone } from "../parts/pictures/drop_zone.js";
+import { FacePicture, QualityFigures, QualityReasons } from "../parts/pictures/face_picture.js";
 import { Field } from "../parts/field.js";
 import { Loading, Note, Problem } from "../parts/messages.js";
 import { GalleryPage } from "../parts/page.js";
-import { takeOver } from "../parts/pictures.js";
-import { ReferenceWords, ScoreScale } from "../parts/score_scale.js";
+import { takeOver } from "../parts/pictures/pictures.js";
+import { ReferenceWords, ScoreScale } from "../parts/scores/score_scale.js";
 import { patiently, useGallery } from "../parts/use_gallery.js";
 
 const MANY = 50;

@@ -1,7 +1,7 @@
 // A similarity on its scale: the gallery's threshold, what was measured of the same person and of different people,
 // and in words how often a stranger would score as high.
 
-import { html, number, t } from "../lib/ui.js";
+import { html, number, t } from "../../lib/ui.js";
 import { areaPath, linear, useWidth } from "./chart.js";
 import { anyOf, asShare, curvesOf, shares, worstAt } from "./rates.js";
 

@@ -1,6 +1,6 @@
 // Where pictures come in: dropped, chosen, pasted, or taken with the camera.
 
-import { html, useEffect, useRef, useState, t } from "../lib/ui.js";
+import { html, useEffect, useRef, useState, t } from "../../lib/ui.js";
 import { Camera } from "./camera.js";
 import { asPicture, dropped, isPicture } from "./pictures.js";
 
@@ -61,9 +61,9 @@ export function DropZone({ onPictures, several = false, compact = false, label =
       ${several && html`<button type="button" disabled=${disabled} onClick=${() => folder.current.click()}>${t("drop.choose_folder")}</button>`}
       <button type="button" disabled=${disabled} onClick=${() => setCamera(true)}>${t("drop.camera")}</button>
     </div>
-    <input class="visually-hidden" type="file" tabindex="-1" aria-label=${t("drop.files")} ref=${files} multiple=${several}
+    <input class="hidden-text" type="file" tabindex="-1" aria-label=${t("drop.files")} ref=${files} multiple=${several}
       accept="image/*,.heic,.heif,.avif" onChange=${chosen} data-testid="files" />
-    ${several && html`<input class="visually-hidden" type="file" tabindex="-1" aria-label=${t("drop.folder")} ref=${folder}
+    ${several && html`<input class="hidden-text" type="file" tabindex="-1" aria-label=${t("drop.folder")} ref=${folder}
       webkitdirectory onChange=${chosen} data-testid="folder" />`}
     ${wrong && html`<p class="note bad" role="alert">${wrong}</p>`}
   </div>`;

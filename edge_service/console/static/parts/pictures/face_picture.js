@@ -1,6 +1,6 @@
 // A picture with what the edge found in it: boxes, landmarks, and a number or a name beside each box.
 
-import { html, useEffect, useRef, useState, t } from "../lib/ui.js";
+import { html, useEffect, useRef, useState, t } from "../../lib/ui.js";
 
 const NAMES_UP_TO = 6;
 const LANDMARKS = ["right_eye", "left_eye", "nose", "right_mouth", "left_mouth"];

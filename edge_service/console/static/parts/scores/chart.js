@@ -1,6 +1,6 @@
 // Drawing measured curves: axes, lines and areas in SVG, at the width that the page gives.
 
-import { html, useEffect, useRef, useState } from "../lib/ui.js";
+import { html, useEffect, useRef, useState } from "../../lib/ui.js";
 
 /** [ref, width]: the width of an element in CSS pixels, kept up to date. */
 export function useWidth(first = 600) {

@@ -1,9 +1,9 @@
 // One picture before it is stored: its face, its quality, whom else it matches, and what came of it.
 
-import { href } from "../lib/router.js";
-import { bytes, html, t } from "../lib/ui.js";
+import { href } from "../../lib/router.js";
+import { bytes, html, t } from "../../lib/ui.js";
 import { FacePicture, QualityFigures, QualityReasons } from "./face_picture.js";
-import { Choice } from "./field.js";
+import { Choice } from "../field.js";
 
 export function EnrollCard({ item, gallery, subject, several, wanted, onWanted, onRemove }) {
   const { picture, found, dry, problem, stored } = item;

@@ -1,6 +1,6 @@
 // The camera: asked for when it is needed, and let go when it is not.
 
-import { html, useEffect, useRef, useState, t } from "../lib/ui.js";
+import { html, useEffect, useRef, useState, t } from "../../lib/ui.js";
 import { grab } from "./pictures.js";
 
 const SENTENCES = { NotAllowedError: "refused", SecurityError: "refused", NotFoundError: "absent", OverconstrainedError: "absent", NotReadableError: "busy", AbortError: "busy" };
