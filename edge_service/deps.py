@@ -16,7 +16,7 @@ from shared.names import MAX_SUBJECT_NAME, GalleryName, QualityFilter, SubjectNa
 from shared.security.credentials import Scope
 from shared.strict_types import PLAIN_DIGITS, TRUE_OR_FALSE
 from shared.wire.cloud import MAX_TOP_K
-from shared.wire.common import NumberInText
+from shared.wire.common import NumberInText, ScoreRule
 from shared.wire.edge import MAX_FACES
 
 # No embedding has more dimensions; the refusal names this number beside the right one.
@@ -55,6 +55,7 @@ OnConflictQuery = Annotated[
         "reaches the threshold; needs the scope match too"
     ),
 ]
+RuleQuery = Annotated[ScoreRule, Query(description="how subjects with several templates are compared")]
 TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="most candidates for each face"), PLAIN_DIGITS]
 MaxFacesQuery = Annotated[
     int,

@@ -85,6 +85,10 @@ def test_every_operation_is_answered(edge: Edge, monkeypatch: pytest.MonkeyPatch
         assert (status.contract.seal is not None and status.contract.seal.epoch, status.templates) == (epoch, 5)
         assert client.get_rekey("staff") == client.cancel_rekey("staff")
 
+        assert client.get_key().id in {key.id for key in client.list_keys().keys}
+        assert {curve.rule for curve in client.get_curves(rule="best").curves} == {"best"}
+        assert client.get_gallery_curves("staff").curves == client.get_curves().curves
+
         assert client.delete_face("staff", "obama", enrolled.faces[0].id).templates == 1
         receipt = client.delete_subject("staff", "obama").receipt
         assert client.get_erasure("staff", receipt.id).templates == 1

@@ -1,0 +1,82 @@
+"""What a console asks for: the caller's key, all keys, measured curves."""
+
+from __future__ import annotations
+
+from edge_service.deps import GalleryPath, MayAsk, MayManage, RuleQuery, ServicesDep
+from edge_service.protection.profiles.files import Profile
+from edge_service.services import Services
+from shared.errors import Forbidden
+from shared.http.auth import Caller
+from shared.http.routes import api_router
+from shared.security.credentials import ApiKeyRecord
+from shared.wire.common import ScoreRule
+from shared.wire.edge_console import Curves, KnownKey, KnownKeys, OwnKey
+
+router = api_router("/v1", "console")
+of_galleries = api_router("/v1/galleries/{gallery}", "console")
+
+
+@router.get("/key", dependencies=[MayAsk])
+async def get_key(services: ServicesDep, caller: Caller) -> OwnKey:
+    """Get the API key of this request.
+
+    Returns what it may do, and until when. The key itself is not in the answer.
+    """
+    return _own(services, caller)
+
+
+@router.get("/keys", dependencies=[MayManage])
+async def list_keys(services: ServicesDep, caller: Caller) -> KnownKeys:
+    """List API keys.
+
+    Needs a key for all galleries. Revoked keys are listed too, and those of browsers that signed in by a link.
+    """
+    if caller.galleries is not None:
+        raise Forbidden(
+            "This API key is for some galleries only, and keys of others are listed here; use one for all galleries.",
+            reason="all_galleries_needed",
+        )
+    records = services.key_ring.all_records()
+    return KnownKeys(
+        keys=[
+            KnownKey(**_own(services, record).model_dump(), created_at=record.created_at, revoked_at=record.revoked_at)
+            for record in records
+        ]
+    )
+
+
+@router.get("/curves", dependencies=[MayAsk])
+async def get_curves(services: ServicesDep, rule: RuleQuery = "mean") -> Curves:
+    """Get the measured curves of the edge's profile."""
+    return _curves(services, services.profile, rule)
+
+
+@of_galleries.get("/curves", dependencies=[MayAsk])
+async def get_gallery_curves(gallery: GalleryPath, services: ServicesDep) -> Curves:
+    """Get the measured curves of a gallery.
+
+    They are of its profile, by the rule that it compares subjects with.
+    """
+    context = await services.galleries.context(gallery)
+    return _curves(services, context.protector.profile, context.score.rule)
+
+
+def _curves(services: Services, profile: Profile, rule: ScoreRule) -> Curves:
+    default = services.profiles.default_threshold(profile)
+    return Curves(
+        profile=profile.pin,
+        embedder=services.reader.pin,
+        default_threshold=None if default is None else default.threshold,
+        curves=[curve for curve in profile.document.curves or () if curve.rule == rule],
+    )
+
+
+def _own(services: Services, record: ApiKeyRecord) -> OwnKey:
+    return OwnKey(
+        id=record.id,
+        label=record.label,
+        scopes=sorted(record.scopes),
+        galleries=None if record.galleries is None else sorted(record.galleries),
+        rate=record.rate,
+        expires_at=services.key_ring.expires_at(record.id),
+    )

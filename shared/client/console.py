@@ -1,0 +1,50 @@
+"""Operations that a console needs: keys, measured curves, and what was sent to the cloud."""
+
+from __future__ import annotations
+
+from shared.client.call import Call
+from shared.wire.common import ScoreRule
+from shared.wire.edge_console import Curves, KnownKeys, OwnKey
+
+
+def get_key() -> Call[OwnKey]:
+    """Returns what the client's API key may do, and until when.
+
+    Example:
+        >>> "match" in client.get_key().scopes
+        True
+    """
+    return Call(method="GET", path="/v1/key", answer=OwnKey)
+
+
+def list_keys() -> Call[KnownKeys]:
+    """Returns all API keys of the edge, without their secrets. Needs a key for all galleries, with the scope manage.
+
+    Example:
+        >>> client.get_key().id in [key.id for key in client.list_keys().keys]
+        True
+    """
+    return Call(method="GET", path="/v1/keys", answer=KnownKeys)
+
+
+def get_curves(*, rule: ScoreRule = "mean") -> Call[Curves]:
+    """Returns the measured curves of the edge's profile.
+
+    Args:
+        rule: how subjects with several faces are compared.
+
+    Example:
+        >>> client.get_curves().curves[0].rule
+        'mean'
+    """
+    return Call(method="GET", path="/v1/curves", answer=Curves, query={"rule": rule})
+
+
+def get_gallery_curves(gallery: str) -> Call[Curves]:
+    """Returns the measured curves of a gallery's profile, by the rule that the gallery compares subjects with.
+
+    Raises:
+        NotFound: there is no such gallery.
+        ContractMismatch: this edge cannot make templates of the gallery.
+    """
+    return Call(method="GET", path="/v1/galleries/{gallery}/curves", answer=Curves, names={"gallery": gallery})
