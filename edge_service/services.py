@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 
 from edge_service.cloud.client import CloudClient
+from edge_service.cloud.recorder import SentRecorder
 from edge_service.console.browser_keys import EdgeKeyRing
 from edge_service.console.sign_in_codes import SignInCodes
 from edge_service.gallery_contexts import GalleryContexts
@@ -65,6 +66,7 @@ class Services:
         self.profile = self.profiles.default.profile
         if self.profiles.default_threshold(self.profile) is None:
             _log.warning("no_default_threshold", needs="PATRONUS_EDGE__THRESHOLD__COSINE and __FMR, or one a gallery")
+        self.recorder = SentRecorder()
         self.cloud = CloudClient(settings.cloud, metrics, transport)
         self.workers = Workers(settings.work)
         self.galleries = GalleryContexts(
@@ -92,5 +94,6 @@ class Services:
 
     async def close(self) -> None:
         """Lets running work end, and closes the connections to the cloud."""
+        self.recorder.close()
         self.workers.close()
         await self.cloud.close()

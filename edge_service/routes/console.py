@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from edge_service.deps import GalleryPath, MayAsk, MayManage, RuleQuery, ServicesDep
+from edge_service.console import sent
+from edge_service.deps import GalleryPath, MayAsk, MayManage, RequestIdPath, RuleQuery, ServicesDep
 from edge_service.protection.profiles.files import Profile
 from edge_service.services import Services
-from shared.errors import Forbidden
+from shared.errors import Forbidden, NotFound
 from shared.http.auth import Caller
 from shared.http.routes import api_router
-from shared.security.credentials import ApiKeyRecord
+from shared.security.credentials import ApiKeyRecord, Scope
 from shared.wire.common import ScoreRule
-from shared.wire.edge_console import Curves, KnownKey, KnownKeys, OwnKey
+from shared.wire.edge_console import RECORD_HEADER, Curves, KnownKey, KnownKeys, OwnKey, Sent
 
 router = api_router("/v1", "console")
 of_galleries = api_router("/v1/galleries/{gallery}", "console")
@@ -59,6 +60,28 @@ async def get_gallery_curves(gallery: GalleryPath, services: ServicesDep) -> Cur
     """
     context = await services.galleries.context(gallery)
     return _curves(services, context.protector.profile, context.score.rule)
+
+
+@router.get("/sent/{request_id}", dependencies=[MayAsk])
+async def get_sent(request_id: RequestIdPath, services: ServicesDep, caller: Caller) -> Sent:
+    """Get what was sent to the cloud for a request.
+
+    Of a request of the same API key that carried `X-Patronus-Record: 1`, for a minute. The numbers of templates are
+    shown to keys with the scope manage; others see their length and digest.
+    """
+    if not services.settings.record_sent:
+        raise Forbidden(
+            "This edge does not record what it sends; its operator can set PATRONUS_EDGE__RECORD_SENT=true.",
+            reason="recording_off",
+        )
+    recording = services.recorder.found(caller.id, request_id)
+    if recording is None:
+        raise NotFound(
+            f"Nothing is recorded under this id for this API key: send the request with {RECORD_HEADER}: 1, and ask "
+            "within a minute.",
+            reason="not_recorded",
+        )
+    return sent.shown(request_id, recording, services.galleries, numbers=Scope.MANAGE in caller.scopes)
 
 
 def _curves(services: Services, profile: Profile, rule: ScoreRule) -> Curves:

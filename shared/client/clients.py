@@ -1,7 +1,7 @@
 """The two clients of the edge's REST interface: ``Client``, and ``AsyncClient`` for asyncio.
 
-An operation is a function of ``galleries``, ``subjects``, ``embeddings``, ``matching`` or ``console``. To add one, write
-it there and name it in both classes. A test compares both with the edge's OpenAPI document.
+An operation is a function of ``galleries``, ``subjects``, ``embeddings``, ``matching`` or ``console``. To add one,
+write it there and name it in both classes. A test compares both with the edge's OpenAPI document.
 """
 
 from __future__ import annotations
@@ -178,6 +178,7 @@ class Client(_Caller):
     list_keys = called(console.list_keys)
     get_curves = called(console.get_curves)
     get_gallery_curves = called(console.get_gallery_curves)
+    get_sent = called(console.get_sent)
 
 
 class AsyncClient(_Caller):
@@ -264,3 +265,4 @@ class AsyncClient(_Caller):
     list_keys = awaited(console.list_keys)
     get_curves = awaited(console.get_curves)
     get_gallery_curves = awaited(console.get_gallery_curves)
+    get_sent = awaited(console.get_sent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared.client.call import Call
 from shared.wire.common import ScoreRule
-from shared.wire.edge_console import Curves, KnownKeys, OwnKey
+from shared.wire.edge_console import Curves, KnownKeys, OwnKey, Sent
 
 
 def get_key() -> Call[OwnKey]:
@@ -48,3 +48,21 @@ def get_gallery_curves(gallery: str) -> Call[Curves]:
         ContractMismatch: this edge cannot make templates of the gallery.
     """
     return Call(method="GET", path="/v1/galleries/{gallery}/curves", answer=Curves, names={"gallery": gallery})
+
+
+def get_sent(request_id: str) -> Call[Sent]:
+    """Returns what the edge sent to the cloud for a request of this API key that was recorded, for a minute.
+
+    Args:
+        request_id: as it was given to the request as ``record``.
+
+    Raises:
+        NotFound: nothing is recorded under this id, or no longer.
+        Forbidden: the edge does not record what it sends.
+
+    Example:
+        >>> _ = client.verify_face("door", "obama", SPEECH, record="first-try")
+        >>> [sent.decoded.subject for sent in client.get_sent("first-try").requests]
+        ['obama']
+    """
+    return Call(method="GET", path="/v1/sent/{request_id}", answer=Sent, names={"request_id": request_id})
