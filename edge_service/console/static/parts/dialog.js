@@ -29,18 +29,19 @@ export function Dialog({ title, close, dismissable = true, children }) {
 }
 
 /**
- * A dialog with a form and one action. action() is called on submit; the dialog closes when it has succeeded, and stays,
- * with all that was typed, when it raises. typed: text that must be typed before the action can run.
+ * A dialog with a form and one action. action() is called on submit. When it has succeeded, done(its result) is called, or
+ * the dialog closes; when it raises, the dialog stays with all that was typed. typed: what must be typed before it can run.
  */
-export function ActionDialog({ title, close, action, label, danger, typed, children }) {
-  const [run, { busy, error }] = useAction(action);
+export function ActionDialog({ title, close, action, done = close, label, danger, typed, children }) {
+  const [run, { busy, error }] = useAction(async () => ({ result: await action() }));
   const [text, setText] = useState("");
   const id = useId("typed");
   const ready = !typed || text === typed;
   const submit = async (event) => {
     event.preventDefault();
     if (!ready) return;
-    if ((await run()) !== undefined) close();
+    const succeeded = await run();
+    if (succeeded) done(succeeded.result);
   };
   return html`<${Dialog} title=${title} close=${close}>
     <form class="stack" onSubmit=${submit}>

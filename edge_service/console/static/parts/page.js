@@ -35,12 +35,12 @@ const TABS = [
   ["threshold", "tabs.threshold", null],
 ];
 
-/** The page of a view of a gallery: its name, and the views of the gallery that the key may use. */
-export function GalleryPage({ gallery, view, title, lead, actions, focus, children }) {
+/** The page of a view of a gallery, and the gallery's views that the key may use. plain: the title's text, if it is an element. */
+export function GalleryPage({ gallery, view, title, plain = title, lead, actions, focus, children }) {
   useStore(session);
   const tabs = TABS.filter(([, , scope]) => scope === null || may(scope, gallery));
   const peopleToo = may("manage", gallery) || may("enroll", gallery);
-  return html`<${Page} title=${`${title} · ${gallery}`} heading=${title} lead=${lead} actions=${actions} focus=${focus}
+  return html`<${Page} title=${`${plain} · ${gallery}`} heading=${title} lead=${lead} actions=${actions} focus=${focus}
     crumbs=${html`<nav class="crumbs" aria-label=${t("crumbs.label")}>
       <a href=${href("galleries")}>${t("galleries.title")}</a><span aria-hidden="true">/</span>
       <a href=${href(peopleToo ? "people" : "threshold", { gallery })}><bdi>${gallery}</bdi></a>
