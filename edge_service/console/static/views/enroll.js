@@ -78,29 +78,38 @@ export default function Enroll({ params, query = {} }) {
     }
   }
 
+  // What is stored or cannot be used goes; a picture that was left out stays, under its name.
+  function more() {
+    const left = items.filter((one) => !one.stored && !one.problem);
+    items.filter((one) => !left.includes(one)).forEach((one) => URL.revokeObjectURL(one.picture.url));
+    setDone(null);
+    setItems(left);
+    if (!left.length) setName("");
+  }
+
   const first = people.size === 1 ? [...people][0] : null;
   return html`<${GalleryPage} gallery=${gallery} view="enroll" title=${t("enroll.title")} lead=${t("enroll.lead")}>
-    ${done && html`<${Done} ...${{ done, gallery }} onMore=${() => { setDone(null); setItems([]); setName(""); }} />`}
+    ${done && html`<${Done} ...${{ done, gallery }} onMore=${more} />`}
     ${!done && html`<${DropZone} onPictures=${add} several compact=${items.length > 0} disabled=${storing} />`}
     ${items.length > 0 && html`
       ${!done && html`<form class="card store-bar" onSubmit=${(event) => { event.preventDefault(); if (ready.length && !waiting) store(); }}>
         <${Field} label=${t(folders && byFolder ? "enroll.name_others" : "enroll.name")} value=${name} maxlength="128" dir="auto" autocomplete="off"
           hint=${name.trim() ? null : t("enroll.name_hint")} onInput=${setName} />
         <${Button} type="submit" class="primary" busy=${storing} disabled=${!ready.length || waiting}>
-          ${waiting ? t("enroll.examining") : first ? t("enroll.store_as", { n: ready.length, name: html`<bdi class="cut">${first}</bdi>` }) : t("enroll.store", { n: ready.length })}<//>
+          ${waiting ? t("enroll.examining") : first ? html`<span>${t("enroll.store_as", { n: ready.length, name: html`<bdi>${first}</bdi>` })}</span>` : t("enroll.store", { n: ready.length })}<//>
         ${folders && html`<${Choice} label=${t("enroll.by_folder")} hint=${t("enroll.by_folder_hint")} checked=${byFolder} onChange=${setByFolder} />`}
       </form>`}
       <${Problem} error=${error} retry=${store} />
       <p class="small muted" role="status">${t("enroll.counts", { n: items.length, good: ready.length, poor: items.filter((one) => one.problem).length })}</p>
-      <ul class="enroll-cards">${items.map((item) => html`<${EnrollCard} key=${item.picture.key} ...${{ item, gallery, several: folders && byFolder, subject: subjectOf(item) }}
+      <ul class="enroll-cards">${items.map((item) => html`<${EnrollCard} key=${item.picture.key} ...${{ item, gallery, done, several: folders && byFolder, subject: subjectOf(item) }}
         wanted=${chosen(item)} onWanted=${(wanted) => change(item.picture.key, { wanted })} onRemove=${storing ? null : () => remove(item)} />`)}</ul>`}
   <//>`;
 }
 
-// Whether a picture is to be stored: the person's choice; else yes, unless its face also matches somebody else.
+// Whether a picture is to be stored: the person's choice; else yes, unless its face seems to be somebody else's.
 function chosen(item) {
   if (item.problem || item.stored || !item.dry) return false;
-  return item.wanted ?? !item.dry.also_matches?.length;
+  return item.wanted ?? (!item.dry.also_matches?.length && item.dry.agrees !== false);
 }
 
 function useSettled(value, milliseconds) {

@@ -55,8 +55,8 @@ function Camera({ gallery, curves }) {
   return html`<div class="live result">
     <div class="stack">
       <${CameraFrame} camera=${camera}>${frame && html`<${Boxes} width=${frame.width} height=${frame.height} faces=${frame.faces} />`}<//>
-      <div class="row apart">
-        <button type="button" class=${running ? "" : "primary"} disabled=${camera.state !== "on"} onClick=${() => { setPause(null); setRunning(!running); }}>${t(running ? "live.stop" : "live.start")}</button>
+      <div class="row apart" hidden=${camera.state !== "on"}>
+        <button type="button" class=${running ? "" : "primary"} onClick=${() => { setPause(null); setRunning(!running); }}>${t(running ? "live.stop" : "live.start")}</button>
         ${frame?.ms && html`<p class="small muted number">${t("live.speed", { rate: number(frame.rate, { maximumFractionDigits: 1 }), ms: number(Math.round(frame.ms)) })}</p>`}
       </div>
       ${paused}
@@ -68,6 +68,7 @@ function Camera({ gallery, curves }) {
         ${face.label ? may("manage", gallery.gallery) || may("enroll", gallery.gallery) ? html`<a href=${href("person", { gallery: gallery.gallery, subject: face.label })}><bdi>${face.label}</bdi></a>` : html`<bdi>${face.label}</bdi>` : t("recognize.nobody")}
         ${face.similarity && html` <span class="number">${face.similarity.toFixed(3)}</span>`}</li>`)}</ul>
         <${ScoreScale} similarity=${best?.similarity ?? null} threshold=${frame.threshold} decision=${best?.tone} curves=${curves} rule=${frame.rule} gallery=${gallery} />`}
+      ${camera.state !== "on" && camera.state !== "asking" && html`<p><a href=${href("recognize", { gallery: gallery.gallery })}>${t("live.file")}</a></p>`}
       <p class="fine">${t("live.what")}</p>
       ${record.current && html`<p><a href=${href("sent")}>${t("recognize.sent")}</a></p>`}
     </div>

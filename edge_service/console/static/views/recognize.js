@@ -45,7 +45,7 @@ export default function Recognize({ params, query = {} }) {
       if (ended.signal.aborted) return;
       setResult(found);
       setSelected(0);
-      remembered(chosen, found, name, verify ? who.trim() : null);
+      remembered(chosen, found, name, verify ? who.trim() : null, faces);
     } catch (refused) {
       if (ended.signal.aborted) return;
       setError(refused);
@@ -63,18 +63,18 @@ export default function Recognize({ params, query = {} }) {
 
   return html`<${GalleryPage} gallery=${name} view="recognize" title=${t("recognize.title")} lead=${t("recognize.lead")}>
     <${Problem} error=${away} />
-    ${gallery && !gallery.verify_only && html`<div class="switch" role="group" aria-label=${t("recognize.what")}>
+    <div class="row apart ways">${gallery && !gallery.verify_only && html`<div class="switch" role="group" aria-label=${t("recognize.what")}>
       <button type="button" aria-pressed=${!verifying} onClick=${() => { setMode("identify"); run(picture, { verify: false }); }}>${t("recognize.identify")}</button>
       <button type="button" aria-pressed=${verifying} onClick=${() => { setMode("verify"); run(picture, { verify: true }); }}>${t("recognize.verify")}</button>
     </div>`}
-    ${gallery?.verify_only && html`<${Note}>${t("recognize.verify_only")}<//>`}
-    ${gallery?.subjects === 0 && html`<${Note}><p>${t("recognize.empty")} <a href=${href("enroll", params)}>${t("recognize.enroll_first")}</a></p><//>`}
     ${verifying ? html`<${WhoField} gallery=${name} value=${subject} onValue=${setSubject} onDone=${() => run(picture)} ready=${Boolean(picture)} />`
       : html`<${Field} as="select" class="short" label=${t("recognize.search_for")} value=${most}
         onInput=${(text) => { setMost(Number(text)); run(picture, { faces: Number(text) }); }}>
         <option value="1">${t("recognize.largest")}</option>
         ${[MANY, 200].map((n) => html`<option key=${n} value=${n}>${t("recognize.up_to", { n })}</option>`)}
-      <//>`}
+      <//>`}</div>
+    ${gallery?.verify_only && html`<${Note}>${t("recognize.verify_only")}<//>`}
+    ${gallery?.subjects === 0 && html`<${Note}><p>${t("recognize.empty")} <a href=${href("enroll", params)}>${t("recognize.enroll_first")}</a></p><//>`}
     <${DropZone} onPictures=${([first]) => run(first)} compact=${Boolean(picture)}
       label=${verifying && !subject.trim() ? t("recognize.drop_verify") : picture ? t("recognize.drop_next") : null} />
     <div aria-live="polite" aria-busy=${busy}>
@@ -82,7 +82,7 @@ export default function Recognize({ params, query = {} }) {
       <${Problem} error=${error} retry=${error?.status === 422 ? null : () => run(picture)} />
       ${result?.answer && html`<${Summary} result=${result} subject=${subject} />`}
     </div>
-    ${picture && html`<div class="result">
+    ${picture && html`<div class="result ${result?.faces.length > 12 ? "crowd" : ""}">
       <${FacePicture} url=${picture.url} size=${result?.size} faces=${result?.faces ?? []} selected=${result?.faces.length > 1 ? selected : null} onSelect=${setSelected} />
       ${result && html`<${Faces} ...${{ result, gallery, curves, selected, setSelected, name }} />`}
     </div>`}
@@ -123,9 +123,9 @@ async function seen(chosen, signal) {
   }
 }
 
-function remembered(chosen, found, gallery, subject) {
+function remembered(chosen, found, gallery, subject, most) {
   keepPicture({
-    url: URL.createObjectURL(chosen.file), file: chosen.file, name: chosen.name, bytes: chosen.bytes, count: 1, gallery, subject,
+    url: URL.createObjectURL(chosen.file), file: chosen.file, name: chosen.name, bytes: chosen.bytes, count: 1, gallery, subject, most,
     names: subject ? [subject] : [], how: subject ? "verify" : "identify", faces: found.faces.map(({ box, tone, label }) => ({ box, tone, label })),
     requestId: found.answer.requestId, at: new Date(),
   });

@@ -52,14 +52,14 @@ function Both({ picture, record, about }) {
   const went = record.requests.reduce((sum, one) => sum + bytesOf(one), 0);
   const dim = record.requests.flatMap((one) => one.decoded.templates)[0]?.dim ?? about?.dim ?? 128;
   const sealed = about?.sealed !== false;
-  return html`<p class="verdict">${t(record.requests.length ? "sent.summary" : "sent.summary_none", { picture: bytes(picture.bytes), went: bytes(went) })}</p>
+  return html`<p class="verdict">${t(record.requests.length ? "sent.summary" : "sent.summary_none", { n: picture.count ?? 1, picture: bytes(picture.bytes), went: bytes(went) })}</p>
     <div class="border">
       <section class="card stays-side stack" aria-labelledby="stays"><h2 id="stays">${t("sent.stays.title")}</h2>
         <${Stays} picture=${picture} dim=${dim} sealed=${sealed} /></section>
       <div class="wall" aria-hidden="true"><span>${t("sent.wall")}</span></div>
       <section class="card goes-side stack" aria-labelledby="goes"><h2 id="goes">${t("sent.goes.title")}</h2>
         ${record.requests.length === 0 && html`<p>${t("sent.nothing")}</p>`}
-        ${record.requests.map((request, at) => html`<${Goes} key=${at} ...${{ request, at, of: record.requests.length, profile: about }} />`)}
+        ${record.requests.length > 0 && html`<${Goes} requests=${record.requests} profile=${about} />`}
         <p class="small muted">${t("sent.kept", { until: clock(record.kept_until) })}</p>
       </section>
     </div>`;
@@ -70,7 +70,8 @@ async function ask(picture) {
   const start = path("v1/galleries", picture.gallery);
   const subject = picture.subject && path(`${start}/subjects`, picture.subject);
   const where = picture.how === "enroll" ? `${subject}/faces` : picture.how === "verify" ? `${subject}/verify` : `${start}/identify`;
-  const answer = await api.upload(where, picture.file, { record: true });
+  const query = picture.how === "identify" ? { max_faces: picture.most ?? 10 } : {};
+  const answer = await api.upload(where, picture.file, { query, record: true });
   keepPicture({ ...picture, url: URL.createObjectURL(picture.file), bytes: picture.file.size, count: 1, requestId: answer.requestId, at: new Date() });
 }
 

@@ -39,7 +39,7 @@ function Explorer({ gallery, curves, reload }) {
   const lines = [
     { name: "once", points: grid.map((x) => [x, worstAt(chosen, x).rate]) },
     { name: "any", points: grid.map((x) => [x, anyOf(worstAt(chosen, x).rate, n)]) },
-    { name: "missed", points: grid.map((x) => [x, rejecting ? Math.max(1 - tarAt(rejecting.curve, x), 1e-9) : null]) },
+    { name: "missed", points: grid.map((x) => [x, rejecting ? Math.max(1 - tarAt(rejecting.curve, x), 3 / rejecting.curve.genuine_pairs) : null]) },
   ];
   const [save, saving] = useAction(async () => {
     await api.send("PATCH", path("v1/galleries", gallery.gallery), { threshold: { cosine: Number(at.toFixed(4)), fmr: worst.rate } });
@@ -66,7 +66,7 @@ function Explorer({ gallery, curves, reload }) {
         <p class="small muted">${rejecting ? t("threshold.missed_what", { share: percent(rejecting.tar, 3) }) : t("threshold.missed_unknown")}</p></div>
     </div>
     <div class="card stack"><h2>${t("threshold.chart")}</h2>
-      <ul class="key">${lines.map((line) => html`<li key=${line.name} class=${line.name}>${t(`threshold.line.${line.name}`, { n })}</li>`)}</ul>
+      <ul class="line-key">${lines.map((line) => html`<li key=${line.name} class=${line.name}>${t(`threshold.line.${line.name}`, { n })}</li>`)}</ul>
       <${RateChart} lines=${lines} low=${LOW} high=${HIGH} title=${t("threshold.chart_alt")} onPick=${(value) => setAt(Math.round(value / STEP) * STEP)}
         marks=${[...(changed ? [{ at: set, name: "set", label: t("threshold.mark_set") }] : []), { at, name: "here", label: at.toFixed(3) }]} />
       <p class="fine">${t("threshold.source", { pairs: number(worst.curve.impostor_pairs), people: populationText(worst.curve), faces: worst.curve.templates })}</p></div>

@@ -52,7 +52,7 @@ export function CameraFrame({ camera, children }) {
   const { video, state, cameras, use, again } = camera;
   const failed = state !== "on" && state !== "asking";
   return html`<div class="camera">
-    <div class="frame" hidden=${failed}>
+    <div class="overlaid" hidden=${failed}>
       <video ref=${video} muted playsinline aria-label=${t("camera.picture")}></video>
       ${state === "on" && children}
       ${state === "asking" && html`<p class="over" role="status">${t("camera.asking")}</p>`}

@@ -5,7 +5,7 @@ import { bytes, html, t } from "../../lib/ui.js";
 import { FacePicture, QualityFigures, QualityReasons } from "./face_picture.js";
 import { Choice } from "../field.js";
 
-export function EnrollCard({ item, gallery, subject, several, wanted, onWanted, onRemove }) {
+export function EnrollCard({ item, gallery, subject, several, done, wanted, onWanted, onRemove }) {
   const { picture, found, dry, problem, stored } = item;
   const faces = (found?.faces ?? []).map((face, at) => ({
     ...face, label: null, tone: face.quality.reasons.length ? "poor" : at === 0 && !problem ? "match" : "unknown",
@@ -34,8 +34,8 @@ export function EnrollCard({ item, gallery, subject, several, wanted, onWanted, 
       </div>
       <${QualityFigures} quality=${quality} />
       <div class="row apart">
-        ${!problem && !stored && dry ? html`<${Choice} label=${t("enroll.include")} checked=${wanted} onChange=${onWanted} />` : html`<span></span>`}
-        ${onRemove && !stored && html`<button type="button" class="quiet small" onClick=${onRemove} aria-label=${t("enroll.remove_named", { name: picture.name })}>${t("enroll.remove")}</button>`}
+        ${!problem && !stored && !done && dry ? html`<${Choice} label=${t("enroll.include")} checked=${wanted} onChange=${onWanted} />` : html`<span></span>`}
+        ${onRemove && !stored && !done && html`<button type="button" class="quiet small" onClick=${onRemove} aria-label=${t("enroll.remove_named", { name: picture.name })}>${t("enroll.remove")}</button>`}
       </div>
     </div>
   </li>`;

@@ -24,7 +24,7 @@ export function Boxes({ width, height, faces, selected = null, onSelect = null }
         <rect x=${face.box.x} y=${face.box.y} width=${face.box.width} height=${face.box.height} />
         ${face.landmarks && LANDMARKS.map((name) => html`<circle key=${name}
           cx=${face.landmarks[name].x} cy=${face.landmarks[name].y}
-          r=${Math.max(face.box.width * 0.018, scale ? 1.6 / scale : 0)} />`)}
+          class=${face.box.width * scale < 70 ? "tiny" : ""} r=${Math.max(face.box.width * 0.018, scale ? 1.2 / scale : 0)} />`)}
       </g>`)}
     </svg>
     ${faces.map((face, at) => {
@@ -52,19 +52,16 @@ export function Boxes({ width, height, faces, selected = null, onSelect = null }
  * `faces`: [{box, landmarks?, label?, tone?: "match" | "unknown" | "poor"}]. `onSelect(at)`: a box was clicked.
  */
 export function FacePicture({ url, size = null, faces = [], selected = null, onSelect = null, small = false }) {
-  const [natural, setNatural] = useState(null);
-  const [hidden, setHidden] = useState(false);
-  useEffect(() => {
-    setNatural(null);
-    setHidden(false);
-  }, [url]);
+  const [loaded, setLoaded] = useState({});
+  // What was said of another picture does not hold of this one.
+  const { natural = null, hidden = false } = loaded.url === url ? loaded : {};
   const { width, height } = size ?? natural ?? extent(faces);
   const known = Boolean(size ?? natural) || hidden;
   return html`<figure class="face-picture ${small ? "small" : ""} ${hidden ? "not-shown" : ""}">
-    <div class="frame" style=${hidden ? { aspectRatio: `${width} / ${height}` } : null}>
-      ${hidden ? html`<p>${t("picture.not_shown")}</p>` : html`<img src=${url} alt=${t("picture.alt", { n: faces.length })}
-        onLoad=${(event) => setNatural({ width: event.target.naturalWidth, height: event.target.naturalHeight })}
-        onError=${() => setHidden(true)} />`}
+    <div class="overlaid" style=${hidden ? { aspectRatio: `${width} / ${height}` } : null}>
+      ${hidden ? html`<p>${t("picture.not_shown")}</p>` : html`<img key=${url} src=${url} alt=${t("picture.alt", { n: faces.length })}
+        onLoad=${({ target }) => setLoaded({ url, natural: { width: target.naturalWidth, height: target.naturalHeight } })}
+        onError=${() => setLoaded({ url, hidden: true })} />`}
       ${known && html`<${Boxes} ...${{ width, height, faces, selected, onSelect }} />`}
     </div>
   </figure>`;

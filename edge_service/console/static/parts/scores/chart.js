@@ -1,6 +1,6 @@
 // Drawing measured curves: axes, lines and areas in SVG, at the width that the page gives.
 
-import { html, useEffect, useRef, useState } from "../../lib/ui.js";
+import { html, percent, useEffect, useRef, useState } from "../../lib/ui.js";
 
 /** [ref, width]: the width of an element in CSS pixels, kept up to date. */
 export function useWidth(first = 600) {
@@ -52,7 +52,7 @@ export function linePath(points, x, y) {
 export function RateChart({ lines, marks, low, high, least = 1e-6, title, onPick = null }) {
   const [ref, width] = useWidth();
   const height = Math.round(Math.min(340, Math.max(220, width * 0.42)));
-  const [left, right, top, bottom] = [46, 12, 24, 26];
+  const [left, right, top, bottom] = [58, 12, 24, 26];
   const x = linear(low, high, left, width - right);
   const log = linear(Math.log10(least), 0, height - bottom, top);
   const y = (rate) => log(Math.max(Math.log10(least), Math.log10(Math.max(rate, 1e-12))));
@@ -69,7 +69,7 @@ export function RateChart({ lines, marks, low, high, least = 1e-6, title, onPick
   return html`<div class="plot" ref=${ref}><svg role="img" aria-label=${title} width=${width} height=${height}
     onClick=${pick} onPointerMove=${pick}>
     ${powers.map((power) => html`<g key=${power} class="grid"><line x1=${left} x2=${width - right} y1=${y(10 ** power)} y2=${y(10 ** power)} />
-      <text x=${left - 6} y=${y(10 ** power) + 4} text-anchor="end">${power > -3 ? `${100 * 10 ** power} %` : html`10<tspan dy="-4" font-size="8">${power}</tspan>`}</text></g>`)}
+      <text x=${left - 6} y=${y(10 ** power) + 4} text-anchor="end">${percent(10 ** power, 1)}</text></g>`)}
     ${ticks.map((at) => html`<g key=${`x${at}`} class="grid"><text x=${x(at)} y=${height - 8} text-anchor="middle">${at.toFixed(1)}</text></g>`)}
     ${lines.map((line) => html`<path key=${line.name} class="line ${line.name}" d=${linePath(line.points.filter(([at]) => at >= low && at <= high), x, y)} />`)}
     ${marks.map((mark) => html`<g key=${mark.name} class="mark ${mark.name}"><line x1=${x(mark.at)} x2=${x(mark.at)} y1=${top - 6} y2=${height - bottom} />

@@ -50,6 +50,10 @@ export function ScoreScale({ similarity, threshold, decision = null, curves, rul
   const anchor = (at) => (at > width - 90 ? "end" : at < 90 ? "start" : "middle");
   const here = similarity === null ? null : x(Math.max(LOW, Math.min(HIGH, similarity)));
   const line = x(threshold);
+  // The words beside the genuine scores stand clear of the mark.
+  let beside = Math.max(x(crest(same)), x(crest(different)) + 104);
+  const near = here !== null && Math.abs(here - beside) < 56;
+  if (near) beside = here - 8;
   const spoken = similarity === null ? t("score.spoken_threshold", { threshold: threshold.toFixed(3) })
     : t("score.spoken", { similarity: similarity.toFixed(3), threshold: threshold.toFixed(3) });
   return html`<div class="score-scale" ref=${ref}>
@@ -59,8 +63,8 @@ export function ScoreScale({ similarity, threshold, decision = null, curves, rul
       <path class="area different" d=${areaPath(different, x, y)} />
       <path class="area same" d=${areaPath(same, x, y)} />
       ${different.length > 0 && html`<text class="legend different" x=${x(crest(different))} y=${top - 6} text-anchor=${anchor(x(crest(different)))}>${t("score.different")}</text>`}
-      ${same.length > 0 && html`<text class="legend same" x=${Math.max(x(crest(same)), x(crest(different)) + 130)} y=${y(middle(same).share) - 8}
-        text-anchor=${anchor(x(crest(same)))}>${t("score.same")}</text>`}
+      ${same.length > 0 && html`<text class="legend same" x=${beside} y=${y(middle(same).share) - 8}
+        text-anchor=${near || beside > width - 45 ? "end" : "middle"}>${t("score.same")}</text>`}
       <g class="threshold"><line x1=${line} x2=${line} y1=${top} y2=${base + 6} />
         <text x=${line} y=${height - 6} text-anchor=${anchor(line)}>${t("score.threshold", { threshold: threshold.toFixed(3) })}</text></g>
       ${here !== null && html`<g class="here ${decision ?? ""}"><line x1=${here} x2=${here} y1="22" y2=${base + 6} />

@@ -3,8 +3,16 @@
 import { bytes, html, moment, number, t, useState } from "../../lib/ui.js";
 import { bytesOf, headOf, partsOf, segments } from "./request.js";
 
-/** A request that the edge sent. `at`: its place among `of`. */
-export function Goes({ request, at, of, profile }) {
+/** The requests of an answer. Of several, those that carry no new numbers are folded. */
+export function Goes({ requests, profile }) {
+  if (requests.length === 1) return html`<${Request} request=${requests[0]} profile=${profile} />`;
+  const storing = requests.some((one) => purpose(one) === "templates");
+  return requests.map((request, at) => html`<details key=${at} open=${storing ? purpose(request) === "templates" : request.decoded.templates.length > 0}>
+    <summary>${t("sent.request_of", { n: at + 1, of: requests.length })} ${t(`sent.what.${purpose(request)}`)}</summary>
+    <${Request} request=${request} profile=${profile} folded /></details>`);
+}
+
+function Request({ request, profile, folded = false }) {
   const parts = partsOf(request);
   const [lit, setLit] = useState(null);
   const [copied, setCopied] = useState(false);
@@ -14,8 +22,7 @@ export function Goes({ request, at, of, profile }) {
     setCopied(true);
   }
   return html`<article class="sent-request stack">
-    ${of > 1 && html`<h3>${t("sent.request_of", { n: at + 1, of })}</h3>`}
-    <p>${t(`sent.what.${purpose(request)}`)} ${t("sent.size", { bytes: bytes(bytesOf(request)) })}</p>
+    <p>${folded ? "" : t(`sent.what.${purpose(request)}`)} ${t("sent.size", { bytes: bytes(bytesOf(request)) })}</p>
     <ol class="sent-parts">${parts.map((part, index) => html`<li key=${part.kind} class="kind-${part.kind} ${lit === index ? "lit" : ""}"
       onMouseEnter=${() => setLit(index)} onMouseLeave=${() => setLit(null)}>
       <${Part} ...${{ part, index, request, profile }} /></li>`)}</ol>

@@ -11,7 +11,7 @@ export function bytesOf(request) {
   return new TextEncoder().encode(headOf(request)).length + request.body_bytes;
 }
 
-/** What of a request is explained: [{kind: "gallery" | "name" | "numbers" | "contract" | "id", finds: [text]}]. */
+/** What of a request is explained: [{kind: "numbers" | "name" | "contract" | "gallery" | "id", finds: [text]}]. */
 export function partsOf(request) {
   const { decoded } = request;
   const found = { numbers: [], contract: [], id: [] };
@@ -25,10 +25,10 @@ export function partsOf(request) {
   if (decoded.contract) found.contract.push(decoded.contract);
   const name = decoded.sealed_subject;
   return [
-    { kind: "gallery", finds: [`/galleries/${decoded.gallery}`] },
-    { kind: "name", finds: name ? [name, encodeURIComponent(name)] : [] },
     { kind: "numbers", finds: found.numbers },
+    { kind: "name", finds: name ? [name, encodeURIComponent(name)] : [] },
     { kind: "contract", finds: found.contract },
+    { kind: "gallery", finds: [`/galleries/${decoded.gallery}`] },
     { kind: "id", finds: found.id },
   ].map((part) => ({ ...part, finds: [...new Set(part.finds.filter((text) => typeof text === "string" && text.length > 5))] }))
     .filter((part) => part.finds.length || (part.kind === "numbers" && decoded.templates.length));

@@ -14,7 +14,7 @@ export function Stays({ picture, dim, sealed }) {
     sealed && ["key", t("sent.stays.key"), t("sent.stays.key_why")],
   ].filter(Boolean);
   return html`<${FacePicture} url=${picture.url} faces=${picture.faces ?? []} small />
-    <p class="small muted"><bdi>${picture.name}</bdi> · ${bytes(picture.bytes)}</p>
+    <p class="small muted"><bdi>${picture.name}</bdi> ${picture.count > 1 ? t("sent.and_more", { n: picture.count - 1 }) : ""} · ${bytes(picture.bytes)}</p>
     <ul class="stays">${what.map(([key, title, why]) => html`<li key=${key}>
       <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M5 9V6.5a5 5 0 0 1 10 0V9M3.5 9h13v8.5h-13z" /></svg>
       <div><p class="strong">${title}</p><p class="small muted">${why}</p></div></li>`)}</ul>`;
