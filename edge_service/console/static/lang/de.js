@@ -367,6 +367,7 @@ export default {
   "enroll.largest": "Das größte wird benutzt.",
   "enroll.rotated": "Nach einer Drehung um {n}° im Uhrzeigersinn sind die Gesichter aufrecht; das Edge dreht sie.",
   "enroll.refused": "Nicht zu gebrauchen",
+  "enroll.not_examined": "Noch nicht geprüft",
   "enroll.good": "Gut zum Speichern",
   "enroll.before": "Für diese Person schon gespeichert",
   "enroll.is_stored": "Gespeichert",

@@ -367,6 +367,7 @@ export default {
   "enroll.largest": "The largest is used.",
   "enroll.rotated": "The faces are upright after a turn of {n}° clockwise; the edge turns them.",
   "enroll.refused": "Cannot be used",
+  "enroll.not_examined": "Not examined yet",
   "enroll.good": "Good to store",
   "enroll.before": "Already stored for this person",
   "enroll.is_stored": "Stored",

@@ -2,7 +2,7 @@
 
 import { api, path } from "../lib/api.js";
 import { go, href } from "../lib/router.js";
-import { info, keepPicture, may, toast, useStore } from "../lib/state.js";
+import { info, keepPicture, may, reachable, toast, useStore } from "../lib/state.js";
 import { html, useEffect, useRef, useState, t } from "../lib/ui.js";
 import { DropZone } from "../parts/pictures/drop_zone.js";
 import { Choice, Field } from "../parts/field.js";
@@ -29,8 +29,14 @@ export default function Enroll({ params, query = {} }) {
   const subjectOf = (item, typed = name) => (folders && byFolder && item.picture.folder ? item.picture.folder : typed).trim().normalize("NFC");
   const change = (key, members) => setItems((before) => before.map((one) => (one.picture.key === key ? { ...one, ...members } : one)));
 
-  useExamination({ gallery, items, change, about, subjectOf: (item) => subjectOf(item, settled) });
   const held = useRef([]);
+  useExamination({ gallery, items, change, about, subjectOf: (item) => subjectOf(item, settled) });
+  const { edge, cloud } = useStore(reachable);
+  const again = (item) => change(item.picture.key, { problem: null, dryFor: undefined });
+  // What could not be examined while the cloud was away is examined when it is back.
+  useEffect(() => {
+    if (edge && cloud) held.current.filter((one) => one.problem && !one.unusable).forEach(again);
+  }, [edge, cloud]);
   held.current = items;
   useEffect(() => () => held.current.forEach((one) => URL.revokeObjectURL(one.picture.url)), []);
 
@@ -100,9 +106,9 @@ export default function Enroll({ params, query = {} }) {
         ${folders && html`<${Choice} label=${t("enroll.by_folder")} hint=${t("enroll.by_folder_hint")} checked=${byFolder} onChange=${setByFolder} />`}
       </form>`}
       <${Problem} error=${error} retry=${store} />
-      <p class="small muted" role="status">${t("enroll.counts", { n: items.length, good: ready.length, poor: items.filter((one) => one.problem).length })}</p>
+      <p class="small muted" role="status">${t("enroll.counts", { n: items.length, good: ready.length, poor: items.filter((one) => one.unusable).length })}</p>
       <ul class="enroll-cards">${items.map((item) => html`<${EnrollCard} key=${item.picture.key} ...${{ item, gallery, done, several: folders && byFolder, subject: subjectOf(item) }}
-        wanted=${chosen(item)} onWanted=${(wanted) => change(item.picture.key, { wanted })} onRemove=${storing ? null : () => remove(item)} />`)}</ul>`}
+        wanted=${chosen(item)} onWanted=${(wanted) => change(item.picture.key, { wanted })} onRemove=${storing ? null : () => remove(item)} onRetry=${() => again(item)} />`)}</ul>`}
   <//>`;
 }
 
@@ -198,7 +204,7 @@ async function storeBatch({ gallery, subject, batch, change, record }) {
       return answer.faces.filter((face) => face.stored !== "no").length;
     } catch (refused) {
       if (!Number.isInteger(refused.picture)) throw refused;
-      change(left[refused.picture].picture.key, { problem: refused, dry: null });
+      change(left[refused.picture].picture.key, { problem: refused, unusable: true, dry: null });
       left = left.filter((_, at) => at !== refused.picture);
     }
   }

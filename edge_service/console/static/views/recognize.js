@@ -74,7 +74,8 @@ export default function Recognize({ params, query = {} }) {
         ${[MANY, 200].map((n) => html`<option key=${n} value=${n}>${t("recognize.up_to", { n })}</option>`)}
       <//>`}</div>
     ${gallery?.verify_only && html`<${Note}>${t("recognize.verify_only")}<//>`}
-    ${gallery?.subjects === 0 && html`<${Note}><p>${t("recognize.empty")} <a href=${href("enroll", params)}>${t("recognize.enroll_first")}</a></p><//>`}
+    ${gallery?.subjects === 0 && html`<${Note}><p>${t("recognize.empty")}
+      ${may("enroll", name) && html` <a href=${href("enroll", params)}>${t("recognize.enroll_first")}</a>`}</p><//>`}
     <${DropZone} onPictures=${([first]) => run(first)} compact=${Boolean(picture)}
       label=${verifying && !subject.trim() ? t("recognize.drop_verify") : picture ? t("recognize.drop_next") : null} />
     <div aria-live="polite" aria-busy=${busy}>
@@ -183,7 +184,8 @@ function Faces({ result, gallery, curves, selected, setSelected, name }) {
 function Score({ face, answer, gallery, curves, name }) {
   const best = face.similarity ?? face.candidates[0]?.similarity ?? null;
   const shown = face.label;
-  return html`<h2>${shown ? html`<a href=${href("person", { gallery: name, subject: shown })}><bdi>${shown}</bdi></a>` : t("recognize.nobody")}</h2>
+  const linked = may("manage", name) || may("enroll", name);
+  return html`<h2>${shown && !linked ? html`<bdi>${shown}</bdi>` : shown ? html`<a href=${href("person", { gallery: name, subject: shown })}><bdi>${shown}</bdi></a>` : t("recognize.nobody")}</h2>
     <p>${best === null ? t("recognize.below", { threshold: answer.threshold.toFixed(3) })
       : t(best >= answer.threshold ? "recognize.reaches" : "recognize.misses", { similarity: best.toFixed(3), threshold: answer.threshold.toFixed(3) })}</p>
     <${ScoreScale} similarity=${best} threshold=${answer.threshold} decision=${face.decision} curves=${curves} rule=${answer.score_rule} gallery=${face.similarity === undefined ? gallery : null} />

@@ -5,7 +5,7 @@ import { bytes, html, t } from "../../lib/ui.js";
 import { FacePicture, QualityFigures, QualityReasons } from "./face_picture.js";
 import { Choice } from "../field.js";
 
-export function EnrollCard({ item, gallery, subject, several, done, wanted, onWanted, onRemove }) {
+export function EnrollCard({ item, gallery, subject, several, done, wanted, onWanted, onRemove, onRetry }) {
   const { picture, found, dry, problem, stored } = item;
   const faces = (found?.faces ?? []).map((face, at) => ({
     ...face, label: null, tone: face.quality.reasons.length ? "poor" : at === 0 && !problem ? "match" : "unknown",
@@ -21,9 +21,10 @@ export function EnrollCard({ item, gallery, subject, several, done, wanted, onWa
       <div aria-live="polite" class="stack tight">
         ${!stored && !problem && !dry && !found && html`<p class="muted">${t("enroll.examining")}</p>`}
         ${found && found.faces_found !== 1 && html`<p class="small">${t("recognize.found", { n: found.faces_found })} ${found.faces_found > 1 && !problem ? t("enroll.largest") : ""}</p>`}
-        ${problem && html`<p class="badge bad">${t("enroll.refused")}</p>
+        ${problem && html`<p class="badge ${item.unusable ? "bad" : "warn"}">${t(item.unusable ? "enroll.refused" : "enroll.not_examined")}</p>
           <p class="small">${problem.detail ?? problem.message}</p>
-          ${reasons.length > 1 && html`<${QualityReasons} quality=${{ reasons }} />`}`}
+          ${reasons.length > 1 && html`<${QualityReasons} quality=${{ reasons }} />`}
+          ${!item.unusable && html`<div><button type="button" class="small" onClick=${onRetry}>${t("problem.retry")}</button></div>`}`}
         ${!problem && found?.rotation > 0 && html`<p class="small">${t("enroll.rotated", { n: found.rotation })}</p>`}
         ${!problem && !stored && dry && html`<p class="badge ${dry.stored === "before" ? "accent" : "good"}">${t(dry.stored === "before" ? "enroll.before" : "enroll.good")}</p>`}
         ${stored && html`<p class="badge good">${t(stored.stored === "before" ? "enroll.before" : "enroll.is_stored")}</p>`}

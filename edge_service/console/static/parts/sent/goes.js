@@ -27,7 +27,7 @@ function Request({ request, profile, folded = false }) {
       onMouseEnter=${() => setLit(index)} onMouseLeave=${() => setLit(null)}>
       <${Part} ...${{ part, index, request, profile }} /></li>`)}</ol>
     <div class="stack tight">
-      <div class="row apart"><h4>${t("sent.exact")}</h4>
+      <div class="row apart"><h3>${t("sent.exact")}</h3>
         <button type="button" class="quiet small" onClick=${copy}>${t(copied ? "sent.copied" : "sent.copy")}</button></div>
       <pre class="request-text" tabindex="0" aria-label=${t("sent.exact")}>${segments(text, parts).map((piece, key) => (piece.part === null ? piece.text
         : html`<mark key=${key} class="kind-${parts[piece.part].kind} ${lit === piece.part ? "lit" : ""}"><b aria-hidden="true">${piece.part + 1}</b>${piece.text}</mark>`))}</pre>
@@ -46,7 +46,7 @@ function purpose(request) {
 
 function Part({ part, index, request, profile }) {
   const { decoded } = request;
-  const title = html`<h4><span class="nth" aria-hidden="true">${index + 1}</span> ${t(`sent.part.${part.kind}`, { n: decoded.templates.length, dim: decoded.templates[0]?.dim ?? 128 })}</h4>`;
+  const title = html`<h3><span class="nth" aria-hidden="true">${index + 1}</span> ${t(`sent.part.${part.kind}`, { n: decoded.templates.length, dim: decoded.templates[0]?.dim ?? 128 })}</h3>`;
   if (part.kind === "numbers") {
     const sealed = profile?.sealed !== false;
     return html`${title}<p>${t(sealed ? "sent.numbers.sealed" : "sent.numbers.plain")}</p>
