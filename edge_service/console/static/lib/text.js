@@ -1,4 +1,4 @@
-// The page's texts: t("key", {n: 3}), numbers and dates, in the reader's language.
+// The page's texts by their keys, numbers and dates, in the reader's language.
 
 const LANGUAGES = { en: () => import("../lang/en.js"), de: () => import("../lang/de.js") };
 export const languages = Object.keys(LANGUAGES);

@@ -1,6 +1,7 @@
 // The frame around every view: navigation, whether edge and cloud answer, who is signed in.
 
 import { api, signOut } from "../lib/api.js";
+import { startSampling } from "../lib/metrics.js";
 import { href, useRoute } from "../lib/router.js";
 import { info, may, reachable, session, useStore } from "../lib/state.js";
 import { html, language, languages, t, useEffect } from "../lib/ui.js";
@@ -51,6 +52,7 @@ export function Frame({ changeLanguage, children }) {
   useEffect(() => {
     api.get("v1/info").then(info.set, () => {});
   }, [key.id]);
+  useEffect(() => (may("manage") ? startSampling() : undefined), [key.id]);
   const current = params.gallery === undefined ? view : "galleries";
   const links = ["galleries", "sent", "thief", "history", "system"].filter((name) => name !== "sent" || may("match") || may("enroll"));
   return html`<div class="frame">
