@@ -4,7 +4,7 @@ import { api, signOut } from "../lib/api.js";
 import { startSampling } from "../lib/metrics.js";
 import { href, useRoute } from "../lib/router.js";
 import { info, may, reachable, session, useStore } from "../lib/state.js";
-import { html, language, languages, t, useEffect } from "../lib/ui.js";
+import { html, language, languages, t, useEffect, useRef } from "../lib/ui.js";
 
 // Outlines on a square of 24, drawn with the color of the text.
 const ICONS = {
@@ -53,6 +53,11 @@ export function Frame({ changeLanguage, children }) {
     api.get("v1/info").then(info.set, () => {});
   }, [key.id]);
   useEffect(() => (may("manage") ? startSampling() : undefined), [key.id]);
+  const nav = useRef();
+  useEffect(() => {
+    // Of a small screen's line of views, the current one is brought into sight.
+    nav.current.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  }, [view]);
   const current = params.gallery === undefined ? view : "galleries";
   const links = ["galleries", "sent", "thief", "history", "system"].filter((name) => name !== "sent" || may("match") || may("enroll"));
   return html`<div class="frame">
@@ -60,17 +65,17 @@ export function Frame({ changeLanguage, children }) {
       ${t("skip")}</a>
     <header class="side">
       <a class="brand" href=${href("galleries")}><img src=${new URL("../icon.svg", import.meta.url)} alt="" />Patronus</a>
-      <nav aria-label=${t("nav.label")}>
+      <nav ref=${nav} aria-label=${t("nav.label")}>
         ${links.map((name) => html`<a key=${name} href=${href(name)} aria-current=${name === current ? "page" : undefined}>
           <${Icon} name=${name} />${t(`nav.${name}`)}</a>`)}
       </nav>
       <div class="foot">
-        <p class="wide">${t("signed_in.as", { label: html`<bdi class="strong">${key.label || key.id}</bdi>` })}</p>
+        <p class="large-only">${t("signed_in.as", { label: html`<bdi class="strong">${key.label || key.id}</bdi>` })}</p>
         <div class="row">
           <${LanguageChoice} change=${changeLanguage} />
           <button type="button" class="small" onClick=${signOut}>${t("sign_out")}</button>
         </div>
-        ${about && html`<p class="wide">Patronus ${about.version}</p>`}
+        ${about && html`<p class="large-only">Patronus ${about.version}</p>`}
       </div>
     </header>
     <div>

@@ -30,7 +30,7 @@ function ThresholdFields({ chosen, change, present }) {
     ${fallback && radio("default", t(present ? "gallery.threshold_keep" : "gallery.threshold_default"),
       t("gallery.threshold_at", { cosine: number(fallback.cosine, { maximumSignificantDigits: 4 }), fmr: percent(fallback.fmr) }))}
     ${radio("purpose", t("gallery.threshold_purpose"), t("gallery.threshold_purpose_hint"))}
-    ${chosen.by === "purpose" && html`<div class="row top">
+    ${chosen.by === "purpose" && html`<div class="row low">
       <${Field} label=${t("gallery.people")} type="number" min="1" max="10000000" step="1" required value=${chosen.people}
         onInput=${(people) => change({ people })} class="grow" />
       <${Field} label=${t("gallery.share")} as="select" value=${chosen.share} onInput=${(share) => change({ share })} class="grow">

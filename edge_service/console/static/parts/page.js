@@ -39,13 +39,17 @@ const TABS = [
 export function GalleryPage({ gallery, view, title, plain = title, lead, actions, focus, children }) {
   useStore(session);
   const tabs = TABS.filter(([, , scope]) => scope === null || may(scope, gallery));
+  const line = useRef();
+  useEffect(() => {
+    line.current.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  }, []);
   const peopleToo = may("manage", gallery) || may("enroll", gallery);
   return html`<${Page} title=${`${plain} · ${gallery}`} heading=${title} lead=${lead} actions=${actions} focus=${focus}
     crumbs=${html`<nav class="crumbs" aria-label=${t("crumbs.label")}>
       <a href=${href("galleries")}>${t("galleries.title")}</a><span aria-hidden="true">/</span>
       <a href=${href(peopleToo ? "people" : "threshold", { gallery })}><bdi>${gallery}</bdi></a>
     </nav>`}>
-    <nav class="tabs" aria-label=${t("tabs.label", { gallery })}>
+    <nav class="tabs" ref=${line} aria-label=${t("tabs.label", { gallery })}>
       ${tabs.filter(([name]) => name !== "people" || peopleToo).map(([name, text]) => html`
         <a key=${name} href=${href(name, { gallery })} aria-current=${name === view ? "page" : undefined}>${t(text)}</a>`)}
     </nav>

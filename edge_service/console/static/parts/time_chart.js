@@ -41,7 +41,7 @@ export function TimeChart({ title, lines, format, minutes = 10 }) {
     <figcaption class="stack tight"><h3 id=${id}>${title}</h3><p class="row small">${latest}</p></figcaption>
     ${all.length < 2
       ? html`<p class="muted small">${t("chart.soon")}</p>`
-      : html`<svg class="chart" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-labelledby=${id}>
+      : html`<svg class="chart time" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-labelledby=${id}>
         ${[0, 0.5, 1].map((share) => html`<g key=${share}>
           <line class="gridline" x1=${LEFT} x2=${WIDTH} y1=${y(share * most)} y2=${y(share * most)} />
           <text x=${LEFT - 6} y=${y(share * most) + 4} text-anchor="end">${format(share * most)}</text></g>`)}

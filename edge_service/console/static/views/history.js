@@ -43,8 +43,9 @@ function Entry({ entry }) {
   const { kind, text } = outcome(entry);
   return html`<li class="stack tight">
     <div class="row apart">
-      <span><span class="strong">${t(`history.do.${word}`)}</span>${gallery && html`${" "}<a href=${subject
-        ? href("person", { gallery, subject }) : href("people", { gallery })}><bdi>${subject ?? gallery}</bdi></a>`}</span>
+      <span><span class="strong">${t(`history.do.${word}`)}</span>${gallery && html`${" "}${word === "erase"
+        ? html`<bdi>${subject ?? gallery}</bdi>`
+        : html`<a href=${subject ? href("person", { gallery, subject }) : href("people", { gallery })}><bdi>${subject ?? gallery}</bdi></a>`}`}</span>
       <span class="muted small number">${clock(entry.at)} · ${number(Math.round(entry.ms))} ms</span>
     </div>
     <p><span class=${`mark ${kind}`}>${kind === "good" ? "✓" : kind === "warn" ? "○" : "✕"}</span>${" "}<bdi>${text}</bdi></p>

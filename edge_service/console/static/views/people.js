@@ -31,9 +31,9 @@ const Row = ({ gallery, person, open }) => {
   return html`<tr>
     <th scope="row"><a href=${href("person", { gallery, subject: name })}><bdi>${name}</bdi></a></th>
     <td class="number">${number(person.templates)}</td>
-    <td class="wide nowrap">${date(person.created_at)}</td>
-    <td class="wide">${person.expires_at ? html`<span class="badge warn">${moment(person.expires_at)}</span>` : html`<span class="muted">–</span>`}</td>
-    <td class="wide actions">${button("rename")}${button("merge")}${button("erase", "bad")}</td>
+    <td class="large-only nowrap">${date(person.created_at)}</td>
+    <td class="large-only">${person.expires_at ? html`<span class="badge warn">${moment(person.expires_at)}</span>` : html`<span class="muted">–</span>`}</td>
+    <td class="large-only actions">${button("rename")}${button("merge")}${button("erase", "bad")}</td>
   </tr>`;
 };
 
@@ -70,11 +70,11 @@ function List({ gallery, about, changed }) {
     ${page.loading && !page.data && html`<${Loading} text=${t(about?.subjects > 5000 ? "people.first_list" : "loading")} />`}
     ${page.data && items.length === 0 && html`<${Note}><p>${t("people.no_match", { prefix: html`<bdi>${prefix}</bdi>` })}</p><//>`}
     ${items.length > 0 && html`<div class="card flush" aria-busy=${page.loading ? "true" : "false"}><div class="scroll">
-      <table>
+      <table class="people">
         <caption class="hidden-text">${t("people.title")}</caption>
         <thead><tr><th scope="col">${t("people.name")}</th><th scope="col" class="number">${t("people.faces")}</th>
-          <th scope="col" class="wide">${t("people.since")}</th><th scope="col" class="wide">${t("people.expires")}</th>
-          <th scope="col" class="wide"><span class="hidden-text">${t("people.actions")}</span></th></tr></thead>
+          <th scope="col" class="large-only">${t("people.since")}</th><th scope="col" class="large-only">${t("people.expires")}</th>
+          <th scope="col" class="large-only"><span class="hidden-text">${t("people.actions")}</span></th></tr></thead>
         <tbody>${items.map((person) => html`<${Row} key=${person.subject} gallery=${gallery} person=${person} open=${setOpen} />`)}</tbody>
       </table>
     </div></div>`}
@@ -122,7 +122,7 @@ export default function People({ params: { gallery } }) {
       ${t("duplicates.open")}</button>`}
     ${may("enroll", gallery) && html`<a class="button primary" href=${href("enroll", { gallery })}>${t("people.add")}</a>`}`;
   return html`<${GalleryPage} gallery=${gallery} view="people" title=${t("people.title")} actions=${actions}
-    lead=${found && t("people.lead", { people: t("galleries.people_n", { n: found.subjects }), faces: t("galleries.faces", { n: found.templates }) })}>
+    lead=${found?.subjects > 0 && t("people.lead", { people: t("galleries.people_n", { n: found.subjects }), faces: t("galleries.faces", { n: found.templates }) })}>
     <${Problem} error=${about.error} retry=${about.reload} />
     ${listed ? html`<${List} key=${round} gallery=${gallery} about=${found} changed=${about.reload} />` : html`<${FindOne} gallery=${gallery} />`}
     ${comparing && html`<${Duplicates} gallery=${gallery} subjects=${found.subjects} threshold=${found.threshold.cosine}
