@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection() -> Iterator[None]:
     """Loads all tests, and what they import, without collecting garbage, and never looks at all that again.
 
-    It is most of a worker's memory, and looking at it took a tenth of the time of the tests.
+    Of a worker's samples in a profile of the fast tests, 18 % were in the collector, most of them while it loaded.
     """
     gc.disable()
     try:
