@@ -43,11 +43,11 @@ async def _record(
     caller: Caller,
     services: ServicesDep,
     asked: Annotated[
-        Literal["1"] | None,
+        Literal["0", "1"],
         Header(alias=RECORD_HEADER, description="`1`: keep for a minute what is sent to the cloud for this request"),
-    ] = None,
+    ] = "0",
 ) -> None:
-    if asked is not None and services.settings.record_sent:
+    if asked == "1" and services.settings.record_sent:
         services.recorder.begin(caller.id, current_request_id())
 
 

@@ -69,7 +69,8 @@ class Rebuilder:
         made = decoder.pictures(np.concatenate([one.unit, one.with_key, one.without_key]))
         unprotected, with_key, without_key = map(_data_uri, made)
         return Rebuilt(
-            size=(decoder.side, decoder.side),
+            width=decoder.side,
+            height=decoder.side,
             original=_data_uri(one.face.aligned),
             unprotected=unprotected,
             template_with_key=with_key,

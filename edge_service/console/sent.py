@@ -20,7 +20,7 @@ from edge_service.gallery_contexts import GalleryContexts
 from shared.envelope import decode_canonical
 from shared.errors import PatronusError
 from shared.wire.cloud import CONTRACT_HEADER
-from shared.wire.edge_console import DecodedRequest, Sent, SentTemplate, SentToCloud
+from shared.wire.edge_console import DecodedRequest, Sent, SentHeader, SentTemplate, SentToCloud
 
 _PATH: Final = re.compile("/v1/galleries/(?P<gallery>[^/]+)(?:/subjects/(?P<subject>[^/]+))?(?:/.*)?")
 # Members of `TemplateEnvelope`.
@@ -54,7 +54,7 @@ def _shown(request: SentRequest, galleries: GalleryContexts, *, numbers: bool) -
         sent_at=request.sent_at,
         method=request.method,
         target=request.target,
-        headers=request.headers,
+        headers=[SentHeader(name=name, value=value) for name, value in request.headers],
         body=text,
         body_bytes=len(request.body),
         withheld=bool(envelopes) and not numbers,

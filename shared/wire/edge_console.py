@@ -78,6 +78,13 @@ class DecodedRequest(Wire):
     templates: list[SentTemplate]
 
 
+class SentHeader(Wire):
+    """A header of a request to the cloud."""
+
+    name: str
+    value: str
+
+
 class SentToCloud(Wire):
     """One request to the cloud, as it left the edge.
 
@@ -87,7 +94,7 @@ class SentToCloud(Wire):
     sent_at: Moment
     method: str
     target: str = Field(description="path and query")
-    headers: list[tuple[str, str]] = Field(description="in their order; the value of `Authorization` is left out")
+    headers: list[SentHeader] = Field(description="in their order; the value of `Authorization` is left out")
     body: str | None = Field(description="null: there is none")
     body_bytes: int = Field(description="as it was sent")
     withheld: bool = Field(description="whether templates are replaced by their length and digest")
@@ -106,7 +113,8 @@ class Sent(Wire):
 class Rebuilt(Wire):
     """A face, and what a decoder rebuilds of it: PNG pictures as data URIs."""
 
-    size: tuple[int, int] = Field(description="width and height of the rebuilt pictures, in pixels")
+    width: int = Field(description="of the rebuilt pictures, in pixels")
+    height: int
     original: str = Field(description="the aligned face of the picture")
     unprotected: str = Field(description="rebuilt from the embedding")
     template_with_key: str = Field(description="rebuilt from the template by somebody who has the gallery's key")

@@ -29,7 +29,7 @@ def picture(name: str) -> bytes:
 
 def on_the_line(request: dict[str, Any], key: bytes) -> bytes:
     """A shown request as it is on the line, with the key in its place."""
-    head = "".join(f"{name}: {value}\r\n" for name, value in request["headers"])
+    head = "".join(f"{one['name']}: {one['value']}\r\n" for one in request["headers"])
     shown = f"{request['method']} {request['target']} HTTP/1.1\r\n{head}\r\n{request['body'] or ''}".encode()
     assert shown.count("Bearer …".encode()) == 1
     return shown.replace("Bearer …".encode(), b"Bearer " + key)

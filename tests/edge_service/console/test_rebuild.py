@@ -107,7 +107,7 @@ def test_the_edge_rebuilds_a_face_from_three_vectors_and_sends_nothing(edge: Edg
     assert answer.status_code == 200, answer.text
     assert edge.transport.requests == []
     found = answer.json()
-    assert found["size"] == [112, 112]
+    assert (found["width"], found["height"]) == (112, 112)
     reader = FaceReader(EdgeSettings(), Metrics("test"))
     [face] = reader.read(SPEECH).faces[:1]
     embedding = reader.embed([face]).unit

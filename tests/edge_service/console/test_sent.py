@@ -63,7 +63,7 @@ def test_a_request_is_shown_as_it_left_and_decoded(door: Edge) -> None:
     assert (request["method"], request["target"]) == ("POST", left.url.raw_path.decode())
     assert (request["body"], request["body_bytes"]) == (left.content.decode(), len(left.content))
     assert (request["answered"], request["withheld"]) == (200, False)
-    shown = dict(request["headers"])
+    shown = {one["name"]: one["value"] for one in request["headers"]}
     assert shown.pop("Authorization") == "Bearer …"
     assert shown.items() <= {name.decode(): value.decode() for name, value in left.headers.raw}.items()
     decoded = request["decoded"]

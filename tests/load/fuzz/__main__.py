@@ -16,8 +16,14 @@ from typing import Annotated, Any, Final
 
 import httpx
 import numpy as np
+import torch
 import typer
 
+from edge_service.models.manifest import load_manifest
+from edge_service.protection.profiles.decoder import write_decoder
+from edge_service.settings import EdgeSettings
+from lab.defence.decoders import build
+from lab.export.decoder_export import decoder_file
 from shared.command import run
 from shared.contract import Contract
 from shared.envelope import TemplateEnvelope
@@ -35,6 +41,7 @@ _SHARE_OF_THE_CLOUD: Final = 1 / 3
 # What schemathesis does besides, above what its time limit counts: loading, shrinking a failure, reporting.
 _BESIDES_SECONDS: Final = 300
 _DIM: Final = 16
+_EDGE_DIM: Final = 128
 app = typer.Typer()
 
 
@@ -107,6 +114,7 @@ def services(
         environment = {
             "PATRONUS_HOME": home,
             "PATRONUS_EDGE__CLOUD__URL": urls[Service.CLOUD],
+            "PATRONUS_EDGE__PROFILES": str(_with_a_decoder(Path(home) / "profiles")),
             **{f"PATRONUS_{each.upper()}__PORT": str(port) for each, port in ports.items()},
             **{f"PATRONUS_{each.upper()}__LOG_LEVEL": "error" for each in Service},
             **(settings or {}),
@@ -118,6 +126,17 @@ def services(
             yield {each: (urls[each], read_secret(Path(home) / each / "api_key").decode().strip()) for each in chosen}
         finally:
             pair.stop()
+
+
+def _with_a_decoder(profiles: Path) -> Path:
+    """A folder of profiles with a decoder of random weights: what it rebuilds is no face, but it is asked."""
+    embedder = load_manifest().for_role("face-embedder").converted.sha256
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        decoder = build("upsampling", _EDGE_DIM).eval().requires_grad_(requires_grad=False)
+    found = decoder_file("upsampling", decoder, _EDGE_DIM, embedder)
+    write_decoder(profiles, EdgeSettings().profile, found, replace=False)
+    return profiles
 
 
 def fuzzed(service: Service, url: str, key: str, out: Path, options: Sequence[str], within: float) -> Fuzzed:

@@ -90,6 +90,9 @@ for _name in os.environ["PATRONUS_FUZZ_SPARE"].split():  # to be erased
 _NO_SUBJECT: Final[dict[str, list[str]]] = {}
 # Numbers of erasures, with their galleries.
 _receipts: list[tuple[str, int]] = []
+# Requests of which the edge keeps for a minute what it sent to the cloud, the newest last.
+_recorded: list[str] = []
+_RECORD: Final = "X-Patronus-Record"
 
 
 def _well_formed(case: Case) -> bool:
@@ -193,6 +196,8 @@ def _where(case: Case, chance: random.Random) -> None:
         held = subjects.get(at.get("subject", ""), [])
         if name in at and at[name] not in held and held and chance.random() > _AS_DRAWN:
             at[name] = chance.choice(held)
+    if "request_id" in at and _recorded and chance.random() > _AS_DRAWN:
+        at["request_id"] = _recorded[-1]
     if "receipt" in at and _receipts and chance.random() > _AS_DRAWN:
         at["gallery"], at["receipt"] = chance.choice(_receipts)
     case.path_parameters = at
@@ -244,6 +249,8 @@ def _enveloped(gallery: _Gallery, row: NDArray[np.float32]) -> dict[str, Any]:
 @schemathesis.hook
 def after_call(context: schemathesis.HookContext, case: Case, response: schemathesis.Response) -> None:
     """Remembers what exists now."""
+    if response.status_code == 200 and case.headers.get(_RECORD) == "1":
+        _recorded.append(response.headers["x-request-id"][0])
     if not 200 <= response.status_code < 300 or case.path_parameters is None:
         return
     name, method = case.path_parameters.get("gallery"), case.method.upper()

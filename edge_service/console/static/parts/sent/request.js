@@ -2,7 +2,7 @@
 
 /** The first lines of a request, as HTTP/1.1 writes them. */
 export function headOf(request) {
-  const lines = [`${request.method} ${request.target} HTTP/1.1`, ...request.headers.map(([name, value]) => `${name}: ${value}`)];
+  const lines = [`${request.method} ${request.target} HTTP/1.1`, ...request.headers.map(({ name, value }) => `${name}: ${value}`)];
   return `${lines.join("\r\n")}\r\n\r\n`;
 }
 
