@@ -60,7 +60,7 @@ def card(recipe: Recipe, document: ProfileDocument, parameters: int) -> bytes:
 
 ## What it does not do
 
-{_limits(recipe)}
+{_limits(recipe, erases="erase" in step.layers)}
 - It was measured on the pictures named above; other cameras, ages and groups differ. The embedder may have seen some of
   these people in its own training.
 
@@ -129,18 +129,21 @@ def _purpose(recipe: Recipe) -> str:
     )
 
 
-def _limits(recipe: Recipe) -> str:
+def _limits(recipe: Recipe, *, erases: bool) -> str:
     """What a reader might expect and would not get, as items of a list."""
     found = (
         "- A template that can be matched tests identity: anyone who can run the matcher can search for a face\n"
         "  that is accepted.\n"
     )
     if recipe.sides == "both":
+        erased = "What erase removed stays removed." if erases else "Nothing is erased."
         found += (
             "- **It is no secret.** Most of the perturbation is one rotation, the same for all faces. Anyone can\n"
-            "  read it in the network and rotate unsealed templates back. What erase removed stays removed. Against\n"
+            f"  read it in the network and rotate unsealed templates back. {erased} Against\n"
             "  an attacker with the profile, only the seal and its key protect.\n"
         )
+        if not erases:
+            found += "- No erase step was worth what it cost in genuine pairs, in folds over people: none is in it.\n"
     if recipe.slope is not None:
         found += (
             "- A face with no margin to the nearest of the cohort is not perturbed, and without erase and seal\n"

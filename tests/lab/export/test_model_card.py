@@ -38,7 +38,7 @@ def _demographics(children: float) -> dict[str, Any]:
     return about | {"pictures": 1500, "copies": 3, "unlabelled": 0, "clean": rows, "protected": rows}
 
 
-def _card(*, plugin: bool = False, figures: dict[str, Any] | None = None, **more: Any) -> str:
+def _card(*, plugin: bool = False, erases: bool = True, figures: dict[str, Any] | None = None, **more: Any) -> str:
     recipe = Recipe(
         name="mine",
         summary="A profile.",
@@ -51,7 +51,7 @@ def _card(*, plugin: bool = False, figures: dict[str, Any] | None = None, **more
         people="/home/me/archive/people.tar",
         **more,
     )
-    layers: list[Any] = ["perturb"] if plugin else ["erase", "perturb"]
+    layers: list[Any] = ["erase", "perturb"] if erases and not plugin else ["perturb"]
     step = PatronusStep(sha256="a" * 64, dim=128, seed_dim=16, layers=layers, input_norm=[1.0, 20.0], phi_max=0.5)
     document = ProfileDocument(
         name="mine",
@@ -94,6 +94,15 @@ def test_what_turns_both_sides_is_called_no_secret() -> None:
     assert "12,345 numbers" in text
     assert "It is no secret" in text
     assert "unprotected embedding" not in text
+    assert "What erase removed stays removed" in text
+    assert "Nothing is erased" not in text
+
+
+def test_where_nothing_is_erased_the_card_says_so() -> None:
+    text = _card(erases=False)
+    assert "Layers: perturb, seal" in text
+    assert "Nothing is erased" in text
+    assert "What erase removed" not in text
 
 
 def test_what_perturbs_probes_alone_promises_little() -> None:
