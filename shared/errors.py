@@ -63,7 +63,7 @@ class PatronusError(Exception):
         ...     Protector.open("nothing", key=Key.load_or_create("acme.key"))
         ... except PatronusError as error:
         ...     print(error.detail)
-        There is no protection profile 'nothing'; there are: default, default-2, dlib, plugin, seal.
+        There is no protection profile 'nothing'; there are: default, default-2, dlib, dlib-2, plugin, seal.
     """
 
     # Of the class; at a client, that of the answer.

@@ -90,7 +90,7 @@ def test_the_five_lines_run(run: Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_every_profile_is_in_it(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    for profile in ("default", "dlib", "plugin", "seal"):
+    for profile in ("default-2", "default", "dlib-2", "dlib", "plugin", "seal"):
         key = f"Key.load_or_create('{profile}.key')"
         run("python", "-c", f"from patronus_face import *; Protector.open({profile!r}, key={key}, dim=128)")
 

@@ -99,7 +99,7 @@ def test_a_gallery_stays_with_its_embedder(pair: Pair, models_folder: Path) -> N
     dlib_or_skip(models_folder)
     ours = pair.edge(profile="seal")
     ours.make("ours")
-    theirs = pair.edge("dlib", embedder="dlib_resnet29", profile="seal")
+    theirs = pair.edge("dlib", embedder="dlib_resnet29", profile="dlib-2")
     info = theirs.call("GET", "/v1/info").json()
     assert info["embedder"]["name"] == "dlib_resnet29"
     assert info["default_threshold"]["cosine"] == EMBEDDERS["dlib_resnet29"].threshold.cosine

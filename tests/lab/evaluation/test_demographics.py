@@ -165,7 +165,7 @@ RECORDED = Path("docs/demographics")
 PROFILES = Path("edge_service/protection/profiles")
 
 
-@pytest.mark.parametrize("profile", ["default-2", "default", "plugin", "dlib"])
+@pytest.mark.parametrize("profile", ["default-2", "default", "plugin", "dlib-2", "dlib"])
 def test_a_shipped_card_tells_what_was_recorded_of_the_profile_that_is_shipped(profile: str) -> None:
     found = json.loads((RECORDED / f"{profile}.json").read_text())
     assert found["profile_sha256"] == load_profile(profile).pin.sha256
