@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_service.protection import protect
-from edge_service.protection.embeddings import unit_rows
+from edge_service.protection.embeddings import check_dimension, check_norms, divided, row_norms
 from edge_service.protection.key_file import Key
 from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.seal import rotation
@@ -20,6 +20,8 @@ from shared.strict_types import file_path, wrong_type
 from shared.wire.common import Threshold
 
 _log = logging.getLogger("patronus_face")
+# Values that are converted, checked and protected together: a batch needs some 20 MB beside the templates.
+_VALUES_A_BATCH: Final = 2**20
 
 
 class Protector:
@@ -115,12 +117,22 @@ class Protector:
             ...
             shared.errors.Unprocessable: The embeddings have 31 dimensions, and 32 are wanted; ...
         """
-        rows, alone = _rows(embeddings)
-        unit, _ = unit_rows(rows, self._engine.profile, self._contract.dim)
-        made = self._engine.templates(unit, self._epoch_key)
-        if made.unperturbed:
-            _log.warning("%d of %d embeddings had no margin and were not perturbed.", made.unperturbed, len(rows))
-        return made.templates[0] if alone else made.templates
+        given, alone = _rows(embeddings)
+        dim = self._contract.dim
+        check_dimension(given.shape[1], dim)
+        each = max(1, _VALUES_A_BATCH // dim)
+        batches = [slice(start, start + each) for start in range(0, len(given), each)]
+        norms = np.concatenate([row_norms(_converted(given[batch])) for batch in batches])
+        check_norms(norms, self._engine.profile)
+        templates, unperturbed = np.empty(given.shape, np.float32), 0
+        for batch in batches:
+            unit = divided(_converted(given[batch]), norms[batch])
+            made = self._engine.templates(unit, self._epoch_key)
+            templates[batch] = made.templates
+            unperturbed += made.unperturbed
+        if unperturbed:
+            _log.warning("%d of %d embeddings had no margin and were not perturbed.", unperturbed, len(given))
+        return templates[0] if alone else templates
 
     def rekey_matrix(self, new_key: Key) -> NDArray[np.float64]:
         """The rotation that turns stored templates of this key into those of another: ``templates @ matrix.T``.
@@ -213,8 +225,8 @@ def _check_key(what: str, key: object) -> None:
         raise wrong_type(what, "a Key, as Key.load_or_create(path) gives it", key)
 
 
-def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.float32], bool]:
-    """An array as (n, d) float32, n over 0; and whether it was one row."""
+def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.floating[Any]], bool]:
+    """An array as (n, d) of floating-point numbers, n over 0; and whether it was one row."""
     parts = embeddings if isinstance(embeddings, list | tuple) else (embeddings,)
     if any(isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts):
         raise Unprocessable(
@@ -237,5 +249,9 @@ def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.float32], bool]:
             f"The embeddings have the shape {given.shape}; give one (d,) or n of them (n, d), n over 0.",
             reason="bad_shape",
         )
+    return given.reshape(-1, given.shape[-1]), given.ndim == 1
+
+
+def _converted(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # what becomes infinite is refused as such
-        return np.ascontiguousarray(given.reshape(-1, given.shape[-1]), np.float32), given.ndim == 1
+        return np.ascontiguousarray(rows, np.float32)

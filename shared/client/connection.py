@@ -121,6 +121,11 @@ def _checked(url: str) -> httpx.URL:
     with suppress(httpx.InvalidURL, TypeError):
         address = httpx.URL(url)
         if address.scheme in {"http", "https"} and address.host:
+            if address.userinfo or address.query or address.fragment:  # sentences name the address
+                raise SetupError(
+                    "The edge's address has a user, a password, a query or a fragment, which an edge does not take; "
+                    "leave it out, and give the API key as api_key or in PATRONUS_API_KEY."
+                )
             return address
     raise SetupError("The edge's address is not a URL; write it like http://127.0.0.1:8000")
 

@@ -179,6 +179,9 @@ def test_a_closed_client_says_so(server: AnsweringServer) -> None:
         asyncio.run(after_close())
 
 
+LEFT_OUT = "which an edge does not take; leave it out, and give the API key as api_key or in PATRONUS_API_KEY."
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "says"),
     [
@@ -193,6 +196,15 @@ def test_a_closed_client_says_so(server: AnsweringServer) -> None:
         ({"timeout_s": float("inf")}, SetupError, "timeout_s is a number of seconds over 0, and at most 86400."),
         ({"api_key": b"k"}, TypeError, "api_key is a string, not bytes"),
         ({"url": 5}, SetupError, "The edge's address is not a URL; write it like http://127.0.0.1:8000"),
+        *(
+            ({"url": url}, SetupError, f"The edge's address has a user, a password, a query or a fragment, {LEFT_OUT}")
+            for url in (
+                "http://user:secret@host",
+                "https://secret@host:1",
+                "http://host/?token=secret",
+                "http://host/#secret",
+            )
+        ),
         ({"ca": 5}, TypeError, "ca is a path, not int"),
         ({"ca": "a\0b"}, SetupError, "No file can have the name 'a\\x00b'; name another for ca."),
         ({"ca": "absent"}, SetupError, "The TLS file absent is not there; name the right one, or make it."),
