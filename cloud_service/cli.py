@@ -70,7 +70,7 @@ def init(
 ) -> None:
     """Make the home folder and the first API key; harmless when repeated."""
     from shared.errors import SetupError
-    from shared.security.secret_files import locked, remove_leftovers, write_secret
+    from shared.security.secret_files import NAME_ANOTHER_FILE, locked, remove_leftovers, write_secret
 
     settings = _settings()
     ring = _ring()
@@ -84,7 +84,7 @@ def init(
             )
         with locked(ring.path):
             remove_leftovers(api_key_out)
-            write_secret(api_key_out, f"{key}\n".encode("ascii"), replace=True)
+            write_secret(api_key_out, f"{key}\n".encode("ascii"), replace=True, remedy=NAME_ANOTHER_FILE)
     typer.echo(f"The first API key is in {settings.first_key_file}." if made else "The cloud has API keys already.")
 
 

@@ -22,6 +22,8 @@ from shared.wire.common import Threshold
 _log = logging.getLogger("patronus_face")
 # Values that are converted, checked and protected together: a batch needs some 20 MB beside the templates.
 _VALUES_A_BATCH: Final = 2**20
+# Lists: of embeddings, and of the values of each.
+_MOST_NESTED: Final = 2
 
 
 class Protector:
@@ -236,6 +238,11 @@ def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.floating[Any]], bool]:
     try:
         given: NDArray[Any] = np.asarray(embeddings)
     except ValueError:
+        if _nested(embeddings) > _MOST_NESTED:
+            raise Unprocessable(
+                "The embeddings are a list of lists of lists; give one (d,) or n of them (n, d), n over 0.",
+                reason="bad_shape",
+            ) from None
         raise Unprocessable(
             "The embeddings are not of one length; give those of one system.", reason="uneven"
         ) from None
@@ -250,6 +257,14 @@ def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.floating[Any]], bool]:
             reason="bad_shape",
         )
     return given.reshape(-1, given.shape[-1]), given.ndim == 1
+
+
+def _nested(given: object) -> int:
+    """How deep the first value of a list lies, up to one more than embeddings may."""
+    depth = 0
+    while isinstance(given, list | tuple) and given and depth <= _MOST_NESTED:
+        given, depth = given[0], depth + 1
+    return depth
 
 
 def _converted(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -52,6 +52,23 @@ def sha256_of_file(path: Path) -> str | None:
         ) from problem
 
 
+def read_at_most(path: Path, most: int) -> bytes:
+    """The bytes of a small file.
+
+    Args:
+        path: of it.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read, or is larger (``EFBIG``).
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
+
+
 def check_digest(what: str, data: bytes, expected: str, remedy: str) -> None:
     """Compares the digest of some bytes with the one that the manifest pins.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import tracemalloc
 from collections.abc import Callable
@@ -103,6 +104,9 @@ def with_row(value: Any) -> Rows:
     return rows
 
 
+IN_ITSELF: list[Any] = []
+IN_ITSELF.append(IN_ITSELF)
+
 REFUSED: dict[str, tuple[Any, str, str]] = {
     "another dimension": (units(2, 127), "wrong_dimension", "have 127 dimensions, and 128 are wanted"),
     "NaN": (with_row(np.nan), "not_finite", "Embedding 1, counted from 0, holds a value that is not finite"),
@@ -128,6 +132,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
         "masked",
         "have masked values",
     ),
+    "a list nested deep": (functools.reduce(lambda inner, _: [inner], range(100), [1.0]), "bad_shape", "list of lists"),
+    "a list in itself": (IN_ITSELF, "bad_shape", "list of lists"),
     "uneven rows": ([[1.0, 2.0], [1.0]], "uneven", "not of one length"),
 }
 
