@@ -30,6 +30,8 @@ from shared.wire.edge import EdgeGallery
 _OTHERWISE: Final = ", or give with --contract what `patronus gallery show GALLERY --json` printed"
 # Embeddings a batch: the progress bar moves several times a second.
 _ROWS: Final = 2048
+# Values of an embedding whose seal is drawn in seconds.
+_LONG_TO_DRAW: Final = 2048
 _MOST_CONTRACT_BYTES: Final = 1024**2
 
 
@@ -96,6 +98,8 @@ def protect_file(
     norms: list[NDArray[np.float32]] = []
     unperturbed = done = 0
     with new_arrays_file(target, force=force) as archive, out.progress() as progress:
+        if sealed and dim >= _LONG_TO_DRAW:
+            progress.console.print(f"Drawing the seal of {dim:,} values takes up to half a minute.", soft_wrap=True)
         bar = progress.add_task("protecting", total=embeddings.count)
         with new_rows(archive, "templates", embeddings.count, embeddings.dim) as templates:
             for batch in embeddings.batches(_ROWS):
