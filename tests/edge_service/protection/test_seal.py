@@ -86,16 +86,17 @@ np.linalg.qr = recorded
 with ThreadPoolExecutor(4) as callers:
     drawn = list(callers.map(lambda _: haar_orthogonal(bytes(32), 200), range(8)))
 assert all((found == drawn[0]).all() for found in drawn)
-print(before, sorted(set(during)), threads())
+assert threads() == before
+print(sorted(set(during)), before)
 """
 
 
 def test_a_seal_is_drawn_by_one_thread_and_the_others_come_back() -> None:
     """Several threads wait for each other at each column, and took ten times as long."""
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "3"}
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
     command = [sys.executable, "-c", PROGRAM]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
-    assert ended.stdout == "[3] [1] [3]\n"
+    assert ended.stdout in {"[1] [2]\n", "[1] [1]\n"}, "the second on a machine of one core"
 
 
 def test_an_upgrade_does_not_change_the_seal() -> None:
