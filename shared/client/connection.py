@@ -16,7 +16,7 @@ import httpx
 from shared.client.answers import read, retry_after
 from shared.client.deadline import DeadlineTransport
 from shared.client.pictures import parts
-from shared.errors import ClientError, PatronusError, ServiceUnreachable, SetupError
+from shared.errors import AnswerNotUnderstood, ClientError, PatronusError, ServiceUnreachable, SetupError
 from shared.security.tls import client_context, why_refused
 from shared.strict_types import file_path, wrong_type
 
@@ -39,6 +39,8 @@ _BUSY: Final = _NOT_DONE | {HTTPStatus.SERVICE_UNAVAILABLE}
 # service may still be at work.
 _UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BROKEN: Final = (*_UNSENT, httpx.NetworkError, httpx.RemoteProtocolError)
+# What h11 and httpcore say of an answer that ends early, or does not come.
+_ENDED: Final = ("peer closed connection", "Server disconnected")
 _FIRST_WAIT_S: Final = 0.5
 _MOST_WAIT_S: Final = 8.0
 # A service that asks for more time will not be back while a caller waits.
@@ -240,6 +242,16 @@ class Exchange(Generic[T]):
             )
         if isinstance(failure, httpx.ReadTimeout | httpx.WriteTimeout):
             return self._late()
+        if isinstance(failure, httpx.RemoteProtocolError) and not any(word in str(failure) for word in _ENDED):
+            return AnswerNotUnderstood(
+                f"What answers at {self._place} is not an edge, or is one that speaks TLS; try https://"
+            )
+        if isinstance(failure, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
+            return ServiceUnreachable(
+                f"What answers at {self._place} ended the connection before its answer was whole; look into the edge's "
+                "log, or that of a proxy before it, and try again.",
+                reason="cut_short",
+            )
         return ServiceUnreachable(
             f"No edge answers at {self._place}; start one there, or name another address (PATRONUS_EDGE_URL)."
         )

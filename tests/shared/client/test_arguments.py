@@ -256,3 +256,20 @@ def test_what_the_types_say_is_sent(server: AnsweringServer) -> None:
     assert sent(lambda edge: edge.set_expiry("door", "ada", moment), server) == {
         "expires_at": "2030-01-31T00:00:00+00:00"
     }
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda edge: edge.rename_subject("staff", "ada", "\udcff\udcfe"),
+        lambda edge: edge.merge_subject("staff", "ada", "\udcff\udcfe"),
+        lambda edge: edge.enroll_subjects("staff", ["a", "\udcff"], [[1.0], [1.0]]),
+        lambda edge: edge.get_subject("staff", "\udcff\udcfe"),
+        lambda edge: edge.list_subjects("staff", prefix="\udcff\udcfe"),
+    ],
+)
+def test_a_text_that_is_not_utf8_is_called_so(call: Callable[[Client], Any]) -> None:
+    with answering(Reply()) as server, Client(server.url, api_key="k") as edge:
+        with pytest.raises(BadRequest, match="UTF-8"):
+            call(edge)
+        assert server.requests == []
