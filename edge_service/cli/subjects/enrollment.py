@@ -145,6 +145,7 @@ class PictureEnrollment:
             PatronusError: the edge would refuse every picture: no such gallery, no right to enroll, or no cloud.
             ServiceUnreachable: no edge answers.
         """
+        self._tell_alike(pictures)
         # As the edge calls them: some systems write the names of files in another form of Unicode.
         pictures = [Picture(normalize("NFC", picture.subject), picture.path) for picture in pictures]
         with self._out.progress(shown=len(pictures) > 1) as progress:
@@ -164,6 +165,20 @@ class PictureEnrollment:
             self._tell(_advice(helped, self._last))
         self._tell_same_faces()
         return self._taken == len(pictures)
+
+    def _tell_alike(self, pictures: list[Picture]) -> None:
+        """Names folders whose names are one name to the edge, though they look alike at most."""
+        written: dict[str, set[str]] = {}
+        for picture in pictures:
+            written.setdefault(normalize("NFC", picture.subject), set()).add(picture.subject)
+        alike = [subject for subject, forms in written.items() if len(forms) > 1]
+        if alike:
+            names = ", ".join(alike[:_MOST_NAMED]) + (
+                f" and {len(alike) - _MOST_NAMED} more" * (len(alike) > _MOST_NAMED)
+            )
+            self._out.warn(
+                f"Several folders are one subject, since their names differ by Unicode's form alone: {names}."
+            )
 
     def _enroll(self, picture: Picture) -> None:
         # No name is derived from a bad one: two people could end as one.

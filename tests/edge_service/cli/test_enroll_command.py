@@ -203,7 +203,7 @@ def test_after_a_merge_a_folder_enrolled_again_stores_nothing(
 def test_folders_are_subjects_in_any_script_and_form(
     edge: Edge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two that differ by Unicode's form alone are one subject."""
+    """Two that differ by Unicode's form alone are one subject, and that is told."""
     composed, decomposed = (normalize(form, "José") for form in ("NFC", "NFD"))
     for name, picture in ((composed, OBAMA), (decomposed, SPEECH), ("拜登", BIDEN)):
         (tmp_path / name).mkdir()
@@ -212,6 +212,8 @@ def test_folders_are_subjects_in_any_script_and_form(
     assert PictureEnrollment(session(edge), "scripts").run(people_in(tmp_path))
     said = capsys.readouterr()
     assert "Enrolled 3 of 3 pictures, of 2 subjects." in said.out
-    assert warnings(said.err) == []
+    assert warnings(said.err) == [
+        f"Several folders are one subject, since their names differ by Unicode's form alone: {composed}."
+    ]
     with edge.client() as client:
         assert {one.subject: one.templates for one in client.all_subjects("scripts")} == {composed: 2, "拜登": 1}

@@ -364,3 +364,21 @@ def test_an_answer_cut_short_is_no_missing_edge(content: bytes, kind: type[Excep
     ):
         client.get_health()
     assert url in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"detail": "x" * 5_000_000},
+        {"detail": "x", "errors": [{"at": "y" * 5_000_000, "problem": "z"}]},
+        {"detail": "x", "errors": [{"at": "y", "problem": "z"}] * 100_000},
+        {"detail": "x", "reason": "r" * 5_000_000},
+    ],
+)
+def test_a_sentence_has_the_length_of_one(members: dict[str, Any]) -> None:
+    problem = {"type": "urn:patronus:problem:conflict", **members}
+    refusal = Reply(409, problem, {"Content-Type": "application/problem+json"})
+    with answering(refusal) as server, Client(server.url, api_key="k") as client, pytest.raises(Conflict) as error:
+        client.get_gallery("door")
+    assert 1 <= len(str(error.value)) <= 4_001
+    assert len(error.value.reason or "") <= 200
