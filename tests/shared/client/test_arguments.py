@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from patronus_face import Threshold, ThresholdFor
 from shared.client import AsyncClient, Client
+from shared.client.galleries import set_retention
 from shared.errors import BadRequest, ClientError, PatronusError, SetupError, Unprocessable
 from tests.shared.client.answering import AnsweringServer, Reply, answering
 
@@ -273,3 +274,10 @@ def test_a_text_that_is_not_utf8_is_called_so(call: Callable[[Client], Any]) -> 
         with pytest.raises(BadRequest, match="UTF-8"):
             call(edge)
         assert server.requests == []
+
+
+def test_an_age_is_seconds_or_a_timedelta() -> None:
+    for age in (90, timedelta(seconds=90), timedelta(minutes=1.5)):
+        assert json.loads(set_retention("door", age).json() or b"") == {"max_age_seconds": 90}
+    with pytest.raises(BadRequest, match="whole seconds"):
+        set_retention("door", timedelta(milliseconds=90))
