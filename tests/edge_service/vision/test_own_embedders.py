@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner, Result
 
 from edge_service.models.cli import app
-from edge_service.models.own_folder import embedders_dir, own_embedders, write_embedder
+from edge_service.models.own_folder import embedders_dir, own_embedders
 from edge_service.models.store import locate
 from edge_service.settings import EdgeSettings, InferenceSettings
 from edge_service.vision.embed import SFACE
@@ -302,15 +302,6 @@ def test_a_name_is_given_once_and_the_same_files_may_be_added_again(tmp_path: Pa
     write_own(tmp_path, said={"mean": 120.0})
     assert refusal(source, folder, "door") == "There is another embedder door; give yours another name with --name."
     assert [each.name for each in own_embedders(folder)] == ["door"]
-
-
-def test_of_two_that_add_at_once_the_same_files_are_no_conflict(tmp_path: Path, folder: Path) -> None:
-    model = write_own(tmp_path).read_bytes()
-    write_embedder(folder, "mine", model, b"{}")
-    write_embedder(folder, "mine", model, b"{}")
-    with pytest.raises(SetupError, match="There is another embedder mine"):
-        write_embedder(folder, "mine", model, b"{ }")
-    assert sorted(path.name for path in folder.iterdir()) == ["mine"]
 
 
 @pytest.mark.parametrize("file", ["mine.onnx", "mine.embedder.json", "added.json"])
