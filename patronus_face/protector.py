@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_service.protection import protect
-from edge_service.protection.embeddings import check_dimension, check_norms, divided, row_norms
+from edge_service.protection.embeddings import check_dimension, check_norms, divided, row_norms, unit_rows
 from edge_service.protection.key_file import Key
 from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.seal import rotation
@@ -122,19 +122,28 @@ class Protector:
         given, alone = _rows(embeddings)
         dim = self._contract.dim
         check_dimension(given.shape[1], dim)
+        if given.size <= _VALUES_A_BATCH:  # a probe's way: nothing is computed twice
+            unit, _ = unit_rows(_converted(given), self._engine.profile, dim)
+            made = self._engine.templates(unit, self._epoch_key)
+            templates, unperturbed = made.templates, made.unperturbed
+        else:
+            templates, unperturbed = self._in_batches(given, dim)
+        if unperturbed:
+            _log.warning("%d of %d embeddings had no margin and were not perturbed.", unperturbed, len(given))
+        return templates[0] if alone else templates
+
+    def _in_batches(self, given: NDArray[np.floating[Any]], dim: int) -> tuple[NDArray[np.float32], int]:
+        """Templates, and how many were not perturbed. All rows are checked before one is protected."""
         each = max(1, _VALUES_A_BATCH // dim)
         batches = [slice(start, start + each) for start in range(0, len(given), each)]
         norms = np.concatenate([row_norms(_converted(given[batch])) for batch in batches])
         check_norms(norms, self._engine.profile)
         templates, unperturbed = np.empty(given.shape, np.float32), 0
         for batch in batches:
-            unit = divided(_converted(given[batch]), norms[batch])
-            made = self._engine.templates(unit, self._epoch_key)
+            made = self._engine.templates(divided(_converted(given[batch]), norms[batch]), self._epoch_key)
             templates[batch] = made.templates
             unperturbed += made.unperturbed
-        if unperturbed:
-            _log.warning("%d of %d embeddings had no margin and were not perturbed.", unperturbed, len(given))
-        return templates[0] if alone else templates
+        return templates, unperturbed
 
     def rekey_matrix(self, new_key: Key) -> NDArray[np.float64]:
         """The rotation that turns stored templates of this key into those of another: ``templates @ matrix.T``.
