@@ -70,7 +70,7 @@ def init(
 ) -> None:
     """Make the home folder and the first API key; harmless when repeated."""
     from shared.errors import SetupError
-    from shared.security.secret_files import locked, remove_leftovers, write_secret
+    from shared.security.secret_files import NAME_ANOTHER_FILE, locked, remove_leftovers, write_secret
 
     settings = _settings()
     ring = _ring()
@@ -84,7 +84,7 @@ def init(
             )
         with locked(ring.path):
             remove_leftovers(api_key_out)
-            write_secret(api_key_out, f"{key}\n".encode("ascii"), replace=True)
+            write_secret(api_key_out, f"{key}\n".encode("ascii"), replace=True, remedy=NAME_ANOTHER_FILE)
     typer.echo(f"The first API key is in {settings.first_key_file}." if made else "The cloud has API keys already.")
 
 
@@ -200,23 +200,28 @@ def verify(
 def find(
     gallery: Annotated[str, typer.Argument(metavar="GALLERY", help="The gallery.")],
     subject: Annotated[
-        str, typer.Argument(metavar="SUBJECT", help="The subject, as the cloud stores it; or its mark, from a receipt.")
+        str,
+        typer.Argument(
+            metavar="SUBJECT", help="The subject, as the cloud stores it; its mark; or the id of a receipt."
+        ),
     ],
 ) -> None:
     """Show what the log says about a subject, one JSON object a line.
 
-    The log has marks in place of names. Of an erased subject, the receipt's entry has the mark.
+    The log has marks in place of names. Of an erased subject, the erasure's receipt has the id of the entry with it.
     """
     from cloud_service.audit.check import reading
-    from cloud_service.audit.log import about, mark_of
+    from cloud_service.audit.log import about, mark_in_entry, mark_of
 
     with reading(_settings().record_url) as connection:
         mark = mark_of(connection, gallery, subject) or (subject if re.fullmatch("[0-9a-f]{64}", subject) else None)
+        if mark is None and re.fullmatch("[1-9][0-9]{0,17}", subject):
+            mark = mark_in_entry(connection, gallery, int(subject))
         found = [] if mark is None else [entry.model_dump_json() for entry in about(connection, gallery, mark)]
     for line in found:
         typer.echo(line)
     if not found:
-        typer.echo("The log has nothing about this subject. If it is erased, give the mark from its receipt.", err=True)
+        typer.echo("The log has nothing about this subject. If it is erased, give the id of its receipt.", err=True)
 
 
 @_erasures.command()

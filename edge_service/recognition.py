@@ -282,7 +282,14 @@ class Recognition:
                     "The gallery is verify-only, and each subject has a seal of its own; name one: &subject=NAME",
                     reason="no_subject",
                 )
+            if subject is not None and not protection.verify_only:
+                raise Conflict(
+                    "The gallery is not verify-only: its subjects share one seal; leave the subject out.",
+                    reason="not_verify_only",
+                )
             return context.protector, protection.for_subject(subject).key, protection.contract_digest
+        if subject is not None:
+            raise Unprocessable("A subject is of a gallery; name it: ?gallery=NAME", reason="no_gallery")
         own = self.profiles.default
         if own.profile.seals:
             raise Unprocessable(

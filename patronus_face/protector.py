@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_service.protection import protect
-from edge_service.protection.embeddings import unit_rows
+from edge_service.protection.embeddings import check_dimension, check_norms, divided, row_norms, unit_rows
 from edge_service.protection.key_file import Key
 from edge_service.protection.profiles.files import Profile, load_profile
 from edge_service.protection.seal import rotation
@@ -20,6 +20,10 @@ from shared.strict_types import file_path, wrong_type
 from shared.wire.common import Threshold
 
 _log = logging.getLogger("patronus_face")
+# Values that are converted, checked and protected together: a batch needs some 20 MB beside the templates.
+_VALUES_A_BATCH: Final = 2**20
+# Lists: of embeddings, and of the values of each.
+_MOST_NESTED: Final = 2
 
 
 class Protector:
@@ -115,12 +119,31 @@ class Protector:
             ...
             shared.errors.Unprocessable: The embeddings have 31 dimensions, and 32 are wanted; ...
         """
-        rows, alone = _rows(embeddings)
-        unit, _ = unit_rows(rows, self._engine.profile, self._contract.dim)
-        made = self._engine.templates(unit, self._epoch_key)
-        if made.unperturbed:
-            _log.warning("%d of %d embeddings had no margin and were not perturbed.", made.unperturbed, len(rows))
-        return made.templates[0] if alone else made.templates
+        given, alone = _rows(embeddings)
+        dim = self._contract.dim
+        check_dimension(given.shape[1], dim)
+        if given.size <= _VALUES_A_BATCH:  # a probe's way: nothing is computed twice
+            unit, _ = unit_rows(_converted(given), self._engine.profile, dim)
+            made = self._engine.templates(unit, self._epoch_key)
+            templates, unperturbed = made.templates, made.unperturbed
+        else:
+            templates, unperturbed = self._in_batches(given, dim)
+        if unperturbed:
+            _log.warning("%d of %d embeddings had no margin and were not perturbed.", unperturbed, len(given))
+        return templates[0] if alone else templates
+
+    def _in_batches(self, given: NDArray[np.floating[Any]], dim: int) -> tuple[NDArray[np.float32], int]:
+        """Templates, and how many were not perturbed. All rows are checked before one is protected."""
+        each = max(1, _VALUES_A_BATCH // dim)
+        batches = [slice(start, start + each) for start in range(0, len(given), each)]
+        norms = np.concatenate([row_norms(_converted(given[batch])) for batch in batches])
+        check_norms(norms, self._engine.profile)
+        templates, unperturbed = np.empty(given.shape, np.float32), 0
+        for batch in batches:
+            made = self._engine.templates(divided(_converted(given[batch]), norms[batch]), self._epoch_key)
+            templates[batch] = made.templates
+            unperturbed += made.unperturbed
+        return templates, unperturbed
 
     def rekey_matrix(self, new_key: Key) -> NDArray[np.float64]:
         """The rotation that turns stored templates of this key into those of another: ``templates @ matrix.T``.
@@ -213,8 +236,8 @@ def _check_key(what: str, key: object) -> None:
         raise wrong_type(what, "a Key, as Key.load_or_create(path) gives it", key)
 
 
-def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.float32], bool]:
-    """An array as (n, d) float32, n over 0; and whether it was one row."""
+def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.floating[Any]], bool]:
+    """An array as (n, d) of floating-point numbers, n over 0; and whether it was one row."""
     parts = embeddings if isinstance(embeddings, list | tuple) else (embeddings,)
     if any(isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts):
         raise Unprocessable(
@@ -224,6 +247,11 @@ def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.float32], bool]:
     try:
         given: NDArray[Any] = np.asarray(embeddings)
     except ValueError:
+        if _nested(embeddings) > _MOST_NESTED:
+            raise Unprocessable(
+                "The embeddings are a list of lists of lists; give one (d,) or n of them (n, d), n over 0.",
+                reason="bad_shape",
+            ) from None
         raise Unprocessable(
             "The embeddings are not of one length; give those of one system.", reason="uneven"
         ) from None
@@ -237,5 +265,17 @@ def _rows(embeddings: ArrayLike) -> tuple[NDArray[np.float32], bool]:
             f"The embeddings have the shape {given.shape}; give one (d,) or n of them (n, d), n over 0.",
             reason="bad_shape",
         )
+    return given.reshape(-1, given.shape[-1]), given.ndim == 1
+
+
+def _nested(given: object) -> int:
+    """How deep the first value of a list lies, up to one more than embeddings may."""
+    depth = 0
+    while isinstance(given, list | tuple) and given and depth <= _MOST_NESTED:
+        given, depth = given[0], depth + 1
+    return depth
+
+
+def _converted(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # what becomes infinite is refused as such
-        return np.ascontiguousarray(given.reshape(-1, given.shape[-1]), np.float32), given.ndim == 1
+        return np.ascontiguousarray(rows, np.float32)

@@ -4,7 +4,6 @@ So no package imports another.
 """
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from shared.errors import PatronusError
 from shared.home import patronus_version
 from shared.security.process_secrets import keep_out_of_dumps
-from shared.standard_streams import guard_standard_streams, visible
+from shared.standard_streams import guard_standard_streams, json_line, visible
 
 if TYPE_CHECKING:
     import typer
@@ -148,7 +147,7 @@ def _guarded() -> Iterator[None]:
 def _fail(sentence: str, problem: dict[str, Any]) -> None:
     if "--json" in sys.argv:
         with contextlib.suppress(PatronusError):  # standard output may be what failed
-            print(json.dumps(problem, ensure_ascii=False), flush=True)
+            print(json_line(problem), end="", flush=True)
     with contextlib.suppress(OSError):
         print(visible(sentence), file=sys.stderr, flush=True)
     sys.exit(1)

@@ -39,6 +39,8 @@ def subject_name(text: str) -> str:
         raise ValueError(f"the name of a subject has 1 to {MAX_SUBJECT_NAME} characters")
     if name != name.strip() or name in {".", ".."}:
         raise ValueError("the name of a subject has no white space at its ends, and is neither . nor ..")
+    if _SURROGATES.search(name):  # as Python reads a command line that is not in UTF-8
+        raise ValueError("the name of a subject is a text in UTF-8, and this one is not; send UTF-8")
     if _NOT_IN_NAMES.search(name):
         raise ValueError("the name of a subject has no slash, backslash or control character")
     if "\ufffd" in name:  # two names that were not sent in UTF-8 would become one
@@ -55,6 +57,7 @@ def is_subject_name(text: str) -> bool:
     return True
 
 
+_SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
 # Slashes, and Unicode's categories Cc, Cs, Zl and Zp, to which no character will be added.
 _NOT_IN_NAMES: Final = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 # The same for readers of the schema: `subject_name` decides. Python, ECMAScript and Rust read it alike.

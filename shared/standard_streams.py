@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import unicodedata
@@ -10,6 +11,9 @@ import unicodedata
 from shared.errors import SetupError
 
 _OUTPUT = 1
+# What standard output does with a name in a script that the terminal lacks, or a path in no encoding: it fails. In the
+# locales C and POSIX Python chooses the second.
+_ENDS_COMMANDS = frozenset({"strict", "surrogateescape"})
 # What a sentence or a list of our own has beside characters that are shown.
 _LAYOUT = "\n\t"
 # Zero width non-joiner and joiner.
@@ -60,9 +64,15 @@ def guard_standard_streams() -> None:
     given = sys.stdout
     if isinstance(given, io.TextIOWrapper):
         encoding, errors, by_line = given.encoding, given.errors, given.line_buffering
-        if errors == "strict":  # a name in a script that the terminal lacks, or a path in no encoding, ends no command
+        if errors in _ENDS_COMMANDS:
             errors = "backslashreplace"
         sys.stdout = _Output(given.detach(), encoding=encoding, errors=errors, line_buffering=by_line)
+
+
+def json_line(found: object) -> str:
+    """An object as a line of JSON for standard output: in ASCII, where that is not in UTF-8."""
+    in_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower() == "utf-8"
+    return json.dumps(found, ensure_ascii=not in_utf8) + "\n"
 
 
 def visible(text: str) -> str:

@@ -225,6 +225,19 @@ def mark_of(connection: Connection, gallery_name: str, name: str) -> str | None:
     return found
 
 
+def mark_in_entry(connection: Connection, gallery_name: str, seq: int) -> str | None:
+    """The mark of the subject that an entry of the log is about, such as an erasure's; None: of none.
+
+    Args:
+        connection: to read with.
+        gallery_name: of the subject's gallery.
+        seq: the entry's number, which is the receipt's id.
+    """
+    row = connection.execute(select(audit).where(audit.c.gallery == gallery_name, audit.c.seq == seq)).first()
+    found = None if row is None else _entry(row).details.get("subject")
+    return found if isinstance(found, str) else None
+
+
 def _entry(row: Any) -> AuditEntry:
     try:
         return AuditEntry.model_validate(row, from_attributes=True)

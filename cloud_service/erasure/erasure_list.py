@@ -27,7 +27,7 @@ from cloud_service.audit.log import ERASURES, NO_ENTRY, SALT, Action, head
 from cloud_service.record.queries import read_value
 from cloud_service.record.tables import audit
 from shared.errors import NotFound, RecordDamaged, SetupError
-from shared.security.secret_files import require_folder, write_secret
+from shared.security.secret_files import NAME_ANOTHER_FILE, require_folder, write_secret
 from shared.strict_types import JsonInteger, One
 from shared.wire.cloud import AuditHead
 from shared.wire.common import ExactMoment
@@ -140,7 +140,7 @@ def export_erasures(connection: Connection, target: Path, *, replace: bool) -> E
     require_folder(target)
     found = erasures_in(connection)
     try:
-        write_secret(target, found.model_dump_json(indent=1).encode(), replace=replace)
+        write_secret(target, found.model_dump_json(indent=1).encode(), replace=replace, remedy=NAME_ANOTHER_FILE)
     except FileExistsError:
         raise SetupError(f"{target} is there already; choose another name, or say --force to replace a file.") from None
     return found

@@ -1,9 +1,14 @@
-"""Reads .npz files in batches, without running code that is in them, and writes them atomically."""
+"""Reads .npz files in batches, without running code that is in them, and writes them atomically.
+
+What a file claims of its sizes is compared with what it holds before anything is read or reserved for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import lzma
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,10 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.models.files import replaced_file
+from shared.contract import MAX_DIM
 from shared.errors import BadRequest, Conflict
 
-# RuntimeError: it is encrypted; MemoryError: a header claims more than there is.
-_DAMAGED: Final = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError)
+# RuntimeError: it is encrypted, compressed in a way that Python lacks, or its header nests too deep.
+_DAMAGED: Final = (
+    *(ValueError, EOFError, LookupError, TypeError, SyntaxError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
+)
+# NumPy writes 118 bytes, and reads no header of over 10,000 characters.
+_MOST_HEADER_BYTES: Final = 65_536
+# Longer than any name that can be enrolled, so that each row with such a name can be reported.
+_MOST_CHARACTERS: Final = 4_096
+# Of names, which are all in memory at once.
+_MOST_STRINGS: Final = 2**24
+_STRINGS_A_BATCH: Final = 1_024
+_LAST_CODE_POINT: Final = 0x10FFFF
 
 
 class Embeddings:
@@ -28,7 +45,8 @@ class Embeddings:
         path: of a file that ``numpy.savez`` or ``numpy.savez_compressed`` wrote.
 
     Raises:
-        BadRequest: the file is missing, not an .npz, or has no float32 array ``embeddings`` of n rows.
+        BadRequest: the file is missing, not an .npz, has no float32 array ``embeddings`` of n rows of up to 4,096
+            values, or holds less than it claims.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,6 +57,7 @@ class Embeddings:
                 raise BadRequest(f"{path}: holds no array named embeddings.")
             with archive.open("embeddings.npy") as member:
                 shape, in_columns, dtype = _header(member)
+                content_bytes = archive.getinfo("embeddings.npy").file_size - member.tell()
         if dtype != np.float32:
             raise BadRequest(f"{path}: embeddings are {dtype}; save them as float32.")
         if len(shape) != 2 or not all(type(length) is int and length > 0 for length in shape) or in_columns:
@@ -46,6 +65,10 @@ class Embeddings:
             raise BadRequest(f"{path}: embeddings are {shape}{order}, not n rows of d values in the order of rows.")
         self.count, self.dim = shape
         self._dtype = dtype
+        if self.dim > MAX_DIM:
+            raise BadRequest(f"{path}: embeddings are {shape}; an embedding has {MAX_DIM:,} values at most.")
+        if content_bytes < self.count * self.dim * dtype.itemsize:
+            raise self._not_whole()
 
     def batches(self, rows: int) -> Iterator[NDArray[np.float32]]:
         """Yields the embeddings, (up to ``rows``, d) float32 at a time.
@@ -53,46 +76,56 @@ class Embeddings:
         Raises:
             BadRequest: the file is cut off or damaged.
         """
-        row_bytes = self.dim * self._dtype.itemsize
         with self._opened() as archive, archive.open("embeddings.npy") as member:
             _header(member)
-            for start in range(0, self.count, rows):
-                wanted = min(rows, self.count - start)
-                content = member.read(wanted * row_bytes)
-                if len(content) != wanted * row_bytes:
-                    raise ValueError
-                yield np.frombuffer(content, self._dtype).astype(np.float32).reshape(wanted, self.dim)
+            for content in _blocks(member, self.count, rows, self.dim * self._dtype.itemsize):
+                yield np.frombuffer(content, self._dtype).astype(np.float32).reshape(-1, self.dim)
 
     def strings(self, name: str) -> list[str]:
         """An array of n strings.
 
         Raises:
-            BadRequest: the file has no such array.
+            BadRequest: the file has no such array, or strings or their number are too long to be names.
         """
         if name not in self.names:
             raise BadRequest(f"{self.path}: holds no array named {name}.")
+        if self.count > _MOST_STRINGS:
+            raise BadRequest(f"{self.path}: holds over {_MOST_STRINGS:,} embeddings; split it into several files.")
         with self._opened() as archive, archive.open(f"{name}.npy") as member:
-            _, _, dtype = _header(member)
+            shape, _, dtype = _header(member)
             if dtype.kind != "U":
                 kind = "Python objects" if dtype.hasobject else str(dtype)
                 raise BadRequest(
                     f"{self.path}: {name} are {kind}, not text; save a list of str: {name}=np.array([...])."
                 )
-        with self._opened() as archive, archive.open(f"{name}.npy") as member:
-            found = np.lib.format.read_array(member, allow_pickle=False)
-        if found.shape != (self.count,):
-            raise BadRequest(f"{self.path}: {name} is not one string for each of the {self.count} embeddings.")
-        strings: list[str] = found.tolist()
-        return strings
+            if shape != (self.count,):
+                raise BadRequest(f"{self.path}: {name} is not one string for each of the {self.count} embeddings.")
+            if dtype.itemsize > 4 * _MOST_CHARACTERS:
+                raise BadRequest(f"{self.path}: {name} are longer than {_MOST_CHARACTERS:,} characters.")
+            if not dtype.itemsize:  # every string is empty
+                return [""] * self.count
+            found: list[str] = []
+            for content in _blocks(member, self.count, _STRINGS_A_BATCH, dtype.itemsize):
+                code_points = np.frombuffer(content, np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+                if code_points.max() > _LAST_CODE_POINT:
+                    raise ValueError
+                found += np.frombuffer(content, dtype).tolist()
+            return found
 
     @contextmanager
     def _opened(self) -> Iterator[zipfile.ZipFile]:
         try:
             with zipfile.ZipFile(self.path) as archive:
+                # As many bytes as a member claims are reserved for a read of it.
+                size = self.path.stat().st_size
+                if any(member.compress_size > size for member in archive.infolist()):
+                    raise ValueError
                 yield archive
         except FileNotFoundError:
             raise BadRequest(f"{self.path}: there is no such file.") from None
         except OSError as error:
+            if error.errno is None:  # bzip2's error of damaged content
+                raise self._not_whole() from None
             raise BadRequest(f"{self.path}: cannot be read ({error.strerror}).") from None
         except _DAMAGED:
             raise self._not_whole() from None
@@ -165,10 +198,32 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
         raise Conflict(f"{path}: exists already; choose another name, or replace it with --force.")
 
 
+def _blocks(member: IO[bytes], count: int, rows: int, row_bytes: int) -> Iterator[bytes]:
+    """The content of ``count`` rows, up to ``rows`` at a time; a ValueError where it ends early."""
+    for start in range(0, count, rows):
+        wanted = min(rows, count - start) * row_bytes
+        content = member.read(wanted)
+        if len(content) != wanted:
+            raise ValueError
+        yield content
+
+
+class _Header:
+    """The beginning of an array's file. A header that claims to be longer than any is not read."""
+
+    def __init__(self, member: IO[bytes]) -> None:
+        self._member = member
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= _MOST_HEADER_BYTES:
+            raise ValueError
+        return self._member.read(size)
+
+
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(member)
+    version, file = np.lib.format.read_magic(member), _Header(member)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
         raise ValueError
-    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(member)
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(file)
     return found

@@ -14,7 +14,7 @@ from edge_service.cli.session import Yes, confirm
 from shared.command import gallery_name
 from shared.errors import BadRequest, Conflict, NotFound, PatronusError, SetupError
 from shared.security.process_secrets import lock_memory
-from shared.security.secret_files import read_secret, require_folder, write_secret
+from shared.security.secret_files import NAME_ANOTHER_FILE, read_secret, require_folder, write_secret
 
 if TYPE_CHECKING:
     from edge_service.protection.keys import KeyStore
@@ -25,6 +25,7 @@ app = typer.Typer(help="Secret keys of galleries: move one to another edge.", no
 
 # Galleries named in one sentence.
 _MOST_NAMED: Final = 10
+_MOST_EXPORTED_BYTES: Final = 1024**2
 
 Gallery = Annotated[str, typer.Argument(metavar="GALLERY", callback=gallery_name, help="The gallery.")]
 PassphraseFile = Annotated[
@@ -53,7 +54,7 @@ def export_key(
         _check_is_here(store, gallery, "No key was written (--unchecked writes it anyway)")
     wrapped = wrap(key, _passphrase(passphrase_file, confirm=True))
     try:
-        write_secret(out, wrapped.encode(), replace=False)
+        write_secret(out, wrapped.encode(), replace=False, remedy=NAME_ANOTHER_FILE)
     except FileExistsError:
         raise Conflict(f"The file {out} is there already; name another.") from None
     typer.echo(f"The key of gallery {gallery} is in {out}. Fingerprint: {key.fingerprint()}")
@@ -72,7 +73,7 @@ def import_key(
     from edge_service.protection.key_transfer import unwrap
 
     store = _store()
-    key = unwrap(file.read_bytes(), _passphrase(passphrase_file, confirm=False))
+    key = unwrap(_exported(file), _passphrase(passphrase_file, confirm=False))
     if not unchecked:
         seal = _seal_at_cloud(key.gallery, "No key was imported (--unchecked imports it anyway)")
         if not replace and key.of(seal).key_id() != seal.key_id:
@@ -211,6 +212,15 @@ def existing_keys(settings: EdgeSettings) -> KeyStore:
     if not (settings.home / "master.key").exists() and not settings.keys_file.exists():
         raise SetupError(f"There is no edge's key in {settings.home}; name the edge's folder with PATRONUS_HOME.")
     return KeyStore(settings.home, may_make=False)
+
+
+def _exported(file: Path) -> bytes:
+    from edge_service.models.files import read_at_most
+
+    try:
+        return read_at_most(file, _MOST_EXPORTED_BYTES)
+    except OSError as error:
+        raise BadRequest(f"{file}: cannot be read ({error.strerror}).") from None
 
 
 def _store() -> KeyStore:

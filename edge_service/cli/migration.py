@@ -83,7 +83,7 @@ class Migration:
         for row, fault in sorted(self._bad_names().items()):
             raise BadRequest(f"{source.path}: row {row} (subject {self._shown(row)!r}) {fault}.")
         each_subject_alone = self._checked_gallery().verify_only
-        angles = np.empty(source.count, dtype=np.float32)
+        angles: list[NDArray[np.float32]] = []
         unperturbed = start = 0
         with new_arrays_file(target, force=force) as archive, self._session.out.progress() as progress:
             bar = progress.add_task("migrating", total=source.count)
@@ -93,6 +93,7 @@ class Migration:
                     if wrong.any():
                         raise BadRequest(f"{source.path}: row {start + int(np.argmax(wrong))} {_NOT_FINITE}.")
                     made = np.empty((len(batch), source.dim), dtype="<f4")
+                    angles.append(np.empty(len(batch), dtype=np.float32))
                     every_row = range(start, start + len(batch))
                     alike: dict[str, Iterable[int]] = (
                         dict(self._by_subject(every_row)) if each_subject_alone else {"": every_row}
@@ -103,12 +104,12 @@ class Migration:
                             embeddings=batch[at], gallery=self._gallery, subject=subject if each_subject_alone else None
                         )
                         made[at] = answer.templates
-                        angles[list(rows)] = answer.angles
+                        angles[-1][at] = answer.angles
                         unperturbed += answer.unperturbed
                         progress.advance(bar, len(at))
                     templates.write(made.tobytes())
                     start += len(batch)
-            put_array(archive, "angles", angles)
+            put_array(archive, "angles", np.concatenate(angles))
             put_array(archive, "subjects", np.array(self._subjects))
             if self._faces is not None:
                 put_array(archive, "face_ids", np.array(self._faces))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from shared.standard_streams import visible
+from shared.standard_streams import json_line, visible
 
 Answer = TypeVar("Answer", bound=BaseModel)
 # What is said of a face that does not agree with the others of its subject.
@@ -98,8 +97,7 @@ class Output:
 
     def _print(self, answer: BaseModel | dict[str, Any], sentence: str, console: Console) -> None:
         if self.as_json:
-            in_utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
-            sys.stdout.write(json.dumps(plain(answer), ensure_ascii=not in_utf8) + "\n")
+            sys.stdout.write(json_line(plain(answer)))
         else:
             console.print(sentence, markup=False, soft_wrap=True)
 

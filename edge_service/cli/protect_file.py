@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from edge_service.cli.arrays import Embeddings, new_arrays_file, new_rows, put_array
 from edge_service.cli.gallery_keys import existing_keys
 from edge_service.cli.output import UNPERTURBED, Output
+from edge_service.models.files import read_at_most
 from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.key_file import Key
 from edge_service.protection.keys import PUBLIC_KEY, EpochKey, KeyStore
@@ -29,6 +30,9 @@ from shared.wire.edge import EdgeGallery
 _OTHERWISE: Final = ", or give with --contract what `patronus gallery show GALLERY --json` printed"
 # Embeddings a batch: the progress bar moves several times a second.
 _ROWS: Final = 2048
+# Values of an embedding whose seal is drawn in seconds.
+_LONG_TO_DRAW: Final = 2048
+_MOST_CONTRACT_BYTES: Final = 1024**2
 
 
 def protect_file(
@@ -94,6 +98,8 @@ def protect_file(
     norms: list[NDArray[np.float32]] = []
     unperturbed = done = 0
     with new_arrays_file(target, force=force) as archive, out.progress() as progress:
+        if sealed and dim >= _LONG_TO_DRAW:
+            progress.console.print(f"Drawing the seal of {dim:,} values takes up to half a minute.", soft_wrap=True)
         bar = progress.add_task("protecting", total=embeddings.count)
         with new_rows(archive, "templates", embeddings.count, embeddings.dim) as templates:
             for batch in embeddings.batches(_ROWS):
@@ -124,7 +130,7 @@ def _info_of_the_cloud(gallery: str, settings: EdgeSettings) -> EdgeGallery | Ga
 
 def _saved_info(gallery: str, contract: Path) -> EdgeGallery:
     try:
-        info = EdgeGallery.model_validate_json(contract.read_bytes(), strict=True)
+        info = EdgeGallery.model_validate_json(read_at_most(contract, _MOST_CONTRACT_BYTES), strict=True)
     except OSError as error:
         raise BadRequest(f"{contract}: cannot be read ({error.strerror}).") from None
     except ValidationError:

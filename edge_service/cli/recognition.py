@@ -13,6 +13,7 @@ import typer
 
 from edge_service.cli.session import Gallery, Session, Subject, calls_edge
 from shared.command import counted
+from shared.errors import BadRequest
 from shared.names import QualityFilter
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ def enroll(
 
     if people is None and who is not None and not pictures and Path(who).is_dir():
         people, who = Path(who), None
+    if people is None and who is not None and not pictures and "/" in who:  # which no subject's name has
+        if Path(who).exists():
+            raise BadRequest(f"{who}: is not a folder; name the subject before the picture.")
+        raise BadRequest(f"{who}: there is no such folder.")
     if people is not None and who is None:
         found = people_in(people, named_files=named_files)
     elif people is None and who is not None and pictures and not named_files:

@@ -28,8 +28,12 @@ Edge = Annotated[
 ]
 KeyFile = Annotated[Path | None, typer.Option(help="File with an API key. [default: the edge's own on this machine]")]
 
+# Of a call that somebody waits for.
+_TIMEOUT_S: Final = 60.0
 # Of a call within a long command: for up to some 20 s while the edge or the cloud is busy.
 _PATIENT_RETRIES: Final = 5
+# Of one of its requests: up to 64 MB over a slow uplink.
+_PATIENT_TIMEOUT_S: Final = 300.0
 
 
 class Session:
@@ -48,7 +52,7 @@ class Session:
         Raises:
             SetupError: there is no API key where it is looked for, or the address is wrong.
         """
-        return self._connect(retries=0)
+        return self._connect(retries=0, timeout_s=_TIMEOUT_S)
 
     @functools.cached_property
     def patient_client(self) -> Client:
@@ -57,7 +61,7 @@ class Session:
         Raises:
             SetupError: there is no API key where it is looked for, or the address is wrong.
         """
-        return self._connect(retries=_PATIENT_RETRIES)
+        return self._connect(retries=_PATIENT_RETRIES, timeout_s=_PATIENT_TIMEOUT_S)
 
     @functools.cached_property
     def out(self) -> Output:
@@ -94,10 +98,10 @@ class Session:
     def _url(self) -> str | None:
         return self._edge or address_here()
 
-    def _connect(self, *, retries: int) -> Client:
+    def _connect(self, *, retries: int, timeout_s: float) -> Client:
         from shared.client import Client
 
-        client = Client(self._url, api_key=self._key(), retries=retries)
+        client = Client(self._url, api_key=self._key(), retries=retries, timeout_s=timeout_s)
         self._opened.callback(client.close)
         return client
 

@@ -20,7 +20,11 @@ Fmr = Annotated[
 ]
 ForSubjects = Annotated[
     int | None,
-    typer.Option(min=1, max=10_000_000, help="Choose the threshold for so many subjects, by the profile's curves."),
+    typer.Option(
+        min=1,
+        max=10_000_000,
+        help="Choose the threshold for so many subjects, with any number of pictures each, by the profile's curves.",
+    ),
 ]
 FalseAccepts = Annotated[
     float | None,

@@ -9,20 +9,27 @@ from typing import Final
 import typer
 
 from shared.command import counted
+from shared.wire.common import MAX_AGE
 
 _UNITS: Final = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
+
+
+_MOST_DIGITS: Final = 10
 
 
 def seconds_of(age: str) -> int:
     """The seconds of ``90d``, ``12h``, ``30m`` or ``45s``.
 
     Raises:
-        BadParameter: it is none of these.
+        BadParameter: it is none of these, or over 100 years.
     """
-    parts = re.fullmatch(r"([1-9][0-9]{0,9})([dhms])", age)
+    parts = re.fullmatch(r"([1-9][0-9]*)([dhms])", age)
     if parts is None:
         raise typer.BadParameter("an age is a number and a unit, such as 90d, 12h, 30m or 45s")
-    return int(parts[1]) * next(_UNITS[unit] for unit in _UNITS if unit.startswith(parts[2]))
+    unit = next(_UNITS[unit] for unit in _UNITS if unit.startswith(parts[2]))
+    if len(parts[1]) > _MOST_DIGITS or int(parts[1]) * unit > MAX_AGE:
+        raise typer.BadParameter(f"an age is at most 100 years, {MAX_AGE // _UNITS['day']}d")
+    return int(parts[1]) * unit
 
 
 def age_text(seconds: int) -> str:

@@ -104,6 +104,12 @@ def translated(response: httpx.Response) -> Exception:
     return UpstreamFailed(_NOT_UNDERSTOOD)
 
 
+def too_large() -> UpstreamFailed:
+    """The error for an answer that is larger than any."""
+    _log.error("cloud_answer_not_understood", problem="too large")
+    return UpstreamFailed(_NOT_UNDERSTOOD)
+
+
 def read(response: httpx.Response, model: type[Answer]) -> Answer:
     """The model of an answer.
 

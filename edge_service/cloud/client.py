@@ -10,7 +10,8 @@ import stamina
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from edge_service.cloud.answers import AWAY, Answer, TryAgain, read, translated
+from edge_service.cloud.answers import AWAY, Answer, TryAgain, read, too_large, translated
+from edge_service.cloud.bounded import AnswerTooLarge, BoundedTransport
 from edge_service.cloud.recorder import current_recording
 from edge_service.settings import CloudSettings
 from shared.errors import (
@@ -120,9 +121,10 @@ class CloudClient:
         self._tls = settings.url.startswith("https:")
         self._http = httpx.AsyncClient(
             base_url=settings.url,
-            headers={"Authorization": f"Bearer {_api_key(settings)}"},
+            # A small compressed answer can fill the memory.
+            headers={"Authorization": f"Bearer {_api_key(settings)}", "Accept-Encoding": "identity"},
             timeout=httpx.Timeout(settings.answer_timeout_s, connect=settings.connect_timeout_s),
-            transport=_RecordingTransport(transport or _network(settings)),
+            transport=BoundedTransport(_RecordingTransport(transport or _network(settings))),
             trust_env=False,  # a proxy named in the environment must not see templates
             follow_redirects=False,
         )
@@ -137,6 +139,8 @@ class CloudClient:
             return (await self._http.get("/readyz")).status_code == httpx.codes.OK
         except httpx.HTTPError as error:
             _logged_tls_failure(error)
+            return False
+        except AnswerTooLarge:
             return False
 
     async def info(self) -> CloudInfo:
@@ -301,6 +305,8 @@ class CloudClient:
                 raise error from None
             ended = isinstance(failure, httpx.RemoteProtocolError | httpx.ReadError)
             raise TryAgain(error, ENDED if self._tls and ended else None) from None
+        except AnswerTooLarge:
+            raise too_large() from None
         if response.is_success:
             return response
         raise translated(response)

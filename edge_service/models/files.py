@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import secrets
+import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from shared.errors import SetupError
 from shared.security.secret_files import sync_folder
@@ -19,6 +24,10 @@ from shared.security.secret_files import sync_folder
 LOCK_PATIENCE_S = 900.0
 LOCK_POLL_S = 0.1
 READABLE_FOR_OTHERS = 0o644
+_PREFIX: Final = ".patronus."
+_OWN_DESCRIPTORS: Final = Path("/proc/self/fd")
+# How a file system, or an old kernel, says that it has no files without a name.
+_HAS_NONE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOSYS, errno.EINVAL})
 
 
 def sha256_of(data: bytes) -> str:
@@ -41,6 +50,23 @@ def sha256_of_file(path: Path) -> str | None:
         raise SetupError(
             f"The file {path.name} cannot be read ({problem.strerror}); give this account the right to read it."
         ) from problem
+
+
+def read_at_most(path: Path, most: int) -> bytes:
+    """The bytes of a small file.
+
+    Args:
+        path: of it.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read, or is larger (``EFBIG``).
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
 
 
 def check_digest(what: str, data: bytes, expected: str, remedy: str) -> None:
@@ -69,25 +95,68 @@ def check_digest(what: str, data: bytes, expected: str, remedy: str) -> None:
 def replaced_file(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
     """Writes a file that takes its place whole, and on the disk, when the block ends without an error.
 
-    A reader, or a crash at any moment, finds the old file or the new one.
+    A reader, or a crash at any moment, finds the old file or the new one. Where the file system can (Linux, most of
+    them), the file has no name until it is whole, so that a killed process leaves nothing; elsewhere ``SIGTERM``, which
+    else ends a process at once, removes it.
 
     Raises:
         OSError: the folder cannot be written, or is full.
     """
     temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".patronus.", delete=False) as file:
+    with contextlib.ExitStack() as ends:
+        file = _unnamed_file(path.parent)
+        if file is None:
+            ends.enter_context(_unwound_by_sigterm())
+            file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=_PREFIX, delete=False)  # noqa: SIM115
             temporary = Path(file.name)
+            ends.callback(temporary.unlink, missing_ok=True)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(mode)
+            os.fchmod(file.fileno(), mode)
+            if temporary is None:
+                temporary = path.with_name(f"{_PREFIX}{secrets.token_hex(4)}")
+                ends.callback(temporary.unlink, missing_ok=True)
+                _name_file(file, temporary)
         temporary.replace(path)
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # some network file systems refuse this; the rename itself has happened
         sync_folder(path.parent)
+
+
+def _unnamed_file(folder: Path) -> IO[bytes] | None:
+    """A new file without a name, mode 0600; None where the system has none."""
+    if not hasattr(os, "O_TMPFILE") or not _OWN_DESCRIPTORS.is_dir():
+        return None
+    try:
+        return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b")
+    except OSError as problem:
+        if problem.errno in _HAS_NONE:
+            return None
+        raise
+
+
+def _name_file(file: IO[bytes], path: Path) -> None:
+    """Gives a file without a name one that no other file has (open(2), O_TMPFILE)."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(_OWN_DESCRIPTORS / str(file.fileno()), path.name, dst_dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """Ends the process through its ``finally`` blocks, unless the program has a way of its own."""
+    alone = threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -96,7 +96,7 @@ def write_embedder(folder: Path, name: str, model: bytes, description: bytes) ->
     """Writes a finished folder, then renames it: a stop at any moment leaves no embedder, or a whole one.
 
     Raises:
-        SetupError: the folder cannot be written, or there is one of this name.
+        SetupError: the folder cannot be written, or there is one of this name with other files.
     """
     digests = AddedDigests(sha256=sha256_of(model), description_sha256=sha256_of(description))
     try:
@@ -114,8 +114,13 @@ def write_embedder(folder: Path, name: str, model: bytes, description: bytes) ->
         write_whole(description_file(path), description)
         write_whole(path.parent / DIGESTS, digests.model_dump_json(indent=2).encode() + b"\n")
         path.parent.rename(folder / name)
-    except OSError as problem:  # another command was quicker
-        raise name_taken(name) from problem
+    except OSError as problem:
+        if not (folder / name).exists():
+            raise SetupError(
+                f"The folder {folder} cannot be written ({problem.strerror}); make room there."
+            ) from problem
+        if added_digests(folder, name) != digests:  # another command was quicker, with other files
+            raise name_taken(name) from problem
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     with contextlib.suppress(OSError):  # some network file systems refuse this; the rename itself has happened

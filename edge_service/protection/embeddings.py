@@ -60,22 +60,46 @@ def unit_rows(
             names the row, never a value of it.
     """
     check_dimension(raw.shape[1], dim)
+    norms = row_norms(raw)
+    check_norms(norms, profile, first)
+    return divided(raw, norms), norms.astype(np.float32)
+
+
+def row_norms(raw: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The lengths of rows: (n, d) float32 to (n,) float64. One is not finite where a value is not."""
+    return np.asarray(np.linalg.norm(raw.astype(np.float64), axis=1))
+
+
+def divided(raw: NDArray[np.float32], norms: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Rows as unit rows, given their lengths.
+
+    A row that is a unit vector but for rounding stays as it is, bit by bit: its seed follows from its bits.
+    """
+    divisors = np.where(np.abs(norms - 1) <= _ROUNDING, 1.0, norms)
+    return (raw.astype(np.float64) / divisors[:, None]).astype(np.float32)
+
+
+def check_norms(norms: NDArray[np.float64], profile: Profile, first: int = 0) -> None:
+    """Refuses embeddings of lengths that cannot be; see ``unit_rows``.
+
+    Args:
+        norms: (n,) float64, as ``row_norms`` gives them.
+        profile: that they are to be protected under.
+        first: number of the first row, for the error.
+
+    Raises:
+        Unprocessable: names the rows.
+    """
     step = profile.document.patronus
-    wide = raw.astype(np.float64)
-    norms: NDArray[np.float64] = np.linalg.norm(wide, axis=1)
     low, high = (_SHORTEST, _LONGEST) if step is None else step.input_norm or (1.0, 1.0)
     off = np.abs(norms - 1)
     # A length that is not finite fails both comparisons. What this lets through, no refusal below would meet.
     if not ((low <= norms) & (norms <= high) | (off <= _UNIT)).all():
-        _refuse_one_of(raw, norms, profile, first)
-    # A row that is a unit vector but for rounding stays as it is, bit by bit: its seed follows from its bits.
-    divisors = np.where(off <= _ROUNDING, 1.0, norms)
-    return (wide / divisors[:, None]).astype(np.float32), norms.astype(np.float32)
+        _refuse_one_of(norms, profile, first)
 
 
-def _refuse_one_of(raw: NDArray[np.float32], norms: NDArray[np.float64], profile: Profile, first: int) -> None:
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(raw).all(axis=1))
-    _refuse(~finite, first, "holds a value that is not finite", "not_finite")
+def _refuse_one_of(norms: NDArray[np.float64], profile: Profile, first: int) -> None:
+    _refuse(~np.isfinite(norms), first, "holds a value that is not finite", "not_finite")
     _refuse(norms < _SHORTEST, first, "is a zero vector", "zero_vector")
     _refuse(norms > _LONGEST, first, "is longer than float32 can say", "not_finite")
     step, embedder = profile.document.patronus, profile.document.embedder

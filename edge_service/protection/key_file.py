@@ -24,7 +24,7 @@ from shared.contract import Contract, EmbedderPin, Epoch
 from shared.errors import Conflict, ContractMismatch, SetupError
 from shared.names import GALLERY_PATTERN, GalleryName, HexDigest
 from shared.security.process_secrets import lock_pages
-from shared.security.secret_files import locked, read_secret, write_secret
+from shared.security.secret_files import NAME_ANOTHER_FILE, locked, read_secret, write_secret
 from shared.strict_types import One, StrictModel, file_path, whole_number, wrong_type
 
 _KIND: Final = "patronus-key"
@@ -37,6 +37,10 @@ _GALLERY: Final = "main"
 # What a contract says of embeddings whose maker is not known here.
 _MADE_ELSEWHERE: Final = "made elsewhere"
 _UNKNOWN_FILE: Final = "0" * 64
+
+
+class KeyMissing(SetupError, FileNotFoundError):
+    """There is no key file of this name."""
 
 
 class _Use(StrictModel):
@@ -79,6 +83,8 @@ class Key:
     path: Path = field(compare=False)
     epoch: str
     _secret: bytes = field(repr=False)
+    # The same file after the program has changed its folder.
+    _file: Path = field(repr=False, compare=False)
 
     @classmethod
     def load_or_create(cls, path: str | Path) -> Self:
@@ -101,10 +107,10 @@ class Key:
         file = file_path("path", path)
         try:
             return cls.load(file)
-        except FileNotFoundError:
+        except KeyMissing:
             new = _KeyFile(secret=secrets.token_hex(KEY_BYTES), epoch=secrets.token_hex(_EPOCH_BYTES))
         with contextlib.suppress(FileExistsError):  # another program was first
-            write_secret(file, _written(new), replace=False)
+            write_secret(file, _written(new), replace=False, remedy=NAME_ANOTHER_FILE)
         return cls.load(file)
 
     @classmethod
@@ -115,22 +121,28 @@ class Key:
             path: of the file.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            KeyMissing: there is no such file. It is a ``SetupError``, and a ``FileNotFoundError``.
             SetupError: it is damaged, newer than this program, not a key file, or readable by others, or no file can
                 have this name.
             TypeError: it is no path.
 
         Example:
-            >>> Key.load("missing.key")
+            >>> Key.load("missing.key")  # doctest: +ELLIPSIS
             Traceback (most recent call last):
             ...
-            FileNotFoundError: [Errno 2] No such file or directory: 'missing.key'
+            edge_service.protection.key_file.KeyMissing: There is no key file missing.key; put its backup back, or ...
         """
-        file = file_path("path", path)
-        content = _read(file)
+        named = file_path("path", path)
+        try:
+            file = named.absolute()
+            content = _read(file, named)
+        except FileNotFoundError:
+            raise KeyMissing(
+                f"There is no key file {named}; put its backup back, or create a new key: Key.load_or_create(path)."
+            ) from None
         secret = bytes.fromhex(content.secret)
         lock_pages(secret)
-        return cls(file, content.epoch, secret)
+        return cls(named, content.epoch, secret, file)
 
     def gallery_key(self, gallery: str) -> GalleryKey:
         """The key of a gallery, from which its seal and seeds follow, as from an edge's master key.
@@ -154,7 +166,7 @@ class Key:
             ('staff', 'default-2')
         """
         try:
-            content = _read(self.path)
+            content = _read(self._file, self.path)
         except FileNotFoundError:
             raise SetupError(f"The key file {self.path} is gone; put its backup back.") from None
         if bytes.fromhex(content.secret) != self._secret:
@@ -211,11 +223,11 @@ class Key:
 
     def _note(self, use: _Use) -> tuple[str, Contract]:
         """Writes the first use into the file, unless another program was first; returns what stands there."""
-        with locked(self.path):
+        with locked(self._file, remedy=NAME_ANOTHER_FILE):
             known = self.used_for()
             if known is None:
                 content = _KeyFile(secret=self._secret.hex(), epoch=self.epoch, used_for=use)
-                write_secret(self.path, _written(content), replace=True)
+                write_secret(self._file, _written(content), replace=True, remedy=NAME_ANOTHER_FILE)
                 known = use.gallery, use.contract
         return known
 
@@ -257,6 +269,14 @@ def _dimension(profile: Profile, wanted: int | None, known: int | None) -> int:
     return dim
 
 
+def _members_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of an object; of two with one name, the check would count one."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object names a member twice")
+    return members
+
+
 def _written(content: _KeyFile) -> bytes:
     members = content.model_dump(mode="json")
     return (json.dumps(members | {"check": _check(content.secret, members)}, indent=1) + "\n").encode()
@@ -268,11 +288,12 @@ def _check(secret: str, members: dict[str, Any]) -> str:
     return derive(bytes.fromhex(secret), "check of a key file", json.dumps(rest, sort_keys=True), length=4).hex()
 
 
-def _read(path: Path) -> _KeyFile:
-    text = read_secret(path)
+def _read(file: Path, path: Path) -> _KeyFile:
+    """The content of a file; sentences call it ``path``."""
+    text = read_secret(file)
     found: Any
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_members_once)
         kind, version = found["kind"], found["version"]
     except (ValueError, TypeError, KeyError, RecursionError):
         kind = version = None

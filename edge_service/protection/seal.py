@@ -7,16 +7,25 @@ epoch's key, and never stored. Known weakness: about d known pairs (x, T) under 
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from edge_service.protection.gaussians import gaussians
 from edge_service.protection.keys import EpochKey
 
 _CACHED_MATRICES: Final = 256  # of 64 KiB each at 128 dimensions
+_alone: Final = threading.Lock()
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """NumPy's own libraries; found once, which takes a millisecond."""
+    return ThreadpoolController()
 
 
 def haar_orthogonal(stream_key: bytes, dim: int) -> NDArray[np.float64]:
@@ -32,7 +41,11 @@ def haar_orthogonal(stream_key: bytes, dim: int) -> NDArray[np.float64]:
     Returns:
         (dim, dim) float64 with R R^T = 1 to rounding.
     """
-    q, r = np.linalg.qr(gaussians(stream_key, dim * dim).reshape(dim, dim))
+    drawn = gaussians(stream_key, dim * dim).reshape(dim, dim)
+    # Threads of OpenBLAS wait for each other at each column: two take nine times as long as one at 2,048 values.
+    # One caller at a time: each restores the number of threads that it found.
+    with _alone, _blas().limit(limits=1, user_api="blas"):
+        q, r = np.linalg.qr(drawn)
     return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
 
 

@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from edge_service.gallery_contexts import GalleryContext
 from edge_service.protection.profiles.files import DefaultThreshold
+from edge_service.protection.profiles.purpose import is_of_curves
 from edge_service.protection.served_profiles import ServedProfiles
 from edge_service.subjects.enrollment import EnrollResult
 from edge_service.vision.quality import objections
@@ -56,8 +57,15 @@ def gallery_decision(
         # What is known of the gallery may be some seconds older than the answer. Under `best` the answer's rate is
         # another.
         same = same and (answer.score_rule == "best" or answer.fmr_at_threshold == default.threshold.fmr)
-        if same and profiles.score_calibration(profile).covers(gallery.score):
+        covered = profiles.score_calibration(profile).covers(gallery.score)
+        if same and covered:
             measured_on = default.measured_on
+        elif (
+            covered
+            and answer.score_rule == "mean"
+            and is_of_curves(profile.document, answer.threshold, answer.fmr_at_threshold)
+        ):
+            measured_on = "profile_curves"
     return GalleryDecision(
         threshold=answer.threshold,
         threshold_from="gallery",

@@ -29,6 +29,10 @@ _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _MOST_BYTES: Final = 128 * 1024 * 1024
 # Members that are named in one sentence.
 _MOST_NAMED: Final = 5
+# Characters of a sentence, and of a name in one; no edge writes more. An edge names ten faults of a request.
+_MOST_OF_A_SENTENCE: Final = 4_000
+_MOST_OF_A_NAME: Final = 200
+_MOST_NAMED_FAULTS: Final = 10
 
 
 class Body:
@@ -93,7 +97,7 @@ def _why(error: ValidationError, place: str) -> str:
     found = error.errors(include_input=False, include_url=False, include_context=False)
     if any(one["type"] == "json_invalid" or not one["loc"] for one in found):
         return f"What answers at {place} is not an edge."
-    names = sorted({".".join(str(part) for part in one["loc"]) for one in found})
+    names = sorted({_short(".".join(str(part) for part in one["loc"]), _MOST_OF_A_NAME) for one in found})
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     lacks = all(one["type"] == "missing" for one in found)
     return (
@@ -118,8 +122,10 @@ def _error(response: httpx.Response, body: bytearray, call: Call[T]) -> Patronus
         return error
     places = found.get("errors")
     if isinstance(places, list):
-        detail = "; ".join(f"{one['at']}: {one['problem']}" for one in places if _is_place(one)) or detail
-    reason = found["reason"] if isinstance(found.get("reason"), str) else None
+        named = places[:_MOST_NAMED_FAULTS]
+        detail = "; ".join(f"{one['at']}: {one['problem']}" for one in named if _is_place(one)) or detail
+    detail = _short(detail, _MOST_OF_A_SENTENCE)
+    reason = found["reason"][:_MOST_OF_A_NAME] if isinstance(found.get("reason"), str) else None
     kind = kind.removeprefix(_TYPE_PREFIX)
     if (kind, reason) in _NO_SUCH_OPERATION:
         error = AnswerNotUnderstood(
@@ -134,6 +140,10 @@ def _error(response: httpx.Response, body: bytearray, call: Call[T]) -> Patronus
     if isinstance(error, Retryable):
         error.retry_after_s = retry_after(response) or error.retry_after_s
     return error
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _is_place(found: object) -> bool:

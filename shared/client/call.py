@@ -93,16 +93,19 @@ class Call(Generic[T_co]):
 
         Raises:
             Unprocessable: it holds a number that is not finite.
+            BadRequest: it holds a text that is not Unicode, as of a command line in another encoding.
             TypeError: it holds what JSON cannot.
         """
         if self.body is None:
             return None
         members = {name: value for name, value in self.body.items() if value is not None}
-        with suppress(PydanticSerializationError):  # half a surrogate pair, which the edge refuses
+        with suppress(PydanticSerializationError):  # half of a surrogate pair, or what JSON does not have
             written = to_json(members, fallback=_plain)  # ten times as fast, and lets pass what is not finite
             if not any(word in written for word in _NOT_FINITE):
                 return written
         try:
+            for name, value in members.items():
+                _check_unicode(name, value)
             return json.dumps(members, allow_nan=False, separators=(",", ":"), default=_plain).encode()
         except ValueError:
             raise Unprocessable("A number is not finite; send finite numbers only.", reason="not_finite") from None
@@ -126,6 +129,14 @@ def recorded(request_id: str | None) -> dict[str, str | None]:
         return {RECORD_HEADER: None}
     check_name("request_id", request_id)
     return {RECORD_HEADER: "1", "X-Request-ID": request_id}
+
+
+def _check_unicode(name: str, value: Any) -> None:
+    """Refuses a text with half of a surrogate pair, which stands for bytes that are not UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    if text != text.encode(errors="replace").decode():
+        shown = f": {value!r}" if isinstance(value, str) else ""
+        raise BadRequest(f"{name} is no text in UTF-8{shown}.", reason="not_utf8")
 
 
 def _plain(value: Any) -> Any:

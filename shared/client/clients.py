@@ -86,7 +86,9 @@ class Client(_Caller):
             this system trusts.
         certificate: file of a certificate to show to the edge; None: ``PATRONUS_EDGE_CERTIFICATE``, else none.
         certificate_key: file of its key; None: ``PATRONUS_EDGE_CERTIFICATE_KEY``.
-        timeout_s: seconds that one sending may wait for the edge.
+        timeout_s: seconds that one sending may take, from its start to the last byte of the answer; ``retries`` and
+            the waits between come on top, and so does what a ``transport`` of one's own takes beyond. Give more for
+            many pictures over a slow uplink.
         retries: how often a call is sent again, at most.
         transport: what httpx sends with instead of the network: a proxy, or an application in tests.
 
@@ -123,10 +125,16 @@ class Client(_Caller):
             AnswerNotUnderstood: what answers is not an edge, or one of another version.
             ClientError: this client is closed.
         """
+        from shared.client.deadline import deadline  # noqa: PLC0415 - loaded with the connection
+
         exchange = self._connection.exchange(call)
         while exchange.goes_on:
             time.sleep(exchange.wait_s)
-            with exchange.sending(self._http) as options, self._http.stream(**options) as response:
+            with (
+                deadline(exchange.timeout_s),
+                exchange.sending(self._http) as options,
+                self._http.stream(**options) as response,
+            ):
                 body = Body(response)
                 for block in response.iter_bytes():
                     body.add(block)
@@ -214,7 +222,7 @@ class AsyncClient(_Caller):
         while exchange.goes_on:
             await asyncio.sleep(exchange.wait_s)
             with exchange.sending(self._http) as options:
-                async with self._http.stream(**options) as response:
+                async with asyncio.timeout(exchange.timeout_s), self._http.stream(**options) as response:
                     body = Body(response)
                     async for block in response.aiter_bytes():
                         body.add(block)

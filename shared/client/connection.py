@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import httpx
 
 from shared.client.answers import read, retry_after
+from shared.client.deadline import DeadlineTransport
 from shared.client.pictures import parts
-from shared.errors import ClientError, PatronusError, ServiceUnreachable, SetupError
+from shared.errors import AnswerNotUnderstood, ClientError, PatronusError, ServiceUnreachable, SetupError
 from shared.security.tls import client_context, why_refused
 from shared.strict_types import file_path, wrong_type
 
@@ -38,6 +39,8 @@ _BUSY: Final = _NOT_DONE | {HTTPStatus.SERVICE_UNAVAILABLE}
 # service may still be at work.
 _UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BROKEN: Final = (*_UNSENT, httpx.NetworkError, httpx.RemoteProtocolError)
+# What h11 and httpcore say of an answer that ends early, or does not come.
+_ENDED: Final = ("peer closed connection", "Server disconnected")
 _FIRST_WAIT_S: Final = 0.5
 _MOST_WAIT_S: Final = 8.0
 # A service that asks for more time will not be back while a caller waits.
@@ -53,7 +56,7 @@ class Connection:
         ca: file of the authority that signed its certificate; None: those that this system trusts.
         certificate: file of a certificate to show to it; None: none.
         certificate_key: file of the certificate's key.
-        timeout_s: seconds that one sending may wait.
+        timeout_s: seconds that one sending may take, to the last byte of the answer.
         retries: how often a call is sent again, at most.
         transport: instead of the network.
 
@@ -82,7 +85,8 @@ class Connection:
             raise SetupError("This is not an API key; an edge's looks like patronus_…")
         self._url = url
         self._retries = retries
-        self._options = {
+        self._timeout_s = timeout_s
+        self._options: dict[str, Any] = {
             "base_url": _checked(url),
             "headers": {
                 "Authorization": f"Bearer {api_key}",
@@ -102,7 +106,9 @@ class Connection:
 
     def client(self) -> httpx.Client:
         """A new HTTP client of it."""
-        return httpx.Client(**self._options)
+        options = self._options
+        transport = options["transport"] or DeadlineTransport(options["verify"])
+        return httpx.Client(**options | {"transport": transport})
 
     def async_client(self) -> httpx.AsyncClient:
         """A new HTTP client of it, for asyncio."""
@@ -110,13 +116,18 @@ class Connection:
 
     def exchange(self, call: Call[T]) -> Exchange[T]:
         """What sends a call."""
-        return Exchange(call, self._url, self._retries)
+        return Exchange(call, self._url, self._retries, self._timeout_s)
 
 
 def _checked(url: str) -> httpx.URL:
     with suppress(httpx.InvalidURL, TypeError):
         address = httpx.URL(url)
         if address.scheme in {"http", "https"} and address.host:
+            if address.userinfo or address.query or address.fragment:  # sentences name the address
+                raise SetupError(
+                    "The edge's address has a user, a password, a query or a fragment, which an edge does not take; "
+                    "leave it out, and give the API key as api_key or in PATRONUS_API_KEY."
+                )
             return address
     raise SetupError("The edge's address is not a URL; write it like http://127.0.0.1:8000")
 
@@ -136,7 +147,7 @@ class Exchange(Generic[T]):
 
         while exchange.goes_on:
             sleep(exchange.wait_s)
-            with exchange.sending(http) as options, http.stream(**options) as response:
+            with deadline(exchange.timeout_s), exchange.sending(http) as options, http.stream(**options) as response:
                 body = Body(response)
                 for block in response.iter_bytes():
                     body.add(block)
@@ -147,13 +158,15 @@ class Exchange(Generic[T]):
         call: what to send.
         place: the edge's address, for sentences.
         retries: how often it is sent again, at most.
+        timeout_s: seconds that one sending may take.
     """
 
-    def __init__(self, call: Call[T], place: str, retries: int) -> None:
+    def __init__(self, call: Call[T], place: str, retries: int, timeout_s: float) -> None:
         self._call = call
         self._place = place
         self._left = retries
         self._tried = 0
+        self.timeout_s = timeout_s
         self.goes_on = True
         self.wait_s = 0.0
         self.answer: T
@@ -191,6 +204,8 @@ class Exchange(Generic[T]):
                 yield sent
             except httpx.RequestError as failure:
                 self._fail(failure)
+            except TimeoutError:  # of asyncio
+                raise self._late() from None
 
     def receive(self, response: httpx.Response, body: bytearray) -> None:
         """Takes an answer: it is the call's, or the call is to be sent again.
@@ -226,10 +241,23 @@ class Exchange(Generic[T]):
                 reason="tls",
             )
         if isinstance(failure, httpx.ReadTimeout | httpx.WriteTimeout):
-            return ServiceUnreachable(f"The edge at {self._place} did not answer in time.", reason="timeout")
+            return self._late()
+        if isinstance(failure, httpx.RemoteProtocolError) and not any(word in str(failure) for word in _ENDED):
+            return AnswerNotUnderstood(
+                f"What answers at {self._place} is not an edge, or is one that speaks TLS; try https://"
+            )
+        if isinstance(failure, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
+            return ServiceUnreachable(
+                f"What answers at {self._place} ended the connection before its answer was whole; look into the edge's "
+                "log, or that of a proxy before it, and try again.",
+                reason="cut_short",
+            )
         return ServiceUnreachable(
             f"No edge answers at {self._place}; start one there, or name another address (PATRONUS_EDGE_URL)."
         )
+
+    def _late(self) -> PatronusError:
+        return ServiceUnreachable(f"The edge at {self._place} did not answer in time.", reason="timeout")
 
     def _wait(self, asked_s: float) -> None:
         backoff = min(_FIRST_WAIT_S * 2**self._tried, _MOST_WAIT_S)

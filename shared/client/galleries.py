@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from shared.client.call import Call
+from shared.errors import BadRequest
 from shared.strict_types import wrong_type
 from shared.wire.common import Erased, Erasure, KeyChange, Page, ScoreRule, Threshold
 from shared.wire.edge import EdgeGallery
@@ -102,8 +104,26 @@ def get_erasure(gallery: str, receipt: int) -> Call[Erasure]:
     return Call(method="GET", path=path, answer=Erasure, names={"gallery": gallery, "receipt": receipt})
 
 
-def set_retention(gallery: str, max_age_seconds: int) -> Call[EdgeGallery]:
-    """Sets the age in seconds from which a face matches nobody and is erased. Holds for stored faces too."""
+def set_retention(gallery: str, max_age_seconds: int | timedelta) -> Call[EdgeGallery]:
+    """Sets the age from which a face matches nobody and is erased. Holds for stored faces too.
+
+    Args:
+        gallery: its name.
+        max_age_seconds: whole seconds, up to 100 years, or a ``timedelta`` of them.
+
+    Raises:
+        BadRequest: a ``timedelta`` of parts of a second.
+
+    Example:
+        >>> client.set_retention("door", timedelta(days=90)).max_age_seconds
+        7776000
+        >>> client.remove_retention("door").max_age_seconds is None
+        True
+    """
+    if isinstance(max_age_seconds, timedelta):
+        if max_age_seconds % timedelta(seconds=1):
+            raise BadRequest("The age is not of whole seconds; round it.", reason="not_whole")
+        max_age_seconds //= timedelta(seconds=1)
     names, body = {"gallery": gallery}, {"max_age_seconds": max_age_seconds}
     return Call(method="PUT", path=f"{_GALLERY}/retention", answer=EdgeGallery, names=names, body=body)
 

@@ -167,6 +167,10 @@ def install_problems(app: FastAPI, metrics: Metrics, document: str) -> None:
             for place, problem in faults(error.errors(), error.body)[:10]
         ]
         detail = f"The request does not have the form that this operation takes; see `errors` and {document}."
+        if isinstance(error.body, bytes) and error.body:  # it was not read as JSON
+            sent = request.headers.get("content-type", "")[:MOST_OF_A_PLACE]
+            problem = f"sent {f'as {sent!r}' if sent else 'without a Content-Type'}; JSON has application/json"
+            places = [{"at": "header/content-type", "problem": problem}]
         return await patronus_error(request, Unprocessable(detail, reason="invalid_request", errors=places))
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:

@@ -7,6 +7,7 @@ when anybody else can read it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -21,6 +22,15 @@ from shared.errors import SetupError
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 # What `tempfile.mkstemp` appends to a prefix.
 _RANDOM_SUFFIX: Final = re.compile(r"[a-z0-9_]{8}")
+# The largest are a service's digests of API keys, at some 300 bytes a key.
+_MOST_BYTES: Final = 16 * 1024**2
+# Bytes of a name in a folder (Linux and macOS), and those that a temporary file's or a lock's has beside its own.
+_LONGEST_NAME: Final = 255
+_BESIDE: Final = 10
+# What to do about a folder that cannot be written: a service's own, and one that somebody named on a command line or in
+# a program.
+NAME_ANOTHER_HOME: Final = "name another, for keys and data with PATRONUS_HOME"
+NAME_ANOTHER_FILE: Final = "name a file in a folder that this user can write"
 
 
 def read_secret(path: Path) -> bytes:
@@ -28,15 +38,20 @@ def read_secret(path: Path) -> bytes:
 
     Raises:
         FileNotFoundError: it is not there.
-        SetupError: it is not a plain file, or its owner is somebody else, or others may read or change it.
+        SetupError: it is not a plain file, larger than any, or its owner is somebody else, or others may read or change
+            it.
     """
     try:
         # Without O_NONBLOCK, a named pipe in the file's place would hold the start up for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
-    except OSError:
-        raise SetupError(f"The key file {path} cannot be opened as a plain file by this user.") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise SetupError(
+                f"The key file {path} is a symbolic link, and no plain file; name the file that it leads to."
+            ) from None
+        raise SetupError(f"The key file {path} cannot be opened by this user ({error.strerror}).") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -46,24 +61,27 @@ def read_secret(path: Path) -> bytes:
         if status.st_mode & _OTHERS:
             raise SetupError(f"The key file {path} can be read by others; run: chmod 600 {path}")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
+            if status.st_size > _MOST_BYTES:
+                raise SetupError(f"The file {path} is over {_MOST_BYTES // 1024**2} MiB, which no key file is.")
             return file.read()
     finally:
         os.close(descriptor)
 
 
-def write_secret(path: Path, content: bytes, *, replace: bool) -> None:
+def write_secret(path: Path, content: bytes, *, replace: bool, remedy: str = NAME_ANOTHER_HOME) -> None:
     """Writes a private file, whole or not at all, with mode 0600 from its first moment.
 
     Args:
         path: where; missing folders are made with mode 0700.
         content: what.
         replace: whether an existing file may be replaced.
+        remedy: what to do where the folder cannot be written.
 
     Raises:
         FileExistsError: it is there and may not be replaced.
-        SetupError: the folder cannot be written, or its disk is full.
+        SetupError: the folder cannot be written, or its disk is full, or the name is too long.
     """
-    with _writing_to(path.parent):
+    with _writing_to(path, remedy):
         make_private_folder(path.parent)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp: mode 0600
     temporary = Path(name)
@@ -106,7 +124,7 @@ def remove_leftovers(*paths: Path) -> None:
         SetupError: the folder cannot be written.
     """
     for path in paths:
-        with _writing_to(path.parent):
+        with _writing_to(path):
             for found in leftovers(path):
                 found.unlink(missing_ok=True)
 
@@ -135,13 +153,17 @@ def require_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, remedy: str = NAME_ANOTHER_HOME) -> Iterator[None]:
     """Holds a lock of ``path`` across processes while it is read, changed and written.
 
+    Args:
+        path: of the file.
+        remedy: what to do where the folder cannot be written.
+
     Raises:
-        SetupError: the folder cannot be written.
+        SetupError: the folder cannot be written, or the name is too long.
     """
-    with _writing_to(path.parent):
+    with _writing_to(path, remedy):
         make_private_folder(path.parent)
         descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -165,12 +187,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    """Says it in one sentence if the folder cannot be written."""
+def _writing_to(path: Path, remedy: str = NAME_ANOTHER_HOME) -> Iterator[None]:
+    """Says it in one sentence if the folder of a file cannot be written."""
+    if len(os.fsencode(path.name)) > _LONGEST_NAME - _BESIDE:
+        raise SetupError(f"The name of the file {path} is too long; give it one of up to 245 bytes.")
     try:
         yield
     except OSError as error:
-        raise SetupError(
-            f"The folder {folder} cannot be written ({error.strerror}); name another, for keys and data with "
-            "PATRONUS_HOME."
-        ) from None
+        raise SetupError(f"The folder {path.parent} cannot be written ({error.strerror}); {remedy}.") from None

@@ -239,10 +239,11 @@ class EnrollEmbeddingsAnswer(Enrollment):
 
 
 ThresholdFrom = Literal["gallery", "setting", "profile", "embedder"]
-FmrMeasuredOn = Literal["lfw_adults", "own_profile", "operator"]
+FmrMeasuredOn = Literal["lfw_adults", "own_profile", "profile_curves", "operator"]
 _MEASURED_ON: Final = (
     "people on whom the rate was measured. `lfw_adults`: Labeled Faces in the Wild, nearly all adults; the rate "
-    "of children is far higher. `own_profile`: those on whom your own profile was evaluated. `operator`: stated by "
+    "of children is far higher. `own_profile`: those on whom your own profile was evaluated. `profile_curves`: the "
+    "worst of the populations of the profile's curves, as for a threshold for a purpose. `operator`: stated by "
     "whoever created the gallery, changed its threshold, or set the edge's"
 )
 _CHOSEN_BY: Final = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -152,6 +152,27 @@ def test_an_answer_that_is_not_understood_is_reported_without_its_text(edge: Edg
     assert "secret" not in answer.text
     assert {sent.url.host for sent in edge.transport.requests} == {"cloud"}, "no redirect is followed"
     assert len(edge.transport.requests) - before == 1, "repeating it would mend nothing"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_answer_larger_than_any_is_not_taken_into_memory(edge: Edge, *, compressed: bool) -> None:
+    block, sent = bytes(4 * 1024**2), 0
+
+    async def blocks() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 1024**3:
+            sent += len(block)
+            yield block
+
+    async def answer(_transport: CloudTransport, request: httpx.Request) -> httpx.Response:
+        assert request.headers["Accept-Encoding"] == "identity"
+        return httpx.Response(200, content=blocks(), headers={"Content-Encoding": "gzip"} if compressed else {})
+
+    edge.transport.always = answer
+    assert_problem(edge.call("GET", "/v1/galleries/door/subjects/someone/report"), 502, "cloud-failed")
+    assert sent < 256 * 1024**2
+    ready = edge.call("GET", "/readyz")
+    assert (ready.status_code, ready.json()["checks"]["cloud"]) == (503, False)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(404, "not-found"), (405, "method-not-allowed")])

@@ -71,6 +71,8 @@ def test_a_gallery_is_made_for_a_purpose_and_keeps_what_was_chosen(edge: Edge) -
 
     again = put(edge, "purpose", PURPOSE)
     assert (again.status_code, again.json()["threshold"], again.json()["chosen"]) == (200, answer["threshold"], choice)
+    edge.enroll("purpose", "obama", OBAMA[0])
+    assert edge.verify("purpose", "obama", OBAMA[1]).json()["fmr_measured_on"] == "profile_curves"
     assert put(edge, "purpose").status_code == 200
     assert_problem(put(edge, "purpose", STRICTER), 409, "conflict", "threshold_differs")
 

@@ -61,6 +61,10 @@ def test_the_five_lines(run: Callable[..., str]) -> None:
     assert np.allclose(np.diagonal(np.array(eval(scores))), 1)
 
 
+def test_probes_alone(run: Callable[..., str]) -> None:
+    assert_decides_alike(run("plugin.protect(probe)"))
+
+
 def test_faiss(run: Callable[..., str]) -> None:
     printed = run("import faiss")
     assert_decides_alike(printed)

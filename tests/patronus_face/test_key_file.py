@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,8 +79,13 @@ def test_of_many_that_use_it_at_once_for_different_galleries_one_does(tmp_path: 
 
 
 def test_a_missing_file_is_not_created_by_reading(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as missing:
         Key.load(tmp_path / "a.key")
+    assert isinstance(missing.value, SetupError)
+    assert str(missing.value) == (
+        f"There is no key file {tmp_path / 'a.key'}; put its backup back, or create a new key: "
+        "Key.load_or_create(path)."
+    )
     assert list(tmp_path.iterdir()) == []
     key = Key.load_or_create(tmp_path / "a.key")
     key.path.unlink()
@@ -237,3 +243,60 @@ def test_a_new_key_is_a_key(tmp_path: Path) -> None:
     protector = Protector.open("seal", key=Key.load_or_create(tmp_path / "a.key"), dim=32)
     with pytest.raises(TypeError, match=r"^new_key is a Key, as "):
         protector.rekey_matrix("b.key")  # type: ignore[arg-type]
+
+
+def test_a_program_that_changes_its_folder_keeps_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = Key.load_or_create("a.key")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Protector.open("seal", key=key, dim=32).contract.dim == 32
+    used = key.used_for()
+    assert used is not None
+    assert used == Key.load(tmp_path / "a.key").used_for()
+    assert list(Path().iterdir()) == []
+    assert key.path == Path("a.key")
+
+
+def test_a_file_too_large_to_be_a_key_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.key"
+    with path.open("wb") as file:
+        path.chmod(0o600)
+        file.truncate(1_500_000_000)
+    tracemalloc.start()
+    with pytest.raises(SetupError, match=r"^The file .*a\.key is over 16 MiB, which no key file is\.$"):
+        Key.load_or_create(path)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_a_file_that_names_a_member_twice_is_damaged(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.key", GOLDEN | {"check": GOLDEN_CHECK})
+    path.write_text(path.read_text().replace('"secret"', f'"secret": "{"00" * 32}", "secret"'))
+    with pytest.raises(SetupError, match="damaged"):
+        Key.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("/proc/a.key", "The folder /proc cannot be written (No such file or directory); name a file in a folder that"),
+        ("/dev/null/a.key", "The key file /dev/null/a.key cannot be opened by this user (Not a directory)."),
+        ("x" * 250, "is too long; give it one of up to 245 bytes."),
+        ("x" * 300, "cannot be opened by this user (File name too long)."),
+        ("link.key", "is a symbolic link, and no plain file; name the file that it leads to."),
+        ("folder", "is not a plain file."),
+    ],
+)
+def test_where_no_key_can_be_is_said_with_its_cause(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.key").symlink_to(Key.load_or_create(tmp_path / "a.key").path)
+    with pytest.raises(SetupError) as error:
+        Key.load_or_create(tmp_path / name)
+    assert says in error.value.detail
+    assert "PATRONUS_HOME" not in error.value.detail
+
+
+def test_a_name_that_is_just_short_enough_works(tmp_path: Path) -> None:
+    key = Key.load_or_create(tmp_path / ("x" * 245))
+    assert Protector.open("seal", key=key, dim=32).contract.dim == 32

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,11 +83,29 @@ def test_another_layout_or_precision_gives_the_same(protector: Protector) -> Non
     np.testing.assert_array_equal(protector.protect(half), protector.protect(half.astype(np.float64)))
 
 
+def test_many_embeddings_need_little_memory_beside_their_templates(sealing: Callable[..., Protector]) -> None:
+    protector, rows = sealing(64), np.tile(units(1_000, 64), (300, 1)).astype(np.float64)
+    wanted = protector.protect(rows[:1_000])
+    tracemalloc.start()
+    made = protector.protect(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < made.nbytes + 40 * 1024**2
+    np.testing.assert_allclose(made, np.tile(wanted, (300, 1)), atol=1e-6)
+    rows[[7, 299_999]] = 0
+    with pytest.raises(Unprocessable, match="Embedding 7, counted from 0, is a zero vector; 2 of them") as refused:
+        protector.protect(rows)
+    assert refused.value.extra["embeddings"] == [7, 299_999]
+
+
 def with_row(value: Any) -> Rows:
     rows = units(3)
     rows[1] = value
     return rows
 
+
+IN_ITSELF: list[Any] = []
+IN_ITSELF.append(IN_ITSELF)
 
 REFUSED: dict[str, tuple[Any, str, str]] = {
     "another dimension": (units(2, 127), "wrong_dimension", "have 127 dimensions, and 128 are wanted"),
@@ -112,6 +132,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
         "masked",
         "have masked values",
     ),
+    "a list nested deep": (functools.reduce(lambda inner, _: [inner], range(100), [1.0]), "bad_shape", "list of lists"),
+    "a list in itself": (IN_ITSELF, "bad_shape", "list of lists"),
     "uneven rows": ([[1.0, 2.0], [1.0]], "uneven", "not of one length"),
 }
 

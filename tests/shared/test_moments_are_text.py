@@ -48,3 +48,11 @@ def test_a_moment_is_read_as_it_is_written() -> None:
     for strict in (False, True):
         assert moment.validate_json(moment.dump_json(now), strict=strict) == now
         assert moment.validate_python(now, strict=strict) == now
+
+
+@pytest.mark.parametrize("zone", ["+00:60", "-00:99", "+24:00", "+1:00", "+0100", "", "+00:59:59"])
+def test_a_zone_that_is_none_is_refused(zone: str) -> None:
+    moment = TypeAdapter(Moment)
+    assert moment.validate_python("2027-01-31T18:00:00+23:59")
+    with pytest.raises(ValidationError, match="its zone as RFC 3339 does"):
+        moment.validate_python(f"2027-01-31T18:00:00{zone}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import unicodedata
 
@@ -61,3 +64,33 @@ def test_no_format_character_separator_or_unassigned_one_passes_alone() -> None:
         character = chr(code)
         if unicodedata.category(character) in {"Cf", "Zl", "Zp", "Cn"}:
             assert character not in visible(f"a{character}b")
+
+
+PROGRAM = r"""
+import sys
+from shared.command import run
+from shared.errors import BadRequest
+from edge_service.cli.output import Output
+def command():
+    Output(as_json="--json" in sys.argv).result({"name": "Jos\xe9 \U0001f600"}, "Jos\xe9 \U0001f600")
+    raise BadRequest("Zo\xeb's file \udcff")
+run(command)
+"""
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_a_locale_without_the_letters_of_a_name_ends_no_command(locale: str, arguments: list[str]) -> None:
+    environment = os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment.pop("PYTHONIOENCODING", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], env=environment, capture_output=True, check=False, timeout=120
+    )
+    told = ended.stderr.decode()
+    assert ended.returncode == 1
+    assert told.count("\n") == 1
+    if arguments:
+        result, problem = map(json.loads, ended.stdout.splitlines())
+        assert (result["name"], problem["detail"]) == ("José \U0001f600", "Zoë's file \udcff")
+    else:
+        assert ended.stdout.decode() in {"José \U0001f600\n", "Jos\\xe9 \\U0001f600\n"}

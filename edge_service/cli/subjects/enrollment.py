@@ -132,6 +132,8 @@ class PictureEnrollment:
         self._stored: Counter[str] = Counter()
         self._last: dict[str, EnrollFacesAnswer] = {}
         self._taken = 0
+        # Enrolled before, and moved to another name since.
+        self._elsewhere = 0
         self._unsearched = 0
         self._same: dict[tuple[str, ...], float] = {}
 
@@ -139,12 +141,13 @@ class PictureEnrollment:
         """Enrolls them, sums up, and names subjects who have the face of another one.
 
         Returns:
-            Whether every one was taken.
+            Whether every one was taken, or is enrolled under another name by now.
 
         Raises:
             PatronusError: the edge would refuse every picture: no such gallery, no right to enroll, or no cloud.
             ServiceUnreachable: no edge answers.
         """
+        self._tell_alike(pictures)
         # As the edge calls them: some systems write the names of files in another form of Unicode.
         pictures = [Picture(normalize("NFC", picture.subject), picture.path) for picture in pictures]
         with self._out.progress(shown=len(pictures) > 1) as progress:
@@ -163,7 +166,21 @@ class PictureEnrollment:
         if helped and not self._dry_run:
             self._tell(_advice(helped, self._last))
         self._tell_same_faces()
-        return self._taken == len(pictures)
+        return self._taken + self._elsewhere == len(pictures)
+
+    def _tell_alike(self, pictures: list[Picture]) -> None:
+        """Names folders whose names are one name to the edge, though they look alike at most."""
+        written: dict[str, set[str]] = {}
+        for picture in pictures:
+            written.setdefault(normalize("NFC", picture.subject), set()).add(picture.subject)
+        alike = [subject for subject, forms in written.items() if len(forms) > 1]
+        if alike:
+            names = ", ".join(alike[:_MOST_NAMED]) + (
+                f" and {len(alike) - _MOST_NAMED} more" * (len(alike) > _MOST_NAMED)
+            )
+            self._out.warn(
+                f"Several folders are one subject, since their names differ by Unicode's form alone: {names}."
+            )
 
     def _enroll(self, picture: Picture) -> None:
         # No name is derived from a bad one: two people could end as one.
@@ -190,6 +207,7 @@ class PictureEnrollment:
             self._out.warn(f"{picture.path}: {DISAGREES}")
 
     def _refused(self, picture: Picture, error: PatronusError) -> None:
+        self._elsewhere += error.reason == _MOVED_AWAY
         problem = error.problem or {"detail": error.detail, "reason": error.reason}
         sentence = f"{picture.path}: {_detail(error).removeprefix(f'{picture.path}: ')}"
         label = {"subject": picture.subject, "path": str(picture.path), "enrolled": False}
@@ -214,7 +232,11 @@ class PictureEnrollment:
         notes = [f"{done} {stored} of {pictures} pictures, of {of_subjects}"]
         if before := taken - stored:
             notes.append(counted(before, "was enrolled already", "were enrolled already"))
-        if refused := pictures - taken:
+        if self._elsewhere:
+            notes.append(
+                counted(self._elsewhere, "is enrolled under another name", "are enrolled under other names") + " by now"
+            )
+        if refused := pictures - taken - self._elsewhere:
             notes.append(counted(refused, "was refused", "were refused"))
         return "; ".join(notes) + "."
 

@@ -9,7 +9,7 @@ from edge_service.cli.output import plain
 from edge_service.cli.session import Session
 from shared.command import counted
 from shared.errors import Conflict
-from shared.security.secret_files import require_folder, write_secret
+from shared.security.secret_files import NAME_ANOTHER_FILE, require_folder, write_secret
 from shared.wire.common import moment_text
 from shared.wire.edge_subjects import SubjectReport
 
@@ -51,7 +51,7 @@ def write_report(session: Session, gallery: str, subject: str, target: Path, *, 
     held = session.client.report_subject(gallery, subject)
     text = json.dumps(plain(held), ensure_ascii=False, indent=2)
     try:
-        write_secret(target, f"{text}\n".encode(), replace=force)
+        write_secret(target, f"{text}\n".encode(), replace=force, remedy=NAME_ANOTHER_FILE)
     except FileExistsError:
         raise Conflict(f"{target}: exists already; choose another name, or replace it with --force.") from None
     counts = {"faces": len(held.faces), "events": len(held.events)}

@@ -102,6 +102,12 @@ def _choice(
     )
 
 
+def is_of_curves(document: ProfileDocument, cosine: float, fmr: float) -> bool:
+    """Whether a threshold is one that ``choose_threshold`` gives: its rate is that of the profile's curves."""
+    curves = [one for one in document.curves or () if one.rule == "mean" and one.band is None]
+    return any(cosine in one.thresholds for one in curves) and max(_fmr(one, cosine) for one in curves) == fmr
+
+
 def _fmr(curve: MeasuredCurve, cosine: float) -> float:
     """An upper estimate of the false match rate at a cosine: that of the next lower threshold; 1 below all."""
     at = bisect_right(curve.thresholds, cosine) - 1

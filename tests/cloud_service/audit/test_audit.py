@@ -141,7 +141,10 @@ def test_the_log_names_no_subject_and_is_searched_by_the_mark_of_a_receipt(
     monkeypatch.setenv("PATRONUS_CLOUD__HOME", str(lived.settings.home))
     said = CliRunner().invoke(app, ["audit", "find", "door", mark])
     assert [json.loads(line) for line in said.stdout.splitlines()] == _log(lived)[3:5]
-    for unknown in ("anna@home.example", "ben", "gallery_id", "%", "0" * 64):
+    by_receipt = CliRunner().invoke(app, ["audit", "find", "door", str(_log(lived)[4]["seq"])])
+    assert by_receipt.stdout == said.stdout
+    of_none = str(_log(lived)[0]["seq"])
+    for unknown in ("anna@home.example", "ben", "gallery_id", "%", "0" * 64, "9" * 18, "9" * 40, of_none):
         said = CliRunner().invoke(app, ["audit", "find", "door", unknown])
         assert (said.exit_code, said.stdout) == (0, "")
 

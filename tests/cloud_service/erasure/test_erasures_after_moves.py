@@ -121,5 +121,5 @@ def test_the_log_is_searched_by_a_subject_that_is_there_and_by_the_mark_of_one_t
     found = CliRunner().invoke(app, ["audit", "find", "door", "emil"], env=env)
     assert (found.exit_code, found.output.count("templates_moved")) == (0, 1)
     none = CliRunner().invoke(app, ["audit", "find", "door", "eve"], env=env)
-    assert "give the mark from its receipt" in none.output
+    assert "give the id of its receipt" in none.output
     shutil.rmtree(settings.home)

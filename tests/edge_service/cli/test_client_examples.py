@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import doctest
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ def words(command: Command) -> Iterator[dict[str, Any]]:
             "AsyncClient": AsyncClient,
             "Client": Client,
             "asyncio": asyncio,
+            "timedelta": timedelta,
             "client": client,
             "API_KEY": key,
             "EDGE": command.edge,

@@ -16,8 +16,10 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
+import typer
 
 from edge_service.cli.subjects import duplicates
+from edge_service.cli.times import seconds_of
 from shared.client import Client
 from shared.errors import Conflict, NotFound, PatronusError
 from tests.edge_service.cli.patronus_command import Command
@@ -160,6 +162,25 @@ def test_wrong_usage_is_status_2(command: Command, words: list[str]) -> None:
     ended = command.run(*words)
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
     assert "Usage" in ended.stderr
+
+
+@pytest.mark.parametrize("age", ["9999999999d", "2900000d", "99999999999999s", "9" * 5000 + "d"])
+def test_an_age_that_is_too_long_is_told_so(age: str) -> None:
+    with pytest.raises(typer.BadParameter, match=r"^an age is at most 100 years, 36500d$"):
+        seconds_of(age)
+    assert seconds_of("36500d") == 36_500 * 86_400
+
+
+@pytest.mark.parametrize(
+    ("what", "says"), [("nowhere", "there is no such folder."), ("a.jpg", "is not a folder; name")]
+)
+def test_a_folder_that_is_none_is_told_before_anything_is_sent(
+    command: Command, tmp_path: Path, what: str, says: str
+) -> None:
+    (tmp_path / "a.jpg").touch()
+    ended = command.run("enroll", "people", str(tmp_path / what))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"{tmp_path / what}: {says}")
 
 
 def test_of_two_renames_at_once_one_is_done(client: Client, gallery: str) -> None:

