@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.cli.arrays import Embeddings, in_few_digits, new_arrays_file, new_rows, put_array
-from edge_service.cli.output import DISAGREES, UNPERTURBED
+from edge_service.cli.output import DISAGREES, ELSEWHERE, MOVED_AWAY, UNDER_ANOTHER_NAME, UNPERTURBED
 from edge_service.cli.session import Session
 from edge_service.protection.embeddings import check_dimension
 from shared.command import counted
@@ -59,7 +59,8 @@ class Migration:
         self._gallery = gallery
         self._subjects = [normalize("NFC", subject) for subject in self._embeddings.strings("subjects")]
         self._faces = self._embeddings.strings("face_ids") if "face_ids" in self._embeddings.names else None
-        self._counts = {"enrolled": 0, "there_already": 0, "refused": 0, "unperturbed": 0, "disagreeing": 0}
+        names = ("enrolled", "there_already", "elsewhere", "refused", "unperturbed", "disagreeing")
+        self._counts = dict.fromkeys(names, 0)
         # By row: edge and cloud work at two requests at a time, and answer some of a request's rows late.
         self._said: dict[int, Callable[[], None]] = {}
         self._warned = 0
@@ -158,6 +159,8 @@ class Migration:
             notes = [f"Nothing was stored: {there} there already"]
         elif counts["there_already"]:
             notes.append(counted(counts["there_already"], "was there already", "were there already"))
+        if counts["elsewhere"]:
+            notes.append(counted(counts["elsewhere"], *UNDER_ANOTHER_NAME))
         if counts["unperturbed"]:
             notes.append(counted(counts["unperturbed"], *UNPERTURBED))
         if counts["disagreeing"]:
@@ -238,6 +241,11 @@ class Migration:
         named = error.extra.get("embeddings", ()) if len(rows) > 1 else (0,)
         refused = frozenset(named) & frozenset(range(len(rows)))
         for at in sorted(refused):
+            if error.reason == MOVED_AWAY:
+                self._counts["elsewhere"] += 1
+                sentence = f"Row {rows[at]} (subject {self._shown(rows[at])!r}) {ELSEWHERE}"
+                self._said[rows[at]] = partial(self._warn, sentence)
+                continue
             problem = {name: value for name, value in error.problem.items() if name not in _OF_THE_REQUEST}
             fault = error.problem.get("fault", f"was refused: {error.detail.removesuffix('.')}")
             self._report(rows[at], fault, problem)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 from unicodedata import normalize
 
-from edge_service.cli.output import DISAGREES, plain
+from edge_service.cli.output import DISAGREES, ELSEWHERE, MOVED_AWAY, UNDER_ANOTHER_NAME, plain
 from edge_service.cli.session import Session
 from shared.client.call import check_name
 from shared.command import counted
@@ -24,8 +24,7 @@ _BAD_NAME = (
 _LEAST_GAIN: Final = 0.002
 # Statuses that every further picture would be refused with.
 _STOPS: Final = frozenset({401, 403, 404, 409, 429, 502, 503})
-# Reasons for such a status that are of one picture alone.
-_MOVED_AWAY: Final = "template_id_taken"
+# Another reason for such a status that is of one picture alone.
 _OF_ANOTHER: Final = "belongs_to_another"
 _HOW: Final = {"now": "enrolled as", "before": "is enrolled already as", "no": "would be enrolled as"}
 # Pairs of subjects that are named.
@@ -207,7 +206,7 @@ class PictureEnrollment:
             self._out.warn(f"{picture.path}: {DISAGREES}")
 
     def _refused(self, picture: Picture, error: PatronusError) -> None:
-        self._elsewhere += error.reason == _MOVED_AWAY
+        self._elsewhere += error.reason == MOVED_AWAY
         problem = error.problem or {"detail": error.detail, "reason": error.reason}
         sentence = f"{picture.path}: {_detail(error).removeprefix(f'{picture.path}: ')}"
         label = {"subject": picture.subject, "path": str(picture.path), "enrolled": False}
@@ -233,9 +232,7 @@ class PictureEnrollment:
         if before := taken - stored:
             notes.append(counted(before, "was enrolled already", "were enrolled already"))
         if self._elsewhere:
-            notes.append(
-                counted(self._elsewhere, "is enrolled under another name", "are enrolled under other names") + " by now"
-            )
+            notes.append(counted(self._elsewhere, *UNDER_ANOTHER_NAME))
         if refused := pictures - taken - self._elsewhere:
             notes.append(counted(refused, "was refused", "were refused"))
         return "; ".join(notes) + "."
@@ -262,13 +259,13 @@ def _would_refuse_all(error: PatronusError) -> bool:
     """Whether every further picture would end in the same way."""
     if error.problem is None:  # of this process: the file is at fault, or no edge answers
         return not isinstance(error, BadRequest)
-    return error.status in _STOPS and error.reason not in {_MOVED_AWAY, _OF_ANOTHER}
+    return error.status in _STOPS and error.reason not in {MOVED_AWAY, _OF_ANOTHER}
 
 
 def _detail(error: PatronusError) -> str:
     """What a refusal says, in words of the command line."""
-    if error.reason == _MOVED_AWAY:
-        return "is enrolled under another name: it was enrolled under this one, and was moved or renamed since."
+    if error.reason == MOVED_AWAY:
+        return ELSEWHERE
     if error.reason == _OF_ANOTHER:
         return f"is nearer to another subject ({error.extra.get('nearest')}) than to this one, and was not stored."
     return error.detail

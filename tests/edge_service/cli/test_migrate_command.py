@@ -82,6 +82,22 @@ def test_embeddings_are_sent_in_few_digits_and_arrive_bit_by_bit() -> None:
     assert len(json.dumps(in_few_digits(units(500)).tolist())) < 0.7 * len(json.dumps(units(500).tolist()))
 
 
+def test_embeddings_of_a_subject_that_was_renamed_since_are_told_and_are_no_failure(
+    command: Command, tmp_path: Path
+) -> None:
+    assert command.quick("gallery", "create", "renamed")[0] == 0
+    source = saved(tmp_path / "in.npz", units(3, seed=9), ["ada", "ben", "ada"])
+    assert command.quick("migrate", "renamed", str(source))[0] == 0
+    assert command.quick("subject", "rename", "renamed", "ada", "eve")[0] == 0
+    ended = command.run("migrate", "renamed", str(source))
+    assert ended.returncode == 0
+    assert "Row 2 (subject 'ada') is enrolled under another name" in ended.stderr
+    assert "2 are enrolled under other names by now" in ended.stdout
+    [summary] = command.quick("migrate", "renamed", str(source))[1]
+    assert (summary["there_already"], summary["elsewhere"], summary["refused"]) == (1, 2, 0)
+    assert held(command, "renamed") == (2, 3)
+
+
 def test_templates_can_be_had_as_a_file_instead(command: Command, tmp_path: Path) -> None:
     assert command.quick("gallery", "create", "filed")[0] == 0
     rows = units(503, seed=5)
@@ -197,7 +213,7 @@ def test_each_bad_row_is_reported_by_its_place_in_the_file_and_the_rest_is_enrol
     assert held(command, "some-bad") == (2, 3)
     status, results = command.quick("migrate", "some-bad", source)
     assert (status, [refusal["row"] for refusal in results[:-1]]) == (1, [1, 2, 3, 4, 6])
-    counts = {"enrolled": 0, "there_already": 3, "refused": 5, "disagreeing": 2}
+    counts = {"enrolled": 0, "there_already": 3, "elsewhere": 0, "refused": 5, "disagreeing": 2}
     assert results[-1] == counts | {"unperturbed": results[-1]["unperturbed"]}
     twice = saved(tmp_path / "twice.npz", units(3, seed=8), ["eve"] * 3, face_ids=np.array(["1", "2", "1"]))
     status, results = command.quick("migrate", "some-bad", str(twice))
