@@ -95,10 +95,18 @@ class InputContract(TensorContract):
 
 
 class ConvertedFile(_File):
-    """The file that ONNX Runtime loads, made from the source file by ``models.convert``."""
+    """The model made from the source file by ``models.convert``; contracts name its digest."""
 
     input: InputContract
     outputs: Annotated[tuple[TensorContract, ...], Field(min_length=1)]
+    note: Text
+
+
+class FasterFile(_Part):
+    """The equal graph that ONNX Runtime loads in place of the converted one, made by ``models.fast_graph``."""
+
+    sha256: HexDigest
+    size: Annotated[int, Field(gt=0)]
     note: Text
 
 
@@ -120,6 +128,13 @@ class ModelEntry(_Part):
     upstream: Upstream
     source: SourceFile
     converted: ConvertedFile
+    # Absent: ONNX Runtime loads the converted one.
+    faster: FasterFile | None = None
+
+    @property
+    def ready_sha256(self) -> str:
+        """The digest of the file that ONNX Runtime loads."""
+        return (self.faster or self.converted).sha256
 
     @property
     def receipt(self) -> str:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from edge_service.models.files import check_digest, folder_lock, sha256_of, sha256_of_file, write_whole
@@ -14,11 +15,12 @@ from edge_service.models.manifest import CHECKOUT, Manifest, ModelEntry, load_ma
 from shared.errors import SetupError
 
 REMEDY = "run `patronus models fetch`"
+_OTHER_ONNX = "install the onnx version that this release names, and report it to the project if that is what you have"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A converted model file; ``found`` is the digest that it had when this was made, None for no file."""
+    """A model file that is ready to run; ``found`` is the digest that it had when this was made, None for no file."""
 
     entry: ModelEntry
     path: Path
@@ -26,7 +28,7 @@ class ModelFile:
 
     @property
     def sha256(self) -> str:
-        """The digest that it must have."""
+        """The digest that contracts and profiles name: that of the converted model, whichever equal graph runs."""
         return self.entry.converted.sha256
 
     @property
@@ -34,7 +36,7 @@ class ModelFile:
         """Whether the file is there and its digest right."""
         if self.found is None:
             return "missing"
-        return "ready" if self.found == self.sha256 else "damaged"
+        return "ready" if self.found == self.entry.ready_sha256 else "damaged"
 
     def read(self) -> bytes:
         """Reads the file and checks it once more, so that a session is built from checked bytes.
@@ -48,7 +50,7 @@ class ModelFile:
             raise SetupError(
                 f"The model file {self.path.name} cannot be read ({problem.strerror}); {REMEDY}."
             ) from problem
-        check_digest(f"The model file {self.path.name}", data, self.sha256, REMEDY)
+        check_digest(f"The model file {self.path.name}", data, self.entry.ready_sha256, REMEDY)
         return data
 
 
@@ -92,7 +94,11 @@ def prepare(
         with folder_lock(folder, lambda: report("waiting for another set-up of the same folder")):
             for entry in entries:
                 # Checks again under the lock: a set-up that ran meanwhile may have done the work.
-                if model_file(entry, folder).state != "ready":
+                file = model_file(entry, folder)
+                if file.found == entry.converted.sha256 != entry.ready_sha256:  # as an earlier release left it
+                    report(f"{entry.converted.file}: making it faster")
+                    _write(entry, folder, file.path.read_bytes())
+                elif file.state != "ready":
                     source = fetch_source(entry, sources=sources, upstream_base=upstream_base, on_event=report)
                     report(f"{entry.converted.file}: converting")
                     _convert(entry, folder, source, keep_source=keep_source)
@@ -124,7 +130,7 @@ def locate(
     if file.state == "damaged":
         raise SetupError(
             f"The model file {file.path.name} has SHA-256 {str(file.found)[:12]}… "
-            f"where the manifest has {file.sha256[:12]}…; {remedy}."
+            f"where the manifest has {entry.ready_sha256[:12]}…; {remedy}."
         )
     return file
 
@@ -140,27 +146,38 @@ def model_file(entry: ModelEntry, folder: Path) -> ModelFile:
 
 
 def _convert(entry: ModelEntry, folder: Path, source: bytes, *, keep_source: bool) -> None:
+    converted = _conversion().to_runnable(source, entry.converted, entry.source.format)
+    check_digest(f"The converted model {entry.converted.file}", converted, entry.converted.sha256, _OTHER_ONNX)
+    if keep_source:
+        write_whole(folder / entry.source.file, source)
+    _write(entry, folder, converted, source)
+
+
+def _write(entry: ModelEntry, folder: Path, converted: bytes, source: bytes | None = None) -> None:
+    """Writes what ONNX Runtime loads, and a receipt."""
+    ready = converted
+    if entry.faster is not None:
+        from edge_service.models.fast_graph import faster  # noqa: PLC0415 - set-up only
+
+        ready = faster(converted)
+        check_digest(f"The faster form of {entry.converted.file}", ready, entry.faster.sha256, _OTHER_ONNX)
+    receipt = {  # for people: nothing is decided by it
+        "source_file": entry.source.file,
+        "source_sha256": entry.source.sha256 if source is None else sha256_of(source),
+        "converted_sha256": sha256_of(converted),
+        "ready_sha256": sha256_of(ready),
+        "converter": _conversion().CONVERTER,
+    }
+    # The model last: a service finds it only once everything else is there.
+    write_whole(folder / entry.receipt, json.dumps(receipt, indent=2).encode() + b"\n")
+    write_whole(folder / entry.converted.file, ready)
+
+
+def _conversion() -> ModuleType:
     try:
-        from edge_service.models.convert import CONVERTER, to_runnable  # noqa: PLC0415 - set-up only
+        import edge_service.models.convert as convert  # noqa: PLC0415, PLR0402 - set-up only
     except ImportError as problem:
         raise SetupError(
             "Converting a model needs the package onnx; install this project with its extra 'models'."
         ) from problem
-    converted = to_runnable(source, entry.converted, entry.source.format)
-    check_digest(
-        f"The converted model {entry.converted.file}",
-        converted,
-        entry.converted.sha256,
-        "install the onnx version that this release names, and report it to the project if that is what you have",
-    )
-    if keep_source:
-        write_whole(folder / entry.source.file, source)
-    receipt = {  # for people: nothing is decided by it
-        "source_file": entry.source.file,
-        "source_sha256": sha256_of(source),
-        "converted_sha256": sha256_of(converted),
-        "converter": CONVERTER,
-    }
-    # The model last: a service finds it only once everything else is there.
-    write_whole(folder / entry.receipt, json.dumps(receipt, indent=2).encode() + b"\n")
-    write_whole(folder / entry.converted.file, converted)
+    return convert
