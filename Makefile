@@ -73,10 +73,10 @@ bench-library: $(VENV)/.test  ## Time the library, without services
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.load.bench_library $(ARGS)
 
 bench-migrate: $(VENV)/.test models  ## Time the migration of stored embeddings, and patronus protect
-	@$(BIN)/python -m tests.load.bench_migrate $(ARGS)
+	@$(BIN)/python -m tests.load.galleries.bench_migrate $(ARGS)
 
 bench-subjects: $(VENV)/.test models  ## Time what is done with the subjects of a gallery of 100,000 sealed names
-	@$(BIN)/python -m tests.load.bench_subjects $(ARGS)
+	@$(BIN)/python -m tests.load.galleries.bench_subjects $(ARGS)
 
 bench-cloud: $(VENV)/.test  ## Time the cloud beside FAISS itself: make bench-cloud SIZES=10000,100000 CONCURRENCY=1,64
 	@$(BIN)/python -m tests.load.bench_cloud $(if $(SIZES),--sizes $(SIZES)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(ARGS)
