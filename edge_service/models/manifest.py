@@ -102,11 +102,9 @@ class ConvertedFile(_File):
     note: Text
 
 
-class FasterFile(_Part):
+class FasterFile(_File):
     """The equal graph that ONNX Runtime loads in place of the converted one, made by ``models.fast_graph``."""
 
-    sha256: HexDigest
-    size: Annotated[int, Field(gt=0)]
     note: Text
 
 
@@ -132,9 +130,14 @@ class ModelEntry(_Part):
     faster: FasterFile | None = None
 
     @property
-    def ready_sha256(self) -> str:
-        """The digest of the file that ONNX Runtime loads."""
-        return (self.faster or self.converted).sha256
+    def run(self) -> ConvertedFile | FasterFile:
+        """The file that ONNX Runtime loads."""
+        return self.faster or self.converted
+
+    @property
+    def ready_files(self) -> tuple[str, ...]:
+        """The names of the files that a set-up makes."""
+        return (self.converted.file,) if self.faster is None else (self.converted.file, self.faster.file)
 
     @property
     def receipt(self) -> str:
@@ -153,7 +156,7 @@ class Manifest(_Part):
         roles = [model.role for model in self.models if not model.optional]
         if len(set(roles)) != len(roles):
             raise ValueError("two models have the same role")
-        files = [name for model in self.models for name in (model.receipt, model.source.file, model.converted.file)]
+        files = [name for model in self.models for name in (model.receipt, model.source.file, *model.ready_files)]
         if len(set(files)) != len(files):
             raise ValueError("two files have the same name")
         return self

@@ -20,37 +20,48 @@ _OTHER_ONNX = "install the onnx version that this release names, and report it t
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model file that is ready to run; ``found`` is the digest that it had when this was made, None for no file."""
+    """A model that is ready to run.
+
+    Attributes:
+        entry: of the manifest.
+        path: of the converted file.
+        found: the digest that it had when this was made, None for no file.
+        run_path: of the file that ONNX Runtime loads, the faster one where there is one.
+        run_found: its digest, in the same way.
+    """
 
     entry: ModelEntry
     path: Path
     found: str | None
+    run_path: Path
+    run_found: str | None
 
     @property
     def sha256(self) -> str:
-        """The digest that contracts and profiles name: that of the converted model, whichever equal graph runs."""
+        """The digest that contracts and profiles name: that of the converted file, whichever equal one runs."""
         return self.entry.converted.sha256
 
     @property
     def state(self) -> Literal["ready", "missing", "damaged"]:
-        """Whether the file is there and its digest right."""
-        if self.found is None:
+        """Whether the files are there and their digests right."""
+        if self.found is None or self.run_found is None:
             return "missing"
-        return "ready" if self.found == self.entry.ready_sha256 else "damaged"
+        right = (self.found, self.run_found) == (self.sha256, self.entry.run.sha256)
+        return "ready" if right else "damaged"
 
     def read(self) -> bytes:
-        """Reads the file and checks it once more, so that a session is built from checked bytes.
+        """Reads the file to run and checks it once more, so that a session is built from checked bytes.
 
         Raises:
             SetupError: the file changed, or is gone, since this was made.
         """
         try:
-            data = self.path.read_bytes()
+            data = self.run_path.read_bytes()
         except OSError as problem:
             raise SetupError(
-                f"The model file {self.path.name} cannot be read ({problem.strerror}); {REMEDY}."
+                f"The model file {self.run_path.name} cannot be read ({problem.strerror}); {REMEDY}."
             ) from problem
-        check_digest(f"The model file {self.path.name}", data, self.entry.ready_sha256, REMEDY)
+        check_digest(f"The model file {self.run_path.name}", data, self.entry.run.sha256, REMEDY)
         return data
 
 
@@ -95,8 +106,8 @@ def prepare(
             for entry in entries:
                 # Checks again under the lock: a set-up that ran meanwhile may have done the work.
                 file = model_file(entry, folder)
-                if file.found == entry.converted.sha256 != entry.ready_sha256:  # as an earlier release left it
-                    report(f"{entry.converted.file}: making it faster")
+                if file.found == file.sha256 and file.state != "ready":  # as an earlier release left it
+                    report(f"{entry.run.file}: making it of {entry.converted.file}")
                     _write(entry, folder, file.path.read_bytes())
                 elif file.state != "ready":
                     source = fetch_source(entry, sources=sources, upstream_base=upstream_base, on_event=report)
@@ -136,13 +147,14 @@ def locate(
 
 
 def model_file(entry: ModelEntry, folder: Path) -> ModelFile:
-    """The state of a model's converted file.
+    """The state of a model's files.
 
     Raises:
-        SetupError: the file cannot be read.
+        SetupError: a file cannot be read.
     """
-    path = folder / entry.converted.file
-    return ModelFile(entry, path, sha256_of_file(path))
+    path, run_path = folder / entry.converted.file, folder / entry.run.file
+    found = sha256_of_file(path)
+    return ModelFile(entry, path, found, run_path, found if run_path == path else sha256_of_file(run_path))
 
 
 def _convert(entry: ModelEntry, folder: Path, source: bytes, *, keep_source: bool) -> None:
@@ -155,22 +167,24 @@ def _convert(entry: ModelEntry, folder: Path, source: bytes, *, keep_source: boo
 
 def _write(entry: ModelEntry, folder: Path, converted: bytes, source: bytes | None = None) -> None:
     """Writes what ONNX Runtime loads, and a receipt."""
-    ready = converted
+    run = None
     if entry.faster is not None:
         from edge_service.models.fast_graph import faster  # noqa: PLC0415 - set-up only
 
-        ready = faster(converted)
-        check_digest(f"The faster form of {entry.converted.file}", ready, entry.faster.sha256, _OTHER_ONNX)
+        run = faster(converted)
+        check_digest(f"The model {entry.faster.file}", run, entry.faster.sha256, _OTHER_ONNX)
     receipt = {  # for people: nothing is decided by it
         "source_file": entry.source.file,
         "source_sha256": entry.source.sha256 if source is None else sha256_of(source),
         "converted_sha256": sha256_of(converted),
-        "ready_sha256": sha256_of(ready),
+        "run_sha256": sha256_of(converted if run is None else run),
         "converter": _conversion().CONVERTER,
     }
     # The model last: a service finds it only once everything else is there.
     write_whole(folder / entry.receipt, json.dumps(receipt, indent=2).encode() + b"\n")
-    write_whole(folder / entry.converted.file, ready)
+    if run is not None:
+        write_whole(folder / entry.run.file, run)
+    write_whole(folder / entry.converted.file, converted)
 
 
 def _conversion() -> ModuleType:
