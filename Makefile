@@ -40,8 +40,9 @@ demo: $(VENV)/.run models  ## Enroll, verify and identify the sample pictures, i
 	@echo "[4/4] Starting a cloud and an edge of their own (a few seconds) ..."
 	@exec $(BIN)/python -m deploy.demo
 
-# Two workers with one thread each. A file's tests stay in one worker, which starts the file's services once.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two workers with one thread each. A file's tests stay in one worker, which starts the file's services once. Bytecode is
+# kept: where the environment forbids that, each of hundreds of processes would compile all code again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.test models optional-models  ## Run the fast tests: make test ARGS=tests/shared
 	@$(PYTEST) -m "not slow" --hypothesis-profile=fast $(ARGS)

@@ -8,6 +8,10 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_service.settings import EdgeSettings
 
 
 def main() -> None:
@@ -51,7 +55,7 @@ def _serve_until(stop_requested: Callable[[], bool]) -> None:
             "PATRONUS_EDGE__CLOUD__API_KEY_FILE": str(cloud.first_key_file),
         }
         pair.start("edge", "edge_service", edge_url, environment)
-        print(_welcome(edge_url, edge.first_key_file), flush=True)
+        print(_welcome(edge_url, edge.first_key_file) + _console(edge_url, edge), flush=True)
         pair.wait()
     finally:
         pair.stop()
@@ -79,6 +83,19 @@ The same with curl:
   curl -H "Authorization: Bearer $KEY" -X PUT $GALLERY
   curl -H "Authorization: Bearer $KEY" -F image=@{pictures}/obama/portrait.jpg $GALLERY/subjects/obama/faces
   curl -H "Authorization: Bearer $KEY" -F image=@{pictures}/obama/speech.jpg $GALLERY/subjects/obama/verify
+"""
+
+
+def _console(edge_url: str, edge: EdgeSettings) -> str:
+    if not edge.console:
+        return ""
+    from edge_service.console.sign_in_codes import SignInCodes, sign_in_link
+
+    link = sign_in_link(edge_url, SignInCodes(edge.sign_in_file))
+    return f"""
+The console, signed in (this link works once, within ten minutes; `patronus edge sign-in` makes another):
+
+  {link}
 """
 
 

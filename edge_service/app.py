@@ -9,8 +9,9 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import Scope
 
+from edge_service.console import pages
 from edge_service.metrics import EdgeMetrics
-from edge_service.routes import embeddings, galleries, info, matching, subjects
+from edge_service.routes import console, embeddings, galleries, info, matching, subjects
 from edge_service.services import Services
 from edge_service.settings import EdgeSettings, PictureLimits
 from edge_service.uploads import JSON
@@ -62,10 +63,12 @@ def create_app(settings: EdgeSettings, transport: httpx.AsyncBaseTransport | Non
         root_path=settings.root_path,
     )
     of_galleries = (matching.router, subjects.router, embeddings.router, galleries.router, galleries.rekeys)
-    for router in of_galleries:
+    for router in (*of_galleries, console.of_galleries):
         app.include_router(router, responses=CALLS_THE_CLOUD)
-    for router in (matching.pictures, info.router, system_routes(metrics, checks)):
+    for router in (matching.pictures, info.router, console.router, system_routes(metrics, checks)):
         app.include_router(router)
+    if settings.console:
+        app.include_router(pages.router)
     return app
 
 
@@ -83,6 +86,6 @@ def _body_limit(scope: Scope, limits: PictureLimits) -> int:
         return max(MAX_EMBEDDINGS_BYTES, sent(limits.max_bytes) + _FORM_BYTES)
     if path.endswith("/faces"):
         return sent(limits.max_request_bytes)
-    if not path.endswith(("/detect", "/compare", "/verify", "/identify")):
+    if not path.endswith(("/detect", "/compare", "/verify", "/identify", "/rebuild")):
         return _FORM_BYTES
     return sent(limits.max_bytes) * (2 if path.endswith("/compare") else 1) + _FORM_BYTES

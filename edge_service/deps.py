@@ -6,18 +6,20 @@ from functools import partial
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 from pydantic import AfterValidator, Field
 
 from edge_service.services import Services
 from edge_service.uploads import FORM, JSON, PART, SEVERAL
-from shared.http.auth import KeyCheck
+from shared.http.auth import Caller, KeyCheck
+from shared.http.request_context import current_request_id
 from shared.names import MAX_SUBJECT_NAME, GalleryName, QualityFilter, SubjectName, TemplateId
 from shared.security.credentials import Scope
 from shared.strict_types import PLAIN_DIGITS, TRUE_OR_FALSE
 from shared.wire.cloud import MAX_TOP_K
-from shared.wire.common import NumberInText
+from shared.wire.common import NumberInText, ScoreRule
 from shared.wire.edge import MAX_FACES
+from shared.wire.edge_console import RECORD_HEADER, RequestId
 
 # No embedding has more dimensions; the refusal names this number beside the right one.
 _MOST_DIM = 2**31 - 1
@@ -36,10 +38,25 @@ MayManage = Depends(KeyCheck(Scope.MANAGE))
 MayErase = Depends(KeyCheck(Scope.ENROLL, Scope.MANAGE))
 MayAsk = Depends(KeyCheck(*Scope))
 
+
+async def _record(
+    caller: Caller,
+    services: ServicesDep,
+    asked: Annotated[
+        Literal["1"] | None,
+        Header(alias=RECORD_HEADER, description="`1`: keep for a minute what is sent to the cloud for this request"),
+    ] = None,
+) -> None:
+    if asked is not None and services.settings.record_sent:
+        services.recorder.begin(caller.id, current_request_id())
+
+
+RecordsSent = Depends(_record)
 GalleryPath = Annotated[GalleryName, Path(description="name of the gallery")]
 SubjectPath = Annotated[SubjectName, Path(description="name of the subject: 1 to 128 characters of any script")]
 FacePath = Annotated[TemplateId, Path(description="id of the face, from the answer to its enrollment")]
 ReceiptPath = Annotated[NumberInText, Path(description="id of the receipt, from the answer to the erasure")]
+RequestIdPath = Annotated[RequestId, Path(description="`X-Request-ID` of the request that was recorded")]
 LimitQuery = Annotated[int, Query(ge=1, le=500, description="most items on a page"), PLAIN_DIGITS]
 AfterGalleryQuery = Annotated[GalleryName | None, Query(description="`next` of the previous page")]
 AfterSubjectQuery = Annotated[SubjectName | None, Query(description="`next` of the previous page")]
@@ -55,6 +72,7 @@ OnConflictQuery = Annotated[
         "reaches the threshold; needs the scope match too"
     ),
 ]
+RuleQuery = Annotated[ScoreRule, Query(description="how subjects with several templates are compared")]
 TopKQuery = Annotated[int, Query(ge=1, le=MAX_TOP_K, description="most candidates for each face"), PLAIN_DIGITS]
 MaxFacesQuery = Annotated[
     int,

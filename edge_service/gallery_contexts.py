@@ -154,6 +154,11 @@ class GalleryContexts:
             return await self._cache(gallery, await self.cloud.gallery(gallery))
         return cached.context
 
+    def last_known(self, gallery: str) -> GalleryContext | None:
+        """The context of a gallery as this edge saw it last, perhaps outdated; None: it is not cached."""
+        cached = self.cached.get(gallery)
+        return None if cached is None else cached.context
+
     async def renewed(self, gallery: str, refused: GalleryContext, refusal: ContractMismatch) -> GalleryContext:
         """The context of a gallery whose contract changed while templates were made.
 

@@ -19,6 +19,7 @@ from edge_service.protection.embeddings import unit_rows
 from edge_service.protection.keys import EpochKey, KeyStore
 from edge_service.protection.profiles.files import Profile
 from edge_service.protection.protect import PackedTemplates, Protected, Protector
+from edge_service.protection.seal import seal_matrix
 from edge_service.protection.served_profiles import ServedProfiles
 from edge_service.settings import MirroredFaces
 from edge_service.subjects.enrollment import Enrollment, EnrollOptions, EnrollResult
@@ -85,6 +86,23 @@ class ProtectResult:
     profile: Profile = field(repr=False)
     contract: str | None
     faces_found: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OneFace:
+    """A face, and what is known of it with and without protection; each (1, d) float32, a unit row.
+
+    Attributes:
+        face: as it was found and aligned.
+        unit: its embedding.
+        with_key: its template, with the seal undone; without a seal, its template.
+        without_key: its template, as the cloud has it.
+    """
+
+    face: AlignedFace
+    unit: Rows = field(repr=False)
+    with_key: Rows = field(repr=False)
+    without_key: Rows = field(repr=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -237,6 +255,21 @@ class Recognition:
         # 3. Protect.
         protected = await self.workers.run(protector.templates, unit, key)
         return ProtectResult(protected, protector.profile, contract, faces_found)
+
+    async def one_face(
+        self, picture: bytes, gallery: str | None, subject: str | None, quality: QualityFilter | None
+    ) -> OneFace:
+        """The face of a picture with its embedding and its template; sends nothing.
+
+        Args, and what is raised, as of ``protect``.
+        """
+        protector, key, _ = await self._key_for_protect(gallery, subject)
+        [face], found = await self.workers.run(self._read_single_faces, [picture], self.level(quality, "enroll"))
+        made = (await self.workers.run(protector.templates, found.unit, key)).templates
+        opened = made
+        if protector.profile.seals and key is not None:
+            opened = made @ seal_matrix(key, made.shape[1])
+        return OneFace(face, found.unit, opened, made)
 
     async def _key_for_protect(
         self, gallery: str | None, subject: str | None

@@ -5,6 +5,10 @@ from __future__ import annotations
 import httpx
 
 from edge_service.cloud.client import CloudClient
+from edge_service.cloud.recorder import SentRecorder
+from edge_service.console.browser_keys import EdgeKeyRing
+from edge_service.console.rebuild import Rebuilder
+from edge_service.console.sign_in_codes import SignInCodes
 from edge_service.gallery_contexts import GalleryContexts
 from edge_service.metrics import EdgeMetrics
 from edge_service.protection.keys import KeyStore
@@ -20,7 +24,6 @@ from edge_service.subjects.sender import TemplateSender
 from edge_service.vision.reader import FaceReader
 from edge_service.workers import Workers
 from shared.logs import get_logger
-from shared.security.key_ring import KeyRing
 from shared.wire.common import Threshold
 
 _log = get_logger(__name__)
@@ -43,7 +46,8 @@ class Services:
     ) -> None:
         self.settings = settings
         keys = KeyStore(settings.home, may_make=not settings.keys_file.exists())
-        self.key_ring = KeyRing(settings.keys_file)
+        self.key_ring = EdgeKeyRing(settings.keys_file)
+        self.sign_in_codes = SignInCodes(settings.sign_in_file)
         if self.key_ring.ensure_first_key(settings.first_key_file):
             _log.info("first_api_key_made", file=str(settings.first_key_file))
         self.key_ring.records()  # a file that cannot be read stops the start
@@ -63,11 +67,13 @@ class Services:
         self.profile = self.profiles.default.profile
         if self.profiles.default_threshold(self.profile) is None:
             _log.warning("no_default_threshold", needs="PATRONUS_EDGE__THRESHOLD__COSINE and __FMR, or one a gallery")
+        self.recorder = SentRecorder()
         self.cloud = CloudClient(settings.cloud, metrics, transport)
         self.workers = Workers(settings.work)
         self.galleries = GalleryContexts(
             cloud=self.cloud, keys=keys, profiles=self.profiles, cache_s=settings.cloud.gallery_cache_s
         )
+        self.rebuilder = Rebuilder.beside(settings.profiles, settings.profile, pin, spec.dim)
         mirrored = settings.mirrored if spec.mirror else "off"
         sender = TemplateSender(cloud=self.cloud, galleries=self.galleries, workers=self.workers, metrics=metrics)
         enrollment = Enrollment(cloud=self.cloud, profiles=self.profiles, sender=sender)
@@ -90,5 +96,6 @@ class Services:
 
     async def close(self) -> None:
         """Lets running work end, and closes the connections to the cloud."""
+        self.recorder.close()
         self.workers.close()
         await self.cloud.close()

@@ -160,6 +160,10 @@ class EdgeSettings(ServiceSettings):
     # Subjects whose names are kept in memory for lists, opened and sorted: about 70 MB for 200,000. A gallery with more
     # is not listed; its subjects are found by their names all the same.
     max_listed_subjects: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
+    # The console: a page at `/` for browsers, which sign in with an API key or a one-time link.
+    console: bool = True
+    # Whether a caller may have the edge keep, for a minute and in memory, what it sent to the cloud for one request.
+    record_sent: bool = True
     cloud: CloudSettings = CloudSettings()
     inference: InferenceSettings = InferenceSettings()
     pictures: PictureLimits = PictureLimits()
@@ -170,6 +174,11 @@ class EdgeSettings(ServiceSettings):
     def address_file(self) -> Path:
         """The file with this machine's edge's address, for the command line."""
         return self.home / "address"
+
+    @property
+    def sign_in_file(self) -> Path:
+        """The private file with the digests of one-time codes for the console."""
+        return self.home / "sign_in_codes.json"
 
     @property
     def cloud_connection_file(self) -> Path:

@@ -293,6 +293,22 @@ def export(
     typer.echo(f"Wrote {to / profile.document.name} (SHA-256 {profile.pin.sha256[:12]}…).")
 
 
+@app.command("export-decoder")
+def export_decoder(
+    to: Annotated[Path, typer.Option(help="Folder of profiles; the decoder is put beside the training's.")] = Path(
+        "profiles"
+    ),
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a decoder that is there.")] = False,
+    out: _Out = _RUN,
+    cache: _Cache = _CACHE,
+) -> None:
+    """Write a decoder for the edge's console, which shows what a thief could rebuild. Do not publish it."""
+    from lab.defence.runs import Run
+    from lab.export.decoder_export import export_decoder as write
+
+    typer.echo(f"Wrote {write(Run.open(out, cache), to, replace=replace)}.")
+
+
 @app.command()
 def figures(
     portraits: Annotated[Path, typer.Option(help="Pictures that may be published; their faces are shown.")],

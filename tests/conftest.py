@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -29,6 +30,20 @@ def pytest_configure(config: pytest.Config) -> None:
     alone = not hasattr(config, "workerinput")
     if alone and not config.option.markexpr and Path("/proc/self/smaps_rollup").exists():
         config.stash[_peak_memory] = PeakMemory()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Loads all tests, and what they import, without collecting garbage, and never looks at all that again.
+
+    Of a worker's samples in a profile of the fast tests, 18 % were in the collector, most of them while it loaded.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

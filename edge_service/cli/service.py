@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,30 @@ def _ring() -> KeyRing:
 
 app = typer.Typer(help="The edge: takes pictures, sends protected templates.", no_args_is_help=True)
 app.add_typer(keys_command(_ring, "edge"), name="keys")
+
+
+@app.command("sign-in")
+def sign_in(
+    url: Annotated[
+        str | None, typer.Option(help="Where the browser reaches the edge.", show_default="where it runs here")
+    ] = None,
+) -> None:
+    """Print a link that signs a browser in to the console: it works once, within ten minutes."""
+    from edge_service.console.sign_in_codes import SignInCodes, sign_in_link
+    from edge_service.settings import EdgeSettings
+    from shared.errors import SetupError
+    from shared.security.secret_files import read_secret
+    from shared.service_settings import load_settings
+    from shared.urls import service_url
+
+    settings = load_settings(EdgeSettings)
+    if not settings.console:
+        raise SetupError("The console is off; set PATRONUS_EDGE__CONSOLE=true for the edge, and restart it.")
+    if url is None:
+        url = service_url(settings.host, settings.port, tls=settings.tls.certificate is not None)
+        with contextlib.suppress(OSError, SetupError, UnicodeDecodeError):  # else no edge runs here
+            url = read_secret(settings.address_file).decode("ascii").strip()
+    typer.echo(sign_in_link(url, SignInCodes(settings.sign_in_file)))
 
 
 @app.command()

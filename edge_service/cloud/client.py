@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from edge_service.cloud.answers import AWAY, Answer, TryAgain, read, translated
+from edge_service.cloud.recorder import current_recording
 from edge_service.settings import CloudSettings
 from shared.errors import (
     NotFound,
@@ -78,6 +79,27 @@ class StoredSubjectPath:
         return f"/{self.gallery}/subjects/{self.name}"
 
 
+class _RecordingTransport(httpx.AsyncBaseTransport):
+    """Notes each request as it leaves, where its caller asked for it: the last step before the network."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        recording = current_recording()
+        if recording is None:
+            return await self._transport.handle_async_request(request)
+        body = await request.aread()
+        sent = recording.note(request.method, request.url.raw_path, request.headers.raw, body)
+        response = await self._transport.handle_async_request(request)
+        if sent is not None:
+            sent.answered = response.status_code
+        return response
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
 class CloudClient:
     """The cloud's REST interface, with timeouts, bounded retries, and errors of this edge.
 
@@ -100,9 +122,7 @@ class CloudClient:
             base_url=settings.url,
             headers={"Authorization": f"Bearer {_api_key(settings)}"},
             timeout=httpx.Timeout(settings.answer_timeout_s, connect=settings.connect_timeout_s),
-            limits=httpx.Limits(max_connections=settings.connections, keepalive_expiry=20),
-            transport=transport,
-            verify=client_context(settings.ca, settings.certificate, settings.key),
+            transport=_RecordingTransport(transport or _network(settings)),
             trust_env=False,  # a proxy named in the environment must not see templates
             follow_redirects=False,
         )
@@ -292,6 +312,14 @@ def _logged_tls_failure(failure: httpx.HTTPError) -> str | None:
     if why is not None:
         _log.error("cloud_connection_refused", why=why)
     return why
+
+
+def _network(settings: CloudSettings) -> httpx.AsyncHTTPTransport:
+    return httpx.AsyncHTTPTransport(
+        verify=client_context(settings.ca, settings.certificate, settings.key),
+        limits=httpx.Limits(max_connections=settings.connections, keepalive_expiry=20),
+        trust_env=False,
+    )
 
 
 def _page(limit: int, after: str | None) -> dict[str, str]:

@@ -7,6 +7,7 @@ from edge_service.vision.formats import FORMATS
 from shared.home import patronus_version
 from shared.http.routes import api_router
 from shared.wire.edge import EdgeInfo
+from shared.wire.edge_console import ConsoleInfo
 
 router = api_router("/v1", "system")
 
@@ -29,5 +30,6 @@ async def get_info(services: ServicesDep) -> EdgeInfo:
         max_pixels=limits.max_pixels,
         max_pictures_a_request=limits.max_pictures,
         formats=list(FORMATS),
+        console=ConsoleInfo(decoder=services.rebuilder.decoder is not None, recording=services.settings.record_sent),
         galleries=f"{services.settings.root_path}/v1/galleries",
     )

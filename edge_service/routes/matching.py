@@ -11,6 +11,7 @@ from edge_service.deps import (
     MaxFacesQuery,
     MayMatch,
     QualityQuery,
+    RecordsSent,
     ServicesDep,
     SubjectPath,
     TopKQuery,
@@ -26,7 +27,7 @@ router = api_router("/v1/galleries/{gallery}", "matching")
 pictures = api_router("/v1", "pictures")
 
 
-@router.post("/subjects/{subject}/verify", dependencies=[MayMatch], openapi_extra=picture_body())
+@router.post("/subjects/{subject}/verify", dependencies=[MayMatch, RecordsSent], openapi_extra=picture_body())
 async def verify_face(
     request: Request,
     gallery: GalleryPath,
@@ -49,7 +50,7 @@ async def verify_face(
     )
 
 
-@router.post("/identify", dependencies=[MayMatch], openapi_extra=picture_body())
+@router.post("/identify", dependencies=[MayMatch, RecordsSent], openapi_extra=picture_body())
 async def identify_faces(
     request: Request,
     gallery: GalleryPath,

@@ -19,6 +19,7 @@ from edge_service.deps import (
     OnConflictQuery,
     PrefixQuery,
     QualityQuery,
+    RecordsSent,
     ServicesDep,
     SubjectPath,
     picture_body,
@@ -39,7 +40,7 @@ router = api_router("/v1/galleries/{gallery}/subjects", "subjects")
 
 @router.post(
     "/{subject}/faces",
-    dependencies=[MayEnroll],
+    dependencies=[MayEnroll, RecordsSent],
     status_code=HTTP_201_CREATED,
     responses={HTTP_200_OK: {"model": EnrollFacesAnswer, "description": "A dry run: nothing was stored."}},
     openapi_extra=picture_body(1, PictureLimits().max_pictures),

@@ -129,7 +129,7 @@ class Run:
             decoder, _ = train_decoder(family, unit, pixels, unit, embedder, options, kept)
             save_whole(path, decoder.state_dict())
         decoder = build(family, unit.shape[1])
-        _load_into(decoder, path)
+        load_into(decoder, path)
         return decoder.eval().requires_grad_(False)
 
     def _retrained(self, number: int, network: PatronusNetwork, material: Material, embedder: nn.Module) -> nn.Module:
@@ -151,7 +151,7 @@ class Run:
         self.check_trained()
         recipe = self.recipe
         network = network_of(fitted, np.deg2rad(recipe.phi_max), recipe.seed)
-        _load_into(network, self.folder / "network.pt")
+        load_into(network, self.folder / "network.pt")
         if recipe.slope is not None:
             limited_by_cohort(network, recipe.tau, recipe.slope)
         calibration = self.read("calibration.json") if calibrated else None
@@ -216,7 +216,12 @@ def _load_fit(path: Path) -> Fitted:
         raise _damaged(path) from None
 
 
-def _load_into(module: nn.Module, path: Path) -> None:
+def load_into(module: nn.Module, path: Path) -> None:
+    """Loads the weights of a module.
+
+    Raises:
+        SetupError: the file is missing, damaged, or of another module.
+    """
     try:
         module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception:  # torch's errors on a damaged file share no base class

@@ -14,7 +14,7 @@ from lab.defence.network import TINY, PatronusNetwork
 OPSET, IR_VERSION = 17, 8
 
 
-class _Graph:
+class Graph:
     """Nodes and constants under way."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ def to_onnx(network: PatronusNetwork) -> bytes:
     orthogonal. Outputs ``template`` (n, d) unit rows, ``angle`` (n,) radians. All float32.
     """
     size = network.size
-    g = _Graph()
+    g = Graph()
     value = {
         name: tensor.detach().cpu().double().numpy()
         for name, tensor in {**dict(network.named_parameters()), **dict(network.named_buffers())}.items()
@@ -114,6 +114,6 @@ def to_onnx(network: PatronusNetwork) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _linear(g: _Graph, rows: str, value: dict[str, NDArray[np.float64]], name: str) -> str:
+def _linear(g: Graph, rows: str, value: dict[str, NDArray[np.float64]], name: str) -> str:
     weight = g.constant(value[f"{name}.weight"].T, f"{name}.weight")
     return g.node("Gemm", rows, weight, g.constant(value[f"{name}.bias"], f"{name}.bias"))

@@ -19,6 +19,7 @@ from shared.client.pictures import Picture
 from shared.errors import BadRequest, Unprocessable
 from shared.names import GALLERY_PATTERN, TEMPLATE_ID_PATTERN, subject_name
 from shared.strict_types import whole_number, wrong_type
+from shared.wire.edge_console import RECORD_HEADER, REQUEST_ID_PATTERN
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -30,6 +31,7 @@ Repeat = Literal["always", "not_done"]
 _NOT_FINITE: Final = (b"NaN", b"Infinity")
 _RULES: Final[dict[str, tuple[str, str]]] = {
     "gallery": (GALLERY_PATTERN, "1 to 64 letters, digits or ._-, and a letter or digit first"),
+    "request_id": (REQUEST_ID_PATTERN, "1 to 64 ASCII letters, digits or ._-"),
     "face": (TEMPLATE_ID_PATTERN, "32 hexadecimal digits in lower case, as `patronus subject show` prints them"),
 }
 
@@ -44,6 +46,7 @@ class Call(Generic[T_co]):
         answer: a model that the answer is read as, or ``str`` for its text.
         names: values for the braces of the path.
         query: parameters; those that are None are left out.
+        headers: further ones; those that are None are left out.
         body: members of a JSON body; those that are None are left out. None: no body.
         pictures: parts ``image`` of a multipart body.
         floats: a body of little-endian float32.
@@ -56,6 +59,7 @@ class Call(Generic[T_co]):
     answer: type[T_co]
     names: Mapping[str, str | int] = field(default_factory=dict)
     query: Mapping[str, str | int | None] = field(default_factory=dict)
+    headers: Mapping[str, str | None] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
     pictures: Sequence[Picture] = ()
     floats: bytes | None = field(default=None, repr=False)
@@ -112,6 +116,18 @@ class Call(Generic[T_co]):
         return replace(self, query={**self.query, "after": last})
 
 
+def recorded(request_id: str | None) -> dict[str, str | None]:
+    """The headers of a call that the edge is to record, under an id of the caller's choice; None: not recorded.
+
+    Raises:
+        BadRequest: no request can have this id.
+    """
+    if request_id is None:
+        return {RECORD_HEADER: None}
+    check_name("request_id", request_id)
+    return {RECORD_HEADER: "1", "X-Request-ID": request_id}
+
+
 def _plain(value: Any) -> Any:
     """A number of NumPy as one of Python."""
     if not hasattr(value, "tolist"):
@@ -123,7 +139,7 @@ def check_name(what: str, name: str | int) -> None:
     """Refuses a name that would lead to another resource, or that nothing can have.
 
     Args:
-        what: ``gallery``, ``subject``, ``face`` or ``receipt``.
+        what: ``gallery``, ``subject``, ``face``, ``request_id`` or ``receipt``.
         name: of it; the number of a receipt.
 
     Raises:

@@ -1,7 +1,7 @@
 """The two clients of the edge's REST interface: ``Client``, and ``AsyncClient`` for asyncio.
 
-An operation is a function of ``galleries``, ``subjects``, ``embeddings`` or ``matching``. To add one, write it there
-and name it in both classes. A test compares both with the edge's OpenAPI document.
+An operation is a function of ``galleries``, ``subjects``, ``embeddings``, ``matching`` or ``console``. To add one,
+write it there and name it in both classes. A test compares both with the edge's OpenAPI document.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from shared.client import embeddings, galleries, matching, subjects
+from shared.client import console, embeddings, galleries, matching, subjects
 from shared.client.answers import Body
 from shared.client.call import Call
 from shared.client.methods import awaited, awaited_for_items, called, called_for_items
@@ -174,6 +174,13 @@ class Client(_Caller):
     get_readiness = called(matching.get_readiness)
     get_metrics = called(matching.get_metrics)
 
+    get_key = called(console.get_key)
+    list_keys = called(console.list_keys)
+    get_curves = called(console.get_curves)
+    get_gallery_curves = called(console.get_gallery_curves)
+    get_sent = called(console.get_sent)
+    rebuild_face = called(console.rebuild_face)
+
 
 class AsyncClient(_Caller):
     """Calls an edge from asyncio. Its arguments, methods and errors are those of ``Client``, and methods are awaited.
@@ -254,3 +261,10 @@ class AsyncClient(_Caller):
     get_health = awaited(matching.get_health)
     get_readiness = awaited(matching.get_readiness)
     get_metrics = awaited(matching.get_metrics)
+
+    get_key = awaited(console.get_key)
+    list_keys = awaited(console.list_keys)
+    get_curves = awaited(console.get_curves)
+    get_gallery_curves = awaited(console.get_gallery_curves)
+    get_sent = awaited(console.get_sent)
+    rebuild_face = awaited(console.rebuild_face)

@@ -176,13 +176,17 @@ class Exchange(Generic[T]):
             raise ClientError("This client is closed; make another one.", reason="closed")
         call = self._call
         sent: dict[str, Any] = {"method": call.method, "url": call.target(), "params": call.params()}
+        headers = {name: value for name, value in call.headers.items() if value is not None}
         with parts(call.pictures) as files:
             if files:
                 sent["files"] = files
             elif call.floats is not None:
-                sent |= {"content": call.floats, "headers": {"Content-Type": "application/octet-stream"}}
+                sent["content"] = call.floats
+                headers["Content-Type"] = "application/octet-stream"
             elif call.body is not None:
-                sent |= {"content": call.json(), "headers": {"Content-Type": "application/json"}}
+                sent["content"] = call.json()
+                headers["Content-Type"] = "application/json"
+            sent["headers"] = headers
             try:
                 yield sent
             except httpx.RequestError as failure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.client.call import Call
+from shared.client.call import Call, recorded
 from shared.client.pictures import Picture
 from shared.names import QualityFilter
 from shared.wire.common import Health, Readiness
@@ -13,7 +13,12 @@ _UNAVAILABLE = 503
 
 
 def verify_face(
-    gallery: str, subject: str, picture: Picture, *, quality_filter: QualityFilter | None = None
+    gallery: str,
+    subject: str,
+    picture: Picture,
+    *,
+    quality_filter: QualityFilter | None = None,
+    record: str | None = None,
 ) -> Call[VerifyFaceAnswer]:
     """Decides whether the largest face of a picture is a subject's (1:1).
 
@@ -22,6 +27,7 @@ def verify_face(
         subject: whose face it may be.
         picture: a path, bytes, or a file open for reading.
         quality_filter: least quality of the face; None: as the edge is set.
+        record: an id for this request, under which ``get_sent`` returns for a minute what was sent to the cloud.
 
     Raises:
         NotFound: there is no such gallery or subject.
@@ -38,6 +44,7 @@ def verify_face(
         names={"gallery": gallery, "subject": subject},
         query={"quality_filter": quality_filter},
         pictures=(picture,),
+        headers=recorded(record),
     )
 
 
@@ -48,6 +55,7 @@ def identify_faces(
     top_k: int = 5,
     max_faces: int = 1,
     quality_filter: QualityFilter | None = None,
+    record: str | None = None,
 ) -> Call[IdentifyFacesAnswer]:
     """Searches a gallery for the faces of a picture (1:N).
 
@@ -57,6 +65,7 @@ def identify_faces(
         top_k: most candidates for each face, 1 to 100.
         max_faces: most faces to search for, largest first, 1 to 200.
         quality_filter: least quality of a face; None: as the edge is set.
+        record: as of ``verify_face``.
 
     Raises:
         Conflict: the gallery is verify-only.
@@ -72,6 +81,7 @@ def identify_faces(
         names={"gallery": gallery},
         query={"top_k": top_k, "max_faces": max_faces, "quality_filter": quality_filter},
         pictures=(picture,),
+        headers=recorded(record),
     )
 
 

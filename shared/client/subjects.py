@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from shared.client.call import Call
+from shared.client.call import Call, recorded
 from shared.client.pictures import Picture
 from shared.errors import BadRequest
 from shared.names import QualityFilter
@@ -25,6 +25,7 @@ def enroll_faces(
     quality_filter: QualityFilter | None = None,
     dry_run: bool = False,
     on_conflict: Literal["store", "refuse"] = "store",
+    record: str | None = None,
 ) -> Call[EnrollFacesAnswer]:
     """Enrolls a subject from pictures, all of them or none. A picture that was enrolled before is not stored again.
 
@@ -35,6 +36,7 @@ def enroll_faces(
         quality_filter: least quality of a face; None: as the edge is set.
         dry_run: whether to store nothing, and tell what would be stored.
         on_conflict: ``refuse``: store nothing if a face is nearer to another subject, whom it matches.
+        record: an id for this request, under which ``get_sent`` returns for a minute what was sent to the cloud.
 
     Raises:
         FaceRefused: no face, several faces, or one too poor; ``reason`` says which.
@@ -55,6 +57,7 @@ def enroll_faces(
             "on_conflict": None if on_conflict == "store" else on_conflict,
         },
         pictures=pictures,
+        headers=recorded(record),
     )
 
 

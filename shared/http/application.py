@@ -23,12 +23,13 @@ from shared.metrics import Metrics
 from shared.service_settings import RateSettings
 from shared.wire.cloud import CONTRACT_HEADER
 from shared.wire.common import Problem
+from shared.wire.edge_console import RECORD_HEADER
 
 # Of all bodies together that are being received or worked on: a few large pictures for each of a few workers.
 _BODY_BYTES = 256 * 1024 * 1024
 # What scripts of other origins may send and read, where any may call.
 _CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", REQUEST_ID_HEADER)
+_CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", REQUEST_ID_HEADER, RECORD_HEADER)
 _CORS_ANSWER_HEADERS = (
     REQUEST_ID_HEADER,
     "Retry-After",
@@ -92,7 +93,7 @@ def _never_answered(method: str, path: str, operation: dict[str, Any]) -> set[st
     parameters = {one["name"] for one in operation.get("parameters", ())}
     writes = "/galleries/" in path and kind_of(method, path) is Kind.WRITING
     possible = {
-        "404": "gallery" in parameters,
+        "404": not parameters.isdisjoint({"gallery", "request_id"}),
         "408": bool(body),
         "409": "gallery" in parameters and (method != "GET" or CONTRACT_HEADER in parameters),
         "413": bool(body),

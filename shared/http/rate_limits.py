@@ -20,7 +20,7 @@ from shared.security.credentials import UNLIMITED, ApiKeyRecord, Scope
 from shared.service_settings import RateSettings
 
 _log = get_logger(__name__)
-_MATCHING = frozenset({"verify", "identify", "detect", "compare"})
+_MATCHING = frozenset({"verify", "identify", "detect", "compare", "rebuild"})
 # The operator needs to know which key it is, not each of its calls.
 _SECONDS_BETWEEN_WARNINGS = 60.0
 # In a request's scope: what was counted of it.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
+from functools import cached_property
 from typing import Any, Final
 
-from fastapi import APIRouter, FastAPI, Request, Response, status
+from fastapi import APIRouter, Request, Response, status
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
@@ -14,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from shared.errors import BadRequest
 from shared.http.auth import KeyCheck
 from shared.http.json_bodies import StrictRequest
-from shared.http.problems import RESPONSES, operations_of
+from shared.http.problems import RESPONSES
 from shared.wire.common import Erased
 
 
@@ -41,6 +43,11 @@ class StrictRoute(APIRoute):
         summary, _, self.description = inspect.cleandoc(endpoint.__doc__ or "").partition("\n\n")
         self.summary = summary.rstrip(".")
 
+    @cached_property
+    def query_names(self) -> frozenset[str]:
+        """The query parameters that it takes, as the OpenAPI document names them; that takes long to make."""
+        return frozenset(_query_names(self.dependant))
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers a request."""
         answer = super().get_route_handler()
@@ -50,7 +57,7 @@ class StrictRoute(APIRoute):
             for check in checks:  # FastAPI would read and parse the body first
                 await check(request)
             if request.scope["query_string"]:
-                refuse_unknown_query(request)
+                refuse_unknown_query(request, self.query_names)
             return await answer(StrictRequest(request.scope, request.receive))
 
         return strict
@@ -70,11 +77,18 @@ class StrictRoute(APIRoute):
         return scope["type"] == "http" and scope["method"] == "HEAD" and "GET" in (self.methods or ())
 
 
-def refuse_unknown_query(request: Request) -> None:
+def _query_names(dependant: Dependant) -> set[str]:
+    return {one.alias for one in dependant.query_params}.union(*map(_query_names, dependant.dependencies))
+
+
+def refuse_unknown_query(request: Request, known: frozenset[str]) -> None:
     """Refuses a query parameter that is unknown to the route, or that comes twice.
 
-    The OpenAPI document names those of the route. Otherwise a misspelled parameter, and one of two values, would be
-    ignored silently.
+    Otherwise a misspelled parameter, and one of two values, would be ignored silently.
+
+    Args:
+        request: to a route.
+        known: the names that the route takes.
 
     Raises:
         BadRequest: names the parameters that there are.
@@ -84,9 +98,6 @@ def refuse_unknown_query(request: Request) -> None:
         return  # monitoring adds parameters of its own to the paths of health and metrics
     if len(query) != len(query.multi_items()):
         raise BadRequest("The query holds a parameter twice; send each once.", reason="repeated_parameter")
-    app: FastAPI = request.app
-    operation = operations_of(app, request.scope).get(request.method.lower(), {})
-    known = {one["name"] for one in operation.get("parameters", []) if one["in"] == "query"}
     if not known.issuperset(query):
         there = ", ".join(sorted(known)) or "none"
         raise BadRequest(f"The query holds a parameter that is not known here; there are: {there}.")

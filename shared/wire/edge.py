@@ -22,6 +22,7 @@ from shared.wire.common import (
     Threshold,
     Wire,
 )
+from shared.wire.edge_console import ConsoleInfo
 from shared.wire.thresholds import ThresholdChoice, ThresholdFor
 
 MAX_EMBEDDINGS_A_REQUEST = 500
@@ -393,4 +394,5 @@ class EdgeInfo(Wire):
     max_pixels: int
     max_pictures_a_request: int
     formats: list[str]
+    console: ConsoleInfo
     galleries: str = Field(default="/v1/galleries", description="path of the galleries")

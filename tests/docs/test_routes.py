@@ -17,7 +17,7 @@ from shared.security.credentials import Scope
 from tests.docs.pages import ROOT
 from tests.support.edge import Pair
 
-VALUES = {"gallery": "g", "subject": "s", "face": "0" * 32, "template": "0" * 32, "receipt": "1"}
+VALUES = {"gallery": "g", "subject": "s", "face": "0" * 32, "template": "0" * 32, "receipt": "1", "request_id": "r"}
 SERVICES = ["edge", "cloud"]
 Route = tuple[str, str]
 Services = tuple[Pair, dict[str, FastAPI]]

@@ -43,7 +43,8 @@ def test_every_operation_is_answered(edge: Edge, monkeypatch: pytest.MonkeyPatch
         assert [face.stored for face in enrolled.faces] == ["now", "now"]
         assert client.enroll_faces("staff", "obama", PORTRAIT.read_bytes()).faces[0].stored == "before"
         assert client.enroll_faces("staff", "obama", BIDEN, dry_run=True).faces[0].stored == "no"
-        assert client.verify_face("staff", "obama", SPEECH).decision == "match"
+        assert client.verify_face("staff", "obama", SPEECH, record="one").decision == "match"
+        assert [request.answered for request in client.get_sent("one").requests] == [200]
         found = client.identify_faces("staff", SPEECH, top_k=1, max_faces=1).faces[0]
         assert [one.subject for one in found.candidates] == ["obama"]
         assert client.detect_faces(PORTRAIT).faces_found == 1
@@ -84,6 +85,12 @@ def test_every_operation_is_answered(edge: Edge, monkeypatch: pytest.MonkeyPatch
             status = client.start_rekey("staff", epoch=epoch)
         assert (status.contract.seal is not None and status.contract.seal.epoch, status.templates) == (epoch, 5)
         assert client.get_rekey("staff") == client.cancel_rekey("staff")
+
+        assert client.get_key().id in {key.id for key in client.list_keys().keys}
+        assert {curve.rule for curve in client.get_curves(rule="best").curves} == {"best"}
+        with pytest.raises(NotFound, match="no decoder"):
+            client.rebuild_face(PORTRAIT, gallery="staff")
+        assert client.get_gallery_curves("staff").curves == client.get_curves().curves
 
         assert client.delete_face("staff", "obama", enrolled.faces[0].id).templates == 1
         receipt = client.delete_subject("staff", "obama").receipt

@@ -11,13 +11,14 @@ from cloud_service.erasure.erasure_list import ErasureList, KnownErasure
 from edge_service.models.manifest import Manifest
 from edge_service.protection.key_file import _KeyFile
 from edge_service.protection.key_transfer import WrappedKey
-from edge_service.protection.profiles.curves import Cost, Histogram, MeasuredCurve
+from edge_service.protection.profiles.curves import Cost
 from edge_service.protection.profiles.document import PatronusStep, ProfileDocument
 from edge_service.protection.profiles.score import ScoreCalibration, ScoreWeights
 from edge_service.vision.embedder_files import EmbedderDescription
 from shared.contract import Contract, ProfilePin
 from shared.security.key_ring import _File
 from shared.wire import cloud, common, edge, edge_embeddings, edge_subjects, thresholds
+from shared.wire.curves import Histogram, MeasuredCurve
 
 DOCUMENTS: list[type[BaseModel]] = [
     *(_KeyFile, _File, WrappedKey, Contract, ProfilePin, Manifest, EmbedderDescription, ErasureList, KnownErasure),

@@ -79,7 +79,8 @@ def _migrated_record() -> bytes:
         return file.read_bytes()
 
 
-def _copy_empty_record(home: Path) -> None:
+def copy_empty_record(home: Path) -> None:
+    """Makes the home folder of a cloud, with an empty record in it."""
     home.mkdir(mode=0o700, parents=True)
     file = home / "record.db"
     file.touch(mode=0o600)
@@ -142,7 +143,7 @@ class Cloud:
 
     def __enter__(self) -> Cloud:
         if self.settings.record.url is None and not self.settings.home.exists():
-            _copy_empty_record(self.settings.home)
+            copy_empty_record(self.settings.home)
         self.http.__enter__()
         self.http.headers["Authorization"] = f"Bearer {self.settings.first_key_file.read_text().strip()}"
         return self

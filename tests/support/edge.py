@@ -25,6 +25,7 @@ from edge_service.app import create_app as create_edge
 from edge_service.settings import CloudSettings, EdgeSettings
 from shared.client import Client
 from shared.security.credentials import Scope
+from tests.support.cloud_client import copy_empty_record
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 SAMPLES = sorted(str(path.relative_to(PICTURES)) for path in PICTURES.glob("*/*.*g"))
@@ -189,6 +190,8 @@ class Pair:
         self._opened = ExitStack()
 
     def __enter__(self) -> Pair:
+        if not self.cloud_settings.home.exists():
+            copy_empty_record(self.cloud_settings.home)
         self.portal = self._opened.enter_context(start_blocking_portal())
         try:
             self.open(self.cloud.router.lifespan_context(self.cloud))

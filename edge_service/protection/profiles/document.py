@@ -7,12 +7,13 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from edge_service.protection.profiles.curves import Cost, MeasuredCurve, refuse_repeated
+from edge_service.protection.profiles.curves import Cost, refuse_repeated
 from edge_service.protection.profiles.score import ScoreCalibration
 from shared.contract import MAX_DIM
 from shared.names import HexDigest
 from shared.strict_types import One
 from shared.wire.common import Threshold
+from shared.wire.curves import MeasuredCurve
 
 VERSION: Final = 1
 ANY_EMBEDDER: Final = "any"

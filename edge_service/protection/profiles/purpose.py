@@ -7,10 +7,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-from edge_service.protection.profiles.curves import MeasuredCurve
 from edge_service.protection.profiles.document import ProfileDocument
 from shared.errors import Unprocessable
 from shared.wire.common import NewThreshold
+from shared.wire.curves import MeasuredCurve
 from shared.wire.thresholds import ThresholdChoice, ThresholdFor
 
 # Where n independent comparisons had no false match, the rate is below 3 / n with 95 % confidence (Hanley and

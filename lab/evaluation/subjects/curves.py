@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_service.protection.profiles.curves import Cost, Histogram, MeasuredCurve
+from edge_service.protection.profiles.curves import Cost
 from edge_service.protection.profiles.score import ScoreWeights
 from lab.data.matching import genuine_pairs
 from lab.data.verification import Floats, ImpostorScores, Ints, Rows, all_impostors, histogram
@@ -15,6 +15,7 @@ from lab.evaluation.demographics import BANDS, Labels
 from lab.evaluation.subjects.accuracy import draws_of_people, genuine_rows, interval, rule_scores
 from lab.evaluation.subjects.scores import Population, enroll, weights_of
 from shared.wire.common import BEST, SubjectScore
+from shared.wire.curves import Histogram, MeasuredCurve
 
 TEMPLATES: Final = (1, 3, 10)
 # False match rates at which the cost is taken.

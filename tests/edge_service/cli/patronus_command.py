@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from shared.command import build
@@ -20,6 +23,12 @@ from tests.support.forked_commands import ForkedCommands
 def whole_command() -> typer.Typer:
     """``patronus`` with every group."""
     return build()
+
+
+@functools.cache
+def _parser() -> Any:
+    """Made once: it takes longer than most calls, and ``CliRunner.invoke`` makes it for each."""
+    return get_command(whole_command())
 
 
 @dataclass
@@ -45,5 +54,9 @@ class Command:
     def quick(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
         """In this process, with ``--json``: the exit status and the objects, one a line."""
         environment = {"PATRONUS_HOME": str(self.home), "PATRONUS_EDGE_URL": self.edge}
-        ended = CliRunner().invoke(whole_command(), [*arguments, "--json"], env=environment, catch_exceptions=False)
-        return ended.exit_code, [json.loads(line) for line in ended.stdout.splitlines()]
+        with CliRunner().isolation(env=environment) as (out, _, _):
+            with pytest.raises(SystemExit) as ended:
+                _parser().main([*arguments, "--json"], prog_name="patronus")
+            sys.stdout.flush()
+            lines = out.getvalue().splitlines()
+        return int(ended.value.code or 0), [json.loads(line) for line in lines]

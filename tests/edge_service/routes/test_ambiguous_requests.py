@@ -18,7 +18,14 @@ from tests.support.cloud_client import assert_problem
 from tests.support.edge import Edge
 
 EMBEDDINGS = "/v1/galleries/door/subjects/anna/embeddings"
-FILLED = {"gallery": "door", "subject": "anna", "face": "0" * 32, "template": "0" * 32, "receipt": "7"}
+FILLED = {
+    "gallery": "door",
+    "subject": "anna",
+    "face": "0" * 32,
+    "template": "0" * 32,
+    "receipt": "7",
+    "request_id": "r",
+}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -326,6 +333,14 @@ def test_allow_names_head_where_there_is_get_and_nowhere_else(service: Service) 
     assert answer.status_code == 405
     assert answer.headers["allow"] == "POST"
     assert all("head" not in operations for operations in service.app.openapi()["paths"].values())
+
+
+def test_a_route_takes_the_query_parameters_that_the_document_names(service: Service) -> None:
+    for method, path, described in service.operations():
+        named = sorted(one["name"] for one in described.get("parameters", []) if one["in"] == "query")
+        if path.startswith("/v1/"):
+            answer = service.call(method, f"{path.format(**FILLED)}?unheard-of=1")
+            assert answer.json()["detail"].endswith(f"there are: {', '.join(named) or 'none'}."), (method, path)
 
 
 def test_head_is_logged_and_counted_as_head(service: Service) -> None:

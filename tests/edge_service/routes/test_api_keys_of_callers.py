@@ -15,11 +15,17 @@ from tests.support.cloud_client import assert_problem
 from tests.support.edge import Edge, sample
 
 FACE = sample("collins/portrait.png")
-FILLED = {"gallery": "door", "subject": "nobody", "face": "0" * 32, "receipt": "7"}
+FILLED = {"gallery": "door", "subject": "nobody", "face": "0" * 32, "receipt": "7", "request_id": "r"}
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
 MANAGE, ENROLL, MATCH = Scope.MANAGE, Scope.ENROLL, Scope.MATCH
 ALLOWED: dict[tuple[str, str], set[Scope]] = {
     ("GET", "/v1/info"): {MANAGE, ENROLL, MATCH},
+    ("GET", "/v1/key"): {MANAGE, ENROLL, MATCH},
+    ("GET", "/v1/keys"): {MANAGE},
+    ("GET", "/v1/curves"): {MANAGE, ENROLL, MATCH},
+    ("GET", "/v1/galleries/{gallery}/curves"): {MANAGE, ENROLL, MATCH},
+    ("GET", "/v1/sent/{request_id}"): {MANAGE, ENROLL, MATCH},
+    ("POST", "/v1/rebuild"): {MANAGE},
     ("POST", "/v1/detect"): {MATCH},
     ("POST", "/v1/compare"): {MATCH},
     ("GET", "/v1/galleries"): {MANAGE},
@@ -75,8 +81,8 @@ def test_openapi_lists_every_operation_and_how_a_picture_is_sent(shared_edge: Ed
         operation = document["paths"][path][method.lower()]
         assert operation["security"], path
         assert {"401", "403", "429", "503"} <= set(operation["responses"])
-        assert ("422" in operation["responses"]) is (path != "/v1/info")
-        if path.rpartition("/")[2] in {"faces", "verify", "identify", "detect", "compare"}:
+        assert ("422" in operation["responses"]) is (path not in {"/v1/info", "/v1/key", "/v1/keys"})
+        if path.rpartition("/")[2] in {"faces", "verify", "identify", "detect", "compare", "rebuild"}:
             assert list(operation["requestBody"]["content"]) == ["multipart/form-data", "application/json"]
 
 

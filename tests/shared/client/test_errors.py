@@ -151,6 +151,7 @@ INFO = {
     "sealed": True,
     "dim": 128,
     "default_threshold": {"cosine": 0.4, "fmr": 0.001},
+    "console": {"decoder": False, "recording": True},
     "threshold_from": "profile",
     "fmr_measured_on": "lfw_adults",
     "max_picture_bytes": 1,

@@ -108,6 +108,7 @@ def differences(call: Call[Any], operation: dict[str, Any]) -> set[tuple[str, st
     """What an operation has and its call has not, or the other way about."""
     wanted = {(one["in"], one["name"]) for one in operation.get("parameters", [])}
     taken = {("path", one) for one in call.names} | {("query", one) for one in call.query}
+    taken |= {("header", one) for one in call.headers if one != "X-Request-ID"}  # every operation takes that one
     content = operation.get("requestBody", {}).get("content", {})
     if "multipart/form-data" in content:
         wanted |= {("form", "image")}
