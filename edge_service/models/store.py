@@ -44,10 +44,21 @@ class ModelFile:
     @property
     def state(self) -> Literal["ready", "missing", "damaged"]:
         """Whether the files are there and their digests right."""
-        if self.found is None or self.run_found is None:
-            return "missing"
-        right = (self.found, self.run_found) == (self.sha256, self.entry.run.sha256)
-        return "ready" if right else "damaged"
+        fault = self.fault
+        if fault is None:
+            return "ready"
+        return "missing" if fault[1] is None else "damaged"
+
+    @property
+    def fault(self) -> tuple[Path, str | None, str] | None:
+        """The first file that is missing or damaged: its path, its digest (None for no file), the right digest."""
+        for path, found, expected in (
+            (self.path, self.found, self.sha256),
+            (self.run_path, self.run_found, self.entry.run.sha256),
+        ):
+            if found != expected:
+                return path, found, expected
+        return None
 
     def read(self) -> bytes:
         """Reads the file to run and checks it once more, so that a session is built from checked bytes.
@@ -136,12 +147,12 @@ def locate(
     entry = (manifest or load_manifest()).for_role(role, name)
     file = model_file(entry, folder or models_dir())
     remedy = REMEDY.replace("fetch", f"fetch --embedder {entry.name}") if entry.optional else REMEDY
-    if file.state == "missing":
-        raise SetupError(f"The model file {file.path.name} is missing; {remedy}.")
-    if file.state == "damaged":
+    if file.fault is not None:
+        path, found, expected = file.fault
+        if found is None:
+            raise SetupError(f"The model file {path.name} is missing; {remedy}.")
         raise SetupError(
-            f"The model file {file.path.name} has SHA-256 {str(file.found)[:12]}… "
-            f"where the manifest has {entry.ready_sha256[:12]}…; {remedy}."
+            f"The model file {path.name} has SHA-256 {found[:12]}… where the manifest has {expected[:12]}…; {remedy}."
         )
     return file
 

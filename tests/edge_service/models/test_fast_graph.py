@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,9 @@ def test_the_published_embedder_is_equal(published: dict[str, onnx.ModelProto], 
 def test_contracts_go_on_naming_the_converted_model(models_folder: Path) -> None:
     found = locate("face-embedder", models_folder)
     assert found.entry.faster is not None
-    assert found.sha256 == found.entry.converted.sha256 != found.entry.faster.sha256 == found.found
+    assert found.sha256 == found.entry.converted.sha256 == found.found
+    assert found.run_found == found.entry.faster.sha256 != found.sha256
+    assert (found.path.name, found.run_path.name) == ("sface_2021dec.onnx", "sface_2021dec.fast.onnx")
 
 
 def test_a_folder_of_an_earlier_release_is_made_faster_without_a_source(
@@ -152,15 +155,33 @@ def test_a_folder_of_an_earlier_release_is_made_faster_without_a_source(
     reference = to_runnable((models_folder / entry.source.file).read_bytes(), entry.converted)
     (tmp_path / entry.converted.file).write_bytes(reference)
     said: list[str] = []
-    assert model_file(entry, tmp_path).state == "damaged"
+    assert model_file(entry, tmp_path).state == "missing"
     [ready] = prepare(manifest, tmp_path, tmp_path / "nowhere", None, said.append)
     assert ready.state == "ready"
-    assert said == [f"{entry.converted.file}: making it faster", f"{entry.converted.file}: ready"]
+    assert said == ["sface_2021dec.fast.onnx: making it of sface_2021dec.onnx", "sface_2021dec.onnx: ready"]
     receipt = json.loads((tmp_path / entry.receipt).read_bytes())
     assert receipt["converted_sha256"] == entry.converted.sha256
-    assert receipt["ready_sha256"] == ready.found
+    assert receipt["run_sha256"] == ready.run_found
 
 
 def test_a_faster_form_with_another_digest_is_refused(tiny: Tiny) -> None:
-    tiny.entry["faster"] = {"sha256": "1" * 64, "size": 1, "note": "a test"}
-    assert "The faster form of tiny.onnx" in tiny.failure(tiny.given())
+    tiny.entry["faster"] = {"file": "tiny.fast.onnx", "sha256": "1" * 64, "size": 1, "note": "a test"}
+    assert "The model tiny.fast.onnx" in tiny.failure(tiny.given())
+
+
+@pytest.mark.parametrize("content", [None, b"half"], ids=["missing", "damaged"])
+@pytest.mark.parametrize("which", ["path", "run_path"])
+def test_a_missing_or_damaged_file_is_named_and_made_again(tiny: Tiny, which: str, content: bytes | None) -> None:
+    made = faster(to_runnable(tiny.source, tiny.manifest().models[0].converted))
+    digest = hashlib.sha256(made).hexdigest()
+    tiny.entry["faster"] = {"file": "tiny.fast.onnx", "sha256": digest, "size": len(made), "note": "a test"}
+    [model] = tiny.prepare()
+    assert (model.run_path.name, model.read()) == ("tiny.fast.onnx", made)
+    path: Path = getattr(model, which)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SetupError, match=rf"{re.escape(path.name)} (is missing|has SHA-256 .*); run `patronus"):
+        locate("face-embedder", tiny.folder, tiny.manifest())
+    tiny.prepare()
+    assert locate("face-embedder", tiny.folder, tiny.manifest()) == model
