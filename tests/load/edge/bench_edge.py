@@ -169,6 +169,8 @@ def _running() -> Iterator[_Services]:
             "PATRONUS_EDGE__PORT": str(edge),
             "PATRONUS_EDGE__CLOUD__URL": f"http://{_HOST}:{cloud}",
             "PATRONUS_EDGE__RATES__MATCHING": UNLIMITED,
+            # One key may fill three quarters of the queue, and all callers here have the same one.
+            "PATRONUS_EDGE__WORK__WAITING": "64",
             "PATRONUS_CLOUD__RATES__MATCHING": UNLIMITED,
             plain_upload.PORT: str(plain),
         }
