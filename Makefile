@@ -24,10 +24,10 @@ STEPS := 3
 MODELS_STEP := 3
 run demo: STEPS := 4
 test test-all: STEPS := 5
-bench bench-migrate bench-subjects bench-recall soak fuzz accuracy: STEPS := 4
-test test-all bench bench-migrate bench-subjects bench-recall soak fuzz accuracy: MODELS_STEP := 4
+bench bench-edge bench-migrate bench-subjects bench-recall soak fuzz accuracy: STEPS := 4
+test test-all bench bench-edge bench-migrate bench-subjects bench-recall soak fuzz accuracy: MODELS_STEP := 4
 
-.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-library bench-migrate bench-subjects bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
+.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-edge bench-library bench-migrate bench-subjects bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -69,6 +69,9 @@ format: $(VENV)/.test  ## Format the code
 
 bench: $(VENV)/.test models  ## Time one verify and where it goes
 	@$(BIN)/python -m tests.load.bench $(ARGS)
+
+bench-edge: $(VENV)/.test models  ## Time the edge beside its models alone: make bench-edge QUICK=1 CALLERS=1,8
+	@$(if $(QUICK),QUICK=1) $(BIN)/python -m tests.load.edge.bench_edge $(if $(CALLERS),--callers $(CALLERS)) $(ARGS)
 
 bench-library: $(VENV)/.test  ## Time the library, without services
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.load.bench_library $(ARGS)

@@ -114,11 +114,11 @@ def list_models(folder: Folder = None, manifest: ManifestFile = None, embedders:
     bad = []
     for entry in load_manifest(manifest).models:
         found = model_file(entry, folder or models_dir())
-        digest = (found.found or "-")[:12]
-        state = "optional" if entry.optional and found.state == "missing" else found.state
-        typer.echo(f"{state:8} {entry.role:14} {found.path.name:22} {digest:12} {entry.licence}")
+        path, digest, _ = found.fault or (found.run_path, found.run_found, "")
+        state = "optional" if entry.optional and found.found is None else found.state
+        typer.echo(f"{state:8} {entry.role:14} {path.name:22} {(digest or '-')[:12]:12} {entry.licence}")
         if state not in {"ready", "optional"}:
-            bad.append(found.path.name)
+            bad.append(path.name)
     changed = []
     for own in own_embedders(embedders or embedders_dir()):
         typer.echo(f"{own.state:8} {'face-embedder':14} {own.path.name:22} {(own.found or '-')[:12]:12} your own")

@@ -95,10 +95,16 @@ class InputContract(TensorContract):
 
 
 class ConvertedFile(_File):
-    """The file that ONNX Runtime loads, made from the source file by ``models.convert``."""
+    """The model made from the source file by ``models.convert``; contracts name its digest."""
 
     input: InputContract
     outputs: Annotated[tuple[TensorContract, ...], Field(min_length=1)]
+    note: Text
+
+
+class FasterFile(_File):
+    """The equal graph that ONNX Runtime loads in place of the converted one, made by ``models.fast_graph``."""
+
     note: Text
 
 
@@ -120,6 +126,18 @@ class ModelEntry(_Part):
     upstream: Upstream
     source: SourceFile
     converted: ConvertedFile
+    # Absent: ONNX Runtime loads the converted one.
+    faster: FasterFile | None = None
+
+    @property
+    def run(self) -> ConvertedFile | FasterFile:
+        """The file that ONNX Runtime loads."""
+        return self.faster or self.converted
+
+    @property
+    def ready_files(self) -> tuple[str, ...]:
+        """The names of the files that a set-up makes."""
+        return (self.converted.file,) if self.faster is None else (self.converted.file, self.faster.file)
 
     @property
     def receipt(self) -> str:
@@ -138,7 +156,7 @@ class Manifest(_Part):
         roles = [model.role for model in self.models if not model.optional]
         if len(set(roles)) != len(roles):
             raise ValueError("two models have the same role")
-        files = [name for model in self.models for name in (model.receipt, model.source.file, model.converted.file)]
+        files = [name for model in self.models for name in (model.receipt, model.source.file, *model.ready_files)]
         if len(set(files)) != len(files):
             raise ValueError("two files have the same name")
         return self

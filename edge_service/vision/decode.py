@@ -112,7 +112,9 @@ def decode_pixels(header: PictureHeader) -> Pixels:
         UnreadablePicture: damaged.
     """
     try:
-        if header.blocks is not None and _may_lack_data(header):
+        if header.blocks is not None:
+            if not _may_lack_data(header):
+                return _decoded(header, _jpeg_pixels(header) if header.opencv_reads else None)
             endings = {_checksum(header.blocks, filling) for filling in (b"", *_FILLINGS[: header.fillings])}
             if len(endings) > 1:
                 raise damaged()
@@ -185,8 +187,28 @@ def _checksum(header: PictureHeader, filling: bytes = b"") -> int:
     return checksum
 
 
-def _decoded(header: PictureHeader) -> Pixels:
-    rows = _ROWS.get(header.format, _pillow_rows)(header)
+def _jpeg_pixels(header: PictureHeader) -> Pixels:
+    """The stored picture of a JPEG without missing data, by OpenCV: (height, width, 3), RGB.
+
+    The same pixels as Pillow's, in 0.4 to 0.75 of the time: Pillow keeps four bytes a pixel and copies them twice. But
+    where data end early, OpenCV prints a line.
+    """
+    try:
+        pixels = cv2.imdecode(np.frombuffer(header.file(_END_OF_JPEG), np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        if error.code == _NO_MEMORY:
+            raise MemoryError from None
+        raise damaged() from None
+    if pixels is None or pixels.shape != (header.height, header.width, 3):
+        raise damaged()
+    return np.asarray(pixels, np.uint8)
+
+
+def _decoded(header: PictureHeader, stored: Pixels | None = None) -> Pixels:
+    """Upright pixels; of the stored ones, where they are there already."""
+    if stored is not None and header.orientation == 1:
+        return stored
+    rows = _ROWS.get(header.format, _pillow_rows)(header) if stored is None else _rows_of_pixels(stored)
     swapped = header.orientation in _SIDES_SWAPPED
     shape = (header.width, header.height) if swapped else (header.height, header.width)
     pixels = np.empty((*shape, 3), np.uint8)
@@ -238,6 +260,10 @@ def _webp_rows(header: PictureHeader) -> _Rows:
         raise damaged()
     to_rgb = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
     return lambda first, after: Image.fromarray(cv2.cvtColor(image[first:after], to_rgb))
+
+
+def _rows_of_pixels(pixels: Pixels) -> _Rows:
+    return lambda first, after: Image.fromarray(pixels[first:after])
 
 
 def _heic_rows(header: PictureHeader) -> _Rows:

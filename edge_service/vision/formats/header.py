@@ -40,6 +40,7 @@ class PictureHeader:
         probe: of a JPEG with one scan: the same picture with one more row of groups of blocks than there is data for.
             If the first of these groups is empty, data may be missing, and ``blocks`` is compared.
         group: blocks of a group, across and down.
+        opencv_reads: of a JPEG: whether OpenCV gives the pixels that Pillow gives.
     """
 
     format: Literal["JPEG", "PNG", "WEBP", "AVIF", "HEIC"]
@@ -56,6 +57,7 @@ class PictureHeader:
     tables_bytes: int = 0
     probe: PictureHeader | None = None
     group: tuple[int, int] = (1, 1)
+    opencv_reads: bool = False
 
     @property
     def pixels(self) -> int:

@@ -34,6 +34,7 @@ _LONGEST_CHECKED_SIDE: Final = 65_500 - 64
 # The format's limit of 65,535 a side; the blocks limit the decoding time.
 _MOST_PIXELS: Final = 65_535**2
 _COEFFICIENTS: Final = 64
+_CMYK: Final = 4  # components
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _HUFFMAN_TABLES, _ARITHMETIC_EXTENSION, _ARITHMETIC_TABLES = 0xC4, 0xC8, 0xCC
@@ -274,6 +275,7 @@ def read_jpeg(data: bytes) -> PictureHeader:
         image_bytes=image_bytes,
         most_pixels=_MOST_PIXELS_OF_SEVERAL_SCANS if keeps_coefficients else _MOST_PIXELS,
         parts=tuple(reader.parts),
+        opencv_reads=len(frame.components) != _CMYK,
     )
     if max(frame.width, frame.height) > _LONGEST_CHECKED_SIDE:
         return header

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from edge_service.settings import PictureLimits
 from edge_service.vision.decode import decode
@@ -156,6 +156,31 @@ def test_a_phones_multi_picture_file_gives_its_first_picture() -> None:
     found = decode(several, LIMITS)
     assert found.shape == (30, 40, 3)
     assert np.abs(found.mean(axis=(0, 1)) - [200, 30, 30]).max() < 3
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+@pytest.mark.parametrize("size", [(96, 64), (97, 65), (640, 427)])
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"subsampling": 0}),
+        ("RGB", {"subsampling": 1}),
+        ("RGB", {"subsampling": 2}),
+        ("RGB", {"keep_rgb": True}),
+        ("RGB", {"subsampling": 2, "restart_marker_rows": 1}),
+        ("L", {}),
+    ],
+    ids=["444", "422", "420", "stored as RGB", "restarts", "gray"],
+)
+def test_a_jpeg_has_the_pixels_that_pillow_reads(
+    mode: str, options: dict[str, Any], size: tuple[int, int], orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    image = Image.fromarray(pixels("collins/portrait.png")).resize(size).convert(mode)
+    data = saved(image, "JPEG", quality=90, exif=exif, **options)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    np.testing.assert_array_equal(decode(data, LIMITS), np.asarray(expected))
 
 
 def test_a_cmyk_jpeg_keeps_its_colours() -> None:

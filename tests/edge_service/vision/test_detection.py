@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from edge_service.settings import DetectionSettings
-from edge_service.vision.detect import FaceDetector
+from edge_service.vision.detect import FaceDetector, _reduced
 from edge_service.vision.reader import FaceReader, single_face
 from lab.data.lfw import Lfw
 from lab.evaluation.detection import composite, detectors, tally
@@ -52,6 +52,17 @@ def close_up(name: str, width: int, height: int) -> Picture:
     }[name]
     image = Image.fromarray(pixels(name)).crop((left, top, right, bottom))
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("size", [(1000, 1250), (1279, 961), (2560, 1920), (6000, 700)])
+def test_no_pixel_is_passed_over_where_a_picture_is_reduced(size: tuple[int, int]) -> None:
+    """Black and white in turn are gray at a distance; a reduction that takes every second pixel leaves 127.5."""
+    width, height = size
+    board = (np.indices((height, width)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    reduced = _reduced(np.repeat(board[:, :, None], 3, axis=2), 640)
+    assert max(reduced.shape[:2]) == 640
+    assert abs(reduced.shape[0] * width - reduced.shape[1] * height) <= max(size)
+    assert np.abs(reduced.astype(int) - 127.5).mean() < 40
 
 
 @pytest.mark.parametrize("name", ["biden/standing.jpg", "collins/portrait.png", "obama/portrait.jpg"])

@@ -391,7 +391,7 @@ def test_a_real_embedder_under_a_name_of_ones_own_gives_the_same_embeddings(
     models_folder: Path, tmp_path: Path, folder: Path
 ) -> None:
     source = tmp_path / "mine.onnx"
-    source.symlink_to(locate("face-embedder", models_folder).path.resolve())
+    source.symlink_to(locate("face-embedder", models_folder).run_path.resolve())
     source.with_suffix(".embedder.json").write_text('{"dim": 128}')
     add_embedder(source, folder)
     faces, _ = sample_faces(SFACE.alignment)

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from edge_service.vision.embed import SFACE
+from edge_service.models.manifest import ModelEntry, load_manifest
+from edge_service.models.store import model_file
+from edge_service.settings import InferenceSettings
+from edge_service.vision.embed import SFACE, Embedder
+from edge_service.vision.sessions import OrtSession
 from lab.data.embedders import open_encoder, unit
 from lab.data.lfw import Lfw, Pair
 from lab.data.verification import ten_fold_accuracy
-from lab.evaluation.accuracy import protocol_scores
+from lab.evaluation.accuracy import measure, protocol_scores
 from shared.errors import SetupError
 
 
@@ -35,6 +40,24 @@ def test_the_services_own_embedding_code_reaches_the_published_accuracy(lfw: Lfw
     rows = unit(open_encoder(SFACE.name).embed(lfw.faces(names)))
     mean, _ = ten_fold_accuracy(*protocol_scores(pairs, names, rows))
     assert mean >= 0.992
+
+
+@pytest.mark.slow(reason="embeds 13,233 real faces twice")
+def test_the_faster_graph_changes_no_figure(lfw: Lfw, models_folder: Path) -> None:
+    entry = load_manifest().for_role("face-embedder", SFACE.name)
+    assert entry.faster is not None
+    names, pairs = lfw.names(), lfw.pairs()
+    faces = lfw.faces(names)
+
+    def embedded(model: ModelEntry) -> NDArray[np.float32]:
+        network = Embedder(OrtSession(model_file(model, models_folder), InferenceSettings()), SFACE)
+        return np.concatenate([network.embed(faces[at : at + 16]).unit for at in range(0, len(faces), 16)])
+
+    converted, fast = embedded(entry.model_copy(update={"faster": None})), embedded(entry)
+    assert np.vecdot(converted, fast).min() >= 0.999999
+    before, after = (measure(rows, names, pairs, SFACE.known_threshold.cosine) for rows in (converted, fast))
+    shown = [{name: f"{value:.5f}" for name, value in figures.items()} for figures in (before, after)]
+    assert shown[0] == shown[1]
 
 
 def test_a_missing_data_set_is_told_in_one_sentence(tmp_path: Path) -> None:
