@@ -510,7 +510,7 @@ export default {
   "thief.alt.unprotected": "Aus ungeschützten Zahlen nachgebildetes Gesicht",
   "thief.alt.template_with_key": "Von einem Dieb mit Schlüssel aus dem Template nachgebildetes Gesicht",
   "thief.alt.template_without_key": "Von einem Dieb ohne Schlüssel aus dem Template nachgebildetes Gesicht",
-  "thief.no_decoder": "Neben dem Profil dieses Edge liegt kein Decoder, deshalb die veröffentlichte Abbildung. `patronus lab export-decoder` legt einen dorthin.",
+  "thief.no_decoder": "Neben dem Profil dieses Edge liegt kein Decoder, deshalb die veröffentlichte Abbildung. {command} legt einen dorthin.",
   "thief.needs_manage": "Zum Nachbilden braucht es einen Schlüssel mit dem Recht manage, deshalb die veröffentlichte Abbildung.",
   "thief.published": "Die veröffentlichte Abbildung",
   "thief.figure_alt": "Vier Porträts und die Gesichter, die ein Decoder aus ihren ungeschützten, verrauschten und geschützten Zahlen nachbildet",

@@ -32,12 +32,12 @@ function Health() {
     <h2>${t("system.health")}</h2>
     <${Problem} error=${found.error} retry=${found.reload} />
     ${!found.data && found.loading && html`<${Loading} />`}
-    <ul class="lines" role="status">
+    <div role="status"><ul class="lines">
       ${!found.error && checks.map(([name, good]) => html`<li key=${name} class="row apart">
         <span>${known(`system.check.${name}`) ? t(`system.check.${name}`) : name}</span>
         <span class=${`badge ${good ? "good" : "bad"}`}>${t(good ? "system.good" : "system.bad")}</span>
       </li>`)}
-    </ul>
+    </ul></div>
   </section>`;
 }
 
