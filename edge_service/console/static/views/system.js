@@ -121,12 +121,12 @@ function Keys({ own }) {
     ${keys.length > 0 && html`<div class="card flush"><div class="scroll" tabindex="0" role="region" aria-label=${t("system.keys")}><table>
       <caption class="hidden-text">${t("system.keys")}</caption>
       <thead><tr><th scope="col">${t("system.label")}</th><th scope="col">${t("system.scopes")}</th>
-        <th scope="col">${t("system.key_galleries")}</th><th scope="col">${t("system.rate")}</th>
-        <th scope="col">${t("system.made")}</th><th scope="col">${t("system.state")}</th></tr></thead>
+        <th scope="col">${t("system.key_galleries")}</th><th scope="col" class="large-only">${t("system.rate")}</th>
+        <th scope="col" class="large-only">${t("system.made")}</th><th scope="col">${t("system.state")}</th></tr></thead>
       <tbody>${keys.map((key) => html`<tr key=${key.id}>
         <th scope="row"><bdi>${key.label}</bdi><br /><span class="mono muted">${key.id}</span></th>
         <td><${Scopes} scopes=${key.scopes} /></td><td>${galleriesOf(key)}</td>
-        <td class="nowrap">${key.rate ?? t("system.usual_rate")}</td><td class="nowrap">${date(key.created_at)}</td>
+        <td class="large-only nowrap">${key.rate ?? t("system.usual_rate")}</td><td class="large-only nowrap">${date(key.created_at)}</td>
         <td>${key.revoked_at ? html`<span class="badge bad">${t("system.revoked", { at: date(key.revoked_at) })}</span>`
           : html`<span class="badge good">${t(key.id === own.id ? "system.yours" : "system.valid")}</span>`}</td>
       </tr>`)}</tbody>
