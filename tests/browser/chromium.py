@@ -104,7 +104,9 @@ class Watch:
             self.problems.append(f"{message.type}: {message.text}")
 
     def _address(self, url: str) -> None:
-        if not url.startswith((self._origin, "blob:" + self._origin, "data:", "about:")):
+        # A picture in memory has the origin's scheme, host and port, without a proxy's prefix.
+        blob = "blob:" + "/".join(self._origin.split("/")[:3])
+        if not url.startswith((self._origin, blob, "data:", "about:")):
             self.problems.append(f"request to {url}")
 
     def _response(self, response: Response) -> None:

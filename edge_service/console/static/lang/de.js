@@ -353,6 +353,7 @@ export default {
   "enroll.name": "Wessen Gesicht ist es?",
   "enroll.name_others": "Name für Bilder, die in keinem Ordner liegen",
   "enroll.name_hint": "Ein Name oder eine Nummer, bis zu 128 Zeichen. Die Cloud bekommt ihn versiegelt.",
+  "enroll.name_wrong": "Ein Name hat keinen Schrägstrich, Backslash und kein Steuerzeichen und besteht nicht nur aus Punkten.",
   "enroll.by_folder": "Jeder Ordner ist eine Person",
   "enroll.by_folder_hint": "Die Namen der Ordner sind die Namen der Personen.",
   "enroll.store_as.one": "{n} Gesicht als {name} speichern",

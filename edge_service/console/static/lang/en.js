@@ -353,6 +353,7 @@ export default {
   "enroll.name": "Whose face is it?",
   "enroll.name_others": "Name for pictures that lie in no folder",
   "enroll.name_hint": "A name or a number, up to 128 characters. The cloud gets it sealed.",
+  "enroll.name_wrong": "A name has no slash, backslash or control character, and is not a dot or two.",
   "enroll.by_folder": "Each folder is a person",
   "enroll.by_folder_hint": "The names of the folders are the names of the people.",
   "enroll.store_as.one": "Store {n} face as {name}",
