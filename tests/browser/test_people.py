@@ -104,7 +104,7 @@ def crowd(pair: RunningPair) -> Iterator[str]:
             rows = random.standard_normal((A_REQUEST, 128))
             client.enroll_subjects("crowd", names, rows / np.linalg.norm(rows, axis=1, keepdims=True))
         yield "crowd"
-        client.erase_gallery("crowd")
+        client.delete_gallery("crowd")
 
 
 def looked_through(page: Page) -> list[float]:

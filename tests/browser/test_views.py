@@ -92,6 +92,8 @@ def system(page: Page, gallery: str) -> None:
     Browsing.go(page, "#/system")
     page.get_by_text("The cloud answers").wait_for()
     page.get_by_role("heading", name="API keys").wait_for()
+    if SCREENSHOTS:
+        page.wait_for_timeout(12_000)  # the charts have their first points then
 
 
 VIEWS = (galleries, people, person, enroll, identify, verify, live, threshold, sent, thief, history, system)
@@ -138,3 +140,37 @@ def test_the_sign_in_is_readable(browsing: Browsing, scheme: str, width: int) ->
     page.goto(browsing.origin)
     page.get_by_label("API key").wait_for()
     looked_at(page, f"sign_in-{scheme}-{width}")
+
+
+def test_a_violation_of_the_policy_and_a_request_to_another_host_would_be_noticed(browsing: Browsing) -> None:
+    page = browsing.page()
+    page.goto(browsing.origin)
+    page.get_by_label("API key").wait_for()
+    page.evaluate(
+        """async () => {
+          const script = document.createElement("script");
+          script.textContent = "window.ran = true";
+          document.body.append(script);
+          await fetch("http://localhost:9/elsewhere").catch(() => {});
+          setTimeout(() => { throw new Error("nobody catches this"); });
+          await fetch("console/none.js");
+        }"""
+    )
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.ran") is None
+    browsing.watch(page).forget(
+        "CSP: script-src-elem", "CSP: connect-src", "nobody catches this", "404 /console/none.js"
+    )
+    browsing.watch(page).problems.clear()  # the same again, in the browser's own words
+
+
+def test_the_page_is_in_german_too(browsing: Browsing, known: str) -> None:
+    page = browsing.page(locale="de-AT")
+    page.goto(browsing.link())
+    page.get_by_role("heading", name="Galerien", level=1).wait_for()
+    assert page.evaluate("document.documentElement.lang") == "de"
+    Browsing.go(page, f"#/g/{known}/recognize")
+    page.get_by_test_id("files").set_input_files(SPEECH)
+    page.get_by_text("Das ist obama.").wait_for()
+    page.get_by_label("Sprache").select_option("en")
+    page.get_by_role("button", name="Sign out").wait_for()

@@ -118,7 +118,7 @@ function Keys({ own }) {
     <h2>${t("system.keys")}</h2>
     <${Problem} error=${found.error} retry=${found.reload} />
     ${!found.data && found.loading && html`<${Loading} />`}
-    ${keys.length > 0 && html`<div class="card flush"><div class="scroll" tabindex="0" role="region" aria-label=${t("system.keys")}><table>
+    ${keys.length > 0 && html`<div class="card flush"><div class="scroll" tabindex="0" role="region" aria-label=${t("system.keys")}><table class="keys">
       <caption class="hidden-text">${t("system.keys")}</caption>
       <thead><tr><th scope="col">${t("system.label")}</th><th scope="col">${t("system.scopes")}</th>
         <th scope="col">${t("system.key_galleries")}</th><th scope="col" class="large-only">${t("system.rate")}</th>
