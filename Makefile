@@ -23,11 +23,14 @@ UV := uv==0.13.9
 STEPS := 3
 MODELS_STEP := 3
 run demo: STEPS := 4
-test test-all: STEPS := 5
+test test-browser: STEPS := 5
+test-all: STEPS := 6
 bench bench-edge bench-migrate bench-subjects bench-recall soak fuzz accuracy: STEPS := 4
-test test-all bench bench-edge bench-migrate bench-subjects bench-recall soak fuzz accuracy: MODELS_STEP := 4
+test test-all test-browser bench bench-edge bench-migrate bench-subjects bench-recall soak fuzz accuracy: MODELS_STEP := 4
+OPTIONAL_STEP = $(STEPS)
+test-all: OPTIONAL_STEP := 5
 
-.PHONY: help run demo test test-all guarantees test-milvus lint format bench bench-edge bench-library bench-migrate bench-subjects bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
+.PHONY: help run demo test test-all test-browser browser guarantees test-milvus lint format bench bench-edge bench-library bench-migrate bench-subjects bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -47,8 +50,11 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_
 test: $(VENV)/.test models optional-models  ## Run the fast tests: make test ARGS=tests/shared
 	@$(PYTEST) -m "not slow" --hypothesis-profile=fast $(ARGS)
 
-test-all: $(VENV)/.test models optional-models  ## Run the fast and the slow tests, with coverage
+test-all: $(VENV)/.test models optional-models browser  ## Run the fast and the slow tests, with coverage
 	@$(PYTEST) --hypothesis-profile=slow --cov --cov-report=term $(ARGS)
+
+test-browser: $(VENV)/.test models browser  ## Run the console's tests in Chromium; SCREENSHOTS=FOLDER keeps pictures
+	@SCREENSHOTS=$(SCREENSHOTS) $(PYTEST) --hypothesis-profile=slow tests/browser $(ARGS)
 
 guarantees: $(VENV)/.test models  ## Break each guarantee in a copy of the code, and see which fast tests fail (minutes)
 	@$(BIN)/python -m tests.load.broken_guarantees $(ARGS)
@@ -113,13 +119,17 @@ models: $(VENV)/.run  ## Fetch, check and convert the face models
 	@$(BIN)/python -m edge_service.models fetch
 
 optional-models: $(VENV)/.run  ## Fetch the other embedder, too: once, 100 MB
-	@echo "[$(STEPS)/$(STEPS)] Checking the second embedder; fetching it if it is missing (100 MB) ..."
+	@echo "[$(OPTIONAL_STEP)/$(STEPS)] Checking the second embedder; fetching it if it is missing (100 MB) ..."
 	@$(BIN)/python -m edge_service.models fetch --embedder dlib_resnet29 || echo "Without it, the tests that need it are skipped." >&2
+
+browser: $(VENV)/.browser
+	@echo "[$(STEPS)/$(STEPS)] Looking for Chromium; installing Debian's if it is missing (100 MB) ..."
+	@deploy/chromium || echo "Without it, the console's tests in a browser are skipped." >&2
 
 compose-test:  ## Build the containers and try them: up, enroll, down, up, verify
 	@deploy/compose-test
 
-lock: $(VENV)/.test  ## Renew constraints.txt from what is installed, and the digests in deploy/requirements
+lock: $(VENV)/.test $(VENV)/.browser  ## Renew constraints.txt from what is installed, and the digests in deploy/requirements
 	@{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new && mv constraints.new constraints.txt
 	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/python -m pip install --quiet --disable-pip-version-check '$(UV)'
 	@deploy/lock .venv/lock/bin/uv
@@ -143,4 +153,8 @@ $(VENV)/.run: $(PACKAGES) | $(VENV)/bin/python
 $(VENV)/.test: constraints.txt $(VENV)/.run
 	@echo "[3/$(STEPS)] Installing packages for tests and the lab into $(VENV), once (about 3 minutes) ..."
 	@PYTHONWARNINGS=ignore $(INSTALL) --constraint constraints.txt $(EDITABLE) '.[test]'
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	@PYTHONWARNINGS=ignore $(INSTALL) --constraint constraints.txt $(EDITABLE) '.[browser]'
 	@touch $@

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from edge_service.cloud.client import StoredSubjectPath
+from edge_service.cloud.recorder import current_recording
 from edge_service.protection.keys import EpochKey, KeyStore
 from edge_service.protection.names import PlainNames, SealedNames, SubjectNames, seals_names
 from shared.contract import Contract
@@ -42,7 +43,10 @@ class GalleryNames:
         Raises:
             Unprocessable: names are plain in this gallery, and no plain name has such characters.
         """
-        return StoredSubjectPath(self.gallery, self.names.stored(subject), self.contract_digest)
+        stored = self.names.stored(subject)
+        if (recording := current_recording()) is not None:
+            recording.names[stored] = subject  # so that it is known even after a change of the key
+        return StoredSubjectPath(self.gallery, stored, self.contract_digest)
 
 
 def names_of(gallery: str, info: GalleryInfo, keys: KeyStore) -> GalleryNames:

@@ -53,6 +53,7 @@ class Recording:
     Attributes:
         recorder: that keeps it.
         requests: in the order of their sending.
+        names: what the cloud calls the subjects of the request, and their names.
         kept_until: by the clock of the day.
         expiry: forgets it.
         ended: whether it is forgotten; nothing more is noted in it.
@@ -60,6 +61,7 @@ class Recording:
 
     recorder: SentRecorder = field(repr=False)
     requests: list[SentRequest] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict, repr=False)
     kept_until: datetime = field(default_factory=lambda: datetime.now(UTC))
     expiry: asyncio.TimerHandle | None = None
     ended: bool = False
@@ -153,3 +155,4 @@ class SentRecorder:
         for request in recording.requests:
             request.body[:] = bytes(len(request.body))
         recording.requests.clear()
+        recording.names.clear()

@@ -1,4 +1,4 @@
-"""API keys of browsers that signed in: in memory, for half a day."""
+"""API keys of browsers that signed in: in memory, for half a day or until they sign out."""
 
 from __future__ import annotations
 
@@ -71,6 +71,10 @@ class EdgeKeyRing(KeyRing):
         made = BrowserKey(record, datetime.now(UTC) + timedelta(seconds=_KEY_SECONDS), time.monotonic() + _KEY_SECONDS)
         self._browsers[record.id] = made
         return key, made
+
+    def sign_out(self, key_id: str) -> bool:
+        """Ends the key of a browser; False: the key is none."""
+        return self._browsers.pop(key_id, None) is not None
 
     def expires_at(self, key_id: str) -> datetime | None:
         """When a key ends; None of one that lasts until it is revoked."""

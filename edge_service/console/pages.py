@@ -1,4 +1,4 @@
-"""Serves the page and its files, and signs a browser in. None of it is in the OpenAPI document."""
+"""Serves the page and its files, and signs a browser in and out. None of it is in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pydantic import Field
 from starlette.staticfiles import StaticFiles
 
 from edge_service.deps import ServicesDep
-from shared.errors import Unauthenticated
+from shared.errors import Forbidden, Unauthenticated
+from shared.http.auth import authenticate
 from shared.http.headers import require_one_reading
 from shared.http.routes import StrictRoute
 from shared.logs import get_logger
@@ -80,6 +81,19 @@ async def sign_in(request: Request, wanted: SignIn, services: ServicesDep) -> Si
     key, browser = services.key_ring.sign_in()
     _log.info("browser_signed_in", key=browser.record.id)
     return SignedIn(api_key=key, expires_at=browser.expires_at)
+
+
+@router.post("/console/sign-out", status_code=204)
+async def sign_out(request: Request, services: ServicesDep) -> None:
+    """End the API key that a one-time code gave."""
+    require_one_reading(request.scope)
+    record = authenticate(request.scope, request.headers.get("Authorization"))
+    if not services.key_ring.sign_out(record.id):
+        raise Forbidden(
+            "This API key was not given by a link; its operator can revoke it with `patronus edge keys revoke`.",
+            reason="not_of_a_browser",
+        )
+    _log.info("browser_signed_out", key=record.id)
 
 
 async def _file(path: str, request: Request) -> Response:

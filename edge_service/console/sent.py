@@ -9,16 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from edge_service.cloud.recorder import Recording, SentRequest
-from edge_service.gallery_contexts import GalleryContexts
 from shared.envelope import decode_canonical
-from shared.errors import PatronusError
 from shared.wire.cloud import CONTRACT_HEADER
 from shared.wire.edge_console import DecodedRequest, Sent, SentHeader, SentTemplate, SentToCloud
 
@@ -27,24 +24,23 @@ _PATH: Final = re.compile("/v1/galleries/(?P<gallery>[^/]+)(?:/subjects/(?P<subj
 _ENVELOPE: Final = frozenset({"version", "contract", "dim", "dtype", "data"})
 
 
-def shown(request_id: str, recording: Recording, galleries: GalleryContexts, *, numbers: bool) -> Sent:
+def shown(request_id: str, recording: Recording, *, numbers: bool) -> Sent:
     """A recording as its caller sees it.
 
     Args:
         request_id: of the caller's request.
         recording: of it.
-        galleries: opens names, by what this edge knows of galleries now.
         numbers: whether the caller may see the numbers of templates.
     """
-    requests = [_shown(request, galleries, numbers=numbers) for request in recording.requests]
+    requests = [_shown(request, recording.names, numbers=numbers) for request in recording.requests]
     return Sent(request_id=request_id, kept_until=recording.kept_until, requests=requests)
 
 
-def _shown(request: SentRequest, galleries: GalleryContexts, *, numbers: bool) -> SentToCloud:
+def _shown(request: SentRequest, names: dict[str, str], *, numbers: bool) -> SentToCloud:
     body = json.loads(request.body) if request.body else None
     envelopes = _envelopes(body)
     text = request.body.decode() if request.body else None
-    decoded = _decoded(request, envelopes, galleries, numbers=numbers)
+    decoded = _decoded(request, envelopes, names, numbers=numbers)
     if envelopes and not numbers:
         for envelope in envelopes:
             data = decode_canonical(envelope["data"])
@@ -64,7 +60,7 @@ def _shown(request: SentRequest, galleries: GalleryContexts, *, numbers: bool) -
 
 
 def _decoded(
-    request: SentRequest, envelopes: list[dict[str, Any]], galleries: GalleryContexts, *, numbers: bool
+    request: SentRequest, envelopes: list[dict[str, Any]], names: dict[str, str], *, numbers: bool
 ) -> DecodedRequest:
     named = _PATH.fullmatch(urlsplit(request.target).path)
     gallery, sealed = (None, None) if named is None else (named["gallery"], named["subject"])
@@ -74,19 +70,11 @@ def _decoded(
     stored = None if sealed is None else unquote(sealed)
     return DecodedRequest(
         gallery=gallery,
-        subject=None if gallery is None or stored is None else _opened(gallery, stored, galleries),
+        subject=None if stored is None else names.get(stored),
         sealed_subject=stored,
         contract=contract,
         templates=[_template(envelope, numbers=numbers) for envelope in envelopes],
     )
-
-
-def _opened(gallery: str, stored: str, galleries: GalleryContexts) -> str | None:
-    context = galleries.last_known(gallery)
-    if context is not None:
-        with suppress(PatronusError):  # its key was changed meanwhile
-            return context.names.names.shown(stored)
-    return None
 
 
 def _template(envelope: dict[str, Any], *, numbers: bool) -> SentTemplate:

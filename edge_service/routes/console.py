@@ -95,7 +95,7 @@ async def get_sent(request_id: RequestIdPath, services: ServicesDep, caller: Cal
             "within a minute.",
             reason="not_recorded",
         )
-    return sent.shown(request_id, recording, services.galleries, numbers=Scope.MANAGE in caller.scopes)
+    return sent.shown(request_id, recording, numbers=Scope.MANAGE in caller.scopes)
 
 
 @router.post("/rebuild", dependencies=[MayManage], openapi_extra=picture_body())

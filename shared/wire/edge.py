@@ -395,5 +395,7 @@ class EdgeInfo(Wire):
     max_pixels: int
     max_pictures_a_request: int
     formats: list[str]
-    console: ConsoleInfo
+    console: ConsoleInfo = Field(
+        default=ConsoleInfo(decoder=False, recording=False), description="absent from edges without a console"
+    )
     galleries: str = Field(default="/v1/galleries", description="path of the galleries")

@@ -72,7 +72,7 @@ class DecodedRequest(Wire):
     """What a request to the cloud says."""
 
     gallery: str | None
-    subject: str | None = Field(description="the name that the edge opened; null: there is none, or it does not open")
+    subject: str | None = Field(description="the name that the edge sealed; null: there is none")
     sealed_subject: str | None = Field(description="the same as it was sent")
     contract: str | None = Field(description="digest of the contract that it was made under")
     templates: list[SentTemplate]

@@ -44,7 +44,17 @@ def test_a_package_that_cannot_be_had_ends_with_what_to_do(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("goal", "steps"), [("run", 4), ("demo", 4), ("test", 5), ("test-all", 5), ("lint", 3), ("lab", 3), ("models", 3)]
+    ("goal", "steps"),
+    [
+        ("run", 4),
+        ("demo", 4),
+        ("test", 5),
+        ("test-all", 6),
+        ("test-browser", 5),
+        ("lint", 3),
+        ("lab", 3),
+        ("models", 3),
+    ],
 )
 def test_each_step_is_counted(goal: str, steps: int, tmp_path: Path) -> None:
     command = ["make", "--dry-run", "--directory", ROOT, goal, f"VENV={tmp_path / 'venv'}"]

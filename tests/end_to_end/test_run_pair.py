@@ -44,12 +44,13 @@ def test_a_service_that_a_signal_ended_is_reported_with_it_and_the_other_one_end
     with subprocess.Popen(
         [sys.executable, "-m", "deploy.run_pair"],
         env=os.environ | environment,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
         with httpx.Client(base_url=f"http://127.0.0.1:{ports['EDGE']}") as edge:
             wait_until_ready(running, edge)
+            _assert_link_signs_in(running, edge)
         address = tmp_path / "home" / "edge" / "address"
         assert address.read_text() == f"http://127.0.0.1:{ports['EDGE']}\n"
         address.write_text("http://127.0.0.1:1\n")  # as a second edge that was started on the same folder
@@ -58,6 +59,16 @@ def test_a_service_that_a_signal_ended_is_reported_with_it_and_the_other_one_end
     assert running.returncode == 1
     assert said in errors
     assert address.read_text() == "http://127.0.0.1:1\n"  # it is not ours to remove
+
+
+def _assert_link_signs_in(running: subprocess.Popen[str], edge: httpx.Client) -> None:
+    """Reads what `make run` says up to its link, and signs in with that."""
+    assert running.stdout is not None
+    marked = f"{edge.base_url}".rstrip("/") + "/#sign-in="
+    [code] = next(line for line in running.stdout if marked in line).strip().split(marked)[1:]
+    signed_in = edge.post("/console/sign-in", json={"code": code})
+    assert signed_in.status_code == 200
+    assert edge.post("/console/sign-in", json={"code": code}).status_code == 401
 
 
 def _child(parent: int, module: str) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import httpx
 import pytest
 
 from shared.processes.pair import Pair, free_port
+from shared.security.secret_files import read_secret
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 _START_SECONDS = 60
@@ -96,3 +99,38 @@ class RunningPair:
 
     def start_cloud(self) -> None:
         self.processes.start("cloud", "cloud_service", str(self.cloud.base_url).rstrip("/"), self.cloud_environment)
+
+
+@contextlib.contextmanager
+def running_pair(home: Path, models_folder: Path, **edge_settings: str) -> Iterator[RunningPair]:
+    """An edge and a cloud with a relay between them.
+
+    Args:
+        home: an empty folder for both.
+        models_folder: with the face models.
+        edge_settings: further settings of the edge, such as ``PATRONUS_EDGE__CONSOLE``.
+    """
+    cloud, edge = free_port(), free_port()
+    environment = {"PATRONUS_HOME": str(home), "PATRONUS_MODELS": str(models_folder)}
+    at_cloud = environment | {"PATRONUS_CLOUD__PORT": str(cloud)}
+    cloud_url, edge_url = f"http://127.0.0.1:{cloud}", f"http://127.0.0.1:{edge}"
+    relay = Relay(cloud)
+    at_edge = environment | {
+        "PATRONUS_EDGE__PORT": str(edge),
+        "PATRONUS_EDGE__CLOUD__URL": f"http://127.0.0.1:{relay.port}",
+        **edge_settings,
+    }
+    processes = Pair()
+    try:
+        processes.start("cloud", "cloud_service", cloud_url, at_cloud)
+        processes.start("edge", "edge_service", edge_url, at_edge)
+        with _client(edge_url, home / "edge") as to_edge, _client(cloud_url, home / "cloud") as to_cloud:
+            yield RunningPair(home, relay, to_edge, to_cloud, processes, at_cloud)
+    finally:
+        processes.stop()
+        relay.close()
+
+
+def _client(url: str, folder: Path) -> httpx.Client:
+    key = read_secret(folder / "api_key").decode().strip()
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=30)

@@ -27,7 +27,7 @@ function Routed() {
   const { view, params, query } = useRoute();
   const [loaded, setLoaded] = useState({});
   const [failed, reset] = useErrorBoundary();
-  const where = JSON.stringify([view, params]);
+  const where = JSON.stringify([view, params, query]);
   useEffect(() => {
     let wanted = true;
     if (failed) reset();

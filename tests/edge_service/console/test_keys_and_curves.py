@@ -8,6 +8,7 @@ import pytest
 
 from edge_service.protection.profiles.files import load_profile
 from shared.security.credentials import Scope
+from shared.wire.edge import EdgeInfo
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import Edge
 
@@ -89,3 +90,10 @@ def test_where_nothing_was_measured_there_are_no_curves(session_edge: Edge) -> N
         assert (answer["profile"]["name"], answer["curves"]) == ("seal", [])
         assert answer["default_threshold"] is not None  # the embedder's
     seal.call("DELETE", "/v1/galleries/sealed")
+
+
+def test_a_client_reads_the_answer_of_an_edge_that_has_no_console(shared_edge: Edge) -> None:
+    answer = shared_edge.call("GET", "/v1/info").json()
+    del answer["console"]
+    console = EdgeInfo.model_validate(answer).console
+    assert (console.decoder, console.recording) == (False, False)

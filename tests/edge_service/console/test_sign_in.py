@@ -165,6 +165,23 @@ def test_a_key_of_a_browser_ends_after_half_a_day_by_a_clock_that_nobody_sets(
     assert_problem(console.call("GET", "/v1/info", key), 401, "unauthenticated")
 
 
+def test_a_browser_that_signs_out_ends_its_key_and_no_other(console: Edge) -> None:
+    one, other = ({"Authorization": f"Bearer {sign_in(console, code_of(console)).json()['api_key']}"} for _ in range(2))
+    assert console.call("POST", "/console/sign-out", one).status_code == 204
+    assert_problem(console.call("GET", "/v1/key", one), 401, "unauthenticated")
+    assert_problem(console.call("POST", "/console/sign-out", one), 401, "unauthenticated")
+    assert console.call("GET", "/v1/key", other).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Basic eDp5", "Bearer patronus_0_0"])
+def test_nobody_else_is_signed_out(console: Edge, header: str) -> None:
+    assert_problem(console.call("POST", "/console/sign-out", {"Authorization": header}), 401, "unauthenticated")
+    answer = console.call("POST", "/console/sign-out")
+    assert_problem(answer, 403, "forbidden")
+    assert answer.json()["reason"] == "not_of_a_browser"
+    assert console.call("GET", "/v1/key").status_code == 200
+
+
 def test_keys_of_browsers_end_with_the_edge_and_are_in_no_file(console: Edge) -> None:
     key = sign_in(console, code_of(console)).json()["api_key"]
     assert console.app.state.key_ring.check(key) is not None

@@ -1,6 +1,6 @@
 // Calls of the edge. The key is in this module's memory: no storage, no cookie, gone with the tab.
 
-import { reachable, remember, session } from "./state.js";
+import { forgetAll, reachable, remember, session } from "./state.js";
 import { t } from "./ui.js";
 
 // This file is BASE/console/lib/api.js, also behind a proxy that adds a prefix.
@@ -147,7 +147,16 @@ export async function signInWithCode(code) {
   return signIn(given.api_key);
 }
 
+/** Forgets the key and all that this tab knows. A key that a link gave is ended at the edge, too. */
 export function signOut() {
+  const key = apiKey;
+  const given = session.get()?.key.expires_at;
   apiKey = null;
-  session.set(null);
+  forgetAll();
+  if (key && given) fetch(address("console/sign-out"), {
+    method: "POST", headers: { Authorization: `Bearer ${key}` }, keepalive: true, cache: "no-store", credentials: "omit",
+  }).catch(() => {}); // the edge is away: the key ends by itself
 }
+
+// A tab that is closed or loaded anew cannot use its key any more. One that the browser keeps (persisted) can.
+addEventListener("pagehide", (event) => event.persisted || signOut());

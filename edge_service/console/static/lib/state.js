@@ -67,6 +67,12 @@ export function keepPicture(picture) {
   lastPicture.set(picture);
 }
 
+/** After signing out: whoever signs in next sees nothing of it. */
+export function forgetAll() {
+  keepPicture(null);
+  for (const [store, empty] of [[answers, []], [toasts, []], [info, null], [session, null]]) store.set(empty);
+}
+
 /** Shows a message; errors stay until they are closed. Returns its id. */
 export function toast(text, { kind = "done", action = null, seconds = kind === "error" ? 0 : 7 } = {}) {
   const id = ++lastId;

@@ -38,7 +38,15 @@ export function t(key, values = {}) {
 /** Whether there is a text for this key. */
 export const known = (key) => key in texts;
 
-export const number = (value, options) => new Intl.NumberFormat(chosen, options).format(value);
+const formats = new Map();
+// Making a format takes longer than a hundred uses of it, and a page of people needs hundreds.
+function format(Kind, options = {}) {
+  const key = `${chosen} ${Kind.name} ${JSON.stringify(options)}`;
+  if (!formats.has(key)) formats.set(key, new Kind(chosen, options));
+  return formats.get(key);
+}
+
+export const number = (value, options) => format(Intl.NumberFormat, options).format(value);
 
 /** A share from 0 to 1 as a percentage with so many significant digits: 0.00079 is 0.079%. */
 export const percent = (share, digits = 2) =>
@@ -54,6 +62,6 @@ export function bytes(count) {
 
 /** A moment (RFC 3339 or Date) as date and time of this browser's zone. */
 export const moment = (value) =>
-  new Intl.DateTimeFormat(chosen, { dateStyle: "medium", timeStyle: "short" }).format(new Date(value));
-export const date = (value) => new Intl.DateTimeFormat(chosen, { dateStyle: "medium" }).format(new Date(value));
-export const clock = (value) => new Intl.DateTimeFormat(chosen, { timeStyle: "medium" }).format(new Date(value));
+  format(Intl.DateTimeFormat, { dateStyle: "medium", timeStyle: "short" }).format(new Date(value));
+export const date = (value) => format(Intl.DateTimeFormat, { dateStyle: "medium" }).format(new Date(value));
+export const clock = (value) => format(Intl.DateTimeFormat, { timeStyle: "medium" }).format(new Date(value));

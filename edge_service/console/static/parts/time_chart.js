@@ -16,7 +16,7 @@ function line(points, x, y) {
   let pen = "M";
   return points.map(({ at, value }) => {
     if (value === null) { pen = "M"; return ""; }
-    const part = `${pen}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
+    const part = `${pen}${x(at).toFixed(1)} ${y(value).toFixed(1)}${pen === "M" ? "h0" : ""}`; // h0: a point alone is a dot
     pen = "L";
     return part;
   }).join("");

@@ -26,7 +26,7 @@ export default function Enroll({ params, query = {} }) {
   const [done, setDone] = useState(null);
   const settled = useSettled(name, 350);
   const folders = items.some((one) => one.picture.folder);
-  const subjectOf = (item, typed = name) => (folders && byFolder && item.picture.folder ? item.picture.folder : typed).trim().normalize("NFC");
+  const subjectOf = (item, typed = name) => usable(folders && byFolder && item.picture.folder ? item.picture.folder : typed);
   const change = (key, members) => setItems((before) => before.map((one) => (one.picture.key === key ? { ...one, ...members } : one)));
 
   const held = useRef([]);
@@ -100,7 +100,7 @@ export default function Enroll({ params, query = {} }) {
     ${items.length > 0 && html`
       ${!done && html`<form class="card store-bar" onSubmit=${(event) => { event.preventDefault(); if (ready.length && !waiting) store(); }}>
         <${Field} label=${t(folders && byFolder ? "enroll.name_others" : "enroll.name")} value=${name} maxlength="128" dir="auto" autocomplete="off"
-          hint=${name.trim() ? null : t("enroll.name_hint")} onInput=${setName} />
+          wrong=${name.trim() && !usable(name) ? t("enroll.name_wrong") : null} hint=${name.trim() ? null : t("enroll.name_hint")} onInput=${setName} />
         <${Button} type="submit" class="primary" busy=${storing} disabled=${!ready.length || waiting}>
           ${waiting ? t("enroll.examining") : first ? html`<span>${t("enroll.store_as", { n: ready.length, name: html`<bdi>${first}</bdi>` })}</span>` : t("enroll.store", { n: ready.length })}<//>
         ${folders && html`<${Choice} label=${t("enroll.by_folder")} hint=${t("enroll.by_folder_hint")} checked=${byFolder} onChange=${setByFolder} />`}
@@ -110,6 +110,12 @@ export default function Enroll({ params, query = {} }) {
       <ul class="enroll-cards">${items.map((item) => html`<${EnrollCard} key=${item.picture.key} ...${{ item, gallery, done, several: folders && byFolder, subject: subjectOf(item) }}
         wanted=${chosen(item)} onWanted=${(wanted) => change(item.picture.key, { wanted })} onRemove=${storing ? null : () => remove(item)} onRetry=${() => again(item)} />`)}</ul>`}
   <//>`;
+}
+
+// A name as the edge takes it; empty where no subject can be called so.
+function usable(typed) {
+  const name = typed.trim().normalize("NFC");
+  return /[/\\\p{Cc}\p{Cs}\p{Zl}\p{Zp}\ufffd]/u.test(name) || name === "." || name === ".." ? "" : name;
 }
 
 // Whether a picture is to be stored: the person's choice; else yes, unless its face seems to be somebody else's.

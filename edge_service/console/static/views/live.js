@@ -1,7 +1,7 @@
 // The live camera: the next frame is sent only after the answer to the last one, at most five a second.
 
 import { api, path } from "../lib/api.js";
-import { href } from "../lib/router.js";
+import { go, href } from "../lib/router.js";
 import { info, keepPicture, may, useStore } from "../lib/state.js";
 import { html, number, useEffect, useRef, useState, t } from "../lib/ui.js";
 import { CameraFrame, useCamera } from "../parts/pictures/camera.js";
@@ -33,8 +33,9 @@ function Camera({ gallery, curves }) {
   const [said, setSaid] = useState("");
   const [pause, setPause] = useState(null);
   const on = camera.state === "on" && running;
+  // Whether the next frame is to be recorded: frames are many, and only what is asked for is kept.
   const record = useRef(false);
-  record.current = Boolean(about?.console?.recording);
+  const [recorded, setRecorded] = useState(false);
 
   useEffect(() => {
     if (!on) {
@@ -42,7 +43,7 @@ function Camera({ gallery, curves }) {
       return undefined;
     }
     const ended = new AbortController();
-    watch({ gallery: gallery.gallery, video: camera.video.current, record, signal: ended.signal, onFrame: setFrame, onPause: setPause, onStop: () => setRunning(false) });
+    watch({ gallery: gallery.gallery, video: camera.video.current, record, signal: ended.signal, onFrame: setFrame, onRecorded: () => go("sent"), onPause: setPause, onStop: () => setRunning(false) });
     return () => ended.abort();
   }, [on, gallery.gallery]);
 
@@ -70,13 +71,14 @@ function Camera({ gallery, curves }) {
         <${ScoreScale} similarity=${best?.similarity ?? null} threshold=${frame.threshold} decision=${best?.tone} curves=${curves} rule=${frame.rule} gallery=${gallery} />`}
       ${camera.state !== "on" && camera.state !== "asking" && html`<p><a href=${href("recognize", { gallery: gallery.gallery })}>${t("live.file")}</a></p>`}
       <p class="fine">${t("live.what")}</p>
-      ${record.current && html`<p><a href=${href("sent")}>${t("recognize.sent")}</a></p>`}
+      ${about?.console?.recording && on && html`<p><button type="button" aria-disabled=${recorded ? "true" : undefined}
+        onClick=${() => { record.current = true; setRecorded(true); }}>${t("live.sent")}</button></p>`}
     </div>
   </div>`;
 }
 
 // Asks about one frame after another until the signal is aborted. While the tab is hidden nothing is sent.
-async function watch({ gallery, video, record, signal, onFrame, onPause, onStop }) {
+async function watch({ gallery, video, record, signal, onFrame, onRecorded, onPause, onStop }) {
   const where = `${path("v1/galleries", gallery)}/identify`;
   let times = [];
   while (!signal.aborted) {
@@ -94,8 +96,9 @@ async function watch({ gallery, video, record, signal, onFrame, onPause, onStop 
       continue;
     }
     let next = LEAST_MS;
+    const asked = record.current;
     try {
-      const answer = await api.upload(where, shot.blob, { query: { max_faces: MOST_FACES, top_k: 1 }, record: record.current, signal, rememberIt: false });
+      const answer = await api.upload(where, shot.blob, { query: { max_faces: MOST_FACES, top_k: 1 }, record: asked, signal, rememberIt: false });
       if (signal.aborted) return;
       times = [...times, performance.now()].slice(-6);
       const faces = answer.faces.map((face) => ({
@@ -103,7 +106,11 @@ async function watch({ gallery, video, record, signal, onFrame, onPause, onStop 
       }));
       onPause(null);
       onFrame({ ...shot, faces, threshold: answer.threshold, rule: answer.score_rule, ms: answer.ms, rate: rateOf(times) });
-      kept(shot.blob, gallery, faces, answer.requestId);
+      if (asked) {
+        kept(shot.blob, gallery, faces, answer.requestId);
+        onRecorded();
+        return;
+      }
     } catch (error) {
       if (signal.aborted || error.name === "AbortError") return;
       if (error.type === "face-refused") {

@@ -56,11 +56,13 @@ function List({ gallery, about, changed }) {
   const first = (after.length - 1) * PAGE + 1;
   const shown = { open, gallery, close, moved: reload };
 
+  // After the last person was erased, its receipt still stands here.
+  const receipt = open?.receipt && html`<${ErasedDialog} gallery=${gallery} what=${open.name} erased=${open.receipt} close=${close} />`;
   if (page.data && items.length === 0 && prefix === "" && after.length === 1)
     return html`<${Empty} title=${t("people.none")}>
       <p class="muted">${t("people.none_lead")}</p>
       ${may("enroll", gallery) && html`<a class="button primary" href=${href("enroll", { gallery })}>${t("people.add_first")}</a>`}
-    <//>`;
+    <//>${receipt}`;
   return html`
     <div class="inline-field">
       <${Field} label=${t("people.search")} hint=${t("people.search_hint")} type="search" value=${typed} onInput=${setTyped} maxlength="128"
@@ -91,7 +93,7 @@ function List({ gallery, about, changed }) {
     ${open?.merge && html`<${MergeDialog} ...${shown} subject=${open.merge} />`}
     ${open?.erase && html`<${EraseDialog} ...${shown} subject=${open.erase}
       erased=${(answer) => { reload(); setOpen({ receipt: answer, name: open.erase }); }} />`}
-    ${open?.receipt && html`<${ErasedDialog} gallery=${gallery} what=${open.name} erased=${open.receipt} close=${close} />`}`;
+    ${receipt}`;
 }
 
 /** For keys that may not list people, but may show one by its exact name. */

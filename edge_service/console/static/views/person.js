@@ -73,7 +73,7 @@ export default function Person({ params: { gallery, subject } }) {
       <section class="stack">
         <h2>${t("galleries.faces", { n: person.faces.length })}</h2>
         <${Note}><p>${t("person.no_picture")}</p><//>
-        <div class="card flush"><div class="scroll"><table>
+        <div class="card flush"><div class="scroll"><table class="their-faces">
           <caption class="hidden-text">${t("person.faces_caption")}</caption>
           <thead><tr><th scope="col">${t("person.face_id")}</th><th scope="col">${t("person.enrolled")}</th>
             <th scope="col"><span class="hidden-text">${t("people.actions")}</span></th></tr></thead>

@@ -108,6 +108,7 @@ async function ask(gallery, chosen, { verify, who, faces, record, signal }) {
   ]);
   const box = found?.faces[0] ? { ...found.faces[0] } : null;
   const face = { ...box, quality: answer.quality, decision: answer.decision, similarity: answer.similarity, label: who, tone: answer.decision === "match" ? "match" : "poor", candidates: [] };
+  if (answer.decision !== "match") Object.assign(face, { label: null, compared: who }); // the face is not to be called so
   return { answer, size: found?.size ?? null, faces: box ? [face] : [], verified: face };
 }
 
@@ -184,12 +185,16 @@ function Faces({ result, gallery, curves, selected, setSelected, name }) {
 function Score({ face, answer, gallery, curves, name }) {
   const best = face.similarity ?? face.candidates[0]?.similarity ?? null;
   const shown = face.label;
+  if (face.compared) return html`<h2>${t("recognize.compared", { name: html`<bdi>${face.compared}</bdi>` })}</h2><${Figures} ...${{ best, face, answer, gallery, curves }} />`;
   const linked = may("manage", name) || may("enroll", name);
-  return html`<h2>${shown && !linked ? html`<bdi>${shown}</bdi>` : shown ? html`<a href=${href("person", { gallery: name, subject: shown })}><bdi>${shown}</bdi></a>` : t("recognize.nobody")}</h2>
-    <p>${best === null ? t("recognize.below", { threshold: answer.threshold.toFixed(3) })
-      : t(best >= answer.threshold ? "recognize.reaches" : "recognize.misses", { similarity: best.toFixed(3), threshold: answer.threshold.toFixed(3) })}</p>
-    <${ScoreScale} similarity=${best} threshold=${answer.threshold} decision=${face.decision} curves=${curves} rule=${answer.score_rule} gallery=${face.similarity === undefined ? gallery : null} />
-    <${ReferenceWords} answer=${answer} curves=${curves} />
+  return html`<h2>${shown && !linked ? html`<bdi>${shown}</bdi>` : shown ? html`<a href=${href("person", { gallery: name, subject: shown })}><bdi>${shown}</bdi></a>` : t("recognize.nobody")}</h2><${Figures} ...${{ best, face, answer, gallery, curves }} />
     ${face.candidates.length > 1 && html`<h3>${t("recognize.others")}</h3><ol class="plain">${face.candidates.slice(1).map((one) => html`<li key=${one.subject}>
       <bdi>${one.subject}</bdi> <span class="score">${one.similarity.toFixed(3)}</span></li>`)}</ol>`}`;
+}
+
+function Figures({ best, face, answer, gallery, curves }) {
+  return html`<p>${best === null ? t("recognize.below", { threshold: answer.threshold.toFixed(3) })
+      : t(best >= answer.threshold ? "recognize.reaches" : "recognize.misses", { similarity: best.toFixed(3), threshold: answer.threshold.toFixed(3) })}</p>
+    <${ScoreScale} similarity=${best} threshold=${answer.threshold} decision=${face.decision} curves=${curves} rule=${answer.score_rule} gallery=${face.similarity === undefined ? gallery : null} />
+    <${ReferenceWords} answer=${answer} curves=${curves} />`;
 }

@@ -32,12 +32,12 @@ function Health() {
     <h2>${t("system.health")}</h2>
     <${Problem} error=${found.error} retry=${found.reload} />
     ${!found.data && found.loading && html`<${Loading} />`}
-    <ul class="lines" role="status">
+    <div role="status"><ul class="lines">
       ${!found.error && checks.map(([name, good]) => html`<li key=${name} class="row apart">
         <span>${known(`system.check.${name}`) ? t(`system.check.${name}`) : name}</span>
         <span class=${`badge ${good ? "good" : "bad"}`}>${t(good ? "system.good" : "system.bad")}</span>
       </li>`)}
-    </ul>
+    </ul></div>
   </section>`;
 }
 
@@ -118,15 +118,15 @@ function Keys({ own }) {
     <h2>${t("system.keys")}</h2>
     <${Problem} error=${found.error} retry=${found.reload} />
     ${!found.data && found.loading && html`<${Loading} />`}
-    ${keys.length > 0 && html`<div class="card flush"><div class="scroll" tabindex="0" role="region" aria-label=${t("system.keys")}><table>
+    ${keys.length > 0 && html`<div class="card flush"><div class="scroll" tabindex="0" role="region" aria-label=${t("system.keys")}><table class="keys">
       <caption class="hidden-text">${t("system.keys")}</caption>
       <thead><tr><th scope="col">${t("system.label")}</th><th scope="col">${t("system.scopes")}</th>
-        <th scope="col">${t("system.key_galleries")}</th><th scope="col">${t("system.rate")}</th>
-        <th scope="col">${t("system.made")}</th><th scope="col">${t("system.state")}</th></tr></thead>
+        <th scope="col">${t("system.key_galleries")}</th><th scope="col" class="large-only">${t("system.rate")}</th>
+        <th scope="col" class="large-only">${t("system.made")}</th><th scope="col">${t("system.state")}</th></tr></thead>
       <tbody>${keys.map((key) => html`<tr key=${key.id}>
         <th scope="row"><bdi>${key.label}</bdi><br /><span class="mono muted">${key.id}</span></th>
         <td><${Scopes} scopes=${key.scopes} /></td><td>${galleriesOf(key)}</td>
-        <td class="nowrap">${key.rate ?? t("system.usual_rate")}</td><td class="nowrap">${date(key.created_at)}</td>
+        <td class="large-only nowrap">${key.rate ?? t("system.usual_rate")}</td><td class="large-only nowrap">${date(key.created_at)}</td>
         <td>${key.revoked_at ? html`<span class="badge bad">${t("system.revoked", { at: date(key.revoked_at) })}</span>`
           : html`<span class="badge good">${t(key.id === own.id ? "system.yours" : "system.valid")}</span>`}</td>
       </tr>`)}</tbody>

@@ -48,7 +48,7 @@ function Rebuild() {
 }
 
 function Published({ why }) {
-  return html`<${Note}>${t(why)}<//><div class="card"><${Figure} /></div>`;
+  return html`<${Note}><p>${t(why, { command: html`<code>patronus lab export-decoder</code>` })}</p><//><div class="card"><${Figure} /></div>`;
 }
 
 function Figure() {

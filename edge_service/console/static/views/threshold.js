@@ -81,7 +81,7 @@ function Bands({ curves, rule, at, n }) {
   const rows = bands.map((curve) => ({ band: curve.band, pairs: curve.impostor_pairs, ...fmrAt(curve, at) }));
   const most = Math.log10(Math.max(...rows.map((row) => row.rate)));
   return html`<div class="card stack"><h2>${t("threshold.bands")}</h2><p class="muted">${t("threshold.bands_what")}</p>
-    <div class="scroll"><table><thead><tr><th scope="col">${t("threshold.age")}</th><th scope="col">${t("threshold.one_comparison")}</th><th scope="col" class="wide"><span class="hidden-text">${t("threshold.bar")}</span></th><th scope="col" class="number">${t("threshold.of_gallery", { n })}</th></tr></thead>
+    <div class="scroll" tabindex="0" role="region" aria-label=${t("threshold.bands")}><table class="bands"><thead><tr><th scope="col">${t("threshold.age")}</th><th scope="col">${t("threshold.one_comparison")}</th><th scope="col" class="wide"><span class="hidden-text">${t("threshold.bar")}</span></th><th scope="col" class="number">${t("threshold.of_gallery", { n })}</th></tr></thead>
       <tbody>${rows.map((row) => html`<tr key=${row.band}><th scope="row" class="nowrap">${t("threshold.years", { band: row.band })}</th><td>${shareText(row.rate, row.bound)}</td>
         <td class="wide"><span class="bar" style=${{ inlineSize: `${Math.max(3, 100 * ((Math.log10(row.rate) + 7) / (most + 7)))}%` }}></span></td>
         <td class="number">${percent(anyOf(row.rate, n))}</td></tr>`)}</tbody></table></div>

@@ -18,7 +18,7 @@ function Request({ request, profile, folded = false }) {
   const [copied, setCopied] = useState(false);
   const text = `${headOf(request)}${request.body ?? ""}`;
   async function copy() {
-    await navigator.clipboard?.writeText(text);
+    await navigator.clipboard.writeText(text);
     setCopied(true);
   }
   return html`<article class="sent-request stack">
@@ -28,7 +28,7 @@ function Request({ request, profile, folded = false }) {
       <${Part} ...${{ part, index, request, profile }} /></li>`)}</ol>
     <div class="stack tight">
       <div class="row apart"><h3>${t("sent.exact")}</h3>
-        <button type="button" class="quiet small" onClick=${copy}>${t(copied ? "sent.copied" : "sent.copy")}</button></div>
+        ${navigator.clipboard && html`<button type="button" class="quiet small" onClick=${copy}>${t(copied ? "sent.copied" : "sent.copy")}</button>`}</div>
       <pre class="request-text" tabindex="0" aria-label=${t("sent.exact")}>${segments(text, parts).map((piece, key) => (piece.part === null ? piece.text
         : html`<mark key=${key} class="kind-${parts[piece.part].kind} ${lit === piece.part ? "lit" : ""}"><b aria-hidden="true">${piece.part + 1}</b>${piece.text}</mark>`))}</pre>
       <p class="small muted">${t("sent.bearer")} ${request.withheld ? t("sent.withheld") : ""} ${t("sent.answered", { at: moment(request.sent_at), status: String(request.answered ?? "–") })}</p>
