@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_service.cli.arrays import Embeddings, in_few_digits, new_arrays_file, new_rows, put_array
-from edge_service.cli.output import DISAGREES, ELSEWHERE, MOVED_AWAY, UNDER_ANOTHER_NAME, UNPERTURBED
+from edge_service.cli.output import DISAGREES, MOVED_AWAY, UNDER_ANOTHER_NAME, UNPERTURBED
 from edge_service.cli.session import Session
 from edge_service.protection.embeddings import check_dimension
 from shared.command import counted
@@ -241,14 +241,9 @@ class Migration:
         named = error.extra.get("embeddings", ()) if len(rows) > 1 else (0,)
         refused = frozenset(named) & frozenset(range(len(rows)))
         for at in sorted(refused):
-            if error.reason == MOVED_AWAY:
-                self._counts["elsewhere"] += 1
-                sentence = f"Row {rows[at]} (subject {self._shown(rows[at])!r}) {ELSEWHERE}"
-                self._said[rows[at]] = partial(self._warn, sentence)
-                continue
             problem = {name: value for name, value in error.problem.items() if name not in _OF_THE_REQUEST}
             fault = error.problem.get("fault", f"was refused: {error.detail.removesuffix('.')}")
-            self._report(rows[at], fault, problem)
+            self._report(rows[at], fault, problem, "elsewhere" if error.reason == MOVED_AWAY else "refused")
         left = [at for at in range(len(rows)) if at not in refused]
         half = 0 if refused else len(left) // 2
         for part in filter(None, (left[:half], left[half:])):
@@ -265,8 +260,8 @@ class Migration:
             self._said[row] = partial(self._warn, f"Row {row} (subject {self._shown(row)!r}) {DISAGREES}")
         self._counts["disagreeing"] += len(disagreeing)
 
-    def _report(self, row: int, fault: str, problem: dict[str, Any]) -> None:
-        self._counts["refused"] += 1
+    def _report(self, row: int, fault: str, problem: dict[str, Any], count: str = "refused") -> None:
+        self._counts[count] += 1
         subject = self._shown(row)
         label = {"subject": subject, "row": row, "enrolled": False, "detail": f"Row {row} {fault}."}
         sentence = f"Row {row} (subject {subject!r}) {fault}."

@@ -395,7 +395,5 @@ class EdgeInfo(Wire):
     max_pixels: int
     max_pictures_a_request: int
     formats: list[str]
-    console: ConsoleInfo = Field(
-        default=ConsoleInfo(decoder=False, recording=False), description="absent from edges without a console"
-    )
+    console: ConsoleInfo = ConsoleInfo(decoder=False, recording=False)  # absent from edges without one
     galleries: str = Field(default="/v1/galleries", description="path of the galleries")

@@ -91,9 +91,10 @@ def test_embeddings_of_a_subject_that_was_renamed_since_are_told_and_are_no_fail
     assert command.quick("subject", "rename", "renamed", "ada", "eve")[0] == 0
     ended = command.run("migrate", "renamed", str(source))
     assert ended.returncode == 0
-    assert "Row 2 (subject 'ada') is enrolled under another name" in ended.stderr
+    assert "Row 2 (subject 'ada') was enrolled under this subject before, and the face is" in ended.stderr
     assert "2 are enrolled under other names by now" in ended.stdout
-    [summary] = command.quick("migrate", "renamed", str(source))[1]
+    *told, summary = command.quick("migrate", "renamed", str(source))[1]
+    assert [one["row"] for one in told] == [0, 2]
     assert (summary["there_already"], summary["elsewhere"], summary["refused"]) == (1, 2, 0)
     assert held(command, "renamed") == (2, 3)
 
