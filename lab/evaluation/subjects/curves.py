@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edge_service.protection.profiles.curves import Cost
 from edge_service.protection.profiles.score import ScoreWeights
+from edge_service.vision.embed import EMBEDDERS
 from lab.data.matching import genuine_pairs
 from lab.data.verification import Floats, ImpostorScores, Ints, Rows, all_impostors, histogram
 from lab.evaluation.demographics import BANDS, Labels
@@ -20,9 +21,20 @@ from shared.wire.curves import Histogram, MeasuredCurve
 TEMPLATES: Final = (1, 3, 10)
 # False match rates at which the cost is taken.
 COST_RATES: Final = (1e-3, 1e-4, 1e-5)
-# Cosines, multiples of 1e-4 as the bins of ``ImpostorScores`` are: coarse at both ends, fine where thresholds lie.
+# Cosines, multiples of 1e-4 as the bins of ``ImpostorScores`` are: coarse where no threshold lies (dlib: 0.927).
+# The embedders' own thresholds are among them, so that they have rates of their own.
 _THRESHOLDS: Final = np.unique(
-    np.round(np.concatenate([np.arange(-0.2, 0.2, 0.02), np.arange(0.2, 0.8, 0.0025), np.arange(0.8, 1.0001, 0.01)]), 4)
+    np.round(
+        np.concatenate(
+            [
+                np.arange(-0.2, 0.2, 0.02),
+                np.arange(0.2, 0.8, 0.0025),
+                np.arange(0.8, 1.0001, 0.001),
+                [spec.threshold.cosine for spec in EMBEDDERS.values()],
+            ]
+        ),
+        4,
+    )
 )
 _BINS: Final = 100
 _DIGITS: Final = 6
