@@ -5,6 +5,7 @@ import { info, toast, useStore } from "../lib/state.js";
 import { html, number, percent, t, useAction, useRef, useState } from "../lib/ui.js";
 import { Choice, Field } from "./field.js";
 import { Button, Problem } from "./messages.js";
+import { thresholdText } from "./scores/score_scale.js";
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const DAY_S = 86_400;
@@ -27,8 +28,7 @@ function ThresholdFields({ chosen, change, present }) {
     onChange=${() => change({ by })} label=${label} hint=${hint} />`;
   return html`<fieldset>
     <legend>${t("gallery.threshold")}</legend>
-    ${fallback && radio("default", t(present ? "gallery.threshold_keep" : "gallery.threshold_default"),
-      t("gallery.threshold_at", { cosine: number(fallback.cosine, { maximumSignificantDigits: 4 }), fmr: percent(fallback.fmr) }))}
+    ${fallback && radio("default", t(present ? "gallery.threshold_keep" : "gallery.threshold_default"), thresholdText(fallback, about))}
     ${radio("purpose", t("gallery.threshold_purpose"), t("gallery.threshold_purpose_hint"))}
     ${chosen.by === "purpose" && html`<div class="row low">
       <${Field} label=${t("gallery.people")} type="number" min="1" max="10000000" step="1" required value=${chosen.people}
