@@ -47,7 +47,7 @@ function ThresholdFields({ chosen, change, present }) {
   </fieldset>`;
 }
 
-const RetentionField = ({ chosen, change }) => html`<${Field} label=${t("gallery.retention")} type="number" min="1" max="36500"
+const RetentionField = ({ chosen, change }) => html`<${Field} label=${t("gallery.retention")} type="number" min="0.00001" max="36500"
   step="any" value=${chosen.days} onInput=${(days) => change({ days })} placeholder=${t("gallery.retention_never")}
   hint=${t("gallery.retention_hint")} class="short-field" />`;
 
@@ -102,7 +102,7 @@ export function chosenText({ threshold, chosen }) {
 
 /** A form that changes a gallery's threshold, rule and retention; done() is called when all of it was changed. */
 export function ChangeGallery({ gallery, done, cancel }) {
-  const days = gallery.max_age_seconds ? String(gallery.max_age_seconds / DAY_S) : "";
+  const days = gallery.max_age_seconds ? String(Number((gallery.max_age_seconds / DAY_S).toPrecision(6))) : "";
   const [values, setValues] = useState({ ...START, days, people: String(Math.max(gallery.subjects, 1)), rule: gallery.score.rule });
   const change = (some) => setValues((before) => ({ ...before, ...some }));
   const [run, { busy, error }] = useAction(async () => {

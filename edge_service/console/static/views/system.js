@@ -70,12 +70,13 @@ function Activity() {
   const list = useStore(samples);
   const rate = (member) => series(list, (before, after, seconds) => (after[member] - before[member]) / seconds);
   const [first, last] = [list[0], list.at(-1)];
+  const minutes = last ? Math.min(10, Math.max(1, Math.round((last.at - first.at) / 60_000))) : 1;
   const steps = Object.entries(last?.steps ?? {}).map(([name, [count, sum]]) => {
     const [countBefore, sumBefore] = first.steps[name] ?? [0, 0];
     return { name, count: count - countBefore, mean: (sum - sumBefore) / (count - countBefore) };
   }).filter(({ count }) => count > 0);
   return html`<section class="stack">
-    <h2>${t("system.activity")}</h2>
+    <h2>${t("system.activity", { n: minutes })}</h2>
     <div class="halves">
       <${TimeChart} title=${t("chart.requests")} format=${perSecond} lines=${[
         { name: t("chart.answered"), points: rate("requests") }, { name: t("chart.refused"), points: rate("refused"), kind: "second" }]} />
