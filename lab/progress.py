@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
-_T = TypeVar("_T")
+from shared.processes.progress_lines import ProgressLines
 
-# A reader of a file sees within it that the work goes on, and an hour is some hundred lines.
-LINE_SECONDS: Final = 10.0
+_T = TypeVar("_T")
 
 
 def progress(
@@ -35,18 +33,11 @@ def progress(
     if shown.is_terminal:
         yield from track(work, what, total=total, console=shown)
         return
-    began = said = time.monotonic()
-    shown.print(f"{what}: {total * weight:,} to do", soft_wrap=True, highlight=False)
-    for done, one in enumerate(work):
-        if time.monotonic() - said >= LINE_SECONDS:
-            said = time.monotonic()
-            share = done / total if total else 1.0
-            shown.print(
-                f"{what}: {done * weight:,} of {total * weight:,} ({share:.0%}) after {said - began:.0f} s",
-                soft_wrap=True,
-                highlight=False,
-            )
+    lines = ProgressLines(shown)
+    task = lines.add_task(what, total=total * weight)
+    for one in work:
         yield one
+        lines.advance(task, weight)
 
 
 @contextmanager
