@@ -364,13 +364,14 @@ def attack(
     if people is None:
         raise typer.BadParameter("name the faces to attack, or set PATRONUS_FACE_DATA", param_hint="--people")
     _must_be_there(people, images)
-    from lab.attacks.suite import AttackOptions, Suite
     from lab.progress import continued_by_same_command
 
-    options = AttackOptions(
-        profile, profiles, images, people, embedder, tau, tuple(judge or ()), portraits, quick, seed
-    )
     with continued_by_same_command():
+        from lab.attacks.suite import AttackOptions, Suite
+
+        options = AttackOptions(
+            profile, profiles, images, people, embedder, tau, tuple(judge or ()), portraits, quick, seed
+        )
         report = Suite(options, out, cache).run()
     typer.echo(report)
 
