@@ -80,6 +80,7 @@ def train(
     from lab.defence.perturbation import PerturbationOptions
     from lab.defence.recipe import Recipe
     from lab.defence.runs import Run
+    from lab.progress import continued_by_same_command
     from shared.errors import SetupError
 
     if profile in available():
@@ -117,9 +118,10 @@ def train(
     run = Run(out, cache, recipe)
     recipe.check(out)
     # The faces first: where they are too few, no folder is begun.
-    run.material()
-    recipe.write(out)
-    run.train()
+    with continued_by_same_command():
+        run.material()
+        recipe.write(out)
+        run.train()
     typer.echo(f"Trained. Next: patronus lab calibrate --out {out}")
 
 
@@ -359,11 +361,29 @@ def attack(
     cache: _Cache = _CACHE,
 ) -> None:
     """Run all known attacks on a profile, and write one report."""
-    from lab.attacks.suite import AttackOptions, Suite
-
     if people is None:
         raise typer.BadParameter("name the faces to attack, or set PATRONUS_FACE_DATA", param_hint="--people")
-    options = AttackOptions(
-        profile, profiles, images, people, embedder, tau, tuple(judge or ()), portraits, quick, seed
-    )
-    typer.echo(Suite(options, out, cache).run())
+    _must_be_there(people, images)
+    from lab.progress import continued_by_same_command
+
+    with continued_by_same_command():
+        from lab.attacks.suite import AttackOptions, Suite
+
+        options = AttackOptions(
+            profile, profiles, images, people, embedder, tau, tuple(judge or ()), portraits, quick, seed
+        )
+        report = Suite(options, out, cache).run()
+    typer.echo(report)
+
+
+def _must_be_there(*sources: Path | None) -> None:
+    """Before anything that takes seconds is loaded.
+
+    Raises:
+        SetupError: a source is missing.
+    """
+    from shared.errors import SetupError
+
+    for source in sources:
+        if source is not None and not source.exists():
+            raise SetupError(f"{source} is missing; name a folder of pictures or a tar of aligned faces.")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from shared.processes.progress_lines import ProgressLines
 from shared.standard_streams import json_line, visible
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -23,42 +23,6 @@ MOVED_AWAY: Final = "template_id_taken"
 ELSEWHERE: Final = "is enrolled under another name: it was enrolled under this one, and was moved or renamed since."
 UNDER_ANOTHER_NAME: Final = ("is enrolled under another name by now", "are enrolled under other names by now")
 UNPERTURBED: Final = ("had no margin and was not perturbed", "had no margin and were not perturbed")
-
-
-class ProgressLines(Progress):
-    """Progress for a log or a pipe: a line every few seconds, and none of work that is done sooner.
-
-    Args:
-        console: where the lines go.
-        every_s: seconds between two lines.
-    """
-
-    def __init__(self, console: Console, every_s: float = 5.0) -> None:
-        super().__init__(console=console, disable=True)
-        self._every_s = every_s
-        self._told = time.monotonic()
-
-    def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """As ``Progress.advance``."""
-        super().advance(task_id, advance)
-        self._tell(task_id)
-
-    def update(self, task_id: TaskID, **changes: Any) -> None:
-        """As ``Progress.update``."""
-        super().update(task_id, **changes)
-        self._tell(task_id)
-
-    def _tell(self, task_id: TaskID) -> None:
-        now = time.monotonic()
-        if now - self._told < self._every_s:
-            return
-        self._told = now
-        task = next(task for task in self.tasks if task.id == task_id)
-        speed = task.speed or (task.completed / task.elapsed if task.elapsed else 0)
-        of = "" if task.total is None else f" of {task.total:,.0f}"
-        self.console.print(
-            f"{task.description}: {task.completed:,.0f}{of}, {speed:,.0f} a second", markup=False, soft_wrap=True
-        )
 
 
 class _Console(Console):

@@ -11,11 +11,12 @@ from pydantic import Field
 from starlette.staticfiles import StaticFiles
 
 from edge_service.deps import ServicesDep
-from shared.errors import Forbidden, Unauthenticated
+from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.http.auth import authenticate
 from shared.http.headers import require_one_reading
 from shared.http.routes import StrictRoute
 from shared.logs import get_logger
+from shared.security.credentials import Scope
 from shared.strict_types import Moment
 from shared.wire.common import StrictWire, Wire
 
@@ -94,6 +95,25 @@ async def sign_out(request: Request, services: ServicesDep) -> None:
             reason="not_of_a_browser",
         )
     _log.info("browser_signed_out", key=record.id)
+
+
+@router.post("/console/sign-out/{key_id}", status_code=204)
+async def sign_out_other(key_id: str, request: Request, services: ServicesDep) -> None:
+    """End another browser's API key, one that a link gave. Needs the scope manage for all galleries."""
+    require_one_reading(request.scope)
+    record = authenticate(request.scope, request.headers.get("Authorization"))
+    if Scope.MANAGE not in record.scopes or record.galleries is not None:
+        raise Forbidden(
+            "This API key may not end those of browsers; use one with the scope manage for all galleries.",
+            reason="all_galleries_needed",
+        )
+    if not services.key_ring.sign_out(key_id):
+        raise NotFound(
+            "No browser has this API key: it may have ended. The operator can revoke other keys with "
+            "`patronus edge keys revoke`.",
+            reason="not_of_a_browser",
+        )
+    _log.info("browser_signed_out", key=key_id, by=record.id)
 
 
 async def _file(path: str, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge_service.console.attack_figures import rebuilt_rates
 from edge_service.deps import MayAsk, ServicesDep
 from edge_service.vision.formats import FORMATS
 from shared.home import patronus_version
@@ -30,6 +31,10 @@ async def get_info(services: ServicesDep) -> EdgeInfo:
         max_pixels=limits.max_pixels,
         max_pictures_a_request=limits.max_pictures,
         formats=list(FORMATS),
-        console=ConsoleInfo(decoder=services.rebuilder.decoder is not None, recording=services.settings.record_sent),
+        console=ConsoleInfo(
+            decoder=services.rebuilder.decoder is not None,
+            recording=services.settings.record_sent,
+            rebuilt=rebuilt_rates(profile.document.figures),
+        ),
         galleries=f"{services.settings.root_path}/v1/galleries",
     )

@@ -51,6 +51,9 @@ VERSION: Final = 2
 _FILE: Final = "attack.json"
 _LOCK: Final = ".lock"
 _IMAGES: Final = "utkface112.tar"
+# Stages before the attacks: the faces and their embeddings.
+_BEFORE: Final = 1
+_ATTACKS: Final = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,7 @@ class Suite:
         Raises:
             Conflict: another process runs this attack in the same folder.
         """
+        self._say(0, _ATTACKS + _BEFORE, "faces and embeddings")
         context, digest = self._context()
         self._write(_FILE, json.dumps(self._about, indent=1) + "\n")
         with (self._out / _LOCK).open("wb") as held:
@@ -225,16 +229,16 @@ class Suite:
         kept = self._kept(place, key)
         if kept is not None:
             return kept["found"]
-        self._console.print(f"{at + 1} of {of}: {name} ... ({(time.monotonic() - self._began) / 60:.1f} min so far)")
+        self._say(at + _BEFORE, of + _BEFORE, name)
         began = time.monotonic()
-        try:
-            found = json.loads(json.dumps(attack()))
-        except KeyboardInterrupt:
-            self._console.print(f"Stopped. The same command goes on with {name}.")
-            raise
+        found = json.loads(json.dumps(attack()))
         kept = {"key": key, "digest": digest_of(found), "seconds": round(time.monotonic() - began, 1), "found": found}
         self._write(place, json.dumps(kept, indent=1) + "\n")
         return found
+
+    def _say(self, at: int, of: int, name: str) -> None:
+        minutes = (time.monotonic() - self._began) / 60
+        self._console.print(f"stage {at + 1} of {of}: {name} ({minutes:.1f} min so far)", soft_wrap=True)
 
     def _kept(self, place: str, key: str) -> dict[str, Any] | None:
         """A step that was kept whole, of this very attack; None: it is to be run."""

@@ -6,6 +6,7 @@ preprocessing and the images.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from edge_service.models.store import locate
 from edge_service.settings import InferenceSettings
@@ -24,12 +23,16 @@ from edge_service.vision.embedder_files import EmbedderDescription, EmbedderFile
 from edge_service.vision.sessions import RUNTIME_ERRORS, OrtSession
 from lab.data.image_store import DEFAULT, digest_of, load_rows, written_whole
 from lab.data.images import FaceImages
+from lab.progress import progress
 from shared.errors import SetupError
 
 _FORMAT: Final = 1
 # As the edge's own: larger batches take as long a face and hold more memory.
 _BATCH: Final = 16
 
+
+# Faces whose embeddings are kept together: some seconds' work. Whole batches, so that parts change no embedding.
+_PART: Final = 16 * _BATCH
 
 # Faces to raw embeddings: (n, 112, 112, 3) uint8 RGB to (n, d) float32.
 Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -57,15 +60,12 @@ class Encoder:
     dim: int | None
     tau: float | None
 
-    def embed(
-        self, pixels: NDArray[np.uint8], names: NDArray[np.object_] | None = None, *, shows: bool = False
-    ) -> NDArray[np.float32]:
+    def embed(self, pixels: NDArray[np.uint8], names: NDArray[np.object_] | None = None) -> NDArray[np.float32]:
         """Embeds faces, in batches.
 
         Args:
             pixels: (n, 112, 112, 3) uint8 RGB, n at least 1.
             names: of the faces, for errors.
-            shows: whether progress is shown.
 
         Returns:
             (n, d) float32, raw: not of unit length.
@@ -73,9 +73,7 @@ class Encoder:
         Raises:
             SetupError: what the embedder gives has another dimension than was said, is not finite, or is zero.
         """
-        starts = range(0, len(pixels), _BATCH)
-        shown = track(starts, f"embedding with {self.name}", console=Console(stderr=True), disable=not shows)
-        return np.concatenate([self._batch(pixels, names, at) for at in shown])
+        return np.concatenate([self._batch(pixels, names, at) for at in range(0, len(pixels), _BATCH)])
 
     def _batch(self, pixels: NDArray[np.uint8], names: NDArray[np.object_] | None, at: int) -> NDArray[np.float32]:
         rows = self.network(np.asarray(pixels[at : at + _BATCH]))
@@ -171,18 +169,41 @@ def aligned_to(pixels: NDArray[np.uint8], template: Alignment) -> NDArray[np.uin
 def embed_images(images: FaceImages, encoder: Encoder, *, cache: Path = DEFAULT) -> NDArray[np.float32]:
     """Raw embeddings of a set, from the cache where they are: (n, d) float32.
 
+    They are kept in parts while they are made, so that an interrupted run continues.
+
     Raises:
         SetupError: the embedder fails on a face, or the cache cannot be written.
     """
     key = digest_of("embeddings", _FORMAT, encoder.sha256, encoder.preprocessing, images.digest)
     path = cache / "embeddings" / f"{encoder.name}-{key[:32]}.npy"
-    rows = load_rows(path)
-    if rows is not None and rows.dtype == np.float32 and rows.ndim == 2 and len(rows) == len(images):
-        return rows
-    made = encoder.embed(images.pixels, images.names, shows=True)
+    kept = _kept(path, len(images))
+    if kept is not None:
+        return kept
+    parts = path.with_suffix(".parts")
+    starts = range(0, len(images), _PART)
+    shown = progress(starts, f"embedding with {encoder.name}", len(starts), weight=min(_PART, len(images)))
+    made = np.concatenate([_part(images, encoder, at, parts / f"{at}.npy") for at in shown])
+    with written_whole(path) as file:
+        np.save(file, made)
+    shutil.rmtree(parts, ignore_errors=True)
+    return made
+
+
+def _part(images: FaceImages, encoder: Encoder, at: int, path: Path) -> NDArray[np.float32]:
+    chosen = slice(at, at + _PART)
+    kept = _kept(path, len(images.names[chosen]))
+    if kept is not None:
+        return kept
+    made = encoder.embed(images.pixels[chosen], images.names[chosen])
     with written_whole(path) as file:
         np.save(file, made)
     return made
+
+
+def _kept(path: Path, count: int) -> NDArray[np.float32] | None:
+    rows = load_rows(path)
+    good = rows is not None and rows.dtype == np.float32 and rows.ndim == 2 and len(rows) == count
+    return rows if good else None
 
 
 def unit(raw: NDArray[np.float32]) -> NDArray[np.float32]:

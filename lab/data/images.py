@@ -18,8 +18,6 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from edge_service.models.files import sha256_of_file
 from edge_service.models.store import locate
@@ -31,6 +29,7 @@ from edge_service.vision.quality import level_for
 from edge_service.vision.reader import FaceReader, single_face
 from lab.data.alignment import SAMPLE, Mending, mending_of
 from lab.data.image_store import DEFAULT, digest_of, written_whole
+from lab.progress import progress
 from shared.errors import FaceRefused, PatronusError, SetupError
 from shared.metrics import Metrics
 
@@ -316,7 +315,7 @@ def _decode(cache: Path, digest: str, found: Iterator[_Found], total: int) -> Fa
     skipped = Skipped()
     pixels, index = _places(cache, digest)
     with written_whole(pixels) as file:
-        for name, person, face in track(found, "reading faces", total=total, console=Console(stderr=True)):
+        for name, person, face in progress(found, "reading faces", total):
             if isinstance(face, str):
                 skipped.add(name, face)
                 continue

@@ -16,14 +16,13 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from lab.data.matching import genuine_pairs
 from lab.data.splits import Material, PeopleRows
 from lab.data.verification import Floats, ImpostorScores, Ints, all_impostors
 from lab.defence.erase import Scatter, erase_matrix, erased, mixed, scatter
 from lab.defence.network import NetworkShape, PatronusNetwork
+from lab.progress import progress
 
 
 def synthetic_cohort(unit: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
@@ -205,7 +204,7 @@ def cross_validated(sources: Sequence[PeopleRows], tau: float, seed: int) -> lis
     most = _MOST * sources[0].unit.shape[1]
     ways = [Way(k, wiener, keeps) for keeps in (False, True) for wiener in _WIENER for k in _TRIED if k <= most]
     tried = []
-    for way in track(ways, "erase step", console=Console(stderr=True)):
+    for way in progress(ways, "erase step", len(ways)):
         judged: list[list[list[PeopleRows]]] = [[] for _ in sources]
         for scatters, (known, own) in zip(found, parts, strict=True):
             matrix = _matrix(scatters, way, known, tau)

@@ -16,8 +16,6 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from edge_service.models.store import locate
 from edge_service.protection.keys import GalleryKey
@@ -32,6 +30,7 @@ from lab.data.embedders import aligned_to
 from lab.data.lfw import Lfw, Pair, person
 from lab.data.splits import Labelled
 from lab.data.verification import Rows, Share, all_impostors, bootstrap_over_people, ten_fold_accuracy
+from lab.progress import progress
 from shared.command import run
 from shared.errors import SetupError
 
@@ -109,7 +108,8 @@ def main(
     faces = data.faces(names)
     mending = Mending() if as_packaged else mending_of(faces[:: max(1, len(faces) // SAMPLE)])
     aligned = aligned_to(np.stack([mending(face) for face in faces]), spec.alignment)
-    chunks = track(range(0, len(aligned), _CHUNK), "embedding", console=Console(stderr=True))
+    starts = range(0, len(aligned), _CHUNK)
+    chunks = progress(starts, "embedding", len(starts), weight=_CHUNK)
     made = [network.embed(aligned[at : at + _CHUNK]) for at in chunks]
     taken = time.perf_counter() - start
     pairs = data.pairs()

@@ -19,11 +19,24 @@ REQUEST_ID_PATTERN: Final = "^[A-Za-z0-9._-]{1,64}$"
 RequestId = Annotated[str, StringConstraints(pattern=REQUEST_ID_PATTERN)]
 
 
+class RebuiltRates(Wire):
+    """Shares, 0 to 1, of rebuilt faces that the profile's matcher accepts; a decoder that the training never saw."""
+
+    people: int = Field(description="how many faces were attacked, one a person")
+    unprotected_same: float = Field(description="from unprotected embeddings, against the same photo (type I)")
+    unprotected_other: float = Field(description="the same, against another photo of the person (type II)")
+    protected_same: float = Field(description="from templates before their seal, type I")
+    protected_other: float = Field(description="from templates before their seal, type II")
+
+
 class ConsoleInfo(Wire):
     """What this edge can show beyond its answers."""
 
     decoder: bool = Field(description="whether a decoder lies beside the profile, for `POST /v1/rebuild`")
     recording: bool = Field(description="whether requests to the cloud are recorded where a caller asks for it")
+    rebuilt: RebuiltRates | None = Field(
+        default=None, description="what was measured of faces rebuilt under the profile; null: nothing"
+    )
 
 
 class OwnKey(Wire):

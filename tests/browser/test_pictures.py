@@ -41,17 +41,67 @@ def test_files_are_examined_first_and_stored_when_somebody_says_so(
     name = gallery()
     page = browsing.signed_in(f"#/g/{name}/enroll")
     page.get_by_test_id("files").set_input_files([PORTRAIT, SPEECH])
+    page.locator(".enroll-card .box").nth(1).wait_for()
+    assert page.get_by_label("Whose face is it?").input_value() == ""  # the files' names are nobody's
+    page.get_by_label("Whose face is it?").fill("Barack")
     page.get_by_text("Good to store").nth(1).wait_for()
-    assert page.get_by_label("Whose face is it?").input_value() == "portrait"
     assert page.locator(".enroll-card .box").count() == 2
     assert page.locator(".enroll-card .box circle").count() == 10
     assert pair.edge.get(f"/v1/galleries/{name}").json()["templates"] == 0
-    page.get_by_role("button", name="Store 2 faces as portrait").click()
-    page.get_by_text("2 faces of portrait are stored.").wait_for()
+    page.get_by_role("button", name="Store 2 faces as Barack").click()
+    page.get_by_text("2 faces of Barack are stored.").wait_for()
     assert pair.edge.get(f"/v1/galleries/{name}").json()["templates"] == 2
-    # "Try it" hands a picture over to recognition.
-    page.get_by_test_id("files").set_input_files(PICTURES / "obama" / "standing.jpg")
-    page.get_by_text("This is portrait.").wait_for()
+    page.get_by_test_id("try").set_input_files(PICTURES / "obama" / "standing.jpg")
+    page.get_by_text("This is Barack.").wait_for()
+
+
+def test_after_storing_the_next_pictures_are_of_the_next_person(
+    browsing: Browsing, gallery: Callable[..., str], pair: RunningPair
+) -> None:
+    name = gallery()
+    page = browsing.signed_in(f"#/g/{name}/enroll")
+    store(page, "Barack", PORTRAIT)
+    page.get_by_test_id("files").set_input_files(ASTRONAUT)
+    page.locator(".enroll-card .box").wait_for()
+    assert page.locator(".enroll-card").count() == 1
+    assert page.get_by_label("Whose face is it?").input_value() == ""
+    store(page, "Eileen", ASTRONAUT)
+    found = pair.edge.get(f"/v1/galleries/{name}/subjects").json()["items"]
+    assert {one["subject"]: one["templates"] for one in found} == {"Barack": 1, "Eileen": 1}
+
+
+def test_a_picture_that_is_stored_already_is_not_offered_again(browsing: Browsing, gallery: Callable[..., str]) -> None:
+    page = browsing.signed_in(f"#/g/{gallery(obama='obama/portrait.jpg')}/enroll")
+    page.get_by_test_id("files").set_input_files(PORTRAIT)
+    page.get_by_label("Whose face is it?").fill("obama")
+    page.get_by_text("1 picture: 0 ready to store, 0 cannot be used, 1 already stored").wait_for()
+    assert page.get_by_role("button", name="Nothing new to store").is_disabled()
+    assert page.get_by_label("Store this face").count() == 0
+    page.get_by_test_id("files").set_input_files(SPEECH)
+    page.get_by_role("button", name="Store 1 face as obama").wait_for()
+
+
+def test_a_box_to_tick_is_spoken_of_only_where_it_is(browsing: Browsing, gallery: Callable[..., str]) -> None:
+    page = browsing.signed_in(f"#/g/{gallery(obama='obama/portrait.jpg')}/enroll")
+    page.get_by_test_id("files").set_input_files(SPEECH)
+    page.get_by_label("Whose face is it?").fill("Barack")
+    page.get_by_text("Tick the box below").wait_for()
+    page.get_by_label("Store this face").check()
+    page.get_by_role("button", name="Store 1 face as Barack").click()
+    page.get_by_text("No picture was kept.").wait_for()
+    page.get_by_text("Perhaps one person under two names.").wait_for()
+    assert page.get_by_text("Tick the box below").count() == 0
+
+
+def test_a_face_that_nobody_has_can_be_enrolled(browsing: Browsing, gallery: Callable[..., str]) -> None:
+    page = browsing.signed_in(f"#/g/{gallery(obama='obama/portrait.jpg')}/recognize")
+    page.get_by_test_id("files").set_input_files(ASTRONAUT)
+    page.get_by_role("button", name="Enroll this face").click()
+    page.get_by_label("Whose face is it?").fill("Eileen")
+    page.get_by_role("button", name="Store 1 face as Eileen").click()
+    page.get_by_test_id("try").set_input_files(ASTRONAUT)
+    page.get_by_text("This is Eileen.").wait_for()
+    assert page.get_by_role("button", name="Enroll this face").count() == 0
 
 
 def test_each_folder_of_a_folder_is_a_person(

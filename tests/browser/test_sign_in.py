@@ -91,6 +91,21 @@ def test_whoever_leaves_is_signed_out_at_the_edge_too(browsing: Browsing, pair: 
     assert mine not in valid(pair)
 
 
+def test_a_browsers_key_that_stayed_is_seen_and_ended(browsing: Browsing, pair: RunningPair) -> None:
+    before = valid(pair)
+    browsing.signed_in()
+    [left] = valid(pair) - before
+    page = browsing.signed_in("#/system")
+    [mine] = valid(pair) - before - {left}
+    row = page.locator(".keys tr", has_text=left)
+    row.get_by_text(re.compile(r"\d{4}, \d+:\d\d")).wait_for()  # when it ends
+    assert page.get_by_role("button", name=f"End the browser's key {mine}").count() == 0
+    row.get_by_role("button", name=f"End the browser's key {left}").click()
+    page.get_by_text("The browser's key has ended.").wait_for()
+    row.wait_for(state="detached")
+    assert valid(pair) - before == {mine}
+
+
 def test_whoever_signs_in_next_sees_nothing_of_the_one_before(browsing: Browsing, gallery: Callable[..., str]) -> None:
     name = gallery(obama="obama/portrait.jpg")
     page = browsing.signed_in(f"#/g/{name}/recognize")

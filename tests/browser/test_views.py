@@ -12,10 +12,10 @@ import pytest
 from tests.browser.chromium import serious
 from tests.browser.conftest import Browsing
 from tests.support.edge import PICTURES
-from tests.support.servers import RunningPair
+from tests.support.servers import RunningPair, running_pair
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 # Where screenshots are written: make test-browser SCREENSHOTS=FOLDER
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
@@ -166,6 +166,40 @@ def test_a_violation_of_the_policy_and_a_request_to_another_host_would_be_notice
         "CSP: script-src-elem", "CSP: connect-src", "nobody catches this", "404 /console/none.js"
     )
     browsing.watch(page).problems.clear()  # the same again, in the browser's own words
+
+
+def test_a_retention_of_seconds_is_told_in_minutes_and_can_be_left_as_it_is(
+    browsing: Browsing, pair: RunningPair
+) -> None:
+    pair.edge.put("/v1/galleries/visitors").raise_for_status()
+    pair.edge.put("/v1/galleries/visitors/retention", json={"max_age_seconds": 90}).raise_for_status()
+    page = browsing.signed_in()
+    page.get_by_text("Kept 1.5 minutes").wait_for()
+    page.get_by_role("button", name="Settings of the gallery visitors").click()
+    page.get_by_label("People with several faces are compared by").select_option("best")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.get_by_text("The settings of visitors are changed.").wait_for()
+    assert pair.edge.get("/v1/galleries/visitors").json()["max_age_seconds"] == 90
+    pair.edge.delete("/v1/galleries/visitors").raise_for_status()
+
+
+def test_activity_names_the_time_that_it_shows(browsing: Browsing) -> None:
+    page = browsing.signed_in("#/system")
+    page.get_by_role("heading", name="The last minute").wait_for()
+
+
+def test_rebuilt_faces_of_one_profile_are_not_shown_under_another(
+    browser: Browser, tmp_path: Path, models_folder: Path
+) -> None:
+    with running_pair(tmp_path / "home", models_folder, PATRONUS_EDGE__PROFILE="default") as started:
+        other = Browsing(browser, started)
+        page = other.signed_in("#/thief")
+        page.get_by_text("Profile default: faces of 300 people").wait_for()
+        row = page.get_by_role("row", name="From protected templates")
+        row.get_by_role("cell", name="1%", exact=True).wait_for()
+        assert page.locator(".published").count() == 0
+        assert page.get_by_text("default-2").count() == 0
+        assert other.close() == []
 
 
 def test_the_page_is_in_german_too(browsing: Browsing, known: str) -> None:

@@ -80,6 +80,25 @@ def test_help_works_without_torch_and_running_names_what_installs_it() -> None:
     assert refused.stderr == "The lab needs torch and skimage, which are not installed; run: make lab\n"
 
 
+WHAT_IS_LOADED = """
+import sys
+from shared.command import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("option", ["--people", "--images"])
+def test_a_missing_folder_of_an_attack_is_told_before_anything_slow_is_loaded(option: str, tmp_path: Path) -> None:
+    there = [] if option == "--people" else ["--people", str(tmp_path)]
+    command = [sys.executable, "-c", WHAT_IS_LOADED, "lab", "attack", *there, option, "nowhere", "--out", "out"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=Path.cwd())
+    assert (ended.returncode, ended.stdout) == (1, "False\n")
+    assert ended.stderr == "nowhere is missing; name a folder of pictures or a tar of aligned faces.\n"
+
+
 # Too few
 
 

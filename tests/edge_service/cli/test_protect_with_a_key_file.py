@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from edge_service.cli.output import Output, ProgressLines
+from edge_service.cli.output import Output
 from patronus_face import ContractMismatch, Key, Protector
+from shared.processes.progress_lines import ProgressLines
 from tests.edge_service.cli.patronus_command import whole_command
 from tests.support.patronus_profile import units
 

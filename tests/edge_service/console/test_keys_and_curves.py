@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from edge_service.console.attack_figures import rebuilt_rates
 from edge_service.protection.profiles.files import load_profile
 from shared.security.credentials import Scope
 from shared.wire.edge import EdgeInfo
@@ -52,6 +54,34 @@ def test_a_narrower_key_does_not_see_the_keys(
 ) -> None:
     key = shared_edge.key(*scopes, galleries=galleries)
     assert_problem(shared_edge.call("GET", "/v1/keys", key), 403, "forbidden")
+
+
+@pytest.mark.parametrize("name", ["default", "default-2", "dlib-2", "plugin"])
+def test_rebuilt_faces_are_those_of_the_profile_itself(name: str) -> None:
+    figures = load_profile(name).document.figures
+    assert figures is not None
+    rates = rebuilt_rates(figures)
+    assert rates is not None
+    found: Any = figures["attacks"]
+    [held_out] = [found[family] for family in found if "held out" in family]
+    assert rates.people == figures["attacked"]
+    assert rates.unprotected_same == held_out["clean"]["type_1"]["target"]["value"]
+    assert rates.protected_other == held_out["protected"]["type_2"]["target"]["value"]
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [None, {}, {"attacked": 0, "attacks": {}}, {"attacked": 9, "attacks": {"mine (held out)": {"clean": 7}}}],
+)
+def test_where_nothing_was_measured_no_rate_is_told(figures: Any) -> None:
+    assert rebuilt_rates(figures) is None
+
+
+def test_the_edge_tells_the_rates_of_its_profile(shared_edge: Edge) -> None:
+    told = shared_edge.call("GET", "/v1/info").json()["console"]["rebuilt"]
+    rates = rebuilt_rates(load_profile("default-2").document.figures)
+    assert rates is not None
+    assert told == rates.model_dump()
 
 
 @pytest.mark.parametrize("rule", ["mean", "best"])

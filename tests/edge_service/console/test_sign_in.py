@@ -16,6 +16,7 @@ import pytest
 
 from edge_service.console import browser_keys, sign_in_codes
 from edge_service.console.sign_in_codes import SignInCodes
+from shared.security.credentials import Scope
 from shared.security.key_ring import KeyRing
 from tests.support.cloud_client import assert_problem
 from tests.support.edge import Edge, Pair
@@ -180,6 +181,23 @@ def test_nobody_else_is_signed_out(console: Edge, header: str) -> None:
     assert_problem(answer, 403, "forbidden")
     assert answer.json()["reason"] == "not_of_a_browser"
     assert console.call("GET", "/v1/key").status_code == 200
+
+
+def test_a_key_that_manages_all_galleries_ends_a_browsers_key_and_no_other(console: Edge) -> None:
+    ring = console.app.state.key_ring
+    key, browser = ring.sign_in()
+    _, of_the_file = ring.add("door", [Scope.MATCH], None, None)
+    where = f"/console/sign-out/{browser.record.id}"
+    for scopes, galleries in (([Scope.MANAGE], ["door"]), ([Scope.MATCH, Scope.ENROLL], None)):
+        assert_problem(console.call("POST", where, console.key(*scopes, galleries=galleries)), 403, "forbidden")
+    assert_problem(console.call("POST", where, {"Authorization": ""}), 401, "unauthenticated")
+    assert ring.check(key) is not None
+    assert console.call("POST", where, console.key(Scope.MANAGE)).status_code == 204
+    assert ring.check(key) is None
+    for unknown in (browser.record.id, of_the_file.id, "..", "%00"):
+        answer = console.call("POST", f"/console/sign-out/{unknown}", console.key(Scope.MANAGE))
+        assert answer.status_code in {404, 405}, unknown
+    assert [record.revoked_at for record in ring.records() if record.id == of_the_file.id] == [None]
 
 
 def test_keys_of_browsers_end_with_the_edge_and_are_in_no_file(console: Edge) -> None:

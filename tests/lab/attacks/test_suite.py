@@ -128,7 +128,7 @@ def test_a_second_run_does_nothing_again(done: Path, attack: Callable[..., Any])
     before = {path: path.stat().st_mtime_ns for path in (done / "steps").iterdir()}
     result = attack(done)
     assert result.status == 0
-    assert not re.search(r"\d+ of \d+:", result.err)
+    assert re.findall(r"stage \d+ of \d+", result.err) == ["stage 1 of 15"]
     assert before == {path: path.stat().st_mtime_ns for path in (done / "steps").iterdir()}
 
 
@@ -157,7 +157,8 @@ def test_a_break_leaves_no_report_and_the_next_run_goes_on(
         "floors",
         "decoders",
     ]
-    assert "The same command goes on with pairs." in result.err
+    assert "stage 7 of 15: pairs" in result.err
+    assert "Stopped. The same command continues" in result.err
     assert json.loads((out / "steps" / "decoders.json").read_text())["found"] == decoders["found"]
     assert (out / "steps" / "averaging.json").exists()
     for name in ("accuracy.json", "adaptive.json"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,25 @@ def test_another_set_or_preprocessing_is_embedded_anew(tmp_path: Path) -> None:
     embed_images(_images(digest="b" * 64), open_encoder(_own(tmp_path)), cache=tmp_path)
     embed_images(_images(), open_encoder(_own(tmp_path, scale=0.5)), cache=tmp_path)
     assert len(list((tmp_path / "embeddings").iterdir())) == 3
+
+
+def test_an_interrupted_embedding_continues_where_it_was(tmp_path: Path) -> None:
+    encoder, images = open_encoder(_own(tmp_path)), _images(600)
+    whole, batches = encoder.embed(images.pixels), []
+
+    def interrupted(pixels: np.ndarray) -> np.ndarray:
+        batches.append(len(pixels))
+        if len(batches) == 20:
+            raise KeyboardInterrupt
+        return encoder.network(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_images(images, replace(encoder, network=interrupted), cache=tmp_path)
+    embed_again = replace(encoder, network=interrupted)
+    found = embed_images(images, embed_again, cache=tmp_path)
+    assert np.array_equal(found, whole)
+    assert sum(batches[20:]) == 600 - 256  # the first part was kept
+    assert len(list((tmp_path / "embeddings").iterdir())) == 1
 
 
 def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ export function bytes(count) {
   });
 }
 
+/** A time in the largest unit that it has one of: 90 seconds are 1.5 minutes. */
+export function duration(seconds) {
+  const [unit, length] = [["day", 86_400], ["hour", 3600], ["minute", 60], ["second", 1]].find(([, one]) => seconds >= one) ?? ["second", 1];
+  return number(seconds / length, { style: "unit", unit, unitDisplay: "long", maximumFractionDigits: 1 });
+}
+
 /** A moment (RFC 3339 or Date) as date and time of this browser's zone. */
 export const moment = (value) =>
   format(Intl.DateTimeFormat, { dateStyle: "medium", timeStyle: "short" }).format(new Date(value));

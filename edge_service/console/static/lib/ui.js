@@ -6,7 +6,7 @@ export {
   html, h, render, Component, createContext, useContext, useState, useEffect, useLayoutEffect, useRef, useMemo,
   useCallback, useReducer, useErrorBoundary,
 } from "../vendor/preact-htm.js";
-export { t, known, number, percent, bytes, moment, date, clock, language, loadLanguage, languages } from "./text.js";
+export { t, known, number, percent, bytes, duration, moment, date, clock, language, loadLanguage, languages } from "./text.js";
 
 let lastId = 0;
 /** An id for a label and what it labels, the same at each rendering. */

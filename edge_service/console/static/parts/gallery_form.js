@@ -5,6 +5,7 @@ import { info, toast, useStore } from "../lib/state.js";
 import { html, number, percent, t, useAction, useRef, useState } from "../lib/ui.js";
 import { Choice, Field } from "./field.js";
 import { Button, Problem } from "./messages.js";
+import { thresholdText } from "./scores/score_scale.js";
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const DAY_S = 86_400;
@@ -27,8 +28,7 @@ function ThresholdFields({ chosen, change, present }) {
     onChange=${() => change({ by })} label=${label} hint=${hint} />`;
   return html`<fieldset>
     <legend>${t("gallery.threshold")}</legend>
-    ${fallback && radio("default", t(present ? "gallery.threshold_keep" : "gallery.threshold_default"),
-      t("gallery.threshold_at", { cosine: number(fallback.cosine, { maximumSignificantDigits: 4 }), fmr: percent(fallback.fmr) }))}
+    ${fallback && radio("default", t(present ? "gallery.threshold_keep" : "gallery.threshold_default"), thresholdText(fallback, about))}
     ${radio("purpose", t("gallery.threshold_purpose"), t("gallery.threshold_purpose_hint"))}
     ${chosen.by === "purpose" && html`<div class="row low">
       <${Field} label=${t("gallery.people")} type="number" min="1" max="10000000" step="1" required value=${chosen.people}
@@ -47,7 +47,7 @@ function ThresholdFields({ chosen, change, present }) {
   </fieldset>`;
 }
 
-const RetentionField = ({ chosen, change }) => html`<${Field} label=${t("gallery.retention")} type="number" min="1" max="36500"
+const RetentionField = ({ chosen, change }) => html`<${Field} label=${t("gallery.retention")} type="number" min="0.00001" max="36500"
   step="any" value=${chosen.days} onInput=${(days) => change({ days })} placeholder=${t("gallery.retention_never")}
   hint=${t("gallery.retention_hint")} class="short-field" />`;
 
@@ -102,7 +102,7 @@ export function chosenText({ threshold, chosen }) {
 
 /** A form that changes a gallery's threshold, rule and retention; done() is called when all of it was changed. */
 export function ChangeGallery({ gallery, done, cancel }) {
-  const days = gallery.max_age_seconds ? String(gallery.max_age_seconds / DAY_S) : "";
+  const days = gallery.max_age_seconds ? String(Number((gallery.max_age_seconds / DAY_S).toPrecision(6))) : "";
   const [values, setValues] = useState({ ...START, days, people: String(Math.max(gallery.subjects, 1)), rule: gallery.score.rule });
   const change = (some) => setValues((before) => ({ ...before, ...some }));
   const [run, { busy, error }] = useAction(async () => {

@@ -8,7 +8,7 @@ import { DropZone } from "../parts/pictures/drop_zone.js";
 import { Choice, Field } from "../parts/field.js";
 import { Button, Note, Problem } from "../parts/messages.js";
 import { GalleryPage } from "../parts/page.js";
-import { handOver } from "../parts/pictures/pictures.js";
+import { asPicture, handOver, isPicture, takeOver } from "../parts/pictures/pictures.js";
 import { EnrollCard } from "../parts/pictures/enroll_card.js";
 import { patiently, wait } from "../parts/use_gallery.js";
 
@@ -38,6 +38,10 @@ export default function Enroll({ params, query = {} }) {
     if (edge && cloud) held.current.filter((one) => one.problem && !one.unusable).forEach(again);
   }, [edge, cloud]);
   held.current = items;
+  useEffect(() => {
+    const handed = takeOver();
+    if (handed) add([handed]);
+  }, []);
   useEffect(() => () => held.current.forEach((one) => URL.revokeObjectURL(one.picture.url)), []);
 
   function add(pictures) {
@@ -46,9 +50,15 @@ export default function Enroll({ params, query = {} }) {
       const known = new Set(before.map((one) => one.picture.key));
       return [...before, ...pictures.filter((one) => !known.has(one.key)).map((picture) => ({ picture, wanted: null, stored: null }))];
     });
-    // A first name to start from: that of the folder or of the file.
-    const guess = (pictures[0].root ?? pictures[0].name.replace(/\.[^.]*$/, "")).replace(/[\\/]/g, "").trim().slice(0, 128);
-    if (!name.trim() && !pictures[0].camera) setName(guess);
+    if (!name.trim()) setName(folderOf(pictures));
+  }
+
+  // The next person begins with no name and none of the pictures before.
+  function next(pictures) {
+    items.forEach((one) => URL.revokeObjectURL(one.picture.url));
+    setItems([]);
+    add(pictures);
+    setName(folderOf(pictures));
   }
 
   function remove(item) {
@@ -58,6 +68,7 @@ export default function Enroll({ params, query = {} }) {
 
   const ready = items.filter((one) => chosen(one) && subjectOf(one) && one.dryFor === subjectOf(one));
   const waiting = items.some((one) => !one.stored && !one.problem && (one.detecting || one.dryFor !== subjectOf(one)) && subjectOf(one));
+  const already = items.filter(storedBefore).length;
   const people = new Set(ready.map((one) => subjectOf(one)));
 
   async function store() {
@@ -85,28 +96,27 @@ export default function Enroll({ params, query = {} }) {
   }
 
   // What is stored or cannot be used goes; a picture that was left out stays, under its name.
-  function more() {
-    const left = items.filter((one) => !one.stored && !one.problem);
-    items.filter((one) => !left.includes(one)).forEach((one) => URL.revokeObjectURL(one.picture.url));
+  const leftOut = items.filter((one) => !one.stored && !one.problem && !storedBefore(one));
+  function showLeftOut() {
+    items.filter((one) => !leftOut.includes(one)).forEach((one) => URL.revokeObjectURL(one.picture.url));
     setDone(null);
-    setItems(left);
-    if (!left.length) setName("");
+    setItems(leftOut);
   }
 
   const first = people.size === 1 ? [...people][0] : null;
   return html`<${GalleryPage} gallery=${gallery} view="enroll" title=${t("enroll.title")} lead=${t("enroll.lead")}>
-    ${done && html`<${Done} ...${{ done, gallery }} onMore=${more} />`}
+    ${done && html`<${Done} ...${{ done, gallery }} onNext=${next} leftOut=${leftOut.length} onLeftOut=${showLeftOut} />`}
     ${!done && html`<${DropZone} onPictures=${add} several compact=${items.length > 0} disabled=${storing} />`}
     ${items.length > 0 && html`
       ${!done && html`<form class="card store-bar" onSubmit=${(event) => { event.preventDefault(); if (ready.length && !waiting) store(); }}>
         <${Field} label=${t(folders && byFolder ? "enroll.name_others" : "enroll.name")} value=${name} maxlength="128" dir="auto" autocomplete="off"
           wrong=${name.trim() && !usable(name) ? t("enroll.name_wrong") : null} hint=${name.trim() ? null : t("enroll.name_hint")} onInput=${setName} />
         <${Button} type="submit" class="primary" busy=${storing} disabled=${!ready.length || waiting}>
-          ${waiting ? t("enroll.examining") : first ? html`<span>${t("enroll.store_as", { n: ready.length, name: html`<bdi>${first}</bdi>` })}</span>` : t("enroll.store", { n: ready.length })}<//>
+          ${waiting ? t("enroll.examining") : already && !ready.length ? t("enroll.nothing_new") : first ? html`<span>${t("enroll.store_as", { n: ready.length, name: html`<bdi>${first}</bdi>` })}</span>` : t("enroll.store", { n: ready.length })}<//>
         ${folders && html`<${Choice} label=${t("enroll.by_folder")} hint=${t("enroll.by_folder_hint")} checked=${byFolder} onChange=${setByFolder} />`}
       </form>`}
       <${Problem} error=${error} retry=${store} />
-      <p class="small muted" role="status">${t("enroll.counts", { n: items.length, good: ready.length, poor: items.filter((one) => one.unusable).length })}</p>
+      ${!done && html`<p class="small muted" role="status">${t("enroll.counts", { n: items.length, good: ready.length, poor: items.filter((one) => one.unusable).length })}${already > 0 && t("enroll.counts_before", { n: already })}</p>`}
       <ul class="enroll-cards">${items.map((item) => html`<${EnrollCard} key=${item.picture.key} ...${{ item, gallery, done, several: folders && byFolder, subject: subjectOf(item) }}
         wanted=${chosen(item)} onWanted=${(wanted) => change(item.picture.key, { wanted })} onRemove=${storing ? null : () => remove(item)} onRetry=${() => again(item)} />`)}</ul>`}
   <//>`;
@@ -118,9 +128,15 @@ function usable(typed) {
   return /[/\\\p{Cc}\p{Cs}\p{Zl}\p{Zp}\ufffd]/u.test(name) || name === "." || name === ".." ? "" : name;
 }
 
+// The name of a chosen folder, to start from; a file's name says nothing of who is in it.
+const folderOf = ([first]) => (first.root ?? "").replace(/[\\/]/g, "").trim().slice(0, 128);
+
+// Whether this very picture is stored for this person already.
+const storedBefore = (item) => item.dry?.stored === "before";
+
 // Whether a picture is to be stored: the person's choice; else yes, unless its face seems to be somebody else's.
 function chosen(item) {
-  if (item.problem || item.stored || !item.dry) return false;
+  if (item.problem || item.stored || !item.dry || storedBefore(item)) return false;
   return item.wanted ?? (!item.dry.also_matches?.length && item.dry.agrees !== false);
 }
 
@@ -217,15 +233,23 @@ async function storeBatch({ gallery, subject, batch, change, record }) {
   return 0;
 }
 
-function Done({ done, gallery, onMore }) {
+function Done({ done, gallery, onNext, leftOut, onLeftOut }) {
   const head = useRef(null);
+  const tried = useRef(null);
   useEffect(() => head.current?.focus(), []);
   const one = done.people.length === 1 ? done.people[0] : null;
+  function tryOne({ target: { files: [file] } }) {
+    if (!file || !isPicture(file)) return;
+    handOver(asPicture(file));
+    go("recognize", { gallery });
+  }
   return html`<div class="card stack">
     <h2 ref=${head} tabindex="-1">${one ? t("enroll.done_one", { n: done.faces, name: html`<bdi>${one}</bdi>` }) : t("enroll.done_many", { n: done.people.length })}</h2>
     <p class="muted">${t("enroll.no_picture_kept")}</p>
-    ${may("match", gallery) && html`<${DropZone} label=${t("enroll.try")} onPictures=${([first]) => { handOver(first); go("recognize", { gallery }); }} />`}
-    <div class="row"><button type="button" onClick=${onMore}>${t("enroll.more")}</button>
+    <${DropZone} label=${t("enroll.next")} onPictures=${onNext} several />
+    <div class="row">${may("match", gallery) && html`<button type="button" onClick=${() => tried.current.click()}>${t("enroll.try")}</button>
+        <input class="hidden-text" type="file" tabindex="-1" aria-label=${t("drop.files")} ref=${tried} accept="image/*,.heic,.heif,.avif" onChange=${tryOne} data-testid="try" />`}
+      ${leftOut > 0 && html`<button type="button" onClick=${onLeftOut}>${t("enroll.left_out", { n: leftOut })}</button>`}
       ${one && html`<a class="button" href=${href("person", { gallery, subject: one })}>${t("enroll.show")}</a>`}
       <a class="button" href=${href("sent")}>${t("recognize.sent")}</a></div>
   </div>`;

@@ -3,7 +3,7 @@
 import { api, path } from "../lib/api.js";
 import { go, href } from "../lib/router.js";
 import { may, mayEverywhere, session, useStore } from "../lib/state.js";
-import { html, number, t, useAction, useLoad, useState } from "../lib/ui.js";
+import { duration, html, number, t, useAction, useLoad, useState } from "../lib/ui.js";
 import { ActionDialog, Dialog } from "../parts/dialog.js";
 import { Field } from "../parts/field.js";
 import { ChangeGallery, CreateGallery } from "../parts/gallery_form.js";
@@ -12,7 +12,6 @@ import { Page } from "../parts/page.js";
 import { ErasedDialog } from "../parts/receipt.js";
 
 const PAGE = 60;
-const DAY_S = 86_400;
 
 /** Where somebody who opens a gallery wants to go first: to its people, else to what the key may do there. */
 function entrance(gallery) {
@@ -23,7 +22,6 @@ function entrance(gallery) {
 
 function GalleryCard({ gallery, change, erase }) {
   const name = gallery.gallery;
-  const days = gallery.max_age_seconds && gallery.max_age_seconds / DAY_S;
   return html`<article class="card stack">
     <h2><a href=${href(entrance(gallery), { gallery: name })}><bdi>${name}</bdi></a></h2>
     <p><span class="large">${number(gallery.subjects)}</span>${" "}
@@ -31,7 +29,7 @@ function GalleryCard({ gallery, change, erase }) {
     <p class="row tight">
       <span class="badge">${t("galleries.threshold", { cosine: number(gallery.threshold.cosine, { maximumSignificantDigits: 4 }) })}</span>
       ${gallery.verify_only && html`<span class="badge accent">${t("galleries.verify_only")}</span>`}
-      ${days && html`<span class="badge">${t("galleries.days", { n: days })}</span>`}
+      ${gallery.max_age_seconds && html`<span class="badge">${t("galleries.kept", { time: duration(gallery.max_age_seconds) })}</span>`}
     </p>
     <div class="row">
       ${may("match", name) && gallery.subjects > 0 && html`<a class="button small" href=${href("recognize", { gallery: name })}>${t("tabs.recognize")}</a>`}

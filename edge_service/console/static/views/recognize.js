@@ -1,7 +1,7 @@
 // Who is in a picture (1:N), or whether it shows somebody (1:1).
 
 import { api, path } from "../lib/api.js";
-import { href } from "../lib/router.js";
+import { go, href } from "../lib/router.js";
 import { info, keepPicture, may, useStore } from "../lib/state.js";
 import { html, useEffect, useId, useRef, useState, t } from "../lib/ui.js";
 import { DropZone } from "../parts/pictures/drop_zone.js";
@@ -9,7 +9,7 @@ import { FacePicture, QualityFigures, QualityReasons } from "../parts/pictures/f
 import { Field } from "../parts/field.js";
 import { Loading, Note, Problem } from "../parts/messages.js";
 import { GalleryPage } from "../parts/page.js";
-import { takeOver } from "../parts/pictures/pictures.js";
+import { handOver, takeOver } from "../parts/pictures/pictures.js";
 import { ReferenceWords, ScoreScale } from "../parts/scores/score_scale.js";
 import { patiently, useGallery } from "../parts/use_gallery.js";
 
@@ -85,7 +85,7 @@ export default function Recognize({ params, query = {} }) {
     </div>
     ${picture && html`<div class="result ${result?.faces.length > 12 ? "crowd" : ""}">
       <${FacePicture} url=${picture.url} size=${result?.size} faces=${result?.faces ?? []} selected=${result?.faces.length > 1 ? selected : null} onSelect=${setSelected} />
-      ${result && html`<${Faces} ...${{ result, gallery, curves, selected, setSelected, name }} />`}
+      ${result && html`<${Faces} ...${{ result, gallery, curves, selected, setSelected, name, picture }} />`}
     </div>`}
     ${result?.answer && about?.console?.recording && html`<p class="next"><a class="button" href=${href("sent")}>${t("recognize.sent")}</a></p>`}
   <//>`;
@@ -166,9 +166,13 @@ function Summary({ result, subject }) {
     ${" "}${t("recognize.known", { n: known })} ${out > 0 && t("recognize.left_out", { n: out })}</p>`;
 }
 
-function Faces({ result, gallery, curves, selected, setSelected, name }) {
+function Faces({ result, gallery, curves, selected, setSelected, name, picture }) {
   const face = result.verified ?? result.faces[selected];
   const answer = result.answer;
+  const enroll = () => {
+    handOver({ ...picture, url: URL.createObjectURL(picture.file), root: null, folder: null });
+    go("enroll", { gallery: name });
+  };
   return html`<div class="faces">
     ${result.faces.length > 1 && html`<ol class="face-list">${result.faces.map((one, at) => html`<li key=${at}>
       <button type="button" aria-pressed=${selected === at} class=${one.tone} onClick=${() => setSelected(at)} onFocus=${() => setSelected(at)}>
@@ -176,11 +180,15 @@ function Faces({ result, gallery, curves, selected, setSelected, name }) {
         ${one.candidates?.[0] && html`<span class="score">${one.candidates[0].similarity.toFixed(3)}</span>`}
       </button></li>`)}</ol>`}
     ${face && html`<div class="one-face">
-      ${answer && html`<${Score} ...${{ face, answer, gallery, curves, name }} />`}
+      ${answer && html`<${Score} ...${{ face, answer, gallery, curves, name }} />
+        ${!face.label && !result.verified && face === largest(result.faces) && may("enroll", name) && html`<div><button type="button" onClick=${enroll}>${t("recognize.enroll")}</button></div>`}`}
       <${QualityReasons} quality=${face.quality} /><${QualityFigures} quality=${face.quality} />
     </div>`}
   </div>`;
 }
+
+// The face that enrolling the picture would store.
+const largest = (faces) => faces.reduce((most, one) => (one.box.width * one.box.height > most.box.width * most.box.height ? one : most));
 
 function Score({ face, answer, gallery, curves, name }) {
   const best = face.similarity ?? face.candidates[0]?.similarity ?? null;

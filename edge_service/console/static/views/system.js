@@ -1,11 +1,12 @@
 // What runs, whether it is well, who may call it, and what it did over the last minutes.
 
-import { api } from "../lib/api.js";
+import { api, path } from "../lib/api.js";
 import { quantile, samples, series } from "../lib/metrics.js";
-import { info, mayEverywhere, reachable, session, useStore } from "../lib/state.js";
-import { bytes, date, html, known, moment, number, percent, t, useEffect, useLoad } from "../lib/ui.js";
+import { info, mayEverywhere, reachable, session, toast, toastError, useStore } from "../lib/state.js";
+import { bytes, date, html, known, moment, number, t, useAction, useEffect, useLoad } from "../lib/ui.js";
 import { Loading, Note, Problem } from "../parts/messages.js";
 import { Page } from "../parts/page.js";
+import { thresholdText } from "../parts/scores/score_scale.js";
 import { TimeChart } from "../parts/time_chart.js";
 
 const CHECK_EVERY_MS = 10_000;
@@ -53,8 +54,7 @@ function Parts({ about }) {
       <dt>${t("system.embedder")}</dt><dd>${embedder.name} <${Digest}>${embedder.sha256}<//></dd>
       <dt>${t("system.template")}</dt><dd>${t(about.sealed ? "system.template_sealed" : "system.template_plain", { n: about.dim })}</dd>
       <dt>${t("system.threshold")}</dt>
-      <dd>${threshold ? t("gallery.threshold_at", { cosine: number(threshold.cosine, { maximumSignificantDigits: 4 }), fmr: percent(threshold.fmr) })
-        : t("system.no_threshold")}</dd>
+      <dd>${threshold ? thresholdText(threshold, about) : t("system.no_threshold")}</dd>
       <dt>${t("system.pictures")}</dt>
       <dd>${t("system.pictures_are", { formats: about.formats.join(", "), size: bytes(about.max_picture_bytes),
         pixels: number(about.max_pixels / 1e6), n: about.max_pictures_a_request })}</dd>
@@ -70,12 +70,13 @@ function Activity() {
   const list = useStore(samples);
   const rate = (member) => series(list, (before, after, seconds) => (after[member] - before[member]) / seconds);
   const [first, last] = [list[0], list.at(-1)];
+  const minutes = last ? Math.min(10, Math.max(1, Math.round((last.at - first.at) / 60_000))) : 1;
   const steps = Object.entries(last?.steps ?? {}).map(([name, [count, sum]]) => {
     const [countBefore, sumBefore] = first.steps[name] ?? [0, 0];
     return { name, count: count - countBefore, mean: (sum - sumBefore) / (count - countBefore) };
   }).filter(({ count }) => count > 0);
   return html`<section class="stack">
-    <h2>${t("system.activity")}</h2>
+    <h2>${t("system.activity", { n: minutes })}</h2>
     <div class="halves">
       <${TimeChart} title=${t("chart.requests")} format=${perSecond} lines=${[
         { name: t("chart.answered"), points: rate("requests") }, { name: t("chart.refused"), points: rate("refused"), kind: "second" }]} />
@@ -113,6 +114,15 @@ function OwnKey({ own }) {
 
 function Keys({ own }) {
   const found = useLoad((signal) => api.get("v1/keys", { signal }), []);
+  const [end] = useAction(async (key) => {
+    try {
+      await api.send("POST", path("console/sign-out", key.id), undefined, { rememberIt: false });
+      toast(t("system.ended"));
+    } catch (refused) {
+      toastError(refused);
+    }
+    found.reload();
+  });
   const keys = [...(found.data?.keys ?? [])].sort((one, other) => Boolean(one.revoked_at) - Boolean(other.revoked_at));
   return html`<section class="stack">
     <h2>${t("system.keys")}</h2>
@@ -122,13 +132,15 @@ function Keys({ own }) {
       <caption class="hidden-text">${t("system.keys")}</caption>
       <thead><tr><th scope="col">${t("system.label")}</th><th scope="col">${t("system.scopes")}</th>
         <th scope="col">${t("system.key_galleries")}</th><th scope="col" class="large-only">${t("system.rate")}</th>
-        <th scope="col" class="large-only">${t("system.made")}</th><th scope="col">${t("system.state")}</th></tr></thead>
+        <th scope="col" class="large-only">${t("system.made")}</th><th scope="col">${t("system.ends")}</th><th scope="col">${t("system.state")}</th></tr></thead>
       <tbody>${keys.map((key) => html`<tr key=${key.id}>
         <th scope="row"><bdi>${key.label}</bdi><br /><span class="mono muted">${key.id}</span></th>
         <td><${Scopes} scopes=${key.scopes} /></td><td>${galleriesOf(key)}</td>
         <td class="large-only nowrap">${key.rate ?? t("system.usual_rate")}</td><td class="large-only nowrap">${date(key.created_at)}</td>
+        <td class="nowrap">${key.expires_at ? moment(key.expires_at) : t("system.never")}</td>
         <td>${key.revoked_at ? html`<span class="badge bad">${t("system.revoked", { at: date(key.revoked_at) })}</span>`
-          : html`<span class="badge good">${t(key.id === own.id ? "system.yours" : "system.valid")}</span>`}</td>
+          : html`<span class="badge good">${t(key.id === own.id ? "system.yours" : "system.valid")}</span>`}
+          ${key.expires_at && key.id !== own.id && html` <button type="button" class="small" onClick=${() => end(key)} aria-label=${t("system.end_label", { id: key.id })}>${t("system.end")}</button>`}</td>
       </tr>`)}</tbody>
     </table></div></div>`}
     <p class="small muted">${t("system.keys_note")} <code>patronus edge keys create</code>, <code>patronus edge keys revoke</code></p>

@@ -2,12 +2,15 @@
 
 import { api } from "../lib/api.js";
 import { info, lastPicture, may, session, useStore } from "../lib/state.js";
-import { html, t, useAction, useLoad, useState } from "../lib/ui.js";
+import { html, percent, t, useAction, useLoad, useState } from "../lib/ui.js";
 import { DropZone } from "../parts/pictures/drop_zone.js";
 import { Field } from "../parts/field.js";
 import { Loading, Note, Problem } from "../parts/messages.js";
 import { Page } from "../parts/page.js";
+import { shareText } from "../parts/scores/score_scale.js";
 
+// The profile whose rebuilt faces are in rebuilt.webp.
+const PICTURED = "default-2";
 const KINDS = ["original", "unprotected", "template_with_key", "template_without_key"];
 
 export default function Thief() {
@@ -15,8 +18,8 @@ export default function Thief() {
   const can = about?.console?.decoder && may("manage");
   return html`<${Page} title=${t("thief.title")} lead=${t("thief.lead")}>
     ${can && html`<${Rebuild} />`}
-    ${about && !can && html`<${Published} why=${about.console?.decoder ? "thief.needs_manage" : "thief.no_decoder"} />`}
-    ${can && html`<details class="card"><summary>${t("thief.published")}</summary><${Figure} /></details>`}
+    ${about && !can && html`<${Published} about=${about} why=${about.console?.decoder ? "thief.needs_manage" : "thief.no_decoder"} />`}
+    ${can && html`<details class="card"><summary>${t("thief.published")}</summary><${Measured} about=${about} /></details>`}
   <//>`;
 }
 
@@ -47,8 +50,24 @@ function Rebuild() {
   </div>`;
 }
 
-function Published({ why }) {
-  return html`<${Note}><p>${t(why, { command: html`<code>patronus lab export-decoder</code>` })}</p><//><div class="card"><${Figure} /></div>`;
+function Published({ why, about }) {
+  return html`<${Note}><p>${t(why, { command: html`<code>patronus lab export-decoder</code>` })}</p><//><div class="card"><${Measured} about=${about} /></div>`;
+}
+
+// Nothing of one profile is shown under another: the pictures are of one alone.
+const Measured = ({ about }) => (about.profile.name === PICTURED ? html`<${Figure} />` : html`<${Rates} about=${about} />`);
+
+function Rates({ about }) {
+  const found = about.console?.rebuilt;
+  if (!found) return html`<p>${t("thief.not_measured", { profile: about.profile.name })}</p>`;
+  // None of n: fewer than 3 of n, with 95 % confidence.
+  const accepted = (share) => (share > 0 ? percent(share, 3) : shareText(3 / found.people, true));
+  return html`<div class="stack"><p>${t("thief.measured", { profile: about.profile.name, n: found.people })}</p>
+    <div class="scroll" tabindex="0" role="region" aria-label=${t("thief.accepted")}><table>
+      <thead><tr><th scope="col">${t("thief.accepted")}</th><th scope="col">${t("thief.same_photo")}</th><th scope="col">${t("thief.other_photo")}</th></tr></thead>
+      <tbody>${["unprotected", "protected"].map((kind) => html`<tr key=${kind}><th scope="row">${t(`thief.from.${kind}`)}</th>
+        <td>${accepted(found[`${kind}_same`])}</td><td>${accepted(found[`${kind}_other`])}</td></tr>`)}</tbody></table></div>
+    ${about.sealed && html`<p class="small muted">${t("thief.key_protects")}</p>`}</div>`;
 }
 
 function Figure() {

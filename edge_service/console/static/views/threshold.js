@@ -1,14 +1,14 @@
 // The threshold explorer: what a threshold costs and what it lets through, as measured for the gallery's profile.
 
 import { api, path } from "../lib/api.js";
-import { may, toast } from "../lib/state.js";
+import { info, may, toast, useStore } from "../lib/state.js";
 import { html, number, percent, t, useAction, useEffect, useState } from "../lib/ui.js";
 import { RateChart } from "../parts/scores/chart.js";
 import { Field } from "../parts/field.js";
 import { Button, Loading, Note, Problem } from "../parts/messages.js";
 import { GalleryPage } from "../parts/page.js";
 import { anyOf, bandsOf, curvesOf, fmrAt, tarAt, worstAt } from "../parts/scores/rates.js";
-import { populationText, ScoreScale, shareText } from "../parts/scores/score_scale.js";
+import { populationText, ScoreScale, shareText, thresholdText } from "../parts/scores/score_scale.js";
 import { useGallery } from "../parts/use_gallery.js";
 
 const [LOW, HIGH, STEP] = [0, 0.9, 0.005];
@@ -28,6 +28,7 @@ function Explorer({ gallery, curves, reload }) {
   const faces = gallery.subjects ? gallery.templates / gallery.subjects : 1;
   const chosen = curvesOf(curves, rule, faces);
   const set = gallery.threshold.cosine;
+  const about = useStore(info);
   const [at, setAt] = useState(set);
   const [people, setPeople] = useState(String(Math.max(1, gallery.subjects)));
   useEffect(() => setAt(set), [set]);
@@ -60,7 +61,7 @@ function Explorer({ gallery, curves, reload }) {
       <${Problem} error=${saving.error} />
     </div>
     <div class="outcomes" aria-live="polite">
-      <div class="card outcome once"><h2>${t("threshold.once")}</h2><p class="large">${shareText(worst.rate, worst.bound)}</p><p class="small muted">${t("threshold.once_what")}</p></div>
+      <div class="card outcome once"><h2>${t("threshold.once")}</h2><p class="large">${shareText(worst.rate, worst.bound)}</p><p class="small muted">${t("threshold.once_what")} ${t("threshold.once_of", { people: populationText(worst.curve) })}</p></div>
       <div class="card outcome any"><h2>${t("threshold.any", { n })}</h2><p class="large">${shareText(any, worst.bound)}</p><p class="small muted">${t("threshold.any_what", { n })}</p></div>
       <div class="card outcome missed"><h2>${t("threshold.missed")}</h2><p class="large">${rejecting ? shareText(Math.max(1 - rejecting.tar, 3 / rejecting.curve.genuine_pairs), 1 - rejecting.tar < 3 / rejecting.curve.genuine_pairs) : "–"}</p>
         <p class="small muted">${rejecting ? t("threshold.missed_what", { share: percent(rejecting.tar, 3) }) : t("threshold.missed_unknown")}</p></div>
@@ -69,6 +70,7 @@ function Explorer({ gallery, curves, reload }) {
       <ul class="line-key">${lines.map((line) => html`<li key=${line.name} class=${line.name}>${t(`threshold.line.${line.name}`, { n })}</li>`)}</ul>
       <${RateChart} lines=${lines} low=${LOW} high=${HIGH} title=${t("threshold.chart_alt")} onPick=${(value) => setAt(Math.round(value / STEP) * STEP)}
         marks=${[...(changed ? [{ at: set, name: "set", label: t("threshold.mark_set") }] : []), { at, name: "here", label: at.toFixed(3) }]} />
+      <p class="fine">${t("threshold.stated", { stated: thresholdText(gallery.threshold, about) })}</p>
       <p class="fine">${t("threshold.source", { pairs: number(worst.curve.impostor_pairs), people: populationText(worst.curve), faces: worst.curve.templates })}</p></div>
     <div class="card stack"><h2>${t("threshold.scores")}</h2>
       <${ScoreScale} similarity=${null} threshold=${at} curves=${curves} rule=${rule} gallery=${gallery} words=${false} /></div>

@@ -12,6 +12,8 @@ export function EnrollCard({ item, gallery, subject, several, done, wanted, onWa
   }));
   const quality = stored?.quality ?? dry?.quality ?? found?.faces[0]?.quality;
   const others = (stored ?? dry)?.also_matches ?? [];
+  const tickable = !problem && !stored && !done && dry && dry.stored !== "before";
+  const tick = tickable ? ` ${t("enroll.tick")}` : "";
   const reasons = problem?.reasons ?? (problem?.reason ? [problem.reason] : []);
   return html`<li class="card enroll-card ${stored ? "stored" : ""}">
     <${FacePicture} url=${picture.url} size=${found ? { width: found.width, height: found.height } : null} faces=${faces} small />
@@ -28,14 +30,14 @@ export function EnrollCard({ item, gallery, subject, several, done, wanted, onWa
         ${!problem && found?.rotation > 0 && html`<p class="small">${t("enroll.rotated", { n: found.rotation })}</p>`}
         ${!problem && !stored && dry && html`<p class="badge ${dry.stored === "before" ? "accent" : "good"}">${t(dry.stored === "before" ? "enroll.before" : "enroll.good")}</p>`}
         ${stored && html`<p class="badge good">${t(stored.stored === "before" ? "enroll.before" : "enroll.is_stored")}</p>`}
-        ${(stored ?? dry)?.agrees === false && html`<p class="badge warn">${t("enroll.disagrees")}</p><p class="small">${t("enroll.disagrees_what")}</p>`}
+        ${(stored ?? dry)?.agrees === false && html`<p class="badge warn">${t("enroll.disagrees")}</p><p class="small">${t("enroll.disagrees_what")}${tick}</p>`}
         ${others.length > 0 && html`<p class="badge warn">${t("enroll.also")}</p>
           <ul class="small plain">${others.map((one) => html`<li key=${one.subject}><a href=${href("person", { gallery, subject: one.subject })} target="_blank" rel="noopener"><bdi>${one.subject}</bdi></a> <span class="number">${one.similarity.toFixed(3)}</span></li>`)}</ul>
-          <p class="small">${t("enroll.also_what")}</p>`}
+          <p class="small">${t("enroll.also_what")}${tick}</p>`}
       </div>
       <${QualityFigures} quality=${quality} />
       <div class="row apart">
-        ${!problem && !stored && !done && dry ? html`<${Choice} label=${t("enroll.include")} checked=${wanted} onChange=${onWanted} />` : html`<span></span>`}
+        ${tickable ? html`<${Choice} label=${t("enroll.include")} checked=${wanted} onChange=${onWanted} />` : html`<span></span>`}
         ${onRemove && !stored && !done && html`<button type="button" class="quiet small" onClick=${onRemove} aria-label=${t("enroll.remove_named", { name: picture.name })}>${t("enroll.remove")}</button>`}
       </div>
     </div>

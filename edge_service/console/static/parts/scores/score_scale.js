@@ -1,7 +1,7 @@
 // A similarity on its scale: the gallery's threshold, what was measured of the same person and of different people,
 // and in words how often a stranger would score as high.
 
-import { html, number, t } from "../../lib/ui.js";
+import { html, known as hasText, number, percent, t } from "../../lib/ui.js";
 import { areaPath, linear, useWidth } from "./chart.js";
 import { anyOf, asShare, curvesOf, shares, worstAt } from "./rates.js";
 
@@ -29,6 +29,20 @@ export function StrangerWords({ similarity, curves, rule, people, faces }) {
 export function populationText(curve) {
   const known = { lfw_unseen: "population.lfw", wild: "population.wild", utk: "population.utk" };
   return known[curve.population] ? t(known[curve.population]) : curve.population;
+}
+
+/**
+ * A threshold and its false match rate in words, with the people that the rate was measured on. A gallery's own rate is
+ * known to be measured where it is the default one; else it is as somebody stated it.
+ */
+export function thresholdText(threshold, about) {
+  const usual = about?.default_threshold;
+  const same = usual?.cosine === threshold.cosine && usual?.fmr === threshold.fmr;
+  const key = `threshold.measured_on.${about?.fmr_measured_on}`;
+  return t("gallery.threshold_at", {
+    cosine: number(threshold.cosine, { maximumSignificantDigits: 4 }), fmr: percent(threshold.fmr),
+    people: t(same && hasText(key) ? key : "threshold.measured_on.operator"),
+  });
 }
 
 /**
