@@ -35,7 +35,6 @@ MAX_EMBEDDINGS_OF_A_SUBJECT = 100
 
 RefusalReason = Literal["no_face", "several_faces", "too_small", "blurred", "turned_away", "too_dark"]
 
-
 _FOUND = "number of faces found in the picture; the largest was used"
 UNPERTURBED: Final = "number of faces that the profile's network left unperturbed, for lack of a margin"
 
