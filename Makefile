@@ -30,14 +30,17 @@ test test-all test-browser bench bench-edge bench-migrate bench-subjects bench-r
 OPTIONAL_STEP = $(STEPS)
 test-all: OPTIONAL_STEP := 5
 
-.PHONY: help run demo test test-all test-browser browser guarantees test-milvus lint format bench bench-edge bench-library bench-migrate bench-subjects bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
+.PHONY: help run free-ports demo test test-all test-browser browser guarantees test-milvus lint format bench bench-edge bench-library bench-migrate bench-subjects bench-cloud bench-recall contention soak kill-test fuzz accuracy lab models optional-models compose-test lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-run: $(VENV)/.run models  ## Run edge and cloud here, in the foreground, until Ctrl-C
+run: free-ports $(VENV)/.run models  ## Run edge and cloud here, in the foreground, until Ctrl-C
 	@echo "[4/4] Starting the cloud and the edge (a few seconds) ..."
 	@exec $(BIN)/python -m deploy.run_pair
+
+free-ports:
+	@$(PYTHON) deploy/ports
 
 demo: $(VENV)/.run models  ## Enroll, verify and identify the sample pictures, in a folder of its own
 	@echo "[4/4] Starting a cloud and an edge of their own (a few seconds) ..."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared.command import counted
+from shared.command import counted, gallery_name
 from shared.security.keys_command import keys_command
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def verify(
 
 @_audit.command()
 def find(
-    gallery: Annotated[str, typer.Argument(metavar="GALLERY", help="The gallery.")],
+    gallery: Annotated[str, typer.Argument(metavar="GALLERY", callback=gallery_name, help="The gallery.")],
     subject: Annotated[
         str,
         typer.Argument(
@@ -211,16 +211,23 @@ def find(
     The log has marks in place of names. Of an erased subject, the erasure's receipt has the id of the entry with it.
     """
     from cloud_service.audit.check import reading
-    from cloud_service.audit.log import about, mark_in_entry, mark_of
+    from cloud_service.audit.log import about, knows_gallery, mark_in_entry, mark_of
+    from shared.errors import BadRequest
+    from shared.names import is_utf8
 
+    if not is_utf8(subject):
+        raise BadRequest("The name of a subject is a text in UTF-8, and this one is not; send UTF-8.")
     with reading(_settings().record_url) as connection:
         mark = mark_of(connection, gallery, subject) or (subject if re.fullmatch("[0-9a-f]{64}", subject) else None)
         if mark is None and re.fullmatch("[1-9][0-9]{0,17}", subject):
             mark = mark_in_entry(connection, gallery, int(subject))
         found = [] if mark is None else [entry.model_dump_json() for entry in about(connection, gallery, mark)]
+        known = bool(found) or knows_gallery(connection, gallery)
     for line in found:
         typer.echo(line)
-    if not found:
+    if not known:
+        typer.echo(f"There is no gallery {gallery}, and the log has nothing about one of this name.", err=True)
+    elif not found:
         typer.echo("The log has nothing about this subject. If it is erased, give the id of its receipt.", err=True)
 
 

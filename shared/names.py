@@ -39,7 +39,7 @@ def subject_name(text: str) -> str:
         raise ValueError(f"the name of a subject has 1 to {MAX_SUBJECT_NAME} characters")
     if name != name.strip() or name in {".", ".."}:
         raise ValueError("the name of a subject has no white space at its ends, and is neither . nor ..")
-    if _SURROGATES.search(name):  # as Python reads a command line that is not in UTF-8
+    if not is_utf8(name):  # as Python reads a command line that is not in UTF-8
         raise ValueError("the name of a subject is a text in UTF-8, and this one is not; send UTF-8")
     if _NOT_IN_NAMES.search(name):
         raise ValueError("the name of a subject has no slash, backslash or control character")
@@ -55,6 +55,11 @@ def is_subject_name(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written in UTF-8: a word of the command line that is not has half a surrogate pair."""
+    return _SURROGATES.search(text) is None
 
 
 _SURROGATES: Final = re.compile(r"[\ud800-\udfff]")

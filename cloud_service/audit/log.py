@@ -225,6 +225,13 @@ def mark_of(connection: Connection, gallery_name: str, name: str) -> str | None:
     return found
 
 
+def knows_gallery(connection: Connection, name: str) -> bool:
+    """Whether a gallery of this name is there, or the log has an entry about one."""
+    there = select(gallery.c.id).where(gallery.c.name == name).limit(1)
+    logged = select(audit.c.seq).where(audit.c.gallery == name).limit(1)
+    return any(connection.scalar(query) is not None for query in (there, logged))
+
+
 def mark_in_entry(connection: Connection, gallery_name: str, seq: int) -> str | None:
     """The mark of the subject that an entry of the log is about, such as an erasure's; None: of none.
 

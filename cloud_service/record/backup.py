@@ -21,6 +21,7 @@ from cloud_service.record.opening import open_database
 from cloud_service.record.sqlite import is_damage, open_read_only, unsound
 from cloud_service.settings import RecordSettings
 from shared.errors import Conflict, NotFound, SetupError
+from shared.names import is_utf8
 from shared.security.secret_files import require_folder, sync_folder
 
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")
@@ -56,13 +57,16 @@ def back_up(record: Path, target: Path, *, replace: bool = False) -> Held:
 
     Raises:
         NotFound: there is no record. Conflict: the target is there.
-        SetupError: the record or a template in it is damaged, or the target's folder is missing or cannot be written.
+        SetupError: the record or a template in it is damaged, or the target's folder is missing, cannot be written, or
+            is not in UTF-8.
     """
     if not record.is_file():
         raise NotFound(f"There is no record {record} to back up.")
     require_folder(target)
     if target.exists() and (not replace or not target.is_file() or target.samefile(record)):
         raise Conflict(f"{target} is there already; choose another name, or say --force to replace a file.")
+    if not is_utf8(str(target.absolute())):
+        raise SetupError(f"{target} is a path that is not in UTF-8, which SQLite needs; choose another.")
     with _beside(target) as part:
         try:
             with closing(open_read_only(record)) as source:

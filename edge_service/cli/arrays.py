@@ -6,9 +6,9 @@ What a file claims of its sizes is compared with what it holds before anything i
 from __future__ import annotations
 
 import contextlib
-import lzma
 import os
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,11 +23,13 @@ from edge_service.models.files import replaced_file
 from shared.contract import MAX_DIM
 from shared.errors import BadRequest, Conflict
 
-# RuntimeError: it is encrypted, compressed in a way that Python lacks, or its header nests too deep.
+# RuntimeError: it is encrypted, or its header nests too deep.
 _DAMAGED: Final = (
     *(ValueError, EOFError, LookupError, TypeError, SyntaxError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
+# What NumPy writes. ``zipfile`` unpacks bzip2 and LZMA without a limit: a read of one row can take gigabytes.
+_COMPRESSIONS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 # NumPy writes 118 bytes, and reads no header of over 10,000 characters.
 _MOST_HEADER_BYTES: Final = 65_536
 # Longer than any name that can be enrolled, so that each row with such a name can be reported.
@@ -36,6 +38,7 @@ _MOST_CHARACTERS: Final = 4_096
 _MOST_STRINGS: Final = 2**24
 _STRINGS_A_BATCH: Final = 1_024
 _LAST_CODE_POINT: Final = 0x10FFFF
+_MOST_NAMES_SHOWN: Final = 8
 
 
 class Embeddings:
@@ -45,8 +48,8 @@ class Embeddings:
         path: of a file that ``numpy.savez`` or ``numpy.savez_compressed`` wrote.
 
     Raises:
-        BadRequest: the file is missing, not an .npz, has no float32 array ``embeddings`` of n rows of up to 4,096
-            values, or holds less than it claims.
+        BadRequest: the file is missing, not an .npz, compressed in a way that NumPy does not write, has no float32
+            array ``embeddings`` of n rows of up to 4,096 values, or holds less or more than it claims.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +57,7 @@ class Embeddings:
         with self._opened() as archive:
             self.names = frozenset(name.removesuffix(".npy") for name in archive.namelist())
             if "embeddings" not in self.names:
-                raise BadRequest(f"{path}: holds no array named embeddings.")
+                raise self._lacks("embeddings")
             with archive.open("embeddings.npy") as member:
                 shape, in_columns, dtype = _header(member)
                 content_bytes = archive.getinfo("embeddings.npy").file_size - member.tell()
@@ -67,7 +70,7 @@ class Embeddings:
         self._dtype = dtype
         if self.dim > MAX_DIM:
             raise BadRequest(f"{path}: embeddings are {shape}; an embedding has {MAX_DIM:,} values at most.")
-        if content_bytes < self.count * self.dim * dtype.itemsize:
+        if content_bytes != self.count * self.dim * dtype.itemsize:
             raise self._not_whole()
 
     def batches(self, rows: int) -> Iterator[NDArray[np.float32]]:
@@ -88,7 +91,7 @@ class Embeddings:
             BadRequest: the file has no such array, or strings or their number are too long to be names.
         """
         if name not in self.names:
-            raise BadRequest(f"{self.path}: holds no array named {name}.")
+            raise self._lacks(name)
         if self.count > _MOST_STRINGS:
             raise BadRequest(f"{self.path}: holds over {_MOST_STRINGS:,} embeddings; split it into several files.")
         with self._opened() as archive, archive.open(f"{name}.npy") as member:
@@ -120,15 +123,23 @@ class Embeddings:
                 size = self.path.stat().st_size
                 if any(member.compress_size > size for member in archive.infolist()):
                     raise ValueError
+                if any(member.compress_type not in _COMPRESSIONS for member in archive.infolist()):
+                    raise BadRequest(
+                        f"{self.path}: is compressed in a way that NumPy does not write; "
+                        "save it again with numpy.savez or numpy.savez_compressed."
+                    )
                 yield archive
         except FileNotFoundError:
             raise BadRequest(f"{self.path}: there is no such file.") from None
         except OSError as error:
-            if error.errno is None:  # bzip2's error of damaged content
-                raise self._not_whole() from None
             raise BadRequest(f"{self.path}: cannot be read ({error.strerror}).") from None
         except _DAMAGED:
             raise self._not_whole() from None
+
+    def _lacks(self, name: str) -> BadRequest:
+        held = sorted(self.names)
+        shown = ", ".join(held[:_MOST_NAMES_SHOWN]) + (", …" if len(held) > _MOST_NAMES_SHOWN else "")
+        return BadRequest(f"{self.path}: holds no array named {name}; it holds {shown or 'none'}.")
 
     def _not_whole(self) -> BadRequest:
         with contextlib.suppress(OSError), self.path.open("rb") as file:
@@ -199,13 +210,15 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
 
 
 def _blocks(member: IO[bytes], count: int, rows: int, row_bytes: int) -> Iterator[bytes]:
-    """The content of ``count`` rows, up to ``rows`` at a time; a ValueError where it ends early."""
+    """The content of ``count`` rows, up to ``rows`` at a time; a ValueError where it ends early, or does not end."""
     for start in range(0, count, rows):
         wanted = min(rows, count - start) * row_bytes
         content = member.read(wanted)
         if len(content) != wanted:
             raise ValueError
         yield content
+    if member.read(1):  # also compares the checksum, which ``zipfile`` does at the end only
+        raise ValueError
 
 
 class _Header:
@@ -225,5 +238,6 @@ def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
         raise ValueError
-    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(file)
+    with warnings.catch_warnings(action="ignore"):  # NumPy's of Python 2's headers, Python's of odd literals
+        found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(file)
     return found

@@ -72,10 +72,18 @@ def cost_of(info: EdgeGallery) -> str:
     choice = info.chosen
     if choice is None:
         return ""
-    said = (
-        f" Of people not enrolled, {100 * choice.false_accepts:.2g}% match one of "
-        f"{choice.for_subjects} subjects ({choice.population}, {choice.impostor_pairs} impostor pairs)."
-    )
+    if info.verify_only:
+        said = (
+            f" It is chosen as for searches among {choice.for_subjects} subjects, of which "
+            f"{100 * choice.false_accepts:.2g}% would match somebody ({choice.population}, {choice.impostor_pairs} "
+            "impostor pairs). This gallery is not searched: each claim of a person not enrolled matches at the false "
+            "match rate above."
+        )
+    else:
+        said = (
+            f" Of people not enrolled, {100 * choice.false_accepts:.2g}% match one of "
+            f"{choice.for_subjects} subjects ({choice.population}, {choice.impostor_pairs} impostor pairs)."
+        )
     if choice.true_accepts is None or choice.true_accepts_at_default is None:
         return said
     return (

@@ -14,9 +14,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _KEPT_SECONDS: Final = 60.0
-# Of all callers together; the oldest go first.
+# Of each API key; its oldest go first.
 _MOST_RECORDINGS: Final = 32
 _MOST_BYTES: Final = 8 * 1024 * 1024
+# Of all keys together; those of the key that has most go first, so that no key displaces what a smaller one has.
+_MOST_RECORDINGS_IN_ALL: Final = 512
+_MOST_BYTES_IN_ALL: Final = 32 * 1024 * 1024
 _HIDDEN: Final = "Bearer …"
 
 
@@ -110,10 +113,9 @@ class SentRecorder:
             request_id: of the caller's request.
         """
         self._wipe((key_id, request_id))
-        while len(self._kept) >= _MOST_RECORDINGS:
-            self._wipe(next(iter(self._kept)))
         recording = self._kept[key_id, request_id] = Recording(self)
         self._keep_on(recording)
+        self._limit(key_id)
         _current.set(recording)
 
     def found(self, key_id: str, request_id: str) -> Recording | None:
@@ -121,13 +123,31 @@ class SentRecorder:
         return self._kept.get((key_id, request_id))
 
     def grown(self, recording: Recording) -> None:
-        """Keeps a recording for a minute from now, and all of them within their limit."""
+        """Keeps a recording for a minute from now, and all of them within their limits."""
         self._keep_on(recording)
-        total = sum(kept.size for kept in self._kept.values())
-        while total > _MOST_BYTES:
-            oldest = next(iter(self._kept))
-            total -= self._kept[oldest].size
-            self._wipe(oldest)
+        for key_id in [key_id for (key_id, _), kept in self._kept.items() if kept is recording]:
+            self._limit(key_id)
+
+    def _limit(self, key_id: str) -> None:
+        """Wipes recordings of this key over its own limits, then over the limits of all, of the key that has most."""
+        while len(own := self._of(key_id)) > _MOST_RECORDINGS:
+            # Those for which nothing was sent go first, but for the newest, which is about to send.
+            self._wipe(next((name for name in own[:-1] if not self._kept[name].requests), own[0]))
+        while self._bytes(self._of(key_id)) > _MOST_BYTES:
+            self._wipe(self._of(key_id)[0])
+        while len(self._kept) > _MOST_RECORDINGS_IN_ALL:
+            self._wipe(max(self._each_keys(), key=len)[0])
+        while self._bytes(list(self._kept)) > _MOST_BYTES_IN_ALL:
+            self._wipe(max(self._each_keys(), key=self._bytes)[0])
+
+    def _of(self, key_id: str) -> list[tuple[str, str]]:
+        return [name for name in self._kept if name[0] == key_id]
+
+    def _each_keys(self) -> list[list[tuple[str, str]]]:
+        return [self._of(key_id) for key_id in dict.fromkeys(key_id for key_id, _ in self._kept)]
+
+    def _bytes(self, names: list[tuple[str, str]]) -> int:
+        return sum(self._kept[name].size for name in names)
 
     def close(self) -> None:
         """Wipes all recordings."""

@@ -120,6 +120,10 @@ async def _file(path: str, request: Request) -> Response:
     media_type = _MEDIA_TYPES.get(PurePosixPath(path).suffix)
     if media_type is None:
         raise HTTPException(404)
+    # Every file is answered whole: to a range that cannot be read, Starlette answers with text instead of a problem.
+    request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
     answer = await _files.get_response(path, request.scope)
+    if "Accept-Ranges" in answer.headers:
+        del answer.headers["Accept-Ranges"]
     answer.headers.update({**_HEADERS, "Content-Type": media_type})
     return answer

@@ -92,7 +92,7 @@ async def get_sent(request_id: RequestIdPath, services: ServicesDep, caller: Cal
     if recording is None:
         raise NotFound(
             f"Nothing is recorded under this id for this API key: send the request with {RECORD_HEADER}: 1, and ask "
-            "within a minute.",
+            "within a minute and before many others.",
             reason="not_recorded",
         )
     return sent.shown(request_id, recording, numbers=Scope.MANAGE in caller.scopes)

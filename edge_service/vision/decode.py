@@ -10,6 +10,7 @@ from typing import Final
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image
 
@@ -114,7 +115,7 @@ def decode_pixels(header: PictureHeader) -> Pixels:
     try:
         if header.blocks is not None:
             if not _may_lack_data(header):
-                return _decoded(header, _jpeg_pixels(header) if header.opencv_reads else None)
+                return _decoded(header, _jpeg_pixels(header) if header.turbo_reads else None)
             endings = {_checksum(header.blocks, filling) for filling in (b"", *_FILLINGS[: header.fillings])}
             if len(endings) > 1:
                 raise damaged()
@@ -187,21 +188,17 @@ def _checksum(header: PictureHeader, filling: bytes = b"") -> int:
     return checksum
 
 
-def _jpeg_pixels(header: PictureHeader) -> Pixels:
-    """The stored picture of a JPEG without missing data, by OpenCV: (height, width, 3), RGB.
+def _jpeg_pixels(header: PictureHeader) -> Pixels | None:
+    """The stored picture of a JPEG without missing data: (height, width, 3), RGB; None where libjpeg would warn of it.
 
-    The same pixels as Pillow's, in 0.4 to 0.75 of the time: Pillow keeps four bytes a pixel and copies them twice. But
-    where data end early, OpenCV prints a line.
+    The same pixels as Pillow's in a quarter of the time: Pillow keeps four bytes a pixel and copies them twice.
+    OpenCV prints libjpeg's warnings, such as of bytes after the last pixel, to standard error.
     """
     try:
-        pixels = cv2.imdecode(np.frombuffer(header.file(_END_OF_JPEG), np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:
-        if error.code == _NO_MEMORY:
-            raise MemoryError from None
-        raise damaged() from None
-    if pixels is None or pixels.shape != (header.height, header.width, 3):
-        raise damaged()
-    return np.asarray(pixels, np.uint8)
+        pixels: Pixels = simplejpeg.decode_jpeg(header.file(_END_OF_JPEG), colorspace="RGB", strict=True)
+    except ValueError:  # a warning or an error; Pillow tells which
+        return None
+    return pixels if pixels.shape == (header.height, header.width, 3) else None
 
 
 def _decoded(header: PictureHeader, stored: Pixels | None = None) -> Pixels:

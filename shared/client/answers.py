@@ -24,7 +24,8 @@ _WHOLE_SECONDS: Final = re.compile("[0-9]{1,9}")
 # draft-ietf-httpapi-ratelimit-headers, as the services send it: "matching";q=20000;w=3600
 _POLICY: Final = re.compile('"([a-z]+)";q=([0-9]{1,9});w=([0-9]{1,9})')
 # What a sentence has none of; from what is no edge, it could change a terminal that shows it.
-_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+# Controls of both kinds: of terminals, and of the direction and lines of a text (Unicode's Bidi_Control, Zl, Zp).
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 # The largest honest answer is the report of a subject with 1,000 templates of 4,096 values: 90 MB of JSON.
 _MOST_BYTES: Final = 128 * 1024 * 1024
 # Members that are named in one sentence.
@@ -133,7 +134,7 @@ def _error(response: httpx.Response, body: bytearray, call: Call[T]) -> Patronus
             "version than this client, or no edge."
         )
     else:
-        error = _new(kind, status, _CONTROLS.sub(" ", detail), reason, response)
+        error = _new(kind, status, detail, reason, response)
     error.status = status
     error.extra = {name: value for name, value in found.items() if name not in _OF_EVERY_PROBLEM}
     error.problem = found
@@ -143,6 +144,8 @@ def _error(response: httpx.Response, body: bytearray, call: Call[T]) -> Patronus
 
 
 def _short(text: str, most: int) -> str:
+    """A text of the answer as it may stand in a sentence."""
+    text = _CONTROLS.sub(" ", text)
     return text if len(text) <= most else f"{text[:most]}…"
 
 

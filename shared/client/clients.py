@@ -86,10 +86,10 @@ class Client(_Caller):
             this system trusts.
         certificate: file of a certificate to show to the edge; None: ``PATRONUS_EDGE_CERTIFICATE``, else none.
         certificate_key: file of its key; None: ``PATRONUS_EDGE_CERTIFICATE_KEY``.
-        timeout_s: seconds that one sending may take, from its start to the last byte of the answer; ``retries`` and
-            the waits between come on top, and so does what a ``transport`` of one's own takes beyond. Give more for
-            many pictures over a slow uplink.
-        retries: how often a call is sent again, at most.
+        timeout_s: seconds that one sending may take, from its start to the last byte of the answer. Each retry has as
+            many again, the waits between come on top, and so does what a ``transport`` of one's own takes beyond. Give
+            more for many pictures over a slow uplink.
+        retries: how often a call is sent again, at most; never after a sending that was late.
         transport: what httpx sends with instead of the network: a proxy, or an application in tests.
 
     Raises:

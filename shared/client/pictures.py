@@ -38,6 +38,8 @@ def _content(picture: Picture, opened: ExitStack) -> bytes | IO[bytes]:
         return bytes(picture)
     if isinstance(picture, str | os.PathLike):
         return opened.enter_context(_plain_file(Path(os.fsdecode(picture))))
+    if isinstance(picture, list | tuple | set | frozenset):
+        raise TypeError(f"a picture is not a {type(picture).__name__} of them; pass them one by one: *pictures")
     if not all(hasattr(picture, name) for name in ("read", "seek", "seekable")):
         raise wrong_type("a picture", "a path, bytes, or a file open for reading bytes", picture)
     try:

@@ -189,6 +189,8 @@ def install_problems(app: FastAPI, metrics: Metrics, document: str) -> None:
         if error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
             # The router names the methods of the first route with this path; others may have more.
             methods = {method.upper() for method in operations_of(app, request.scope)}
+            # A path that is not in the document, such as the console's, has one route.
+            methods = methods or set(filter(None, headers.get("Allow", "").split(", ")))
             headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         return _response(word, phrase.capitalize(), error.status_code, hint, headers)
 

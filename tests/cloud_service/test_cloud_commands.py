@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cloud_service.bootstrap import open_store
 from cloud_service.cli import app
 from cloud_service.settings import Settings
-from shared.errors import NotFound, SetupError
+from shared.errors import NotFound, PatronusError, SetupError
+from shared.metrics import Metrics
 from shared.security.credentials import Scope
 from shared.security.key_ring import KeyRing
 from shared.service_settings import load_settings
@@ -171,3 +173,34 @@ def test_a_setting_under_its_former_name_is_refused_by_name(monkeypatch: pytest.
     monkeypatch.setenv("PATRONUS_CLOUD__MILVUS__KEEPS_HOURS", "5")
     with pytest.raises(SetupError, match=r"no setting PATRONUS_CLOUD__MILVUS__KEEPS_HOURS.*RETENTION_S"):
         load_settings(Settings)
+
+
+# As Python reads the byte FF of a command line in UTF-8.
+NOT_UTF8 = "\udcff"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["audit", "find", "door", NOT_UTF8], "The name of a subject is a text in UTF-8, and this one is not"),
+        (["audit", "find", NOT_UTF8, "anna"], "a gallery's name is 1 to 64 letters"),
+        (["backup", f"{{}}/{NOT_UTF8}"], "is a path that is not in UTF-8, which SQLite needs; choose another."),
+        (["restore", f"{{}}/{NOT_UTF8}"], "There is no backup"),
+        (["erasures", "apply", f"{{}}/{NOT_UTF8}"], "There is no list of erasures"),
+        (["audit", "verify", "--head", NOT_UTF8], "A head is a number"),
+        (["keys", "create", "--label", NOT_UTF8, "--scope", "match"], "a label is at most"),
+        (["keys", "create", "--label", "x", "--scope", "match", "--gallery", NOT_UTF8], "a gallery's name is"),
+        (["keys", "create", "--label", "x", "--scope", "match", "--rate", NOT_UTF8], "a rate is like"),
+        (["keys", "revoke", NOT_UTF8], "There is no API key with this id"),
+    ],
+)
+def test_a_word_that_is_not_in_utf8_is_refused_in_a_sentence(tmp_path: Path, words: list[str], says: str) -> None:
+    run("init")
+    open_store(load_settings(Settings), Metrics("cloud"), None).close()
+    ended = CliRunner().invoke(app, [word.replace("{}", str(tmp_path)) for word in words])
+    if ended.exit_code == 2:
+        assert says in ended.stderr
+    else:
+        assert isinstance(ended.exception, PatronusError)
+        assert says in ended.exception.detail
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cloud"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from shared.processes.pair import free_port
 from tests.support.tiny_model import tiny_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,3 +63,26 @@ def test_each_step_is_counted(goal: str, steps: int, tmp_path: Path) -> None:
     planned = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     counted = [tuple(map(int, found)) for found in re.findall(r"\[(\d)/(\d)\] ", planned)]
     assert counted == [(number, steps) for number in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("service", ["edge", "cloud"])
+def test_a_port_that_is_taken_is_told_before_anything_is_installed(service: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = listener.getsockname()[1]
+        ports = {"PATRONUS_EDGE__PORT": str(free_port()), "PATRONUS_CLOUD__PORT": str(free_port())}
+        ports[f"PATRONUS_{service.upper()}__PORT"] = str(taken)
+        command = ["make", "--directory", ROOT, "run", f"VENV={tmp_path / 'venv'}", f"PYTHON={sys.executable}"]
+        failed = subprocess.run(
+            command, env=os.environ | ports, capture_output=True, text=True, check=False, timeout=120
+        )
+    assert failed.returncode != 0
+    assert f"Port {taken} of 127.0.0.1, for the {service}, is taken already; stop what listens there" in failed.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("port", ["0", "many", "99999999", ""])
+def test_a_setting_that_is_no_port_is_left_to_the_service(port: str) -> None:
+    free = {"PATRONUS_EDGE__PORT": port, "PATRONUS_CLOUD__PORT": str(free_port())}
+    command = [sys.executable, ROOT / "deploy" / "ports"]
+    done = subprocess.run(command, env=os.environ | free, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

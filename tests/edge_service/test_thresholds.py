@@ -68,6 +68,10 @@ def test_a_gallery_is_made_for_a_purpose_and_keeps_what_was_chosen(edge: Edge) -
     cost = cost_of(EdgeGallery.model_validate(answer))
     assert "match one of 500 subjects (hard, 20000000 impostor pairs)" in cost
     assert f"{100 * choice['true_accepts']:.1f}% are accepted" in cost
+    unsearched = cost_of(EdgeGallery.model_validate(answer | {"verify_only": True}))
+    assert "chosen as for searches among 500 subjects" in unsearched
+    assert "This gallery is not searched" in unsearched
+    assert "match one of" not in unsearched
 
     again = put(edge, "purpose", PURPOSE)
     assert (again.status_code, again.json()["threshold"], again.json()["chosen"]) == (200, answer["threshold"], choice)

@@ -21,7 +21,7 @@ PROBES: Final = ("obama/speech.jpg", "obama/standing.jpg", "collins/portrait.png
 
 
 def write_faces(target: Path, home: Path) -> None:
-    """Writes the arrays stored, names, probes and probe_names; rows are (n, 128) float32 of length 1."""
+    """Writes the arrays embeddings, names, probes and probe_names; rows are (n, 128) float32 of length 1."""
     reader = FaceReader(EdgeSettings(home=home), Metrics("edge"))
 
     def embedded(names: tuple[str, ...]) -> NDArray[np.float32]:
@@ -30,7 +30,7 @@ def write_faces(target: Path, home: Path) -> None:
 
     np.savez(
         target,
-        stored=embedded(STORED),
+        embeddings=embedded(STORED),
         names=np.array([name.split("/")[0] for name in STORED]),
         probes=embedded(PROBES),
         probe_names=np.array(PROBES),

@@ -59,6 +59,7 @@ def test_the_five_lines(run: Callable[..., str]) -> None:
     shape, scores = run("print(templates.shape").split(") ")
     assert shape == "(2, 128"
     assert np.allclose(np.diagonal(np.array(eval(scores))), 1)
+    assert all(len(number) <= 5 for number in re.findall(r"[-.0-9]+", scores)), scores
 
 
 def test_probes_alone(run: Callable[..., str]) -> None:

@@ -270,6 +270,7 @@ def largest_pictures() -> dict[str, Callable[[], bytes]]:
     forty, most, four = sides(39_900_000), sides(24_900_000), (0x11,) * 4
     named |= {
         "JPEG, grey": partial(jpeg, *forty, sampling=grey),
+        "JPEG, grey, orientation 6": partial(jpeg, *forty, sampling=grey, extra=turned(6)),
         "JPEG, full color": partial(jpeg, *forty, sampling=full),
         "JPEG, halved color": partial(jpeg, *forty, sampling=half),
         "JPEG, CMYK": partial(jpeg, *forty, sampling=four),

@@ -260,13 +260,29 @@ def _check_embedder(document: ProfileDocument, embedder: EmbedderPin) -> None:
     if document.embedder not in {ANY_EMBEDDER, embedder.name}:
         raise SetupError(
             f"The protection profile {name!r} is for {document.embedder}; this edge runs "
-            f"{embedder.name}. Choose another with PATRONUS_EDGE__PROFILE; seal is for any embedder."
+            f"{embedder.name}. {_fitting(embedder)}"
         )
     if digest is not None:
         raise SetupError(
             f"The protection profile {name!r} was made for another file of {embedder.name} than this edge runs; "
             "fetch the models of the profile's version, or choose another profile."
         )
+
+
+def _fitting(embedder: EmbedderPin) -> str:
+    """A sentence with the shipped profiles for an embedder, the newest first."""
+    fit = [
+        name
+        for name in available()
+        if (found := _document(name, (_SHIPPED / name / DOCUMENT).read_bytes())).embedder == embedder.name
+        and found.embedder_sha256 in {None, embedder.sha256}
+    ]
+    # NAME, NAME-2, NAME-3, … in the order of their making.
+    fit.sort(key=lambda name: int(name.rpartition("-")[2]) if re.search("-[0-9]+$", name) else 1, reverse=True)
+    if not fit:
+        return "Choose another with PATRONUS_EDGE__PROFILE; seal is for any embedder."
+    others = f" (or {', '.join(fit[1:])})" if len(fit) > 1 else ""
+    return f"Choose one for it, PATRONUS_EDGE__PROFILE={fit[0]}{others}; seal is for any embedder."
 
 
 def _files(home: Path) -> list[Path]:

@@ -40,7 +40,7 @@ class PictureHeader:
         probe: of a JPEG with one scan: the same picture with one more row of groups of blocks than there is data for.
             If the first of these groups is empty, data may be missing, and ``blocks`` is compared.
         group: blocks of a group, across and down.
-        opencv_reads: of a JPEG: whether OpenCV gives the pixels that Pillow gives.
+        turbo_reads: of a JPEG: whether libjpeg-turbo gives RGB, and takes no more memory than is charged.
     """
 
     format: Literal["JPEG", "PNG", "WEBP", "AVIF", "HEIC"]
@@ -57,7 +57,7 @@ class PictureHeader:
     tables_bytes: int = 0
     probe: PictureHeader | None = None
     group: tuple[int, int] = (1, 1)
-    opencv_reads: bool = False
+    turbo_reads: bool = False
 
     @property
     def pixels(self) -> int:

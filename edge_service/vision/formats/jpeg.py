@@ -34,7 +34,6 @@ _LONGEST_CHECKED_SIDE: Final = 65_500 - 64
 # The format's limit of 65,535 a side; the blocks limit the decoding time.
 _MOST_PIXELS: Final = 65_535**2
 _COEFFICIENTS: Final = 64
-_CMYK: Final = 4  # components
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _HUFFMAN_TABLES, _ARITHMETIC_EXTENSION, _ARITHMETIC_TABLES = 0xC4, 0xC8, 0xCC
@@ -265,7 +264,8 @@ def read_jpeg(data: bytes) -> PictureHeader:
     blocks_of_scans = _all_blocks(frame, reader.scans)
     if not reader.has_end and keeps_coefficients and blocks_of_scans > _MAX_BLOCKS_COMPARED:
         raise damaged()
-    image_bytes = frame.width * frame.height * (1 if len(frame.components) == 1 else 4)
+    colors = len(frame.components)
+    image_bytes = frame.width * frame.height * (1 if colors == 1 else 4)
     header = PictureHeader(
         format="JPEG",
         width=frame.width,
@@ -275,7 +275,8 @@ def read_jpeg(data: bytes) -> PictureHeader:
         image_bytes=image_bytes,
         most_pixels=_MOST_PIXELS_OF_SEVERAL_SCANS if keeps_coefficients else _MOST_PIXELS,
         parts=tuple(reader.parts),
-        opencv_reads=len(frame.components) != _CMYK,
+        # Of a gray one that is not upright, Pillow keeps one byte a pixel beside the upright three.
+        turbo_reads=colors == 3 or (colors == 1 and reader.orientation == 1),
     )
     if max(frame.width, frame.height) > _LONGEST_CHECKED_SIDE:
         return header

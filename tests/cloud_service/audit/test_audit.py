@@ -147,6 +147,10 @@ def test_the_log_names_no_subject_and_is_searched_by_the_mark_of_a_receipt(
     for unknown in ("anna@home.example", "ben", "gallery_id", "%", "0" * 64, "9" * 18, "9" * 40, of_none):
         said = CliRunner().invoke(app, ["audit", "find", "door", unknown])
         assert (said.exit_code, said.stdout) == (0, "")
+        assert "nothing about this subject" in said.stderr
+    said = CliRunner().invoke(app, ["audit", "find", "window", mark])
+    assert (said.exit_code, said.stdout) == (0, "")
+    assert said.stderr == "There is no gallery window, and the log has nothing about one of this name.\n"
 
 
 def test_a_receipt_is_the_logs_own_entry_and_its_status_outlives_the_gallery(client: Cloud) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,23 @@ def test_a_bad_file_is_one_sentence_and_nothing_is_sent(
         assert isinstance(ended.exception, PatronusError)
         assert says in ended.exception.detail
     assert not (tmp_path / "out.npz").exists()
+    assert held(command, "bad") == (0, 0)
+
+
+@pytest.mark.parametrize("way", [[], ["--out", "out.npz"]])
+def test_a_compression_that_numpy_does_not_write_is_refused(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command.quick("gallery", "create", "bad")
+    plain = saved(tmp_path / "in.npz", units(3), ["a", "b", "c"])
+    with zipfile.ZipFile(plain) as read, zipfile.ZipFile("packed.npz", "w", zipfile.ZIP_LZMA) as packed:
+        for name in read.namelist():
+            packed.writestr(name, read.read(name))
+    environment = {"PATRONUS_HOME": str(command.home), "PATRONUS_EDGE_URL": command.edge}
+    ended = CliRunner().invoke(whole_command(), ["migrate", "bad", "packed.npz", *way], env=environment)
+    assert "packed.npz: is compressed in a way that NumPy does not write" in str(ended.exception)
+    assert not Path("out.npz").exists()
     assert held(command, "bad") == (0, 0)
 
 

@@ -286,6 +286,9 @@ def test_a_file_that_is_none_is_refused(protect: Any, tmp_path: Path) -> None:
     with zipfile.ZipFile(source, "w") as archive:
         archive.writestr("embeddings.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'shape': (9**9, 8)}")
     assert isinstance(protect(source, "--profile", "sealing", "--unsealed").exception, PatronusError)
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("embeddings.npy", zipfile.ZipFile(tmp_path / "whole.npz").read("embeddings.npy"))
+    assert "way that NumPy does not write" in str(protect(source, "--profile", "sealing", "--unsealed").exception)
     assert not list(tmp_path.glob(".out*"))
 
 

@@ -212,6 +212,49 @@ def test_the_oldest_go_where_they_are_too_large_and_one_that_is_too_large_is_not
     refused(door, "huge")
 
 
+def test_a_key_displaces_only_its_own_recordings(door: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_MOST_RECORDINGS", 3)
+    greedy = door.key(Scope.MATCH, galleries=["door"])
+    verified(door, name="mine")
+    for number in range(5):
+        assert verified(door, name=f"greedy{number}", **greedy).status_code == 200
+    assert sent(door, "mine")["requests"]
+    refused(door, "greedy1", greedy)
+    assert sent(door, "greedy4", greedy)["requests"]
+
+
+def test_a_request_for_which_nothing_was_sent_displaces_none_that_sent_something(
+    door: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_MOST_RECORDINGS", 2)
+    verified(door, name="sent")
+    for number in range(4):
+        assert verified(door, b"no picture", name=f"nothing{number}").status_code == 415
+    assert sent(door, "sent")["requests"]
+    assert sent(door, "nothing3")["requests"] == []
+    refused(door, "nothing2")
+
+
+@pytest.mark.parametrize("limit", ["_MOST_RECORDINGS_IN_ALL", "_MOST_BYTES_IN_ALL"])
+def test_over_the_limits_of_all_keys_those_of_the_key_that_has_most_go_first(
+    door: Edge, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    kept = door.app.state.services.recorder
+    kept.close()
+    door.make_known("door")
+    greedy = door.key(Scope.MATCH, galleries=["door"])
+    verified(door, name="mine")
+    for number in range(6):
+        verified(door, name=f"greedy{number}", **greedy)
+    sizes = [recording.size for recording in kept._kept.values()]
+    monkeypatch.setattr(recorder, limit, len(sizes) if "RECORDINGS" in limit else sum(sizes))
+    verified(door, name="also-mine")
+    assert sent(door, "mine")["requests"]
+    assert sent(door, "also-mine")["requests"]
+    refused(door, "greedy0", greedy)
+    assert sent(door, "greedy5", greedy)["requests"]
+
+
 @pytest.mark.parametrize("name", ["x" * 65, "a b", "%00", "..%2f..%2fkeys", "é", "a;b", "'--", "{request_id}"])
 def test_a_hostile_id_is_refused(door: Edge, name: str) -> None:
     assert door.call("GET", f"/v1/sent/{name}").status_code in {404, 422}

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cloud_client import assert_problem
+from tests.support.edge import Edge
+
 STATIC = Path(__file__).parents[3] / "edge_service" / "console" / "static"
 VENDOR = STATIC / "vendor"
 OWN = [path for path in sorted(STATIC.rglob("*.js")) if VENDOR not in path.parents]
@@ -78,3 +81,20 @@ def test_no_file_of_the_page_is_long() -> None:
 def test_the_first_view_is_small() -> None:
     read = [STATIC / name for name in FIRST_VIEW] + [*(STATIC / "lib").glob("*.js"), *(STATIC / "parts").glob("*.js")]
     assert sum(path.stat().st_size for path in read) < FIRST_VIEW_BYTES
+
+
+@pytest.mark.parametrize("wanted", ["bytes=5-3", "bytes=0-4", "bytes=x", "lines=1-2", "bytes=9999999-"])
+def test_a_range_of_a_file_is_answered_with_the_whole_file(session_edge: Edge, wanted: str) -> None:
+    whole = session_edge.call("GET", "/console/app.js")
+    answer = session_edge.call("GET", "/console/app.js", {"Range": wanted})
+    assert (answer.status_code, answer.content) == (200, whole.content)
+    assert "accept-ranges" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/", "GET, HEAD"), ("/console/app.js", "GET, HEAD"), ("/console/no-such.js", "GET, HEAD")]
+)
+def test_another_method_is_told_which_ones_there_are(session_edge: Edge, path: str, allowed: str) -> None:
+    answer = session_edge.call("PATCH", path)
+    assert_problem(answer, 405, "method-not-allowed")
+    assert answer.headers["Allow"] == allowed

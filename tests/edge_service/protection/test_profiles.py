@@ -69,6 +69,17 @@ def test_a_damaged_profile_is_refused(tmp_path: Path, document: Any) -> None:
         load_profile("mine", own=write(tmp_path, document))
 
 
+@pytest.mark.parametrize(("other", "fitting"), [("dlib", ["default-2", "default"]), ("default-2", ["dlib-2", "dlib"])])
+def test_a_refusal_names_the_profiles_that_fit_the_embedder_the_newest_first(other: str, fitting: list[str]) -> None:
+    of = load_profile(fitting[0]).document
+    embedder = EmbedderPin(name=of.embedder, sha256=of.embedder_sha256 or "", preprocessing="none")
+    says = rf"Choose one for it, PATRONUS_EDGE__PROFILE={fitting[0]} \(or {fitting[1]}[^)]*\); seal is for any"
+    with pytest.raises(SetupError, match=says):
+        load_profile(other, embedder)
+    for name in fitting:
+        load_profile(name, embedder)
+
+
 def test_a_profile_is_for_its_embedder_and_its_folder(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="is for other; this edge runs sface"):
         load_profile("mine", SFACE, own=write(tmp_path, GOOD | {"embedder": "other"}))

@@ -33,6 +33,8 @@ LIMITS = PictureLimits()
 MOST_EXPENSIVE = [
     "PNG, RGBA, 8 bits, interlaced",
     "PNG, RGB, 8 bits, of 1,250 x 20,000",
+    "JPEG, grey",
+    "JPEG, grey, orientation 6",
     "JPEG, full color, orientation 6",
     "JPEG, progressive, full color, 12 scans",
     "WebP, RGBA, lossless",

@@ -60,7 +60,7 @@ WRONG_TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "pictures as list": (
         lambda edge: edge.enroll_faces("door", "ada", ["a.jpg", "b.jpg"]),
-        "a picture is a path, bytes, or a file open for reading bytes, not list",
+        "a picture is not a list of them; pass them one by one: *pictures",
     ),
     "text file": (
         lambda edge: edge.identify_faces("door", io.StringIO("text")),

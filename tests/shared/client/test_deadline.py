@@ -73,14 +73,14 @@ def peer_that(answers: Peer) -> Iterator[str]:
         thread.join()
 
 
-def called(url: str, picture: bytes) -> None:
-    with Client(url, api_key="k", timeout_s=TIMEOUT_S, retries=0) as client:
+def called(url: str, picture: bytes, retries: int = 0) -> None:
+    with Client(url, api_key="k", timeout_s=TIMEOUT_S, retries=retries) as client:
         client.detect_faces(picture)
 
 
-def awaited(url: str, picture: bytes) -> None:
+def awaited(url: str, picture: bytes, retries: int = 0) -> None:
     async def call() -> None:
-        async with AsyncClient(url, api_key="k", timeout_s=TIMEOUT_S, retries=0) as client:
+        async with AsyncClient(url, api_key="k", timeout_s=TIMEOUT_S, retries=retries) as client:
             await client.detect_faces(picture)
 
     asyncio.run(call())
@@ -97,3 +97,18 @@ def test_a_sending_ends_at_its_deadline(peer: Peer, call: Callable[[str, bytes],
         took_s = time.monotonic() - began
     assert (error.value.reason, error.value.detail) == ("timeout", f"The edge at {url} did not answer in time.")
     assert TIMEOUT_S * 0.9 < took_s < MOST_S
+
+
+@pytest.mark.parametrize("call", [called, awaited])
+@pytest.mark.parametrize("picture_bytes", [10, 8 * 1024**2], ids=["answers nothing", "reads nothing"])
+def test_what_was_late_is_not_sent_again(call: Callable[[str, bytes, int], None], picture_bytes: int) -> None:
+    """The edge may still be at work: each sending has its deadline, and the first late one ends the call."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(ServiceUnreachable) as error:
+            call(url, bytes(picture_bytes), 2)
+        assert error.value.reason == "timeout"
+        listener.settimeout(0.5)
+        first, _ = listener.accept()
+        with first, pytest.raises(TimeoutError):
+            listener.accept()

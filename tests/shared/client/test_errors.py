@@ -322,6 +322,10 @@ def test_the_sentence_of_an_error_changes_no_terminal() -> None:
     }
     headers = {"content-type": "application/problem+json"}
     assert raised(Reply(409, problem, headers)).detail == "evil  [31m ]0;title  one two "
+    for control in "\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069":  # of direction and of lines
+        assert raised(Reply(409, problem | {"detail": f"a{control}b"}, headers)).detail == "a b"
+    places = [{"at": "body/\u202ex", "problem": "is\u2067 wrong\x1b"}]
+    assert raised(Reply(422, problem | {"errors": places}, headers)).detail == "body/ x: is  wrong "
     for detail in ({"a": 1}, ["x"], 5):
         assert isinstance(raised(Reply(409, problem | {"detail": detail}, headers)), AnswerNotUnderstood)
 
