@@ -30,7 +30,7 @@ _THRESHOLDS: Final = np.unique(
                 np.arange(-0.2, 0.2, 0.02),
                 np.arange(0.2, 0.8, 0.0025),
                 np.arange(0.8, 1.0001, 0.001),
-                [spec.threshold.cosine for spec in EMBEDDERS.values()],
+                [spec.threshold.cosine for spec in EMBEDDERS.values() if spec.threshold is not None],
             ]
         ),
         4,
