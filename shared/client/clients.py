@@ -89,7 +89,7 @@ class Client(_Caller):
         timeout_s: seconds that one sending may take, from its start to the last byte of the answer. Each retry has as
             many again, the waits between come on top, and so does what a ``transport`` of one's own takes beyond. Give
             more for many pictures over a slow uplink.
-        retries: how often a call is sent again, at most; never after a sending that was late.
+        retries: how often a call is sent again, at most; after one that was late, only if it did not connect.
         transport: what httpx sends with instead of the network: a proxy, or an application in tests.
 
     Raises:

@@ -41,6 +41,7 @@ _UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BROKEN: Final = (*_UNSENT, httpx.NetworkError, httpx.RemoteProtocolError)
 # What h11 and httpcore say of an answer that ends early, or does not come.
 _ENDED: Final = ("peer closed connection", "Server disconnected")
+_UNSENT_SHARE: Final = 0.8
 _FIRST_WAIT_S: Final = 0.5
 _MOST_WAIT_S: Final = 8.0
 # A service that asks for more time will not be back while a caller waits.
@@ -137,7 +138,9 @@ def _timeout(seconds: float) -> httpx.Timeout:
         raise wrong_type("timeout_s", "a number of seconds", seconds)
     if not 0 < seconds <= _MOST_TIMEOUT_S:
         raise SetupError(f"timeout_s is a number of seconds over 0, and at most {_MOST_TIMEOUT_S}.")
-    return httpx.Timeout(seconds, connect=min(seconds, _MOST_CONNECT_S))
+    # Before the deadline of the sending: then nothing was sent, and both clients connect again.
+    unsent = _UNSENT_SHARE * seconds
+    return httpx.Timeout(seconds, connect=min(unsent, _MOST_CONNECT_S), pool=unsent)
 
 
 class Exchange(Generic[T]):

@@ -112,3 +112,18 @@ def test_what_was_late_is_not_sent_again(call: Callable[[str, bytes, int], None]
         first, _ = listener.accept()
         with first, pytest.raises(TimeoutError):
             listener.accept()
+
+
+@pytest.mark.parametrize("call", [called, awaited])
+def test_a_peer_that_accepts_no_connection_is_tried_again(call: Callable[[str, bytes, int], None]) -> None:
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # fill the backlog
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        time.sleep(0.2)
+        began = time.monotonic()
+        with pytest.raises(ServiceUnreachable, match="No edge answers at"):
+            call(f"http://127.0.0.1:{listener.getsockname()[1]}", b"picture", 1)
+    assert time.monotonic() - began > 1.2 * TIMEOUT_S
