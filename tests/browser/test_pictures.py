@@ -29,7 +29,7 @@ HOSTILE = [
 
 
 def store(page: Page, name: str, *pictures: Path) -> None:
-    page.get_by_test_id("files").set_input_files(list(pictures))
+    page.locator("[data-testid=files]:enabled").set_input_files(list(pictures))
     page.get_by_label("Whose face is it?").fill(name)
     page.get_by_role("button", name=f"Store {len(pictures)} face").click()
     page.get_by_text("No picture was kept.").wait_for()
@@ -40,7 +40,7 @@ def test_files_are_examined_first_and_stored_when_somebody_says_so(
 ) -> None:
     name = gallery()
     page = browsing.signed_in(f"#/g/{name}/enroll")
-    page.get_by_test_id("files").set_input_files([PORTRAIT, SPEECH])
+    page.locator("[data-testid=files]:enabled").set_input_files([PORTRAIT, SPEECH])
     page.locator(".enroll-card .box").nth(1).wait_for()
     assert page.get_by_label("Whose face is it?").input_value() == ""  # the files' names are nobody's
     page.get_by_label("Whose face is it?").fill("Barack")
@@ -61,7 +61,7 @@ def test_after_storing_the_next_pictures_are_of_the_next_person(
     name = gallery()
     page = browsing.signed_in(f"#/g/{name}/enroll")
     store(page, "Barack", PORTRAIT)
-    page.get_by_test_id("files").set_input_files(ASTRONAUT)
+    page.locator("[data-testid=files]:enabled").set_input_files(ASTRONAUT)
     page.locator(".enroll-card .box").wait_for()
     assert page.locator(".enroll-card").count() == 1
     assert page.get_by_label("Whose face is it?").input_value() == ""
@@ -72,18 +72,18 @@ def test_after_storing_the_next_pictures_are_of_the_next_person(
 
 def test_a_picture_that_is_stored_already_is_not_offered_again(browsing: Browsing, gallery: Callable[..., str]) -> None:
     page = browsing.signed_in(f"#/g/{gallery(obama='obama/portrait.jpg')}/enroll")
-    page.get_by_test_id("files").set_input_files(PORTRAIT)
+    page.locator("[data-testid=files]:enabled").set_input_files(PORTRAIT)
     page.get_by_label("Whose face is it?").fill("obama")
     page.get_by_text("1 picture: 0 ready to store, 0 cannot be used, 1 already stored").wait_for()
     assert page.get_by_role("button", name="Nothing new to store").is_disabled()
     assert page.get_by_label("Store this face").count() == 0
-    page.get_by_test_id("files").set_input_files(SPEECH)
+    page.locator("[data-testid=files]:enabled").set_input_files(SPEECH)
     page.get_by_role("button", name="Store 1 face as obama").wait_for()
 
 
 def test_a_box_to_tick_is_spoken_of_only_where_it_is(browsing: Browsing, gallery: Callable[..., str]) -> None:
     page = browsing.signed_in(f"#/g/{gallery(obama='obama/portrait.jpg')}/enroll")
-    page.get_by_test_id("files").set_input_files(SPEECH)
+    page.locator("[data-testid=files]:enabled").set_input_files(SPEECH)
     page.get_by_label("Whose face is it?").fill("Barack")
     page.get_by_text("Tick the box below").wait_for()
     page.get_by_label("Store this face").check()
@@ -95,7 +95,7 @@ def test_a_box_to_tick_is_spoken_of_only_where_it_is(browsing: Browsing, gallery
 
 def test_a_face_that_nobody_has_can_be_enrolled(browsing: Browsing, gallery: Callable[..., str]) -> None:
     page = browsing.signed_in(f"#/g/{gallery(obama='obama/portrait.jpg')}/recognize")
-    page.get_by_test_id("files").set_input_files(ASTRONAUT)
+    page.locator("[data-testid=files]:enabled").set_input_files(ASTRONAUT)
     page.get_by_role("button", name="Enroll this face").click()
     page.get_by_label("Whose face is it?").fill("Eileen")
     page.get_by_role("button", name="Store 1 face as Eileen").click()
@@ -113,7 +113,7 @@ def test_each_folder_of_a_folder_is_a_person(
     (tmp_path / "team" / "Barack" / "notes.txt").write_text("no picture")
     name = gallery()
     page = browsing.signed_in(f"#/g/{name}/enroll")
-    page.get_by_test_id("folder").set_input_files(tmp_path / "team")
+    page.locator("[data-testid=folder]:enabled").set_input_files(tmp_path / "team")
     page.get_by_text("1 file is no picture and was left out.").wait_for()
     page.get_by_role("button", name="Store 2 faces").click()
     page.get_by_text("2 people are enrolled.").wait_for()
@@ -143,7 +143,7 @@ def test_a_camera_that_is_refused_is_explained_and_a_file_does_as_well(
     page = browsing.signed_in(f"#/g/{name}/live", camera=False)
     page.get_by_text("The browser does not let this page use the camera.").wait_for()
     page.get_by_role("link", name="Recognize a picture file instead").click()
-    page.get_by_test_id("files").set_input_files(SPEECH)
+    page.locator("[data-testid=files]:enabled").set_input_files(SPEECH)
     page.get_by_text("This is obama.").wait_for()
     page.get_by_role("button", name="Use the camera").click()
     page.get_by_text("The browser does not let this page use the camera.").wait_for()
@@ -202,7 +202,7 @@ def test_huge_hostile_and_unreadable_files_are_refused_each_with_its_reason(
         (tmp_path / name).write_bytes(data)
     gallery_name = gallery()
     page = browsing.signed_in(f"#/g/{gallery_name}/enroll")
-    page.get_by_test_id("files").set_input_files([*(tmp_path / name for name in files), PORTRAIT])
+    page.locator("[data-testid=files]:enabled").set_input_files([*(tmp_path / name for name in files), PORTRAIT])
     page.get_by_label("Whose face is it?").fill("somebody")
     page.get_by_text("1 ready to store, 6 cannot be used").wait_for(timeout=60_000)
     page.get_by_text("The picture is larger than").wait_for()
@@ -217,7 +217,7 @@ def test_what_is_no_name_is_said_before_anything_is_sent(
     browsing: Browsing, gallery: Callable[..., str], person: str
 ) -> None:
     page = browsing.signed_in(f"#/g/{gallery()}/enroll")
-    page.get_by_test_id("files").set_input_files(PORTRAIT)
+    page.locator("[data-testid=files]:enabled").set_input_files(PORTRAIT)
     page.get_by_label("Whose face is it?").fill(person)
     page.get_by_text("A name has no slash").wait_for()
     assert page.get_by_role("button", name="Store 0 faces").is_disabled()
@@ -237,7 +237,7 @@ def test_a_hostile_name_is_text_everywhere(browsing: Browsing, gallery: Callable
     page.get_by_role("link", name=person, exact=True).click()
     page.get_by_role("heading", level=1).locator("bdi").get_by_text(person, exact=True).wait_for()
     page.get_by_role("link", name="Verify").click()
-    page.get_by_test_id("files").set_input_files(SPEECH)
+    page.locator("[data-testid=files]:enabled").set_input_files(SPEECH)
     page.locator(".verdict bdi").get_by_text(person, exact=True).wait_for()
     page.get_by_role("button", name="Who is it?").click()
     page.locator(".boxes bdi").get_by_text(person, exact=True).wait_for()
@@ -263,7 +263,7 @@ def test_fifty_faces_in_a_picture_are_all_found_and_each_can_be_looked_at(
     crowd.save(tmp_path / "crowd.png")
     name = gallery(obama="obama/portrait.jpg", eileen="collins/portrait.png")
     page = browsing.signed_in(f"#/g/{name}/recognize")
-    page.get_by_test_id("files").set_input_files(tmp_path / "crowd.png")
+    page.locator("[data-testid=files]:enabled").set_input_files(tmp_path / "crowd.png")
     page.get_by_text("50 faces found.").wait_for(timeout=90_000)
     assert page.locator(".face-list li").count() == 50
     assert page.locator(".boxes .box").count() == 50

@@ -61,9 +61,9 @@ export function DropZone({ onPictures, several = false, compact = false, label =
       ${several && html`<button type="button" disabled=${disabled} onClick=${() => folder.current.click()}>${t("drop.choose_folder")}</button>`}
       <button type="button" disabled=${disabled} onClick=${() => setCamera(true)}>${t("drop.camera")}</button>
     </div>
-    <input class="hidden-text" type="file" tabindex="-1" aria-label=${t("drop.files")} ref=${files} multiple=${several}
+    <input class="hidden-text" type="file" tabindex="-1" aria-label=${t("drop.files")} ref=${files} multiple=${several} disabled=${disabled}
       accept="image/*,.heic,.heif,.avif" onChange=${chosen} data-testid="files" />
-    ${several && html`<input class="hidden-text" type="file" tabindex="-1" aria-label=${t("drop.folder")} ref=${folder}
+    ${several && html`<input class="hidden-text" type="file" tabindex="-1" aria-label=${t("drop.folder")} ref=${folder} disabled=${disabled}
       webkitdirectory onChange=${chosen} data-testid="folder" />`}
     ${wrong && html`<p class="note bad" role="alert">${wrong}</p>`}
   </div>`;
