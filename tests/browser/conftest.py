@@ -68,7 +68,7 @@ class Browsing:
         camera, origin = options.pop("camera", True), options.pop("origin", self.origin)
         size = {"width": options.pop("width", 1440), "height": options.pop("height", 900)}
         made = self._browser.new_context(**{"viewport": size, "locale": "en-US", "timezone_id": "UTC"} | options)
-        made.set_default_timeout(30_000)
+        made.set_default_timeout(90_000)
         made.grant_permissions(["camera"] if camera else [])
         self._opened.append((made, Watch(made, origin)))
         return made
