@@ -8,6 +8,7 @@ epoch's key, and never stored. Known weakness: about d known pairs (x, T) under 
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from typing import Final
 
@@ -23,9 +24,17 @@ _alone: Final = threading.Lock()
 
 
 @cache
-def _blas() -> ThreadpoolController:
-    """NumPy's own libraries; found once, which takes a millisecond."""
-    return ThreadpoolController()
+def _libraries() -> ThreadpoolController | None:
+    """NumPy's own libraries; found once, which takes a millisecond. None where that fails, as without /proc."""
+    try:
+        return ThreadpoolController()
+    except OSError:
+        return None
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    found = _libraries()
+    return nullcontext() if found is None else found.limit(limits=1, user_api="blas")
 
 
 def haar_orthogonal(stream_key: bytes, dim: int) -> NDArray[np.float64]:
@@ -44,7 +53,7 @@ def haar_orthogonal(stream_key: bytes, dim: int) -> NDArray[np.float64]:
     drawn = gaussians(stream_key, dim * dim).reshape(dim, dim)
     # Threads of OpenBLAS wait for each other at each column: two take nine times as long as one at 2,048 values.
     # One caller at a time: each restores the number of threads that it found.
-    with _alone, _blas().limit(limits=1, user_api="blas"):
+    with _alone, _one_thread():
         q, r = np.linalg.qr(drawn)
     return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
 
