@@ -17,10 +17,10 @@ from shared.standard_streams import json_line, visible
 Answer = TypeVar("Answer", bound=BaseModel)
 # What is said of a face that does not agree with the others of its subject.
 DISAGREES: Final = "does not match the subject's other faces: two people under one name?"
-# Ends of a sentence, for one embedding and for several.
 # Of what was moved, or its subject renamed, since it was enrolled: the reason of a refusal, and what is said of it.
 MOVED_AWAY: Final = "template_id_taken"
 ELSEWHERE: Final = "is enrolled under another name: it was enrolled under this one, and was moved or renamed since."
+# Ends of a sentence, for one embedding and for several.
 UNDER_ANOTHER_NAME: Final = ("is enrolled under another name by now", "are enrolled under other names by now")
 UNPERTURBED: Final = ("had no margin and was not perturbed", "had no margin and were not perturbed")
 

@@ -74,9 +74,9 @@ def cost_of(info: EdgeGallery) -> str:
         return ""
     if info.verify_only:
         said = (
-            f" It is chosen as for searches among {choice.for_subjects} subjects, of which "
-            f"{100 * choice.false_accepts:.2g}% would match somebody ({choice.population}, {choice.impostor_pairs} "
-            "impostor pairs). This gallery is not searched: each claim of a person not enrolled matches at the false "
+            f" It is chosen as for searches among {choice.for_subjects} subjects, where "
+            f"{100 * choice.false_accepts:.2g}% of people not enrolled would match one ({choice.population}, "
+            f"{choice.impostor_pairs} impostor pairs). This gallery is not searched: each claim of a person not enrolled matches at the false "
             "match rate above."
         )
     else:

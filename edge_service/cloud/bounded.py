@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final, cast
+from typing import cast
 
 import httpx
 
-# The largest honest answer is the report of a subject with 1,000 templates of 4,096 values: 90 MB of JSON.
-MOST_BYTES: Final = 128 * 1024 * 1024
+from shared.wire.common import MAX_ANSWER_BYTES
 
 
 class AnswerTooLarge(Exception):
@@ -49,7 +48,7 @@ class _Bounded(httpx.AsyncByteStream):
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = MOST_BYTES
+        left = MAX_ANSWER_BYTES
         async for block in self._stream:
             left -= len(block)
             if left < 0:

@@ -74,9 +74,6 @@ class OrtSession:
             self._session: Any = ort.InferenceSession(data, sess_options=options, providers=providers)
         except RUNTIME_ERRORS as error:
             raise SetupError(f"ONNX Runtime refuses {what}") from error
-        # Its class holds the file for good (37 MB of SFace's), to load it once more with other providers.
-        self._session.disable_fallback()
-        self._session._model_bytes = None
         self.input_names: Sequence[str] = tuple(found.name for found in self._session.get_inputs())
         self.output_names: Sequence[str] = tuple(found.name for found in self._session.get_outputs())
 

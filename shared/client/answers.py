@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from shared.errors import AnswerNotUnderstood, ClientError, Overloaded, PatronusError, RateLimited, Retryable
+from shared.wire.common import MAX_ANSWER_BYTES
 
 if TYPE_CHECKING:
     import httpx
@@ -26,8 +27,6 @@ _POLICY: Final = re.compile('"([a-z]+)";q=([0-9]{1,9});w=([0-9]{1,9})')
 # What a sentence has none of; from what is no edge, it could change a terminal that shows it.
 # Controls of both kinds: of terminals, and of the direction and lines of a text (Unicode's Bidi_Control, Zl, Zp).
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
-# The largest honest answer is the report of a subject with 1,000 templates of 4,096 values: 90 MB of JSON.
-_MOST_BYTES: Final = 128 * 1024 * 1024
 # Members that are named in one sentence.
 _MOST_NAMED: Final = 5
 # Characters of a sentence, and of a name in one; no edge writes more. An edge names ten faults of a request.
@@ -64,10 +63,10 @@ class Body:
             AnswerNotUnderstood: there are more than an edge sends.
         """
         self.content += block
-        if len(self.content) > _MOST_BYTES:
+        if len(self.content) > MAX_ANSWER_BYTES:
             raise AnswerNotUnderstood(
                 f"What answers at {_place(self._response)} is not an edge: its answer is over "
-                f"{_MOST_BYTES // 1024**2} MiB long."
+                f"{MAX_ANSWER_BYTES // 1024**2} MiB long."
             )
 
 

@@ -21,6 +21,8 @@ Similarity = Annotated[
 Rate = Annotated[float, Field(ge=0, le=1)]
 # Nobody has measured a false match rate below this and above 0: it takes a million million comparisons.
 MIN_RATE: Final = 1e-12
+# Of an answer in JSON. The largest honest one is the report of a subject with 1,000 templates of 4,096 values: 90 MB.
+MAX_ANSWER_BYTES = 128 * 1024 * 1024
 MAX_AGE: Final = 100 * 365 * 86_400
 # RFC 8259, section 6: larger integers are not the same to all that read JSON.
 MAX_IN_JSON: Final = 2**53 - 1
