@@ -76,8 +76,8 @@ def cost_of(info: EdgeGallery) -> str:
         said = (
             f" It is chosen as for searches among {choice.for_subjects} subjects, where "
             f"{100 * choice.false_accepts:.2g}% of people not enrolled would match one ({choice.population}, "
-            f"{choice.impostor_pairs} impostor pairs). This gallery is not searched: each claim of a person not enrolled matches at the false "
-            "match rate above."
+            f"{choice.impostor_pairs} impostor pairs). This gallery is not searched: each claim of a person "
+            "not enrolled matches at the false match rate above."
         )
     else:
         said = (

@@ -15,7 +15,34 @@ from shared.wire.cloud import VerifyRequest
 from shared.wire.common import VerifyAnswer
 
 PORT: Final = "PLAIN_FASTAPI_PORT"
-app = FastAPI(docs_url=None, redoc_url=None)
+
+
+def bare() -> FastAPI:
+    """An application with nothing but what says that it runs."""
+    app = FastAPI(docs_url=None, redoc_url=None)
+    for path in ("/readyz", "/healthz"):
+        app.get(path)(_ready)
+    return app
+
+
+def serve(app: FastAPI, port: str) -> None:
+    """Serves it as the services are served, at the port that an environment variable names."""
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=int(os.environ[port]),
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+    )
+
+
+async def _ready() -> None:
+    """Answers 200."""
+
+
+app = bare()
 
 
 @app.post("/v1/galleries/{gallery}/subjects/{subject}/verify")
@@ -24,18 +51,5 @@ async def verify(gallery: str, subject: str, claim: VerifyRequest) -> VerifyAnsw
     return VerifyAnswer(decision="match", similarity=0.7, threshold=0.384, score_rule="mean", fmr_at_threshold=0.001)
 
 
-@app.get("/readyz")
-async def ready() -> None:
-    """Answers 200."""
-
-
 if __name__ == "__main__":
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=int(os.environ[PORT]),
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-    )
+    serve(app, PORT)

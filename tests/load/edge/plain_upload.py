@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
-import uvicorn
-from fastapi import FastAPI, UploadFile
+from fastapi import UploadFile
+
+from tests.load.plain_fastapi import bare, serve
 
 PORT: Final = "PLAIN_UPLOAD_PORT"
-app = FastAPI(docs_url=None, redoc_url=None)
+app = bare()
 
 
 @app.post("/v1/galleries/{gallery}/subjects/{subject}/verify")
@@ -18,23 +18,5 @@ async def verify(gallery: str, subject: str, image: UploadFile) -> dict[str, int
     return {"size": len(await image.read())}
 
 
-@app.get("/readyz")
-async def ready() -> None:
-    """Answers 200."""
-
-
-@app.get("/healthz")
-async def healthy() -> None:
-    """Answers 200."""
-
-
 if __name__ == "__main__":
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=int(os.environ[PORT]),
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-    )
+    serve(app, PORT)
