@@ -51,7 +51,7 @@ def haar_orthogonal(stream_key: bytes, dim: int) -> NDArray[np.float64]:
         (dim, dim) float64 with R R^T = 1 to rounding.
     """
     drawn = gaussians(stream_key, dim * dim).reshape(dim, dim)
-    # Threads of OpenBLAS wait for each other at each column. Where others keep two cores busy, two threads take 17 s for
+    # Threads of OpenBLAS wait for each other at each column. Where others keep two cores busy, two take 17 s for
     # 2,048 values and one takes 2 s; on idle cores both take 1 s.
     # One caller at a time: each restores the number of threads that it found.
     with _alone, _one_thread():
