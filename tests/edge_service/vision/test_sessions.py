@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,11 +28,3 @@ def test_an_error_of_this_program_is_not_reported_as_a_refused_model(
     monkeypatch.setattr(sessions, "usable_cpus", lacking)
     with pytest.raises(AttributeError, match="sched_getaffinity"):
         OrtSession(locate("face-detector", models_folder), InferenceSettings())
-
-
-def test_a_session_does_not_hold_the_file_that_it_was_made_from(models_folder: Path) -> None:
-    data = locate("face-detector", models_folder).read()
-    before = sys.getrefcount(data)
-    graph = OrtGraph(data, "the graph")
-    assert graph.input_names == ("input",)
-    assert sys.getrefcount(data) == before
